@@ -1,0 +1,50 @@
+# esper-ray. `make train` and `make test` do all the set-up on a machine that has Python and a registry.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+RUN := $(UV) run --no-sync
+STAMP := .venv/.synced
+ARGS ?=
+
+# Workers use the environment of the driver instead of making their own from `uv run`, and the local
+# cluster needs no token: it listens on this machine only.
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+export RAY_AUTH_MODE ?= disabled
+
+.PHONY: train test lint fast bench setup help clean
+
+train: setup ## train Tamiyo on growing networks over real digits (about four minutes)
+	$(RUN) esper train ppo --preset digits $(ARGS)
+
+test: lint ## every check: ruff, format, mypy, import contracts, all tests
+	$(RUN) pytest
+
+lint: setup ## ruff, format check, mypy, import contracts
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) lint-imports --no-logo
+
+fast: setup ## the tests that need no Ray, under a minute
+	$(RUN) pytest -m "not ray and not slow"
+
+bench: setup ## measure speed, write benchmarks/results/<date>.md
+	$(RUN) python -m benchmarks $(ARGS)
+
+setup: $(STAMP) ## bring uv and everything the project needs into the repository
+
+$(STAMP): pyproject.toml uv.lock | $(UV)
+	$(UV) sync --frozen
+	@touch $(STAMP)
+
+.tools/uv/bin/uv:
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/pip install --quiet uv
+
+clean: ## remove what setup and runs have made
+	rm -rf .venv .tools runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16

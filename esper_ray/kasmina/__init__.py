@@ -1,0 +1,1 @@
+"""Kasmina: the growing network. Mechanism only; nothing here decides *when*."""

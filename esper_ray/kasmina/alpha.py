@@ -1,0 +1,93 @@
+"""The amplitude of a seed as a pure controller: it rests, or it ramps to a target tick by tick."""
+
+import math
+from dataclasses import dataclass, replace
+
+from esper_ray.leyline.actions import DEFAULT_STEEPNESS, AlphaCurve, AlphaMode
+
+TOLERANCE = 1e-6
+"""Two amplitudes closer than this are equal."""
+MIN_STEEPNESS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class AlphaController:
+    """State of one amplitude. All amplitudes lie in [0, 1]."""
+
+    alpha: float = 0.0
+    start: float = 0.0
+    target: float = 0.0
+    mode: AlphaMode = AlphaMode.HOLD
+    curve: AlphaCurve = AlphaCurve.LINEAR
+    steepness: float = DEFAULT_STEEPNESS
+    total: int = 0
+    done: int = 0
+
+    def retargeted(self, target: float, ticks: int, curve: AlphaCurve, steepness: float) -> "AlphaController":
+        """The controller at the beginning of a ramp to ``target`` over ``ticks`` ticks; 0 jumps at once.
+
+        Raises:
+            ValueError: if a ramp is running, ``target`` is outside [0, 1] or ``ticks`` is negative.
+        """
+        if self.mode is not AlphaMode.HOLD:
+            raise ValueError(f"amplitude is ramping {self.mode.name} to {self.target}; it can be retargeted at rest")
+        if not 0.0 <= target <= 1.0:
+            raise ValueError(f"amplitude target must lie in [0, 1], got {target}")
+        if ticks < 0:
+            raise ValueError(f"ramp length must be >= 0 ticks, got {ticks}")
+        ramp = replace(
+            self, start=self.alpha, target=target, curve=curve, steepness=max(steepness, MIN_STEEPNESS), done=0
+        )
+        if ticks == 0 or abs(target - self.alpha) <= TOLERANCE:
+            return replace(ramp, alpha=target, total=0, mode=AlphaMode.HOLD)
+        mode = AlphaMode.UP if target > self.alpha else AlphaMode.DOWN
+        return replace(ramp, total=ticks, mode=mode)
+
+    def ticked(self) -> "AlphaController":
+        """The controller one tick later. The last tick lands on the target exactly."""
+        if self.mode is AlphaMode.HOLD:
+            return self
+        done = self.done + 1
+        if done >= self.total:
+            return replace(self, alpha=self.target, done=self.total, mode=AlphaMode.HOLD)
+        share = ramp_share(self.curve, done / self.total, self.steepness)
+        alpha = self.start + (self.target - self.start) * share
+        low, high = min(self.start, self.target), max(self.start, self.target)
+        return replace(self, alpha=min(max(alpha, low), high), done=done)
+
+    @property
+    def at_target(self) -> bool:
+        """Whether the amplitude rests at its target."""
+        return self.mode is AlphaMode.HOLD and abs(self.alpha - self.target) <= TOLERANCE
+
+    @property
+    def velocity(self) -> float:
+        """Mean slope of the running ramp per tick; 0 at rest."""
+        if self.mode is AlphaMode.HOLD or self.total == 0:
+            return 0.0
+        return (self.target - self.start) / self.total
+
+
+def ramp_share(curve: AlphaCurve, time: float, steepness: float = DEFAULT_STEEPNESS) -> float:
+    """Share of a ramp that is done at ``time``, both in [0, 1]; 0, 1/2 and 1 map to themselves.
+
+    Args:
+        curve: linear ``t``; cosine ``(1 - cos(pi t)) / 2``; or a logistic curve rescaled to end at 0 and 1.
+        steepness: slope parameter of the logistic curve.
+    """
+    t = min(max(time, 0.0), 1.0)
+    if curve is AlphaCurve.LINEAR:
+        return t
+    if curve is AlphaCurve.COSINE:
+        return (1.0 - math.cos(math.pi * t)) / 2.0
+    low, high = _logistic(-steepness / 2.0), _logistic(steepness / 2.0)
+    if high == low:
+        return t
+    return (_logistic(steepness * (t - 0.5)) - low) / (high - low)
+
+
+def _logistic(x: float) -> float:
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1.0 + e)

@@ -1,0 +1,1 @@
+"""Leyline: the contracts that every other part shares. Torch-free and Ray-free."""

@@ -1,0 +1,270 @@
+"""The configuration of a run: one tree of frozen models, closed against unknown keys.
+
+Every field has a unit or a range in its description; ``esper config schema`` prints them.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.slots import ordered_slot_ids
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+REWARD_MODES = ("basic", "sparse")
+LATER_REWARD_MODES = ("shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement")
+
+
+class Section(BaseModel):
+    """Base of every part of the tree: immutable, no unknown keys, no silent conversion to text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(Section):
+    """What the hosts learn."""
+
+    name: str = Field("digits", description="registered task")
+    data_dir: Path | None = Field(None, description="folder with the data, for tasks that read files")
+    validation_images: Count = Field(400, description="images that rewards, gates and governor see")
+    test_images: Count = Field(300, description="images that only evaluation reports see")
+    split_seed: int = Field(0, ge=0, description="seed of the split; the same for every environment")
+
+
+class HostConfig(Section):
+    """The network that every episode starts from."""
+
+    family: Literal["cnn"] = "cnn"
+    base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
+    blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
+    pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
+    kernel_size: Literal[1, 3, 5, 7] = 1
+
+    @model_validator(mode="after")
+    def _pools_fit(self) -> Self:
+        if self.pools > self.blocks:
+            raise ValueError(f"pools ({self.pools}) must not exceed blocks ({self.blocks})")
+        return self
+
+    def available_slots(self) -> tuple[str, ...]:
+        """Slots that this host offers: row 0 after each block, row 1 after each pool."""
+        return tuple(f"r0c{i}" for i in range(self.blocks)) + tuple(f"r1c{i}" for i in range(self.pools))
+
+
+class IncubationConfig(Section):
+    """Trust region of a seed that trains behind the host (nothing else bounds it there)."""
+
+    weight: NonNegative = Field(10.0, description="weight of the penalty on the excess ratio; 0 switches it off")
+    bound: Positive = Field(0.25, description="free root mean square of the change over that of the features")
+
+
+class GrowthConfig(Section):
+    """Slots, seeds and the gates between their stages."""
+
+    slots: tuple[str, ...] = ("r0c0", "r0c1", "r0c2")
+    max_seeds: Annotated[int, Field(ge=0)] = Field(0, description="most seeds at a time, fossils included; 0: no limit")
+    blueprints: tuple[str, ...] = ("norm", "conv_light", "depthwise", "bottleneck")
+    styles: tuple[str, ...] = ("linear_add", "sigmoid_add")
+    gates: Literal["permissive", "strict"] = "permissive"
+    auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field((), description="gates that open by themselves")
+    min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: epochs in TRAINING")
+    min_blending_epochs: Annotated[int, Field(ge=0)] = Field(10, description="strict G3: epochs in BLENDING")
+    min_training_improvement_pp: NonNegative = Field(0.5, description="strict G2: gain since TRAINING began")
+    min_gradient_ratio: NonNegative = Field(0.1, description="strict G2: seed over host gradient RMS")
+    min_gradient_health: Fraction = Field(0.7, description="permissive G2")
+    min_contribution_pp: NonNegative = Field(1.0, description="strict G5: contribution")
+    embargo_ticks: Annotated[int, Field(ge=0)] = Field(5, description="steps between removal and resetting")
+    freeze_fossils: bool = Field(False, description="stop training a seed when it is committed")
+    incubation: IncubationConfig = IncubationConfig()
+
+    @field_validator("slots")
+    @classmethod
+    def _ordered(cls, slots: tuple[str, ...]) -> tuple[str, ...]:
+        return ordered_slot_ids(slots)
+
+    @field_validator("blueprints")
+    @classmethod
+    def _known_blueprints(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("blueprint", names, [blueprint.id for blueprint in Blueprint])
+
+    @field_validator("styles")
+    @classmethod
+    def _known_styles(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return _known("style", names, [style.id for style in GerminationStyle])
+
+
+class TrainingConfig(Section):
+    """How a host and its seeds are trained within one environment step."""
+
+    optimizer: Literal["sgd"] = "sgd"
+    lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
+    seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
+    batch_size: Count = 64
+    steps_per_epoch: Count = Field(17, description="SGD steps per environment step, however many environments run")
+    host_grad_clip: Positive = Field(1.0, description="L2 norm")
+    seed_grad_clip: Positive = Field(1.0, description="L2 norm, for each seed by itself")
+
+
+class GovernorConfig(Section):
+    """When a host counts as broken, and what is done about it."""
+
+    window: Annotated[int, Field(ge=3)] = Field(20, description="healthy validation losses that are remembered")
+    min_history: Annotated[int, Field(ge=2)] = Field(5, description="losses needed before divergence is judged")
+    loss_multiple: Positive = Field(3.0, description="divergence: loss above this multiple of random guessing")
+    deviations: Positive = Field(6.0, description="divergence: robust z-score above this")
+    confirmations: Count = Field(2, description="consecutive divergent epochs that make a panic")
+    snapshot_every: Count = Field(5, description="healthy epochs between snapshots")
+    penalty: NonNegative = Field(10.0, description="reward taken for a panic")
+    watch_window: Count = Field(10, description="steps back in which an operation is held answerable")
+
+
+class RewardConfig(Section):
+    """What is paid. All weights are in reward units."""
+
+    mode: str = Field("basic", description=f"one of {', '.join(REWARD_MODES)}")
+    param_budget: Positive = Field(500_000, description="parameters that cost one unit of penalty weight")
+    param_penalty_weight: NonNegative = Field(0.1, description="price of one budget of parameters")
+    rent_host_params_floor: Count = Field(200, description="least host size in the reported growth ratio")
+    sparse_reward_scale: Positive = 1.0
+    pbrs_weight: NonNegative = Field(0.3, description="weight of the stage potentials")
+    basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
+    basic_fossilize_base_bonus: NonNegative = 0.3
+    basic_contribution_scale: NonNegative = Field(0.5, description="bonus per percentage point of contribution")
+    basic_fossilize_invalid_penalty: Annotated[float, Field(le=0)] = -0.5
+    basic_fossilize_noncontributing_penalty: Annotated[float, Field(le=0)] = -0.2
+
+    @field_validator("mode")
+    @classmethod
+    def _available(cls, mode: str) -> str:
+        if mode in LATER_REWARD_MODES:
+            raise ValueError(f"reward mode {mode!r} is not available yet; use one of {', '.join(REWARD_MODES)}")
+        return _known("reward mode", (mode,), list(REWARD_MODES))[0]
+
+
+class PolicyConfig(Section):
+    """Policy V2."""
+
+    feature_size: Count = Field(512, description="width of the feature network")
+    memory_size: Count = Field(512, description="width of the LSTM")
+    wait_logit: float = Field(1.0, description="initial advantage of WAIT, so that early seeds live long enough")
+    prune_logit: float = Field(-2.0, description="initial handicap of PRUNE")
+    critic: Literal["q_op", "v"] = Field("q_op", description="Q(s, op) with hierarchical baselines, or plain V(s)")
+
+
+class PPOConfig(Section):
+    """The learner."""
+
+    rounds: Count = 100
+    epochs: Count = Field(4, description="passes over each round's episodes")
+    minibatch_episodes: Count = Field(2, description="whole episodes per optimiser step")
+    lr: Positive = 3e-4
+    gae_lambda: Fraction = 0.95
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    target_kl: Positive = Field(0.02, description="a minibatch above 1.5 times this ends the update before its step")
+    grad_clip: Positive = 1.0
+    value_coefficient: NonNegative = 0.5
+    entropy_start: NonNegative = Field(0.02, description="entropy bonus in the first round")
+    entropy_end: NonNegative = Field(0.005, description="entropy bonus in the last round")
+    epsilon_start: Fraction = Field(0.1, description="share of uniform legal choices in the first round")
+    epsilon_fraction: Fraction = Field(0.4, description="share of the rounds over which that falls to zero")
+    checkpoints_kept: Count = 3
+
+
+class SystemConfig(Section):
+    """Where things run."""
+
+    envs: Count = Field(2, description="episodes per round")
+    envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
+    device: str = Field("cpu", description="device of the learner")
+    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, dealt out in turn")
+    threads: Count = Field(1, description="torch threads of each environment actor")
+    learner_threads: Count = Field(1, description="torch threads of the learner")
+
+    @field_validator("device", "devices")
+    @classmethod
+    def _devices(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (value,) if isinstance(value, str) else value
+        if not names:
+            raise ValueError("at least one device is needed, got none")
+        for name in names:
+            if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+                raise ValueError(f"device {name!r} is not one of 'cpu', 'cuda', 'cuda:<index>'")
+        return value
+
+
+class RunConfig(Section):
+    """Everything that decides what a run computes."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field("custom", min_length=1, description="label of the run")
+    seed: int = Field(42, ge=0, lt=2**32)
+    episode_length: Count = Field(150, description="environment steps per episode")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.995, description="discount of rewards and potentials alike")
+    task: TaskConfig = TaskConfig()
+    host: HostConfig = HostConfig()
+    growth: GrowthConfig = GrowthConfig()
+    training: TrainingConfig = TrainingConfig()
+    governor: GovernorConfig = GovernorConfig()
+    reward: RewardConfig = RewardConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    system: SystemConfig = SystemConfig()
+
+    @model_validator(mode="after")
+    def _slots_exist(self) -> Self:
+        available = self.host.available_slots()
+        for slot in self.growth.slots:
+            if slot not in available:
+                raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}")
+        return self
+
+    def canonical_json(self) -> str:
+        """The configuration as compact JSON with sorted keys."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`canonical_json`, in hexadecimal."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def flat(self) -> dict[str, Any]:
+        """Every leaf by its dotted name."""
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"ppo": {"lr": 1}}`` as ``{"ppo.lr": 1}``."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
+def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError(f"at least one {kind} is needed, got none")
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(kind, name, known))
+    return names
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """Message for a name that is not among ``known``, with the nearest one that is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"

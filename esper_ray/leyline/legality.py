@@ -1,0 +1,156 @@
+"""Which actions are legal: one pure function for masks, executor, policies and tests.
+
+Rules: a seed may only be germinated into an empty slot while no other seed is developing or cooling
+down (one seed develops at a time), amplitudes may only be retargeted while they rest, and pruning
+needs a minimum age. WAIT is always legal. Gates are not previewed here: ADVANCE and FOSSILIZE may
+be legal and still be refused by the gate that they meet.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper_ray.leyline.actions import (
+    ALPHA_TARGETS,
+    ARGUMENT_HEADS,
+    CURVES,
+    HEADS,
+    HEADS_OF_OP,
+    SPEED_TICKS,
+    TEMPO_TICKS,
+    Action,
+    AlphaMode,
+    Blueprint,
+    GerminationStyle,
+    LifecycleOp,
+    head_sizes,
+)
+from esper_ray.leyline.records import Reports, SlotReport
+from esper_ray.leyline.stages import COOLDOWN, DEVELOPING, PRUNABLE, WITH_MODULE, Stage
+
+MIN_PRUNE_AGE = 5
+"""Ticks that a seed must have lived before it may be pruned."""
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run allows, whatever the state of its slots."""
+
+    slots: tuple[str, ...]
+    """Enabled slots in row-major order."""
+    blueprints: frozenset[Blueprint]
+    styles: frozenset[GerminationStyle]
+    max_seeds: int = 0
+    """Most seeds with a module at any one time, fossils included; 0 is no limit."""
+    manual_advance: bool = True
+    """False if every stage advances by itself, so that ADVANCE has no meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Legal choices, ``True`` where legal."""
+
+    slot_by_op: BoolArray
+    """(6, slots): on which slots each operation is legal. The row of WAIT is all true."""
+    arguments: dict[str, BoolArray]
+    """Legal choices of each argument head."""
+
+    @property
+    def op(self) -> BoolArray:
+        """(6,): operations that are legal on some slot."""
+        return np.asarray(self.slot_by_op.any(axis=1))
+
+    def allows(self, action: Action) -> bool:
+        """Whether ``action`` is legal: its operation on its slot, and every argument that it uses."""
+        if not self.slot_by_op[action.op, action.slot]:
+            return False
+        used = HEADS_OF_OP[action.operation]
+        return all(bool(self.arguments[head][getattr(action, head)]) for head in ARGUMENT_HEADS if head in used)
+
+    def flat(self) -> BoolArray:
+        """The masks of the eight heads one after another, as independent-head algorithms want them.
+
+        A slot counts as legal if some legal operation other than WAIT can name it; if WAIT is all
+        there is, every slot is.
+        """
+        slots = self.slot_by_op[1:].any(axis=0)
+        if not slots.any():
+            slots = self.slot_by_op[LifecycleOp.WAIT]
+        return np.concatenate([self.op, slots, *(self.arguments[head] for head in ARGUMENT_HEADS)])
+
+    def vector(self) -> NDArray[np.int8]:
+        """The (6, slots) matrix and the argument masks in one vector, for observations and records."""
+        parts = [self.slot_by_op.reshape(-1), *(self.arguments[head] for head in ARGUMENT_HEADS)]
+        return np.concatenate(parts).astype(np.int8)
+
+
+def mask_vector_size(slots: int) -> int:
+    """Length of :meth:`Masks.vector`."""
+    sizes = head_sizes(slots)
+    return sizes["op"] * slots + sum(sizes[head] for head in ARGUMENT_HEADS)
+
+
+def legality(reports: Reports, limits: Limits) -> Masks:
+    """The legal actions in the state that ``reports`` describe.
+
+    Args:
+        reports: one entry per slot of ``limits.slots``, in the same order.
+
+    Raises:
+        ValueError: if the number of reports differs from the number of slots.
+    """
+    if len(reports) != len(limits.slots):
+        raise ValueError(f"{len(limits.slots)} slots are enabled, but {len(reports)} were reported")
+    by_op = np.zeros((len(LifecycleOp), len(reports)), dtype=np.bool_)
+    by_op[LifecycleOp.WAIT] = True
+    if _may_germinate(reports, limits):
+        by_op[LifecycleOp.GERMINATE] = [report is None for report in reports]
+    for index, report in enumerate(reports):
+        if report is not None:
+            for op in _ops_on(report):
+                by_op[op, index] = op is not LifecycleOp.ADVANCE or limits.manual_advance
+    return Masks(slot_by_op=by_op, arguments=_arguments(by_op, limits))
+
+
+def _may_germinate(reports: Reports, limits: Limits) -> bool:
+    occupied = [report for report in reports if report is not None]
+    if any(report.stage in DEVELOPING or report.stage in COOLDOWN for report in occupied):
+        return False
+    seeds = sum(report.stage in WITH_MODULE for report in occupied)
+    return limits.max_seeds == 0 or seeds < limits.max_seeds
+
+
+def _ops_on(report: SlotReport) -> list[LifecycleOp]:
+    resting = report.alpha_mode is AlphaMode.HOLD
+    ops = []
+    if report.stage in (Stage.BLENDING, Stage.HOLDING) and resting:
+        ops.append(LifecycleOp.SET_ALPHA_TARGET)
+    if report.stage in PRUNABLE and resting and report.age >= MIN_PRUNE_AGE:
+        ops.append(LifecycleOp.PRUNE)
+    if report.stage is Stage.HOLDING:
+        ops.append(LifecycleOp.FOSSILIZE)
+    if report.stage in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
+        ops.append(LifecycleOp.ADVANCE)
+    return ops
+
+
+def _arguments(by_op: BoolArray, limits: Limits) -> dict[str, BoolArray]:
+    blueprints = [blueprint in limits.blueprints and blueprint is not Blueprint.NOOP for blueprint in Blueprint]
+    if by_op[[LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET]].any():
+        styles = [style in limits.styles for style in GerminationStyle]
+        targets = [True] * len(ALPHA_TARGETS)
+    else:
+        styles = [style is GerminationStyle.SIGMOID_ADD for style in GerminationStyle]
+        targets = [target == 1.0 for target in ALPHA_TARGETS]
+    choices = {
+        "blueprint": blueprints,
+        "style": styles,
+        "tempo": [True] * len(TEMPO_TICKS),
+        "alpha_target": targets,
+        "alpha_speed": [True] * len(SPEED_TICKS),
+        "alpha_curve": [True] * len(CURVES),
+    }
+    return {head: np.asarray(choices[head], dtype=np.bool_) for head in HEADS[2:]}

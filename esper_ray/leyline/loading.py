@@ -1,0 +1,141 @@
+"""From preset, file and flags to one validated :class:`~esper_ray.leyline.config.RunConfig`.
+
+Precedence: preset or file, then flags. Validation runs once, on the merged tree.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+import esper_ray
+from esper_ray.leyline.config import RunConfig, flatten, unknown
+
+Tree = dict[str, Any]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used. The message is meant for the person who wrote it."""
+
+
+def data_folder(name: str) -> Path:
+    """The folder ``configs`` or ``dashboards``: inside an installed package, or beside it in a checkout.
+
+    Raises:
+        FileNotFoundError: if the installation lacks it.
+    """
+    package = Path(esper_ray.__file__).parent
+    for candidate in (package / "_data" / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"this installation of esper-ray has no folder {name!r} beside {package}")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that can be asked for."""
+    return sorted(path.stem for path in data_folder("configs").glob("*.yaml"))
+
+
+def read_preset(name: str) -> Tree:
+    """The tree of a preset.
+
+    Raises:
+        ConfigError: if there is no preset of that name.
+    """
+    if name not in preset_names():
+        raise ConfigError(unknown("preset", name, preset_names()))
+    return read_file(data_folder("configs") / f"{name}.yaml")
+
+
+def read_file(path: Path) -> Tree:
+    """The tree in a YAML or JSON file.
+
+    Raises:
+        ConfigError: if it cannot be read, cannot be parsed, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {error}") from error
+    try:
+        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot parse configuration {path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"configuration {path} must hold a mapping, got {type(tree).__name__}")
+    return tree
+
+
+def merged(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
+    """A copy of ``tree`` with the leaves named ``a.b.c`` in ``overrides`` replaced."""
+    result: Tree = json.loads(json.dumps(tree, default=str))
+    for dotted, value in overrides.items():
+        *sections, leaf = dotted.split(".")
+        node = result
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{section!r} must hold a mapping to set {dotted!r}, got {child!r}")
+            node = child
+        node[leaf] = value
+    return result
+
+
+def build(tree: Tree, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The validated configuration.
+
+    Raises:
+        ConfigError: listing every problem with its key, its value and what is allowed.
+    """
+    try:
+        return RunConfig.model_validate(merged(tree, overrides or {}))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
+
+
+def difference(before: RunConfig, after: RunConfig) -> list[str]:
+    """One readable line for each leaf in which two configurations differ."""
+    old, new = before.flat(), after.flat()
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_nearest(path)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" and not path:
+        return str(message)
+    return f"{key}: {message} (got {problem['input']!r})"
+
+
+def _nearest(path: list[str]) -> str:
+    from difflib import get_close_matches
+
+    *parents, leaf = path
+    model: type[BaseModel] | None = RunConfig
+    for parent in parents:
+        field = model.model_fields.get(parent) if model else None
+        model = _section_type(field.annotation) if field else None
+    siblings = list(model.model_fields) if model else []
+    near = get_close_matches(leaf, siblings, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
+    elsewhere = get_close_matches(leaf, [k.split(".")[-1] for k in flatten(RunConfig().model_dump())], n=1, cutoff=0.6)
+    owners = [k for k in flatten(RunConfig().model_dump()) if elsewhere and k.split(".")[-1] == elsewhere[0]]
+    return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"
+
+
+def _section_type(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -1,0 +1,156 @@
+"""Plain records that cross the borders between parts and processes.
+
+Accuracies and everything derived from them are percentage points (``_pp``) here, because that is
+the unit of the gates and rewards; ``None`` always means "not measured", never zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
+from esper_ray.leyline.stages import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMeasurements:
+    """What has been measured about one seed by the end of a step."""
+
+    contribution_pp: float | None = None
+    """Validation accuracy with everything on minus accuracy without this seed."""
+    contribution_error_pp: float | None = None
+    """Paired standard error of the contribution."""
+    contribution_velocity_pp: float | None = None
+    """Smoothed change of the contribution per step, from the second measurement on."""
+    interaction_pp: float | None = None
+    """Sum of the pairwise interactions with the other measured seeds."""
+    epochs_since_measured: int | None = None
+    """Age of the contribution in steps."""
+    improvement_pp: float | None = None
+    """Validation accuracy now minus validation accuracy when the current stage began."""
+    gradient_norm: float | None = None
+    """Mean L2 norm of the seed's gradient over the last epoch."""
+    gradient_ratio: float | None = None
+    """Root mean square gradient of the seed's parameters over that of the host's."""
+    gradient_health: float | None = None
+    """1 minus penalties for vanishing and exploding parameter tensors, in [0, 1]."""
+    previous_gradient_health: float | None = None
+    """The health one step earlier."""
+    vanishing: bool | None = None
+    exploding: bool | None = None
+    finite: bool | None = None
+    """Whether the seed's parameters and gradients are finite."""
+
+
+UNMEASURED = SeedMeasurements()
+"""The measurements of a seed about which nothing is known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotReport:
+    """One occupied slot as policies, rewards and telemetry see it."""
+
+    slot_id: str
+    seed_id: str
+    blueprint: Blueprint
+    stage: Stage
+    previous_stage: Stage
+    ticks_in_stage: int
+    age: int
+    """Ticks since germination."""
+    alpha: float
+    alpha_mode: AlphaMode
+    alpha_target: float
+    """Where the running ramp leads, or the last one led."""
+    alpha_velocity: float
+    """Mean slope of the running ramp per tick; 0 while holding."""
+    ramp_total: int
+    ramp_done: int
+    operator: BlendOperator
+    tempo: int
+    """Ticks of the first ramp."""
+    parameters: int
+    """Structural parameter count of the seed; 0 once its module is gone."""
+    measured: SeedMeasurements = UNMEASURED
+
+
+Reports = tuple[SlotReport | None, ...]
+"""One entry per slot in row-major order; ``None`` is an empty slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSignals:
+    """What is known about the host network at the end of a step."""
+
+    epoch: int
+    """Epochs trained in this episode."""
+    max_epochs: int
+    val_loss: float
+    val_accuracy_pp: float
+    loss_history: tuple[float, ...]
+    """Validation losses of the last five epochs, oldest first, the current one included."""
+    accuracy_history_pp: tuple[float, ...]
+    last_op: int
+    last_success: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One amount of reward, and why it is paid."""
+
+    source: str
+    """Name of the term, for example ``rent`` or ``fossilise``."""
+    amount: float
+    step: int
+    """Step at which it is booked, counted from 0."""
+    cause_step: int
+    """Step whose action is answerable for it; rewards are summed over this one before advantages."""
+    slot: str | None = None
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, for the event log."""
+
+    kind: str
+    epoch: int
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Coalition:
+    """Validation results of one set of seeds, the others being switched off."""
+
+    members: frozenset[str]
+    """Slots whose seeds are on."""
+    accuracy_pp: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One pass over the validation split."""
+
+    loss: float
+    """Mean loss in nats with every seed at its live amplitude."""
+    accuracy_pp: float
+    images: int
+    players: tuple[str, ...] = ()
+    """Slots that were switched on and off, in row-major order."""
+    coalitions: tuple[Coalition, ...] = ()
+    """All subsets of the players; the last one is the full set. Empty without players."""
+    errors_pp: Mapping[str, float] = field(default_factory=dict)
+    """Paired standard error of each player's leave-one-out contribution."""
+
+    def accuracy_of(self, members: frozenset[str]) -> float:
+        """Accuracy in percentage points with exactly ``members`` of the players on.
+
+        Raises:
+            KeyError: if that coalition was not measured.
+        """
+        if not self.players and not members:
+            return self.accuracy_pp
+        for coalition in self.coalitions:
+            if coalition.members == members:
+                return coalition.accuracy_pp
+        raise KeyError(f"coalition {sorted(members)} was not measured; players were {list(self.players)}")

@@ -1,0 +1,1 @@
+"""Simic: selection pressure. Rewards as a ledger, attribution, and the mathematics of PPO."""

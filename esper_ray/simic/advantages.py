@@ -1,0 +1,57 @@
+"""Advantages over padded batches of episodes. Shapes: B episodes, T steps."""
+
+import torch
+from torch import Tensor
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, bootstrap: Tensor, weights: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimates.
+
+    Args:
+        rewards: (B, T).
+        values: (B, T) baseline V(s_t).
+        bootstrap: (B,) value of the state after each episode's last step; 0 if it terminated.
+        weights: (B, T) 1 for steps that were played, 0 for padding, which is all at the end.
+        gamma: discount.
+        lam: decay of the trace.
+
+    Returns:
+        (B, T), 0 on padding.
+
+    Source: Schulman et al., High-dimensional continuous control using generalized advantage
+    estimation (2016).
+    """
+    steps = rewards.shape[1]
+    advantages = torch.zeros_like(rewards)
+    following, trace = bootstrap, torch.zeros_like(bootstrap)
+    for t in range(steps - 1, -1, -1):
+        played = weights[:, t] > 0
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        trace = torch.where(played, delta + gamma * lam * trace, trace)
+        following = torch.where(played, values[:, t], following)
+        advantages[:, t] = torch.where(played, trace, torch.zeros_like(trace))
+    return advantages
+
+
+def argument_advantages(returns: Tensor, q_taken: Tensor) -> Tensor:
+    """Advantage of the arguments given the operation: the return minus Q(s, op taken).
+
+    Q depends on the operation only, so it is a valid baseline of every choice made after it.
+    """
+    return returns - q_taken
+
+
+def standardised(advantages: Tensor, weights: Tensor, floor: float = 0.1) -> Tensor:
+    """``(A - mean) / max(std, floor)`` over the weighted steps; 0 where the weight is 0.
+
+    Without any weight the result is all zeros.
+    """
+    total = weights.sum()
+    if total == 0:
+        return torch.zeros_like(advantages)
+    mean = (weights * advantages).sum() / total
+    deviation = ((weights * (advantages - mean) ** 2).sum() / total).sqrt()
+    scaled = (advantages - mean) / deviation.clamp_min(floor)
+    return torch.where(weights > 0, scaled, torch.zeros_like(scaled))

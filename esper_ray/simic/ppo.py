@@ -1,0 +1,62 @@
+"""The clipped policy loss of PPO and its companions. Every mean takes its weights.
+
+Source: Schulman et al., Proximal policy optimization algorithms (2017).
+"""
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """``sum(w x) / sum(w)``, and 0 if there is no weight. Values where the weight is 0 may be anything finite."""
+    return (weights * values).sum() / weights.sum().clamp_min(1e-8)
+
+
+def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip: float, count: Tensor) -> Tensor:
+    """``-sum(w min(r A, clip(r, 1 - c, 1 + c) A)) / count`` with ``r = exp(log_ratio)``.
+
+    Args:
+        log_ratio: log-probability of the choice now minus when it was made.
+        advantages: same shape.
+        weights: same shape; 0 leaves a step out.
+        count: number of steps to divide by. The operation and its arguments share one, so that a rare
+            operation does not weigh more than a frequent one.
+    """
+    ratio = log_ratio.exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
+    return -(weights * surrogate).sum() / count.clamp_min(1.0)
+
+
+def clip_share(log_ratio: Tensor, weights: Tensor, clip: float) -> Tensor:
+    """Share of the weighted steps whose ratio lies outside the clip range."""
+    outside = ((log_ratio.exp() - 1.0).abs() > clip).to(weights.dtype)
+    return weighted_mean(outside, weights)
+
+
+def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """Low-variance estimate of KL(old || new): mean of ``r - 1 - log r``.
+
+    Source: Schulman, Approximating KL divergence (2020).
+    """
+    return weighted_mean(log_ratio.exp() - 1.0 - log_ratio, weights)
+
+
+def value_loss(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Half the weighted mean squared error."""
+    return 0.5 * weighted_mean((predictions - targets) ** 2, weights)
+
+
+def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``1 - var(target - prediction) / var(target)`` and ``var(target)``.
+
+    The ratio means little where the variance of the targets is small, hence both; it is not a number
+    where that variance is 0.
+    """
+
+    def variance(x: Tensor) -> Tensor:
+        mean = weighted_mean(x, weights)
+        return weighted_mean((x - mean) ** 2, weights)
+
+    spread = variance(targets)
+    ratio = 1.0 - variance(targets - predictions) / spread
+    return torch.where(spread > 0, ratio, torch.full_like(ratio, torch.nan)), spread

@@ -1,0 +1,106 @@
+"""Keeps what has been measured about each live seed, step after step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from esper_ray.kasmina.lifecycle import SeedState
+from esper_ray.leyline.records import UNMEASURED, Measurement, SeedMeasurements
+from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.tolaria.training import GradientStatistics
+
+VELOCITY_DECAY = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    seed_id: str
+    stage: Stage
+    baseline_pp: float
+    """Validation accuracy when the stage began."""
+    measured: SeedMeasurements = UNMEASURED
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """Measurements by slot. Immutable: every update is a new object, so that a snapshot is a reference."""
+
+    entries: Mapping[str, _Entry] = field(default_factory=dict)
+
+    def of(self, slot: str) -> SeedMeasurements:
+        """What is known about the seed in ``slot``."""
+        entry = self.entries.get(slot)
+        return UNMEASURED if entry is None else entry.measured
+
+    def by_slot(self) -> dict[str, SeedMeasurements]:
+        """What is known about every seed."""
+        return {slot: entry.measured for slot, entry in self.entries.items()}
+
+    def updated(
+        self,
+        states: Mapping[str, SeedState | None],
+        known_accuracy_pp: float,
+        measured: Measurement,
+        gradients: Mapping[str, GradientStatistics],
+        contributions: Mapping[str, float],
+        interactions: Mapping[str, float],
+    ) -> "Vitals":
+        """The vitals after one more epoch.
+
+        Args:
+            states: lifecycle after the epoch.
+            known_accuracy_pp: validation accuracy before the epoch; the baseline of stages entered in this step.
+            measured: the pass over the validation split after the epoch.
+            contributions: leave-one-out contribution of each measured seed.
+            interactions: summed pair interactions of each measured seed.
+        """
+        entries = {}
+        for slot, state in states.items():
+            if state is None or state.stage not in WITH_MODULE:
+                continue
+            entry = self.entries.get(slot)
+            if entry is None or entry.seed_id != state.seed_id:
+                entry = _Entry(state.seed_id, state.stage, known_accuracy_pp)
+            elif entry.stage is not state.stage:
+                entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
+            seen = _with_gradients(entry.measured, gradients.get(slot))
+            seen = _with_contribution(
+                seen, contributions.get(slot), measured.errors_pp.get(slot), interactions.get(slot)
+            )
+            seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
+            entries[slot] = replace(entry, measured=seen)
+        return Vitals(entries)
+
+
+def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
+    if gradients is None:
+        return replace(seen, previous_gradient_health=seen.gradient_health)
+    return replace(
+        seen,
+        gradient_norm=gradients.norm,
+        gradient_ratio=gradients.ratio,
+        gradient_health=gradients.health,
+        previous_gradient_health=seen.gradient_health,
+        vanishing=gradients.vanishing,
+        exploding=gradients.exploding,
+        finite=gradients.finite,
+    )
+
+
+def _with_contribution(
+    seen: SeedMeasurements, contribution: float | None, error: float | None, interaction: float | None
+) -> SeedMeasurements:
+    if contribution is None:
+        age = seen.epochs_since_measured
+        return replace(seen, epochs_since_measured=None if age is None else age + 1)
+    velocity = None
+    if seen.contribution_pp is not None:
+        change = contribution - seen.contribution_pp
+        velocity = VELOCITY_DECAY * (seen.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
+    return replace(
+        seen,
+        contribution_pp=contribution,
+        contribution_error_pp=error,
+        contribution_velocity_pp=velocity,
+        interaction_pp=interaction,
+        epochs_since_measured=0,
+    )

@@ -1,0 +1,1 @@
+"""Tamiyo: the policies that decide when, where, what and how to grow."""
