@@ -10,7 +10,12 @@ itself trained by PPO. The packages, from the contracts upwards:
 - ``nissa``: run directories, event log, pictures
 - ``environment``: ``MorphogenesisEnv``, the Gymnasium environment made of the above
 
-None of them imports Ray; ``actors`` does.
+None of them imports Ray; ``actors`` does. Importing this package registers the environment
+``esper_ray/Morphogenesis-v0`` with Gymnasium.
 """
 
+from esper_ray.registration import register
+
 __version__ = "0.1.0"
+
+register()

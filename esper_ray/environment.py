@@ -40,6 +40,7 @@ from esper_ray.leyline.observation import (
     observation_size,
     observe,
 )
+from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
 from esper_ray.simic.accounting import Transition, committed_accuracy, fossil_parameters, settle
 from esper_ray.simic.attribution import leave_one_out, pair_interactions
@@ -163,6 +164,12 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def action_masks(self) -> NDArray[np.bool_]:
         """The masks of the eight heads one after another, for algorithms with independent heads."""
         return self.masks.flat()
+
+    @property
+    def view(self) -> View:
+        """The present state as policies see it."""
+        observation = self._observation()
+        return View(observation["features"], observation["blueprints"], self.masks, self.reports, self.signals)
 
     def test_measurement(self) -> Measurement:
         """Loss, accuracy and coalitions on the test split: for reports only, never for decisions."""
@@ -322,6 +329,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "growth_ratio": self.total_parameters / self.organism.host_parameters,
             "entries": entries,
             "events": tuple(events),
+            "reports": self.reports,
         }
 
     def _log(self, slot: str, happened: tuple[LifecycleEvent, ...], initiator: str) -> list[Event]:

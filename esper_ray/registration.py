@@ -1,15 +1,17 @@
-"""Registers the environment with Gymnasium.
+"""Registers the environment with Gymnasium, without loading it.
 
-Gymnasium calls :func:`register` for every installed distribution that declares the entry point
-group ``gymnasium.envs``, while it is itself being imported. So this module imports nothing heavy:
-the environment is named by its path and only loaded by ``gymnasium.make``.
+Gymnasium 1.x has no plug-ins: an environment is known once the package that registers it has been
+imported. ``import esper_ray`` does that; the environment is named by its path, so that torch is only
+imported by ``gymnasium.make``.
 """
 
-ENVIRONMENT_ID = "Morphogenesis-v0"
+from gymnasium.envs.registration import register as gymnasium_register
+from gymnasium.envs.registration import registry
+
+ENVIRONMENT_ID = "esper_ray/Morphogenesis-v0"
 
 
 def register() -> None:
-    """Register ``esper_ray/Morphogenesis-v0`` (the name space comes from the entry point)."""
-    from gymnasium.envs.registration import register as gymnasium_register
-
-    gymnasium_register(id=ENVIRONMENT_ID, entry_point="esper_ray.environment:make_environment")
+    """Register the environment, once."""
+    if ENVIRONMENT_ID not in registry:
+        gymnasium_register(id=ENVIRONMENT_ID, entry_point="esper_ray.environment:make_environment")

@@ -1,0 +1,99 @@
+"""Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from actors.ppo import LearnerState
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.observation import schema_hash
+
+VERSION = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be found, read or used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a run between two rounds."""
+
+    round_index: int
+    """Rounds that are finished."""
+    learner: LearnerState
+    position: dict[str, int]
+    """Lengths of the run's growing files."""
+    progress: dict[str, Any]
+    """What the controller has counted so far."""
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None) -> Path:
+    """Write ``folder/round-<n>`` as a whole or not at all, then drop all but the newest ``keep``."""
+    target = folder / f"round-{checkpoint.round_index:05d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.learner.tensors.items()}
+    save_file(tensors, temporary / "learner.safetensors")
+    state = {
+        "version": VERSION,
+        "round": checkpoint.round_index,
+        "config_sha256": config.digest(),
+        "observation_schema": schema_hash(),
+        "numbers": checkpoint.learner.numbers,
+        "position": checkpoint.position,
+        "progress": checkpoint.progress,
+    }
+    (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    if keep is not None:
+        for old in checkpoints_in(folder)[:-keep]:
+            shutil.rmtree(old)
+    return target
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("round-*") if (path / "state.json").is_file())
+
+
+def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        CheckpointError: if it is damaged, or was written under another version, observation layout or
+            configuration.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        tensors = load_file(path / "learner.safetensors")
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    expected = {"version": VERSION, "observation_schema": schema_hash(), "config_sha256": config.digest()}
+    for key, value in expected.items():
+        if state.get(key) != value:
+            raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
+    learner = LearnerState(tensors, state["numbers"])
+    return Checkpoint(state["round"], learner, state["position"], state["progress"])

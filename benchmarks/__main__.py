@@ -1,0 +1,44 @@
+"""Run all benchmarks and write ``benchmarks/results/<date>.md``."""
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks import env_step
+from benchmarks.report import Result
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(results: Sequence[Result]) -> Path:
+    """One Markdown table per benchmark, in the file of today."""
+    now = datetime.now(UTC)
+    lines = [f"# Benchmarks, {now:%Y-%m-%d}", "", f"{platform.platform()}, torch {torch.__version__}", ""]
+    for result in results:
+        lines += [f"## {result.name}", "", "| figure | value | bar | |", "|---|---:|---:|---|"]
+        for name, value in result.figures.items():
+            bar = result.bars.get(name)
+            verdict = "" if bar is None else "ok" if bar.holds(value) else "missed"
+            lines.append(f"| {name} | {value:.3f} | {'' if bar is None else bar} | {verdict} |")
+        lines += ["", f"`{result.line()}`", ""]
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{now:%Y-%m-%d}.md"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def main() -> int:
+    """Exit code 0 if every bar holds."""
+    results = []
+    for benchmark in (env_step,):
+        results.append(benchmark.measure())
+        results[-1].show()
+    print(f"written to {write(results)}")
+    return 0 if all(result.ok for result in results) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,119 @@
+"""What the environment costs over a plain loop, and what two Ray actors gain over one process.
+
+The plain loop does the same training and the same validation pass as a step without seeds, on the
+same host, data and batches, written as anybody would write it. The second comparison plays and
+learns the same rounds twice through the same controller pieces, serially and on Ray; start-up is not
+counted.
+"""
+
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from actors.cluster import RayCrew
+from actors.crew import Crew, SerialCrew
+from actors.ppo import exploration_share
+from actors.rollout import Assignment, episode_seed
+from benchmarks.report import Bar, Result, paired_seconds
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.kasmina.hosts import build_host
+from esper_ray.leyline.actions import WAIT
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+from esper_ray.tolaria.data import epoch_batches
+
+PAIRS = 40
+ROUNDS = 3
+"""Rounds that are timed, after one that warms up."""
+
+
+class PlainLoop:
+    """The host of the preset in an ordinary PyTorch training loop."""
+
+    def __init__(self, env: MorphogenesisEnv) -> None:
+        config = env.config.training
+        self.data, self.config, self.epoch = env.data, config, 0
+        self.host = build_host(env.config.host, self.data.channels, self.data.classes).module
+        self.optimizer = torch.optim.SGD(
+            self.host.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+
+    def __call__(self) -> tuple[float, float]:
+        """One epoch and one validation pass: loss and accuracy."""
+        data, config = self.data, self.config
+        rows = epoch_batches(0, self.epoch, len(data.train), config.batch_size, config.steps_per_epoch)
+        self.epoch += 1
+        self.host.train()
+        for batch in rows:
+            x = (data.train.images[batch].float() - data.mean) / data.deviation
+            loss = cross_entropy(self.host(x), data.train.labels[batch])
+            self.optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(self.host.parameters(), config.host_grad_clip)
+            self.optimizer.step()
+        self.host.eval()
+        with torch.no_grad():
+            logits = self.host((data.validation.images.float() - data.mean) / data.deviation)
+            loss = cross_entropy(logits, data.validation.labels)
+            accuracy = (logits.argmax(dim=1) == data.validation.labels).float().mean()
+        return float(loss), float(accuracy)
+
+
+def step_over_plain_loop(config: RunConfig) -> dict[str, float]:
+    """Milliseconds of both, and their ratio."""
+    env = MorphogenesisEnv(config.model_copy(update={"episode_length": 10**6}))
+    env.reset(seed=0)
+    action = WAIT.to_indices()
+    step, plain, ratio = paired_seconds(lambda: env.step(action), PlainLoop(env), PAIRS)
+    return {"env_step_ms": 1e3 * step, "plain_loop_ms": 1e3 * plain, "env_step_over_plain_loop": ratio}
+
+
+def ray_over_serial(config: RunConfig) -> dict[str, float]:
+    """Seconds of the same rounds in one process and on two actors, and the speed-up."""
+    serial = _rounds(SerialCrew(config), config)
+    on_ray = _rounds(RayCrew(config), config)
+    names = ("play", "update")
+    return {
+        **{f"serial_{name}_s": seconds for name, seconds in zip(names, serial, strict=True)},
+        **{f"ray_{name}_s": seconds for name, seconds in zip(names, on_ray, strict=True)},
+        "ray_speed_up_play": serial[0] / on_ray[0],
+        "ray_speed_up": sum(serial) / sum(on_ray),
+    }
+
+
+def _rounds(crew: Crew, config: RunConfig) -> tuple[float, float]:
+    """Seconds of playing and of learning over the timed rounds."""
+    play = update = 0.0
+    with crew:
+        for index in range(ROUNDS + 1):
+            envs = range(config.system.envs)
+            assignments = [Assignment(index * len(envs) + e, e, episode_seed(config.seed, index, e)) for e in envs]
+            began = perf_counter()
+            episodes = crew.play(assignments, exploration_share(config.ppo, index), _ignore, lambda: False)
+            played = perf_counter()
+            crew.update(episodes, index)
+            if index > 0:
+                play, update = play + played - began, update + perf_counter() - played
+    return play, update
+
+
+def _ignore(_: Any) -> None:
+    return None
+
+
+def measure() -> Result:
+    """Run the benchmark."""
+    torch.set_num_threads(1)
+    config = build(read_preset("digits"))
+    figures = step_over_plain_loop(config) | ray_over_serial(config)
+    bars = {"env_step_over_plain_loop": Bar(1.20), "ray_speed_up": Bar(1.6, at_least=True)}
+    return Result("env_step", figures, bars)
+
+
+if __name__ == "__main__":
+    result = measure()
+    result.show()
+    raise SystemExit(0 if result.ok else 1)

@@ -1,0 +1,127 @@
+"""From flags to a configuration."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, preset_names, read_file, read_preset
+
+DEFAULT_PRESET = "digits"
+
+Preset = Annotated[str | None, typer.Option(help=f"preset by name ('esper config presets'); default {DEFAULT_PRESET}")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3")
+]
+ConfigJson = Annotated[Path | None, typer.Option(help="configuration file (JSON or YAML) instead of a preset")]
+Task = Annotated[str | None, typer.Option(help="task by name")]
+DataDir = Annotated[Path | None, typer.Option(help="folder with the data, for tasks that read files")]
+Seed = Annotated[int | None, typer.Option(help="seed of the run")]
+Device = Annotated[str | None, typer.Option(help="device of the learner: cpu or cuda:<index>")]
+Devices = Annotated[list[str] | None, typer.Option(help="devices of the environments, dealt out in turn")]
+EpisodeLength = Annotated[int | None, typer.Option(help="environment steps per episode")]
+RewardMode = Annotated[str | None, typer.Option(help="what is rewarded")]
+Slots = Annotated[list[str] | None, typer.Option(help="slots that may grow, for example r0c0 r0c1")]
+MaxSeeds = Annotated[int | None, typer.Option(help="most seeds at a time, fossils included; 0: no limit")]
+TelemetryDir = Annotated[Path, typer.Option(help="folder in which the run directory is made")]
+NumWorkers = Annotated[int | None, typer.Option(help="not available: data lives on the device, no loader workers run")]
+GpuPreload = Annotated[bool, typer.Option("--gpu-preload", help="the data set lives on the device; always the case")]
+CompileMode = Annotated[str | None, typer.Option(help="off; other modes are not available yet")]
+ForceCompile = Annotated[bool, typer.Option("--force-compile", help="not available yet")]
+
+
+def configuration(
+    preset: str | None,
+    config_json: Path | None,
+    flags: Mapping[str, Any],
+    settings: list[str] | None,
+    base: RunConfig | None = None,
+) -> RunConfig:
+    """The configuration that the flags ask for.
+
+    Args:
+        flags: dotted configuration keys to values; ``None`` means that the flag was not given.
+        settings: further ``key=value`` pairs.
+        base: what the flags refer to if neither preset nor file is given, instead of the default preset.
+
+    Raises:
+        UsageError: if both a preset and a file are given, or a setting is no pair.
+        ConfigError: if the result is not valid.
+    """
+    if preset is not None and config_json is not None:
+        raise UsageError(f"--preset {preset} and --config-json {config_json} exclude each other")
+    task = flags.get("task.name")
+    if config_json is not None:
+        tree = read_file(config_json)
+    elif preset is not None:
+        tree = read_preset(preset)
+    elif base is not None:
+        tree = base.model_dump(mode="json")
+    else:
+        tree = read_preset(task if task in preset_names() else DEFAULT_PRESET)
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes KEY=VALUE, got {setting!r}")
+        overrides[key] = _value(value)
+    return build(tree, overrides)
+
+
+def _value(text: str) -> Any:
+    """``text`` as YAML reads it, except that numbers like 1e-3 are numbers."""
+    try:
+        return float(text) if "e" in text.lower() and text[0] in "+-.0123456789" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def refuse_unavailable(num_workers: int | None, compile_mode: str | None, force_compile: bool) -> None:
+    """Refuse flags whose machinery does not exist, naming what to use instead.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    if num_workers not in (None, 0):
+        raise UsageError(
+            f"--num-workers {num_workers} is not available yet: the data set lives on the device and needs no "
+            "loader workers; leave the flag out"
+        )
+    if compile_mode not in (None, "off"):
+        raise UsageError(f"--compile-mode {compile_mode} is not available yet; use --compile-mode off")
+    if force_compile:
+        raise UsageError("--force-compile is not available yet; use --compile-mode off")
+
+
+def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
+    """Refuse devices that this machine does not have. A cluster knows its own.
+
+    Raises:
+        UsageError: with the number of GPUs that there are.
+    """
+    import torch
+
+    if on_cluster:
+        return
+    has = torch.cuda.device_count()
+    for device in (config.system.device, *config.system.devices):
+        if device != "cpu" and int(device.partition(":")[2] or 0) >= has:
+            raise UsageError(f"device {device!r} does not exist: this machine has {has} CUDA devices")
+
+
+def check_run(config: RunConfig) -> None:
+    """Refuse tasks and growth options that do not exist, before anything is started.
+
+    Raises:
+        TaskError: see ``check_task``.
+        GrowthError: see ``growth_limits``.
+    """
+    from esper_ray.tolaria.assembly import growth_limits
+    from esper_ray.tolaria.tasks import check_task
+
+    check_task(config.task)
+    growth_limits(config.growth)

@@ -1,0 +1,241 @@
+"""The two jobs behind ``esper train``, from a valid configuration to an exit code."""
+
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
+from actors.controller import Controller
+from actors.crew import Crew, SerialCrew
+from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
+from esper_ray.cli.errors import UsageError
+from esper_ray.cli.progress import describe_duration, describe_operations, progress_for
+from esper_ray.cli.signals import StopRequest
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import difference
+from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.picture import draw_run
+from esper_ray.nissa.run_directory import RunDirectory
+
+
+class PPOJob:
+    """Train a policy: start or resume, run, and leave everything in its place."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parent: Path,
+        *,
+        serial: bool,
+        previous: RunDirectory | None,
+        save: Path | None,
+        command: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            parent: folder in which the run directory is made.
+            previous: a run to go on with instead.
+            save: where to copy the final checkpoint.
+
+        Raises:
+            UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
+            CheckpointError: if ``previous`` has no usable checkpoint.
+        """
+        self.config = config
+        self.serial = serial
+        self.save = save
+        self.console = Console()
+        if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
+            raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
+        self.checkpoint = None if previous is None else _checkpoint_to_resume(previous, config)
+        self.run_directory = previous or RunDirectory.create(parent, config, command)
+        self._fresh = previous is None
+
+    def run(self) -> int:
+        """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
+        if self.checkpoint is not None and self.checkpoint.round_index >= self.config.ppo.rounds:
+            self.console.print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
+            return 0
+        stop = StopRequest()
+        try:
+            crew = self._crew()
+            with crew, stop:
+                self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
+                self.console.print(f"{self._headline()}\n{crew.describe()}", highlight=False, soft_wrap=True)
+                with progress_for(self.config, self.console) as listener:
+                    controller = Controller(self.config, crew, self.run_directory, listener, stop)
+                    if self.checkpoint is None:
+                        controller.start()
+                    else:
+                        controller.resume(self.checkpoint)
+                    self._status("running")
+                    done = controller.run()
+                digest = controller.weights_digest()
+        except BaseException:
+            self._abandon()
+            raise
+        return self._finish(controller, digest) if done else self._interrupted(controller, stop)
+
+    def _crew(self) -> Crew:
+        if self.serial:
+            return SerialCrew(self.config)
+        from actors.cluster import RayCrew
+
+        return RayCrew(self.config)
+
+    def _headline(self) -> str:
+        config = self.config
+        resumed = f", resumed after round {self.checkpoint.round_index}" if self.checkpoint is not None else ""
+        return (
+            f"{config.name}: task {config.task.name}, {config.ppo.rounds} rounds of {config.system.envs} episodes "
+            f"of {config.episode_length} steps, reward {config.reward.mode}, seed {config.seed}{resumed}"
+        )
+
+    def _finish(self, controller: Controller, digest: str) -> int:
+        run = self.run_directory
+        run.log([{"kind": "run_finished", "policy_sha256": digest}])
+        self._status("finished", policy_sha256=digest)
+        draw_run(run)
+        if self.save is not None:
+            shutil.copytree(checkpoints_in(run.checkpoints)[-1], self.save)
+        self.console.print(_summary_table(run, controller))
+        self.console.print(
+            f"policy weights sha256 {digest}\nrun directory {run.path}\npicture {run.picture}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
+
+    def _interrupted(self, controller: Controller, stop: StopRequest) -> int:
+        run = self.run_directory
+        self._status("interrupted")
+        newest = checkpoints_in(run.checkpoints)[-1]
+        self.console.print(
+            f"stopped after {controller.progress.round_index} of {self.config.ppo.rounds} rounds; saved {newest}\n"
+            f"go on with: esper train ppo --resume {run.path}{' --serial' if self.serial else ''}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return stop.exit_code
+
+    def _abandon(self) -> None:
+        """After an error: a fresh run that has not saved anything leaves no directory behind."""
+        if self._fresh and not checkpoints_in(self.run_directory.checkpoints):
+            shutil.rmtree(self.run_directory.path, ignore_errors=True)
+        else:
+            self._status("failed")
+
+    def _status(self, status: str, **more: Any) -> None:
+        tree = self.run_directory.read_manifest() | {"status": status} | more
+        tree["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self.run_directory.write_manifest(tree)
+
+
+def _checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
+    differences = difference(run.config(), config)
+    if differences:
+        raise UsageError(f"{run.path} was started with another configuration:\n" + "\n".join(differences))
+    found = checkpoints_in(run.checkpoints)
+    if not found:
+        raise CheckpointError(f"{run.path} holds no complete checkpoint")
+    return load_checkpoint(found[-1], config)
+
+
+def _summary_table(run: RunDirectory, controller: Controller) -> Table:
+    rounds = run.rounds()
+    table = Table(title="summary", title_justify="left", header_style="bold")
+    for name in ("", "first round", "last round"):
+        table.add_column(name, justify="left" if not name else "right")
+    rows = (
+        ("mean return", "return_mean", "{:+.2f}"),
+        ("validation accuracy", "val_accuracy_ratio", "{:.1%}"),
+        ("committed accuracy", "committed_accuracy_ratio", "{:.1%}"),
+        ("growth ratio", "growth_ratio", "{:.2f}x"),
+        ("fossilised per episode", "fossilised_mean", "{:.2f}"),
+        ("policy entropy (nats)", "entropy", "{:.2f}"),
+    )
+    for label, key, form in rows:
+        table.add_row(label, form.format(float(rounds[0][key])), form.format(float(rounds[-1][key])))
+    table.add_row("operations", describe_operations(rounds[0]), describe_operations(rounds[-1]))
+    table.add_section()
+    progress = controller.progress
+    table.add_row("environment steps", "", f"{progress.env_steps} ({progress.env_steps / progress.seconds:.1f}/s)")
+    table.add_row("time in rounds", "", describe_duration(progress.seconds))
+    best = progress.best
+    table.add_row("best episode", "", f"{best['val_accuracy_pp']:.1f} % (episode {best['episode']})")
+    return table
+
+
+class HeuristicJob:
+    """Play episodes with the hand-written policy."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parent: Path,
+        episodes: int,
+        min_contribution_pp: float | None,
+        *,
+        command: Sequence[str],
+    ) -> None:
+        self.config = config
+        self.episodes = episodes
+        self.min_contribution_pp = min_contribution_pp
+        self.console = Console()
+        self.run_directory = RunDirectory.create(parent, config, command)
+
+    def run(self) -> int:
+        """Exit code: 0 when all episodes are played, 130 or 143 after a signal."""
+        import torch
+
+        from policies.heuristic import HeuristicConfig, HeuristicPolicy
+
+        torch.set_num_threads(self.config.system.threads)
+        env = MorphogenesisEnv(self.config, self.config.system.devices[0])
+        chosen = {} if self.min_contribution_pp is None else {"min_contribution_pp": self.min_contribution_pp}
+        runner = EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**chosen)))
+        self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
+        with StopRequest() as stop:
+            try:
+                for index in range(self.episodes):
+                    seed = episode_seed(self.config.seed, index, 0)
+                    episode = runner.play(Assignment(index, 0, seed), stop)
+                    test = env.test_measurement()
+                    self.run_directory.log(episode.log)
+                    self._show(episode, test.accuracy_pp)
+            except Interrupted:
+                self.console.print("stopped; the unfinished episode is not kept")
+                return stop.exit_code
+        draw_run(self.run_directory)
+        tree = self.run_directory.read_manifest() | {"status": "finished"}
+        self.run_directory.write_manifest(tree)
+        self.console.print(f"picture {self.run_directory.picture}", highlight=False, soft_wrap=True)
+        return 0
+
+    def _show(self, episode: Episode, test_accuracy_pp: float) -> None:
+        for record in episode.log:
+            if record["kind"] == "env_epoch" and record["operation"] != "WAIT":
+                self.console.print(
+                    f"  epoch {record['epoch']:3d}  {record['operation']:<16} {record['slot']}  {record['why']}"
+                    f"{'' if record['success'] else '  (the gate stayed shut)'}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            if record["kind"] == "seed_transition" and record["to"] in ("BLENDING", "HOLDING", "FOSSILIZED"):
+                self.console.print(
+                    f"  epoch {record['epoch'] + 1:3d}  -> {record['to']:<13} {record['slot']}  {record['blueprint']}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+        self.console.print(
+            f"episode {episode.index}: return {episode.total_reward:+.2f}, validation {episode.val_accuracy_pp:.1f} %, "
+            f"test {test_accuracy_pp:.1f} %, {episode.fossilised} fossilised, {episode.growth_ratio:.2f}x parameters",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,120 @@
+"""``esper train``: learn a policy, or watch the heuristic one."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper_ray.cli import options as opt
+
+app = typer.Typer(help="Train on growing networks.", no_args_is_help=True)
+
+RUNS = Path("runs")
+
+
+@app.command()
+def ppo(
+    preset: opt.Preset = None,
+    config_json: opt.ConfigJson = None,
+    task: opt.Task = None,
+    data_dir: opt.DataDir = None,
+    rounds: Annotated[int | None, typer.Option(help="rounds of playing and learning")] = None,
+    envs: Annotated[int | None, typer.Option(help="episodes per round")] = None,
+    envs_per_actor: Annotated[int | None, typer.Option(help="environments for which one actor is started")] = None,
+    episode_length: opt.EpisodeLength = None,
+    ppo_epochs: Annotated[int | None, typer.Option(help="passes over each round's episodes")] = None,
+    memory_size: Annotated[int | None, typer.Option(help="width of the policy's LSTM")] = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    devices: opt.Devices = None,
+    reward_mode: opt.RewardMode = None,
+    slots: opt.Slots = None,
+    max_seeds: opt.MaxSeeds = None,
+    settings: opt.Settings = None,
+    serial: Annotated[bool, typer.Option("--serial", help="one process, without Ray; the same results")] = False,
+    telemetry_dir: opt.TelemetryDir = RUNS,
+    resume: Annotated[Path | None, typer.Option(help="run directory to go on from")] = None,
+    save: Annotated[Path | None, typer.Option(help="also write the final checkpoint here")] = None,
+    num_workers: opt.NumWorkers = None,
+    gpu_preload: opt.GpuPreload = False,
+    compile_mode: opt.CompileMode = None,
+    force_compile: opt.ForceCompile = False,
+) -> None:
+    """Train the policy Tamiyo by PPO: environments and learner are Ray actors."""
+    from esper_ray.cli.running import PPOJob
+    from esper_ray.nissa.run_directory import RunDirectory
+
+    opt.refuse_unavailable(num_workers, compile_mode, force_compile)
+    if gpu_preload:
+        typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
+    previous = RunDirectory.open(resume) if resume is not None else None
+    flags = {
+        "task.name": task,
+        "task.data_dir": None if data_dir is None else str(data_dir),
+        "ppo.rounds": rounds,
+        "system.envs": envs,
+        "system.envs_per_actor": envs_per_actor,
+        "episode_length": episode_length,
+        "ppo.epochs": ppo_epochs,
+        "policy.memory_size": memory_size,
+        "seed": seed,
+        "system.device": device,
+        "system.devices": devices or None,
+        "reward.mode": reward_mode,
+        "growth.slots": slots or None,
+        "growth.max_seeds": max_seeds,
+    }
+    base = previous.config() if previous is not None else None
+    config = opt.configuration(preset, config_json, flags, settings, base)
+    opt.check_run(config)
+    opt.check_devices(config, on_cluster=not serial and "RAY_ADDRESS" in os.environ)
+    job = PPOJob(config, telemetry_dir, serial=serial, previous=previous, save=save, command=sys.argv)
+    raise SystemExit(job.run())
+
+
+@app.command()
+def heuristic(
+    preset: opt.Preset = None,
+    config_json: opt.ConfigJson = None,
+    task: opt.Task = None,
+    data_dir: opt.DataDir = None,
+    episodes: Annotated[int, typer.Option(min=1, help="episodes to play")] = 1,
+    episode_length: opt.EpisodeLength = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    reward_mode: opt.RewardMode = None,
+    slots: opt.Slots = None,
+    max_seeds: opt.MaxSeeds = None,
+    min_fossilize_improvement: Annotated[
+        float | None, typer.Option(help="contribution in percentage points above which a seed is kept")
+    ] = None,
+    settings: opt.Settings = None,
+    telemetry_dir: opt.TelemetryDir = RUNS,
+    num_workers: opt.NumWorkers = None,
+    gpu_preload: opt.GpuPreload = False,
+    compile_mode: opt.CompileMode = None,
+    force_compile: opt.ForceCompile = False,
+) -> None:
+    """Play episodes with the hand-written policy, in this process."""
+    from esper_ray.cli.running import HeuristicJob
+
+    opt.refuse_unavailable(num_workers, compile_mode, force_compile)
+    if gpu_preload:
+        typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
+    flags = {
+        "task.name": task,
+        "task.data_dir": None if data_dir is None else str(data_dir),
+        "episode_length": episode_length,
+        "seed": seed,
+        "system.devices": None if device is None else [device],
+        "reward.mode": reward_mode,
+        "growth.slots": slots or None,
+        "growth.max_seeds": max_seeds,
+    }
+    config = opt.configuration(preset, config_json, flags, settings)
+    opt.check_run(config)
+    opt.check_devices(config, on_cluster=False)
+    job = HeuristicJob(config, telemetry_dir, episodes, min_fossilize_improvement, command=sys.argv)
+    raise SystemExit(job.run())

@@ -1,0 +1,106 @@
+"""What a policy sees, and what it answers: the seam between decisions and everything else."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esper_ray.leyline.actions import Action
+from esper_ray.leyline.legality import Masks
+from esper_ray.leyline.records import HostSignals, Reports
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything about one state that a policy may look at."""
+
+    features: NDArray[np.float32]
+    """Obs V3, see :mod:`esper_ray.leyline.observation`."""
+    blueprints: NDArray[np.int64]
+    """(slots,) blueprint indices, -1 where empty."""
+    masks: Masks
+    reports: Reports
+    signals: HostSignals
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One answer, drawn once. Log-probabilities in nats, values in units of reward."""
+
+    action: Action
+    log_prob_op: float = 0.0
+    log_prob_arguments: float = 0.0
+    """Of slot and arguments given the operation."""
+    value: float = 0.0
+    """V(s)."""
+    q_taken: float = 0.0
+    """Q(s, operation taken)."""
+    reason: str = ""
+
+
+class Policy(Protocol):
+    """Decides step by step. One object plays one episode at a time."""
+
+    def begin_episode(self, seed: int) -> None:
+        """Forget the last episode; whatever is drawn in the next one comes from ``seed``."""
+
+    def decide(self, view: View) -> Decision:
+        """The decision in ``view``; always a legal one."""
+
+    def value_of(self, view: View) -> float:
+        """Value of the state in ``view``, without deciding anything; 0 if the policy has no critic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode as a learner needs it. T steps, D features, S slots, L mask entries."""
+
+    features: NDArray[np.float32]
+    """(T, D)"""
+    blueprints: NDArray[np.int64]
+    """(T, S)"""
+    masks: NDArray[np.int8]
+    """(T, L), see ``Masks.vector``."""
+    actions: NDArray[np.int64]
+    """(T, 8)"""
+    log_prob_op: NDArray[np.float32]
+    """(T,)"""
+    log_prob_arguments: NDArray[np.float32]
+    """(T,)"""
+    values: NDArray[np.float32]
+    """(T,)"""
+    q_taken: NDArray[np.float32]
+    """(T,)"""
+    rewards: NDArray[np.float64]
+    """(T,), each amount at the step that caused it."""
+    bootstrap: float
+    """Value of the state after the last step; 0 if the episode terminated."""
+    terminated: bool
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A finished episode: what the learner learns from, what happened, and how it ended."""
+
+    index: int
+    """Number of the episode within the run."""
+    env: int
+    seed: int
+    trajectory: Trajectory
+    log: tuple[dict[str, Any], ...]
+    """Records for the event log, in order."""
+    total_reward: float
+    val_accuracy_pp: float
+    committed_accuracy_pp: float
+    growth_ratio: float
+    """Parameters of host and seeds at the end over those of the host."""
+    operations: dict[str, int]
+    """How often each operation was carried out."""
+    fossilised: int
+    refused: int
+    """Legal commands that a gate turned down."""
+    rollback: bool

@@ -1,0 +1,228 @@
+"""``runs/<run_id>/``: manifest, configuration, event log, rounds, timings, checkpoints, picture.
+
+Everything that two equal runs share byte for byte (``rounds.csv``, the events apart from their run id)
+is kept apart from what they do not (``timings.csv``, the manifest). A checkpoint remembers how long
+these files were, so that a resumed run goes on from exactly there.
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import ConfigError, build, read_file
+from esper_ray.leyline.observation import schema_hash
+
+EVENT_SCHEMA = 1
+MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
+
+
+class RunDirectoryError(Exception):
+    """A run directory that cannot be made, read or continued."""
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.picture = path / "summary.png"
+        self._files = {name: path / name for name in ("events.jsonl", "rounds.csv", "timings.csv")}
+        self._sequence = 0
+
+    @classmethod
+    def create(cls, parent: Path, config: RunConfig, command: Sequence[str]) -> "RunDirectory":
+        """A new directory under ``parent`` with manifest and configuration.
+
+        Raises:
+            RunDirectoryError: if it cannot be written.
+        """
+        started = datetime.now(UTC)
+        run_id = f"{started:%Y%m%d-%H%M%S}-{config.name}-s{config.seed}"
+        try:
+            path = _make_unique(parent, run_id)
+            run = cls(path)
+            run.checkpoints.mkdir()
+            for file in run._files.values():
+                file.touch()
+            (path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+            run.write_manifest(manifest(path.name, config, started, command))
+        except OSError as error:
+            raise RunDirectoryError(f"cannot write a run directory in {parent}: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """An existing directory, to be read or continued.
+
+        Raises:
+            RunDirectoryError: if it is no run directory.
+        """
+        missing = [name for name in ("manifest.json", "config.yaml", "checkpoints") if not (path / name).exists()]
+        if missing:
+            raise RunDirectoryError(f"{path} is not a run directory: it has no {', '.join(missing)}")
+        return cls(path)
+
+    @property
+    def run_id(self) -> str:
+        """The name of the directory."""
+        return self.path.name
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            RunDirectoryError: if it cannot be read.
+        """
+        try:
+            return build(read_file(self.path / "config.yaml"))
+        except ConfigError as error:
+            raise RunDirectoryError(f"configuration of {self.path} cannot be used: {error}") from error
+
+    def read_manifest(self) -> dict[str, Any]:
+        """The manifest as it stands."""
+        tree: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+        return tree
+
+    def write_manifest(self, tree: Mapping[str, Any]) -> None:
+        """Replace the manifest, atomically."""
+        temporary = self.path / "manifest.json.tmp"
+        temporary.write_text(json.dumps(tree, indent=2) + "\n")
+        os.replace(temporary, self.path / "manifest.json")
+
+    def log(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records to the event log, numbered without gaps; non-finite numbers become null, and are listed."""
+        lines = []
+        for record in records:
+            nonfinite: list[str] = []
+            clean = _strict(dict(record), "", nonfinite)
+            line = {"schema": EVENT_SCHEMA, "run": self.run_id, "seq": self._sequence, **clean}
+            lines.append(json.dumps(line | ({"nonfinite": nonfinite} if nonfinite else {}), allow_nan=False))
+            self._sequence += 1
+        with self._files["events.jsonl"].open("a") as file:
+            file.writelines(line + "\n" for line in lines)
+
+    def add_round(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Append one line to ``rounds.csv`` and one to ``timings.csv``."""
+        for name, values in (("rounds.csv", row), ("timings.csv", timing)):
+            with self._files[name].open("a", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=list(values))
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(values)
+
+    def position(self) -> dict[str, int]:
+        """Lengths of the growing files in bytes, and the number of the next event."""
+        return {name: file.stat().st_size for name, file in self._files.items()} | {"sequence": self._sequence}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Cut the growing files back to ``position``.
+
+        Raises:
+            RunDirectoryError: if one is shorter than that.
+        """
+        for name, file in self._files.items():
+            size = file.stat().st_size if file.exists() else 0
+            if size < position[name]:
+                raise RunDirectoryError(f"{file} has {size} bytes, but the checkpoint was made at {position[name]}")
+            os.truncate(file, position[name])
+        self._sequence = position["sequence"]
+
+    def rounds(self) -> list[dict[str, str]]:
+        """The lines of ``rounds.csv``."""
+        with self._files["rounds.csv"].open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def events(self) -> Iterable[dict[str, Any]]:
+        """The events, in order."""
+        with self._files["events.jsonl"].open() as file:
+            yield from map(json.loads, file)
+
+
+def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:
+    """What must be known to repeat the run: configuration, versions, code, seeds, hardware."""
+    return {
+        "run_id": run_id,
+        "status": "running",
+        "started": started.isoformat(timespec="seconds"),
+        "command": list(command),
+        "config": config.model_dump(mode="json"),
+        "config_sha256": config.digest(),
+        "observation_schema": schema_hash(),
+        "versions": {"python": platform.python_version()} | {name: package_version(name) for name in MEASURED_PACKAGES},
+        "git": _git(),
+        "seeds": {"run": config.seed, "episode": "derived from (run seed, round, environment)"},
+        "hardware": _hardware(),
+    }
+
+
+def _make_unique(parent: Path, run_id: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1000):
+        path = parent / (run_id if attempt == 0 else f"{run_id}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise OSError(f"1000 runs called {run_id} exist")
+
+
+def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _strict(v, f"{path}.{k}" if path else str(k), nonfinite) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v, f"{path}[{i}]", nonfinite) for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        nonfinite.append(path)
+        return None
+    return value
+
+
+def package_version(package: str) -> str | None:
+    """Version of an installed distribution, ``None`` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    folder = Path(__file__).parent
+
+    def ask(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+        return answer.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus: list[str] = []
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "gpus": gpus,
+    }

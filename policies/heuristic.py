@@ -1,0 +1,116 @@
+"""A hand-written policy: it manages every slot, and takes the most urgent of all sensible actions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from esper_ray.leyline.actions import WAIT, Action, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.config import Section
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import Decision, View
+from esper_ray.leyline.records import SlotReport
+from esper_ray.leyline.stages import Stage
+
+FULL = 2
+"""Index of the alpha target 1.0."""
+FAST = 0
+"""Index of the fastest tempo."""
+
+
+class HeuristicConfig(Section):
+    """Thresholds of :class:`HeuristicPolicy`."""
+
+    first_epoch: int = 2
+    """Epochs before the first germination."""
+    min_contribution_pp: float = 0.5
+    """Contribution above which a holding seed is committed."""
+    patience: int = 6
+    """Epochs in HOLDING after which a seed that contributes too little is given up."""
+    prune_drop_pp: float = 15.0
+    """Loss of accuracy in BLENDING for which a seed is given up."""
+    rotation: tuple[Blueprint, ...] = (Blueprint.CONV_LIGHT, Blueprint.DEPTHWISE, Blueprint.BOTTLENECK, Blueprint.NORM)
+    """Blueprints in the order in which they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    urgency: float
+    action: Action
+    reason: str
+
+
+class HeuristicPolicy:
+    """Commits what contributes, gives up what does not, and fills empty slots from the deepest one on."""
+
+    def __init__(self, limits: Limits, config: HeuristicConfig | None = None) -> None:
+        """
+        Raises:
+            ValueError: if none of the blueprints in the rotation is allowed.
+        """
+        self.config = config or HeuristicConfig()
+        self.rotation = [blueprint for blueprint in self.config.rotation if blueprint in limits.blueprints]
+        if not self.rotation:
+            allowed = ", ".join(blueprint.id for blueprint in sorted(limits.blueprints))
+            raise ValueError(f"no blueprint of the rotation is allowed here; allowed are {allowed}")
+        style = GerminationStyle.SIGMOID_ADD
+        self._style = int(style if style in limits.styles else min(limits.styles))
+        self.begin_episode(0)
+
+    def begin_episode(self, seed: int) -> None:
+        """Start over; nothing is random, so ``seed`` changes nothing."""
+        self._failures: dict[int, int] = {}
+
+    def decide(self, view: View) -> Decision:
+        """The most urgent legal option, WAIT if there is none."""
+        options = [option for option in self._options(view) if view.masks.allows(option.action)]
+        if not options:
+            return Decision(WAIT, reason="nothing to do")
+        best = max(options, key=lambda option: option.urgency)
+        if best.action.operation is LifecycleOp.PRUNE:
+            self._failures[best.action.slot] = self._failures.get(best.action.slot, 0) + 1
+        return Decision(best.action, reason=best.reason)
+
+    def value_of(self, view: View) -> float:
+        """0: it has no critic."""
+        return 0.0
+
+    def _options(self, view: View) -> Iterator[_Option]:
+        for slot, report in enumerate(view.reports):
+            if report is not None:
+                yield from self._manage(slot, report)
+            elif view.signals.epoch >= self.config.first_epoch:
+                yield self._plant(slot)
+
+    def _plant(self, slot: int) -> _Option:
+        """Deeper slots first: they see the richest features, and each failure sends a slot to the end of the queue."""
+        failures = self._failures.get(slot, 0)
+        blueprint = self.rotation[failures % len(self.rotation)]
+        action = Action(
+            op=LifecycleOp.GERMINATE, slot=slot, blueprint=blueprint, style=self._style, tempo=FAST, alpha_target=FULL
+        )
+        return _Option(1.0 + 0.01 * slot - 0.1 * failures, action, f"slot is empty: try {blueprint.id}")
+
+    def _manage(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
+        measured = seed.measured
+        if seed.stage in (Stage.GERMINATED, Stage.TRAINING):
+            yield _Option(2.0, Action(LifecycleOp.ADVANCE, slot), "develop further")
+        elif seed.stage is Stage.BLENDING:
+            yield from self._blend(slot, seed)
+        elif seed.stage is Stage.HOLDING and measured.contribution_pp is not None:
+            contribution = measured.contribution_pp
+            if contribution > self.config.min_contribution_pp:
+                action = Action(LifecycleOp.FOSSILIZE, slot)
+                yield _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
+            elif seed.ticks_in_stage >= self.config.patience:
+                reason = f"contributes {contribution:+.1f} points after {seed.ticks_in_stage} epochs"
+                yield _Option(3.0, Action(LifecycleOp.PRUNE, slot), reason)
+
+    def _blend(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
+        if seed.alpha_mode is not AlphaMode.HOLD:
+            return
+        if seed.alpha_target < 1.0:
+            action = Action(LifecycleOp.SET_ALPHA_TARGET, slot, style=self._style, alpha_target=FULL, alpha_speed=1)
+            yield _Option(2.5, action, "bring to full amplitude")
+        yield _Option(2.0, Action(LifecycleOp.ADVANCE, slot), "ramp has ended")
+        change = seed.measured.improvement_pp
+        if change is not None and change < -self.config.prune_drop_pp:
+            yield _Option(3.5, Action(LifecycleOp.PRUNE, slot), f"accuracy changed by {change:+.1f} points")
