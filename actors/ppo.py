@@ -130,7 +130,7 @@ class PPOLearner:
         self.config = config
         self.device = torch.device(config.system.device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(config.seed, POLICY_INIT))
+            torch.default_generator.manual_seed(derived_seed(config.seed, POLICY_INIT))
             self.network = PolicyNetwork(config.policy).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.ppo.lr, eps=1e-5)
         self.base_moments, self.slot_moments = Moments.none(BASE_SIZE), Moments.none(SLOT_SIZE)

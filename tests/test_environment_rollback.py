@@ -8,6 +8,7 @@ import torch
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, Action, GerminationStyle, LifecycleOp
+from esper_ray.leyline.observation import observation_names
 from esper_ray.leyline.stages import Stage
 
 TINY = {
@@ -160,7 +161,8 @@ def test_a_broken_seed_is_caught_once_it_is_blended_in():
 
 
 def test_a_broken_seed_in_training_breaks_nothing_and_never_gets_out():
-    env = started([GROW])
+    """Its gate stays shut, however little is asked of the gradients' health."""
+    env = started([GROW], **{"growth.min_training_epochs": 2})
     assert env.reports[1].stage is Stage.TRAINING
     with torch.no_grad():
         env.organism.model.cell("r0c1").seed.scale.fill_(math.nan)
@@ -171,6 +173,29 @@ def test_a_broken_seed_in_training_breaks_nothing_and_never_gets_out():
         assert env.observation_space.contains(observation)
         assert env.reports[1].stage is Stage.TRAINING
         assert info["reports"][1].measured.finite is False
+
+
+def test_an_action_that_a_rollback_undid_did_not_succeed():
+    """Specification of the observation, number 16: 0 after a rollback."""
+    env = started([STAY, STAY])
+    poison(env)
+    observation, *_, info = env.step(GROW)
+    assert info["success"] is False
+    assert observation["features"][observation_names([]).index("last_success")] == 0.0
+
+
+def test_a_commitment_that_a_rollback_undid_is_not_paid():
+    """Paid is the state that the action led to, and there the seed is not committed."""
+    env = started([GROW], **{"episode_length": 40, "training.steps_per_epoch": 17, "task.validation_images": 400})
+    commit = Action(op=int(LifecycleOp.FOSSILIZE), slot=1).to_indices()
+    while env.reports[1].stage is not Stage.HOLDING or not env.reports[1].measured.contribution_pp > 0:
+        env.step(STAY)
+    poison(env)
+    _, _, terminated, _, info = env.step(commit)
+    assert terminated
+    assert (info["operation"], info["illegal"]) == ("FOSSILIZE", False)
+    assert info["reports"][1].stage is Stage.HOLDING
+    assert "fossilise" not in {entry.source for entry in info["entries"]}
 
 
 def test_a_panic_in_the_last_step_terminates_and_pays_no_terminal_term():

@@ -48,7 +48,10 @@ class NormChange(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with the most groups of at least 16 channels, or one group per channel below that."""
+    """Group normalisation with the largest of 32, 16, 8, 4, 2, 1 groups that divides the channels into 16 or more.
+
+    Where none does, the largest that divides them at all: one channel per group for 1, 2, 4 and 8 channels.
+    """
     divisors = [groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0]
     roomy = [groups for groups in divisors if channels // groups >= 16]
     return nn.GroupNorm((roomy or divisors)[0], channels)
@@ -122,7 +125,7 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
     for the construction and handed back.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
         yield
 
 

@@ -76,5 +76,5 @@ class SeedCell(nn.Module):
 
     def _excess(self, features: Tensor, change: Tensor) -> Tensor:
         """Squared excess of RMS(change) / RMS(features) over the bound: the penalty of incubation."""
-        ratio = change.pow(2).mean().add(1e-12).sqrt() / features.pow(2).mean().add(1e-12).sqrt()
+        ratio = change.pow(2).mean().add(1e-12).sqrt() / features.pow(2).mean().add(1e-8).sqrt()
         return (ratio - self.bound).clamp_min(0).pow(2)

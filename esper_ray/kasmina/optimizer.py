@@ -28,7 +28,7 @@ class GrowingSGD:
     def __init__(self, host: nn.Module, settings: GroupSettings) -> None:
         self.settings = settings
         self._sgd = torch.optim.SGD(
-            [{"params": list(host.parameters()), "name": HOST_GROUP}],
+            [{"params": [p for p in host.parameters() if p.requires_grad], "name": HOST_GROUP}],
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,

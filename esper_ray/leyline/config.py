@@ -17,6 +17,8 @@ from esper_ray.leyline.slots import ordered_slot_ids
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+NonPositive = Annotated[float, Field(le=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 REWARD_MODES = ("basic", "sparse")
@@ -140,8 +142,8 @@ class RewardConfig(Section):
     basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
     basic_fossilize_base_bonus: NonNegative = 0.3
     basic_contribution_scale: NonNegative = Field(0.5, description="bonus per percentage point of contribution")
-    basic_fossilize_invalid_penalty: Annotated[float, Field(le=0)] = -0.5
-    basic_fossilize_noncontributing_penalty: Annotated[float, Field(le=0)] = -0.2
+    basic_fossilize_invalid_penalty: NonPositive = -0.5
+    basic_fossilize_noncontributing_penalty: NonPositive = -0.2
 
     @field_validator("mode")
     @classmethod
@@ -156,8 +158,8 @@ class PolicyConfig(Section):
 
     feature_size: Count = Field(512, description="width of the feature network")
     memory_size: Count = Field(512, description="width of the LSTM")
-    wait_logit: float = Field(1.0, description="initial advantage of WAIT, so that early seeds live long enough")
-    prune_logit: float = Field(-2.0, description="initial handicap of PRUNE")
+    wait_logit: Number = Field(1.0, description="initial advantage of WAIT, so that early seeds live long enough")
+    prune_logit: Number = Field(-2.0, description="initial handicap of PRUNE")
     critic: Literal["q_op", "v"] = Field("q_op", description="Q(s, op) with hierarchical baselines, or plain V(s)")
 
 

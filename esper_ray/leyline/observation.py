@@ -160,7 +160,7 @@ def _slot_block(report: SlotReport, max_epochs: int) -> list[float]:
         share(report.ramp_total),
         share(report.ramp_done),
         share(max(report.ramp_total - report.ramp_done, 0)),
-        max(-1.0, min(1.0, report.alpha_velocity)),
+        _clipped(report.alpha_velocity),
         (int(report.operator) - 1) / 2.0,
         _points(m.interaction_pp),
         0.0 if m.gradient_norm is None or not math.isfinite(m.gradient_norm) else symlog(m.gradient_norm) / 7.0,
@@ -175,4 +175,9 @@ def _slot_block(report: SlotReport, max_epochs: int) -> list[float]:
 
 
 def _points(value: float | None) -> float:
-    return 0.0 if value is None else max(-1.0, min(1.0, value / 10.0))
+    return 0.0 if value is None else _clipped(value / 10.0)
+
+
+def _clipped(x: float) -> float:
+    """``x`` within [-1, 1]; what is not finite stays so, to be refused (min and max would turn it into a 1)."""
+    return max(-1.0, min(1.0, x)) if math.isfinite(x) else x

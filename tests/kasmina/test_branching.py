@@ -1,0 +1,95 @@
+from itertools import combinations
+
+import pytest
+import torch
+from kasmina_builders import SLOTS, grow, images, make_organism, wake
+
+from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.stages import Stage
+
+SEEDS = {"r0c0": Blueprint.CONV_LIGHT, "r0c1": Blueprint.BOTTLENECK, "r1c0": Blueprint.DEPTHWISE}
+SUBSETS = [frozenset(c) for n in (0, 1, 2, 3) for c in combinations(SLOTS, n)]
+
+
+@pytest.fixture
+def model():
+    organism = make_organism()
+    for slot, blueprint in SEEDS.items():
+        grow(organism, slot, Stage.HOLDING, blueprint)
+        wake(organism.model.cell(slot).seed)
+    for slot, alpha in (("r0c0", 0.7), ("r0c1", 1.0), ("r1c0", 0.4)):
+        organism.model.cell(slot).alpha.fill_(alpha)
+    return organism.model.eval()
+
+
+def naive(model, x, players, on):
+    """The output with the amplitudes of the players that are not on forced to zero."""
+    alphas = {slot: model.cell(slot).alpha.item() for slot in players}
+    for slot in players:
+        model.cell(slot).alpha.fill_(alphas[slot] if slot in on else 0.0)
+    out = model(x)
+    for slot in players:
+        model.cell(slot).alpha.fill_(alphas[slot])
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("players", SUBSETS, ids=lambda s: "+".join(sorted(s)) or "none")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_one_branching_pass_equals_the_naive_loop_over_coalitions(model, players, batch):
+    x = images(batch, size=(16, 12))
+    with model.branching(players) as bits:
+        out = model(x)
+    assert out.shape == (batch * 2 ** len(players), 3)
+    for k, block in enumerate(out.split(batch)):
+        on = {slot for i, slot in enumerate(bits) if k >> i & 1}
+        assert torch.allclose(block, naive(model, x, players, on), rtol=0, atol=1e-6), on
+
+
+@torch.no_grad()
+def test_the_coalitions_differ_so_that_the_comparison_means_something(model):
+    with model.branching(frozenset(SLOTS)):
+        blocks = model(images(4)).split(4)
+    for first, second in combinations(blocks, 2):
+        assert (first - second).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_bits_follow_the_order_of_execution_not_of_names(model):
+    with model.branching(frozenset(SLOTS)) as bits:
+        assert bits == ("r0c0", "r1c0", "r0c1")
+    with model.branching(frozenset({"r0c1", "r1c0"})) as bits:
+        assert bits == ("r1c0", "r0c1")
+
+
+@torch.no_grad()
+def test_what_lies_before_the_first_slot_is_computed_once(model):
+    rows = {}
+    for name in ("blocks.0", "blocks.1", "blocks.2", "head"):
+        model.host.get_submodule(name).register_forward_pre_hook(
+            lambda _m, inputs, name=name: rows.__setitem__(name, len(inputs[0]))
+        )
+    with model.branching(frozenset({"r0c1", "r1c0"})):
+        model(images(5))
+    assert rows == {"blocks.0": 5, "blocks.1": 10, "blocks.2": 20, "head": 20}
+
+
+@torch.no_grad()
+def test_afterwards_the_model_is_as_before_even_after_an_error(model):
+    x = images(4)
+    before = model(x)
+    with model.branching(frozenset(SLOTS)):
+        model(x)
+    assert torch.equal(model(x), before)
+    with pytest.raises(RuntimeError), model.branching(frozenset(SLOTS)):
+        model(images(1, channels=3))
+    assert torch.equal(model(x), before)
+
+
+@torch.no_grad()
+def test_a_branching_pass_inside_another_hands_back_the_outer_one(model):
+    x = images(2)
+    with model.branching(frozenset({"r0c0"})):
+        with model.branching(frozenset({"r0c1", "r1c0"})):
+            assert len(model(x)) == 8
+        assert len(model(x)) == 4

@@ -1,0 +1,270 @@
+import pytest
+from lifecycle_builders import HEALTHY, WORTHY, Slot, changes, ramping, rules_with, seed_in, worked
+
+from esper_ray.kasmina.gates import Gate
+from esper_ray.kasmina.lifecycle import (
+    Advance,
+    AlphaMoved,
+    Fossilize,
+    GateEvaluated,
+    Germinate,
+    Prune,
+    Refused,
+    Rules,
+    SetAlphaTarget,
+    StageChanged,
+    epoch_elapsed,
+    execute,
+    tick,
+)
+from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint, GerminationStyle
+from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
+from esper_ray.leyline.stages import Stage
+
+GERMINATE = Germinate("r0c0-1", Blueprint.NORM)
+COMMANDS = {
+    "germinate": GERMINATE,
+    "advance": Advance(),
+    "fossilise": Fossilize(),
+    "target": SetAlphaTarget(0.5, 3),
+    "prune": Prune(0),
+}
+TAKES = {  # commands that are not refused, whatever a gate says to them
+    "GERMINATED": {"advance", "prune"},
+    "TRAINING": {"advance", "prune"},
+    "BLENDING": {"advance", "target", "prune"},
+    "HOLDING": {"fossilise", "target", "prune"},
+    "FOSSILIZED": set(),
+    "PRUNED": set(),
+    "EMBARGOED": set(),
+    "RESETTING": set(),
+}
+
+
+def refused(events):
+    return [event.reason for event in events if isinstance(event, Refused)]
+
+
+@pytest.mark.parametrize("stage", TAKES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_stage_takes_exactly_its_commands_and_a_refusal_changes_nothing(stage, command):
+    state = seed_in(Stage[stage])
+    after, events = execute(state, COMMANDS[command], Rules(), WORTHY)
+    taken = command in TAKES[stage]
+    assert (refused(events) == []) is taken
+    if not taken:
+        assert after == state
+        assert len(events) == 1
+        assert stage in refused(events)[0]
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"germinate"}))
+def test_an_empty_slot_takes_nothing_but_germination(command):
+    assert execute(None, COMMANDS[command], Rules()) == (None, (Refused("slot is empty"),))
+
+
+def test_germination_starts_a_seed_at_zero():
+    command = Germinate("r0c0-4", Blueprint.CONV_LIGHT, GerminationStyle.LINEAR_MULTIPLY, 8, 0.7)
+    state, events = execute(None, command, Rules())
+    assert (state.seed_id, state.blueprint, state.tempo, state.target) == ("r0c0-4", Blueprint.CONV_LIGHT, 8, 0.7)
+    assert (state.stage, state.previous_stage) == (Stage.GERMINATED, Stage.DORMANT)
+    assert (state.ticks_in_stage, state.age, state.alpha.alpha) == (0, 0, 0.0)
+    assert state.operator is BlendOperator.MULTIPLY
+    assert changes(events) == [StageChanged(Stage.DORMANT, Stage.GERMINATED, 0)]
+    assert worked(events)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (Germinate("s-1", Blueprint.NORM, target=0.0), r"\(0, 1\], got 0.0"),
+        (Germinate("s-1", Blueprint.NORM, target=1.5), r"\(0, 1\], got 1.5"),
+        (Germinate("s-1", Blueprint.NORM, tempo=0), "at least 1 tick, got 0"),
+    ],
+)
+def test_a_germination_that_makes_no_sense_is_an_error(command, message):
+    with pytest.raises(ValueError, match=message):
+        execute(None, command, Rules())
+
+
+@pytest.mark.parametrize("target", [0.0, -0.5, 1.5])
+def test_a_retarget_to_nothing_or_beyond_one_is_an_error(target):
+    with pytest.raises(ValueError, match=f"got {target}"):
+        execute(seed_in(Stage.HOLDING), SetAlphaTarget(target, 3), Rules())
+
+
+def test_advance_names_the_gate_that_stays_shut_and_leaves_the_seed():
+    state = seed_in(Stage.TRAINING, ticks=9)
+    after, events = execute(state, Advance(), Rules(), HEALTHY)
+    assert after == state
+    (event,) = events
+    assert isinstance(event, GateEvaluated)
+    assert event.result.message == "epochs in training 9, needs >= 10"
+
+
+def test_unmeasured_is_not_zero_at_any_gate():
+    for state, command in ((seed_in(Stage.TRAINING, 10), Advance()), (seed_in(Stage.HOLDING), Fossilize())):
+        after, events = execute(state, command, Rules(), UNMEASURED)
+        assert after == state
+        assert not worked(events)
+
+
+@pytest.mark.parametrize(
+    ("stage", "alpha"), [(Stage.GERMINATED, 0.0), (Stage.TRAINING, 0.0), (Stage.BLENDING, 1.0), (Stage.HOLDING, 1.0)]
+)
+def test_an_instant_prune_removes_at_once_with_its_reason(stage, alpha):
+    state, events = execute(seed_in(stage, ticks=3, alpha=alpha), Prune(0, reason="because"), Rules())
+    assert state.stage is Stage.PRUNED
+    assert (state.alpha.alpha, state.alpha.mode, state.ticks_in_stage) == (0.0, AlphaMode.HOLD, 0)
+    assert changes(events) == [StageChanged(stage, Stage.PRUNED, 3, "because")]
+    assert AlphaMoved(0.0) in events
+
+
+@pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING])
+def test_a_seed_without_amplitude_has_nothing_to_fade(stage):
+    state, _ = execute(seed_in(stage), Prune(8), Rules())
+    assert state.stage is Stage.PRUNED
+
+
+def test_a_blending_seed_that_is_still_at_zero_is_removed_at_once():
+    state, _ = execute(seed_in(Stage.BLENDING, alpha=0.0), Prune(8), Rules())
+    assert state.stage is Stage.PRUNED
+
+
+@pytest.mark.parametrize("stage", [Stage.BLENDING, Stage.HOLDING])
+def test_a_scheduled_prune_fades_and_removes_on_the_tick_that_hits_zero(stage):
+    slot = Slot(state=seed_in(stage))
+    amplitudes = []
+    assert slot.step(Prune(3, reason="weak"))
+    while slot.state.stage is Stage.BLENDING:
+        amplitudes.append(slot.state.alpha.alpha)
+        slot.train()
+        slot.step()
+    assert amplitudes == pytest.approx([2 / 3, 1 / 3])
+    assert slot.state.stage is Stage.PRUNED
+    assert changes(slot.events) == [StageChanged(Stage.BLENDING, Stage.PRUNED, 2, "weak")]
+
+
+def test_a_running_ramp_refuses_retargeting_and_scheduled_but_not_instant_removal():
+    for command in (SetAlphaTarget(0.5, 3), Prune(3)):
+        state = ramping(1.0)
+        after, events = execute(state, command, Rules())
+        assert after == state
+        assert "ramping UP" in refused(events)[0]
+    state, events = execute(ramping(1.0), Prune(0), Rules())
+    assert state.stage is Stage.PRUNED
+    assert refused(events) == []
+
+
+@pytest.mark.parametrize("ticks", [0, 3])
+@pytest.mark.parametrize("target", [0.5, 0.7, 0.999])
+def test_a_lower_target_demotes_a_holding_seed_to_blending(ticks, target):
+    state, events = execute(seed_in(Stage.HOLDING, ticks=4), SetAlphaTarget(target, ticks), Rules())
+    assert (state.stage, state.previous_stage, state.ticks_in_stage) == (Stage.BLENDING, Stage.HOLDING, 0)
+    assert state.alpha.target == target
+    assert [(e.source, e.target, e.ticks) for e in changes(events)] == [(Stage.HOLDING, Stage.BLENDING, 4)]
+    assert state.alpha.alpha == (target if ticks == 0 else 1.0)
+
+
+def test_the_full_target_leaves_a_holding_seed_where_it_is():
+    state, events = execute(seed_in(Stage.HOLDING), SetAlphaTarget(1.0, 8), Rules())
+    assert (state.stage, state.alpha.alpha, state.alpha.mode) == (Stage.HOLDING, 1.0, AlphaMode.HOLD)
+    assert changes(events) == []
+
+
+@pytest.mark.parametrize("contribution", [-1.0, 0.0, 2.5, None])
+@pytest.mark.parametrize("stage", [Stage.HOLDING, Stage.FOSSILIZED])
+def test_holding_and_fossil_never_leave_by_themselves(stage, contribution):
+    rules = rules_with(frozenset({Gate.G1, Gate.G2, Gate.G3}))
+    state = seed_in(stage)
+    for _ in range(20):
+        after, events = tick(state, rules, SeedMeasurements(contribution_pp=contribution, finite=True))
+        assert after == state
+        assert events == ()
+        state = epoch_elapsed(state)
+
+
+@pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING])
+def test_without_automatic_gates_nothing_advances_by_itself(stage):
+    slot = Slot(state=seed_in(stage, ticks=50))
+    for _ in range(10):
+        slot.step(None, WORTHY)
+        slot.train()
+    assert slot.state.stage is stage
+
+
+def test_an_automatic_g2_that_stays_shut_keeps_the_seed_in_training():
+    state, events = tick(seed_in(Stage.TRAINING, 10), rules_with(frozenset({Gate.G2})), UNMEASURED)
+    assert state.stage is Stage.TRAINING
+    assert [event.result.passed for event in events] == [False]
+
+
+def test_an_automatic_g2_is_not_asked_before_its_dwell():
+    assert tick(seed_in(Stage.TRAINING, 9), rules_with(frozenset({Gate.G2})), HEALTHY)[1] == ()
+
+
+def test_a_strict_automatic_g3_speaks_at_arrival_and_then_only_when_it_opens():
+    slot = Slot(rules_with(frozenset({Gate.G3}), strict=True, min_blending_epochs=6), ramping(1.0))
+    verdicts = []
+    for _ in range(8):
+        slot.step()
+        verdicts.append([e.result.passed for e in slot.events if isinstance(e, GateEvaluated)])
+        slot.train()
+    assert verdicts == [[], [], [], [False], [], [], [True], []]
+    assert slot.state.stage is Stage.HOLDING
+
+
+def test_an_instant_promotion_passes_the_automatic_g3_in_the_same_step():
+    slot = Slot(rules_with(frozenset({Gate.G3})), seed_in(Stage.BLENDING, alpha=0.5))
+    assert slot.step(SetAlphaTarget(1.0, 0))
+    assert slot.state.stage is Stage.HOLDING
+
+
+@pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING])
+def test_seven_ticks_lead_from_an_instant_prune_to_an_empty_slot(stage):
+    slot = Slot()
+    slot.state, _ = execute(seed_in(stage), Prune(0), Rules())
+    seen = []
+    while slot.state is not None:
+        slot.step()
+        seen.append("empty" if slot.state is None else slot.state.stage.name)
+        slot.train()
+    assert seen == ["EMBARGOED"] * 5 + ["RESETTING", "empty"]
+    assert changes(slot.events) == [StageChanged(Stage.RESETTING, Stage.DORMANT, 1)]
+
+
+@pytest.mark.parametrize("embargo", [0, 1, 3])
+def test_the_embargo_lasts_as_many_ticks_as_the_rules_say(embargo):
+    slot = Slot(rules_with(embargo=embargo), seed_in(Stage.PRUNED))
+    seen = []
+    while slot.state is not None:
+        slot.step()
+        seen.append("empty" if slot.state is None else slot.state.stage.name)
+        slot.train()
+    assert seen == ["EMBARGOED"] * max(embargo, 1) + ["RESETTING", "empty"]
+
+
+def test_ten_cycles_leave_no_trace_on_the_next_seed():
+    slot = Slot()
+    fresh = []
+    for cycle in range(10):
+        assert slot.step(Germinate("s-1", Blueprint(1 + cycle % 5)))
+        fresh.append((slot.state.age, slot.state.ticks_in_stage, slot.state.alpha, slot.state.removal))
+        slot.step(Prune(0))
+        while slot.state is not None:
+            slot.train()
+            slot.step()
+    assert len(set(fresh)) == 1
+
+
+def test_an_elapsed_epoch_counts_for_seed_and_stage_and_an_empty_slot_has_no_clock():
+    state = epoch_elapsed(epoch_elapsed(seed_in(Stage.TRAINING, ticks=3, age=8)))
+    assert (state.ticks_in_stage, state.age) == (5, 10)
+    assert epoch_elapsed(None) is None
+    assert tick(None, Rules()) == (None, ())
+
+
+def test_a_tick_alone_never_moves_the_clock():
+    state = seed_in(Stage.BLENDING, ticks=3, age=8)
+    after, _ = tick(state, Rules())
+    assert (after.ticks_in_stage, after.age) == (3, 8)

@@ -1,0 +1,148 @@
+import pytest
+import torch
+from kasmina_builders import SLOTS, grow, images, make_host, make_model, make_organism, named, wake
+from torch import nn
+
+from esper_ray.kasmina.lifecycle import Prune
+from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.leyline.slots import SlotIdError
+from esper_ray.leyline.stages import Stage
+
+
+class Pieces(nn.Module):
+    """A host of one's own: one part is never called, one twice, one returns no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 2, 3, padding=1)
+        self.twice = nn.Conv2d(2, 2, 1)
+        self.spare = nn.Conv2d(2, 2, 1)
+        self.pair = Pair()
+        self.branch = named(inner=nn.Conv2d(2, 5, 1))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.twice(self.twice(self.stem(x)))
+        first, _ = self.pair(h)
+        return self.head(self.branch(first).mean(dim=(2, 3)))
+
+
+class Pair(nn.Module):
+    def forward(self, h):
+        return h, h
+
+
+def wrapped(slots):
+    return MorphogeneticModel.wrap(Pieces(), slots, images(2))
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        ({"r0c0": "stam"}, "slot r0c0: unknown submodule 'stam'; did you mean 'stem'"),
+        ({"r0c0": "branch.iner"}, "unknown submodule 'branch.iner'; did you mean 'branch.inner'"),
+        ({"r0c0": ""}, "slot r0c0: unknown submodule ''"),
+        ({"r0c0": "stem", "r0c1": "stem"}, "two slots sit on the same submodule.*'r0c1': 'stem'"),
+        ({"r0c0": "stem", "r0c1": "spare"}, "slot r0c1: submodule 'spare' was called 0 times"),
+        ({"r0c0": "twice"}, "slot r0c0: submodule 'twice' was called 2 times"),
+        ({"r0c0": "head"}, r"slot r0c0: submodule 'head' must return \(B, C, H, W\), got \(2, 3\)"),
+        ({"r0c0": "pair"}, r"submodule 'pair' must return \(B, C, H, W\), got tuple"),
+    ],
+)
+def test_a_slot_that_cannot_be_attached_is_refused_naming_slot_and_submodule(slots, message):
+    with pytest.raises(ValueError, match=message):
+        wrapped(slots)
+
+
+@pytest.mark.parametrize("slots", [{}, {"early": "stem"}])
+def test_slot_ids_are_checked(slots):
+    with pytest.raises(SlotIdError):
+        wrapped(slots)
+
+
+def test_a_refused_host_keeps_no_hooks_and_its_modes():
+    host = Pieces()
+    host.twice.eval()
+    modes = [module.training for module in host.modules()]
+    with pytest.raises(ValueError, match="called 2 times"):
+        MorphogeneticModel.wrap(host, {"r0c0": "stem", "r0c1": "twice"}, images(2))
+    assert all(not module._forward_hooks for module in host.modules())
+    assert [module.training for module in host.modules()] == modes
+
+
+def test_any_module_can_be_a_host_and_its_channels_are_discovered():
+    model = wrapped({"r0c1": "branch.inner", "r0c0": "stem"})
+    assert model.slot_ids == ("r0c0", "r0c1")
+    assert [model.cell(slot).channels for slot in model.slot_ids] == [2, 5]
+
+
+def test_wrapping_leaves_weights_statistics_modes_and_generators_alone():
+    host, untouched = make_host(), make_host()
+    host.blocks[1].eval()
+    modes = [module.training for module in host.modules()]
+    rng = torch.get_rng_state()
+    model = MorphogeneticModel.wrap(host, {"r0c0": "blocks.0"}, images(2))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert [module.training for module in host.modules()] == modes
+    for name, tensor in untouched.state_dict().items():
+        assert torch.equal(model.state_dict()[f"host.{name}"], tensor), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_state_of_the_host_keeps_its_names_below_host():
+    keys = set(make_model().state_dict())
+    assert keys == {f"host.{name}" for name in make_host().state_dict()} | {f"cells.{slot}.alpha" for slot in SLOTS}
+    assert set(make_model().host.state_dict()) == set(make_host().state_dict())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_seeds_the_model_is_its_host(training):
+    model, host, x = make_model().train(training), make_host().train(training), images(4)
+    assert torch.equal(model(x), host(x))
+
+
+def test_slots_are_named_row_major_and_executed_as_the_network_meets_them():
+    model = make_model(("r1c0", "r0c2", "r0c1", "r0c0"))
+    assert model.slot_ids == ("r0c0", "r0c1", "r0c2", "r1c0")
+    assert model.execution_order == ("r0c0", "r1c0", "r0c1", "r0c2")
+
+
+def test_an_unknown_slot_is_an_error_naming_the_nearest():
+    with pytest.raises(ValueError, match="unknown slot 'r0c7'; did you mean 'r0c"):
+        make_model().cell("r0c7")
+
+
+def test_a_seed_acts_at_its_own_submodule():
+    organism = make_organism()
+    grow(organism, "r0c1", Stage.HOLDING)
+    seed = organism.model.cell("r0c1").seed
+    wake(seed)
+    host, model, x = make_host().eval(), organism.model.eval(), images(3)
+    h = host.pools[0](host.blocks[0](x))
+    h = host.blocks[1](h)
+    by_hand = host.head(host.blocks[2](h + seed(h)).mean(dim=(2, 3)))
+    assert torch.allclose(model(x), by_hand, atol=1e-6)
+    assert not torch.allclose(model(x), host(x), atol=1e-3)
+
+
+def test_the_excess_is_the_sum_over_seeds_in_training_and_is_read_once():
+    organism = make_organism()
+    assert organism.model.incubation_excess() is None
+    for slot in ("r0c0", "r0c1"):
+        grow(organism, slot, Stage.TRAINING)
+        wake(organism.model.cell(slot).seed, 3.0)
+    grow(organism, "r1c0", Stage.HOLDING)
+    organism.model(images(4))
+    parts = [organism.model.cell(slot).excess.item() for slot in ("r0c0", "r0c1")]
+    assert min(parts) > 0
+    assert organism.model.incubation_excess().item() == pytest.approx(sum(parts))
+    assert organism.model.incubation_excess() is None
+
+
+def test_no_excess_survives_a_change_of_stage():
+    organism = make_organism()
+    grow(organism, "r0c0", Stage.TRAINING)
+    organism.model(images(4))
+    assert organism.model.cell("r0c0").excess is not None
+    organism.execute("r0c0", Prune(0))
+    assert organism.model.cell("r0c0").excess is None

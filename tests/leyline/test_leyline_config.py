@@ -1,0 +1,225 @@
+import hashlib
+import json
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from esper_ray.leyline.config import LATER_REWARD_MODES, HostConfig, RunConfig, flatten, unknown
+from esper_ray.leyline.loading import ConfigError, build, difference
+
+FLOATS = [key for key, value in RunConfig().flat().items() if isinstance(value, float)]
+
+OUT_OF_RANGE = [
+    ("seed", -1),
+    ("seed", 2**32),
+    ("episode_length", 0),
+    ("gamma", 0.0),
+    ("gamma", 1.5),
+    ("task.validation_images", 0),
+    ("host.blocks", 1),
+    ("host.base_channels", 0),
+    ("host.kernel_size", 2),
+    ("host.family", "resnet"),
+    ("growth.max_seeds", -1),
+    ("growth.min_gradient_health", 1.01),
+    ("growth.gates", "lenient"),
+    ("growth.incubation.bound", 0.0),
+    ("growth.incubation.weight", -0.5),
+    ("training.lr", 0.0),
+    ("training.momentum", 1.0),
+    ("training.weight_decay", -0.001),
+    ("governor.window", 2),
+    ("reward.basic_fossilize_invalid_penalty", 0.25),
+    ("ppo.clip", 1.0),
+    ("ppo.gae_lambda", -0.1),
+    ("ppo.epsilon_start", 1.25),
+    ("policy.critic", "none"),
+    ("system.envs", 0),
+    ("schema_version", 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("sead", "seed"),
+        ("growht", "growth"),
+        ("training.momentun", "training.momentum"),
+        ("growth.incubation.wieght", "growth.incubation.weight"),
+        ("ppo.target_kll", "ppo.target_kl"),
+        ("host.momentum", "training.momentum"),
+    ],
+)
+def test_an_unknown_key_is_refused_naming_it_and_its_nearest_neighbour(key, nearest):
+    with pytest.raises(ConfigError) as caught:
+        build({}, {key: 1})
+    assert str(caught.value) == f"unknown key {key!r}; did you mean {nearest!r}?"
+
+
+def test_an_unknown_key_that_resembles_nothing_lists_what_there_is():
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'host\.qqq' \(known here: family, base_channels, blocks, pools"
+    ):
+        build({}, {"host.qqq": 1})
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE, ids=[f"{key}={value}" for key, value in OUT_OF_RANGE])
+def test_a_value_out_of_range_is_refused_with_key_and_value(key, value):
+    with pytest.raises(ConfigError) as caught:
+        build({}, {key: value})
+    assert str(caught.value).startswith(f"{key}: ")
+    assert f"(got {value!r})" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", FLOATS)
+def test_no_number_of_a_configuration_may_be_nan_or_infinite(key):
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ConfigError, match=key):
+            build({}, {key: value})
+
+
+def test_all_problems_are_listed_at_once():
+    with pytest.raises(ConfigError) as caught:
+        build({}, {"training.lr": -1.0, "sead": 3, "host.blocks": 1})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    for key in ("training.lr", "sead", "host.blocks"):
+        assert any(key in line for line in lines)
+
+
+def test_more_pools_than_blocks_are_refused():
+    with pytest.raises(ConfigError, match=r"host: pools \(4\) must not exceed blocks \(3\)"):
+        build({}, {"host.pools": 4})
+
+
+def test_a_host_offers_row_0_after_blocks_and_row_1_after_pools():
+    assert HostConfig(blocks=3, pools=2).available_slots() == ("r0c0", "r0c1", "r0c2", "r1c0", "r1c1")
+    assert HostConfig(blocks=2, pools=0).available_slots() == ("r0c0", "r0c1")
+
+
+@pytest.mark.parametrize("slot", ["r0c3", "r1c2", "r2c0"])
+def test_a_slot_that_the_host_lacks_is_refused_with_what_it_offers(slot):
+    with pytest.raises(ConfigError) as caught:
+        build({}, {"growth.slots": ["r0c0", slot]})
+    assert str(caught.value) == f"host has no slot {slot!r}; it offers r0c0, r0c1, r0c2, r1c0, r1c1"
+
+
+def test_slots_are_put_in_row_major_order():
+    assert build({}, {"growth.slots": ["r1c0", "r0c2", "r0c0"]}).growth.slots == ("r0c0", "r0c2", "r1c0")
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [([], "at least one slot"), (["r0c0", "r0c0"], "'r0c0' is listed twice"), (["early"], "'early'")],
+)
+def test_bad_slot_lists_are_refused(slots, message):
+    with pytest.raises(ConfigError, match=message):
+        build({}, {"growth.slots": slots})
+
+
+@pytest.mark.parametrize("mode", LATER_REWARD_MODES)
+def test_a_reward_mode_that_comes_later_says_so(mode):
+    with pytest.raises(ConfigError, match=f"reward mode '{mode}' is not available yet; use one of basic, sparse"):
+        build({}, {"reward.mode": mode})
+
+
+def test_an_unknown_reward_mode_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown reward mode 'spares'; did you mean 'sparse'"):
+        build({}, {"reward.mode": "spares"})
+
+
+@pytest.mark.parametrize("mode", ["basic", "sparse"])
+def test_the_available_reward_modes_are_accepted(mode):
+    assert build({}, {"reward.mode": mode}).reward.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("growth.blueprints", ["conv_lite"], "unknown blueprint 'conv_lite'; did you mean 'conv_light'"),
+        ("growth.blueprints", [], "at least one blueprint"),
+        ("growth.styles", ["sigmoid_ad"], "unknown style 'sigmoid_ad'; did you mean 'sigmoid_add'"),
+        ("growth.styles", [], "at least one style"),
+    ],
+)
+def test_unknown_or_missing_blueprints_and_styles_are_refused(key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        build({}, {key: value})
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:12"])
+def test_known_devices_are_accepted(device):
+    system = build({}, {"system.device": device, "system.devices": [device, "cpu"]}).system
+    assert (system.device, system.devices) == (device, (device, "cpu"))
+
+
+@pytest.mark.parametrize("device", ["tpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "", "cpu "])
+def test_unknown_devices_are_refused_with_the_value(device):
+    for key, value in (("system.device", device), ("system.devices", ["cpu", device])):
+        with pytest.raises(ConfigError, match=f"{key}: device {device!r} is not one of"):
+            build({}, {key: value})
+
+
+def test_an_empty_device_list_is_refused():
+    with pytest.raises(ConfigError, match="at least one device is needed"):
+        build({}, {"system.devices": []})
+
+
+def test_a_configuration_cannot_be_edited():
+    config = RunConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.lr = 1.0
+
+
+def test_the_digest_is_the_hash_of_sorted_compact_json():
+    config = RunConfig()
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    assert config.canonical_json() == text
+    assert config.digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_digest_does_not_depend_on_the_order_of_keys_or_on_stating_defaults():
+    tree = RunConfig().model_dump(mode="json")
+    backwards = {key: tree[key] for key in reversed(tree)}
+    assert build(backwards).digest() == build({}).digest() == RunConfig().digest()
+
+
+def test_the_digest_changes_with_every_leaf():
+    changes = {
+        "name": "other",
+        "seed": 43,
+        "gamma": 0.99,
+        "task.split_seed": 1,
+        "host.base_channels": 3,
+        "growth.slots": ["r0c0"],
+        "growth.incubation.bound": 0.5,
+        "training.lr": 0.06,
+        "governor.penalty": 9.0,
+        "reward.mode": "sparse",
+        "policy.critic": "v",
+        "ppo.rounds": 99,
+        "system.devices": ["cpu", "cpu"],
+    }
+    digests = {build({}, {key: value}).digest() for key, value in changes.items()}
+    assert len(digests | {RunConfig().digest()}) == len(changes) + 1
+
+
+def test_difference_is_one_readable_line_for_each_changed_leaf():
+    before = build({}, {"seed": 42})
+    after = build({}, {"seed": 7, "ppo.lr": 0.001, "growth.slots": ["r0c1"], "task.data_dir": "data"})
+    assert difference(before, after) == [
+        "growth.slots: ['r0c0', 'r0c1', 'r0c2'] -> ['r0c1']",
+        "ppo.lr: 0.0003 -> 0.001",
+        "seed: 42 -> 7",
+        "task.data_dir: None -> 'data'",
+    ]
+    assert difference(before, before) == []
+
+
+def test_flatten_names_leaves_by_their_path():
+    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_an_unknown_name_without_neighbour_gets_no_guess():
+    assert unknown("thing", "qqq", ["alpha", "beta"]) == "unknown thing 'qqq' (known: alpha, beta)"
