@@ -8,11 +8,6 @@ RUN := $(UV) run --no-sync
 STAMP := .venv/.synced
 ARGS ?=
 
-# Workers use the environment of the driver instead of making their own from `uv run`, and the local
-# cluster needs no token: it listens on this machine only.
-export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
-export RAY_AUTH_MODE ?= disabled
-
 .PHONY: train test lint fast bench setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about four minutes)

@@ -124,20 +124,11 @@ class RayCrew:
         return self._actors[actor].play.remote(queues[self._devices[actor]].popleft())
 
     def _start_ray(self) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a local cluster listens on this machine only
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if "RAY_ADDRESS" in os.environ:
             ray.init(log_to_driver=False)
         else:
             cpus = max(os.cpu_count() or 1, len(self._devices))
-            ray.init(
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="WARNING",
-                _node_ip_address="127.0.0.1",  # nothing of a local cluster is reachable from outside
-            )
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
         self._started_ray = True
 
     def _gpu(self, device: str) -> dict[str, float]:

@@ -92,3 +92,15 @@ class SerialCrew:
     def load(self, state: LearnerState) -> None:
         """See :class:`Crew`."""
         self.learner.load(state)
+
+
+def make_crew(config: RunConfig, *, serial: bool) -> Crew:
+    """The crew of one process, or the one on Ray."""
+    if serial:
+        return SerialCrew(config)
+    from actors.settings import choose_ray_settings
+
+    choose_ray_settings()
+    from actors.cluster import RayCrew
+
+    return RayCrew(config)

@@ -13,8 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from actors.cluster import RayCrew
-from actors.crew import Crew, SerialCrew
+from actors.crew import Crew, make_crew
 from actors.ppo import exploration_share
 from actors.rollout import Assignment, episode_seed
 from benchmarks.report import Bar, Result, paired_seconds
@@ -73,8 +72,8 @@ def step_over_plain_loop(config: RunConfig) -> dict[str, float]:
 
 def ray_over_serial(config: RunConfig) -> dict[str, float]:
     """Seconds of the same rounds in one process and on two actors, and the speed-up."""
-    serial = _rounds(SerialCrew(config), config)
-    on_ray = _rounds(RayCrew(config), config)
+    serial = _rounds(make_crew(config, serial=True), config)
+    on_ray = _rounds(make_crew(config, serial=False), config)
     names = ("play", "update")
     return {
         **{f"serial_{name}_s": seconds for name, seconds in zip(names, serial, strict=True)},

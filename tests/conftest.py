@@ -1,9 +1,45 @@
 """Fixtures and settings that all tests share."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+
 torch.set_num_threads(1)
+
+TINY = {
+    "episode_length": 5,
+    "training.steps_per_epoch": 2,
+    "policy.memory_size": 16,
+    "policy.feature_size": 16,
+    "ppo.rounds": 2,
+    "ppo.epochs": 2,
+    "system.envs": 3,
+    "system.envs_per_actor": 2,
+}
+"""Overrides that make the digits preset a matter of seconds."""
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> RunConfig:
+    """The digits preset, very small."""
+    return build(read_preset("digits"), TINY)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local cluster with two CPUs for all tests that need Ray, started on first use."""
+    from actors.settings import choose_ray_settings
+
+    choose_ray_settings()
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

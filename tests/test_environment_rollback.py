@@ -186,7 +186,7 @@ def test_an_action_that_a_rollback_undid_did_not_succeed():
 
 def test_a_commitment_that_a_rollback_undid_is_not_paid():
     """Paid is the state that the action led to, and there the seed is not committed."""
-    env = started([GROW], **{"episode_length": 40, "training.steps_per_epoch": 17, "task.validation_images": 400})
+    env = started([GROW], **{"episode_length": 40, "training.steps_per_epoch": 17, "training.batch_size": 32})
     commit = Action(op=int(LifecycleOp.FOSSILIZE), slot=1).to_indices()
     while env.reports[1].stage is not Stage.HOLDING or not env.reports[1].measured.contribution_pp > 0:
         env.step(STAY)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
 from actors.controller import Controller
-from actors.crew import Crew, SerialCrew
+from actors.crew import make_crew
 from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.errors import UsageError
 from esper_ray.cli.progress import describe_duration, describe_operations, progress_for
@@ -64,8 +64,7 @@ class PPOJob:
             return 0
         stop = StopRequest()
         try:
-            crew = self._crew()
-            with crew, stop:
+            with make_crew(self.config, serial=self.serial) as crew, stop:
                 self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
                 self.console.print(f"{self._headline()}\n{crew.describe()}", highlight=False, soft_wrap=True)
                 with progress_for(self.config, self.console) as listener:
@@ -81,13 +80,6 @@ class PPOJob:
             self._abandon()
             raise
         return self._finish(controller, digest) if done else self._interrupted(controller, stop)
-
-    def _crew(self) -> Crew:
-        if self.serial:
-            return SerialCrew(self.config)
-        from actors.cluster import RayCrew
-
-        return RayCrew(self.config)
 
     def _headline(self) -> str:
         config = self.config

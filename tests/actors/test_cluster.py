@@ -1,0 +1,106 @@
+"""The crew on Ray does what the crew of one process does."""
+
+import pytest
+
+from actors.checkpoint import checkpoints_in, load_checkpoint
+from actors.controller import Controller
+from actors.crew import make_crew
+from actors.rollout import Assignment, Interrupted
+from esper_ray.nissa.run_directory import RunDirectory
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+
+
+class Silent:
+    """A listener that remembers what it was told."""
+
+    def __init__(self):
+        self.episodes, self.rounds = [], []
+
+    def episode_finished(self, episode):
+        self.episodes.append(episode.index)
+
+    def updating(self):
+        pass
+
+    def round_finished(self, row, timing):
+        self.rounds.append(row)
+
+
+def run(config, folder, *, serial, rounds=None, resume=None):
+    """Play the rounds of ``config``; the directory and the digest of the weights."""
+    directory = resume or RunDirectory.create(folder, config, ["test"])
+    listener = Silent()
+    stop = (lambda: len(listener.rounds) >= rounds) if rounds is not None else (lambda: False)
+    with make_crew(config, serial=serial) as crew:
+        controller = Controller(config, crew, directory, listener, stop)
+        if resume is None:
+            controller.start()
+        else:
+            controller.resume(load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config))
+        controller.run()
+        return directory, controller.weights_digest(), listener
+
+
+def without_run(directory):
+    return [{k: v for k, v in event.items() if k != "run"} for event in directory.events()]
+
+
+@pytest.fixture(scope="module")
+def ray_run(tiny_config, tmp_path_factory, ray_cluster):
+    """All rounds on Ray, once for all tests that look at them."""
+    return run(tiny_config, tmp_path_factory.mktemp("ray"), serial=False)
+
+
+def test_ray_and_one_process_give_the_same_bits(tiny_config, tmp_path, ray_run):
+    on_ray, ray_digest, _ = ray_run
+    serial, serial_digest, _ = run(tiny_config, tmp_path, serial=True)
+    assert ray_digest == serial_digest
+    assert (on_ray.path / "rounds.csv").read_bytes() == (serial.path / "rounds.csv").read_bytes()
+    assert without_run(on_ray) == without_run(serial)
+
+
+def test_every_episode_arrives_once(ray_run):
+    _, _, listener = ray_run
+    assert sorted(listener.episodes) == [0, 1, 2, 3, 4, 5]
+    assert [row["episodes"] for row in listener.rounds] == [3, 3]
+
+
+def test_a_run_begun_in_one_process_may_be_ended_on_ray(tiny_config, tmp_path, ray_run):
+    straight, digest, _ = ray_run
+    begun, _, _ = run(tiny_config, tmp_path, serial=True, rounds=1)
+    assert len(begun.rounds()) == 1
+    ended, resumed_digest, _ = run(tiny_config, tmp_path, serial=False, resume=begun)
+    assert resumed_digest == digest
+    assert (ended.path / "rounds.csv").read_bytes() == (straight.path / "rounds.csv").read_bytes()
+
+
+def test_episodes_come_back_in_order_until_somebody_asks_to_stop(tiny_config):
+    assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
+    with make_crew(tiny_config, serial=False) as crew:
+        episodes = crew.play(assignments, 0.1, lambda episode: None, lambda: False)
+        assert [(e.index, e.seed) for e in episodes] == [(4, 4), (2, 2), (0, 0), (3, 3)]
+        with pytest.raises(Interrupted):
+            crew.play([Assignment(0, 0, 0)], 0.0, lambda episode: None, lambda: True)
+
+
+def test_gpus_that_the_cluster_lacks_are_refused_with_the_arithmetic(tiny_config):
+    from actors.cluster import ResourceError
+
+    devices = tiny_config.system.model_copy(update={"devices": ("cuda:0", "cuda:1")})
+    config = tiny_config.model_copy(update={"system": devices})
+    with (
+        pytest.raises(ResourceError, match=r"needs 2 GPU \(cuda:0, cuda:1\), the cluster has 0"),
+        make_crew(config, serial=False),
+    ):
+        pass
+
+
+def test_more_actors_than_the_cluster_has_cpus_are_refused_with_the_arithmetic(tiny_config):
+    from actors.cluster import ResourceError
+
+    many = tiny_config.system.model_copy(update={"envs": 30, "envs_per_actor": 1})
+    config = tiny_config.model_copy(update={"system": many})
+    message = r"needs 30 CPU \(30 environment actors\), the cluster has 2"
+    with pytest.raises(ResourceError, match=message), make_crew(config, serial=False):
+        pass

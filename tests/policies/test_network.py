@@ -1,0 +1,203 @@
+"""Policy V2: memory, slots in any number and order, normaliser, critic, initialisation."""
+
+import numpy as np
+import pytest
+import torch
+
+from esper_ray.leyline.actions import ARGUMENT_HEADS, LifecycleOp
+from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.observation import (
+    BASE_CONTINUOUS,
+    BASE_SIZE,
+    SLOT_CONTINUOUS,
+    SLOT_SIZE,
+    observation_names,
+    observation_size,
+)
+from policies.network import FeatureNormaliser, PolicyNetwork, state_value
+
+SMALL = {"feature_size": 16, "memory_size": 16}
+
+
+def network_of(seed=0, **changes):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PolicyNetwork(PolicyConfig(**(SMALL | changes)))
+
+
+def observations(episodes, steps, slots, seed=0):
+    """Random features, about a third of the slots empty, and the blueprints that go with them."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(episodes, steps, observation_size(slots), generator=generator)
+    occupied = torch.rand(episodes, steps, slots, generator=generator) < 0.7
+    rows = features[..., BASE_SIZE:].reshape(episodes, steps, slots, SLOT_SIZE)
+    rows[..., 0] = 1.0
+    features[..., BASE_SIZE:] = (rows * occupied[..., None]).flatten(2)
+    drawn = torch.randint(13, (episodes, steps, slots), generator=generator)
+    return features, torch.where(occupied, drawn, -1)
+
+
+def everything(output):
+    return {"op": output.logits.op, "slot": output.logits.slot, "q": output.q} | output.logits.arguments
+
+
+@pytest.mark.parametrize("feature_size", [16, 24])
+def test_step_by_step_equals_the_whole_sequence(feature_size):
+    network = network_of(feature_size=feature_size)
+    features, blueprints = observations(3, 7, 2)
+    whole = everything(network(features, blueprints))
+    memory, steps = None, []
+    for t in range(7):
+        output = network(features[:, t : t + 1], blueprints[:, t : t + 1], memory)
+        memory = output.memory
+        steps.append(everything(output))
+    for name, expected in whole.items():
+        joined = torch.stack([step[name] for step in steps], dim=1).flatten(0, 1)
+        torch.testing.assert_close(joined, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_memory_carries_something_from_step_to_step():
+    """Otherwise the test above would pass on a network without any."""
+    network = network_of()
+    features, blueprints = observations(1, 4, 2)
+    whole = network(features, blueprints).logits.op[-1]
+    alone = network(features[:, -1:], blueprints[:, -1:]).logits.op[0]
+    assert (whole - alone).abs().max() > 1e-6
+
+
+def test_the_future_does_not_reach_the_past():
+    network = network_of()
+    features, blueprints = observations(1, 5, 2)
+    before = everything(network(features, blueprints))
+    features[:, 3:] += 1.0
+    after = everything(network(features, blueprints))
+    for name, expected in before.items():
+        assert torch.equal(after[name][:3], expected[:3])
+        assert not torch.equal(after[name][3:], expected[3:])
+
+
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 0, 2]])
+def test_permuted_slots_permute_what_is_said_about_them_and_nothing_else(order):
+    network = network_of()
+    features, blueprints = observations(2, 4, 3, seed=1)
+    expected = network(features, blueprints)
+    rows = features[..., BASE_SIZE:].reshape(2, 4, 3, SLOT_SIZE)[:, :, order]
+    shuffled = torch.cat([features[..., :BASE_SIZE], rows.flatten(2)], dim=-1)
+    found = network(shuffled, blueprints[..., order])
+    close = {"atol": 1e-6, "rtol": 1e-5}
+    torch.testing.assert_close(found.logits.op, expected.logits.op, **close)
+    torch.testing.assert_close(found.q, expected.q, **close)
+    torch.testing.assert_close(found.logits.slot, expected.logits.slot[:, :, order], **close)
+    for head in ARGUMENT_HEADS:
+        torch.testing.assert_close(found.logits.arguments[head], expected.logits.arguments[head][:, :, order], **close)
+    assert not torch.allclose(found.logits.slot, expected.logits.slot, atol=1e-5)
+
+
+def test_one_set_of_weights_serves_any_number_of_slots():
+    """Slots in equal states are told apart by nothing, so that twins of one slot leave its answer as it is."""
+    network = network_of()
+    features, blueprints = observations(2, 3, 1)
+    alone = network(features, blueprints)
+    for slots in (1, 3, 5, 10):
+        many = torch.cat([features[..., :BASE_SIZE], features[..., BASE_SIZE:].repeat(1, 1, slots)], dim=-1)
+        found = network(many, blueprints.repeat(1, 1, slots))
+        assert found.logits.slot.shape == (6, 6, slots)
+        torch.testing.assert_close(found.logits.op, alone.logits.op, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found.logits.slot, alone.logits.slot.expand(-1, -1, slots), atol=1e-6, rtol=1e-5)
+        tempo = alone.logits.arguments["tempo"].expand(-1, -1, slots, -1)
+        torch.testing.assert_close(found.logits.arguments["tempo"], tempo, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["q_op", "v"])
+def test_a_new_unit_of_value_leaves_predictions_in_reward_as_they_are(critic):
+    network = network_of(critic=critic)
+    features, blueprints = observations(2, 3, 2)
+    before = (network(features, blueprints).q * network.value_scale).detach()
+    for scale in (8.0, 0.25):
+        network.rescale_values(scale)
+        output = network(features, blueprints).q.detach()
+        torch.testing.assert_close(output * scale, before, atol=1e-6, rtol=1e-5)
+    assert float(network.value_scale) == 0.25
+
+
+def test_only_continuous_numbers_are_normalised():
+    normaliser = FeatureNormaliser()
+    statistics = [np.stack([np.full(size, 3.0), np.full(size, 2.0)]) for size in (BASE_SIZE, SLOT_SIZE)]
+    normaliser.set_statistics(*statistics)
+    features = torch.full((1, observation_size(2)), 1.0)
+    base, slots = normaliser(features)
+    assert base[0].tolist() == [-1.0 if continuous else 1.0 for continuous in BASE_CONTINUOUS]
+    for slot in slots[0].tolist():
+        assert slot == [-1.0 if continuous else 1.0 for continuous in SLOT_CONTINUOUS]
+    names = observation_names(["s"])
+    scaled = [names[i] for i, value in enumerate([*base[0], *slots[0, 0]]) if value == -1.0]
+    assert scaled[:2] == ["val_loss", "val_accuracy"]
+    assert "s.contribution" in scaled
+    assert "s.alpha" not in scaled
+    assert "s.freshness" not in scaled
+
+
+def test_empty_slots_stay_zero_and_outliers_are_bounded():
+    normaliser = FeatureNormaliser()
+    statistics = [np.stack([np.full(size, 3.0), np.full(size, 1e-3)]) for size in (BASE_SIZE, SLOT_SIZE)]
+    normaliser.set_statistics(*statistics)
+    features = torch.full((1, observation_size(2)), 1.0)
+    features[:, BASE_SIZE : BASE_SIZE + SLOT_SIZE] = 0.0
+    base, slots = normaliser(features)
+    assert (slots[0, 0] == 0).all()
+    assert slots[0, 1].min() == base.min() == -10.0
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused(bad):
+    network = network_of()
+    features, blueprints = observations(1, 2, 2)
+    features[0, 1, 5] = bad
+    with pytest.raises(ValueError, match="not finite"):
+        network(features, blueprints)
+
+
+def test_the_untrained_policy_prefers_waiting_and_avoids_pruning():
+    network = network_of(wait_logit=1.5, prune_logit=-2.5)
+    assert network.op_head[-1].bias.tolist() == [1.5, 0.0, 0.0, -2.5, 0.0, 0.0]
+    features, blueprints = observations(4, 5, 3)
+    logits = network(features, blueprints).logits
+    assert (logits.op - torch.tensor([1.5, 0.0, 0.0, -2.5, 0.0, 0.0])).abs().max() < 0.3
+    for head in ARGUMENT_HEADS:
+        assert logits.arguments[head].abs().max() < 0.3
+
+
+def test_critic_v_values_every_operation_alike():
+    features, blueprints = observations(2, 3, 2)
+    plain = network_of(critic="v")(features, blueprints).q
+    assert plain.shape == (6, 6)
+    assert torch.equal(plain, plain[:, :1].expand(-1, 6))
+    assert plain[:, 0].unique().numel() == 6
+    q = network_of(critic="q_op")(features, blueprints).q
+    assert (q[:, 0] - q[:, LifecycleOp.PRUNE]).abs().min() > 0
+
+
+def test_the_value_of_a_state_is_the_mean_over_operations():
+    log_probs = torch.tensor([[0.5, 0.25, 0.25, 0.0, 0.0, 0.0]]).log().clamp_min(-1e9)
+    q = torch.tensor([[2.0, 4.0, -8.0, 1e6, 1e6, 1e6]])
+    assert state_value(log_probs, q).tolist() == [0.0]
+
+
+def test_the_number_of_parameters_by_hand():
+    """Feature and memory width 16: embedding 56, slots 6464, features 2464, LSTM 2176, norm 32, op 2950, pointer
+    5632, argument heads 12173 + 11140 + 10883 + 11011 + 11140 + 11269, critic 6406."""
+    assert network_of().parameter_count() == 93_796
+    assert network_of(critic="v").parameter_count() == 93_796 - 5 * 257
+    assert network_of(feature_size=24).parameter_count() == 93_796 + 8 * (151 + 3) + 24 * 16 + 16
+
+
+def test_statistics_and_unit_travel_with_the_weights():
+    trained = network_of(1)
+    trained.rescale_values(3.0)
+    trained.normaliser.set_statistics(np.full((2, BASE_SIZE), 2.0), np.full((2, SLOT_SIZE), 2.0))
+    copy = network_of(2)
+    copy.load_state_dict(trained.state_dict())
+    features, blueprints = observations(1, 3, 2)
+    assert float(copy.value_scale) == 3.0
+    for name, expected in everything(trained(features, blueprints)).items():
+        assert torch.equal(everything(copy(features, blueprints))[name], expected)
