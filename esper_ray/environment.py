@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from esper_ray.kasmina import lifecycle
-from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, StageChanged
+from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, SeedState, StageChanged
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import (
     ALPHA_TARGETS,
@@ -137,13 +137,14 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """
         if self._over:
             raise RuntimeError("the episode is over (or was never begun); call reset() first")
-        asked = Action.from_indices([int(index) for index in action], len(self.limits.slots))
+        asked = Action.from_indices(list(action), len(self.limits.slots))
         illegal = not self.masks.allows(asked)
         self.illegal_actions += illegal
         taken = WAIT if illegal else asked
         before, known = self.reports, self.measured
 
         events = self._execute(taken)
+        self._last_success &= not illegal
         events += self._tick()
         result = self._train()
         verdict = self._measure_and_judge(result)
@@ -185,11 +186,12 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         if action.operation is LifecycleOp.WAIT:
             return []
         slot = self.limits.slots[action.slot]
+        before = self.organism.states[slot]
         outcome = self.organism.execute(slot, self._command(action, slot), self.vitals.of(slot))
         self._last_success = outcome.success
         if outcome.success:
             self._interventions.append(self.epoch)
-        return self._log(slot, outcome.events, "policy")
+        return self._log(slot, before, outcome.events, "policy")
 
     def _command(self, action: Action, slot: str) -> lifecycle.Command:
         ticks, curve, steepness = action.ramp
@@ -214,8 +216,9 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 raise ValueError("WAIT is no command")
 
     def _tick(self) -> list[Event]:
+        before = dict(self.organism.states)
         happened = self.organism.tick(self.vitals.by_slot())
-        return [event for slot, events in happened.items() for event in self._log(slot, events, "clock")]
+        return [event for slot, events in happened.items() for event in self._log(slot, before[slot], events, "clock")]
 
     def _train(self) -> EpochResult:
         training = self.config.training
@@ -251,6 +254,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return _Good(self.organism.snapshot(), self.vitals, self.measured)
 
     def _roll_back(self, verdict: Verdict) -> Event:
+        self._last_success = False  # whatever the action did is undone
         self.organism.restore(self._good.organism)
         self.vitals, self.measured = self._good.vitals, self._good.measured
         data = {"reason": verdict.reason, "value": verdict.value, "threshold": verdict.threshold}
@@ -332,10 +336,12 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "reports": self.reports,
         }
 
-    def _log(self, slot: str, happened: tuple[LifecycleEvent, ...], initiator: str) -> list[Event]:
+    def _log(
+        self, slot: str, before: SeedState | None, happened: tuple[LifecycleEvent, ...], initiator: str
+    ) -> list[Event]:
         """The lifecycle events worth keeping, as plain data."""
         log = []
-        state = self.organism.states[slot]
+        state = self.organism.states[slot] or before
         for event in happened:
             data: dict[str, Any] = {"slot": slot, "seed": None if state is None else state.seed_id}
             if isinstance(event, StageChanged):

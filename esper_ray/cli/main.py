@@ -8,6 +8,7 @@ import typer
 import esper_ray
 from esper_ray.cli import config, train
 from esper_ray.cli.errors import reported
+from esper_ray.cli.signals import exit_on_signals
 
 VARIADIC = ("--slots", "--devices")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""
@@ -63,6 +64,7 @@ def _repeated(option: str, values: str) -> list[str]:
 
 def main() -> None:
     """Run the command line. Exit code 2 for what the user can mend, with the reason on standard error."""
+    exit_on_signals()
     with reported():
         app(args=spread(sys.argv[1:]))
 

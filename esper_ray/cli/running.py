@@ -62,9 +62,9 @@ class PPOJob:
         if self.checkpoint is not None and self.checkpoint.round_index >= self.config.ppo.rounds:
             self.console.print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
             return 0
-        stop = StopRequest()
         try:
-            with make_crew(self.config, serial=self.serial) as crew, stop:
+            with StopRequest() as stop, make_crew(self.config, serial=self.serial) as crew:
+                stop.listen()
                 self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
                 self.console.print(f"{self._headline()}\n{crew.describe()}", highlight=False, soft_wrap=True)
                 with progress_for(self.config, self.console) as listener:
@@ -73,7 +73,7 @@ class PPOJob:
                         controller.start()
                     else:
                         controller.resume(self.checkpoint)
-                    self._status("running")
+                    _set_status(self.run_directory, "running")
                     done = controller.run()
                 digest = controller.weights_digest()
         except BaseException:
@@ -92,7 +92,7 @@ class PPOJob:
     def _finish(self, controller: Controller, digest: str) -> int:
         run = self.run_directory
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
-        self._status("finished", policy_sha256=digest)
+        _set_status(run, "finished", policy_sha256=digest)
         draw_run(run)
         if self.save is not None:
             shutil.copytree(checkpoints_in(run.checkpoints)[-1], self.save)
@@ -106,7 +106,7 @@ class PPOJob:
 
     def _interrupted(self, controller: Controller, stop: StopRequest) -> int:
         run = self.run_directory
-        self._status("interrupted")
+        _set_status(run, "interrupted")
         newest = checkpoints_in(run.checkpoints)[-1]
         self.console.print(
             f"stopped after {controller.progress.round_index} of {self.config.ppo.rounds} rounds; saved {newest}\n"
@@ -121,12 +121,13 @@ class PPOJob:
         if self._fresh and not checkpoints_in(self.run_directory.checkpoints):
             shutil.rmtree(self.run_directory.path, ignore_errors=True)
         else:
-            self._status("failed")
+            _set_status(self.run_directory, "failed")
 
-    def _status(self, status: str, **more: Any) -> None:
-        tree = self.run_directory.read_manifest() | {"status": status} | more
-        tree["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run_directory.write_manifest(tree)
+
+def _set_status(run: RunDirectory, status: str, **more: Any) -> None:
+    tree = run.read_manifest() | {"status": status} | more
+    tree["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+    run.write_manifest(tree)
 
 
 def _checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
@@ -203,10 +204,10 @@ class HeuristicJob:
                     self._show(episode, test.accuracy_pp)
             except Interrupted:
                 self.console.print("stopped; the unfinished episode is not kept")
+                _set_status(self.run_directory, "interrupted")
                 return stop.exit_code
         draw_run(self.run_directory)
-        tree = self.run_directory.read_manifest() | {"status": "finished"}
-        self.run_directory.write_manifest(tree)
+        _set_status(self.run_directory, "finished")
         self.console.print(f"picture {self.run_directory.picture}", highlight=False, soft_wrap=True)
         return 0
 

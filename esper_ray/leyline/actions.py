@@ -7,6 +7,7 @@ the operation (:data:`HEADS_OF_OP`); the others are ignored.
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from enum import IntEnum
+from operator import index
 from types import MappingProxyType
 
 
@@ -177,9 +178,12 @@ class Action:
         """The action of eight indices in the order of :data:`HEADS`, for ``slots`` slots.
 
         Raises:
-            ValueError: if there are not eight of them, or one is outside its head.
+            ValueError: if there are not eight of them, or one is no integer or outside its head.
         """
-        values = [int(index) for index in indices]
+        try:
+            values = [index(value) for value in indices]
+        except TypeError:
+            raise ValueError(f"an action is made of integers, got {list(indices)}") from None
         if len(values) != len(HEADS):
             raise ValueError(f"an action has {len(HEADS)} indices, got {len(values)}")
         for (head, size), value in zip(head_sizes(slots).items(), values, strict=True):

@@ -35,11 +35,11 @@ class Ledger:
                     f"ledger entry {entry.source!r} at step {entry.step} cannot be caused by step {entry.cause_step}"
                 )
         self._entries += new
-        return sum(entry.amount for entry in new)
+        return sum((entry.amount for entry in new), 0.0)
 
     def total(self) -> float:
         """Sum of all amounts."""
-        return sum(entry.amount for entry in self._entries)
+        return sum((entry.amount for entry in self._entries), 0.0)
 
     def by_cause(self, steps: int) -> NDArray[np.float64]:
         """(steps,) amounts summed over the step that caused them."""

@@ -22,14 +22,14 @@ def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, weights: Tensor, 
         count: number of steps to divide by. The operation and its arguments share one, so that a rare
             operation does not weigh more than a frequent one.
     """
-    ratio = log_ratio.exp()
+    ratio = _counted(log_ratio, weights).exp()
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
     return -(weights * surrogate).sum() / count.clamp_min(1.0)
 
 
 def clip_share(log_ratio: Tensor, weights: Tensor, clip: float) -> Tensor:
     """Share of the weighted steps whose ratio lies outside the clip range."""
-    outside = ((log_ratio.exp() - 1.0).abs() > clip).to(weights.dtype)
+    outside = ((_counted(log_ratio, weights).exp() - 1.0).abs() > clip).to(weights.dtype)
     return weighted_mean(outside, weights)
 
 
@@ -38,6 +38,7 @@ def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
 
     Source: Schulman, Approximating KL divergence (2020).
     """
+    log_ratio = _counted(log_ratio, weights)
     return weighted_mean(log_ratio.exp() - 1.0 - log_ratio, weights)
 
 
@@ -58,5 +59,12 @@ def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) ->
         return weighted_mean((x - mean) ** 2, weights)
 
     spread = variance(targets)
+    rounding = torch.finfo(targets.dtype).eps * weighted_mean(targets**2, weights)
+    spread = torch.where(spread > rounding, spread, torch.zeros_like(spread))
     ratio = 1.0 - variance(targets - predictions) / spread
     return torch.where(spread > 0, ratio, torch.full_like(ratio, torch.nan)), spread
+
+
+def _counted(log_ratio: Tensor, weights: Tensor) -> Tensor:
+    """``log_ratio`` where it has weight, 0 elsewhere: an overflow there must not reach the sum as inf times 0."""
+    return torch.where(weights > 0, log_ratio, torch.zeros_like(log_ratio))

@@ -14,6 +14,7 @@ from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.config import GrowthConfig, RunConfig
 from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.data import Dataset
+from esper_ray.tolaria.measurement import MAX_PLAYERS
 
 
 class GrowthError(ValueError):
@@ -62,8 +63,15 @@ def growth_limits(growth: GrowthConfig) -> Limits:
     """The part of the configuration that legality reads.
 
     Raises:
-        GrowthError: if a blueprint or style is asked for that images cannot have yet.
+        GrowthError: if a blueprint or style is asked for that images cannot have yet, or more seeds could
+            live at a time than are measured.
     """
+    most = min(growth.max_seeds or len(growth.slots), len(growth.slots))
+    if most > MAX_PLAYERS:
+        raise GrowthError(
+            f"{len(growth.slots)} slots could hold {most} seeds at a time, but the contributions of at most "
+            f"{MAX_PLAYERS} can be measured; set growth.max_seeds to {MAX_PLAYERS} or less"
+        )
     blueprints = frozenset(Blueprint[name.upper()] for name in growth.blueprints)
     styles = frozenset(GerminationStyle[name.upper()] for name in growth.styles)
     for blueprint in sorted(blueprints - CNN_BLUEPRINTS.keys()):

@@ -67,7 +67,7 @@ def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: Ep
     host = optimizer.group(HOST_GROUP)
     seeds = {slot: optimizer.group(slot) for slot in optimizer.group_names if slot != HOST_GROUP}
     totals = torch.zeros(3, device=rows.device)
-    norms = {slot: torch.zeros(len(group), device=rows.device) for slot, group in seeds.items()}
+    norms = {slot: torch.zeros(len(group) + 1, device=rows.device) for slot, group in seeds.items()}
     for x, y in zip(images, labels, strict=True):
         logits = model(x)
         loss = cross_entropy(logits, y)
@@ -85,14 +85,14 @@ def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: Ep
 
 
 def _clip_seed(group: list[Tensor], limit: float) -> Tensor:
-    """Clip the gradients of one seed to the L2 norm ``limit``; the norm of each tensor before."""
+    """Clip the gradients of one seed to the L2 norm ``limit``; the norm of each tensor before, and of all."""
     if any(parameter.grad is None for parameter in group):
-        return torch.full((len(group),), torch.nan, device=group[0].device)
+        return torch.full((len(group) + 1,), torch.nan, device=group[0].device)
     gradients = [parameter.grad for parameter in group if parameter.grad is not None]
     norms = torch.stack([gradient.norm() for gradient in gradients])
-    scale = (limit / (norms.norm() + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, scale)
-    return norms
+    total = norms.norm()
+    torch._foreach_mul_(gradients, (limit / (total + 1e-6)).clamp(max=1.0))
+    return torch.cat([norms, total[None]])
 
 
 def _collect(
@@ -103,21 +103,20 @@ def _collect(
     host_rms = host_norm / steps / math.sqrt(host_size)
     gradients, at = {}, 0
     for slot, group in seeds.items():
-        tensors = [norm / steps for norm in rest[at : at + len(group)]]
-        at += len(group)
+        *tensors, total = [norm / steps for norm in rest[at : at + len(group) + 1]]
+        at += len(group) + 1
         if any(parameter.grad is not None for parameter in group):
-            gradients[slot] = _statistics(tensors, sum(p.numel() for p in group), host_rms)
+            gradients[slot] = _statistics(tensors, total, sum(p.numel() for p in group), host_rms)
     return EpochResult(loss / steps, 100.0 * correct / (steps * batch), gradients)
 
 
-def _statistics(norms: list[float], size: int, host_rms: float) -> GradientStatistics:
+def _statistics(norms: list[float], total: float, size: int, host_rms: float) -> GradientStatistics:
     finite = all(math.isfinite(norm) for norm in norms)
     vanishing = sum(norm < VANISHING_NORM for norm in norms)
     exploding = sum(not norm <= EXPLODING_NORM for norm in norms)
-    total = math.sqrt(sum(norm * norm for norm in norms)) if finite else math.inf
     health = 1.0 - 0.5 * vanishing / len(norms) - 0.8 * exploding / len(norms)
     return GradientStatistics(
-        norm=total,
+        norm=total if finite else math.inf,
         ratio=total / math.sqrt(size) / (host_rms + TINY) if finite else math.inf,
         health=max(0.0, health) if finite else 0.0,
         vanishing=vanishing > 0,

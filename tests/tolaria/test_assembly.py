@@ -1,0 +1,71 @@
+"""From configuration to organism."""
+
+import pytest
+import torch
+
+from esper_ray.kasmina.gates import Gate
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.config import GrowthConfig
+from esper_ray.tolaria.assembly import GrowthError, build_organism, derived_seed, growth_limits, lifecycle_rules
+
+CPU = torch.device("cpu")
+
+
+def weights(organism):
+    return {name: tensor.clone() for name, tensor in organism.model.state_dict().items()}
+
+
+def test_derived_seeds_depend_on_every_part_of_their_key():
+    keys = [(a, b) for a in range(4) for b in range(4)]
+    seeds = [derived_seed(*key) for key in keys]
+    assert seeds == [derived_seed(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_an_organism_is_a_pure_function_of_its_seed(config, data):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = weights(build_organism(config, data, CPU, 7))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, other = weights(build_organism(config, data, CPU, 7)), weights(build_organism(config, data, CPU, 8))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_digits_host_has_160_parameters(config, data):
+    """Convolutions 1*2 + 2*4 + 4*8, batch norms 2*(2+4+8), head 8*10+10."""
+    organism = build_organism(config, data, CPU, 0)
+    assert organism.host_parameters == 42 + 28 + 90
+    assert organism.model.slot_ids == ("r0c0", "r0c1", "r0c2")
+
+
+def test_limits_follow_the_configuration():
+    limits = growth_limits(GrowthConfig(blueprints=("norm",), styles=("linear_add",), max_seeds=2))
+    assert limits.blueprints == {Blueprint.NORM}
+    assert limits.styles == {GerminationStyle.LINEAR_ADD}
+    assert limits.max_seeds == 2
+
+
+@pytest.mark.parametrize(
+    ("auto", "manual"), [((), True), (("g1",), True), (("g1", "g3"), True), (("g3", "g1", "g2"), False)]
+)
+def test_advance_has_a_meaning_unless_every_gate_opens_by_itself(auto, manual):
+    growth = GrowthConfig(auto_forward=auto)
+    assert growth_limits(growth).manual_advance is manual
+    assert lifecycle_rules(growth).auto_forward == {Gate[name.upper()] for name in auto}
+
+
+def test_what_does_not_exist_yet_is_refused_by_name():
+    with pytest.raises(GrowthError, match=r"blueprint 'attention' is not available yet; use some of .*norm"):
+        growth_limits(GrowthConfig(blueprints=("norm", "attention")))
+    with pytest.raises(GrowthError, match="style 'gated_gate' is not available yet"):
+        growth_limits(GrowthConfig(styles=("linear_add", "gated_gate")))
+
+
+def test_strictness_and_thresholds_reach_the_gates():
+    growth = GrowthConfig(gates="strict", min_training_epochs=3, min_contribution_pp=2.5, embargo_ticks=9)
+    rules = lifecycle_rules(growth)
+    assert rules.gates.strict
+    assert (rules.gates.min_training_epochs, rules.gates.min_contribution_pp, rules.embargo_ticks) == (3, 2.5, 9)

@@ -1,0 +1,120 @@
+"""The governor: every alarm fires, nothing healthy sets one off."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_ray.leyline.config import GovernorConfig
+from esper_ray.tolaria.governor import Governor
+
+RANDOM_GUESS = math.log(10)
+CONFIG = GovernorConfig(window=20, min_history=5, loss_multiple=3.0, deviations=6.0, confirmations=2)
+
+
+def seasoned(losses=(2.0, 1.9, 1.8, 1.7, 1.6), random_guess=RANDOM_GUESS, config=CONFIG):
+    governor = Governor(config, random_guess)
+    for loss in losses:
+        assert governor.judge(loss, loss).healthy
+    return governor
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("which", "name"), [(0, "training"), (1, "validation")])
+def test_a_loss_that_is_not_finite_is_a_panic_at_once(broken, which, name):
+    losses = [1.0, 1.0]
+    losses[which] = broken
+    verdict = Governor(CONFIG, RANDOM_GUESS).judge(*losses)
+    assert verdict.panic
+    assert not verdict.healthy
+    assert verdict.reason == f"{name} loss is not finite"
+    assert verdict.value is broken or verdict.value == broken
+
+
+def test_divergence_is_a_panic_once_confirmed():
+    governor = seasoned()
+    first, second = governor.judge(1.0, 8.0), governor.judge(1.0, 8.5)
+    assert (first.panic, first.healthy) == (False, False)
+    assert (second.panic, second.healthy) == (True, False)
+    assert second.reason == "validation loss diverges"
+    assert second.value == 8.5
+    assert second.threshold == pytest.approx(3.0 * RANDOM_GUESS)  # three times random guessing
+
+
+def test_a_healthy_epoch_in_between_resets_the_confirmations():
+    governor = seasoned()
+    assert not governor.judge(1.0, 8.0).panic
+    assert governor.judge(1.0, 1.5).healthy
+    assert not governor.judge(1.0, 8.0).panic
+    assert governor.judge(1.0, 8.0).panic
+
+
+@pytest.mark.parametrize("confirmations", [1, 2, 4])
+def test_a_panic_takes_exactly_the_configured_confirmations(confirmations):
+    governor = seasoned(config=CONFIG.model_copy(update={"confirmations": confirmations}))
+    panics = [governor.judge(1.0, 9.0).panic for _ in range(confirmations)]
+    assert panics == [False] * (confirmations - 1) + [True]
+
+
+def test_the_threshold_of_a_tight_history_by_hand():
+    """Median 1.2, median absolute deviation 0.1: 1.2 + 6 * 1.4826 * 0.1 = 2.08956, above 3 * 0.5."""
+    history = (1.0, 1.1, 1.2, 1.3, 1.4)
+    assert seasoned(history, random_guess=0.5).judge(1.0, 2.0895).healthy
+    verdict = seasoned(history, random_guess=0.5).judge(1.0, 2.0896)
+    assert not verdict.healthy
+    assert verdict.threshold == pytest.approx(2.08956)
+
+
+def test_a_constant_history_believes_in_at_least_a_hundredth_of_random_guessing():
+    """Otherwise the smallest wobble after a plateau would be six deviations: 1 + 6 * 0.01 * 0.2 = 1.012."""
+    assert seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0119).healthy
+    verdict = seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0121)
+    assert not verdict.healthy
+    assert verdict.threshold == pytest.approx(1.012)
+
+
+def test_divergence_is_not_judged_before_there_is_a_history():
+    governor = seasoned((1.0, 1.0, 1.0, 1.0))
+    assert governor.judge(1.0, 1e6).healthy
+
+
+def test_suspicious_losses_do_not_enter_the_history():
+    """A slow explosion cannot raise its own bar."""
+    patient = seasoned(config=CONFIG.model_copy(update={"confirmations": 50}))
+    thresholds = {patient.judge(1.0, 10.0 + k).threshold for k in range(30)}
+    assert len(thresholds) == 1
+    assert list(patient.history) == [2.0, 1.9, 1.8, 1.7, 1.6]
+
+
+def test_only_the_window_is_remembered():
+    governor = seasoned([5.0] * 10 + [0.5] * 3, config=CONFIG.model_copy(update={"window": 3, "min_history": 2}))
+    assert list(governor.history) == [0.5, 0.5, 0.5]
+
+
+def test_the_training_loss_alone_does_not_diverge():
+    """Training losses are judged for being numbers only; the alarm listens to held-out images."""
+    governor = seasoned()
+    assert all(governor.judge(1e9, 1.5).healthy for _ in range(5))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10.0), noise=st.floats(0.0, 0.2))
+def test_a_noisy_falling_curve_never_alarms(seed, scale, noise):
+    """Thresholds scale with the task: the same curve in other units is as healthy."""
+    rng = np.random.default_rng(seed)
+    governor = Governor(CONFIG, scale)
+    for epoch in range(100):
+        loss = scale * (0.1 + math.exp(-epoch / 20)) * math.exp(noise * rng.standard_normal())
+        assert governor.judge(loss, loss).healthy
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10.0))
+def test_an_explosion_after_a_healthy_curve_always_alarms(seed, scale):
+    rng = np.random.default_rng(seed)
+    governor = Governor(CONFIG, scale)
+    for epoch in range(20):
+        governor.judge(scale, scale * (0.1 + math.exp(-epoch / 20)) * math.exp(0.1 * rng.standard_normal()))
+    assert [governor.judge(scale, 20.0 * scale).panic for _ in range(2)] == [False, True]

@@ -1,0 +1,149 @@
+"""Coalitions against a naive loop, standard errors against NumPy, and purity."""
+
+import hashlib
+import math
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from esper_ray.leyline.stages import Stage
+from esper_ray.tolaria import measurement
+from esper_ray.tolaria.measurement import measure
+
+BLENDED = {
+    "none": {},
+    "one": {"r0c1": (Stage.BLENDING, 0.4)},
+    "two": {"r0c0": (Stage.HOLDING, 1.0), "r0c2": (Stage.BLENDING, 0.3)},
+    "three": {"r0c0": (Stage.FOSSILIZED, 1.0), "r0c1": (Stage.BLENDING, 0.2), "r0c2": (Stage.HOLDING, 1.0)},
+    "one beside two that develop": {
+        "r0c0": (Stage.TRAINING, 0.0),
+        "r0c1": (Stage.BLENDING, 0.5),
+        "r0c2": (Stage.GERMINATED, 0.0),
+    },
+}
+every_number_of_seeds = pytest.mark.parametrize("seeds", BLENDED.values(), ids=BLENDED.keys())
+
+
+def players_of(seeds):
+    return [slot for slot, (stage, _) in seeds.items() if stage not in (Stage.TRAINING, Stage.GERMINATED)]
+
+
+def correctness(model, data, seeds, members):
+    """(N,) bool and mean loss with the amplitudes of all players outside ``members`` set to zero, one pass each."""
+    live = {slot: model.cell(slot).alpha.clone() for slot in seeds}
+    model.eval()
+    with torch.no_grad():
+        for slot in players_of(seeds):
+            if slot not in members:
+                model.cell(slot).alpha.fill_(0.0)
+        logits = model(data.normalised(data.validation.images))
+        for slot, alpha in live.items():
+            model.cell(slot).alpha.copy_(alpha)
+    loss = cross_entropy(logits, data.validation.labels).item()
+    return (logits.argmax(dim=1) == data.validation.labels).numpy(), loss
+
+
+def subsets(players):
+    return chain.from_iterable(combinations(players, size) for size in range(len(players) + 1))
+
+
+@every_number_of_seeds
+@pytest.mark.parametrize("chunk", [512, 150], ids=["one chunk", "uneven chunks"])
+def test_coalitions_equal_the_naive_loop(data, grow, seeds, chunk, monkeypatch):
+    monkeypatch.setattr(measurement, "CHUNK", chunk)
+    organism = grow(seed=9, **seeds)
+    seen = measure(organism.model, data, data.validation)
+    naive = {
+        frozenset(members): correctness(organism.model, data, seeds, members) for members in subsets(players_of(seeds))
+    }
+    full, loss = naive[frozenset(players_of(seeds))]
+    assert seen.images == 400
+    assert seen.players == tuple(players_of(seeds))
+    assert seen.accuracy_pp == pytest.approx(100 * full.mean(), abs=1e-9)
+    assert seen.loss == pytest.approx(loss, rel=1e-5)
+    table = {coalition.members: coalition.accuracy_pp for coalition in seen.coalitions}
+    assert table == pytest.approx(
+        {members: 100 * right.mean() for members, (right, _) in naive.items()} if seen.players else {}, abs=1e-9
+    )
+    if seen.players:
+        assert seen.coalitions[-1].members == frozenset(seen.players)
+        assert len(set(table.values())) > 1  # the seeds do matter, or this test says nothing
+
+
+@every_number_of_seeds
+def test_errors_are_paired_standard_errors(data, grow, seeds):
+    """Standard deviation of the difference image by image, over the square root of their number."""
+    organism = grow(seed=9, **seeds)
+    seen = measure(organism.model, data, data.validation)
+    everyone = frozenset(players_of(seeds))
+    full = correctness(organism.model, data, seeds, everyone)[0].astype(float)
+    expected = {}
+    for slot in everyone:
+        without = correctness(organism.model, data, seeds, everyone - {slot})[0].astype(float)
+        expected[slot] = 100.0 * np.std(full - without) / math.sqrt(400)
+    assert dict(seen.errors_pp) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert any(error > 0 for error in seen.errors_pp.values()) == bool(everyone)
+
+
+def fingerprint(model):
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{module.training};".encode())
+    for parameter in model.parameters():
+        digest.update(f"{parameter.requires_grad}{parameter.grad is None}".encode())
+    digest.update(torch.get_rng_state().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@every_number_of_seeds
+def test_measuring_leaves_no_trace(data, grow, seeds):
+    model = grow(seed=9, **seeds).model
+    model.train()
+    model.host.blocks[0].eval()  # whatever mode each module was in
+    before = fingerprint(model)
+    first = measure(model, data, data.validation)
+    assert fingerprint(model) == before
+    assert measure(model, data, data.validation) == first
+
+
+def test_modes_are_put_back_even_when_the_measurement_fails(data, grow):
+    model = grow(seed=9, r0c1=(Stage.BLENDING, 0.4)).model
+    model.train()
+    before = fingerprint(model)
+    model.cell("r0c1").seed.register_forward_hook(lambda *_: (_ for _ in ()).throw(ArithmeticError("boom")))
+    with pytest.raises(ArithmeticError, match="boom"):
+        measure(model, data, data.validation)
+    assert fingerprint(model) == before
+    assert not model._branching
+
+
+def test_test_and_validation_split_are_measured_apart(data, grow):
+    model = grow(seed=9, r0c1=(Stage.BLENDING, 0.4)).model
+    validation, test = measure(model, data, data.validation), measure(model, data, data.test)
+    assert (validation.images, test.images) == (400, 300)
+    assert validation.loss != test.loss
+
+
+def test_an_amplitude_of_zero_contributes_nothing(data, grow):
+    organism = grow(seed=9, r0c1=(Stage.BLENDING, 0.0))
+    seen = measure(organism.model, data, data.validation)
+    assert seen.accuracy_of(frozenset()) == seen.accuracy_of(frozenset({"r0c1"}))
+    assert seen.errors_pp == {"r0c1": 0.0}
+
+
+def test_a_broken_host_is_measured_not_raised(data, grow):
+    organism = grow(seed=9)
+    with torch.no_grad():
+        organism.model.host.head.weight.fill_(math.nan)
+    assert math.isnan(measure(organism.model, data, data.validation).loss)
+
+
+def test_more_players_than_can_be_measured_exactly_are_refused_with_their_number(data, grow, monkeypatch):
+    monkeypatch.setattr(measurement, "MAX_PLAYERS", 2)
+    with pytest.raises(ValueError, match="at most 2 seeds can be measured exactly, got 3"):
+        measure(grow(seed=9, **BLENDED["three"]).model, data, data.validation)

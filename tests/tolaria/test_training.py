@@ -1,0 +1,241 @@
+"""Epoch training against plain PyTorch loops written out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+
+from esper_ray.kasmina.blueprints import seeded_initialisation
+from esper_ray.kasmina.hosts import build_host
+from esper_ray.kasmina.optimizer import HOST_GROUP
+from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.stages import Stage
+from esper_ray.tolaria.assembly import derived_seed
+from esper_ray.tolaria.data import epoch_batches
+from esper_ray.tolaria.training import EpochSettings, train_epoch
+
+SETTINGS = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_weight=10.0)
+UNCLIPPED = EpochSettings(host_grad_clip=1e9, seed_grad_clip=1e9, incubation_weight=10.0)
+TRAINING = (Stage.TRAINING, 0.0)
+
+
+def batches_of(data, epoch=0, steps=4, size=32):
+    return epoch_batches(11, epoch, len(data.train), size, steps)
+
+
+def plain_host(config, data, seed):
+    with seeded_initialisation(derived_seed(seed, 0)):
+        return build_host(config.host, data.channels, data.classes).module
+
+
+def plain_epoch(host, sgd, data, batches, clip):
+    """What every tutorial does; returns mean loss, accuracy and mean gradient norm."""
+    host.train()
+    losses, correct, norms = [], 0, []
+    for rows in batches:
+        x = torch.stack([(data.train.images[row].float() - data.mean) / data.deviation for row in rows.tolist()])
+        logits = host(x)
+        loss = cross_entropy(logits, data.train.labels[rows])
+        sgd.zero_grad()
+        loss.backward()
+        norms.append(clip_grad_norm_(host.parameters(), clip).item())
+        sgd.step()
+        losses.append(loss.item())
+        correct += (logits.argmax(dim=1) == data.train.labels[rows]).sum().item()
+    return sum(losses) / len(losses), 100.0 * correct / batches.numel(), sum(norms) / len(norms)
+
+
+def sgd_of(config, host):
+    t = config.training
+    return torch.optim.SGD(host.parameters(), lr=t.lr, momentum=t.momentum, weight_decay=t.weight_decay)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def host_weights(organism):
+    return {name: tensor.clone() for name, tensor in organism.model.host.state_dict().items()}
+
+
+@pytest.mark.parametrize("clip", [0.05, 1e9], ids=["clipped", "unclipped"])
+def test_without_seeds_an_epoch_is_bit_equal_to_a_plain_loop(config, data, grow, clip):
+    organism, host = grow(seed=4), plain_host(config, data, 4)
+    assert same(organism.model.host.state_dict(), host.state_dict())
+    sgd = sgd_of(config, host)
+    for epoch in range(3):
+        batches = batches_of(data, epoch)
+        loss, accuracy, norm = plain_epoch(host, sgd, data, batches, clip)
+        result = train_epoch(organism, data, batches, EpochSettings(clip, 1.0, 10.0))
+        assert same(organism.model.host.state_dict(), host.state_dict())
+        assert result.loss == pytest.approx(loss, rel=1e-6)
+        assert result.accuracy_pp == pytest.approx(accuracy, abs=1e-9)
+        assert result.gradients == {}
+        assert norm > 0.05  # so that the clip of 0.05 was at work
+
+
+def test_a_seed_in_training_does_not_change_the_host_by_a_single_bit(data, grow):
+    alone, growing = grow(seed=2), grow(seed=2, r0c1=TRAINING)
+    for epoch in range(3):
+        plain = train_epoch(alone, data, batches_of(data, epoch), SETTINGS)
+        result = train_epoch(growing, data, batches_of(data, epoch), SETTINGS)
+        assert (result.loss, result.accuracy_pp) == (plain.loss, plain.accuracy_pp)
+    assert same(host_weights(alone), host_weights(growing))
+    assert growing.model.cell("r0c1").seed.scale.abs().max() > 0  # it did learn
+
+
+def test_the_clip_of_the_seeds_does_not_reach_the_host(data, grow):
+    hosts, seeds = [], []
+    for clip in (1e-4, 1e9):
+        organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5))
+        train_epoch(organism, data, batches_of(data, steps=1), EpochSettings(1.0, clip, 10.0))
+        hosts.append(host_weights(organism))
+        seeds.append(organism.model.cell("r0c1").seed.scale.detach().clone())
+    assert same(*hosts)
+    assert not torch.equal(*seeds)
+
+
+def clipped_norms(organism):
+    """Norm of each group's first momentum, which is its clipped gradient (plus the host's weight decay)."""
+    groups = {name: organism.optimizer.group(name) for name in organism.optimizer.group_names if name != HOST_GROUP}
+    return {
+        name: torch.stack([organism.optimizer.momentum_of(p).norm() for p in group]).norm().item()
+        for name, group in groups.items()
+    }
+
+
+def test_each_seed_is_clipped_by_itself(data, grow):
+    """A small gradient keeps its size beside a large one, which is cut to the limit."""
+    slots = {"r0c0": (Stage.BLENDING, 1.0), "r0c2": (Stage.BLENDING, 0.01)}
+    free, cut = grow(seed=1, **slots), grow(seed=1, **slots)
+    train_epoch(free, data, batches_of(data, steps=1), UNCLIPPED)
+    norms = clipped_norms(free)
+    limit = math.sqrt(norms["r0c0"] * norms["r0c2"])
+    assert norms["r0c2"] < 0.9 * limit < limit < 0.9 * norms["r0c0"]
+    train_epoch(cut, data, batches_of(data, steps=1), EpochSettings(1.0, limit, 10.0))
+    assert clipped_norms(cut)["r0c0"] == pytest.approx(limit, rel=1e-3)
+    assert clipped_norms(cut)["r0c2"] == pytest.approx(norms["r0c2"], rel=1e-6)
+
+
+def gradients_by_hand(organism, data, rows, slot):
+    """Gradient tensors of one seed and the norm of the host's, from plain autograd."""
+    organism.model.train()
+    images = (data.train.images[rows].float() - data.mean) / data.deviation
+    loss = cross_entropy(organism.model(images), data.train.labels[rows])
+    seed = list(organism.model.cell(slot).seed.parameters())
+    host = list(organism.model.host.parameters())
+    gradients = torch.autograd.grad(loss, [*seed, *host])
+    organism.model.incubation_excess()
+    size = sum(p.numel() for p in seed), sum(p.numel() for p in host)
+    host_norm = math.sqrt(sum(g.pow(2).sum().item() for g in gradients[len(seed) :]))
+    return [g.norm().item() for g in gradients[: len(seed)]], host_norm, *size
+
+
+def test_gradient_statistics_of_one_step_by_hand(data, grow):
+    organism, twin = grow(seed=3, r0c1=(Stage.BLENDING, 0.7)), grow(seed=3, r0c1=(Stage.BLENDING, 0.7))
+    batches = batches_of(data, steps=1)
+    norms, host_norm, size, host_size = gradients_by_hand(twin, data, batches[0], "r0c1")
+    seen = train_epoch(organism, data, batches, EpochSettings(1e-3, 1e-3, 10.0)).gradients["r0c1"]
+    total = math.sqrt(sum(norm**2 for norm in norms))
+    assert seen.norm == pytest.approx(total, rel=1e-4)  # before clipping
+    assert seen.ratio == pytest.approx((total / math.sqrt(size)) / (host_norm / math.sqrt(host_size)), rel=1e-4)
+    assert (seen.vanishing, seen.exploding, seen.finite) == (False, False, True)
+    assert seen.health == 1.0
+
+
+def test_gradient_norm_is_the_mean_over_the_steps_of_an_epoch(data, grow):
+    """One epoch of eight steps against eight epochs of one step."""
+    long, short = grow(seed=3, r0c1=TRAINING), grow(seed=3, r0c1=TRAINING)
+    batches = batches_of(data, steps=8)
+    norms = [train_epoch(short, data, batch[None], SETTINGS).gradients["r0c1"].norm for batch in batches]
+    assert max(norms) > 1.1 * min(norms)
+    assert train_epoch(long, data, batches, SETTINGS).gradients["r0c1"].norm == pytest.approx(sum(norms) / 8, rel=1e-4)
+
+
+def test_at_birth_only_the_output_scale_has_gradient_and_the_rest_vanishes(data, grow):
+    """Conv, norm weight and norm bias get none through a scale of zero: 3 of 4 tensors, health 1 - 0.5 * 3/4."""
+    organism = grow(seed=3, r0c1=TRAINING)
+    assert len(list(organism.model.cell("r0c1").seed.parameters())) == 4
+    seen = train_epoch(organism, data, batches_of(data, steps=1), SETTINGS).gradients["r0c1"]
+    assert seen.health == pytest.approx(0.625)
+    assert (seen.vanishing, seen.exploding) == (True, False)
+
+
+def test_an_exploding_seed_is_reported(data, grow):
+    organism = grow(seed=3, r0c1=(Stage.BLENDING, 1.0))
+    with torch.no_grad():
+        organism.model.host.head.weight.mul_(1e4)  # makes the gradient that arrives at the seed enormous
+    seen = train_epoch(organism, data, batches_of(data, steps=1), SETTINGS).gradients["r0c1"]
+    assert seen.exploding
+    assert seen.finite
+    assert seen.health < 1.0
+
+
+def test_a_seed_that_does_not_train_yet_has_no_gradient_statistics(data, grow):
+    assert train_epoch(grow(r0c1=(Stage.GERMINATED, 0.0)), data, batches_of(data), SETTINGS).gradients == {}
+
+
+def test_a_frozen_fossil_does_not_change_and_a_free_one_does(data, grow):
+    for frozen in (True, False):
+        organism = grow(seed=6, r0c1=(Stage.HOLDING, 1.0))
+        organism.freeze_fossils = frozen
+        organism.optimizer.commit_seed("r0c1", frozen)
+        organism.model.cell("r0c1").stage = Stage.FOSSILIZED
+        before = organism.model.cell("r0c1").seed.scale.detach().clone()
+        result = train_epoch(organism, data, batches_of(data), SETTINGS)
+        assert torch.equal(organism.model.cell("r0c1").seed.scale, before) is frozen
+        assert result.gradients == {}
+
+
+def loss_if_blended_in(organism, data, slot):
+    """Validation loss with the seed switched fully on."""
+    cell = organism.model.cell(slot)
+    cell.stage = Stage.BLENDING
+    cell.alpha.fill_(1.0)
+    organism.model.eval()
+    with torch.no_grad():
+        logits = organism.model(data.normalised(data.validation.images))
+    return cross_entropy(logits, data.validation.labels).item()
+
+
+def test_the_incubation_penalty_keeps_a_seed_from_running_away(data, grow):
+    """Behind the host nothing else bounds it: without the penalty the loss at full amplitude is far larger."""
+    losses = {}
+    for weight in (0.0, 10.0):
+        organism = grow(seed=3, blueprint=Blueprint.BOTTLENECK, r0c0=TRAINING)
+        for epoch in range(4):
+            train_epoch(organism, data, batches_of(data, epoch, steps=17, size=64), EpochSettings(1.0, 1.0, weight))
+        losses[weight] = loss_if_blended_in(organism, data, "r0c0")
+    assert losses[10.0] < 2.0 * math.log(10)
+    assert losses[0.0] > 10.0 * losses[10.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_seed_in_training_leaves_the_host_untouched(data, grow, value):
+    alone, growing = grow(seed=2), grow(seed=2, r0c1=TRAINING)
+    with torch.no_grad():
+        growing.model.cell("r0c1").seed.scale.fill_(value)
+    for epoch in range(2):
+        plain = train_epoch(alone, data, batches_of(data, epoch), SETTINGS)
+        result = train_epoch(growing, data, batches_of(data, epoch), SETTINGS)
+    assert same(host_weights(alone), host_weights(growing))
+    assert result.loss == plain.loss
+    seen = result.gradients["r0c1"]
+    assert not seen.finite
+    assert seen.health == 0.0
+
+
+def test_a_broken_blended_seed_shows_in_the_loss(data, grow):
+    organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5))
+    with torch.no_grad():
+        organism.model.cell("r0c1").seed.scale.fill_(math.nan)
+    assert not math.isfinite(train_epoch(organism, data, batches_of(data), SETTINGS).loss)
+
+
+def test_training_does_not_touch_the_global_generator(data, grow):
+    organism = grow(seed=2, r0c1=TRAINING)
+    before = torch.get_rng_state()
+    train_epoch(organism, data, batches_of(data), SETTINGS)
+    assert torch.equal(torch.get_rng_state(), before)
