@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from actors.crew import Crew, make_crew
+from actors.crew import Crew
+from actors.hire import make_crew
 from actors.ppo import exploration_share
 from actors.rollout import Assignment, episode_seed
 from benchmarks.report import Bar, Result, paired_seconds

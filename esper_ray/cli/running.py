@@ -11,7 +11,7 @@ from rich.table import Table
 
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
 from actors.controller import Controller
-from actors.crew import make_crew
+from actors.hire import make_crew
 from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.errors import UsageError
 from esper_ray.cli.progress import describe_duration, describe_operations, progress_for

@@ -4,7 +4,7 @@ import pytest
 
 from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.controller import Controller
-from actors.crew import make_crew
+from actors.hire import make_crew
 from actors.rollout import Assignment, Interrupted
 from esper_ray.nissa.run_directory import RunDirectory
 
