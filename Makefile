@@ -14,7 +14,8 @@ train: setup ## train Tamiyo on growing networks over real digits (about four mi
 	$(RUN) esper train ppo --preset digits $(ARGS)
 
 test: lint ## every check: ruff, format, mypy, import contracts, all tests
-	$(RUN) pytest
+	$(RUN) pytest -m "not ray" -n 2
+	$(RUN) pytest -m ray
 
 lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN) ruff check .
@@ -23,7 +24,7 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN) lint-imports --no-logo
 
 fast: setup ## the tests that need no Ray, under a minute
-	$(RUN) pytest -m "not ray and not slow"
+	$(RUN) pytest -m "not ray and not slow" -n 2
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN) python -m benchmarks $(ARGS)

@@ -162,13 +162,21 @@ class PolicyNetwork(nn.Module):
         encoded = self.slot_encoder(torch.cat([slots, self.blueprints(blueprints + 1)], dim=-1))
         pooled = torch.cat([base, encoded.mean(dim=-2), encoded.amax(dim=-2)], dim=-1)
         x = self.into_memory(self.features(pooled))
-        remembered, memory = self.lstm(x, memory)
+        remembered, memory = self._remember(x, memory)
         state = (self.memory_norm(remembered) + x).flatten(0, 1)
         encoded = encoded.flatten(0, 1)
         arguments = {head: module(state, encoded) for head, module in self.argument_heads.items()}
         logits = ActionLogits(self.op_head(state), self.slot_head(state, encoded), arguments)
         q = self.critic(state)
         return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory)
+
+    def _remember(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """(B, T, memory) through the LSTM. A single step skips the costly set-up of the sequence kernel."""
+        if x.shape[1] > 1 or memory is None:
+            output, after = self.lstm(x, memory)
+            return output, after
+        hidden, cell = torch.lstm_cell(x[:, 0], [memory[0][0], memory[1][0]], *self.lstm.all_weights[0])
+        return hidden[:, None], (hidden[None], cell[None])
 
     def rescale_values(self, scale: float) -> None:
         """Adopt a new unit of value, keeping every prediction in units of reward as it is.
