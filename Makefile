@@ -10,7 +10,7 @@ ARGS ?=
 
 .PHONY: train test lint fast bench setup help clean
 
-train: setup ## train Tamiyo on growing networks over real digits (about four minutes)
+train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN) esper train ppo --preset digits $(ARGS)
 
 test: lint ## every check: ruff, format, mypy, import contracts, all tests

@@ -65,9 +65,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, kee
         "progress": checkpoint.progress,
     }
     (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    replaced = folder / f".{target.name}.old"
+    shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        os.replace(target, replaced)
     os.replace(temporary, target)
+    shutil.rmtree(replaced, ignore_errors=True)
     if keep is not None:
         for old in checkpoints_in(folder)[:-keep]:
             shutil.rmtree(old)
@@ -76,7 +79,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, kee
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("round-*") if (path / "state.json").is_file())
+    numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
+    complete = [path for path in numbered if (path / "state.json").is_file()]
+    return sorted(complete, key=lambda path: int(path.name.removeprefix("round-")))
 
 
 def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
@@ -89,8 +94,10 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "learner.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path} cannot be read: its state is no mapping but {state!r}")
     expected = {"version": VERSION, "observation_schema": schema_hash(), "config_sha256": config.digest()}
     for key, value in expected.items():
         if state.get(key) != value:

@@ -146,6 +146,8 @@ class PPOLearner:
         """
         batch = padded_batch(episodes, self.device)
         targets = self._targets(batch)
+        if not bool(torch.isfinite(targets.returns).all()):
+            raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
         self._rescale_values(targets.returns[batch.played > 0])
         epsilon = exploration_share(self.config.ppo, round_index)
         entropy_weight = entropy_coefficient(self.config.ppo, round_index)
@@ -192,9 +194,9 @@ class PPOLearner:
         saved = self.optimizer.state_dict()
         saved["state"] = {}
         for index, (name, _) in enumerate(self.network.named_parameters()):
-            slots = {key: state.tensors.get(f"adam.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if slots["step"] is not None:
-                saved["state"][index] = slots
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"adam.{name}.step" in state.tensors:
+                saved["state"][index] = {key: state.tensors[f"adam.{name}.{key}"].clone() for key in keys}
         self.optimizer.load_state_dict(saved)
         self.updates = int(state.numbers["updates"])
         for name in ("base", "slot", "return"):

@@ -24,7 +24,9 @@ class HeuristicConfig(Section):
     min_contribution_pp: float = 0.5
     """Contribution above which a holding seed is committed."""
     patience: int = 6
-    """Epochs in HOLDING after which a seed that contributes too little is given up."""
+    """Epochs in HOLDING after which a seed that contributes too little, or is not let through, is given up."""
+    training_patience: int = 25
+    """Epochs in TRAINING after which a seed that no gate lets through is given up."""
     prune_drop_pp: float = 15.0
     """Loss of accuracy in BLENDING for which a seed is given up."""
     rotation: tuple[Blueprint, ...] = (Blueprint.CONV_LIGHT, Blueprint.DEPTHWISE, Blueprint.BOTTLENECK, Blueprint.NORM)
@@ -90,19 +92,27 @@ class HeuristicPolicy:
         return _Option(1.0 + 0.01 * slot - 0.1 * failures, action, f"slot is empty: try {blueprint.id}")
 
     def _manage(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
-        measured = seed.measured
         if seed.stage in (Stage.GERMINATED, Stage.TRAINING):
             yield _Option(2.0, Action(LifecycleOp.ADVANCE, slot), "develop further")
+            if seed.ticks_in_stage >= self.config.training_patience:
+                yield _Option(
+                    3.0, Action(LifecycleOp.PRUNE, slot), f"still in training after {seed.ticks_in_stage} epochs"
+                )
         elif seed.stage is Stage.BLENDING:
             yield from self._blend(slot, seed)
-        elif seed.stage is Stage.HOLDING and measured.contribution_pp is not None:
-            contribution = measured.contribution_pp
-            if contribution > self.config.min_contribution_pp:
-                action = Action(LifecycleOp.FOSSILIZE, slot)
-                yield _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
-            elif seed.ticks_in_stage >= self.config.patience:
-                reason = f"contributes {contribution:+.1f} points after {seed.ticks_in_stage} epochs"
-                yield _Option(3.0, Action(LifecycleOp.PRUNE, slot), reason)
+        elif seed.stage is Stage.HOLDING and seed.measured.contribution_pp is not None:
+            yield self._hold(slot, seed, seed.measured.contribution_pp)
+
+    def _hold(self, slot: int, seed: SlotReport, contribution: float) -> _Option:
+        """Commit what contributes; give up what does not, or what the gate has refused for long."""
+        held = seed.ticks_in_stage
+        if contribution > self.config.min_contribution_pp and held < 2 * self.config.patience:
+            action = Action(LifecycleOp.FOSSILIZE, slot)
+            return _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
+        if held >= self.config.patience:
+            reason = f"contributes {contribution:+.1f} points after {held} epochs"
+            return _Option(3.0, Action(LifecycleOp.PRUNE, slot), reason)
+        return _Option(0.0, WAIT, "contributes too little so far")
 
     def _blend(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
         if seed.alpha_mode is not AlphaMode.HOLD:

@@ -92,10 +92,15 @@ class PlainProgress:
 class LiveProgress:
     """A table of the last rounds with a bar for the present one."""
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
+    def __init__(self, config: RunConfig, console: Console, done: int = 0) -> None:
+        """
+        Args:
+            done: rounds that were finished before this process began.
+        """
         self._config = config
         self._clock = RoundClock(config.ppo.rounds)
         self._rows: list[tuple[str, ...]] = []
+        self._last_round = done
         self._present: list[Episode] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -129,6 +134,7 @@ class LiveProgress:
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """Add the row."""
+        self._last_round = row["round"] + 1
         self._rows.append(
             (
                 f"{row['round'] + 1}/{self._config.ppo.rounds}",
@@ -160,7 +166,7 @@ class LiveProgress:
         operations = sum((Counter(episode.operations) for episode in episodes), Counter[str]())
         counts = {f"op_{op.name.lower()}": operations[op.name] for op in LifecycleOp}
         return (
-            f"{len(self._rows) + 1}",
+            f"{self._last_round + 1}",
             "",
             f"{sum(e.total_reward for e in episodes) / len(episodes):+.2f}",
             f"{sum(e.val_accuracy_pp for e in episodes) / len(episodes):.1f}%",
@@ -170,6 +176,6 @@ class LiveProgress:
         )
 
 
-def progress_for(config: RunConfig, console: Console) -> LiveProgress | PlainProgress:
-    """The live table on a terminal, plain lines elsewhere."""
-    return LiveProgress(config, console) if console.is_terminal else PlainProgress(config, console)
+def progress_for(config: RunConfig, console: Console, done: int = 0) -> LiveProgress | PlainProgress:
+    """The live table on a terminal, plain lines elsewhere; ``done`` rounds were finished before."""
+    return LiveProgress(config, console, done) if console.is_terminal else PlainProgress(config, console)

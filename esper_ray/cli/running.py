@@ -60,14 +60,18 @@ class PPOJob:
     def run(self) -> int:
         """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
         if self.checkpoint is not None and self.checkpoint.round_index >= self.config.ppo.rounds:
-            self.console.print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
+            self.console.print(
+                f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds", soft_wrap=True
+            )
+            self._copy_final_checkpoint()
             return 0
         try:
             with StopRequest() as stop, make_crew(self.config, serial=self.serial) as crew:
                 stop.listen()
                 self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
                 self.console.print(f"{self._headline()}\n{crew.describe()}", highlight=False, soft_wrap=True)
-                with progress_for(self.config, self.console) as listener:
+                done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
+                with progress_for(self.config, self.console, done_before) as listener:
                     controller = Controller(self.config, crew, self.run_directory, listener, stop)
                     if self.checkpoint is None:
                         controller.start()
@@ -94,8 +98,7 @@ class PPOJob:
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
         _set_status(run, "finished", policy_sha256=digest)
         draw_run(run)
-        if self.save is not None:
-            shutil.copytree(checkpoints_in(run.checkpoints)[-1], self.save)
+        self._copy_final_checkpoint()
         self.console.print(_summary_table(run, controller))
         self.console.print(
             f"policy weights sha256 {digest}\nrun directory {run.path}\npicture {run.picture}",
@@ -103,6 +106,10 @@ class PPOJob:
             soft_wrap=True,
         )
         return 0
+
+    def _copy_final_checkpoint(self) -> None:
+        if self.save is not None:
+            shutil.copytree(checkpoints_in(self.run_directory.checkpoints)[-1], self.save)
 
     def _interrupted(self, controller: Controller, stop: StopRequest) -> int:
         run = self.run_directory
@@ -206,6 +213,9 @@ class HeuristicJob:
                 self.console.print("stopped; the unfinished episode is not kept")
                 _set_status(self.run_directory, "interrupted")
                 return stop.exit_code
+            except BaseException:
+                _set_status(self.run_directory, "failed")
+                raise
         draw_run(self.run_directory)
         _set_status(self.run_directory, "finished")
         self.console.print(f"picture {self.run_directory.picture}", highlight=False, soft_wrap=True)

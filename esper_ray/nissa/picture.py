@@ -154,7 +154,8 @@ def _operations(axes: Axes, rounds: Sequence[Mapping[str, float]]) -> None:
         axes.bar(x, counts, bottom=bottom, color=colour, width=0.7, label=op.name.lower().replace("_", " "))
         bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
     axes.set_ylim(0, 1.35 * max(1.0, *bottom))
-    axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
+    if any(bottom):
+        axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
     _style(axes, "operations per episode, waiting aside")
 
 

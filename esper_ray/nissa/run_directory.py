@@ -92,8 +92,15 @@ class RunDirectory:
             raise RunDirectoryError(f"configuration of {self.path} cannot be used: {error}") from error
 
     def read_manifest(self) -> dict[str, Any]:
-        """The manifest as it stands."""
-        tree: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+        """The manifest as it stands.
+
+        Raises:
+            RunDirectoryError: if it cannot be read.
+        """
+        try:
+            tree: dict[str, Any] = json.loads((self.path / "manifest.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"manifest of {self.path} cannot be read: {error}") from error
         return tree
 
     def write_manifest(self, tree: Mapping[str, Any]) -> None:

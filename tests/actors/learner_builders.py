@@ -14,6 +14,7 @@ from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, observation_size
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
+from policies.network import state_value
 
 SMALL = {
     "name": "small",
@@ -26,6 +27,8 @@ SMALL = {
     "system.envs": 2,
     "system.envs_per_actor": 1,
     "ppo.rounds": 3,
+    "ppo.epochs": 2,
+    "ppo.epsilon_start": 0.0,
 }
 
 
@@ -64,10 +67,15 @@ def open_masks(slots: int) -> Masks:
 def synthetic(
     steps: int, rewards: Sequence[float], seed: int = 0, slots: int = 2, masks: Masks | None = None
 ) -> Episode:
-    """An episode of random occupied slots in which everything is legal; its actions are still to be drawn."""
+    """An episode of random occupied slots in which everything is legal; its actions are still to be drawn.
+
+    The amplitude of the last slot is 1, that of the others -1: a policy knows slots by their state alone.
+    """
     rng = np.random.default_rng(seed)
     features = rng.uniform(-1, 1, (steps, observation_size(slots))).astype(np.float32)
     features[:, BASE_SIZE::SLOT_SIZE] = 1.0
+    features[:, BASE_SIZE + 11 :: SLOT_SIZE] = -1.0
+    features[:, BASE_SIZE + 11 + (slots - 1) * SLOT_SIZE] = 1.0
     zeros = np.zeros(steps, np.float32)
     trajectory = Trajectory(
         features=features,
@@ -106,15 +114,17 @@ def canonical(rows: np.ndarray) -> np.ndarray:
 def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[int]], epsilon: float = 0.0) -> Episode:
     """The episode as if the learner's present policy had drawn ``actions`` in it."""
     taken = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
+    batch = padded_batch([taken], learner.device)
     with torch.no_grad():
-        _, op, arguments, q = learner._evaluate(padded_batch([taken], learner.device), epsilon)
+        distribution, op, arguments, q_taken = learner._evaluate(batch, epsilon)
+        values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
     scale = float(learner.network.value_scale)
     return changed(
         taken,
         log_prob_op=op.numpy(),
         log_prob_arguments=arguments.numpy(),
-        values=q.numpy() * scale,
-        q_taken=q.numpy() * scale,
+        values=values.numpy() * scale,
+        q_taken=q_taken.numpy() * scale,
     )
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic
 
-from actors.crew import SerialCrew
 from actors.ppo import Batch, PPOLearner, Targets, entropy_coefficient, exploration_share, padded_batch
 from actors.rollout import Assignment, episode_seed
+from actors.serial import SerialCrew
 from esper_ray.leyline.config import PPOConfig
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def losses(learner, batch, targets, entropy_weight=0.02):
     learner.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = [p.grad.clone() for p in learner.network.parameters() if p.grad is not None]
-    return report, float(loss), gradients
+    return report, loss.item(), gradients
 
 
 def moved(learner):

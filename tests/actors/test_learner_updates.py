@@ -18,7 +18,7 @@ RETARGET = [2, 0, 0, 2, 0, 1, 3, 4]
 PRUNE = [3, 1, 0, 0, 0, 0, 2, 1]
 
 
-def some_round(learner, seed=0, episodes=4, steps=5):
+def some_round(learner, seed=0, episodes=3, steps=4):
     """Episodes drawn from the learner's policy, with rewards from a generator."""
     rng = np.random.default_rng(seed)
     drafts = [synthetic(steps, rng.normal(size=steps), seed=100 * seed + i) for i in range(episodes)]
@@ -31,14 +31,14 @@ def everything(learner):
 
 
 def test_an_update_changes_the_weights_and_counts():
-    learner = PPOLearner(small_config())
+    learner = PPOLearner(small_config(ppo__epochs=4))
     before = learner.weights()
     report = learner.update(some_round(learner), 0)
     after = learner.weights()
     for name in ("op_head.0.weight", "lstm.weight_hh_l0", "slot_encoder.0.weight", "critic.3.weight"):
         assert not torch.equal(before[name], after[name])
     assert learner.updates == 1
-    assert report["optimizer_steps"] == 8  # 4 passes over 4 episodes, 2 at a time
+    assert report["optimizer_steps"] == 8  # 4 passes over 3 episodes, at most 2 at a time
     assert report["stopped_by_kl"] == 0.0
     assert report["grad_norm"] > 0
 
@@ -85,25 +85,42 @@ def test_divergence_of_the_first_minibatch_means_no_step_at_all():
     assert all(torch.equal(before[name], after[name]) for name in fixed)
 
 
-@pytest.mark.parametrize(
-    ("field", "terms"),
-    [("rewards", {"policy_loss", "value_loss"}), ("log_prob_op", {"policy_loss", "kl"}), ("q_taken", {"policy_loss"})],
-)
-def test_a_loss_that_is_not_finite_is_refused_by_the_name_of_its_term(field, terms):
-    learner = PPOLearner(small_config(ppo__minibatch_episodes=2))
+def broken_round(learner, field):
+    """Two episodes, the second with NaN in its first ``field``."""
     episodes = [behaved(learner, synthetic(3, [1.0, 0.0, -1.0], i), [ADVANCE, WAIT, PRUNE]) for i in range(2)]
     spoilt = getattr(episodes[1].trajectory, field).copy()
     spoilt[0] = math.nan
-    episodes[1] = changed(episodes[1], **{field: spoilt})
+    return [episodes[0], changed(episodes[1], **{field: spoilt})]
+
+
+@pytest.mark.parametrize(
+    ("field", "terms"),
+    [
+        ("log_prob_op", {"policy_loss", "kl"}),
+        ("log_prob_arguments", {"policy_loss", "kl"}),
+        ("q_taken", {"policy_loss"}),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_refused_by_the_name_of_its_terms(field, terms):
+    learner = PPOLearner(small_config(ppo__minibatch_episodes=2))
+    episodes = broken_round(learner, field)
     before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
-    with pytest.raises(FloatingPointError, match="PPO loss is not finite: policy_loss = nan") as caught:
+    with pytest.raises(FloatingPointError, match=r"PPO loss is not finite: .* = nan") as caught:
         learner.update(episodes, 0)
     named = {part.split(" = ")[0] for part in str(caught.value).removeprefix("PPO loss is not finite: ").split(", ")}
-    assert named >= terms
-    assert "entropy" not in named
-    assert ("value_loss" in named) == ("value_loss" in terms)
+    assert named == terms
     after = dict(learner.network.named_parameters())
     assert all(torch.equal(after[name], p) for name, p in before.items() if not name.startswith("critic.3"))
+    assert not learner.optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize("field", ["rewards", "values"])
+def test_returns_that_are_not_finite_are_refused_before_anything_changes(field):
+    learner = PPOLearner(small_config())
+    episodes, before = broken_round(learner, field), learner.weights()
+    with pytest.raises(FloatingPointError, match="PPO returns are not finite"):
+        learner.update(episodes, 0)
+    assert tensors_equal(learner.weights(), before)
     assert not learner.optimizer.state_dict()["state"]
 
 
@@ -112,7 +129,7 @@ def test_a_refused_round_leaves_no_broken_numbers_in_the_learner():
     learner = PPOLearner(small_config())
     episodes = some_round(learner)
     learner.update(episodes, 0)
-    spoilt = changed(episodes[0], rewards=np.full(5, math.nan))
+    spoilt = changed(episodes[0], rewards=np.full(4, math.nan))
     with pytest.raises(FloatingPointError):
         learner.update([spoilt, *episodes[1:]], 1)
     numbers = learner.state().numbers
@@ -121,7 +138,7 @@ def test_a_refused_round_leaves_no_broken_numbers_in_the_learner():
         assert np.isfinite([count, *mean, *squares]).all(), name
 
 
-@pytest.mark.parametrize("rounds_before", [0, 1, 2])
+@pytest.mark.parametrize("rounds_before", [0, 2])
 def test_a_loaded_learner_goes_on_bit_for_bit(rounds_before):
     straight = PPOLearner(small_config(seed=5))
     for index in range(rounds_before):
@@ -200,29 +217,21 @@ def chances(learner, draft):
     return float(distribution.op[:, 4].exp().mean()), float(distribution.slot[:, 4, 1].exp().mean())
 
 
-@pytest.mark.parametrize("critic", ["q_op", "v"])
+@pytest.mark.parametrize("critic", ["q_op", pytest.param("v", marks=pytest.mark.slow)])
 def test_what_is_rewarded_becomes_likelier(critic):
     """A bandit: only FOSSILIZE on slot 1 pays. Operation and slot both learn it within a few updates."""
-    learner = PPOLearner(
-        small_config(
-            gamma=0.01,
-            policy__critic=critic,
-            ppo__lr=3e-3,
-            ppo__target_kl=0.1,
-            ppo__minibatch_episodes=8,
-            ppo__rounds=8,
-        )
-    )
-    probe = synthetic(4, [0.0] * 4, seed=999)
+    settings = {"ppo__lr": 5e-3, "ppo__target_kl": 0.2, "ppo__epochs": 5, "ppo__entropy_start": 0.0}
+    learner = PPOLearner(small_config(gamma=0.01, policy__critic=critic, ppo__rounds=4, **settings))
+    probe = synthetic(8, [0.0] * 8, seed=999)
     before = chances(learner, probe)
-    for index in range(8):
-        drafts = [drawn(learner, synthetic(4, [0.0] * 4, seed=100 * index + i), i) for i in range(16)]
+    for index in range(4):
+        drafts = [drawn(learner, synthetic(30, [0.0] * 30, seed=100 * index + i), i) for i in range(4)]
         learner.update([changed(d, rewards=paid(d.trajectory.actions)) for d in drafts], index)
     after = chances(learner, probe)
     assert before[0] < 0.2
     assert before[1] == pytest.approx(0.5, abs=0.1)
     assert after[0] > 2 * before[0]
-    assert after[1] > 0.6
+    assert after[1] > 0.7
 
 
 def paid(actions):

@@ -20,7 +20,7 @@ from policy_builders import (
 from esper_ray.leyline.actions import ARGUMENT_HEADS
 from policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 
-SEEDS = range(6)
+SEEDS = range(4)
 EVERY = every_canonical_action(2)
 
 

@@ -1,0 +1,176 @@
+"""Checkpoints: bit for bit, whole or not at all, and refused when they do not fit."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from learner_builders import drawn, small_config, synthetic, tensors_equal
+
+from actors import checkpoint as module
+from actors.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoints_in,
+    load_checkpoint,
+    save_checkpoint,
+    weights_digest,
+)
+from actors.ppo import LearnerState, PPOLearner
+
+CONFIG = small_config()
+POSITION = {"events.jsonl": 10, "rounds.csv": 20, "timings.csv": 30, "sequence": 4}
+PROGRESS = {"round_index": 2, "env_steps": 12, "seconds": 0.1, "best": {"episode": 1, "val_accuracy_pp": 34.5}}
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A learner after one update: weights, optimiser and statistics are all there."""
+    learner = PPOLearner(CONFIG)
+    learner.update([drawn(learner, synthetic(3, [1.0, 0.0, -1.0], i), i) for i in range(2)], 0)
+    return learner.state()
+
+
+@pytest.fixture
+def saved(state, tmp_path):
+    return save_checkpoint(tmp_path, Checkpoint(2, state, POSITION, PROGRESS), CONFIG)
+
+
+def tiny(index):
+    return Checkpoint(index, LearnerState({"network.w": torch.ones(2)}, {"updates": index}), POSITION, PROGRESS)
+
+
+def names(folder):
+    return [path.name for path in checkpoints_in(folder)]
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(saved, state):
+    loaded = load_checkpoint(saved, CONFIG)
+    assert tensors_equal(loaded.learner.tensors, state.tensors)
+    assert loaded.learner.numbers == state.numbers
+    assert (loaded.round_index, loaded.position, loaded.progress) == (2, POSITION, PROGRESS)
+    assert {tensor.dtype for tensor in state.tensors.values()} == {torch.float32}
+    assert any(name.startswith("adam.lstm") and name.endswith("exp_avg_sq") for name in loaded.learner.tensors)
+
+
+def test_a_learner_loaded_from_disk_goes_on_bit_for_bit(saved, state):
+    results = []
+    for source in (state, load_checkpoint(saved, CONFIG).learner):
+        learner = PPOLearner(CONFIG)
+        learner.load(LearnerState({n: t.clone() for n, t in source.tensors.items()}, source.numbers))
+        learner.update([drawn(learner, synthetic(3, [0.0, 2.0, 1.0], i), i) for i in range(2)], 1)
+        results.append(learner.state())
+    assert tensors_equal(results[0].tensors, results[1].tensors)
+    assert results[0].numbers == results[1].numbers
+
+
+@pytest.mark.parametrize("broken", ["save_file", "json.dumps", "os.replace"])
+def test_a_crash_while_writing_leaves_the_older_checkpoints_and_no_half_one(broken, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, tiny(1), CONFIG)
+
+    def crash(*arguments, **options):
+        raise KeyboardInterrupt
+
+    owner, _, name = broken.rpartition(".")
+    monkeypatch.setattr(getattr(module, owner) if owner else module, name, crash)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
+    monkeypatch.undo()
+    assert names(tmp_path) == ["round-00001"]
+    assert sorted(p.name for p in tmp_path.glob("round-*")) == ["round-00001"]
+    save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
+    assert names(tmp_path) == ["round-00002"]
+    assert load_checkpoint(checkpoints_in(tmp_path)[0], CONFIG).learner.numbers == {"updates": 2}
+    assert os.listdir(tmp_path) == ["round-00002"]  # what the crash left behind is gone
+
+
+def test_saving_again_replaces_what_was_there(tmp_path):
+    save_checkpoint(tmp_path, tiny(1), CONFIG)
+    again = Checkpoint(1, LearnerState({"network.w": torch.zeros(2)}, {"updates": 9}), POSITION, PROGRESS)
+    path = save_checkpoint(tmp_path, again, CONFIG)
+    assert load_checkpoint(path, CONFIG).learner.numbers == {"updates": 9}
+    assert names(tmp_path) == ["round-00001"]
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    for index in range(5):
+        save_checkpoint(tmp_path, tiny(index), CONFIG, keep=3)
+    assert names(tmp_path) == ["round-00002", "round-00003", "round-00004"]
+    save_checkpoint(tmp_path, tiny(5), CONFIG)
+    assert len(names(tmp_path)) == 4
+
+
+def test_the_newest_is_the_one_with_most_rounds_however_many_digits_it_has(tmp_path):
+    for index in (99_999, 100_000):
+        save_checkpoint(tmp_path, tiny(index), CONFIG, keep=1)
+    assert names(tmp_path) == ["round-100000"]
+
+
+def test_a_folder_without_its_state_is_no_checkpoint(saved, tmp_path):
+    (saved / "state.json").unlink()
+    assert checkpoints_in(tmp_path) == []
+    assert checkpoints_in(tmp_path / "nowhere") == []
+
+
+def test_folders_of_other_names_are_no_checkpoints(saved, tmp_path):
+    """Somebody kept a copy beside it."""
+    for name in ("round-00002-backup", "round-best", ".round-00003.tmp"):
+        shutil.copytree(saved, tmp_path / name)
+    assert names(tmp_path) == ["round-00002"]
+
+
+def test_another_configuration_is_refused_with_both_digests(saved):
+    other = small_config(seed=7)
+    expected = rf"has config_sha256 '{CONFIG.digest()}', this run needs '{other.digest()}'"
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(saved, other)
+
+
+@pytest.mark.parametrize(("key", "value"), [("observation_schema", "0123456789abcdef"), ("version", 99)])
+def test_another_layout_or_version_is_refused_by_its_name(saved, key, value):
+    tree = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps(tree | {key: value}))
+    with pytest.raises(CheckpointError, match=rf"has {key} {value!r}, this run needs {tree[key]!r}"):
+        load_checkpoint(saved, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["state.json", "learner.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "bytes"])
+def test_a_damaged_file_is_refused_with_its_path(saved, name, damage):
+    file = saved / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(
+            {"empty": b"", "half": content[: len(content) // 2], "bytes": b"\xff\xfe\x00\x81" * 20}[damage]
+        )
+    with pytest.raises(CheckpointError, match=r"checkpoint .*round-00002 cannot be read"):
+        load_checkpoint(saved, CONFIG)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"text"'])
+def test_a_state_that_is_no_mapping_is_refused(saved, content):
+    (saved / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match="round-00002"):
+        load_checkpoint(saved, CONFIG)
+
+
+def test_the_digest_sees_every_weight_its_name_its_shape_and_its_type():
+    base = {"a": torch.zeros(2, 3), "b": torch.arange(4.0)}
+    seen = [weights_digest(base)]
+    for name, tensor in base.items():
+        for index in range(tensor.numel()):
+            other = {key: value.clone() for key, value in base.items()}
+            flat = other[name].view(-1)
+            flat[index] = torch.nextafter(flat[index], torch.tensor(9.0))
+            seen.append(weights_digest(other))
+    seen.append(weights_digest({"a": torch.zeros(3, 2), "b": base["b"]}))
+    seen.append(weights_digest({"a": base["a"], "c": base["b"]}))
+    seen.append(weights_digest({"a": base["a"].to(torch.int32), "b": base["b"]}))
+    seen.append(weights_digest({"a": base["a"]}))
+    assert len(set(seen)) == len(seen)
+    assert weights_digest(dict(reversed(base.items()))) == seen[0]
+    assert weights_digest({"a": torch.zeros(3, 2).T, "b": base["b"]}) == seen[0]
+    assert len(seen[0]) == 64

@@ -1,0 +1,190 @@
+"""One episode played by the runner: what it records, and when it refuses to."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from learner_builders import Scripted, small_config
+
+from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
+from esper_ray import environment
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
+from esper_ray.leyline.policy import Decision
+from esper_ray.tolaria.assembly import derived_seed
+from esper_ray.tolaria.governor import Verdict
+
+GROW = Action(LifecycleOp.GERMINATE, 1, tempo=0)
+ADVANCE = Action(LifecycleOp.ADVANCE, 1)
+PRUNE = Action(LifecycleOp.PRUNE, 1)
+LIFE = [GROW, ADVANCE, WAIT, WAIT, WAIT, PRUNE]
+"""Germinated, brought to TRAINING, old enough at the sixth step, pruned."""
+
+
+@pytest.fixture(scope="module")
+def env():
+    return MorphogenesisEnv(small_config(episode_length=6, growth__auto_forward=[]))
+
+
+def decisions(actions):
+    return [Decision(action, -0.25 * i, -0.5 * i, 1.0 * i, 2.0 * i, f"reason {i}") for i, action in enumerate(actions)]
+
+
+def runner_of(env, actions, value=7.0):
+    return EpisodeRunner(env, Scripted(decisions(actions), value))
+
+
+@pytest.fixture(scope="module")
+def played(env):
+    """The runner after a whole scripted life, and its episode."""
+    runner = runner_of(env, LIFE)
+    return runner, runner.play(Assignment(index=12, env=3, seed=5))
+
+
+def test_an_episode_knows_whose_it_is(played):
+    _, episode = played
+    assert (episode.index, episode.env, episode.seed) == (12, 3, 5)
+    assert all((record["episode"], record["env"]) == (12, 3) for record in episode.log)
+
+
+def test_rewards_by_cause_sum_to_the_total_of_the_ledger(played):
+    runner, episode = played
+    assert episode.trajectory.rewards.shape == (6,)
+    assert episode.trajectory.rewards.sum() == pytest.approx(runner.env.ledger.total(), abs=1e-12)
+    assert episode.total_reward == runner.env.ledger.total()
+    assert abs(episode.total_reward) > 1e-3
+    outcome, steps = episode.log[-1], [r for r in episode.log if r["kind"] == "env_epoch"]
+    assert sum(outcome["reward_by_source"].values()) == pytest.approx(episode.total_reward, abs=1e-12)
+    assert sum(step["reward"] for step in steps) == pytest.approx(episode.total_reward, abs=1e-12)
+    for step in steps:
+        assert sum(entry["amount"] for entry in step["entries"]) == pytest.approx(step["reward"], abs=1e-12)
+
+
+def test_operations_are_counted_once_a_step(played):
+    _, episode = played
+    assert episode.operations == {
+        "WAIT": 3,
+        "GERMINATE": 1,
+        "SET_ALPHA_TARGET": 0,
+        "PRUNE": 1,
+        "FOSSILIZE": 0,
+        "ADVANCE": 1,
+    }
+    assert (episode.refused, episode.fossilised, episode.rollback) == (0, 0, False)
+
+
+def test_the_log_tells_the_episode_in_order(played):
+    _, episode = played
+    kinds = [record["kind"] for record in episode.log]
+    assert kinds[0] == "episode_started"
+    assert kinds[-2:] == ["env_epoch", "outcome"]
+    assert kinds.count("env_epoch") == 6
+    assert set(kinds) == {"episode_started", "seed_transition", "gate", "env_epoch", "outcome"}
+    epochs = [record["epoch"] for record in episode.log if record["kind"] == "env_epoch"]
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    moves = [(kinds[: i + 1].count("env_epoch"), r["to"]) for i, r in enumerate(episode.log) if "to" in r]
+    assert moves[:3] == [(0, "GERMINATED"), (1, "TRAINING"), (5, "PRUNED")]  # before the record of their own step
+
+
+def test_a_step_of_the_log_says_what_was_decided_and_why(played):
+    _, episode = played
+    steps = [record for record in episode.log if record["kind"] == "env_epoch"]
+    assert [(s["operation"], s["slot"]) for s in steps[:3]] == [
+        ("GERMINATE", "r0c1"),
+        ("ADVANCE", "r0c1"),
+        ("WAIT", None),
+    ]
+    assert [s["why"] for s in steps] == [f"reason {i}" for i in range(6)]
+    assert [s["log_prob"] for s in steps] == [-0.75 * i for i in range(6)]
+    assert tuple(steps[0]["action"]) == GROW.to_indices()
+    assert steps[1]["slots"]["r0c1"]["stage"] == "TRAINING"
+    json.dumps(episode.log, allow_nan=False)
+
+
+def test_the_trajectory_is_what_the_policy_saw_and_answered(played):
+    runner, episode = played
+    trajectory, views = episode.trajectory, runner.policy.decided
+    assert len(trajectory) == 6
+    assert (trajectory.features == np.stack([view.features for view in views])).all()
+    assert (trajectory.blueprints == np.stack([view.blueprints for view in views])).all()
+    assert (trajectory.masks == np.stack([view.masks.vector() for view in views])).all()
+    assert trajectory.actions.tolist() == [list(action.to_indices()) for action in LIFE]
+    assert trajectory.log_prob_op.tolist() == [-0.25 * i for i in range(6)]
+    assert trajectory.log_prob_arguments.tolist() == [-0.5 * i for i in range(6)]
+    assert trajectory.values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert trajectory.q_taken.tolist() == [0, 2, 4, 6, 8, 10]
+
+
+def test_a_truncated_episode_is_bootstrapped_with_the_value_of_its_last_state(played):
+    runner, episode = played
+    assert (episode.trajectory.terminated, episode.trajectory.bootstrap) == (False, 7.0)
+    asked = runner.policy.valued
+    assert len(asked) == 1
+    assert asked[0].signals.epoch == 6
+    assert (asked[0].features != episode.trajectory.features[-1]).any()
+
+
+def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was_caused(env, monkeypatch):
+    verdicts = iter([Verdict(False, True), Verdict(False, True), Verdict(True, False, "test", 1.0, 0.5)])
+    monkeypatch.setattr(environment.Governor, "judge", lambda self, train, val: next(verdicts))
+    runner = runner_of(env, [GROW, WAIT, WAIT])
+    episode = runner.play(Assignment(0, 0, 5))
+    trajectory = episode.trajectory
+    assert len(trajectory) == 3
+    assert (trajectory.terminated, trajectory.bootstrap, episode.rollback) == (True, 0.0, True)
+    assert runner.policy.valued == []
+    assert trajectory.rewards[0] < -9.0  # the penalty of 10 belongs to the germination
+    assert trajectory.rewards[1:].min() > -1.0
+    assert trajectory.rewards.sum() == pytest.approx(episode.total_reward, abs=1e-12)
+    assert episode.log[-1]["rollback"] is True
+    assert "rollback" in [record["kind"] for record in episode.log]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_request_to_stop_is_met_between_two_steps(env, steps):
+    answers = iter([False] * steps + [True])
+    runner = runner_of(env, LIFE)
+    with pytest.raises(Interrupted):
+        runner.play(Assignment(0, 0, 5), lambda: next(answers))
+    assert runner.env.epoch == steps
+    assert len(runner.policy.decided) == steps
+
+
+def test_an_interrupted_episode_can_be_played_again(env, played):
+    runner = runner_of(env, LIFE)
+    answers = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        runner.play(Assignment(12, 3, 5), lambda: next(answers))
+    assert runner.play(Assignment(12, 3, 5)).log == played[1].log
+
+
+@pytest.mark.parametrize(
+    ("actions", "step"), [([ADVANCE], 1), ([GROW, GROW], 2), ([GROW, Action(LifecycleOp.FOSSILIZE, 1)], 2)]
+)
+def test_a_policy_that_breaks_the_rules_is_stopped(env, actions, step):
+    with pytest.raises(RuntimeError, match=rf"Scripted chose the illegal action Action\(.*\) at step {step}"):
+        runner_of(env, actions).play(Assignment(0, 0, 5))
+
+
+def test_refused_commands_are_counted(env):
+    """A fresh seed may ask for BLENDING, and the gate stays shut."""
+    episode = runner_of(env, [GROW, ADVANCE, ADVANCE, ADVANCE, WAIT, WAIT]).play(Assignment(0, 0, 5))
+    assert episode.refused == 2
+    assert [r["success"] for r in episode.log if r["kind"] == "env_epoch"] == [True, True, False, False, True, True]
+
+
+def test_each_episode_has_its_own_seed_and_the_policy_another_stream(played):
+    runner, _ = played
+    assert runner.policy.begun == [derived_seed(5, 3)]
+    assert runner.policy.begun != [5]
+    seeds = {episode_seed(run, index, env) for run in (1, 2) for index in range(4) for env in range(4)}
+    assert len(seeds) == 32
+    assert episode_seed(42, 0, 1) == derived_seed(42, 0, 1)
+
+
+def test_playing_leaves_the_global_generator_alone(env):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    runner_of(env, LIFE).play(Assignment(0, 0, 5))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,183 @@
+"""Whole runs in one process: repeatable byte for byte, with or without an interruption."""
+
+import json
+
+import pytest
+from learner_builders import small_config
+
+from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from actors.controller import DIAGNOSTICS, Controller
+from actors.rollout import episode_seed
+from actors.serial import SerialCrew
+from esper_ray.nissa.run_directory import RunDirectory
+
+SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo__checkpoints_kept": 2}
+
+
+class Watcher:
+    """Remembers what a run told it, and may ask it to stop."""
+
+    def __init__(self, stop_after=None):
+        self.heard = []
+        self.rows = []
+        self.asked = 0
+        self.stop_after = stop_after
+
+    def episode_finished(self, episode):
+        self.heard.append(("episode", episode.index))
+
+    def updating(self):
+        self.heard.append(("updating",))
+
+    def round_finished(self, row, timing):
+        self.heard.append(("round", row["round"]))
+        self.rows.append((row, timing))
+
+    def should_stop(self):
+        self.asked += 1
+        return self.stop_after is not None and self.stop_after(self)
+
+
+def run(folder, resume=None, stop_after=None, **changes):
+    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new crew and controller."""
+    config = small_config(**(SETTINGS | changes))
+    watcher = Watcher(stop_after)
+    directory = RunDirectory.create(folder, config, ["test"]) if resume is None else RunDirectory.open(resume)
+    with SerialCrew(config) as crew:
+        controller = Controller(config, crew, directory, watcher, watcher.should_stop)
+        if resume is None:
+            controller.start()
+        else:
+            controller.resume(load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config))
+        done = controller.run()
+        return directory, controller, watcher, done
+
+
+def rounds_csv(directory):
+    return (directory.path / "rounds.csv").read_bytes()
+
+
+def events(directory):
+    """The event log without the name of the run."""
+    return [{key: value for key, value in event.items() if key != "run"} for event in directory.events()]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("straight"))
+
+
+def test_equal_seeds_give_equal_runs_byte_for_byte(straight, tmp_path):
+    again = run(tmp_path)
+    assert straight[3] is again[3] is True
+    assert rounds_csv(straight[0]) == rounds_csv(again[0])
+    assert straight[1].weights_digest() == again[1].weights_digest()
+    assert events(straight[0]) == events(again[0])
+    assert len(events(again[0])) > 3 * 2 * 3
+    assert straight[0].run_id == straight[0].path.name
+    assert {event["run"] for event in again[0].events()} == {again[0].run_id}
+
+
+def test_another_seed_gives_another_run(straight, tmp_path):
+    other = run(tmp_path, seed=43, ppo__rounds=1)
+    assert other[1].weights_digest() != straight[1].weights_digest()
+    assert rounds_csv(other[0]).splitlines()[1] != rounds_csv(straight[0]).splitlines()[1]
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_rounds_with_an_interruption_equal_rounds_without_one(straight, tmp_path, first):
+    directory, controller, _, done = run(tmp_path, stop_after=lambda watcher: len(watcher.rows) == first)
+    assert done is False
+    assert controller.progress.round_index == first
+    assert len(directory.rounds()) == first
+    _, resumed, watcher, done = run(tmp_path, resume=directory.path)
+    assert done is True
+    assert [row["round"] for row, _ in watcher.rows] == list(range(first, 3))
+    assert rounds_csv(directory) == rounds_csv(straight[0])
+    assert resumed.weights_digest() == straight[1].weights_digest()
+    assert events(directory) == events(straight[0])
+    assert resumed.progress.env_steps == straight[1].progress.env_steps == 18
+    assert resumed.progress.best == straight[1].progress.best
+
+
+def test_an_interruption_within_a_round_leaves_the_finished_rounds_and_nothing_else(straight, tmp_path):
+    """Stopped in the second episode of the second round; what a crash wrote after the checkpoint is cut off."""
+    directory, controller, watcher, done = run(
+        tmp_path, stop_after=lambda w: ("episode", 2) in w.heard and w.heard[-1] == ("episode", 2)
+    )
+    assert done is False
+    assert watcher.heard[-1] == ("episode", 2)
+    assert controller.progress.round_index == 1
+    assert [path.name for path in checkpoints_in(directory.checkpoints)] == ["round-00000", "round-00001"]
+    assert len(directory.rounds()) == 1
+    assert events(directory)[-1]["kind"] == "round"
+    directory.log([{"kind": "half a round"}] * 3)
+    directory.add_round({"round": 1}, {"round": 1})
+    _, resumed, _, _ = run(tmp_path, resume=directory.path)
+    assert rounds_csv(directory) == rounds_csv(straight[0])
+    assert events(directory) == events(straight[0])
+    assert resumed.weights_digest() == straight[1].weights_digest()
+    assert len((directory.path / "timings.csv").read_text().splitlines()) == 4
+
+
+def test_a_request_to_stop_before_the_first_round_leaves_the_untrained_policy(tmp_path):
+    directory, controller, watcher, done = run(tmp_path, stop_after=lambda w: True)
+    assert (done, watcher.heard, controller.progress.round_index) == (False, [], 0)
+    assert [path.name for path in checkpoints_in(directory.checkpoints)] == ["round-00000"]
+    assert rounds_csv(directory) == b""
+
+
+def test_a_finished_run_has_nothing_left_to_do(straight, tmp_path):
+    before = rounds_csv(straight[0])
+    _, controller, watcher, done = run(tmp_path, resume=straight[0].path)
+    assert (done, watcher.heard) == (True, [])
+    assert rounds_csv(straight[0]) == before
+    assert controller.weights_digest() == straight[1].weights_digest()
+
+
+def test_the_listener_hears_a_round_in_its_order(straight):
+    assert straight[2].heard == [
+        *[("episode", 0), ("episode", 1), ("updating",), ("round", 0)],
+        *[("episode", 2), ("episode", 3), ("updating",), ("round", 1)],
+        *[("episode", 4), ("episode", 5), ("updating",), ("round", 2)],
+    ]
+
+
+def test_a_line_of_the_rounds_agrees_with_the_events_of_its_episodes(straight):
+    directory = straight[0]
+    for index, row in enumerate(directory.rounds()):
+        outcomes = [e for e in directory.events() if e["kind"] == "outcome" and e["round"] == index]
+        steps = [e for e in directory.events() if e["kind"] == "env_epoch" and e["round"] == index]
+        assert len(outcomes) == int(row["episodes"]) == 2
+        rewards = [outcome["total_reward"] for outcome in outcomes]
+        assert float(row["return_mean"]) == pytest.approx(sum(rewards) / 2, abs=1e-12)
+        assert float(row["return_std"]) == pytest.approx(abs(rewards[0] - rewards[1]) / 2, abs=1e-12)
+        accuracies = [outcome["val_accuracy_pp"] for outcome in outcomes]
+        assert float(row["val_accuracy_ratio"]) == pytest.approx(sum(accuracies) / 200, abs=1e-12)
+        counts = {key: int(value) for key, value in row.items() if key.startswith("op_")}
+        assert sum(counts.values()) == 6
+        assert counts["op_wait"] == sum(step["operation"] == "WAIT" for step in steps)
+        assert int(row["env_steps"]) == 6 * (index + 1)
+        assert {outcome["seed"] for outcome in outcomes} == {episode_seed(42, index, env) for env in range(2)}
+        assert DIAGNOSTICS[0] in row
+    assert [float(row["epsilon"]) for row in directory.rounds()] == pytest.approx([0.1, 0.1 / 6, 0.0])
+
+
+def test_the_best_episode_is_the_earliest_of_the_most_accurate(straight):
+    outcomes = [e for e in straight[0].events() if e["kind"] == "outcome"]
+    best = max(outcomes, key=lambda outcome: outcome["val_accuracy_pp"])
+    assert straight[1].progress.best == {"episode": best["episode"], "val_accuracy_pp": best["val_accuracy_pp"]}
+
+
+def test_only_the_newest_checkpoints_are_kept(straight):
+    names = [path.name for path in checkpoints_in(straight[0].checkpoints)]
+    assert names == ["round-00002", "round-00003"]
+    tree = json.loads((straight[0].checkpoints / "round-00003" / "state.json").read_text())
+    assert (tree["round"], tree["progress"]["round_index"]) == (3, 3)
+    assert tree["position"] == straight[0].position() | {"sequence": len(list(straight[0].events()))}
+
+
+def test_a_checkpoint_of_another_configuration_is_not_gone_on_with(straight):
+    newest = checkpoints_in(straight[0].checkpoints)[-1]
+    with pytest.raises(CheckpointError, match="config_sha256"):
+        load_checkpoint(newest, small_config(**(SETTINGS | {"ppo__lr": 1e-3})))

@@ -1,0 +1,62 @@
+"""The command line in this process."""
+
+import io
+import os
+import signal
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from esper_ray.cli.main import main
+from esper_ray.nissa.run_directory import RunDirectory
+
+SMALL = [
+    *("--envs", "2", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"),
+    *("--set", "policy.feature_size=16", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16"),
+    *("--set", "task.validation_images=50", "--set", "system.envs_per_actor=1"),
+]
+"""Flags that make a run a matter of a second."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments: object) -> Answer:
+    """``esper <arguments>``, not on a terminal; handlers of signals are put back afterwards."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["esper", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        for name in ("RAY_ADDRESS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def train_below(folder: Path, *more: object) -> Answer:
+    """A small serial run with its directory in ``folder``."""
+    return call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", folder, *more)
+
+
+def only_run(folder: Path) -> RunDirectory:
+    """The one run in ``folder``."""
+    (name,) = os.listdir(folder)
+    return RunDirectory.open(folder / name)

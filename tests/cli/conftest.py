@@ -1,0 +1,49 @@
+"""The command line as a function, and one small finished run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cli_builders import Answer, call, only_run, train_below
+
+from esper_ray.nissa.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of two rounds that was also told to save its checkpoint."""
+
+    answer: Answer
+    run: RunDirectory
+    saved: Path
+
+
+@pytest.fixture
+def esper():
+    """``esper("train", "ppo", ...)`` gives exit code, standard output and standard error."""
+    return call
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Where the runs of a test go; it does not exist yet."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def train(runs):
+    """``train(...)`` is a small serial run below ``runs``."""
+    return lambda *more: train_below(runs, *more)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs without their picture, which takes longer than a small run."""
+    monkeypatch.setattr("esper_ray.cli.running.draw_run", lambda run: None)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    answer = train_below(folder / "runs", "--rounds", "2", "--save", folder / "saved")
+    return Finished(answer, only_run(folder / "runs"), folder / "saved")

@@ -1,0 +1,59 @@
+"""``esper config`` and ``esper version``."""
+
+import json
+
+import yaml
+
+import esper_ray
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+
+
+def test_show_prints_a_configuration_that_can_be_used_again(esper, tmp_path):
+    answer = esper("config", "show", "--preset", "digits", "--set", "ppo.lr=1e-3", "--set", "growth.slots=[r0c2]")
+    assert (answer.code, answer.err) == (0, "")
+    expected = build(read_preset("digits"), {"ppo.lr": 1e-3, "growth.slots": ["r0c2"]})
+    assert RunConfig.model_validate(yaml.safe_load(answer.out)) == expected
+    assert answer.out.splitlines()[-1] == f"# sha256 {expected.digest()}"
+    (tmp_path / "mine.yaml").write_text(answer.out)
+    assert esper("config", "show", "--config-json", tmp_path / "mine.yaml").out == answer.out
+
+
+def test_show_without_a_preset_shows_the_default_one(esper):
+    assert esper("config", "show").out == esper("config", "show", "--preset", "digits").out
+
+
+def test_values_are_read_as_what_they_are(esper):
+    flags = ("ppo.lr=1e-3", "ppo.rounds=5", "growth.freeze_fossils=true", "name=1e5x", "task.data_dir=null")
+    shown = yaml.safe_load(esper("config", "show", *(part for flag in flags for part in ("--set", flag))).out)
+    assert (shown["ppo"]["lr"], shown["ppo"]["rounds"]) == (0.001, 5)
+    assert shown["growth"]["freeze_fossils"] is True
+    assert shown["name"] == "1e5x"
+    assert shown["task"]["data_dir"] is None
+
+
+def test_schema_is_json_that_knows_every_section(esper):
+    tree = json.loads(esper("config", "schema").out)
+    assert tree["properties"].keys() == RunConfig.model_fields.keys()
+    assert "discount" in tree["properties"]["gamma"]["description"]
+    assert tree["additionalProperties"] is False
+
+
+def test_presets_are_listed_one_a_line(esper):
+    answer = esper("config", "presets")
+    assert "digits" in answer.out.splitlines()
+    assert all(build(read_preset(name)) for name in answer.out.splitlines())
+
+
+def test_version(esper):
+    assert esper("version").out == f"esper-ray {esper_ray.__version__}\n"
+    verbose = esper("version", "--verbose").out.splitlines()
+    assert verbose[0] == f"esper-ray {esper_ray.__version__}"
+    assert any(line.startswith("torch 2") for line in verbose)
+
+
+def test_help_lists_the_commands(esper):
+    answer = esper("--help")
+    assert answer.code == 0
+    for command in ("train", "config", "version"):
+        assert command in answer.out

@@ -1,0 +1,112 @@
+"""Ctrl-C and SIGTERM: the run stops where it is safe, says how to go on, and goes on as if nothing had been."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from cli_builders import SMALL, only_run
+
+from esper_ray.cli.progress import PlainProgress
+from esper_ray.cli.signals import StopRequest
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+@pytest.fixture
+def strike(monkeypatch):
+    """``strike(signal, episode, times)``: this process gets the signal when that episode has been played."""
+
+    def arrange(number, episode, times=1):
+        def heard(self, finished):
+            if finished.index == episode:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(PlainProgress, "episode_finished", heard)
+
+    return arrange
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_ends_a_run_with_its_code_and_the_command_to_go_on(number, strike, train, esper, runs, finished):
+    """The second of two episodes of the second round is not played; the resumed run equals one without a signal."""
+    strike(number, episode=2)
+    answer = train("--rounds", "2")
+    run = only_run(runs)
+    assert answer.code == CODES[number]
+    assert f"{number.name}: stopping" in answer.err
+    assert "stopped after 1 of 2 rounds" in answer.out
+    assert run.read_manifest()["status"] == "interrupted"
+    assert len(run.rounds()) == 1
+
+    command = re.search(r"go on with: (.*)", answer.out)[1]
+    assert command == f"esper train ppo --resume {run.path} --serial"
+    strike(number, episode=-1)
+    again = esper(*shlex.split(command)[1:])
+    assert again.code == 0
+    assert "resumed after round 1" in again.out
+    assert run.read_manifest()["status"] == "finished"
+    digest = run.read_manifest()["policy_sha256"]
+    assert digest in again.out
+
+    assert digest in finished.answer.out
+    assert (run.path / "rounds.csv").read_bytes() == (finished.run.path / "rounds.csv").read_bytes()
+
+
+def test_a_second_ctrl_c_gives_up_at_once(strike, train, runs):
+    strike(signal.SIGINT, episode=0, times=2)
+    answer = train("--rounds", "2")
+    assert answer.code == 130
+    assert only_run(runs).read_manifest()["status"] == "failed"
+
+
+def test_an_interrupted_heuristic_run_says_so(esper, runs, monkeypatch):
+    monkeypatch.setattr(
+        "esper_ray.cli.running.HeuristicJob._show", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    answer = esper(*("train", "heuristic", "--episodes", "2", "--episode-length", "2", "--telemetry-dir", runs))
+    assert answer.code == 143
+    run = only_run(runs)
+    assert run.read_manifest()["status"] == "interrupted"
+    assert [event["kind"] for event in run.events()].count("outcome") == 1
+
+
+def test_handlers_are_put_back_and_codes_follow_from_the_signal():
+    before = [signal.getsignal(number) for number in CODES]
+    with StopRequest() as stop:
+        assert (stop(), stop.exit_code) == (False, 0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop(), stop.exit_code) == (True, 143)
+        with pytest.raises(SystemExit, match="130"):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # asking politely twice is still asking politely
+    assert [signal.getsignal(number) for number in CODES] == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_from_outside_ends_the_program_in_the_same_way(number, runs):
+    """A real process, struck after the first line of a round."""
+    command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", "--serial", *SMALL, "--rounds", "500"]
+    command += ["--telemetry-dir", str(runs)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("round 1/"):
+                process.send_signal(number)
+                break
+        out, err = process.communicate(timeout=60)
+    run = only_run(runs)
+    assert process.returncode == CODES[number]
+    assert f"{number.name}: stopping" in err
+    assert "Traceback" not in err
+    assert f"go on with: esper train ppo --resume {run.path} --serial" in out
+    assert run.read_manifest()["status"] == "interrupted"
+    assert len(run.rounds()) >= 1

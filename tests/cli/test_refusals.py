@@ -1,0 +1,137 @@
+"""Bad input: exit code 2, a message with the value and what is allowed, and nothing on disk."""
+
+import pytest
+import torch
+from cli_builders import only_run
+
+HERE = torch.cuda.device_count()
+
+REFUSED = {
+    "preset": (["--preset", "digitz"], ["unknown preset 'digitz'", "did you mean 'digits'"]),
+    "task": (["--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
+    "reward mode": (["--reward-mode", "basik"], ["reward.mode", "'basik'", "did you mean 'basic'"]),
+    "later reward mode": (["--reward-mode", "shaped"], ["'shaped' is not available yet", "use one of basic, sparse"]),
+    "slot": (["--slots", "r9c9"], ["no slot 'r9c9'", "r0c0, r0c1, r0c2"]),
+    "slot id": (["--slots", "first"], ["growth.slots", "'first'", "r<row>c<column>"]),
+    "slot twice": (["--slots", "r0c0,r0c0"], ["'r0c0' is listed twice"]),
+    "device": (["--device", "gpu"], ["system.device", "'gpu'", "'cpu', 'cuda', 'cuda:<index>'"]),
+    "devices": (["--devices", "cpu", "tpu:0"], ["system.devices", "'tpu:0'", "'cuda:<index>'"]),
+    "missing device": (["--device", f"cuda:{HERE}"], [f"'cuda:{HERE}' does not exist", f"{HERE} CUDA devices"]),
+    "missing devices": (["--devices", "cpu", f"cuda:{HERE}"], [f"'cuda:{HERE}' does not exist"]),
+    "unknown key": (["--set", "ppo.learning_rte=1"], ["unknown key 'ppo.learning_rte'", "known here: rounds, epochs"]),
+    "misspelt key": (["--set", "ppo.epochz=1"], ["unknown key 'ppo.epochz'", "did you mean 'ppo.epochs'"]),
+    "misplaced key": (["--set", "momentum=0.5"], ["unknown key 'momentum'", "did you mean 'training.momentum'"]),
+    "no pair": (["--set", "ppo.lr"], ["--set takes KEY=VALUE", "'ppo.lr'"]),
+    "below a leaf": (["--set", "ppo.lr.x=1"], ["'lr' must hold a mapping", "'ppo.lr.x'"]),
+    "envs": (["--envs", "0"], ["system.envs", "greater than or equal to 1", "got 0"]),
+    "rounds": (["--rounds", "-3"], ["ppo.rounds", "greater than or equal to 1", "got -3"]),
+    "seed": (["--seed", "-1"], ["seed", "greater than or equal to 0", "got -1"]),
+    "wrong type": (["--set", "ppo.lr=fast"], ["ppo.lr", "valid number", "got 'fast'"]),
+    "not finite": (["--set", "ppo.lr=.inf"], ["ppo.lr", "finite", "got inf"]),
+    "no data": (["--data-dir", "/nowhere/data"], ["data directory /nowhere/data does not exist"]),
+    "unwanted data": (["--data-dir", "/tmp"], ["'digits' carries its own data", "/tmp"]),
+    "blueprint": (["--set", "growth.blueprints=[attention]"], ["'attention' is not available yet", "conv_light"]),
+    "two sources": (["--preset", "digits", "--config-json", "x.json"], ["--preset digits", "x.json", "exclude"]),
+    "missing file": (["--config-json", "/nowhere/x.json"], ["cannot read configuration /nowhere/x.json"]),
+    "workers": (["--num-workers", "4"], ["--num-workers 4", "not available yet", "leave the flag out"]),
+    "compile": (["--compile-mode", "default"], ["--compile-mode default", "not available", "--compile-mode off"]),
+    "force compile": (["--force-compile"], ["--force-compile", "not available yet", "--compile-mode off"]),
+    "no run": (["--resume", "/nowhere/run"], ["/nowhere/run is not a run directory", "manifest.json"]),
+    "saving nowhere": (["--save", "/nowhere/deep/x"], ["--save /nowhere/deep/x", "must not exist yet"]),
+    "saving over": (["--save", "/tmp"], ["--save /tmp", "must not exist yet"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_with_value_and_constraint(case, train, runs):
+    flags, expected = REFUSED[case]
+    answer = train(*flags)
+    assert answer.code == 2
+    for text in expected:
+        assert text in answer.err
+    assert all(line.startswith("esper: error: ") for line in answer.err.splitlines())
+    assert "Traceback" not in answer.err
+    assert not runs.exists()
+
+
+def test_an_unknown_option_is_refused_by_its_name(train, runs):
+    answer = train("--ronds", "3")
+    assert answer.code == 2
+    assert "--ronds" in answer.err
+    assert "--rounds" in answer.err
+    assert not runs.exists()
+
+
+def test_every_problem_is_listed_not_only_the_first(train):
+    answer = train("--envs", "0", "--rounds", "0", "--set", "policy.size=3")
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 3
+    for key in ("system.envs", "ppo.rounds", "policy.size"):
+        assert key in answer.err
+
+
+@pytest.mark.parametrize("mode", ["shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement"])
+def test_every_later_reward_mode_says_that_it_is_yet_to_come(esper, mode):
+    answer = esper("config", "show", "--set", f"reward.mode={mode}")
+    assert answer.code == 2
+    assert f"reward mode '{mode}' is not available yet" in answer.err
+
+
+@pytest.mark.parametrize("command", ["ppo", "heuristic"])
+def test_a_folder_that_cannot_be_written_is_refused(esper, command):
+    answer = esper("train", command, "--telemetry-dir", "/proc/x")
+    assert answer.code == 2
+    assert "cannot write a run directory in /proc/x" in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--episodes", "0"], "--episodes"),
+        (["--num-workers", "4"], "--num-workers 4 is not available yet"),
+        (["--compile-mode", "default"], "--compile-mode default is not available yet"),
+        (["--force-compile"], "--force-compile is not available yet"),
+        (["--preset", "digitz"], "did you mean 'digits'"),
+        (["--device", f"cuda:{HERE}"], "does not exist"),
+    ],
+)
+def test_the_heuristic_command_refuses_in_the_same_way(esper, runs, flags, expected):
+    answer = esper("train", "heuristic", "--telemetry-dir", runs, *flags)
+    assert answer.code == 2
+    assert expected in answer.err
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("ppo: [", "cannot parse configuration"),
+        ("[1]", "must hold a mapping, got list"),
+        ("{}\n---\n{}", "cannot parse"),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_used_is_refused_with_its_path(esper, tmp_path, content, expected):
+    (tmp_path / "mine.yaml").write_text(content)
+    answer = esper("config", "show", "--config-json", tmp_path / "mine.yaml")
+    assert answer.code == 2
+    assert expected in answer.err
+    assert "mine.yaml" in answer.err
+
+
+def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(esper, runs):
+    """As a heuristic run has none."""
+    done = esper("train", "heuristic", "--episode-length", "1", "--telemetry-dir", runs)
+    assert done.code == 0
+    answer = esper("train", "ppo", "--serial", "--resume", only_run(runs).path)
+    assert answer.code == 2
+    assert "holds no complete checkpoint" in answer.err
+
+
+def test_an_error_of_the_program_keeps_its_traceback(esper, monkeypatch):
+    def broken():
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("esper_ray.cli.config.preset_names", broken)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        esper("config", "presets")

@@ -1,0 +1,170 @@
+"""``esper train`` from end to end, in one process."""
+
+import csv
+import re
+import shutil
+
+import pytest
+import torch
+from cli_builders import only_run
+
+from actors.checkpoint import checkpoints_in, load_checkpoint, weights_digest
+from actors.ppo import PPOLearner
+
+LINE = re.compile(
+    r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "
+    r"(only wait|(germ|alpha|prune|foss|adv) \d+( .*)?)  left \d+:\d\d"
+)
+
+
+def test_a_run_writes_every_file_that_is_promised(finished):
+    run = finished.run
+    assert (finished.answer.code, finished.answer.err) == (0, "")
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "events.jsonl",
+        "manifest.json",
+        "rounds.csv",
+        "summary.png",
+        "timings.csv",
+    ]
+    assert [path.name for path in checkpoints_in(run.checkpoints)] == ["round-00000", "round-00001", "round-00002"]
+    assert [row["round"] for row in run.rounds()] == ["0", "1"]
+    with (run.path / "timings.csv").open(newline="") as file:
+        assert all(float(row["env_steps_per_second"]) > 0 for row in csv.DictReader(file))
+    assert run.picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_events_begin_with_the_run_end_with_it_and_have_no_gap(finished):
+    run = finished.run
+    events = list(run.events())
+    assert [event["seq"] for event in events] == list(range(len(events)))
+    assert (events[0]["kind"], events[-1]["kind"]) == ("run_started", "run_finished")
+    kinds = [event["kind"] for event in events]
+    assert (kinds.count("outcome"), kinds.count("env_epoch"), kinds.count("round")) == (4, 12, 2)
+    assert events[0]["config_sha256"] == run.config().digest()
+
+
+def test_the_digest_is_printed_logged_and_that_of_the_saved_weights(finished):
+    out, run = finished.answer.out, finished.run
+    digest = re.search(r"policy weights sha256 ([0-9a-f]{64})", out)[1]
+    manifest = run.read_manifest()
+    assert (manifest["status"], manifest["policy_sha256"]) == ("finished", digest)
+    assert list(run.events())[-1]["policy_sha256"] == digest
+    tensors = load_checkpoint(finished.saved, run.config()).learner.tensors
+    assert weights_digest({n: t for n, t in tensors.items() if n.startswith("network.")}) == digest
+
+
+def test_the_saved_checkpoint_makes_a_learner_that_goes_on(finished):
+    run, saved = finished.run, finished.saved
+    learner = PPOLearner(run.config())
+    before = learner.weights()
+    learner.load(load_checkpoint(saved, run.config()).learner)
+    assert learner.updates == 2
+    assert not torch.equal(learner.weights()["op_head.0.weight"], before["op_head.0.weight"])
+    for name in ("state.json", "learner.safetensors"):
+        assert (saved / name).read_bytes() == (run.checkpoints / "round-00002" / name).read_bytes()
+
+
+def test_a_plain_line_tells_a_round(finished):
+    lines = [line for line in finished.answer.out.splitlines() if line.startswith("round ")]
+    assert [LINE.fullmatch(line)[1] for line in lines] == ["1", "2"]
+    assert lines[1].endswith("left 0:00")
+
+
+def test_the_output_names_the_run_its_picture_and_what_changed(finished):
+    out, run = finished.answer.out, finished.run
+    assert f"run {run.path}" in out
+    assert f"picture {run.picture}" in out
+    assert "2 rounds of 2 episodes of 3 steps, reward basic, seed 42" in out
+    assert "serial: one process" in out
+    for row in ("mean return", "validation accuracy", "growth ratio", "environment steps", "best episode"):
+        assert row in out
+
+
+def test_flags_go_before_the_preset_and_into_the_manifest(finished):
+    config = finished.run.read_manifest()["config"]
+    assert (config["system"]["envs"], config["episode_length"], config["policy"]["memory_size"]) == (2, 3, 16)
+    assert config["name"] == "digits"
+
+
+def test_a_finished_run_is_not_gone_on_with_and_not_touched(finished, esper):
+    run = finished.run
+    before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    answer = esper("train", "ppo", "--serial", "--resume", run.path)
+    assert answer.code == 0
+    assert "is finished: 2 rounds" in " ".join(answer.out.split())
+    assert {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+
+
+def test_the_checkpoint_of_a_finished_run_can_still_be_saved(finished, esper, tmp_path):
+    """``--save`` promises the final checkpoint; to ignore it in silence would be to break that."""
+    answer = esper("train", "ppo", "--serial", "--resume", finished.run.path, "--save", tmp_path / "copy")
+    assert answer.code == 0
+    assert load_checkpoint(tmp_path / "copy", finished.run.config()).round_index == 2
+
+
+def test_going_on_with_another_configuration_shows_the_difference(finished, esper):
+    run = finished.run
+    before = (run.path / "manifest.json").read_bytes()
+    flags = ("--set", "ppo.lr=1e-2", "--rounds", "9")
+    answer = esper("train", "ppo", "--serial", "--resume", run.path, *flags)
+    assert answer.code == 2
+    assert answer.err.splitlines() == [
+        f"esper: error: {run.path} was started with another configuration:",
+        "esper: error: ppo.lr: 0.0003 -> 0.01",
+        "esper: error: ppo.rounds: 2 -> 9",
+    ]
+    assert (run.path / "manifest.json").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(finished, esper, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(finished.run.path, run)
+    (run / "checkpoints" / "round-00002" / "learner.safetensors").write_bytes(b"")
+    answer = esper("train", "ppo", "--serial", "--resume", run)
+    assert answer.code == 2
+    assert "round-00002 cannot be read" in answer.err
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("esper_ray.cli.running.make_crew", broken)
+    with pytest.raises(ZeroDivisionError):
+        train("--rounds", "1")
+    assert list(runs.iterdir()) == []
+
+
+def test_a_run_that_fails_later_says_so_in_its_manifest(train, runs, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("actors.ppo.PPOLearner.update", broken)
+    with pytest.raises(ZeroDivisionError):
+        train("--rounds", "1")
+    assert only_run(runs).read_manifest()["status"] == "failed"
+
+
+def test_gpu_preload_is_taken_with_a_word_of_explanation(train, monkeypatch):
+    monkeypatch.setattr("esper_ray.cli.running.PPOJob.run", lambda job: 0)
+    answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--compile-mode", "off")
+    assert answer.code == 0
+    assert "--gpu-preload: the data set always lives on the device" in answer.out
+
+
+def test_the_heuristic_plays_episodes_and_says_why(esper, runs):
+    answer = esper(
+        *("train", "heuristic", "--episodes", "2", "--episode-length", "5", "--telemetry-dir", runs),
+        *("--set", "training.steps_per_epoch=2", "--set", "task.validation_images=50", "--slots", "r0c1", "r0c2"),
+    )
+    assert answer.code == 0
+    assert len(re.findall(r"epoch +3  GERMINATE +r0c2  slot is empty: try conv_light", answer.out)) == 2
+    assert re.search(r"episode 1: return [+-]\d+\.\d\d, validation \d+\.\d %, test \d+\.\d %, 0 fossilised", answer.out)
+    run = only_run(runs)
+    assert run.read_manifest()["status"] == "finished"
+    assert run.config().growth.slots == ("r0c1", "r0c2")
+    assert [event["episode"] for event in run.events() if event["kind"] == "outcome"] == [0, 1]
+    assert run.picture.exists()

@@ -1,0 +1,201 @@
+"""Run directories: what is in them, what a log line looks like, and going back to a checkpoint."""
+
+import json
+import math
+import platform
+import re
+from importlib.metadata import version
+
+import pytest
+import yaml
+
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.observation import schema_hash
+from esper_ray.nissa import run_directory as module
+from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError, package_version
+
+CONFIG = build(read_preset("digits"), {"seed": 7, "name": "trial"})
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path, CONFIG, ["esper", "train", "ppo"])
+
+
+def lines(run):
+    return (run.path / "events.jsonl").read_text().splitlines()
+
+
+def test_a_new_run_has_its_files_and_no_others(run):
+    assert sorted(path.name for path in run.path.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "events.jsonl",
+        "manifest.json",
+        "rounds.csv",
+        "timings.csv",
+    ]
+    assert run.position() == {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
+    assert not run.picture.exists()
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_run_is_named_by_time_label_and_seed(run, tmp_path):
+    assert re.fullmatch(r"\d{8}-\d{6}-trial-s7", run.run_id)
+    assert run.path.parent == tmp_path
+
+
+def test_the_manifest_holds_what_repeating_the_run_takes(run):
+    tree = run.read_manifest()
+    assert tree["run_id"] == run.run_id
+    assert tree["status"] == "running"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tree["started"])
+    assert tree["command"] == ["esper", "train", "ppo"]
+    assert tree["config_sha256"] == CONFIG.digest()
+    assert RunConfig.model_validate(tree["config"]) == CONFIG
+    assert tree["observation_schema"] == schema_hash()
+    assert tree["versions"]["python"] == platform.python_version()
+    assert tree["versions"]["torch"] == version("torch")
+    assert {"ray", "numpy", "esper-ray"} <= tree["versions"].keys()
+    assert tree["seeds"]["run"] == 7
+    assert tree["hardware"]["cpus"] > 0
+    assert tree["hardware"]["memory_gib"] > 0
+    assert set(tree["hardware"]) == {"host", "platform", "processor", "cpus", "memory_gib", "gpus"}
+
+
+def test_outside_a_repository_the_manifest_says_so(monkeypatch, tmp_path):
+    def missing(*arguments, **options):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(module.subprocess, "run", missing)
+    assert RunDirectory.create(tmp_path, CONFIG, []).read_manifest()["git"] is None
+
+
+def test_the_version_of_a_package_that_is_missing_is_none():
+    assert package_version("no-such-distribution-anywhere") is None
+
+
+def test_the_saved_configuration_is_the_one_that_was_given(run):
+    assert run.config() == CONFIG
+    assert RunDirectory.open(run.path).config().digest() == CONFIG.digest()
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["ppo"]["rounds"] == CONFIG.ppo.rounds
+
+
+def test_runs_of_one_second_get_different_names(tmp_path):
+    runs = [RunDirectory.create(tmp_path, CONFIG, []) for _ in range(5)]
+    assert len({run.path for run in runs}) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {run.run_id for run in runs}
+    assert [run.read_manifest()["run_id"] for run in runs] == [run.run_id for run in runs]
+
+
+def test_events_are_numbered_without_gaps_over_all_calls(run):
+    run.log([{"kind": "a"}, {"kind": "b"}])
+    run.log([])
+    run.log(iter([{"kind": "c", "x": 1.5}]))
+    assert [json.loads(line) for line in lines(run)] == [
+        {"schema": 1, "run": run.run_id, "seq": 0, "kind": "a"},
+        {"schema": 1, "run": run.run_id, "seq": 1, "kind": "b"},
+        {"schema": 1, "run": run.run_id, "seq": 2, "kind": "c", "x": 1.5},
+    ]
+    assert [event["kind"] for event in run.events()] == ["a", "b", "c"]
+
+
+def test_numbers_that_are_not_finite_become_null_and_are_listed(run):
+    record = {"kind": "x", "loss": math.nan, "deep": {"list": [1.0, math.inf, {"low": -math.inf}]}, "pair": (2, 3)}
+    run.log([record, {"kind": "y", "loss": 0.0}])
+    first, second = run.events()
+    assert first["loss"] is None
+    assert first["deep"] == {"list": [1.0, None, {"low": None}]}
+    assert first["pair"] == [2, 3]
+    assert first["nonfinite"] == ["loss", "deep.list[1]", "deep.list[2].low"]
+    assert "nonfinite" not in second
+    assert not re.search(r"NaN|Infinity", lines(run)[0])
+
+
+def test_rounds_and_timings_have_one_header_and_one_line_each(run):
+    run.add_round({"round": 0, "return": 0.1 + 0.2}, {"round": 0, "seconds": 1.5})
+    run.add_round({"round": 1, "return": math.nan}, {"round": 1, "seconds": 2.5})
+    assert (run.path / "rounds.csv").read_text().split() == ["round,return", "0,0.30000000000000004", "1,nan"]
+    assert (run.path / "timings.csv").read_text().split() == ["round,seconds", "0,1.5", "1,2.5"]
+    assert run.rounds() == [{"round": "0", "return": "0.30000000000000004"}, {"round": "1", "return": "nan"}]
+
+
+def test_a_rewound_run_goes_on_as_if_nothing_had_been_written_after(run):
+    run.log([{"kind": "a"}, {"kind": "b"}])
+    run.add_round({"round": 0}, {"round": 0})
+    position = run.position()
+    contents = {name: (run.path / name).read_bytes() for name in ("events.jsonl", "rounds.csv", "timings.csv")}
+    run.log([{"kind": "lost"}] * 3)
+    run.add_round({"round": 1}, {"round": 1})
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"half a li')
+    again = RunDirectory.open(run.path)
+    again.rewind(position)
+    assert {name: (run.path / name).read_bytes() for name in contents} == contents
+    assert again.position() == position
+    again.log([{"kind": "c"}])
+    assert [(event["seq"], event["kind"]) for event in again.events()] == [(0, "a"), (1, "b"), (2, "c")]
+    again.add_round({"round": 1}, {"round": 1})
+    assert (run.path / "rounds.csv").read_text().split() == ["round", "0", "1"]
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "rounds.csv", "timings.csv"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_that_is_shorter_than_the_checkpoint_knew_is_refused(run, name, gone):
+    run.log([{"kind": "a"}])
+    run.add_round({"round": 0}, {"round": 0})
+    position, file = run.position(), run.path / name
+    file.unlink() if gone else file.write_bytes(file.read_bytes()[:-1])
+    left = 0 if gone else position[name] - 1
+    expected = rf"{name} has {left} bytes, but the checkpoint was made at {position[name]}"
+    with pytest.raises(RunDirectoryError, match=expected):
+        run.rewind(position)
+
+
+@pytest.mark.parametrize(
+    "missing", [("manifest.json",), ("config.yaml", "checkpoints"), ("manifest.json", "config.yaml", "checkpoints")]
+)
+def test_a_folder_that_is_no_run_is_refused_with_what_it_lacks(run, missing):
+    for name in missing:
+        path = run.path / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(RunDirectoryError, match=f"is not a run directory: it has no {', '.join(missing)}"):
+        RunDirectory.open(run.path)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(RunDirectoryError, match="nowhere is not a run directory"):
+        RunDirectory.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", ["ppo: {lr: -1}", "[1, 2]", "{", "unknown_key: 1"])
+def test_a_saved_configuration_that_cannot_be_used_is_refused(run, content):
+    (run.path / "config.yaml").write_text(content)
+    with pytest.raises(RunDirectoryError, match=rf"configuration of .*{run.run_id} cannot be used"):
+        run.config()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    for parent in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(RunDirectoryError, match=r"cannot write a run directory in .*file"):
+            RunDirectory.create(parent, CONFIG, [])
+
+
+def test_missing_parents_are_made(tmp_path):
+    run = RunDirectory.create(tmp_path / "a" / "b", CONFIG, [])
+    assert run.path.parent == tmp_path / "a" / "b"
+
+
+def test_replacing_the_manifest_is_atomic(run, monkeypatch):
+    run.write_manifest(run.read_manifest() | {"status": "finished"})
+    assert run.read_manifest()["status"] == "finished"
+
+    def crash(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run.write_manifest({"status": "broken"})
+    assert run.read_manifest()["status"] == "finished"
