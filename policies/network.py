@@ -210,16 +210,18 @@ class PolicyNetwork(nn.Module):
         size = self.config.memory_size
         with torch.no_grad():
             self.lstm.get_parameter("bias_ih_l0")[size : 2 * size] = 1.0  # remember by default
-            for head in self._final_layers():
-                head.weight.mul_(0.01 / 2**0.5)
+            for layer, gain in self._final_layers():
+                layer.weight.mul_(gain / 2**0.5)
             bias = self.op_head[-1].bias
             assert isinstance(bias, Tensor)
             bias[LifecycleOp.WAIT], bias[LifecycleOp.PRUNE] = self.config.wait_logit, self.config.prune_logit
 
-    def _final_layers(self) -> list[nn.Linear]:
+    def _final_layers(self) -> list[tuple[nn.Linear, float]]:
+        """The last layers and their gains: nearly uniform choices and values near zero to begin with."""
         heads = [head.out for head in self.argument_heads.values() if isinstance(head, ConditionalHead)]
-        layers = [self.op_head[-1], self.slot_head.score, self.critic[-1], *heads]
-        return [layer for layer in layers if isinstance(layer, nn.Linear)]
+        choosing = [self.op_head[-1], self.slot_head.score, *heads]
+        layers = [(layer, 0.01) for layer in choosing] + [(self.critic[-1], 0.1)]
+        return [(layer, gain) for layer, gain in layers if isinstance(layer, nn.Linear)]
 
 
 def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def weights(env):
         torch.manual_seed(3)
         network = PolicyNetwork(env.config.policy)
     with torch.no_grad():
-        for layer in network._final_layers():
+        for layer, _ in network._final_layers():
             layer.weight.mul_(60.0)
     network.rescale_values(2.5)
     return network.state_dict()
