@@ -71,6 +71,7 @@ def fresh_process(program, folder):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_gymnasium_alone_makes_it_by_name_in_a_fresh_process(tmp_path):
     """Gymnasium imports the package before the colon; torch comes with making the environment, not before."""
     program = """
