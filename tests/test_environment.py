@@ -325,18 +325,21 @@ def test_a_whole_life_from_germination_to_commitment(auto, mover):
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].tolist() == [True, True, False]
 
 
-def test_a_host_with_five_slots_never_breaks_an_episode():
-    """Four seeds can be measured exactly. Five are refused when the environment is built, or else they work."""
-    five = ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"]
-    overrides = QUICK | {"growth.slots": five, "growth.min_training_epochs": 0, "episode_length": 40}
-    try:
-        env = make_environment("digits", overrides)
-    except (GrowthError, ConfigError):
-        return
+def test_more_seeds_than_can_be_measured_are_refused_unless_they_are_limited():
+    """Four seeds can be measured exactly; five slots are fine as long as four seeds live at a time."""
+    five = {"growth.slots": ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"], "growth.min_training_epochs": 0}
+    with pytest.raises(
+        GrowthError, match=r"5 slots could hold 5 seeds at a time, .* set growth.max_seeds to 4 or less"
+    ):
+        make_environment("digits", QUICK | five)
+    env = make_environment("digits", QUICK | five | {"growth.max_seeds": 4, "episode_length": 40})
     env.reset(seed=1)
+    most = 0
     for _ in range(40):
         free = np.flatnonzero(env.masks.slot_by_op[LifecycleOp.GERMINATE])
         env.step(act(LifecycleOp.GERMINATE, int(free[0]), blueprint=3, tempo=0) if len(free) else STAY)
+        most = max(most, len(env.measured.players))
+    assert most == 4
 
 
 def test_what_cannot_be_had_is_refused_when_the_environment_is_made(tmp_path):
