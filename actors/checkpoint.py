@@ -18,6 +18,7 @@ from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.observation import schema_hash
 
 VERSION = 1
+LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
 
 
 class CheckpointError(Exception):
@@ -98,6 +99,12 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"checkpoint {path} cannot be read: its state is no mapping but {state!r}")
+    missing = [
+        key for key in ("round", "numbers", "position", "progress") if not state.get(key) and state.get(key) != 0
+    ]
+    missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if key not in (state.get("numbers") or {})]
+    if missing:
+        raise CheckpointError(f"checkpoint {path} is damaged: its state lacks {', '.join(missing)}")
     expected = {"version": VERSION, "observation_schema": schema_hash(), "config_sha256": config.digest()}
     for key, value in expected.items():
         if state.get(key) != value:

@@ -38,9 +38,9 @@ class RayCrew:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         system = config.system
-        self._devices = [
-            system.devices[i % len(system.devices)] for i in range(math.ceil(system.envs / system.envs_per_actor))
-        ]
+        served = min(system.envs, len(system.devices))  # every device that has environments needs an actor
+        actors = max(math.ceil(system.envs / system.envs_per_actor), served)
+        self._devices = [system.devices[i % len(system.devices)] for i in range(actors)]
         self._learner: Any = None
         self._actors: list[Any] = []
         self._started_ray = False
@@ -50,7 +50,9 @@ class RayCrew:
             self._start_ray()
         try:
             self._check_resources()
-            self._learner = Learner.options(num_cpus=0, **self._gpu(self.config.system.device)).remote(self.config)
+            device = self.config.system.device
+            options = Learner.options(num_cpus=0, **self._gpu(device))
+            self._learner = options.remote(self.config, device.partition(":")[0])
             for device in self._devices:
                 options = Environment.options(num_cpus=1, **self._gpu(device))
                 self._actors.append(options.remote(self.config, device.partition(":")[0]))

@@ -12,9 +12,13 @@ from esper_ray.leyline.policy import Episode
 class LearnerActor:
     """Owns the policy that is being trained."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, device: str) -> None:
+        """
+        Args:
+            device: as this process sees it; Ray shows an actor only the GPUs that it was given.
+        """
         torch.set_num_threads(config.system.learner_threads)
-        self._learner = PPOLearner(config)
+        self._learner = PPOLearner(config, device)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What environments need to act."""

@@ -126,9 +126,13 @@ def entropy_coefficient(settings: PPOConfig, round_index: int) -> float:
 class PPOLearner:
     """Policy network, optimiser and running statistics."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, device: str | None = None) -> None:
+        """
+        Args:
+            device: where to learn, if it is called otherwise here than in the configuration.
+        """
         self.config = config
-        self.device = torch.device(config.system.device)
+        self.device = torch.device(device or config.system.device)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(config.seed, POLICY_INIT))
             self.network = PolicyNetwork(config.policy).to(self.device)

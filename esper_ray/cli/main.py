@@ -7,7 +7,7 @@ import typer
 
 import esper_ray
 from esper_ray.cli import config, train
-from esper_ray.cli.errors import reported
+from esper_ray.cli.errors import UsageError, reported
 from esper_ray.cli.signals import exit_on_signals
 
 VARIADIC = ("--slots", "--devices")
@@ -38,7 +38,11 @@ def version(
 
 
 def spread(arguments: list[str]) -> list[str]:
-    """``--slots a b``, ``--slots a,b`` and ``--slots=a,b`` as ``--slots a --slots b``."""
+    """``--slots a b``, ``--slots a,b`` and ``--slots=a,b`` as ``--slots a --slots b``.
+
+    Raises:
+        UsageError: if another option follows where a value belongs.
+    """
     result: list[str] = []
     option: str | None = None
     for argument in arguments:
@@ -47,6 +51,8 @@ def spread(arguments: list[str]) -> list[str]:
             result += _repeated(name, value)
             option = None
         elif argument.startswith("-"):
+            if option is not None and result[-1] == option:
+                raise UsageError(f"{option} needs at least one value")
             result.append(argument)
             option = argument if argument in VARIADIC else None
         elif option is None:

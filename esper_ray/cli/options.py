@@ -27,7 +27,7 @@ EpisodeLength = Annotated[int | None, typer.Option(help="environment steps per e
 RewardMode = Annotated[str | None, typer.Option(help="what is rewarded")]
 Slots = Annotated[list[str] | None, typer.Option(help="slots that may grow, for example r0c0 r0c1")]
 MaxSeeds = Annotated[int | None, typer.Option(help="most seeds at a time, fossils included; 0: no limit")]
-TelemetryDir = Annotated[Path, typer.Option(help="folder in which the run directory is made")]
+TelemetryDir = Annotated[Path | None, typer.Option(help="folder in which the run directory is made; default runs")]
 NumWorkers = Annotated[int | None, typer.Option(help="not available: data lives on the device, no loader workers run")]
 GpuPreload = Annotated[bool, typer.Option("--gpu-preload", help="the data set lives on the device; always the case")]
 CompileMode = Annotated[str | None, typer.Option(help="off; other modes are not available yet")]
@@ -66,7 +66,7 @@ def configuration(
     overrides = {key: value for key, value in flags.items() if value is not None}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
-        if not equals:
+        if not equals or not key:
             raise UsageError(f"--set takes KEY=VALUE, got {setting!r}")
         overrides[key] = _value(value)
     return build(tree, overrides)
@@ -114,14 +114,26 @@ def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse tasks and growth options that do not exist, before anything is started.
+    """Refuse what cannot be run, before anything is started or written: data, growth options, host.
 
     Raises:
-        TaskError: see ``check_task``.
+        TaskError: if the task or its data cannot be had.
         GrowthError: see ``growth_limits``.
+        UsageError: if a batch is larger than the data, or the host cannot work on its images.
     """
-    from esper_ray.tolaria.assembly import growth_limits
-    from esper_ray.tolaria.tasks import check_task
+    import torch
 
-    check_task(config.task)
+    from esper_ray.tolaria.assembly import build_organism, growth_limits
+    from esper_ray.tolaria.tasks import load_task
+
     growth_limits(config.growth)
+    data = load_task(config.task, torch.device("cpu"))
+    if config.training.batch_size > len(data.train):
+        raise UsageError(
+            f"training.batch_size {config.training.batch_size} exceeds the {len(data.train)} training images"
+        )
+    try:
+        build_organism(config, data, torch.device("cpu"), seed=0)
+    except (ValueError, RuntimeError) as error:
+        shape = "x".join(map(str, data.train.images.shape[1:]))
+        raise UsageError(f"the host cannot work on {shape} images: {error}") from error

@@ -1,5 +1,6 @@
 """The two jobs behind ``esper train``, from a valid configuration to an exit code."""
 
+import shlex
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -115,9 +116,12 @@ class PPOJob:
         run = self.run_directory
         _set_status(run, "interrupted")
         newest = checkpoints_in(run.checkpoints)[-1]
+        go_on = f"esper train ppo --resume {shlex.quote(str(run.path))}"
+        go_on += " --serial" if self.serial else ""
+        go_on += "" if self.save is None else f" --save {shlex.quote(str(self.save))}"
         self.console.print(
             f"stopped after {controller.progress.round_index} of {self.config.ppo.rounds} rounds; saved {newest}\n"
-            f"go on with: esper train ppo --resume {run.path}{' --serial' if self.serial else ''}",
+            f"go on with: {go_on}",
             highlight=False,
             soft_wrap=True,
         )
@@ -210,7 +214,14 @@ class HeuristicJob:
                     self.run_directory.log(episode.log)
                     self._show(episode, test.accuracy_pp)
             except Interrupted:
-                self.console.print("stopped; the unfinished episode is not kept")
+                if index:
+                    draw_run(self.run_directory)
+                self.console.print(
+                    f"stopped: {index} of {self.episodes} episodes are kept in {self.run_directory.path}\n"
+                    f"nothing is learnt from one to the next; --seed {self.config.seed} plays them all again",
+                    highlight=False,
+                    soft_wrap=True,
+                )
                 _set_status(self.run_directory, "interrupted")
                 return stop.exit_code
             except BaseException:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli import options as opt
+from esper_ray.cli.errors import UsageError
 
 app = typer.Typer(help="Train on growing networks.", no_args_is_help=True)
 
@@ -34,7 +35,7 @@ def ppo(
     max_seeds: opt.MaxSeeds = None,
     settings: opt.Settings = None,
     serial: Annotated[bool, typer.Option("--serial", help="one process, without Ray; the same results")] = False,
-    telemetry_dir: opt.TelemetryDir = RUNS,
+    telemetry_dir: opt.TelemetryDir = None,
     resume: Annotated[Path | None, typer.Option(help="run directory to go on from")] = None,
     save: Annotated[Path | None, typer.Option(help="also write the final checkpoint here")] = None,
     num_workers: opt.NumWorkers = None,
@@ -50,6 +51,8 @@ def ppo(
     if gpu_preload:
         typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
     previous = RunDirectory.open(resume) if resume is not None else None
+    if previous is not None and telemetry_dir is not None and telemetry_dir.resolve() != previous.path.parent.resolve():
+        raise UsageError(f"--telemetry-dir {telemetry_dir}: --resume goes on in {previous.path}; leave one of them out")
     flags = {
         "task.name": task,
         "task.data_dir": None if data_dir is None else str(data_dir),
@@ -68,9 +71,9 @@ def ppo(
     }
     base = previous.config() if previous is not None else None
     config = opt.configuration(preset, config_json, flags, settings, base)
-    opt.check_run(config)
     opt.check_devices(config, on_cluster=not serial and "RAY_ADDRESS" in os.environ)
-    job = PPOJob(config, telemetry_dir, serial=serial, previous=previous, save=save, command=sys.argv)
+    opt.check_run(config)
+    job = PPOJob(config, telemetry_dir or RUNS, serial=serial, previous=previous, save=save, command=sys.argv)
     raise SystemExit(job.run())
 
 
@@ -91,7 +94,7 @@ def heuristic(
         float | None, typer.Option(help="contribution in percentage points above which a seed is kept")
     ] = None,
     settings: opt.Settings = None,
-    telemetry_dir: opt.TelemetryDir = RUNS,
+    telemetry_dir: opt.TelemetryDir = None,
     num_workers: opt.NumWorkers = None,
     gpu_preload: opt.GpuPreload = False,
     compile_mode: opt.CompileMode = None,
@@ -113,8 +116,10 @@ def heuristic(
         "growth.slots": slots or None,
         "growth.max_seeds": max_seeds,
     }
+    if min_fossilize_improvement is not None and not 0 <= min_fossilize_improvement <= 100:
+        raise UsageError(f"--min-fossilize-improvement must lie in [0, 100], got {min_fossilize_improvement}")
     config = opt.configuration(preset, config_json, flags, settings)
-    opt.check_run(config)
     opt.check_devices(config, on_cluster=False)
-    job = HeuristicJob(config, telemetry_dir, episodes, min_fossilize_improvement, command=sys.argv)
+    opt.check_run(config)
+    job = HeuristicJob(config, telemetry_dir or RUNS, episodes, min_fossilize_improvement, command=sys.argv)
     raise SystemExit(job.run())

@@ -201,7 +201,8 @@ class SystemConfig(Section):
         for name in names:
             if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
                 raise ValueError(f"device {name!r} is not one of 'cpu', 'cuda', 'cuda:<index>'")
-        return value
+        full = tuple("cuda:0" if name == "cuda" else name for name in names)
+        return full[0] if isinstance(value, str) else full
 
 
 class RunConfig(Section):

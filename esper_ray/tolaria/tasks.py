@@ -52,10 +52,13 @@ def load_task(config: TaskConfig, device: torch.device) -> Dataset:
     """The data set of ``config`` on ``device``, shared by everyone in this process who asks for the same.
 
     Raises:
-        TaskError: see :func:`check_task`.
+        TaskError: see :func:`check_task`; also if the data does not allow the splits that are asked for.
     """
     check_task(config)
-    return _load(config, device)
+    try:
+        return _load(config, device)
+    except ValueError as error:
+        raise TaskError(f"task {config.name!r}: {error}") from error
 
 
 @lru_cache(maxsize=4)

@@ -37,8 +37,13 @@ def saved(state, tmp_path):
     return save_checkpoint(tmp_path, Checkpoint(2, state, POSITION, PROGRESS), CONFIG)
 
 
+def numbers(updates):
+    moments = [1.0, [0.0], [0.0]]
+    return {"updates": updates, "base_moments": moments, "slot_moments": moments, "return_moments": moments}
+
+
 def tiny(index):
-    return Checkpoint(index, LearnerState({"network.w": torch.ones(2)}, {"updates": index}), POSITION, PROGRESS)
+    return Checkpoint(index, LearnerState({"network.w": torch.ones(2)}, numbers(index)), POSITION, PROGRESS)
 
 
 def names(folder):
@@ -81,15 +86,15 @@ def test_a_crash_while_writing_leaves_the_older_checkpoints_and_no_half_one(brok
     assert sorted(p.name for p in tmp_path.glob("round-*")) == ["round-00001"]
     save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
     assert names(tmp_path) == ["round-00002"]
-    assert load_checkpoint(checkpoints_in(tmp_path)[0], CONFIG).learner.numbers == {"updates": 2}
+    assert load_checkpoint(checkpoints_in(tmp_path)[0], CONFIG).learner.numbers == numbers(2)
     assert os.listdir(tmp_path) == ["round-00002"]  # what the crash left behind is gone
 
 
 def test_saving_again_replaces_what_was_there(tmp_path):
     save_checkpoint(tmp_path, tiny(1), CONFIG)
-    again = Checkpoint(1, LearnerState({"network.w": torch.zeros(2)}, {"updates": 9}), POSITION, PROGRESS)
+    again = Checkpoint(1, LearnerState({"network.w": torch.zeros(2)}, numbers(9)), POSITION, PROGRESS)
     path = save_checkpoint(tmp_path, again, CONFIG)
-    assert load_checkpoint(path, CONFIG).learner.numbers == {"updates": 9}
+    assert load_checkpoint(path, CONFIG).learner.numbers == numbers(9)
     assert names(tmp_path) == ["round-00001"]
 
 
@@ -154,6 +159,23 @@ def test_a_damaged_file_is_refused_with_its_path(saved, name, damage):
 def test_a_state_that_is_no_mapping_is_refused(saved, content):
     (saved / "state.json").write_text(content)
     with pytest.raises(CheckpointError, match="round-00002"):
+        load_checkpoint(saved, CONFIG)
+
+
+@pytest.mark.parametrize("key", ["position", "progress", "numbers"])
+def test_a_state_that_lacks_a_part_is_refused_by_its_name(saved, key):
+    tree = json.loads((saved / "state.json").read_text())
+    del tree[key]
+    (saved / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=rf"round-00002 is damaged: its state lacks {key}"):
+        load_checkpoint(saved, CONFIG)
+
+
+def test_numbers_without_the_statistics_are_refused_by_their_name(saved):
+    tree = json.loads((saved / "state.json").read_text())
+    tree["numbers"] = {"updates": 1}
+    (saved / "state.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=r"lacks numbers.base_moments, numbers.slot_moments"):
         load_checkpoint(saved, CONFIG)
 
 

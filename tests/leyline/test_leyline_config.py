@@ -151,7 +151,8 @@ def test_unknown_or_missing_blueprints_and_styles_are_refused(key, value, messag
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0", "cuda:12"])
 def test_known_devices_are_accepted(device):
     system = build({}, {"system.device": device, "system.devices": [device, "cpu"]}).system
-    assert (system.device, system.devices) == (device, (device, "cpu"))
+    full = "cuda:0" if device == "cuda" else device
+    assert (system.device, system.devices) == (full, (full, "cpu"))
 
 
 @pytest.mark.parametrize("device", ["tpu", "CPU", "cuda:", "cuda:x", "cuda:-1", "", "cpu "])
