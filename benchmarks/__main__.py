@@ -1,15 +1,17 @@
-"""Run all benchmarks and write ``benchmarks/results/<date>.md``."""
+"""Run all benchmarks, or those that are named, and write ``benchmarks/results/<date>.md``."""
 
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from benchmarks import env_step
+from benchmarks import env_step, growth, slots
 from benchmarks.report import Result
 
+BENCHMARKS = {"env_step": env_step, "slots": slots, "growth": growth}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -30,15 +32,20 @@ def write(results: Sequence[Result]) -> Path:
     return path
 
 
-def main() -> int:
-    """Exit code 0 if every bar holds."""
+def main(names: Sequence[str]) -> int:
+    """Exit code 0 if every bar holds. Only a complete run is written to a file."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
     results = []
-    for benchmark in (env_step,):
-        results.append(benchmark.measure())
+    for name in names or BENCHMARKS:
+        results.append(BENCHMARKS[name].measure())
         results[-1].show()
-    print(f"written to {write(results)}")
+    if not names:
+        print(f"written to {write(results)}")
     return 0 if all(result.ok for result in results) else 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

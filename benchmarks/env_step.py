@@ -37,7 +37,7 @@ class PlainLoop:
     def __init__(self, env: MorphogenesisEnv) -> None:
         config = env.config.training
         self.data, self.config, self.epoch = env.data, config, 0
-        self.host = build_host(env.config.host, self.data.channels, self.data.classes).module
+        self.host = build_host(env.config.host, tuple(self.data.train.images.shape[1:]), self.data.classes).module
         self.optimizer = torch.optim.SGD(
             self.host.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )

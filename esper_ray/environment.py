@@ -15,20 +15,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
-from esper_ray.kasmina import lifecycle
-from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, SeedState, StageChanged
+from esper_ray.kasmina.commands import command_of, logged
+from esper_ray.kasmina.lifecycle import LifecycleEvent, SeedState
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
-from esper_ray.leyline.actions import (
-    ALPHA_TARGETS,
-    TEMPO_TICKS,
-    WAIT,
-    Action,
-    Blueprint,
-    GerminationStyle,
-    LifecycleOp,
-    head_sizes,
-)
+from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.legality import Masks, legality, mask_vector_size
 from esper_ray.leyline.loading import build, read_preset
@@ -45,15 +37,18 @@ from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measureme
 from esper_ray.simic.accounting import Transition, committed_accuracy, fossil_parameters, settle
 from esper_ray.simic.attribution import leave_one_out, pair_interactions
 from esper_ray.simic.ledger import Ledger
-from esper_ray.tolaria.assembly import build_organism, derived_seed, growth_limits
-from esper_ray.tolaria.data import epoch_batches
+from esper_ray.tolaria.assembly import HostBuilder, build_organism, configured_host, derived_seed, growth_limits
+from esper_ray.tolaria.data import Dataset, epoch_batches
 from esper_ray.tolaria.governor import Governor, Verdict
 from esper_ray.tolaria.measurement import measure
 from esper_ray.tolaria.tasks import load_task
-from esper_ray.tolaria.training import EpochResult, EpochSettings, train_epoch
+from esper_ray.tolaria.training import EpochResult, EpochSettings, train_epoch, training_loss
 from esper_ray.tolaria.vitals import Vitals
 
 Observation = dict[str, NDArray[Any]]
+
+PROBE_IMAGES = 512
+"""Most training images that a gradient-informed start looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +74,29 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration
 
-    def __init__(self, config: RunConfig, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        device: str = "cpu",
+        *,
+        data: Dataset | None = None,
+        host: HostBuilder | None = None,
+    ) -> None:
         """
+        Args:
+            data: own data on ``device``; the task of the configuration is not loaded then.
+            host: makes a fresh host of one's own for each episode, from the data; weights drawn from torch's
+                global generator are a function of the episode's seed.
+
         Raises:
             TaskError: if the task or its data cannot be had.
-            GrowthError: if a blueprint or style does not exist.
+            GrowthError: if a blueprint does not exist for the features at the slots.
         """
         self.config = config
         self.device = torch.device(device)
-        self.limits = growth_limits(config.growth)
-        self.data = load_task(config.task, self.device)
+        self.data = load_task(config.task, self.device) if data is None else data
+        self.host = configured_host(config.host) if host is None else host
+        self.limits = growth_limits(config.growth, build_organism(config, self.data, self.device, 0, self.host).model)
         slots = len(self.limits.slots)
         size = (observation_size(slots),)
         self.observation_space = spaces.Dict(
@@ -100,7 +108,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         )
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
         self._settings = EpochSettings(
-            config.training.host_grad_clip, config.training.seed_grad_clip, config.growth.incubation.weight
+            config.training.host_grad_clip, config.training.seed_grad_clip, config.growth.incubation.share
         )
         self._over = True
 
@@ -110,7 +118,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """Start a fresh host. The episode is a pure function of ``seed``; without one it is drawn from the last."""
         super().reset(seed=seed)
         self.episode_seed = int(self.np_random.integers(2**32)) if seed is None else seed
-        self.organism: Organism = build_organism(self.config, self.data, self.device, self.episode_seed)
+        self.organism: Organism = build_organism(self.config, self.data, self.device, self.episode_seed, self.host)
         self.governor = Governor(self.config.governor, self.data.random_guess_loss)
         self.ledger = Ledger()
         self.vitals = Vitals()
@@ -179,58 +187,45 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     @property
     def total_parameters(self) -> int:
         """Parameters of host and seeds."""
-        return self.organism.host_parameters + sum(map(self.organism.seed_parameters, self.limits.slots))
+        return self.organism.model.host_parameters + sum(map(self.organism.model.seed_parameters, self.limits.slots))
 
     def _execute(self, action: Action) -> list[Event]:
         self._last_success = True
         if action.operation is LifecycleOp.WAIT:
             return []
         slot = self.limits.slots[action.slot]
-        before = self.organism.states[slot]
-        outcome = self.organism.execute(slot, self._command(action, slot), self.vitals.of(slot))
+        before = self.organism.model.states[slot]
+        model = self.organism.model
+        command = command_of(action, model.growth.next_seed_id(slot))
+        loss_of = self._probe_loss if action.operation is LifecycleOp.GERMINATE else None
+        outcome = model.execute(slot, command, self.vitals.of(slot), loss_of)
         self._last_success = outcome.success
         if outcome.success:
             self._interventions.append(self.epoch)
         return self._log(slot, before, outcome.events, "policy")
 
-    def _command(self, action: Action, slot: str) -> lifecycle.Command:
-        ticks, curve, steepness = action.ramp
-        match action.operation:
-            case LifecycleOp.GERMINATE:
-                return lifecycle.Germinate(
-                    self.organism.next_seed_id(slot),
-                    Blueprint(action.blueprint),
-                    GerminationStyle(action.style),
-                    TEMPO_TICKS[action.tempo],
-                    ALPHA_TARGETS[action.alpha_target],
-                )
-            case LifecycleOp.SET_ALPHA_TARGET:
-                return lifecycle.SetAlphaTarget(ALPHA_TARGETS[action.alpha_target], ticks, curve, steepness)
-            case LifecycleOp.PRUNE:
-                return lifecycle.Prune(ticks, curve, steepness)
-            case LifecycleOp.FOSSILIZE:
-                return lifecycle.Fossilize()
-            case LifecycleOp.ADVANCE:
-                return lifecycle.Advance()
-            case LifecycleOp.WAIT:
-                raise ValueError("WAIT is no command")
-
     def _tick(self) -> list[Event]:
-        before = dict(self.organism.states)
-        happened = self.organism.tick(self.vitals.by_slot())
+        before = dict(self.organism.model.states)
+        happened = self.organism.model.tick(self.vitals.by_slot())
         return [event for slot, events in happened.items() for event in self._log(slot, before[slot], events, "clock")]
 
-    def _train(self) -> EpochResult:
+    def _batches(self) -> Tensor:
         training = self.config.training
-        batches = epoch_batches(
+        return epoch_batches(
             derived_seed(self.episode_seed, 1),
             self.epoch,
             len(self.data.train),
             training.batch_size,
             training.steps_per_epoch,
         )
-        result = train_epoch(self.organism, self.data, batches, self._settings)
-        self.organism.epoch_elapsed()
+
+    def _probe_loss(self) -> Tensor:
+        """Loss on the images that are trained on next, for seeds that start gradient-informed."""
+        return training_loss(self.organism.model, self.data, self._batches().reshape(-1)[:PROBE_IMAGES])
+
+    def _train(self) -> EpochResult:
+        result = train_epoch(self.organism, self.data, self._batches(), self._settings)
+        self.organism.model.epoch_elapsed()
         return result
 
     def _measure_and_judge(self, result: EpochResult) -> Verdict:
@@ -242,7 +237,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             for slot in pair:
                 interactions[slot] += value
         self.vitals = self.vitals.updated(
-            self.organism.states, known, self.measured, result.gradients, contributions, interactions
+            self.organism.model.states, known, self.measured, result.gradients, contributions, interactions
         )
         verdict = self.governor.judge(result.loss, self.measured.loss)
         self._since_snapshot += 1
@@ -274,7 +269,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             known=known,
             measured=self.measured,
             first_accuracy_pp=self.first_accuracy_pp,
-            host_parameters=self.organism.host_parameters,
+            host_parameters=self.organism.model.host_parameters,
             truncated=truncated,
             terminated=terminated,
         )
@@ -289,7 +284,9 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return (*entries, penalty)
 
     def _observe(self) -> None:
-        self.reports: Reports = tuple(self.organism.report(slot, self.vitals.of(slot)) for slot in self.limits.slots)
+        self.reports: Reports = tuple(
+            self.organism.model.report(slot, self.vitals.of(slot)) for slot in self.limits.slots
+        )
         self.masks: Masks = legality(self.reports, self.limits)
         self.signals = HostSignals(
             epoch=self.epoch,
@@ -330,7 +327,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "committed_accuracy_pp": committed_accuracy(self.reports, self.measured),
             "total_parameters": self.total_parameters,
             "fossil_parameters": fossil_parameters(self.reports),
-            "growth_ratio": self.total_parameters / self.organism.host_parameters,
+            "growth_ratio": self.total_parameters / self.organism.model.host_parameters,
             "entries": entries,
             "events": tuple(events),
             "reports": self.reports,
@@ -339,24 +336,8 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def _log(
         self, slot: str, before: SeedState | None, happened: tuple[LifecycleEvent, ...], initiator: str
     ) -> list[Event]:
-        """The lifecycle events worth keeping, as plain data."""
-        log = []
-        state = self.organism.states[slot] or before
-        for event in happened:
-            data: dict[str, Any] = {"slot": slot, "seed": None if state is None else state.seed_id}
-            if isinstance(event, StageChanged):
-                data |= {"from": event.source.name, "to": event.target.name, "ticks": event.ticks}
-                data |= {"reason": event.reason, "initiator": initiator}
-                data |= {"blueprint": None if state is None else state.blueprint.id}
-                log.append(Event("seed_transition", self.epoch, data))
-            elif isinstance(event, GateEvaluated):
-                checks = [
-                    {"name": c.name, "value": c.value, "threshold": c.threshold, "margin": c.margin, "passed": c.passed}
-                    for c in event.result.checks
-                ]
-                data |= {"gate": event.result.gate.name, "passed": event.result.passed, "checks": checks}
-                log.append(Event("gate", self.epoch, data))
-        return log
+        state = self.organism.model.states[slot] or before
+        return logged(slot, state, happened, self.epoch, initiator)
 
 
 def make_environment(

@@ -3,26 +3,32 @@
     python examples/grow_a_module.py
 
 The module below knows nothing of seeds. A slot is attached to the output of its first block; a seed
-is germinated there, trained behind the host for a few epochs, blended in, and kept.
+is germinated there, trained behind the host for a few epochs, blended in, and kept. At the end the
+grown network is an ordinary module again.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from esper_ray.kasmina.blueprints import seeded_initialisation
-from esper_ray.kasmina.gates import GateRules
-from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Rules
-from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.optimizer import GroupSettings
-from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.kasmina import (
+    GateRules,
+    GrowingOptimizer,
+    MorphogeneticModel,
+    Organism,
+    Rules,
+    seeded_initialisation,
+)
 from esper_ray.leyline.config import TaskConfig
 from esper_ray.leyline.records import SeedMeasurements
+from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out
 from esper_ray.tolaria.data import epoch_batches
 from esper_ray.tolaria.measurement import measure
 from esper_ray.tolaria.tasks import load_task
 from esper_ray.tolaria.training import EpochSettings, train_epoch
+
+SLOT = "r0c0"
 
 
 class Tiny(nn.Module):
@@ -42,39 +48,41 @@ def main() -> None:
     data = load_task(TaskConfig(), torch.device("cpu"))
     with seeded_initialisation(0):
         host = Tiny()
-    model = MorphogeneticModel.wrap(host, {"r0c0": "first"}, example_input=torch.zeros(2, 1, 8, 8))
     rules = Rules(GateRules(min_training_epochs=4))
-    organism = Organism(model, GroupSettings(lr=0.05, seed_lr=0.05, momentum=0.9, weight_decay=5e-4), rules, seed=0)
-    settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_weight=10.0)
+    model = MorphogeneticModel.wrap(host, {SLOT: "first"}, torch.zeros(2, 1, 8, 8), rules=rules)
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.05, "momentum": 0.9})
+    settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.25)
     known = SeedMeasurements()
 
     for epoch in range(30):
-        state = organism.states["r0c0"]
-        command = None
+        state = model.states[SLOT]
         if epoch == 5:
-            command = Germinate(organism.next_seed_id("r0c0"), Blueprint.CONV_LIGHT)
-        elif state is not None and state.stage.name in ("GERMINATED", "TRAINING", "BLENDING"):
-            command = Advance()
-        elif state is not None and state.stage.name == "HOLDING":
-            command = Fossilize()
-        opened = command is not None and organism.execute("r0c0", command, known).success
-        organism.tick({"r0c0": known})
+            model.germinate(SLOT, "conv_light")
+        elif state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
+            model.advance(SLOT, known)
+        elif state is not None and state.stage is Stage.HOLDING:
+            model.fossilise(SLOT, known)
+        model.tick({SLOT: known})
 
         batches = epoch_batches(0, epoch, len(data.train), batch_size=64, steps=17)
-        result = train_epoch(organism, data, batches, settings)
-        organism.epoch_elapsed()
+        result = train_epoch(Organism(model, optimizer), data, batches, settings)
+        model.epoch_elapsed()
         measured = measure(model, data, data.validation)
-        gradients = result.gradients.get("r0c0")
+        gradients = result.gradients.get(SLOT)
         known = SeedMeasurements(
-            contribution_pp=leave_one_out(measured).get("r0c0"),
+            contribution_pp=leave_one_out(measured).get(SLOT),
             gradient_health=None if gradients is None else gradients.health,
             exploding=None if gradients is None else gradients.exploding,
             finite=None if gradients is None else gradients.finite,
         )
-        state = organism.states["r0c0"]
-        stage = "empty" if state is None else f"{state.stage.name} alpha {state.alpha.alpha:.2f}"
-        note = f"  {type(command).__name__}" if opened else ""
-        print(f"epoch {epoch + 1:2d}  validation {measured.accuracy_pp:5.1f} %  slot {stage}{note}")
+        print(f"validation {measured.accuracy_pp:5.1f} %  {model.drawing().splitlines()[1]}")
+
+    print("\n" + "\n".join(str(event) for event in model.events if "->" in str(event)))
+    grown = model.plain().eval()
+    images, labels = data.normalised(data.test.images), data.test.labels
+    with torch.no_grad():
+        print(f"\nas an ordinary module: test loss {cross_entropy(grown(images), labels):.3f}")
+    print(grown)
 
 
 if __name__ == "__main__":

@@ -347,8 +347,8 @@ def test_what_cannot_be_had_is_refused_when_the_environment_is_made(tmp_path):
         make_environment("digit")
     with pytest.raises(ConfigError, match="episode_lenght"):
         make_environment("digits", {"episode_lenght": 3})
-    with pytest.raises(GrowthError, match="'attention' is not available yet"):
-        make_environment("digits", {"growth.blueprints": ["attention"]})
+    with pytest.raises(GrowthError, match="no blueprint 'lora'"):
+        make_environment("digits", {"growth.blueprints": ["lora"]})
     with pytest.raises(TaskError, match="unknown task 'digitz'"):
         make_environment("digits", {"task.name": "digitz"})
 

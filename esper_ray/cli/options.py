@@ -126,14 +126,14 @@ def check_run(config: RunConfig) -> None:
     from esper_ray.tolaria.assembly import build_organism, growth_limits
     from esper_ray.tolaria.tasks import load_task
 
-    growth_limits(config.growth)
     data = load_task(config.task, torch.device("cpu"))
     if config.training.batch_size > len(data.train):
         raise UsageError(
             f"training.batch_size {config.training.batch_size} exceeds the {len(data.train)} training images"
         )
     try:
-        build_organism(config, data, torch.device("cpu"), seed=0)
+        organism = build_organism(config, data, torch.device("cpu"), seed=0)
     except (ValueError, RuntimeError) as error:
         shape = "x".join(map(str, data.train.images.shape[1:]))
         raise UsageError(f"the host cannot work on {shape} images: {error}") from error
+    growth_limits(config.growth, organism.model)

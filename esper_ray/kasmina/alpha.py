@@ -23,11 +23,18 @@ class AlphaController:
     total: int = 0
     done: int = 0
 
-    def retargeted(self, target: float, ticks: int, curve: AlphaCurve, steepness: float) -> "AlphaController":
+    def retargeted(
+        self, target: float, ticks: int, curve: AlphaCurve, steepness: float, *, even_if_there: bool = False
+    ) -> "AlphaController":
         """The controller at the beginning of a ramp to ``target`` over ``ticks`` ticks; 0 jumps at once.
 
+        Args:
+            even_if_there: take the time of the ramp although the amplitude is at its target already, because
+                something else fades along with it (the operator).
+
         Raises:
-            ValueError: if a ramp is running, ``target`` is outside [0, 1] or ``ticks`` is negative.
+            ValueError: if a ramp is running, ``target`` is outside [0, 1], ``ticks`` is negative or
+                ``steepness`` is not finite.
         """
         if self.mode is not AlphaMode.HOLD:
             raise ValueError(f"amplitude is ramping {self.mode.name} to {self.target}; it can be retargeted at rest")
@@ -35,12 +42,15 @@ class AlphaController:
             raise ValueError(f"amplitude target must lie in [0, 1], got {target}")
         if ticks < 0:
             raise ValueError(f"ramp length must be >= 0 ticks, got {ticks}")
+        if not math.isfinite(steepness):
+            raise ValueError(f"steepness must be finite, got {steepness}")
         ramp = replace(
             self, start=self.alpha, target=target, curve=curve, steepness=max(steepness, MIN_STEEPNESS), done=0
         )
-        if ticks == 0 or abs(target - self.alpha) <= TOLERANCE:
+        there = abs(target - self.alpha) <= TOLERANCE
+        if ticks == 0 or (there and not even_if_there):
             return replace(ramp, alpha=target, total=0, mode=AlphaMode.HOLD)
-        mode = AlphaMode.UP if target > self.alpha else AlphaMode.DOWN
+        mode = AlphaMode.DOWN if target < self.alpha and not there else AlphaMode.UP
         return replace(ramp, total=ticks, mode=mode)
 
     def ticked(self) -> "AlphaController":
@@ -50,10 +60,17 @@ class AlphaController:
         done = self.done + 1
         if done >= self.total:
             return replace(self, alpha=self.target, done=self.total, mode=AlphaMode.HOLD)
-        share = ramp_share(self.curve, done / self.total, self.steepness)
-        alpha = self.start + (self.target - self.start) * share
+        moved = replace(self, done=done)
+        alpha = self.start + (self.target - self.start) * moved.share
         low, high = min(self.start, self.target), max(self.start, self.target)
-        return replace(self, alpha=min(max(alpha, low), high), done=done)
+        return replace(moved, alpha=min(max(alpha, low), high))
+
+    @property
+    def share(self) -> float:
+        """Share of the running ramp that is done, in [0, 1]; 1 at rest."""
+        if self.mode is AlphaMode.HOLD:
+            return 1.0
+        return ramp_share(self.curve, self.done / self.total, self.steepness)
 
     @property
     def at_target(self) -> bool:

@@ -1,80 +1,139 @@
 """A slot in the network: one seed module, its amplitude, and how its change joins the host's features."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from esper_ray.leyline.stages import AMPLIFIED, Stage
+from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.operators import blend
+from esper_ray.leyline.actions import BlendOperator
+from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Incubation:
+    """How a seed learns behind the host, without touching its output."""
+
+    method: Literal["shadow", "straight_through"] = "shadow"
+    """``shadow``: on the loss of a second pass in which the seed is on at full amplitude, everything else held
+    fixed. ``straight_through``: on the host's own gradient, as if its change were added; nothing but a trust
+    region keeps it from running away."""
+    weight: float = 10.0
+    """Of the trust region's penalty on the squared excess (straight-through)."""
+    bound: float = 0.25
+    """Free ratio of RMS(change) to RMS(features) (straight-through)."""
 
 
 class StraightThrough(torch.autograd.Function):
-    """Forward: the features, untouched. Backward: the gradient goes to features and change alike."""
+    """Forward: the features, untouched. Backward: the gradient goes to features and change alike.
+
+    The change also gets the gradient of ``weight * max(0, RMS(d) / RMS(h) - bound) ** 2``.
+    """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, change: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, change: Tensor, weight: float, bound: float) -> Tensor:
+        ctx.save_for_backward(features, change)
+        ctx.weight, ctx.bound = weight, bound
         return features.clone()  # a view would forbid in-place operations in the user's next layer
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (gradient,) = gradients
-        return gradient, gradient
+        features, change = ctx.saved_tensors
+        change_rms = change.float().pow(2).mean().add(1e-12).sqrt()
+        features_rms = features.float().pow(2).mean().add(1e-8).sqrt()
+        excess = (change_rms / features_rms - ctx.bound).clamp_min(0.0)
+        pull = 2.0 * ctx.weight * excess / (change.numel() * change_rms * features_rms)
+        return gradient, (gradient + pull * change).to(change.dtype), None, None
 
 
 class SeedCell(nn.Module):
     """A slot. It stays in place for the life of the model, with or without a seed.
 
-    ``alpha`` is one 0-dim tensor that is written in place and never replaced.
+    ``alpha`` and ``operator_share`` are 0-dim tensors that are written in place and never replaced.
     """
 
     alpha: Tensor
+    operator_share: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: SlotShape, example_shape: tuple[int, ...], incubation: Incubation) -> None:
+        """
+        Args:
+            example_shape: of the features of one example, as seen when the slot was attached.
+        """
         super().__init__()
-        self.channels = channels
+        self.shape, self.example_shape = shape, example_shape
+        self.incubation = incubation
         self.seed: nn.Module | None = None
+        self.gate: nn.Module | None = None
         self.stage = Stage.DORMANT
-        self.excess: Tensor | None = None
-        self.bound = 0.25
+        self.open = False
+        """Whether the amplitude is above zero."""
+        self.operator = BlendOperator.ADD
+        self.outgoing: BlendOperator | None = None
+        self.tap: list[Tensor] | None = None
+        """Where to leave the features of the next pass, as the root of its gradient; ``None`` for nowhere."""
+        self.branches = False
+        self.shadowed = False
         self.register_buffer("alpha", torch.zeros(()))
+        self.register_buffer("operator_share", torch.ones(()))
 
     def forward(self, h: Tensor) -> Tensor:
-        """(B, C, ...) features to features of the same shape.
+        """Features to features of the same shape and type.
 
-        An empty or germinated slot returns its input. In TRAINING the output is the input, bit by bit,
-        while the seed learns as if its change were added; the seed sees the features detached, so the
-        host does not learn to please it. From BLENDING on the change is added at amplitude alpha, and
-        the host's own path keeps its full gradient.
+        An empty or germinated slot returns its input. At amplitude 0 (in TRAINING always) the output is
+        the input, bit by bit, and the host learns as if there were no seed; the seed learns as
+        :class:`Incubation` says. Above that the change is joined, and the host's own
+        path keeps its full gradient.
         """
+        if self.tap is not None:
+            root = h.detach().requires_grad_()
+            self.tap.append(root)
+            h = root.clone()  # the user's next layer may work in place
         if self.seed is None or self.stage is Stage.GERMINATED:
             return h
-        if self.stage is Stage.TRAINING:
-            if not self.training:
-                return h
-            source = h.detach().contiguous()
-            change = self.seed(source)
-            self.excess = self._excess(source, change)
-            passed: Tensor = StraightThrough.apply(h, change)
+        if self.branches:
+            return torch.cat([h, self.blended(h)])
+        if self.open:
+            return self.blended(h)
+        if self.shadowed:
+            return self._mixed(h, 1.0)
+        if self.training and self.incubation.method == "straight_through":
+            change = self.seed(h.detach())
+            passed: Tensor = StraightThrough.apply(h, change, self.incubation.weight, self.incubation.bound)
             return passed
-        return self.blended(h)
+        return h
 
     def blended(self, h: Tensor) -> Tensor:
-        """``h + alpha * d(h)``.
+        """Features with the seed's change joined at the live amplitude.
 
         Raises:
             RuntimeError: if the slot holds no seed.
         """
-        if self.seed is None:
-            raise RuntimeError("an empty slot has nothing to blend")
-        mixed: Tensor = h + self.alpha * self.seed(h)
-        return mixed
+        return self._mixed(h, self.alpha)
 
     @property
     def contributes(self) -> bool:
-        """Whether the seed changes the host's output (up to its amplitude)."""
-        return self.seed is not None and self.stage in AMPLIFIED
+        """Whether the seed changes the host's output."""
+        return self.seed is not None and self.stage in AMPLIFIED and self.open
 
-    def _excess(self, features: Tensor, change: Tensor) -> Tensor:
-        """Squared excess of RMS(change) / RMS(features) over the bound: the penalty of incubation."""
-        ratio = change.pow(2).mean().add(1e-12).sqrt() / features.pow(2).mean().add(1e-8).sqrt()
-        return (ratio - self.bound).clamp_min(0).pow(2)
+    @property
+    def incubates(self) -> bool:
+        """Whether the seed learns without changing the host's output."""
+        return self.seed is not None and self.stage in IN_FORWARD and not self.open
+
+    def learnable(self) -> list[nn.Parameter]:
+        """Parameters of the seed and its gate network."""
+        return [p for module in (self.seed, self.gate) if module is not None for p in module.parameters()]
+
+    def _mixed(self, h: Tensor, alpha: Tensor | float) -> Tensor:
+        if self.seed is None:
+            raise RuntimeError("an empty slot has nothing to blend")
+        change = self.seed(h)
+        mixed = blend(self.operator, h, change, alpha, self.gate)
+        if self.outgoing is not None:
+            before = blend(self.outgoing, h, change, alpha, self.gate)
+            mixed = before + self.operator_share * (mixed - before)
+        return mixed.to(h.dtype)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from esper_ray.kasmina.alpha import TOLERANCE, AlphaController
 from esper_ray.kasmina.gates import Gate, GateResult, GateRules, evaluate_gate
-from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, Blueprint, GerminationStyle
+from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.stages import PRUNABLE, TRANSITIONS, Stage, can_transition
 
@@ -21,7 +21,8 @@ class SeedState:
     """Everything about one seed that is not a tensor."""
 
     seed_id: str
-    blueprint: Blueprint
+    blueprint: str
+    """Name in the registry of blueprints."""
     style: GerminationStyle
     tempo: int
     """Ticks of the first ramp."""
@@ -34,11 +35,25 @@ class SeedState:
     alpha: AlphaController = field(default_factory=AlphaController)
     removal: str | None = None
     """Why the running ramp to zero was ordered."""
+    outgoing: BlendOperator | None = None
+    """Operator that fades out along the running ramp, in favour of that of ``style``."""
+    shut_by: tuple[str, ...] = ()
+    """Checks that keep an automatic gate shut, as last reported."""
 
     @property
     def operator(self) -> BlendOperator:
         """How the seed's change joins the host's features."""
         return self.style.operator
+
+    @property
+    def operator_share(self) -> float:
+        """Weight of :attr:`operator` against the outgoing one, in [0, 1]."""
+        return 1.0 if self.outgoing is None else self.alpha.share
+
+    @property
+    def fading(self) -> bool:
+        """Whether the amplitude falls; a seed does not learn while it does."""
+        return self.alpha.mode is AlphaMode.DOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +70,7 @@ class Germinate:
     """Start a seed in an empty slot."""
 
     seed_id: str
-    blueprint: Blueprint
+    blueprint: str
     style: GerminationStyle = GerminationStyle.SIGMOID_ADD
     tempo: int = 5
     target: float = 1.0
@@ -68,12 +83,17 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class SetAlphaTarget:
-    """Ramp the amplitude of a blending or holding seed to a target in (0, 1]."""
+    """Ramp the amplitude of a blending or holding seed to a target in (0, 1].
+
+    A style with another operator cross-fades to it along the same ramp; 0 ticks change both at once.
+    """
 
     target: float
     ticks: int
     curve: AlphaCurve = AlphaCurve.LINEAR
     steepness: float = 12.0
+    style: GerminationStyle | None = None
+    """Style to go on with; ``None`` keeps the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +124,19 @@ class StageChanged:
     """Epochs that were spent in ``source``."""
     reason: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.source.name} -> {self.target.name}" + (f" ({self.reason})" if self.reason else "")
+
 
 @dataclass(frozen=True, slots=True)
 class GateEvaluated:
     """A gate gave its verdict."""
 
     result: GateResult
+
+    def __str__(self) -> str:
+        verdict = "opens" if self.result.passed else f"stays shut: {self.result.message}"
+        return f"{self.result.gate.name} {verdict}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +145,18 @@ class AlphaMoved:
 
     alpha: float
 
+    def __str__(self) -> str:
+        return f"alpha {self.alpha:.4g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A command had no effect."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return f"refused: {self.reason}"
 
 
 LifecycleEvent = StageChanged | GateEvaluated | AlphaMoved | Refused
@@ -158,7 +191,7 @@ def tick(state: SeedState | None, rules: Rules, measured: SeedMeasurements = UNM
             return _through_gate(state, Stage.TRAINING, rules, measured)
         case Stage.TRAINING if Gate.G2 in rules.auto_forward:
             if state.ticks_in_stage >= rules.gates.min_training_epochs:
-                return _blending_tick(*_through_gate(state, Stage.BLENDING, rules, measured), rules, measured)
+                return _blending_tick(*_automatically(state, Stage.BLENDING, rules, measured), rules, measured)
         case Stage.BLENDING:
             return _blending_tick(state, (), rules, measured)
         case Stage.PRUNED:
@@ -181,7 +214,8 @@ def _moved(state: SeedState, target: Stage, reason: str = "") -> tuple[SeedState
     if not can_transition(state.stage, target):
         raise RuntimeError(f"seed {state.seed_id}: no transition leads from {state.stage.name} to {target.name}")
     event = StageChanged(state.stage, target, state.ticks_in_stage, reason)
-    return replace(state, stage=target, previous_stage=state.stage, ticks_in_stage=0), (event,)
+    moved = replace(state, stage=target, previous_stage=state.stage, ticks_in_stage=0, shut_by=())
+    return moved, (event,)
 
 
 def _germinate(state: SeedState | None, command: Germinate) -> Step:
@@ -202,6 +236,19 @@ def _advance(state: SeedState, rules: Rules, measured: SeedMeasurements) -> Step
     return _through_gate(state, TRANSITIONS[state.stage][0], rules, measured)
 
 
+def _automatically(
+    state: SeedState, target: Stage, rules: Rules, measured: SeedMeasurements
+) -> tuple[SeedState, tuple[LifecycleEvent, ...]]:
+    """Through the gate to ``target`` if it opens; that it stays shut is told once for each set of reasons."""
+    moved, events = _through_gate(state, target, rules, measured)
+    if moved.stage is target:
+        return moved, events
+    reasons = tuple(
+        check.name for e in events if isinstance(e, GateEvaluated) for check in e.result.checks if not check.passed
+    )
+    return replace(state, shut_by=reasons), () if reasons == state.shut_by else events
+
+
 def _through_gate(
     state: SeedState, target: Stage, rules: Rules, measured: SeedMeasurements
 ) -> tuple[SeedState, tuple[LifecycleEvent, ...]]:
@@ -220,17 +267,16 @@ def _blending_tick(
 ) -> Step:
     if state.stage is not Stage.BLENDING:
         return state, before
-    arrived = state.alpha.mode is not AlphaMode.HOLD
     state = replace(state, alpha=state.alpha.ticked())
-    arrived = arrived and state.alpha.at_target
+    if state.alpha.mode is AlphaMode.HOLD:
+        state = replace(state, outgoing=None)
     events: tuple[LifecycleEvent, ...] = (*before, AlphaMoved(state.alpha.alpha))
-    if state.alpha.at_target and state.alpha.target <= TOLERANCE:
+    if state.alpha.at_target and state.alpha.target == 0.0:  # only removal leads to zero
         removed, more = _removed(state, state.removal or "scheduled prune")
         return removed, events + more
     if Gate.G3 in rules.auto_forward and state.alpha.at_target and state.alpha.target >= 1.0 - TOLERANCE:
-        state, more = _through_gate(state, Stage.HOLDING, rules, measured)
-        if arrived or state.stage is Stage.HOLDING:
-            events += more
+        state, more = _automatically(state, Stage.HOLDING, rules, measured)
+        events += more
     return state, events
 
 
@@ -241,11 +287,16 @@ def _set_alpha_target(state: SeedState, command: SetAlphaTarget) -> Step:
         return state, (Refused(f"a {state.stage.name} seed has no amplitude to retarget"),)
     if state.alpha.mode is not AlphaMode.HOLD:
         return state, (Refused(f"amplitude is ramping {state.alpha.mode.name}"),)
+    style = state.style if command.style is None else command.style
+    crossfades = style.operator is not state.operator and command.ticks > 0
     events: tuple[LifecycleEvent, ...] = ()
-    if state.stage is Stage.HOLDING and command.target < 1.0 - TOLERANCE:
-        state, events = _moved(state, Stage.BLENDING, "demoted")
-    alpha = state.alpha.retargeted(command.target, command.ticks, command.curve, command.steepness)
-    return replace(state, alpha=alpha), (*events, AlphaMoved(alpha.alpha))
+    if state.stage is Stage.HOLDING and (crossfades or command.target < 1.0 - TOLERANCE):
+        state, events = _moved(state, Stage.BLENDING, "changes operator" if crossfades else "demoted")
+    alpha = state.alpha.retargeted(
+        command.target, command.ticks, command.curve, command.steepness, even_if_there=crossfades
+    )
+    outgoing = state.operator if crossfades else None
+    return replace(state, alpha=alpha, style=style, outgoing=outgoing), (*events, AlphaMoved(alpha.alpha))
 
 
 def _prune(state: SeedState, command: Prune) -> Step:
@@ -265,4 +316,4 @@ def _prune(state: SeedState, command: Prune) -> Step:
 
 def _removed(state: SeedState, reason: str) -> tuple[SeedState, tuple[LifecycleEvent, ...]]:
     state, events = _moved(state, Stage.PRUNED, reason)
-    return replace(state, alpha=AlphaController(), removal=None), (AlphaMoved(0.0), *events)
+    return replace(state, alpha=AlphaController(), removal=None, outgoing=None), (AlphaMoved(0.0), *events)

@@ -1,69 +1,169 @@
-"""Any ``nn.Module`` with slots attached to its submodules.
+"""Any ``nn.Module`` with slots attached to its submodules, in which seeds grow.
 
 A slot sits on the output of a named submodule, through a forward hook: the host's code and its
-``state_dict`` keys stay as they are. The model holds the seeds; when they come and go is the
-business of :mod:`esper_ray.kasmina.organism`.
+parameter names stay as they are.
+
+    model = MorphogeneticModel.wrap(host, {"r0c0": "layer1"}, example_input=torch.zeros(2, 3, 32, 32))
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9})
+    model.germinate("r0c0", "conv_light")
+    ...                               # per batch: loss.backward(); model.incubate(loss_of); optimizer.step()
+    model.epoch_elapsed()             # per epoch
+    model.advance("r0c0", measured)   # when the seed is ready
+    model.tick()                      # moves amplitudes
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.cell import SeedCell
+from esper_ray.kasmina import lifecycle
+from esper_ray.kasmina.cell import Incubation, SeedCell
+from esper_ray.kasmina.checkpoints import load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.drawing import draw
+from esper_ray.kasmina.growth import (
+    Growth,
+    GrowthOptions,
+    LossOf,
+    Outcome,
+    SlotEvent,
+    structural_parameters,
+)
+from esper_ray.kasmina.initialisation import count_parameters
+from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedState
+from esper_ray.kasmina.plain import plain_module
+from esper_ray.kasmina.wrapping import Attachment, attach, still
+from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
 from esper_ray.leyline.config import unknown
+from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
 from esper_ray.leyline.slots import ordered_slot_ids
-from esper_ray.leyline.stages import Stage
+
+
+class LifecycleError(ValueError):
+    """A command that makes no sense in the state that the slot is in."""
+
+
+class SlotHook:
+    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
+
+    def __init__(self, cell: SeedCell) -> None:
+        self.cell = cell
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        """The submodule's output as its cell passes it on."""
+        cell = self.cell
+        if cell.seed is None and cell.tap is None:
+            return output
+        result: Tensor = cell(output)
+        return result
 
 
 class MorphogeneticModel(nn.Module):
-    """A host and its slots.
-
-    Build it with :meth:`wrap`. ``forward`` is the host's own.
-    """
+    """A host and its slots. Build it with :meth:`wrap`; ``forward`` is the host's own."""
 
     def __init__(
-        self, host: nn.Module, slots: Mapping[str, str], channels: Mapping[str, int], order: list[str]
+        self,
+        host: nn.Module,
+        attachments: list[Attachment],
+        *,
+        rules: Rules,
+        options: GrowthOptions,
+        incubation: Incubation,
+        seed: int,
     ) -> None:
         super().__init__()
         self.host = host
-        self.cells = nn.ModuleDict({slot: SeedCell(channels[slot]) for slot in slots})
-        self.execution_order = tuple(order)
-        """Slots in the order in which a forward pass meets them."""
-        self._branching: frozenset[str] = frozenset()
-        for slot, name in slots.items():
-            host.get_submodule(name).register_forward_hook(self._hook(slot))
+        self.attachments = {attachment.slot: attachment for attachment in attachments}
+        """Where the slots are, in the order in which a forward pass meets them."""
+        cells = {
+            slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
+            for slot in ordered_slot_ids(self.attachments)
+        }
+        self.cells = nn.ModuleDict(cells)
+        self.growth = Growth(host, cells, rules, options, seed)
+        for slot, cell in cells.items():
+            host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
+        first = next((parameter for parameter in host.parameters() if parameter.is_floating_point()), None)
+        if first is not None:
+            self.cells.to(first)  # type and device of new seeds follow those of their cells
 
     @classmethod
-    def wrap(cls, host: nn.Module, slots: Mapping[str, str], example_input: Tensor) -> "MorphogeneticModel":
+    def wrap(
+        cls,
+        host: nn.Module,
+        slots: Mapping[str, str],
+        example_input: Any,
+        *,
+        rules: Rules | None = None,
+        options: GrowthOptions | None = None,
+        incubation: Incubation | None = None,
+        seed: int = 0,
+        causal: bool = True,
+    ) -> "MorphogeneticModel":
         """``host`` with slots on the outputs of its submodules.
 
         Args:
             host: any module; its code is not changed.
-            slots: slot id to the name of a submodule, as in ``host.named_modules()``.
-            example_input: (B, ...) input that one evaluation pass can be run on, to discover shapes.
+            slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. Its output must
+                be one (B, C, H, W), (B, T, D) or (B, D) tensor.
+            example_input: input that one evaluation pass can be run on, to discover shapes and order: a tensor,
+                a tuple of positional or a mapping of named arguments, batch first.
+            rules: gates and clocks of the lifecycle.
+            seed: seeds the initial weights of germinated modules.
+            causal: whether tokens of sequences may see earlier tokens only. Say False for encoders.
 
         Raises:
             SlotIdError: if a slot id is malformed or there is none.
             ValueError: if a submodule does not exist, carries two slots, is never called, is called more
-                than once, or returns something else than a (B, C, H, W) tensor.
+                than once, or returns something else; or if the host is wrapped already.
         """
-        ids = ordered_slot_ids(slots)
-        names = [name for name, _ in host.named_modules() if name]
-        for slot in ids:
-            if slots[slot] not in names:
-                raise ValueError(f"slot {slot}: {unknown('submodule', slots[slot], names)}")
-        if len({slots[slot] for slot in ids}) < len(ids):
-            raise ValueError(f"two slots sit on the same submodule: {dict(slots)}")
-        order, channels = _discover(host, {slot: slots[slot] for slot in ids}, example_input)
-        return cls(host, {slot: slots[slot] for slot in ids}, channels, order)
+        if any(isinstance(h, SlotHook) for m in host.modules() for h in m._forward_hooks.values()):
+            raise ValueError("the host has slots already; wrap a fresh copy of it")
+        attachments = attach(host, slots, example_input, causal=causal)
+        return cls(
+            host,
+            attachments,
+            rules=rules or Rules(),
+            options=options or GrowthOptions(),
+            incubation=incubation or Incubation(),
+            seed=seed,
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's output, with every seed doing what its stage says."""
+        return self.host(*args, **kwargs)
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
         """The slots in row-major order."""
         return tuple(self.cells.keys())
+
+    @property
+    def execution_order(self) -> tuple[str, ...]:
+        """The slots in the order in which a forward pass meets them."""
+        return tuple(self.attachments)
+
+    @property
+    def states(self) -> Mapping[str, SeedState | None]:
+        """Where the seed of each slot stands, ``None`` where the slot is empty."""
+        return self.growth.states
+
+    @property
+    def events(self) -> list[SlotEvent]:
+        """What has happened, oldest first."""
+        return self.growth.log
+
+    @property
+    def host_parameters(self) -> int:
+        """Structural parameter count of the host."""
+        return count_parameters(self.host)
+
+    def seed_parameters(self, slot: str) -> int:
+        """Structural parameter count of the seed in ``slot``, 0 if it holds no module."""
+        return structural_parameters(self.cell(slot))
 
     def cell(self, slot: str) -> SeedCell:
         """The cell of ``slot``.
@@ -73,23 +173,143 @@ class MorphogeneticModel(nn.Module):
         """
         if slot not in self.cells:
             raise ValueError(unknown("slot", slot, list(self.slot_ids)))
-        cell = self.cells[slot]
-        assert isinstance(cell, SeedCell)
-        return cell
+        return cast(SeedCell, self.cells[slot])
 
-    def forward(self, x: Tensor) -> Any:
-        """The host's output, with every seed doing what its stage says."""
-        return self.host(x)
+    # What one does with a seed
 
-    def incubation_excess(self) -> Tensor | None:
-        """Sum of the trust-region excesses of seeds in TRAINING in the last forward pass; ``None`` without any."""
-        excess: Tensor | None = None
-        for slot in self.execution_order:
-            cell = self.cell(slot)
-            if cell.stage is Stage.TRAINING and cell.excess is not None:
-                excess = cell.excess if excess is None else excess + cell.excess
-                cell.excess = None
-        return excess
+    def germinate(
+        self,
+        slot: str,
+        blueprint: str | Blueprint,
+        *,
+        style: GerminationStyle | str = GerminationStyle.SIGMOID_ADD,
+        tempo: int = 5,
+        target: float = 1.0,
+        loss_of: LossOf | None = None,
+    ) -> Outcome:
+        """Start a seed in an empty slot.
+
+        Args:
+            tempo: ticks of the first ramp, once the seed blends in.
+            target: amplitude that it leads to, in (0, 1].
+            loss_of: runs the model on a batch and returns the loss; for a gradient-informed start.
+
+        Raises:
+            LifecycleError: if the slot is occupied or cooling down.
+            ValueError: if the blueprint does not exist or does not fit the slot, or a number is out of range.
+        """
+        name = blueprint.id if isinstance(blueprint, Blueprint) else blueprint
+        self.cell(slot)
+        command = lifecycle.Germinate(self.growth.next_seed_id(slot), name, _style(style), tempo, target)
+        return self._obeyed(slot, self.execute(slot, command, loss_of=loss_of))
+
+    def advance(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> Outcome:
+        """Ask the next gate to open; the outcome tells whether it did.
+
+        Raises:
+            LifecycleError: if the slot is empty or its seed has nowhere to advance to.
+        """
+        return self._obeyed(slot, self.execute(slot, lifecycle.Advance(), measured))
+
+    def retarget(
+        self,
+        slot: str,
+        target: float,
+        *,
+        ticks: int = 5,
+        curve: AlphaCurve = AlphaCurve.LINEAR,
+        steepness: float = 12.0,
+        style: GerminationStyle | str | None = None,
+    ) -> Outcome:
+        """Ramp the amplitude of a blending or holding seed to ``target``, in (0, 1]; 0 ticks jump.
+
+        Raises:
+            LifecycleError: if the seed has no amplitude or it is ramping.
+            ValueError: if the target is out of range.
+        """
+        new = None if style is None else _style(style)
+        command = lifecycle.SetAlphaTarget(target, ticks, curve, steepness, new)
+        return self._obeyed(slot, self.execute(slot, command))
+
+    def prune(
+        self, slot: str, *, ticks: int = 0, curve: AlphaCurve = AlphaCurve.LINEAR, reason: str = "by hand"
+    ) -> Outcome:
+        """Remove a seed: at once, or after a ramp to zero if it has amplitude and ``ticks`` > 0.
+
+        Raises:
+            LifecycleError: if the slot is empty, or its seed is committed or gone.
+        """
+        return self._obeyed(slot, self.execute(slot, lifecycle.Prune(ticks, curve, reason=reason)))
+
+    def fossilise(self, slot: str, measured: SeedMeasurements) -> Outcome:
+        """Commit a holding seed for good, if its gate opens; the outcome tells whether it did.
+
+        Raises:
+            LifecycleError: if the slot is empty or its seed does not hold.
+        """
+        return self._obeyed(slot, self.execute(slot, lifecycle.Fossilize(), measured))
+
+    def execute(
+        self,
+        slot: str,
+        command: lifecycle.Command,
+        measured: SeedMeasurements = UNMEASURED,
+        loss_of: LossOf | None = None,
+    ) -> Outcome:
+        """Carry out any command; one that makes no sense is refused in the outcome. If it raises, nothing has changed.
+
+        Raises:
+            ValueError: if there is no such slot, or the command carries a value that no state allows.
+        """
+        self.cell(slot)
+        return self.growth.execute(slot, command, measured, None if loss_of is None else self._calm(loss_of))
+
+    def tick(self, measured: Mapping[str, SeedMeasurements] | None = None) -> dict[str, tuple[LifecycleEvent, ...]]:
+        """Move what moves by itself by one step; the events of each slot in which something happened."""
+        return self.growth.tick(measured or {})
+
+    def epoch_elapsed(self) -> None:
+        """Count one trained epoch."""
+        self.growth.epoch_elapsed()
+
+    # What training and measuring need
+
+    def incubate(self, loss_of: LossOf) -> None:
+        """Give seeds that learn behind the host their gradients; call it between ``backward`` and ``step``.
+
+        One more pass, in evaluation mode, in which these seeds are on at full amplitude. Its gradient
+        reaches nothing but them, so the host is trained as if they were not there. Nothing happens
+        without such seeds, or where they learn straight through.
+
+        Args:
+            loss_of: runs this model on a batch (a part of it will do) and returns the loss.
+        """
+        cells = [cell for cell in self._cells() if cell.incubates and cell.incubation.method == "shadow"]
+        learners = [p for cell in cells for p in cell.learnable() if p.requires_grad]
+        if not learners:
+            return
+        with self.shadow():
+            for cell in cells:
+                cell.train()
+            gradients = torch.autograd.grad(loss_of(), learners, allow_unused=True)
+        for parameter, gradient in zip(learners, gradients, strict=True):
+            parameter.grad = gradient
+
+    @contextmanager
+    def shadow(self) -> Iterator[None]:
+        """Within it, the model is in evaluation mode and seeds that learn behind the host are on at full amplitude.
+
+        To see what they would do to the loss.
+        """
+        cells = [cell for cell in self._cells() if cell.incubates]
+        with still(self):
+            try:
+                for cell in cells:
+                    cell.shadowed = True
+                yield
+            finally:
+                for cell in cells:
+                    cell.shadowed = False
 
     @contextmanager
     def branching(self, slots: frozenset[str]) -> Iterator[tuple[str, ...]]:
@@ -100,49 +320,122 @@ class MorphogeneticModel(nn.Module):
         order; row block k of the output, of 2**n, has the i-th of them on iff bit i of k is set.
 
         Only for evaluation: layers must treat rows independently.
+
+        Raises:
+            ValueError: if a slot holds no seed that could be switched.
         """
-        before, self._branching = self._branching, slots
+        for slot in slots:
+            if not self.cell(slot).contributes:
+                raise ValueError(f"slot {slot} holds no seed that changes the output")
+        before = {cell: cell.branches for cell in self._cells()}
         try:
+            for slot in self.slot_ids:
+                self.cell(slot).branches = slot in slots
             yield tuple(slot for slot in self.execution_order if slot in slots)
         finally:
-            self._branching = before
+            for cell, branches in before.items():
+                cell.branches = branches
 
-    def _hook(self, slot: str) -> Any:
-        def apply(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            cell = self.cell(slot)
-            if slot in self._branching:
-                return torch.cat([output, cell.blended(output)])
-            result: Tensor = cell(output) if cell.seed is not None else output
-            return result
+    def report(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> SlotReport | None:
+        """The public record of ``slot``, ``None`` if it is empty.
 
-        return apply
+        Raises:
+            ValueError: if the seed's blueprint is none of the thirteen that policies know.
+        """
+        self.cell(slot)
+        state = self.states[slot]
+        if state is None:
+            return None
+        alpha = state.alpha
+        return SlotReport(
+            slot_id=slot,
+            seed_id=state.seed_id,
+            blueprint=Blueprint.named(state.blueprint),
+            stage=state.stage,
+            previous_stage=state.previous_stage,
+            ticks_in_stage=state.ticks_in_stage,
+            age=state.age,
+            alpha=alpha.alpha,
+            alpha_mode=alpha.mode,
+            alpha_target=alpha.target,
+            alpha_velocity=alpha.velocity,
+            ramp_total=alpha.total,
+            ramp_done=alpha.done,
+            operator=state.operator,
+            tempo=state.tempo,
+            parameters=self.seed_parameters(slot),
+            measured=measured,
+        )
+
+    # Storing
+
+    def get_extra_state(self) -> Tensor:
+        """The manifest: slots, shapes and seeds, as a tensor of bytes. Part of ``state_dict()``."""
+        return manifest_tensor(self)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: :meth:`load_state_dict` has rebuilt the seeds by then."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Rebuild the seeds that the state holds, then load all tensors.
+
+        Raises:
+            TopologyError: naming every difference, if the state belongs to another host, other slots or other
+                shapes. Nothing has changed then.
+            ValueError: if it is asked to be lenient, or to replace the tensors that an optimiser holds.
+        """
+        if assign or not strict:
+            raise ValueError(f"a grown model is loaded with strict=True and assign=False, got {strict} and {assign}")
+        return load_state(self, state_dict, super().load_state_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and manifest to one safetensors file, atomically."""
+        save_model(self, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Become the model that :meth:`save` wrote; this one must be wrapped in the same way around the same host.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            TopologyError: if it is no such file, or belongs to another model; nothing has changed then.
+        """
+        load_model(self, Path(path))
+
+    def plain(self) -> nn.Module:
+        """A copy as an ordinary module: the host with its committed seeds built in, and nothing of this package.
+
+        Seeds that are not committed are left out.
+
+        Raises:
+            ValueError: if a committed seed cannot be built in.
+        """
+        return plain_module(self)
+
+    def drawing(self) -> str:
+        """A text drawing of the network, its slots and what grows in them."""
+        return draw(self)
+
+    def _calm(self, loss_of: LossOf) -> LossOf:
+        def loss() -> Tensor:
+            with still(self):
+                return loss_of()
+
+        return loss
+
+    def _cells(self) -> Iterator[SeedCell]:
+        return (self.cell(slot) for slot in self.slot_ids)
+
+    def _obeyed(self, slot: str, outcome: Outcome) -> Outcome:
+        for event in outcome.events:
+            if isinstance(event, Refused):
+                raise LifecycleError(f"slot {slot}: {event.reason}")
+        return outcome
 
 
-def _discover(host: nn.Module, slots: Mapping[str, str], example_input: Tensor) -> tuple[list[str], dict[str, int]]:
-    """Execution order and channels of the slots, from one evaluation pass that changes nothing."""
-    seen: list[tuple[str, Any]] = []
-    handles = [
-        host.get_submodule(name).register_forward_hook(lambda _m, _i, output, slot=slot: seen.append((slot, output)))
-        for slot, name in slots.items()
-    ]
-    modes = {module: module.training for module in host.modules()}
-    host.eval()
-    try:
-        with torch.no_grad():
-            host(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    order = [slot for slot, _ in seen]
-    for slot, name in slots.items():
-        if order.count(slot) != 1:
-            raise ValueError(f"slot {slot}: submodule {name!r} was called {order.count(slot)} times in a forward pass")
-    channels = {}
-    for slot, output in seen:
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"slot {slot}: submodule {slots[slot]!r} must return (B, C, H, W), got {shape}")
-        channels[slot] = output.shape[1]
-    return order, channels
+def _style(style: GerminationStyle | str) -> GerminationStyle:
+    if isinstance(style, GerminationStyle):
+        return style
+    for known in GerminationStyle:
+        if known.id == style:
+            return known
+    raise ValueError(unknown("style", style, [known.id for known in GerminationStyle]))

@@ -1,117 +1,138 @@
-"""One optimiser for the host and its seeds, whose parameter groups follow births, commitments and deaths."""
+"""One optimiser for a host and its seeds, whose parameter groups follow births, commitments and deaths."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-HOST_GROUP = "host"
+from esper_ray.kasmina.growth import HOST_GROUP
+from esper_ray.kasmina.model import MorphogeneticModel
+
+ParameterState = dict[str, Any]
+"""What an optimiser keeps for one parameter: momentum and the like."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSettings:
-    """Hyper-parameters of the host's group and of a live seed's group."""
+class GrowingOptimizer:
+    """Any torch optimiser over the group ``host`` and one group per slot with a live seed.
 
-    lr: float
-    seed_lr: float
-    momentum: float
-    weight_decay: float
-
-
-class GrowingSGD:
-    """SGD with momentum over the group ``host`` and one group per slot with a live seed.
-
-    Invariant: its parameters are exactly the trainable parameters of the model, each in one group.
+    Invariant: its parameters are exactly the trainable parameters of the model, each in one group. A
+    committed seed joins the host's group with its state; the state of a seed that fades, and does not
+    learn meanwhile, is kept for it; that of a removed seed is dropped.
     """
 
-    def __init__(self, host: nn.Module, settings: GroupSettings) -> None:
-        self.settings = settings
-        self._sgd = torch.optim.SGD(
-            [{"params": [p for p in host.parameters() if p.requires_grad], "name": HOST_GROUP}],
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            foreach=True,
-        )
+    def __init__(
+        self,
+        model: MorphogeneticModel,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+        *,
+        host: Mapping[str, Any],
+        seeds: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            host: options of the host's group, for example ``{"lr": 0.1, "momentum": 0.9}``.
+            seeds: what is different in the groups of live seeds, for example ``{"weight_decay": 0.0}``.
 
-    def group(self, name: str) -> list[Tensor]:
+        Raises:
+            ValueError: if nothing of the host can be trained.
+        """
+        self.model = model
+        self._seed_options = dict(host) | dict(seeds or {})
+        self._resting: dict[nn.Parameter, ParameterState] = {}
+        self._left: dict[str, dict[str, Any]] = {}
+        groups, _ = model.growth.arrangement()
+        if not groups[HOST_GROUP]:
+            raise ValueError("the host has no trainable parameters to optimise")
+        self._optimizer = optimizer([{"params": list(groups[HOST_GROUP]), "name": HOST_GROUP}], **host)
+        model.growth.listen(self)
+
+    def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
+        """Train ``groups`` from now on. Parameters keep their state wherever they go."""
+        known = self._resting | dict(self._optimizer.state)
+        present = {group["name"]: group for group in self._optimizer.param_groups}
+        arranged = []
+        for name, parameters in groups.items():
+            group = present.get(name)
+            if group is None and any(parameter in self._resting for parameter in parameters):
+                group = self._left.get(name)  # learning rates that a schedule has changed stay so over a fade
+            if group is None:
+                self._optimizer.add_param_group({"params": list(parameters), "name": name} | self._seed_options)
+                group = self._optimizer.param_groups.pop()
+            arranged.append((group, list(parameters)))
+        self._left = {name: group for name, group in (self._left | present).items() if name not in groups}
+        for group, members in arranged:
+            group["params"] = members
+        self._optimizer.param_groups[:] = [group for group, _ in arranged]
+        self._optimizer.state.clear()
+        for parameter in self.parameters():
+            if known.get(parameter):
+                self._optimizer.state[parameter] = known[parameter]
+        self._resting = {parameter: known.get(parameter, {}) for parameter in resting}
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups, ``host`` first."""
+        return [group["name"] for group in self._optimizer.param_groups]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups themselves, for learning-rate schedules."""
+        return self._optimizer.param_groups
+
+    def group(self, name: str) -> list[nn.Parameter]:
         """Parameters of the group ``name``.
 
         Raises:
             KeyError: if there is no such group.
         """
-        for group in self._sgd.param_groups:
+        for group in self._optimizer.param_groups:
             if group["name"] == name:
-                params: list[Tensor] = group["params"]
+                params: list[nn.Parameter] = group["params"]
                 return params
         raise KeyError(f"optimiser has no group {name!r}, only {self.group_names}")
 
-    @property
-    def group_names(self) -> list[str]:
-        """Names of the groups, ``host`` first."""
-        return [group["name"] for group in self._sgd.param_groups]
-
-    def parameters(self) -> Iterator[Tensor]:
-        """All parameters, group by group."""
-        for group in self._sgd.param_groups:
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters that are trained, group by group."""
+        for group in self._optimizer.param_groups:
             yield from group["params"]
-
-    def add_seed(self, slot: str, seed: nn.Module) -> None:
-        """Start optimising ``seed`` in a group of its own, without weight decay."""
-        if slot in self.group_names:
-            raise ValueError(f"optimiser already has a group for slot {slot}")
-        group = {"params": list(seed.parameters()), "name": slot, "lr": self.settings.seed_lr, "weight_decay": 0.0}
-        self._sgd.add_param_group(group)
-
-    def remove_seed(self, slot: str) -> None:
-        """Forget the group of ``slot`` and the momentum of its parameters."""
-        for parameter in self.group(slot):
-            self._sgd.state.pop(parameter, None)
-        self._drop_group(slot)
-
-    def commit_seed(self, slot: str, freeze: bool) -> None:
-        """Hand the parameters of ``slot`` to the host's group with their momentum, or freeze them for good."""
-        if freeze:
-            parameters = self.group(slot)
-            self.remove_seed(slot)
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-                parameter.grad = None
-            return
-        self.group(HOST_GROUP).extend(self.group(slot))
-        self._drop_group(slot)
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""
-        self._sgd.step()
+        self._optimizer.step()
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
-        self._sgd.zero_grad(set_to_none=True)
+        """Drop all gradients of the model, those of resting parameters too."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
-    def momentum_of(self, parameter: Tensor) -> Tensor | None:
-        """Momentum buffer of ``parameter``, ``None`` before its first step."""
-        buffer: Tensor | None = self._sgd.state.get(parameter, {}).get("momentum_buffer")
-        return buffer
+    def state_of(self, parameter: nn.Parameter) -> ParameterState:
+        """What is kept for ``parameter``; empty before its first step."""
+        state: ParameterState = self._resting.get(parameter) or self._optimizer.state.get(parameter, {})
+        return state
 
-    def set_momentum(self, parameter: Tensor, buffer: Tensor | None) -> None:
-        """Replace the momentum buffer of ``parameter``."""
-        if buffer is None:
-            self._sgd.state.pop(parameter, None)
-        else:
-            self._sgd.state[parameter] = {"momentum_buffer": buffer}
+    def state_by_name(self) -> dict[str, ParameterState]:
+        """A copy of what is kept for each parameter, by its name in the model."""
+        states = {name: self.state_of(parameter) for name, parameter in self.model.named_parameters()}
+        return {name: _copied(state) for name, state in states.items() if state}
 
-    def regroup(self, groups: Mapping[str, list[nn.Parameter]]) -> None:
-        """Replace all groups, dropping all momentum: the first step of restoring a snapshot."""
-        self._sgd.state.clear()
-        self._sgd.param_groups[0]["params"] = groups[HOST_GROUP]
-        del self._sgd.param_groups[1:]
-        for slot, parameters in groups.items():
-            if slot != HOST_GROUP:
-                self._sgd.add_param_group(
-                    {"params": parameters, "name": slot, "lr": self.settings.seed_lr, "weight_decay": 0.0}
-                )
+    def load_state_by_name(self, states: Mapping[str, ParameterState]) -> None:
+        """Replace everything that is kept by ``states``.
 
-    def _drop_group(self, slot: str) -> None:
-        self._sgd.param_groups[:] = [group for group in self._sgd.param_groups if group["name"] != slot]
+        Raises:
+            KeyError: if the model has no parameter of some name; nothing is changed then.
+        """
+        named = dict(self.model.named_parameters())
+        for name in states:
+            if name not in named:
+                raise KeyError(f"optimiser state for {name!r}, which the model does not have")
+        resting = set(self._resting)
+        self._optimizer.state.clear()
+        self._resting = {parameter: {} for parameter in resting}
+        for name, state in states.items():
+            owner = self._resting if named[name] in resting else self._optimizer.state
+            owner[named[name]] = _copied(state)
+
+
+def _copied(state: ParameterState) -> ParameterState:
+    return {key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in state.items()}

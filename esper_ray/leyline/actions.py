@@ -44,6 +44,18 @@ class Blueprint(IntEnum):
         """The name in the blueprint registry."""
         return self.name.lower()
 
+    @classmethod
+    def named(cls, name: str) -> "Blueprint":
+        """The member whose :attr:`id` is ``name``.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for blueprint in cls:
+            if blueprint.id == name:
+                return blueprint
+        raise ValueError(f"blueprint {name!r} is none of the {len(cls)} that policies know")
+
 
 class AlphaMode(IntEnum):
     """Which way the amplitude of a seed moves."""

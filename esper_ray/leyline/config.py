@@ -9,26 +9,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.host_config import CNNHostConfig, HostConfig
+from esper_ray.leyline.sections import Count, Fraction, NonNegative, NonPositive, Number, Positive, Section
 from esper_ray.leyline.slots import ordered_slot_ids
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-NonPositive = Annotated[float, Field(le=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 
 REWARD_MODES = ("basic", "sparse")
 LATER_REWARD_MODES = ("shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement")
-
-
-class Section(BaseModel):
-    """Base of every part of the tree: immutable, no unknown keys, no silent conversion to text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TaskConfig(Section):
@@ -41,31 +30,26 @@ class TaskConfig(Section):
     split_seed: int = Field(0, ge=0, description="seed of the split; the same for every environment")
 
 
-class HostConfig(Section):
-    """The network that every episode starts from."""
-
-    family: Literal["cnn"] = "cnn"
-    base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
-    blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
-    pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
-    kernel_size: Literal[1, 3, 5, 7] = 1
-
-    @model_validator(mode="after")
-    def _pools_fit(self) -> Self:
-        if self.pools > self.blocks:
-            raise ValueError(f"pools ({self.pools}) must not exceed blocks ({self.blocks})")
-        return self
-
-    def available_slots(self) -> tuple[str, ...]:
-        """Slots that this host offers: row 0 after each block, row 1 after each pool."""
-        return tuple(f"r0c{i}" for i in range(self.blocks)) + tuple(f"r1c{i}" for i in range(self.pools))
-
-
 class IncubationConfig(Section):
-    """Trust region of a seed that trains behind the host (nothing else bounds it there)."""
+    """How a seed learns behind the host, whose output it does not touch."""
 
-    weight: NonNegative = Field(10.0, description="weight of the penalty on the excess ratio; 0 switches it off")
-    bound: Positive = Field(0.25, description="free root mean square of the change over that of the features")
+    method: Literal["shadow", "straight_through"] = Field(
+        "shadow", description="on the loss of a second pass with the seed on; or on the host's gradient, bounded"
+    )
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="shadow: share of each batch in that pass")
+    weight: NonNegative = Field(10.0, description="straight-through: weight of the penalty on the excess ratio")
+    bound: Positive = Field(0.25, description="straight-through: free RMS of the change over that of the features")
+
+
+class InitialisationConfig(Section):
+    """Inner weights of newborn seeds, by germination style. The output does not change at birth in either case."""
+
+    linear_add: Literal["zero_scale", "gradmax"] = Field(
+        "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
+    )
+    linear_multiply: Literal["zero_scale", "gradmax"] = "zero_scale"
+    sigmoid_add: Literal["zero_scale", "gradmax"] = "zero_scale"
+    gated_gate: Literal["zero_scale", "gradmax"] = "zero_scale"
 
 
 class GrowthConfig(Section):
@@ -86,6 +70,7 @@ class GrowthConfig(Section):
     embargo_ticks: Annotated[int, Field(ge=0)] = Field(5, description="steps between removal and resetting")
     freeze_fossils: bool = Field(False, description="stop training a seed when it is committed")
     incubation: IncubationConfig = IncubationConfig()
+    initialisation: InitialisationConfig = InitialisationConfig()
 
     @field_validator("slots")
     @classmethod
@@ -214,7 +199,7 @@ class RunConfig(Section):
     episode_length: Count = Field(150, description="environment steps per episode")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.995, description="discount of rewards and potentials alike")
     task: TaskConfig = TaskConfig()
-    host: HostConfig = HostConfig()
+    host: HostConfig = CNNHostConfig()
     growth: GrowthConfig = GrowthConfig()
     training: TrainingConfig = TrainingConfig()
     governor: GovernorConfig = GovernorConfig()

@@ -4,7 +4,7 @@ Precedence: preset or file, then flags. Validation runs once, on the merged tree
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,9 +12,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import esper_ray
-from esper_ray.leyline.config import RunConfig, flatten, unknown
+from esper_ray.leyline.config import RunConfig, unknown
+from esper_ray.leyline.host_config import HOST_FAMILIES
 
 Tree = dict[str, Any]
+Models = tuple[type[BaseModel], ...]
 
 
 class ConfigError(ValueError):
@@ -107,35 +109,57 @@ def difference(before: RunConfig, after: RunConfig) -> list[str]:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
+    path, models = _walk(problem["loc"])
     key = ".".join(path) or "configuration"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(path)}"
+        return f"unknown key {key!r}{_nearest(path, models[len(path) - 1])}"
+    if problem["type"] == "union_tag_invalid":
+        family = problem["input"]["family"]
+        return f"{key}.family: {unknown('host family', str(family), list(HOST_FAMILIES))} (got {family!r})"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and not path:
         return str(message)
     return f"{key}: {message} (got {problem['input']!r})"
 
 
-def _nearest(path: list[str]) -> str:
+def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Models]]:
+    """The keys on the way to ``location``, and the sections that can be found before and after each of them.
+
+    Where a key holds one of several sections, pydantic puts the name of the one that was meant after the
+    key. Nobody wrote that name there, so it only narrows the choice.
+    """
+    path: list[str] = []
+    models: list[Models] = [(RunConfig,)]
+    for part in location:
+        meant = tuple(model for model in models[-1] if _family(model) == part)
+        if len(models[-1]) > 1 and meant:
+            models[-1] = meant
+            continue
+        path.append(str(part))
+        fields = [model.model_fields.get(path[-1]) for model in models[-1]]
+        models.append(_section_types(fields[0].annotation) if len(fields) == 1 and fields[0] else ())
+    return path, models
+
+
+def _family(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("family")
+    return field.default if field else None
+
+
+def _nearest(path: list[str], models: Models) -> str:
     from difflib import get_close_matches
 
     *parents, leaf = path
-    model: type[BaseModel] | None = RunConfig
-    for parent in parents:
-        field = model.model_fields.get(parent) if model else None
-        model = _section_type(field.annotation) if field else None
-    siblings = list(model.model_fields) if model else []
+    siblings = [name for model in models for name in model.model_fields]
     near = get_close_matches(leaf, siblings, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
-    elsewhere = get_close_matches(leaf, [k.split(".")[-1] for k in flatten(RunConfig().model_dump())], n=1, cutoff=0.6)
-    owners = [k for k in flatten(RunConfig().model_dump()) if elsewhere and k.split(".")[-1] == elsewhere[0]]
+    others = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
+    elsewhere = get_close_matches(leaf, others.values(), n=1, cutoff=0.6)
+    owners = [key for key, name in others.items() if name in elsewhere]
     return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"
 
 
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _section_types(annotation: Any) -> Models:
+    candidates = (annotation, *get_args(annotation))
+    return tuple(model for model in candidates if isinstance(model, type) and issubclass(model, BaseModel))

@@ -1,20 +1,29 @@
 """From configuration to a fresh organism, as a pure function of a seed."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-from esper_ray.kasmina.blueprints import CNN_BLUEPRINTS, seeded_initialisation
+from esper_ray.kasmina.cell import Incubation
 from esper_ray.kasmina.gates import Gate, GateRules
-from esper_ray.kasmina.hosts import build_host
+from esper_ray.kasmina.growth import GrowthOptions
+from esper_ray.kasmina.hosts import HostSpec, build_host
+from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.lifecycle import Rules
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.optimizer import GroupSettings
+from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
-from esper_ray.leyline.config import GrowthConfig, RunConfig
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
+from esper_ray.leyline.config import GrowthConfig, RunConfig, unknown
+from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.measurement import MAX_PLAYERS
+
+HostBuilder = Callable[[Dataset], HostSpec]
+"""Makes a fresh host for a data set, its weights drawn from torch's global generator."""
 
 
 class GrowthError(ValueError):
@@ -26,23 +35,49 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(list(key)).generate_state(1)[0])
 
 
-def build_organism(config: RunConfig, data: Dataset, device: torch.device, seed: int) -> Organism:
-    """A fresh host with empty slots, its weights drawn from ``seed``."""
+def configured_host(config: HostConfig) -> HostBuilder:
+    """The built-in host that ``config`` describes, for whatever data it meets."""
+    return lambda data: build_host(config, tuple(data.train.images.shape[1:]), data.classes)
+
+
+def build_organism(
+    config: RunConfig, data: Dataset, device: torch.device, seed: int, host: HostBuilder | None = None
+) -> Organism:
+    """A fresh host with empty slots, its weights drawn from ``seed``.
+
+    Args:
+        host: makes the host; the one that the configuration describes if there is none.
+
+    Raises:
+        ValueError: if the host lacks a slot of the configuration, or cannot work on the data.
+    """
     with seeded_initialisation(derived_seed(seed, 0)):
-        spec = build_host(config.host, data.channels, data.classes)
-    host = spec.module.to(device)
-    example = data.normalised(data.train.images[:2])
-    slots = {slot: spec.slot_modules[slot] for slot in config.growth.slots}
-    model = MorphogeneticModel.wrap(host, slots, example).to(device)
-    training = config.training
-    return Organism(
-        model,
-        GroupSettings(training.lr, training.seed_lr, training.momentum, training.weight_decay),
-        lifecycle_rules(config.growth),
-        derived_seed(seed, 2),
-        freeze_fossils=config.growth.freeze_fossils,
-        incubation_bound=config.growth.incubation.bound,
+        spec = (host or configured_host(config.host))(data)
+    for slot in config.growth.slots:
+        if slot not in spec.slot_modules:
+            raise ValueError(unknown("slot", slot, list(spec.slot_modules)))
+    growth, training = config.growth, config.training
+    model = MorphogeneticModel.wrap(
+        spec.module.to(device),
+        {slot: spec.slot_modules[slot] for slot in growth.slots},
+        data.normalised(data.train.images[:2]),
+        rules=lifecycle_rules(growth),
+        options=growth_options(growth),
+        incubation=Incubation(growth.incubation.method, growth.incubation.weight, growth.incubation.bound),
+        seed=derived_seed(seed, 2),
+        causal=spec.causal,
     )
+    options = {"lr": training.lr, "momentum": training.momentum, "weight_decay": training.weight_decay, "foreach": True}
+    optimizer = GrowingOptimizer(
+        model, torch.optim.SGD, host=options, seeds={"lr": training.seed_lr, "weight_decay": 0.0}
+    )
+    return Organism(model, optimizer)
+
+
+def growth_options(growth: GrowthConfig) -> GrowthOptions:
+    """The part of the configuration that says how seeds start and end."""
+    starts = {style: getattr(growth.initialisation, style.id) for style in GerminationStyle}
+    return GrowthOptions(growth.freeze_fossils, starts)
 
 
 def lifecycle_rules(growth: GrowthConfig) -> Rules:
@@ -59,11 +94,11 @@ def lifecycle_rules(growth: GrowthConfig) -> Rules:
     return Rules(gates, frozenset(Gate[name.upper()] for name in growth.auto_forward), growth.embargo_ticks)
 
 
-def growth_limits(growth: GrowthConfig) -> Limits:
+def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     """The part of the configuration that legality reads.
 
     Raises:
-        GrowthError: if a blueprint or style is asked for that images cannot have yet, or more seeds could
+        GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take, or more seeds could
             live at a time than are measured.
     """
     most = min(growth.max_seeds or len(growth.slots), len(growth.slots))
@@ -72,18 +107,19 @@ def growth_limits(growth: GrowthConfig) -> Limits:
             f"{len(growth.slots)} slots could hold {most} seeds at a time, but the contributions of at most "
             f"{MAX_PLAYERS} can be measured; set growth.max_seeds to {MAX_PLAYERS} or less"
         )
-    blueprints = frozenset(Blueprint[name.upper()] for name in growth.blueprints)
-    styles = frozenset(GerminationStyle[name.upper()] for name in growth.styles)
-    for blueprint in sorted(blueprints - CNN_BLUEPRINTS.keys()):
-        available = ", ".join(known.id for known in CNN_BLUEPRINTS)
-        raise GrowthError(f"blueprint {blueprint.id!r} is not available yet; use some of {available}")
-    for style in sorted(styles):
-        if style.operator is not BlendOperator.ADD:
-            raise GrowthError(f"style {style.id!r} is not available yet; use linear_add or sigmoid_add")
+    blueprints = frozenset(Blueprint.named(name) for name in growth.blueprints)
+    for slot in growth.slots:
+        topology = model.cell(slot).shape.topology
+        fitting = BLUEPRINTS_OF_TOPOLOGY[topology]
+        for blueprint in sorted(blueprints.difference(fitting)):
+            raise GrowthError(
+                f"slot {slot} has {topology.value}, for which there is no blueprint {blueprint.id!r}; "
+                f"growth.blueprints may name {', '.join(known.id for known in fitting)}"
+            )
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
-        styles=styles,
+        styles=frozenset(GerminationStyle[name.upper()] for name in growth.styles),
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
     )

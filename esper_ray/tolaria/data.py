@@ -79,22 +79,44 @@ def split_dataset(
     order = np.random.default_rng(np.random.SeedSequence([seed])).permutation(total)
     test_rows, validation_rows, train_rows = np.split(order, [test, test + validation])
 
-    def split(rows: NDArray[np.int64]) -> Split:
+    parts = ((images[rows], labels[rows]) for rows in (train_rows, validation_rows, test_rows))
+    return dataset_of(*parts, classes=int(labels.max()) + 1, device=device)
+
+
+def dataset_of(
+    train: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    validation: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    test: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    *,
+    classes: int,
+    device: torch.device,
+) -> Dataset:
+    """Three pairs of (N, C, H, W) images and (N,) labels on ``device``, with the statistics of the first."""
+    mean, deviation = _statistics(train[0])
+
+    def split(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Split:
         return Split(
-            torch.from_numpy(np.ascontiguousarray(images[rows])).to(device),
-            torch.from_numpy(labels[rows].astype(np.int64)).to(device),
+            torch.from_numpy(np.ascontiguousarray(images)).to(device),
+            torch.from_numpy(labels.astype(np.int64)).to(device),
         )
 
-    seen = images[train_rows].astype(np.float64)
-    mean, deviation = seen.mean(axis=(0, 2, 3)), seen.std(axis=(0, 2, 3))
     return Dataset(
-        train=split(train_rows),
-        validation=split(validation_rows),
-        test=split(test_rows),
-        classes=int(labels.max()) + 1,
+        train=split(*train),
+        validation=split(*validation),
+        test=split(*test),
+        classes=classes,
         mean=torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None],
         deviation=torch.tensor(np.maximum(deviation, 1e-6), dtype=torch.float32, device=device)[:, None, None],
     )
+
+
+def _statistics(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel, from the counts of its 256 levels: exact, and small in memory."""
+    levels = np.arange(256, dtype=np.float64)
+    counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
+    total = counts.sum(axis=1)
+    mean = counts @ levels / total
+    return mean, np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total)
 
 
 def epoch_batches(seed: int, epoch: int, rows: int, batch_size: int, steps: int) -> Tensor:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from esper_ray.leyline.config import TaskConfig, unknown
-from esper_ray.tolaria.data import Dataset, split_dataset
+from esper_ray.tolaria.cifar import CLASSES, read_cifar10
+from esper_ray.tolaria.data import Dataset, dataset_of, split_dataset
 
 Loader = Callable[[TaskConfig, torch.device], Dataset]
 
@@ -57,7 +58,7 @@ def load_task(config: TaskConfig, device: torch.device) -> Dataset:
     check_task(config)
     try:
         return _load(config, device)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise TaskError(f"task {config.name!r}: {error}") from error
 
 
@@ -82,4 +83,23 @@ def _digits(config: TaskConfig, device: torch.device) -> Dataset:
     )
 
 
+def _cifar10(config: TaskConfig, device: torch.device) -> Dataset:
+    """60,000 photographs of 32x32 pixels, 10 classes; validation images are cut from the training files."""
+    if config.data_dir is None:
+        raise ValueError("it is read from Parquet files; give their folder as task.data_dir (--data-dir)")
+    train, test = read_cifar10(config.data_dir, "train"), read_cifar10(config.data_dir, "test", config.test_images)
+    if config.validation_images >= len(train.labels):
+        raise ValueError(f"{config.validation_images} validation images leave none of {len(train.labels)} to train on")
+    order = np.random.default_rng(np.random.SeedSequence([config.split_seed])).permutation(len(train.labels))
+    held, rest = np.split(order, [config.validation_images])
+    return dataset_of(
+        (train.images[rest], train.labels[rest]),
+        (train.images[held], train.labels[held]),
+        (test.images, test.labels),
+        classes=CLASSES,
+        device=device,
+    )
+
+
 register_task("digits", _digits)
+register_task("cifar10", _cifar10)

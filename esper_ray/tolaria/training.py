@@ -1,15 +1,17 @@
 """One epoch of training a host and its seeds, with one device synchronisation at its end."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from esper_ray.kasmina.optimizer import HOST_GROUP
+from esper_ray.kasmina.growth import HOST_GROUP
+from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset
 
@@ -50,7 +52,8 @@ class EpochSettings:
 
     host_grad_clip: float
     seed_grad_clip: float
-    incubation_weight: float
+    incubation_share: float
+    """Share of each batch that seeds behind the host learn on in a pass of their own."""
 
 
 def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: EpochSettings) -> EpochResult:
@@ -66,14 +69,15 @@ def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: Ep
     images = images.reshape(*rows.shape, *images.shape[1:])
     host = optimizer.group(HOST_GROUP)
     seeds = {slot: optimizer.group(slot) for slot in optimizer.group_names if slot != HOST_GROUP}
+    incubated = math.ceil(settings.incubation_share * rows.shape[1])
     totals = torch.zeros(3, device=rows.device)
     norms = {slot: torch.zeros(len(group) + 1, device=rows.device) for slot, group in seeds.items()}
     for x, y in zip(images, labels, strict=True):
         logits = model(x)
         loss = cross_entropy(logits, y)
-        excess = model.incubation_excess()
         optimizer.zero_grad()
-        (loss if excess is None else loss + settings.incubation_weight * excess).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.incubate(partial(_mean_loss, model, x[:incubated], y[:incubated]))
         host_norm = clip_grad_norm_(host, settings.host_grad_clip, foreach=True)
         for slot, group in seeds.items():
             norms[slot] += _clip_seed(group, settings.seed_grad_clip)
@@ -84,7 +88,17 @@ def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: Ep
     return _collect(totals, norms, seeds, sum(p.numel() for p in host), rows)
 
 
-def _clip_seed(group: list[Tensor], limit: float) -> Tensor:
+def training_loss(model: MorphogeneticModel, data: Dataset, rows: Tensor) -> Tensor:
+    """Mean cross-entropy in nats on ``rows`` of the training split, with gradient."""
+    rows = rows.to(data.train.labels.device)
+    return _mean_loss(model, data.normalised(data.train.images[rows]), data.train.labels[rows])
+
+
+def _mean_loss(model: MorphogeneticModel, images: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(model(images), labels)
+
+
+def _clip_seed(group: Sequence[Tensor], limit: float) -> Tensor:
     """Clip the gradients of one seed to the L2 norm ``limit``; the norm of each tensor before, and of all."""
     if any(parameter.grad is None for parameter in group):
         return torch.full((len(group) + 1,), torch.nan, device=group[0].device)
@@ -96,7 +110,7 @@ def _clip_seed(group: list[Tensor], limit: float) -> Tensor:
 
 
 def _collect(
-    totals: Tensor, norms: Mapping[str, Tensor], seeds: Mapping[str, list[Tensor]], host_size: int, rows: Tensor
+    totals: Tensor, norms: Mapping[str, Tensor], seeds: Mapping[str, Sequence[Tensor]], host_size: int, rows: Tensor
 ) -> EpochResult:
     steps, batch = rows.shape
     loss, correct, host_norm, *rest = torch.cat([totals, *norms.values()]).tolist()

@@ -6,21 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.blueprints import seeded_initialisation
 from esper_ray.kasmina.gates import GateRules
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.lifecycle import Advance, Command, Fossilize, Germinate, Rules
+from esper_ray.kasmina.initialisation import seeded_initialisation
+from esper_ray.kasmina.lifecycle import Advance, Command, Fossilize, Rules
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.optimizer import GroupSettings
+from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import Blueprint, GerminationStyle
-from esper_ray.leyline.config import HostConfig
+from esper_ray.leyline.host_config import CNNHostConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.leyline.stages import Stage
 
-HOST = HostConfig(base_channels=4, blocks=3, pools=1, kernel_size=3)
+HOST = CNNHostConfig(base_channels=4, blocks=3, pools=1, kernel_size=3)
 SLOTS = ("r0c0", "r0c1", "r1c0")
-SETTINGS = GroupSettings(lr=0.05, seed_lr=0.03, momentum=0.9, weight_decay=0.01)
+HOST_OPTIONS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+SEED_OPTIONS = {"lr": 0.03, "weight_decay": 0.0}
 WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, contribution_pp=2.0)
 READY = Rules(GateRules(min_training_epochs=0))
 PATH = {
@@ -37,37 +37,45 @@ def images(count: int, seed: int = 0, size: tuple[int, int] = (8, 8), channels: 
 
 def make_host(seed: int = 1) -> nn.Module:
     with seeded_initialisation(seed):
-        return build_host(HOST, in_channels=1, classes=3).module
+        return build_host(HOST, (1, 8, 8), classes=3).module
 
 
-def make_model(slots: tuple[str, ...] = SLOTS, seed: int = 1) -> MorphogeneticModel:
-    with seeded_initialisation(seed):
-        spec = build_host(HOST, in_channels=1, classes=3)
-    return MorphogeneticModel.wrap(spec.module, {slot: spec.slot_modules[slot] for slot in slots}, images(2))
+def make_model(slots: tuple[str, ...] = SLOTS, host_seed: int = 1, **options: Any) -> MorphogeneticModel:
+    with seeded_initialisation(host_seed):
+        spec = build_host(HOST, (1, 8, 8), classes=3)
+    modules = {slot: spec.slot_modules[slot] for slot in slots}
+    return MorphogeneticModel.wrap(spec.module, modules, images(2), rules=READY, **options)
 
 
-def make_organism(seed: int = 7, slots: tuple[str, ...] = SLOTS, host_seed: int = 1, **options: Any) -> Organism:
-    return Organism(make_model(slots, host_seed), SETTINGS, READY, seed, **options)
+def make_organism(
+    seed: int = 7,
+    slots: tuple[str, ...] = SLOTS,
+    host_seed: int = 1,
+    optimizer: type[torch.optim.Optimizer] = torch.optim.SGD,
+    **options: Any,
+) -> Organism:
+    model = make_model(slots, host_seed, seed=seed, **options)
+    host = HOST_OPTIONS if optimizer is torch.optim.SGD else {"lr": 0.01}
+    return Organism(model, GrowingOptimizer(model, optimizer, host=host, seeds={**SEED_OPTIONS}))
 
 
-def germinate(organism: Organism, slot: str, blueprint: Blueprint = Blueprint.CONV_LIGHT, tempo: int = 1) -> None:
-    command = Germinate(organism.next_seed_id(slot), blueprint, GerminationStyle.LINEAR_ADD, tempo)
-    assert organism.execute(slot, command).success
+def germinate(organism: Organism, slot: str, blueprint: str = "conv_light", tempo: int = 1) -> None:
+    assert organism.model.germinate(slot, blueprint, style="linear_add", tempo=tempo)
 
 
 def order(organism: Organism, slot: str, command: Command) -> None:
-    assert organism.execute(slot, command, WORTHY).success
+    assert organism.model.execute(slot, command, WORTHY)
 
 
-def grow(organism: Organism, slot: str, stage: Stage, blueprint: Blueprint = Blueprint.CONV_LIGHT) -> None:
+def grow(organism: Organism, slot: str, stage: Stage, blueprint: str = "conv_light") -> None:
     """Germinate in ``slot`` and lead the seed to ``stage`` (amplitude 1 from HOLDING on)."""
     germinate(organism, slot, blueprint)
     for target, command in PATH.items():
-        if organism.states[slot].stage is stage:
+        if organism.model.states[slot].stage is stage:
             break
         order(organism, slot, command)
         if target is Stage.BLENDING:
-            organism.tick({})
+            organism.model.tick()
 
 
 def train(organism: Organism, steps: int, seed: int = 3) -> list[float]:
@@ -80,8 +88,8 @@ def train(organism: Organism, steps: int, seed: int = 3) -> list[float]:
         y = torch.randint(0, 3, (8,), generator=generator)
         organism.optimizer.zero_grad()
         loss = nn.functional.cross_entropy(organism.model(x), y)
-        excess = organism.model.incubation_excess()
-        (loss if excess is None else loss + excess).backward()
+        loss.backward()
+        organism.model.incubate(lambda x=x, y=y: nn.functional.cross_entropy(organism.model(x), y))
         organism.optimizer.step()
         losses.append(loss.item())
     return losses
@@ -96,12 +104,18 @@ def wake(seed: nn.Module, scale: float = 0.5) -> None:
 def fingerprint(organism: Organism) -> dict[str, Any]:
     """Everything that a snapshot holds and what the model would do with it, in comparable form."""
     snapshot = organism.snapshot()
+    named = dict(organism.model.named_parameters())
     return {
-        "states": dict(snapshot.states),
-        "germinations": dict(snapshot.germinations),
-        "groups": dict(snapshot.groups),
+        "growth": snapshot.growth,
+        "groups": {
+            name: [next(n for n, p in named.items() if p is member) for member in organism.optimizer.group(name)]
+            for name in organism.optimizer.group_names
+        },
         "tensors": {name: tensor.tolist() for name, tensor in snapshot.tensors.items()},
-        "momentum": {name: tensor.tolist() for name, tensor in snapshot.momentum.items()},
+        "optimizer": {
+            name: {key: value.tolist() if isinstance(value, Tensor) else value for key, value in state.items()}
+            for name, state in snapshot.optimizer.items()
+        },
         "stages": {slot: organism.model.cell(slot).stage for slot in organism.model.slot_ids},
         "trainable": [name for name, p in organism.model.named_parameters() if p.requires_grad],
     }

@@ -16,7 +16,7 @@ from esper_ray.kasmina.lifecycle import (
     execute,
     tick,
 )
-from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
+from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.leyline.stages import Stage
 
@@ -77,7 +77,7 @@ def seed_in(stage: Stage, ticks: int = 0, alpha: float | None = None, age: int =
     amplitude = (1.0 if full else 0.0) if alpha is None else alpha
     return SeedState(
         "r0c0-1",
-        Blueprint.NORM,
+        "norm",
         GerminationStyle.LINEAR_ADD,
         3,
         1.0,
@@ -93,7 +93,7 @@ def ramping(target: float, alpha: float = 0.2) -> SeedState:
     """A blending seed whose amplitude is on its way."""
     state = seed_in(Stage.BLENDING, alpha=alpha)
     moving = state.alpha.retargeted(target, 5, AlphaCurve.LINEAR, 12.0).ticked()
-    return SeedState("r0c0-1", Blueprint.NORM, GerminationStyle.LINEAR_ADD, 3, 1.0, Stage.BLENDING, alpha=moving)
+    return SeedState("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3, 1.0, Stage.BLENDING, alpha=moving)
 
 
 def rules_with(auto: frozenset = frozenset(), embargo: int = 5, **gates: object) -> Rules:

@@ -127,3 +127,20 @@ def test_steepness_has_a_floor():
 def test_a_tick_at_rest_changes_nothing():
     rest = at_rest(0.5)
     assert rest.ticked() == rest
+
+
+@pytest.mark.parametrize("steepness", [float("inf"), float("nan")])
+def test_a_steepness_that_is_not_finite_is_refused_with_its_value(steepness):
+    with pytest.raises(ValueError, match=f"steepness must be finite, got {steepness}"):
+        AlphaController().retargeted(1.0, 3, AlphaCurve.SIGMOID, steepness)
+
+
+@given(UNIT, st.integers(1, 12), CURVE)
+def test_a_ramp_that_something_else_needs_runs_its_time_at_the_same_amplitude(alpha, ticks, curve):
+    ramp = at_rest(alpha).retargeted(alpha, ticks, curve, 12.0, even_if_there=True)
+    states = ticks_of(ramp)
+    assert (ramp.mode, len(states)) == (AlphaMode.UP, ticks)
+    assert {state.alpha for state in states} == {alpha}
+    shares = [state.share for state in states]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0

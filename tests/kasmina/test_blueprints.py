@@ -3,90 +3,108 @@ import random
 import numpy as np
 import pytest
 import torch
-from kasmina_builders import images
+from cell_builders import FEATURES, IMAGES, SEQUENCES, born, case_id, features, make_model, noise
 from torch import nn
 
 from esper_ray.kasmina.blueprints import (
-    CNN_BLUEPRINTS,
-    blueprint_spec,
-    count_parameters,
-    group_norm,
-    seeded_initialisation,
+    SlotShape,
+    blueprint_names,
+    build_seed,
+    register_blueprint,
+    unregister_blueprint,
 )
+from esper_ray.kasmina.blueprints.images import group_norm
+from esper_ray.kasmina.blueprints.sequences import WINDOW, SelfAttention, WindowAttention, flex_window_attention
+from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
 from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology, seed_parameter_count
 
-IMAGE_SEEDS = sorted(CNN_BLUEPRINTS)
-PARAMETERS = {  # by hand: scale c, norm 2c, convolutions without bias; bottleneck width max(8, c // 4)
-    "norm": {1: 3, 2: 6, 8: 24, 64: 192, 128: 384},
-    "conv_light": {1: 12, 2: 42, 8: 600, 64: 37_056, 128: 147_840},
-    "depthwise": {1: 13, 2: 28, 8: 160, 64: 4_864, 128: 17_920},
-    "bottleneck": {1: 595, 2: 614, 8: 728, 64: 4_544, 128: 17_792},
-}
+CASES = [(t, blueprint) for t, blueprints in BLUEPRINTS_OF_TOPOLOGY.items() for blueprint in blueprints]
+EACH = pytest.mark.parametrize(("topology", "blueprint"), CASES, ids=case_id)
 
 
-def build(blueprint, channels, seed=5):
-    with seeded_initialisation(seed):
-        return blueprint_spec(blueprint).build(channels)
+def on(shape, blueprint, seed=5):
+    """A seed whose change is its body's."""
+    module = born(shape, blueprint, seed)
+    nn.init.ones_(module.scale)
+    return module
 
 
-def test_the_image_blueprints_are_the_four_that_exist():
-    assert [blueprint.id for blueprint in IMAGE_SEEDS] == ["conv_light", "norm", "depthwise", "bottleneck"]
+@EACH
+def test_modules_have_the_parameters_that_leyline_counts(topology, blueprint):
+    widths = (1, 2, 3, 8, 12, 16, 64)
+    built = [count_parameters(born(SlotShape(topology, c), blueprint)) for c in widths]
+    assert built == [seed_parameter_count(topology, blueprint, c) for c in widths]
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts_are_the_closed_form_and_the_module(name):
-    blueprint = Blueprint[name.upper()]
-    closed = {c: blueprint_spec(blueprint).parameters(c) for c in PARAMETERS[name]}
-    built = {c: count_parameters(build(blueprint, c)) for c in PARAMETERS[name]}
-    assert closed == PARAMETERS[name]
-    assert built == PARAMETERS[name]
+@EACH
+def test_a_newborn_seed_changes_nothing_and_a_woken_one_does(topology, blueprint):
+    for channels in (1, 2, 7, 32):
+        h = features(topology, channels, batch=3)
+        seed = born(SlotShape(topology, channels), blueprint)
+        change = seed(h)
+        assert change.shape == h.shape
+        assert change.abs().max() == 0
+        if blueprint is not Blueprint.NOOP:
+            nn.init.ones_(seed.scale)
+            assert seed(h).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("blueprint", IMAGE_SEEDS, ids=lambda b: b.id)
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("size", [(8, 8), (16, 12)])
-@pytest.mark.parametrize("channels", [1, 2, 7, 32])
-def test_a_newborn_seed_is_the_identity_bit_by_bit(blueprint, batch, size, channels):
-    h = images(batch, channels=channels, size=size)
-    change = build(blueprint, channels)(h)
-    assert change.shape == h.shape
-    assert change.abs().max() == 0
-    for alpha in (0.3, 1.0):
-        assert torch.equal(h + alpha * change, h)
-
-
-@pytest.mark.parametrize("blueprint", IMAGE_SEEDS, ids=lambda b: b.id)
-@pytest.mark.parametrize("batch", [1, 4])
-@pytest.mark.parametrize("size", [(8, 8), (16, 12)])
-@pytest.mark.parametrize("channels", [2, 8, 32])
-def test_every_parameter_gets_gradient_within_two_steps(blueprint, batch, size, channels):
-    seed = build(blueprint, channels)
-    sgd = torch.optim.SGD(seed.parameters(), lr=0.1)
-    h, wanted = images(batch, 1, size, channels), images(batch, 2, size, channels)
-    reached = []
-    for _ in range(2):
-        sgd.zero_grad()
-        nn.functional.mse_loss(h + seed(h), wanted).backward()
-        reached.append({name for name, p in seed.named_parameters() if p.grad.abs().max() > 0})
-        sgd.step()
-    assert reached[0] == {"scale"}
-    assert reached[1] == {name for name, _ in seed.named_parameters()}
-    assert seed(h).abs().max() > 0
-
-
-@pytest.mark.parametrize("blueprint", IMAGE_SEEDS, ids=lambda b: b.id)
-def test_a_seed_changes_each_image_by_itself(blueprint):
-    seed, h = build(blueprint, 8), images(4, channels=8)
-    nn.init.ones_(seed.scale)
+@EACH
+def test_a_seed_treats_each_example_by_itself(topology, blueprint):
+    seed, h = born(SlotShape(topology, 8), blueprint), features(topology)
+    for parameter in seed.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     alone = torch.cat([seed(h[i : i + 1]) for i in range(4)])
-    assert torch.allclose(seed(h), alone, atol=1e-6)
+    assert torch.allclose(seed(h), alone, atol=1e-4)
 
 
-def test_the_norm_seed_is_what_normalising_would_change():
-    seed, h = build(Blueprint.NORM, 2), images(3, channels=2)
-    nn.init.ones_(seed.scale)
+def test_the_scale_is_one_number_per_channel():
+    seed, h = on(SlotShape(IMAGES, 2), Blueprint.NORM), features(IMAGES, 2)
+    whole = seed(h)
+    with torch.no_grad():
+        seed.scale.copy_(torch.tensor([2.0, -3.0]).reshape(2, 1, 1))
+    assert torch.allclose(seed(h)[:, 0], 2 * whole[:, 0])
+    assert torch.allclose(seed(h)[:, 1], -3 * whole[:, 1])
+
+
+def test_norm_seeds_are_what_normalising_would_change():
+    h = features(IMAGES, 2)
     mean, var = h.mean((2, 3), keepdim=True), h.var((2, 3), unbiased=False, keepdim=True)
-    assert torch.allclose(h + seed(h), (h - mean) / (var + 1e-5).sqrt(), atol=1e-5)
+    change = on(SlotShape(IMAGES, 2), Blueprint.NORM)(h)
+    assert torch.allclose(h + change, (h - mean) / (var + 1e-5).sqrt(), atol=1e-5)
+    token = torch.tensor([[[1.0, 3.0, 5.0, 7.0]]])  # mean 4, variance 5
+    change = on(SlotShape(SEQUENCES, 4), Blueprint.NORM)(token)
+    assert (token + change).flatten().tolist() == pytest.approx([-1.341639, -0.447213, 0.447213, 1.341639], abs=1e-5)
+
+
+def test_channel_attention_by_hand():
+    seed = on(SlotShape(FEATURES, 2), Blueprint.ATTENTION)
+    with torch.no_grad():
+        seed.body.squeeze.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        seed.body.excite.weight.copy_(torch.tensor([[1.0], [0.0]]))
+        seed.body.excite.bias.copy_(torch.tensor([0.0, 0.5]))
+    # squeezed 3 - 1 = 2, gelu 2 * Phi(2) = 1.9544997; tanh of it 0.9606679, tanh 1/2 = 0.4621172
+    assert seed(torch.tensor([[3.0, 1.0]])).flatten().tolist() == pytest.approx([2.8820038, 0.4621172], abs=1e-5)
+
+
+@pytest.mark.parametrize("topology", [IMAGES, FEATURES])
+@pytest.mark.parametrize("channels", [2, 4, 8])
+def test_channel_attention_is_never_born_dead_on_positive_features(topology, channels):
+    h = features(topology, channels).relu() + 0.1
+    for number in range(20):
+        seed = on(SlotShape(topology, channels), Blueprint.ATTENTION, number)
+        seed(h).square().sum().backward()
+        assert all(p.grad.abs().max() > 0 for p in seed.parameters()), number
+
+
+@pytest.mark.parametrize(("name", "rank"), [("lora", 8), ("lora_large", 32)])
+def test_low_rank_maps_are_linear_and_of_their_rank(name, rank):
+    seed = on(SlotShape(FEATURES, 40), name)
+    matrix = seed(torch.eye(40))
+    assert torch.linalg.matrix_rank(matrix, atol=1e-4) == rank
+    h = noise(3, 40)
+    assert torch.allclose(seed(h), h @ matrix, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 2), (8, 8), (16, 1), (32, 2), (64, 4), (512, 32)])
@@ -94,22 +112,176 @@ def test_groups_have_at_least_sixteen_channels_or_one_each(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (7, 1), (12, 4), (24, 1), (48, 2)])
+@pytest.mark.parametrize(("channels", "groups"), [(3, 1), (7, 1), (12, 4), (24, 1), (48, 2), (96, 4)])
 def test_only_powers_of_two_are_tried_as_numbers_of_groups(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
-@pytest.mark.parametrize("blueprint", sorted(set(Blueprint) - set(CNN_BLUEPRINTS)), ids=lambda b: b.id)
-def test_a_blueprint_that_images_lack_is_an_error_naming_it(blueprint):
-    with pytest.raises(ValueError, match=f"unknown blueprint '{blueprint.id}'.*known: norm, conv_light"):
-        blueprint_spec(blueprint)
+# Attention
+
+
+def naive_attention(module, h, visible):
+    """Token by token and head by head; ``visible(query, key)`` says what may be seen."""
+    batch, length, width = h.shape
+    qkv = module.qkv(h).reshape(batch, length, 3, module.heads, width // module.heads)
+    mixed = torch.zeros(batch, length, module.heads, width // module.heads)
+    for b in range(batch):
+        for head in range(module.heads):
+            queries, keys, values = (qkv[b, :, part, head] for part in range(3))
+            for t in range(length):
+                seen = [s for s in range(length) if visible(t, s)]
+                weights = (keys[seen] @ queries[t] / (width // module.heads) ** 0.5).softmax(0)
+                mixed[b, t, head] = weights @ values[seen]
+    return module.project(mixed.flatten(2))
+
+
+@pytest.mark.parametrize("width", [2, 3, 8])
+@pytest.mark.parametrize("causal", [True, False])
+def test_self_attention_is_the_naive_loop(width, causal):
+    module, h = SelfAttention(width, causal=causal), noise(2, 5, width)
+    with torch.no_grad():
+        assert torch.allclose(module(h), naive_attention(module, h, lambda t, s: s <= t or not causal), atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_window_attention_is_the_naive_loop(causal):
+    def visible(t, s):
+        return (s <= t if causal else s - t < 64) and t - s < 64
+
+    assert WINDOW == 64
+    module, h = WindowAttention(4, causal=causal), noise(1, 70, 4)
+    with torch.no_grad():
+        assert torch.allclose(module(h), naive_attention(module, h, visible), atol=1e-5)
+
+
+@pytest.mark.parametrize(("causal", "reach"), [(True, range(10, 74)), (False, range(74))])
+def test_a_token_reaches_63_tokens_far_and_no_further(causal, reach):
+    module, h = WindowAttention(4, causal=causal), noise(1, 80, 4)
+    moved = h.clone()
+    moved[0, 10] += 1.0
+    with torch.no_grad():
+        changed = (module(moved) - module(h)).abs().amax((0, 2)) > 1e-7
+    assert changed.nonzero().flatten().tolist() == list(reach)
+
+
+@pytest.mark.parametrize("width", [4, 6, 7])
+def test_heads_divide_the_width(width):
+    assert SelfAttention(width, causal=True).heads == {4: 4, 6: 2, 7: 1}[width]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [1, 5, 100])
+def test_flex_attention_is_the_same_window(causal, length):
+    module, h = WindowAttention(16, causal=causal), noise(2, length, 16)
+    with torch.no_grad():
+        queries, keys, values = module.qkv(h).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        flex = flex_window_attention(queries, keys, values, causal=causal)
+        assert torch.allclose(flex, module._attend(queries, keys, values), atol=1e-5)
+
+
+# The registry
+
+
+@pytest.fixture
+def doubled():
+    """An own blueprint for features: a linear map without bias."""
+    register_blueprint("doubled", FEATURES, lambda slot: nn.Linear(slot.channels, slot.channels, bias=False))
+    yield "doubled"
+    unregister_blueprint("doubled", FEATURES)
+
+
+def test_the_built_in_names_are_those_of_the_action_indices():
+    for topology, blueprints in BLUEPRINTS_OF_TOPOLOGY.items():
+        assert blueprint_names(topology)[: len(blueprints)] == [blueprint.id for blueprint in blueprints]
+
+
+def test_an_own_blueprint_can_be_built_where_it_was_registered(doubled):
+    assert doubled in blueprint_names(FEATURES)
+    assert doubled not in blueprint_names(IMAGES)
+    seed, h = on(SlotShape(FEATURES, 3), doubled), noise(2, 3)
+    assert torch.equal(seed(h), h @ seed.body.weight.T)
+    with pytest.raises(ValueError, match="'doubled' is made for features, not for images; images can take noop"):
+        build_seed(doubled, SlotShape(IMAGES, 3))
+
+
+def test_a_name_is_taken_once_per_topology(doubled):
+    with pytest.raises(ValueError, match="'doubled' is already registered for features"):
+        register_blueprint(doubled, FEATURES, lambda slot: nn.Identity())
+    register_blueprint(doubled, SEQUENCES, lambda slot: nn.Identity())
+    unregister_blueprint(doubled, SEQUENCES)
+    assert (doubled in blueprint_names(SEQUENCES), doubled in blueprint_names(FEATURES)) == (False, True)
+
+
+def test_unregistering_twice_is_fine(doubled):
+    unregister_blueprint(doubled, FEATURES)
+    unregister_blueprint(doubled, FEATURES)
+    with pytest.raises(ValueError, match="unknown blueprint 'doubled'"):
+        build_seed(doubled, SlotShape(FEATURES, 3))
+
+
+@pytest.mark.parametrize("topology", list(Topology))
+def test_built_in_names_are_fixed_even_where_they_do_not_exist(topology):
+    before = blueprint_names(topology)
+    for blueprint in Blueprint:
+        with pytest.raises(ValueError, match=f"'{blueprint.id}' is built in"):
+            register_blueprint(blueprint.id, topology, lambda slot: nn.Identity())
+        with pytest.raises(ValueError, match=f"'{blueprint.id}' is built in"):
+            unregister_blueprint(blueprint.id, topology)
+    assert blueprint_names(topology) == before
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_one():
+    with pytest.raises(ValueError, match="unknown blueprint 'conv_lihgt'; did you mean 'conv_light'"):
+        build_seed("conv_lihgt", SlotShape(IMAGES, 3))
+
+
+def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
+    with pytest.raises(ValueError, match=r"'lora' is made for sequences and features, not for images; .*conv_heavy"):
+        build_seed("lora", SlotShape(IMAGES, 3))
+
+
+class Pair(nn.Module):
+    def forward(self, h):
+        return h, h
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lambda slot: nn.Conv2d(slot.channels, 5, 1), r"turns \(2, 8, 4, 4\) into \(2, 5, 4, 4\)"),
+        (lambda slot: nn.MaxPool2d(2), r"turns \(2, 8, 4, 4\) into \(2, 8, 2, 2\)"),
+        (lambda slot: nn.AdaptiveAvgPool2d(1), r"turns \(2, 8, 4, 4\) into \(2, 8, 1, 1\)"),  # would broadcast
+        (lambda slot: Pair(), r"turns \(2, 8, 4, 4\) into a tuple"),
+    ],
+    ids=["channels", "size", "broadcast", "tuple"],
+)
+def test_a_body_that_changes_the_shape_is_refused_and_nothing_has_changed(body, words):
+    register_blueprint("shifty", IMAGES, body)
+    try:
+        model = make_model(IMAGES)
+        before, modules, generator = model.growth.record(), dict(model.named_modules()), torch.get_rng_state()
+        with pytest.raises(ValueError, match=words):
+            model.germinate("r0c0", "shifty")
+        assert model.growth.record() == before
+        assert dict(model.named_modules()) == modules
+        assert (model.cell("r0c0").seed, model.events) == (None, [])
+        assert torch.equal(torch.get_rng_state(), generator)
+        assert model.germinate("r0c0", "conv_light")
+        assert model.states["r0c0"].seed_id == "r0c0-1"
+    finally:
+        unregister_blueprint("shifty", IMAGES)
+
+
+# Initialisation
 
 
 def test_initial_weights_come_from_the_seed_alone():
     torch.manual_seed(1)
-    first = build(Blueprint.CONV_LIGHT, 8, seed=5)
+    first = born(SlotShape(IMAGES, 8), Blueprint.CONV_LIGHT, seed=5)
     torch.manual_seed(2)
-    same, other = build(Blueprint.CONV_LIGHT, 8, seed=5), build(Blueprint.CONV_LIGHT, 8, seed=6)
+    same, other = (born(SlotShape(IMAGES, 8), Blueprint.CONV_LIGHT, seed=seed) for seed in (5, 6))
     assert torch.equal(first.body[0].weight, same.body[0].weight)
     assert not torch.equal(first.body[0].weight, other.body[0].weight)
 

@@ -2,12 +2,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from kasmina_builders import SLOTS, grow, images, make_organism, wake
+from kasmina_builders import READY, SLOTS, WORTHY, grow, images, make_organism, wake
+from torch import nn
 
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.stages import Stage
 
-SEEDS = {"r0c0": Blueprint.CONV_LIGHT, "r0c1": Blueprint.BOTTLENECK, "r1c0": Blueprint.DEPTHWISE}
+SEEDS = {"r0c0": "conv_light", "r0c1": "bottleneck", "r1c0": "depthwise"}
 SUBSETS = [frozenset(c) for n in (0, 1, 2, 3) for c in combinations(SLOTS, n)]
 
 
@@ -93,3 +94,39 @@ def test_a_branching_pass_inside_another_hands_back_the_outer_one(model):
         with model.branching(frozenset({"r0c1", "r1c0"})):
             assert len(model(x)) == 8
         assert len(model(x)) == 4
+
+
+HOSTS = {
+    "images": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+        (1, 5, 5),
+        "conv_light",
+    ),
+    "sequences": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)), (6, 4), "attention"),
+    "features": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)), (4,), "mlp_small"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("style", ["linear_add", "linear_multiply", "gated_gate"])
+@pytest.mark.parametrize("topology", HOSTS)
+def test_branching_equals_one_pass_for_each_coalition_on_every_topology(topology, style):
+    build, shape, blueprint = HOSTS[topology]
+    torch.manual_seed(2)
+    slots = {"r0c0": "0", "r0c1": "1", "r1c0": "2"}
+    model = MorphogeneticModel.wrap(build(), slots, torch.zeros(2, *shape), rules=READY)
+    for slot in slots:
+        assert model.germinate(slot, blueprint, style=style, tempo=3)
+        wake(model.cell(slot).seed)
+        assert model.advance(slot)
+        assert model.advance(slot, WORTHY)
+        model.tick()
+    model.eval()
+    x = torch.randn(3, *shape)
+    with model.branching(frozenset(slots)) as bits:
+        blocks = model(x).split(3)
+    assert len(blocks) == 8
+    for k, block in enumerate(blocks):
+        on = {slot for i, slot in enumerate(bits) if k >> i & 1}
+        assert torch.allclose(block, naive(model, x, frozenset(slots), on), rtol=0, atol=1e-6), on
+    assert (blocks[0] - blocks[7]).abs().max() > 1e-3

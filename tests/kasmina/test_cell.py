@@ -1,17 +1,42 @@
 import pytest
 import torch
-from kasmina_builders import SLOTS, images, make_host, make_organism, named, order, wake
-from kasmina_builders import grow as grow_in
+from cell_builders import (
+    ADD,
+    FEATURES,
+    GATE,
+    IMAGES,
+    MULTIPLY,
+    READY,
+    SEQUENCES,
+    STYLE_OF,
+    awaken,
+    born,
+    case_id,
+    features,
+    gradients,
+    inputs,
+    lead,
+    loss,
+    make_host,
+    make_model,
+    noise,
+    same_tensors,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from esper_ray.kasmina.blueprints import blueprint_spec, seeded_initialisation
-from esper_ray.kasmina.cell import SeedCell
-from esper_ray.kasmina.lifecycle import Advance, Prune
+from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.cell import Incubation, SeedCell, StraightThrough
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.leyline.actions import Blueprint
-from esper_ray.leyline.stages import COOLDOWN, Stage
+from esper_ray.leyline.actions import BlendOperator, Blueprint
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.stages import AMPLIFIED, COOLDOWN, IN_FORWARD, Stage
 
-LABELS = torch.tensor([0, 1, 2, 0])
+STRAIGHT = Incubation("straight_through")
+BOTH = pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
+TWO = {"r0c0": "stem", "r0c1": "deep"}
+PAIRS = [(a, b) for a in BlendOperator for b in BlendOperator if a is not b]
 
 
 class Constant(nn.Module):
@@ -25,111 +50,231 @@ class Constant(nn.Module):
         return self.value * torch.ones_like(h)
 
 
+class Wide(nn.Module):
+    """A change in double precision."""
+
+    def forward(self, h):
+        return h.double()
+
+
 class Forbidden(nn.Module):
     def forward(self, h):
         raise AssertionError("the seed was called")
 
 
-def cell_with(seed, stage, alpha=0.0, channels=2):
-    cell = SeedCell(channels)
-    cell.seed, cell.stage = seed, stage
+def cell_with(seed, stage, alpha=0.0, incubation=STRAIGHT):
+    cell = SeedCell(SlotShape(IMAGES, 2), (2, 4, 4), incubation)
+    cell.seed, cell.stage, cell.open = seed, stage, alpha > 0
     cell.alpha.fill_(alpha)
     return cell
 
 
-def awake(blueprint=Blueprint.CONV_LIGHT, channels=2):
-    with seeded_initialisation(4):
-        seed = blueprint_spec(blueprint).build(channels)
-    wake(seed)
-    return seed
+def poison(cell, value=float("nan")):
+    with torch.no_grad():
+        for parameter in cell.learnable():
+            parameter.fill_(value)
 
 
 def backward(module, x):
-    nn.functional.cross_entropy(module(x), LABELS).backward()
+    module.zero_grad()
+    value = loss(module(x))
+    value.backward()
+    return value
 
 
+# Where the seed is not called
+
+
+@BOTH
 @pytest.mark.parametrize("training", [True, False])
-def test_an_empty_or_germinated_slot_returns_its_input_and_calls_nothing(training):
-    h = images(2, channels=2)
-    assert SeedCell(2).train(training)(h) is h
-    assert cell_with(Forbidden(), Stage.GERMINATED).train(training)(h) is h
+def test_an_empty_or_germinated_slot_returns_its_input_and_calls_nothing(incubation, training):
+    h = features(IMAGES, 2)
+    assert cell_with(None, Stage.DORMANT, incubation=incubation).train(training)(h) is h
+    assert cell_with(Forbidden(), Stage.GERMINATED, incubation=incubation).train(training)(h) is h
 
 
 @pytest.mark.parametrize("stage", sorted(COOLDOWN))
 def test_a_cooling_slot_returns_its_input(stage):
-    h = images(2, channels=2)
+    h = features(IMAGES, 2)
     assert cell_with(None, stage)(h) is h
 
 
-def test_in_evaluation_a_seed_in_training_is_not_even_called():
-    h = images(2, channels=2)
-    assert cell_with(Forbidden(), Stage.TRAINING).eval()(h) is h
+@pytest.mark.parametrize(("incubation", "training"), [(STRAIGHT, False), (Incubation(), False), (Incubation(), True)])
+def test_a_seed_in_training_is_called_only_straight_through_in_training_mode(incubation, training):
+    h = features(IMAGES, 2)
+    assert cell_with(Forbidden(), Stage.TRAINING, incubation=incubation).train(training)(h) is h
+    with pytest.raises(AssertionError, match="the seed was called"):
+        cell_with(Forbidden(), Stage.TRAINING, incubation=STRAIGHT)(h)
 
 
-def test_straight_through_gradient_goes_to_features_and_change_alike():
-    h = images(2, channels=2).requires_grad_()
-    seed = Constant(3.0)
+@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_seed_contributes_above_amplitude_zero_and_incubates_below(stage, alpha):
+    cell = cell_with(Constant(1.0), stage, alpha)
+    assert cell.contributes is (stage in AMPLIFIED and alpha > 0)
+    assert cell.incubates is (stage in IN_FORWARD and alpha == 0)
+    empty = cell_with(None, stage, alpha)
+    assert (empty.contributes, empty.incubates) == (False, False)
+
+
+def test_an_empty_slot_has_nothing_to_blend():
+    with pytest.raises(RuntimeError, match="nothing to blend"):
+        cell_with(None, Stage.DORMANT).blended(features(IMAGES, 2))
+
+
+# Straight through
+
+
+def test_straight_through_the_gradient_goes_to_features_and_change_alike():
+    h, weights = features(IMAGES, 2).requires_grad_(), features(IMAGES, 2, seed=9)
+    seed = Constant(0.0)
     out = cell_with(seed, Stage.TRAINING)(h)
     assert torch.equal(out, h)
-    weights = images(2, seed=9, channels=2)
     (out * weights).sum().backward()
     assert torch.equal(h.grad, weights)
     assert seed.value.grad.item() == pytest.approx(weights.sum().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_even_a_broken_seed_in_training_does_not_reach_the_output(value):
-    h = images(2, channels=2)
-    assert torch.equal(cell_with(Constant(value), Stage.TRAINING)(h), h)
+@given(
+    number=st.integers(0, 10_000),
+    size=st.floats(0.0, 3.0),
+    weight=st.floats(0.0, 20.0),
+    bound=st.floats(0.0, 1.0),
+)
+def test_the_trust_region_is_the_gradient_of_the_squared_excess(number, size, weight, bound):
+    h, g = noise(3, 2, 4, 4, seed=number), noise(3, 2, 4, 4, seed=number + 1)
+    d = (size * noise(3, 2, 4, 4, seed=number + 2)).requires_grad_()
+    excess = ((d.square().mean() + 1e-12).sqrt() / h.square().mean().sqrt() - bound).clamp_min(0)
+    (wanted,) = torch.autograd.grad(weight * excess.square(), d)
+    (given_,) = torch.autograd.grad((StraightThrough.apply(h, d, weight, bound) * g).sum(), d)
+    assert torch.allclose(given_ - g, wanted, atol=2e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("slots", [("r0c0",), ("r0c1",), SLOTS])
-def test_host_and_output_do_not_notice_seeds_in_training(slots):
-    organism = make_organism()
-    for slot in slots:
-        grow_in(organism, slot, Stage.TRAINING)
-        wake(organism.model.cell(slot).seed)
-    plain, grown, x = make_host(), organism.model, images(4)
-    assert torch.equal(grown(x), plain(x))
-    backward(plain, x)
-    backward(grown, x)
-    for (name, alone), (_, together) in zip(plain.named_parameters(), grown.host.named_parameters(), strict=True):
-        assert torch.equal(alone.grad, together.grad), name
-    for (name, alone), (_, together) in zip(plain.named_buffers(), grown.host.named_buffers(), strict=True):
-        assert torch.equal(alone, together), name
-    for slot in slots:
-        for name, parameter in grown.cell(slot).seed.named_parameters():
-            assert parameter.grad.abs().max() > 0, name
+def test_the_trust_region_by_hand_above_and_below_the_bound():
+    h = torch.full((1, 2), 2.0)
+    # change 4: ratio 2, excess 7/4; slope of 10 e^2 is 20 * 7/4, of the ratio 1/2 * 1/2 in each of the two numbers
+    for change, pull in ((4.0, 8.75), (-4.0, -8.75), (0.5, 0.0), (0.4, 0.0)):
+        d = torch.full((1, 2), change, requires_grad=True)
+        StraightThrough.apply(h, d, 10.0, 0.25).backward(torch.zeros(1, 2))
+        assert d.grad.flatten().tolist() == pytest.approx([pull] * 2, rel=1e-5)
 
 
-def test_the_penalty_of_incubation_pulls_at_the_seed_and_never_at_the_host():
-    organism = make_organism()
-    grow_in(organism, "r0c1", Stage.TRAINING)
-    wake(organism.model.cell("r0c1").seed, 5.0)
-    organism.model(images(4))
-    organism.model.incubation_excess().backward()
-    assert all(parameter.grad is None for parameter in organism.model.host.parameters())
-    assert organism.model.cell("r0c1").seed.scale.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize(("change", "excess"), [(1.0, 0.0625), (-1.0, 0.0625), (2.0, 0.5625), (0.5, 0.0), (0.0, 0.0)])
-def test_the_excess_is_the_squared_ratio_beyond_the_bound(change, excess):
-    cell = cell_with(Constant(change), Stage.TRAINING)  # bound 1/4, features 2: free up to a change of 1/2
-    cell(torch.full((3, 2, 4, 4), 2.0))
-    assert cell.excess.item() == pytest.approx(excess, abs=1e-6)
-
-
-@pytest.mark.parametrize("features", [1.0, 0.0])
-def test_a_newborn_seed_has_no_excess_and_finite_gradients_even_on_dead_features(features):
-    seed = blueprint_spec(Blueprint.NORM).build(2)
-    cell = cell_with(seed, Stage.TRAINING)
-    cell(torch.full((2, 2, 4, 4), features)).sum().backward(retain_graph=True)
-    cell.excess.backward()
+@pytest.mark.parametrize("features_value", [1.0, 0.0])
+def test_a_newborn_seed_gets_finite_gradients_even_on_dead_features(features_value):
+    seed = born(SlotShape(IMAGES, 2), Blueprint.NORM)
+    cell_with(seed, Stage.TRAINING)(torch.full((2, 2, 4, 4), features_value)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in seed.parameters())
-    assert cell.excess.item() == 0.0
 
 
-@pytest.mark.parametrize("stage", [Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED])
+# A model with seeds in training against one without
+
+
+@BOTH
+@pytest.mark.parametrize("topology", list(Topology), ids=case_id)
+@pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
+def test_output_host_gradients_and_buffers_do_not_notice_seeds_in_training(topology, operator, incubation):
+    plain, model, x = make_host(topology), make_model(topology, TWO, incubation=incubation), inputs(topology)
+    cells = [awaken(lead(model, Stage.TRAINING, "norm", operator, slot=slot)) for slot in TWO]
+    assert torch.equal(plain(x), model(x))
+    backward(plain, x)
+    backward(model, x)
+    generator = torch.get_rng_state()
+    model.incubate(lambda: loss(model(x)))
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert same_tensors(gradients(plain), gradients(model.host))
+    assert same_tensors(dict(plain.named_buffers()), dict(model.host.named_buffers()))
+    assert all(cell.seed.scale.grad.abs().max() > 0 for cell in cells)
+    assert all(module.training for module in model.modules())
+
+
+@BOTH
+@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
+@pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_seed_at_amplitude_zero_harms_nobody(incubation, stage, operator, value):
+    plain, model, x = make_host(IMAGES), make_model(IMAGES, incubation=incubation), inputs(IMAGES)
+    cell = lead(model, stage, "conv_light", operator, alpha=0.0)
+    poison(cell, value)
+    backward(plain, x)
+    backward(model, x)
+    model.incubate(lambda: loss(model(x)))
+    assert same_tensors(gradients(plain), gradients(model.host))
+    assert all(torch.isfinite(g).all() for g in gradients(model.host).values())
+    assert torch.equal(plain(x), model(x))
+    assert torch.equal(plain.eval()(x), model.eval()(x))
+
+
+# Shadow
+
+
+@pytest.mark.parametrize("topology", list(Topology), ids=case_id)
+@pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
+def test_shadow_gradients_are_those_of_the_loss_with_both_seeds_on(topology, operator):
+    model, x = make_model(topology, TWO), inputs(topology)
+    cells = [awaken(lead(model, Stage.TRAINING, "norm", operator, slot=slot)) for slot in TWO]
+    model.incubate(lambda: loss(model(x)))
+    incubated = [gradients(cell) for cell in cells]
+
+    twin = make_model(topology, TWO)
+    on = [awaken(lead(twin, Stage.BLENDING, "norm", operator, slot=slot, alpha=1.0)) for slot in TWO]
+    backward(twin.eval(), x)
+    for given_, wanted in zip(incubated, (gradients(cell) for cell in on), strict=True):
+        assert given_.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            assert gradient.abs().max() > 0, name
+            assert torch.allclose(given_[name], gradient, atol=1e-7, rtol=1e-5), name
+    assert not torch.allclose(incubated[0]["seed.scale"], incubated[1]["seed.scale"])
+
+
+def test_shadow_leaves_the_gradients_of_a_blending_seed_alone():
+    model, x = make_model(IMAGES, TWO), inputs(IMAGES)
+    blending = awaken(lead(model, Stage.BLENDING, slot="r0c0", alpha=0.37))
+    training = lead(model, Stage.TRAINING, slot="r0c1")
+    backward(model, x)
+    before = gradients(model)
+    model.incubate(lambda: loss(model(x)))
+    after = gradients(model)
+    changed = {name for name in after if not same_tensors({"": before[name]}, {"": after[name]})}
+    assert changed == {f"cells.r0c1.{name}" for name, _ in training.named_parameters()}
+    assert blending.seed.scale.grad.abs().max() > 0
+
+
+def test_without_shadowed_seeds_incubation_does_not_run_the_loss():
+    def forbidden():
+        raise AssertionError("the loss was computed")
+
+    straight = make_model(IMAGES, incubation=STRAIGHT)
+    lead(straight, Stage.TRAINING)
+    straight.incubate(forbidden)
+    germinated = make_model(IMAGES)
+    lead(germinated, Stage.GERMINATED)
+    germinated.incubate(forbidden)
+    blending = make_model(IMAGES)
+    lead(blending, Stage.BLENDING, alpha=0.5)
+    blending.incubate(forbidden)
+
+
+def test_an_error_in_the_loss_leaves_the_model_as_it_was():
+    model, x = make_model(IMAGES), inputs(IMAGES)
+    awaken(lead(model, Stage.TRAINING))
+    wanted = model(x)
+    modes = {name: module.training for name, module in model.named_modules()}
+
+    def broken():
+        model(x)
+        raise RuntimeError("no loss today")
+
+    with pytest.raises(RuntimeError, match="no loss today"):
+        model.incubate(broken)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert torch.equal(model(x), wanted)
+    assert all(gradient is None for gradient in gradients(model).values())
+
+
+# At amplitude
+
+
+@pytest.mark.parametrize("stage", [Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED], ids=case_id)
 @pytest.mark.parametrize("training", [True, False])
 def test_an_amplified_seed_adds_its_change_times_alpha(stage, training):
     h = torch.tensor([1.0, -2.0]).reshape(1, 2, 1, 1)
@@ -137,64 +282,118 @@ def test_an_amplified_seed_adds_its_change_times_alpha(stage, training):
     assert out.flatten().tolist() == [2.0, -1.0]
 
 
-def test_at_amplitude_zero_the_output_is_the_input():
-    h = images(2, channels=2)
-    assert torch.equal(cell_with(awake(), Stage.BLENDING, alpha=0.0)(h), h)
-
-
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0.37, 1.0])
 def test_adding_keeps_the_factor_one_on_the_host_path(alpha):
-    h = images(2, channels=2).requires_grad_()
-    weights = images(2, seed=9, channels=2)
+    h, weights = features(IMAGES, 2).requires_grad_(), features(IMAGES, 2, seed=9)
     (cell_with(Constant(3.0), Stage.FOSSILIZED, alpha=alpha)(h) * weights).sum().backward()
     assert torch.equal(h.grad, weights)
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("alpha", [0.37, 1.0])
 def test_the_gradient_upstream_is_the_host_path_plus_alpha_times_the_path_through_the_seed(alpha):
-    seed, weights = awake(), images(2, seed=9, channels=2)
-    h = images(2, channels=2).requires_grad_()
-    (through_seed,) = torch.autograd.grad((seed(h) * weights).sum(), h)
-    (whole,) = torch.autograd.grad((cell_with(seed, Stage.BLENDING, alpha=alpha)(h) * weights).sum(), h)
+    cell, weights = (
+        awaken(cell_with(born(SlotShape(IMAGES, 2), "conv_light"), Stage.BLENDING, alpha)),
+        noise(4, 2, 4, 4),
+    )
+    h = features(IMAGES, 2).requires_grad_()
+    (through_seed,) = torch.autograd.grad((cell.seed(h) * weights).sum(), h)
+    (whole,) = torch.autograd.grad((cell(h) * weights).sum(), h)
     assert through_seed.abs().max() > 0
     assert torch.allclose(whole, weights + alpha * through_seed, atol=1e-6)
 
 
-def test_an_empty_slot_has_nothing_to_blend():
-    with pytest.raises(RuntimeError, match="nothing to blend"):
-        SeedCell(2).blended(images(1, channels=2))
+def test_the_output_keeps_the_type_of_the_features():
+    h = features(IMAGES, 2)
+    out = cell_with(Wide(), Stage.BLENDING, 0.5)(h)
+    assert out.dtype is torch.float32
+    assert torch.allclose(out, 1.5 * h)
 
 
-@pytest.mark.parametrize("stage", Stage)
-def test_a_seed_contributes_exactly_where_it_changes_the_output(stage):
-    holds = stage in (Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
-    assert cell_with(Constant(1.0), stage).contributes is holds
-    assert cell_with(None, stage).contributes is False
-
-
-@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING])
-def test_an_in_place_layer_of_the_user_may_follow_a_slot(stage):
-    host = named(
-        conv=nn.Conv2d(1, 2, 3, padding=1), relu=nn.ReLU(inplace=True), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()
-    )
-    model = MorphogeneticModel.wrap(host, {"r0c0": "conv"}, images(1))
-    cell = model.cell("r0c0")
-    cell.seed, cell.stage = awake(), stage
-    cell.alpha.fill_(0.5)
-    model(images(2)).sum().backward()
-    assert host.conv.weight.grad.abs().max() > 0
+@BOTH
+@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
+def test_an_in_place_layer_of_the_user_may_follow_a_slot(incubation, stage):
+    host = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(32, 3))
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, noise(1, 1, 4, 4), rules=READY, incubation=incubation)
+    cell, x = awaken(lead(model, stage, "conv_light")), noise(4, 1, 4, 4)
+    backward(model, x)
+    model.incubate(lambda: loss(model(x)))
+    assert host[0].weight.grad.abs().max() > 0
     assert cell.seed.scale.grad.abs().max() > 0
 
 
 def test_the_amplitude_is_one_tensor_for_life():
-    organism = make_organism()
-    cell = organism.model.cell("r0c0")
+    model = make_model(IMAGES)
+    cell = model.cell("r0c0")
     alpha = cell.alpha
-    grow_in(organism, "r0c0", Stage.BLENDING)
+    lead(model, Stage.BLENDING, alpha=0.5)
     assert cell.alpha is alpha
-    assert alpha.item() == 1.0
-    order(organism, "r0c0", Advance())
-    order(organism, "r0c0", Prune(0))
+    assert alpha.item() == 0.5
+    model.prune("r0c0")
     assert cell.alpha is alpha
     assert alpha.item() == 0.0
-    assert "cells.r0c0.alpha" in organism.model.state_dict()
+    assert "cells.r0c0.alpha" in model.state_dict()
+
+
+# Operators that change
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
+@pytest.mark.parametrize("topology", [IMAGES, SEQUENCES, FEATURES], ids=case_id)
+def test_operators_cross_fade(topology, old, new):
+    model, x = make_model(topology), inputs(topology)
+    cell = awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
+    model.eval()
+    before = model(x)
+    assert model.retarget("r0c0", 0.37, ticks=4, style=STYLE_OF[new])
+    assert torch.equal(model(x), before)
+    h = features(topology)
+    start, steps = cell(h), []
+    for _ in range(4):
+        model.tick()
+        steps.append(cell(h))
+    end = steps[-1]
+    assert (start - end).abs().max() > 1e-3
+    for share, step in zip((0.25, 0.5, 0.75), steps, strict=False):
+        assert torch.allclose(step, start + share * (end - start), atol=1e-6)
+    assert (cell.operator, cell.outgoing) == (new, None)
+    assert cell.operator_share.item() == 1.0
+    assert (cell.gate is None) == (new is not GATE)
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
+def test_a_cross_fade_ends_where_a_seed_of_the_new_operator_stands(old, new):
+    model, other, x = make_model(IMAGES), make_model(IMAGES), inputs(IMAGES)
+    awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
+    model.retarget("r0c0", 1.0, ticks=2, style=STYLE_OF[new])
+    model.tick()
+    model.tick()
+    awaken(lead(other, Stage.BLENDING, "norm", new, alpha=1.0))
+    if new is GATE:  # a gate that comes later is newborn
+        nn.init.zeros_(other.cell("r0c0").gate.output.weight)
+        nn.init.constant_(other.cell("r0c0").gate.output.bias, 3.0)
+    assert torch.allclose(model.eval()(x), other.eval()(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
+def test_without_ticks_the_operator_jumps(old, new):
+    model = make_model(FEATURES)
+    cell = awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
+    h = features(FEATURES)
+    before = cell(h)
+    model.retarget("r0c0", 0.37, ticks=0, style=STYLE_OF[new])
+    d = cell.seed(h)
+    wanted = {ADD: h + 0.37 * d, MULTIPLY: h * (1 + 0.37 * d.tanh()), GATE: h + 0.37 * 0.9525741 * d}[new]
+    assert torch.allclose(cell(h), wanted, atol=1e-6)
+    assert not torch.allclose(before, wanted, atol=1e-4)
+    assert cell.outgoing is None
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
+def test_seed_and_gate_learn_during_a_cross_fade(old, new):
+    model, x = make_model(FEATURES), inputs(FEATURES)
+    cell = awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
+    model.retarget("r0c0", 0.37, ticks=2, style=STYLE_OF[new])
+    model.tick()
+    backward(model, x)
+    silent = {name for name, g in gradients(cell).items() if g is None or g.abs().max() == 0}
+    assert silent == ({"gate.hidden.weight", "gate.hidden.bias"} if new is GATE else set())  # behind a zero layer yet

@@ -4,9 +4,9 @@ import pytest
 import torch
 from kasmina_builders import images
 
-from esper_ray.kasmina.blueprints import count_parameters, seeded_initialisation
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.leyline.config import HostConfig
+from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
+from esper_ray.leyline.host_config import CNNHostConfig
 
 FAMILY = [  # base, blocks, pools, kernel, input channels, parameters
     (2, 3, 2, 1, 1, 160),
@@ -21,9 +21,9 @@ FAMILY = [  # base, blocks, pools, kernel, input channels, parameters
 
 
 def host(base=2, blocks=3, pools=2, kernel=1, channels=1, classes=10):
-    config = HostConfig(base_channels=base, blocks=blocks, pools=pools, kernel_size=kernel)
+    config = CNNHostConfig(base_channels=base, blocks=blocks, pools=pools, kernel_size=kernel)
     with seeded_initialisation(0):
-        return build_host(config, channels, classes)
+        return build_host(config, (channels, 32, 32), classes)
 
 
 @pytest.mark.parametrize(("base", "blocks", "pools", "kernel", "channels", "parameters"), FAMILY)
@@ -43,8 +43,8 @@ def test_the_count_is_the_closed_form(kernel):
 
 @pytest.mark.parametrize(("blocks", "pools"), [(2, 0), (3, 2), (5, 5)])
 def test_the_slots_of_a_host_are_those_its_configuration_offers(blocks, pools):
-    config = HostConfig(blocks=blocks, pools=pools)
-    spec = build_host(config, 1, 10)
+    config = CNNHostConfig(blocks=blocks, pools=pools)
+    spec = build_host(config, (1, 32, 32), 10)
     assert tuple(spec.slot_modules) == config.available_slots()
     modules = dict(spec.module.named_modules())
     assert all(name in modules for name in spec.slot_modules.values())

@@ -1,99 +1,181 @@
 import pytest
 import torch
+from kasmina_builders import WORTHY
 from torch import nn
 
-from esper_ray.kasmina.optimizer import HOST_GROUP, GroupSettings, GrowingSGD
+from esper_ray.kasmina.gates import GateRules
+from esper_ray.kasmina.growth import HOST_GROUP, GrowthOptions
+from esper_ray.kasmina.lifecycle import Rules
+from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.optimizer import GrowingOptimizer
 
-SETTINGS = GroupSettings(lr=0.5, seed_lr=0.25, momentum=0.5, weight_decay=0.1)
+HOST = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.1}
+SEEDS = {"lr": 0.25, "weight_decay": 0.0}
 
 
 class Number(nn.Module):
-    def __init__(self, value):
+    """A host with one parameter."""
+
+    def __init__(self):
         super().__init__()
-        self.x = nn.Parameter(torch.tensor([float(value)]))
+        self.x = nn.Parameter(torch.tensor([1.0]))
+        self.place = nn.Identity()
+
+    def forward(self, h):
+        return self.place(h * self.x)
 
 
-def step(sgd, **gradients):
-    sgd.zero_grad()
-    for parameter, gradient in gradients.values():
-        parameter.grad = torch.tensor([float(gradient)])
-    sgd.step()
+def made(optimizer=torch.optim.SGD, host=HOST, **options):
+    rules = Rules(GateRules(min_training_epochs=0))
+    model = MorphogeneticModel.wrap(
+        Number(), {"r0c0": "place"}, torch.zeros(2, 3), rules=rules, options=GrowthOptions(**options)
+    )
+    return model, GrowingOptimizer(model, optimizer, host=host, seeds=SEEDS)
+
+
+def grown(*path, **options):
+    """Model, optimiser and the output scale of a seed that was led along ``path``."""
+    model, optimizer = made(**options)
+    model.germinate("r0c0", "norm", style="linear_add", tempo=1)
+    for command in path:
+        getattr(model, command)("r0c0", WORTHY)
+        model.tick()
+    scale = model.cell("r0c0").seed.scale
+    with torch.no_grad():
+        scale.fill_(1.0)
+    return model, optimizer, scale
+
+
+def step(optimizer, gradients):
+    optimizer.zero_grad()
+    for parameter, gradient in gradients.items():
+        parameter.grad = torch.full_like(parameter, gradient)
+    optimizer.step()
+
+
+def momentum(optimizer, parameter):
+    return optimizer.state_of(parameter).get("momentum_buffer")
+
+
+HOLD = ("advance", "advance", "advance")
 
 
 def test_host_and_seed_move_by_their_own_rates_and_only_the_host_decays():
-    host, seed = Number(1.0), Number(1.0)
-    sgd = GrowingSGD(host, SETTINGS)
-    sgd.add_seed("r0c0", seed)
-    step(sgd, host=(host.x, 1.0), seed=(seed.x, 1.0))
-    assert host.x.item() == pytest.approx(1.0 - 0.5 * (1.0 + 0.1))
-    assert seed.x.item() == pytest.approx(1.0 - 0.25)
+    model, optimizer, scale = grown()
+    step(optimizer, {model.host.x: 1.0, scale: 1.0})
+    assert model.host.x.item() == pytest.approx(1.0 - 0.5 * (1.0 + 0.1))
+    assert scale.tolist() == pytest.approx([1.0 - 0.25] * 3)
 
 
 def test_a_committed_seed_keeps_its_momentum_and_moves_as_the_host_does():
-    host, seed = Number(0.0), Number(1.0)
-    sgd = GrowingSGD(host, SETTINGS)
-    sgd.add_seed("r0c0", seed)
-    step(sgd, seed=(seed.x, 1.0))  # momentum 1, value 3/4
-    sgd.commit_seed("r0c0", freeze=False)
-    assert sgd.group_names == [HOST_GROUP]
-    assert sgd.momentum_of(seed.x).item() == 1.0
-    step(sgd, seed=(seed.x, 2.0))  # momentum 1/2 + 2 + 0.1 * 3/4, rate 1/2
-    assert seed.x.item() == pytest.approx(0.75 - 0.5 * (0.5 + 2.0 + 0.075))
+    model, optimizer, scale = grown(*HOLD)
+    step(optimizer, {scale: 1.0})  # momentum 1, value 3/4
+    model.fossilise("r0c0", WORTHY)
+    assert optimizer.group_names == [HOST_GROUP]
+    assert momentum(optimizer, scale).tolist() == [1.0] * 3
+    step(optimizer, {scale: 2.0})  # momentum 1/2 + 2 + 0.1 * 3/4, rate 1/2
+    assert scale.tolist() == pytest.approx([0.75 - 0.5 * (0.5 + 2.0 + 0.075)] * 3)
 
 
 def test_a_frozen_fossil_leaves_the_optimiser_and_never_moves_again():
-    host, seed = Number(0.0), Number(1.0)
-    sgd = GrowingSGD(host, SETTINGS)
-    sgd.add_seed("r0c0", seed)
-    step(sgd, seed=(seed.x, 1.0))
-    sgd.commit_seed("r0c0", freeze=True)
-    assert [p is host.x for p in sgd.parameters()] == [True]
-    assert (seed.x.requires_grad, seed.x.grad, sgd.momentum_of(seed.x)) == (False, None, None)
-    before = seed.x.item()
-    step(sgd, host=(host.x, 1.0))
-    assert seed.x.item() == before
+    model, optimizer, scale = grown(*HOLD, freeze_fossils=True)
+    step(optimizer, {scale: 1.0})
+    model.fossilise("r0c0", WORTHY)
+    assert [p is model.host.x for p in optimizer.parameters()] == [True]
+    assert (scale.requires_grad, scale.grad, momentum(optimizer, scale)) == (False, None, None)
+    before = scale.tolist()
+    step(optimizer, {model.host.x: 1.0})
+    assert scale.tolist() == before
+
+
+def test_a_fading_seed_rests_and_finds_its_momentum_again():
+    model, optimizer, scale = grown(*HOLD)
+    step(optimizer, {scale: 1.0})
+    model.retarget("r0c0", 0.5, ticks=2)
+    assert optimizer.group_names == [HOST_GROUP]
+    assert not scale.requires_grad
+    assert momentum(optimizer, scale).tolist() == [1.0] * 3
+    model.tick()
+    step(optimizer, {model.host.x: 1.0})
+    model.tick()
+    assert optimizer.group_names == [HOST_GROUP, "r0c0"]
+    assert scale.requires_grad
+    step(optimizer, {scale: 2.0})  # momentum 1/2 + 2, rate 1/4, from 3/4
+    assert scale.tolist() == pytest.approx([0.75 - 0.25 * 2.5] * 3)
 
 
 def test_a_removed_seed_is_forgotten_with_its_momentum():
-    sgd = GrowingSGD(Number(0.0), SETTINGS)
-    first, second = Number(1.0), Number(1.0)
-    sgd.add_seed("r0c0", first)
-    step(sgd, seed=(first.x, 1.0))
-    sgd.remove_seed("r0c0")
-    assert sgd.group_names == [HOST_GROUP]
-    assert sgd.momentum_of(first.x) is None
-    sgd.add_seed("r0c0", second)
-    assert sgd.momentum_of(second.x) is None
+    model, optimizer, scale = grown()
+    step(optimizer, {scale: 1.0})
+    model.prune("r0c0")
+    assert optimizer.group_names == [HOST_GROUP]
+    assert optimizer.state_of(scale) == {}
 
 
-def test_a_slot_has_one_group():
-    sgd = GrowingSGD(Number(0.0), SETTINGS)
-    sgd.add_seed("r0c0", Number(1.0))
-    with pytest.raises(ValueError, match="already has a group for slot r0c0"):
-        sgd.add_seed("r0c0", Number(2.0))
+def test_a_seed_without_parameters_has_no_group():
+    model, optimizer = made()
+    model.germinate("r0c0", "noop")
+    assert optimizer.group_names == [HOST_GROUP]
 
 
-@pytest.mark.parametrize("method", ["group", "remove_seed"])
-def test_an_unknown_group_is_an_error_naming_what_there_is(method):
-    sgd = GrowingSGD(Number(0.0), SETTINGS)
-    sgd.add_seed("r0c0", Number(1.0))
+def test_a_gate_network_is_trained_from_germination_on():
+    model, optimizer = made()
+    model.germinate("r0c0", "norm", style="gated_gate")
+    optimised = {id(p) for p in optimizer.group("r0c0")}
+    assert {id(p) for p in model.cell("r0c0").gate.parameters()} < optimised
+    assert len(optimised) == 3 + 4
+
+
+def test_a_gate_that_comes_and_goes_with_the_operator_is_optimised_meanwhile():
+    model, optimizer, _ = grown(*HOLD)
+    sizes = [len(optimizer.group("r0c0"))]
+    model.retarget("r0c0", 1.0, ticks=1, style="gated_gate")
+    sizes.append(len(optimizer.group("r0c0")))
+    model.tick()
+    model.retarget("r0c0", 1.0, ticks=1, style="linear_multiply")
+    sizes.append(len(optimizer.group("r0c0")))
+    model.tick()
+    sizes.append(len(optimizer.group("r0c0")))
+    assert sizes == [3, 7, 7, 3]
+
+
+def test_an_unknown_group_is_an_error_naming_what_there_is():
+    _, optimizer, _ = grown()
     with pytest.raises(KeyError, match=r"no group 'r0c1', only \['host', 'r0c0'\]"):
-        getattr(sgd, method)("r0c1")
-
-
-def test_regrouping_replaces_the_groups_and_drops_all_momentum():
-    host, old, new = Number(0.0), Number(1.0), Number(1.0)
-    sgd = GrowingSGD(host, SETTINGS)
-    sgd.add_seed("r0c0", old)
-    step(sgd, host=(host.x, 1.0), seed=(old.x, 1.0))
-    sgd.regroup({HOST_GROUP: [host.x], "r0c1": [new.x]})
-    assert sgd.group_names == [HOST_GROUP, "r0c1"]
-    assert [sgd.momentum_of(p) for p in (host.x, old.x, new.x)] == [None] * 3
-    step(sgd, seed=(new.x, 1.0))
-    assert new.x.item() == pytest.approx(0.75)
+        optimizer.group("r0c1")
 
 
 def test_frozen_parameters_of_a_host_are_not_optimised():
     host = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
-    optimised = list(GrowingSGD(host, SETTINGS).parameters())
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 2))
+    optimised = GrowingOptimizer(model, host={"lr": 0.1}).parameters()
     assert [id(p) for p in optimised] == [id(p) for p in host[1].parameters()]
+
+
+def test_a_host_without_anything_to_train_is_refused():
+    model = MorphogeneticModel.wrap(nn.Sequential(nn.Identity()), {"r0c0": "0"}, torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        GrowingOptimizer(model, host={"lr": 0.1})
+
+
+def test_adam_keeps_its_moments_over_commitment():
+    model, optimizer, scale = grown(*HOLD, optimizer=torch.optim.AdamW, host={"lr": 0.1, "weight_decay": 0.0})
+    step(optimizer, {scale: 1.0})
+    before = {key: value.clone() for key, value in optimizer.state_of(scale).items()}
+    model.fossilise("r0c0", WORTHY)
+    assert before.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(optimizer.state_of(scale)[key], value) for key, value in before.items())
+
+
+def test_state_by_name_is_a_copy_and_goes_back_in():
+    model, optimizer, scale = grown(*HOLD)
+    step(optimizer, {model.host.x: 1.0, scale: 1.0})
+    kept = optimizer.state_by_name()
+    assert set(kept) == {"host.x", "cells.r0c0.seed.scale"}
+    step(optimizer, {model.host.x: 1.0, scale: 1.0})
+    assert momentum(optimizer, scale).tolist() == [1.5] * 3
+    optimizer.load_state_by_name(kept)
+    assert momentum(optimizer, scale).tolist() == [1.0] * 3
+    with pytest.raises(KeyError, match=r"'host\.y', which the model does not have"):
+        optimizer.load_state_by_name({"host.y": {}})
+    assert momentum(optimizer, scale).tolist() == [1.0] * 3

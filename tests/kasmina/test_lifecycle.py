@@ -17,11 +17,12 @@ from esper_ray.kasmina.lifecycle import (
     execute,
     tick,
 )
-from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint, GerminationStyle
+from esper_ray.leyline.actions import AlphaMode, BlendOperator, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.stages import Stage
 
-GERMINATE = Germinate("r0c0-1", Blueprint.NORM)
+MULTIPLY = GerminationStyle.LINEAR_MULTIPLY
+GERMINATE = Germinate("r0c0-1", "norm")
 COMMANDS = {
     "germinate": GERMINATE,
     "advance": Advance(),
@@ -64,9 +65,9 @@ def test_an_empty_slot_takes_nothing_but_germination(command):
 
 
 def test_germination_starts_a_seed_at_zero():
-    command = Germinate("r0c0-4", Blueprint.CONV_LIGHT, GerminationStyle.LINEAR_MULTIPLY, 8, 0.7)
+    command = Germinate("r0c0-4", "conv_light", GerminationStyle.LINEAR_MULTIPLY, 8, 0.7)
     state, events = execute(None, command, Rules())
-    assert (state.seed_id, state.blueprint, state.tempo, state.target) == ("r0c0-4", Blueprint.CONV_LIGHT, 8, 0.7)
+    assert (state.seed_id, state.blueprint, state.tempo, state.target) == ("r0c0-4", "conv_light", 8, 0.7)
     assert (state.stage, state.previous_stage) == (Stage.GERMINATED, Stage.DORMANT)
     assert (state.ticks_in_stage, state.age, state.alpha.alpha) == (0, 0, 0.0)
     assert state.operator is BlendOperator.MULTIPLY
@@ -77,9 +78,9 @@ def test_germination_starts_a_seed_at_zero():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (Germinate("s-1", Blueprint.NORM, target=0.0), r"\(0, 1\], got 0.0"),
-        (Germinate("s-1", Blueprint.NORM, target=1.5), r"\(0, 1\], got 1.5"),
-        (Germinate("s-1", Blueprint.NORM, tempo=0), "at least 1 tick, got 0"),
+        (Germinate("s-1", "norm", target=0.0), r"\(0, 1\], got 0.0"),
+        (Germinate("s-1", "norm", target=1.5), r"\(0, 1\], got 1.5"),
+        (Germinate("s-1", "norm", tempo=0), "at least 1 tick, got 0"),
     ],
 )
 def test_a_germination_that_makes_no_sense_is_an_error(command, message):
@@ -248,7 +249,7 @@ def test_ten_cycles_leave_no_trace_on_the_next_seed():
     slot = Slot()
     fresh = []
     for cycle in range(10):
-        assert slot.step(Germinate("s-1", Blueprint(1 + cycle % 5)))
+        assert slot.step(Germinate("s-1", f"blueprint {cycle % 5}"))
         fresh.append((slot.state.age, slot.state.ticks_in_stage, slot.state.alpha, slot.state.removal))
         slot.step(Prune(0))
         while slot.state is not None:
@@ -268,3 +269,55 @@ def test_a_tick_alone_never_moves_the_clock():
     state = seed_in(Stage.BLENDING, ticks=3, age=8)
     after, _ = tick(state, Rules())
     assert (after.ticks_in_stage, after.age) == (3, 8)
+
+
+@pytest.mark.parametrize("target", [1e-7, 1e-9])
+def test_a_tiny_target_is_no_removal(target):
+    slot = Slot(state=seed_in(Stage.HOLDING))
+    assert slot.step(SetAlphaTarget(target, 2))
+    for _ in range(5):
+        slot.step()
+    assert (slot.state.stage, slot.state.alpha.alpha) == (Stage.BLENDING, target)
+
+
+@pytest.mark.parametrize("target", [0.5, 1.0])
+def test_another_operator_is_faded_in_along_the_ramp(target):
+    state, events = execute(seed_in(Stage.HOLDING), SetAlphaTarget(target, 4, style=MULTIPLY), Rules())
+    assert [(e.source, e.target, e.reason) for e in changes(events)] == [
+        (Stage.HOLDING, Stage.BLENDING, "changes operator")
+    ]
+    assert (state.operator, state.outgoing, state.operator_share) == (BlendOperator.MULTIPLY, BlendOperator.ADD, 0.0)
+    assert state.fading is (target < 1.0)
+    slot, shares = Slot(state=state), []
+    for _ in range(4):
+        assert not worked(execute(slot.state, Advance(), Rules())[1])
+        slot.step()
+        shares.append(slot.state.operator_share)
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+    assert (slot.state.outgoing, slot.state.alpha.alpha, slot.state.alpha.mode) == (None, target, AlphaMode.HOLD)
+    assert worked(execute(slot.state, Advance(), Rules())[1]) is (target == 1.0)
+
+
+def test_without_ticks_operator_and_amplitude_change_at_once():
+    state, events = execute(seed_in(Stage.HOLDING), SetAlphaTarget(1.0, 0, style=MULTIPLY), Rules())
+    assert (state.stage, state.operator, state.outgoing) == (Stage.HOLDING, BlendOperator.MULTIPLY, None)
+    assert changes(events) == []
+
+
+def test_a_seed_removed_in_the_middle_of_a_cross_fade_keeps_no_outgoing_operator():
+    state, _ = execute(seed_in(Stage.HOLDING), SetAlphaTarget(1.0, 4, style=MULTIPLY), Rules())
+    assert "ramping UP" in refused(execute(state, Prune(3), Rules())[1])[0]
+    removed, _ = execute(state, Prune(0), Rules())
+    assert (removed.stage, removed.outgoing, removed.operator_share) == (Stage.PRUNED, None, 1.0)
+
+
+def test_a_gate_that_stays_shut_is_told_again_only_for_other_reasons():
+    rules = rules_with(frozenset({Gate.G2}))
+    slot, told = Slot(rules, seed_in(Stage.TRAINING, 10)), []
+    sick = SeedMeasurements(exploding=True, gradient_health=1.0)
+    for measured in (UNMEASURED, UNMEASURED, sick, sick, UNMEASURED, HEALTHY):
+        slot.step(None, measured)
+        told.append([e.result.message for e in slot.events if isinstance(e, GateEvaluated)])
+    both = "gradients do not explode unmeasured, needs >= 1; gradient health unmeasured, needs >= 0.7"
+    assert told == [[both], [], ["gradients do not explode 0, needs >= 1"], [], [both], [""]]
+    assert slot.state.stage is Stage.BLENDING

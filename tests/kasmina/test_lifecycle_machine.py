@@ -5,20 +5,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from lifecycle_builders import changes
 
+from esper_ray.kasmina.commands import command_of
 from esper_ray.kasmina.gates import Gate, GateRules
-from esper_ray.kasmina.lifecycle import (
-    Advance,
-    Fossilize,
-    Germinate,
-    Prune,
-    Refused,
-    Rules,
-    SetAlphaTarget,
-    epoch_elapsed,
-    execute,
-    tick,
-)
-from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.kasmina.lifecycle import Refused, Rules, epoch_elapsed, execute, tick
+from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.legality import Limits, legality
 from esper_ray.leyline.records import SeedMeasurements, SlotReport
 from esper_ray.leyline.stages import AMPLIFIED, COOLDOWN, DEVELOPING, PRUNABLE, Stage, can_transition
@@ -36,29 +26,20 @@ GOOD = SeedMeasurements(
 measurements = st.sampled_from([GOOD, GOOD, GOOD, SeedMeasurements(), SeedMeasurements(contribution_pp=-1.0)])
 
 
-def command_of(action):
-    ticks, curve, steepness = action.ramp
-    match action.operation:
-        case LifecycleOp.GERMINATE:
-            style, tempo = GerminationStyle(action.style), TEMPO_TICKS[action.tempo]
-            return Germinate("s-1", Blueprint.NORM, style, tempo, ALPHA_TARGETS[action.alpha_target])
-        case LifecycleOp.SET_ALPHA_TARGET:
-            return SetAlphaTarget(ALPHA_TARGETS[action.alpha_target], ticks, curve, steepness)
-        case LifecycleOp.PRUNE:
-            return Prune(ticks, curve, steepness)
-        case LifecycleOp.FOSSILIZE:
-            return Fossilize()
-        case LifecycleOp.ADVANCE:
-            return Advance()
-    return None
-
-
 def report_of(slot, state):
     if state is None:
         return None
     a = state.alpha
     return SlotReport(
-        *(slot, state.seed_id, state.blueprint, state.stage, state.previous_stage, state.ticks_in_stage, state.age),
+        *(
+            slot,
+            state.seed_id,
+            Blueprint.named(state.blueprint),
+            state.stage,
+            state.previous_stage,
+            state.ticks_in_stage,
+            state.age,
+        ),
         *(a.alpha, a.mode, a.target, a.velocity, a.total, a.done, state.operator, state.tempo, 24),
     )
 
@@ -98,7 +79,7 @@ class Life(RuleBasedStateMachine):
             action = Action(op, slot, int(Blueprint.NORM), style, tempo, target, speed, curve)
             assert masks.allows(action)
             before = self.states[SLOTS[slot]]
-            after, events = execute(before, command_of(action), self.rules, measured)
+            after, events = execute(before, command_of(action, "s-1"), self.rules, measured)
             assert not any(isinstance(event, Refused) for event in events)
             self.check_path(before, after, events)
             self.states[SLOTS[slot]] = after
@@ -108,7 +89,7 @@ class Life(RuleBasedStateMachine):
     def refuse_without_a_trace(self, slot, op, speed, measured):
         """Any command, legal or not; what the reducer takes is checked and not kept."""
         before = self.states[slot]
-        after, events = execute(before, command_of(Action(op, alpha_speed=speed)), self.rules, measured)
+        after, events = execute(before, command_of(Action(op, alpha_speed=speed), "s-1"), self.rules, measured)
         if any(isinstance(event, Refused) for event in events):
             assert after == before
             assert len(events) == 1

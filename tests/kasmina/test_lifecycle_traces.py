@@ -5,10 +5,10 @@ from lifecycle_builders import HEALTHY, WORTHY, Slot, rules_with
 
 from esper_ray.kasmina.gates import Gate
 from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Prune, SetAlphaTarget
-from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
+from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
 
-SIGMOID_5 = Germinate("r0c0-1", Blueprint.NORM, GerminationStyle.SIGMOID_ADD, 5)
-LINEAR_3 = Germinate("r0c0-1", Blueprint.NORM, GerminationStyle.LINEAR_ADD, 3)
+SIGMOID_5 = Germinate("r0c0-1", "norm", GerminationStyle.SIGMOID_ADD, 5)
+LINEAR_3 = Germinate("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3)
 
 
 def play(slot, last, commands, measured=None):
@@ -132,7 +132,7 @@ def test_with_all_gates_automatic_a_seed_reaches_holding_by_itself_and_stays(str
 
 def test_a_partial_target_parks_in_blending_for_ever_even_with_automatic_gates():
     rules = rules_with(frozenset({Gate.G1, Gate.G2, Gate.G3}), min_training_epochs=1)
-    half = Germinate("r0c0-1", Blueprint.NORM, GerminationStyle.LINEAR_ADD, 3, 0.5)
+    half = Germinate("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3, 0.5)
     rows = play(Slot(rules), 40, {0: (half, True)})
     expected = {
         1: ("BLENDING", 0.1667, "UP", "1/3", 0, 1, "TRAINING", 1),

@@ -6,10 +6,12 @@ import torch
 from kasmina_builders import SLOTS, WORTHY, fingerprint, germinate, grow, make_organism, order, train
 from torch import nn
 
-from esper_ray.kasmina import blueprints
-from esper_ray.kasmina.blueprints import BlueprintSpec, count_parameters
-from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Prune, SetAlphaTarget, StageChanged
+from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
+from esper_ray.kasmina.growth import GrowthOptions
+from esper_ray.kasmina.initialisation import count_parameters
+from esper_ray.kasmina.lifecycle import Advance, Fossilize, Prune, SetAlphaTarget, StageChanged
 from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
+from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.records import UNMEASURED
 from esper_ray.leyline.stages import Stage
 
@@ -20,7 +22,7 @@ def assert_consistent(organism):
     assert len(optimised) == len(set(optimised))
     assert set(optimised) == set(trainable)
     for slot in organism.model.slot_ids:
-        state, cell = organism.states[slot], organism.model.cell(slot)
+        state, cell = organism.model.states[slot], organism.model.cell(slot)
         assert cell.stage is (Stage.DORMANT if state is None else state.stage)
         assert cell.alpha.item() == (0.0 if state is None else pytest.approx(state.alpha.alpha))
 
@@ -35,7 +37,7 @@ def same(first, second):
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_the_optimiser_holds_exactly_the_trainable_parameters_after_every_operation(freeze):
-    organism = make_organism(freeze_fossils=freeze)
+    organism = make_organism(options=GrowthOptions(freeze))
     assert_consistent(organism)
     for slot in ("r0c0", "r0c1"):
         germinate(organism, slot)
@@ -44,7 +46,7 @@ def test_the_optimiser_holds_exactly_the_trainable_parameters_after_every_operat
             order(organism, slot, Advance())
             assert_consistent(organism)
             train(organism, 1)
-        organism.tick({})
+        organism.model.tick()
         order(organism, slot, Advance())
         assert_consistent(organism)
     order(organism, "r0c0", Fossilize())
@@ -53,10 +55,10 @@ def test_the_optimiser_holds_exactly_the_trainable_parameters_after_every_operat
     order(organism, "r0c1", Prune(3))
     assert_consistent(organism)
     for _ in range(10):
-        organism.tick({})
-        organism.epoch_elapsed()
+        organism.model.tick()
+        organism.model.epoch_elapsed()
         assert_consistent(organism)
-    assert organism.states["r0c1"] is None
+    assert organism.model.states["r0c1"] is None
     assert organism.optimizer.group_names == ["host"]
 
 
@@ -66,8 +68,8 @@ def test_an_instant_prune_frees_the_module_at_once():
     train(organism, 2)
     order(organism, "r0c0", Prune(0))
     assert organism.model.cell("r0c0").seed is None
-    assert organism.states["r0c0"].stage is Stage.PRUNED
-    assert organism.seed_parameters("r0c0") == 0
+    assert organism.model.states["r0c0"].stage is Stage.PRUNED
+    assert organism.model.seed_parameters("r0c0") == 0
     assert_consistent(organism)
 
 
@@ -77,7 +79,7 @@ def test_a_scheduled_prune_frees_the_module_on_the_tick_that_reaches_zero():
     order(organism, "r0c0", Prune(3))
     held = []
     for _ in range(3):
-        organism.tick({})
+        organism.model.tick()
         held.append(organism.model.cell("r0c0").seed is not None)
     assert held == [True, True, False]
     assert_consistent(organism)
@@ -88,10 +90,10 @@ def test_momentum_survives_fossilisation():
     grow(organism, "r0c0", Stage.HOLDING)
     train(organism, 3)
     seed = organism.model.cell("r0c0").seed
-    before = [organism.optimizer.momentum_of(parameter).clone() for parameter in seed.parameters()]
+    before = [organism.optimizer.state_of(parameter)["momentum_buffer"].clone() for parameter in seed.parameters()]
     assert all(buffer.abs().max() > 0 for buffer in before)
     order(organism, "r0c0", Fossilize())
-    after = [organism.optimizer.momentum_of(parameter) for parameter in seed.parameters()]
+    after = [organism.optimizer.state_of(parameter)["momentum_buffer"] for parameter in seed.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     values = weights(organism, "r0c0")
     train(organism, 1)
@@ -99,80 +101,98 @@ def test_momentum_survives_fossilisation():
 
 
 def test_a_frozen_fossil_still_changes_the_output_and_no_longer_learns():
-    organism = make_organism(freeze_fossils=True)
+    organism = make_organism(options=GrowthOptions(True))
     grow(organism, "r0c0", Stage.HOLDING)
     train(organism, 3)
     order(organism, "r0c0", Fossilize())
-    values, count = weights(organism, "r0c0"), organism.seed_parameters("r0c0")
+    values, count = weights(organism, "r0c0"), organism.model.seed_parameters("r0c0")
     train(organism, 2)
     assert same(values, weights(organism, "r0c0"))
     assert organism.model.cell("r0c0").contributes
-    assert count == organism.seed_parameters("r0c0") == 9 * 4 * 4 + 3 * 4
+    assert count == organism.model.seed_parameters("r0c0") == 9 * 4 * 4 + 3 * 4
 
 
-def widening(channels):
-    return nn.Conv2d(channels, channels + 1, 1)
+def widening(shape):
+    return nn.Conv2d(shape.channels, shape.channels + 1, 1)
 
 
-def shouting(channels):
-    return nn.Conv2d(channels, channels, 1)
+class Talking(nn.Module):
+    def forward(self, h):
+        return h, h
 
 
-def exploding(channels):
+def talking(shape):
+    return Talking()
+
+
+def exploding(shape):
     raise RuntimeError("no memory left")
 
 
-def without_value(channels):
-    layer = nn.Conv2d(channels, channels, 1)
+def without_value(shape):
+    layer = nn.Conv2d(shape.channels, shape.channels, 1)
     nn.init.constant_(layer.weight, float("nan"))
     return layer
+
+
+@pytest.fixture
+def own_blueprint():
+    """Registers one own body for images and forgets it again."""
+
+    def register(build):
+        register_blueprint("own", Topology.IMAGES, build)
+
+    yield register
+    unregister_blueprint("own", Topology.IMAGES)
 
 
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
         (exploding, RuntimeError, "no memory left"),
-        (widening, ValueError, r"slot r0c0: seed turns \(1, 4, 8, 8\) into \(1, 5, 8, 8\)"),
-        (shouting, ValueError, "slot r0c0: seed is not the identity at birth"),
-        (without_value, ValueError, "slot r0c0: seed is not the identity at birth"),
+        (widening, ValueError, r"slot r0c0: the seed turns \(2, 4, 8, 8\) into \(2, 5, 8, 8\); it must keep the shape"),
+        (talking, ValueError, r"slot r0c0: the seed turns \(2, 4, 8, 8\) into a tuple"),
+        (without_value, ValueError, "slot r0c0: the seed is not the identity at birth"),
     ],
 )
-def test_a_germination_that_fails_changes_nothing(monkeypatch, build, error, message):
+def test_a_germination_that_fails_changes_nothing(own_blueprint, build, error, message):
+    own_blueprint(build)
     organism = make_organism()
     grow(organism, "r0c1", Stage.TRAINING)
     train(organism, 2)
     before, rng = fingerprint(organism), torch.get_rng_state()
-    modules = [id(module) for module in organism.model.modules()]
-    with monkeypatch.context() as patch:
-        patch.setitem(blueprints.CNN_BLUEPRINTS, Blueprint.NORM, BlueprintSpec(build, lambda c: c))
-        with pytest.raises(error, match=message):
-            organism.execute("r0c0", Germinate(organism.next_seed_id("r0c0"), Blueprint.NORM))
+    modules, events = [id(module) for module in organism.model.modules()], list(organism.model.events)
+    with pytest.raises(error, match=message):
+        organism.model.germinate("r0c0", "own")
     assert fingerprint(organism) == before
     assert [id(module) for module in organism.model.modules()] == modules
-    assert organism.next_seed_id("r0c0") == "r0c0-1"
+    assert organism.model.events == events
+    assert organism.model.growth.next_seed_id("r0c0") == "r0c0-1"
     assert torch.equal(torch.get_rng_state(), rng)
     germinate(organism, "r0c0")
     assert_consistent(organism)
 
 
 def test_a_germination_that_the_optimiser_turns_down_changes_nothing(monkeypatch):
-    def refuse(slot, seed):
+    def refuse(groups, resting):
         raise RuntimeError("no room")
 
     organism = make_organism()
     before = fingerprint(organism)
-    monkeypatch.setattr(organism.optimizer, "add_seed", refuse)
-    with pytest.raises(RuntimeError, match="no room"):
-        organism.execute("r0c0", Germinate("r0c0-1", Blueprint.NORM))
+    with monkeypatch.context() as patch:
+        patch.setattr(organism.optimizer, "arrange", refuse)
+        with pytest.raises(RuntimeError, match="no room"):
+            organism.model.germinate("r0c0", "norm")
     assert fingerprint(organism) == before
     assert organism.model.cell("r0c0").seed is None
+    assert_consistent(organism)
 
 
 def test_a_blueprint_that_images_lack_changes_nothing():
     organism = make_organism()
     before = fingerprint(organism)
-    with pytest.raises(ValueError, match="unknown blueprint 'lora'"):
-        organism.execute("r0c0", Germinate("r0c0-1", Blueprint.LORA))
+    with pytest.raises(ValueError, match="'lora' is made for sequences and features, not for images; images can take"):
+        organism.model.germinate("r0c0", "lora")
     assert fingerprint(organism) == before
 
 
@@ -180,16 +200,16 @@ def test_a_blueprint_that_images_lack_changes_nothing():
 def test_a_refused_command_is_no_success_and_changes_nothing(command):
     organism = make_organism()
     before = fingerprint(organism)
-    assert not organism.execute("r0c0", command, WORTHY).success
+    assert not organism.model.execute("r0c0", command, WORTHY).success
     assert fingerprint(organism) == before
 
 
 def test_a_shut_gate_is_no_success():
     organism = make_organism()
     grow(organism, "r0c0", Stage.TRAINING)
-    outcome = organism.execute("r0c0", Advance(), UNMEASURED)
+    outcome = organism.model.execute("r0c0", Advance(), UNMEASURED)
     assert not outcome.success
-    assert organism.states["r0c0"].stage is Stage.TRAINING
+    assert organism.model.states["r0c0"].stage is Stage.TRAINING
 
 
 def test_germination_leaves_the_global_generators_alone():
@@ -225,9 +245,9 @@ def test_another_organism_slot_or_count_draws_other_weights():
     first = weights(organism, "r0c0")
     order(organism, "r0c0", Prune(0))
     for _ in range(7):
-        organism.tick({})
-        organism.epoch_elapsed()
-    assert organism.next_seed_id("r0c0") == "r0c0-2"
+        organism.model.tick()
+        organism.model.epoch_elapsed()
+    assert organism.model.growth.next_seed_id("r0c0") == "r0c0-2"
     germinate(organism, "r0c0")
     drawn = [first, weights(organism, "r1c0"), weights(other, "r0c0"), weights(organism, "r0c0")]
     assert len({tuple(w["body.0.weight"].flatten().tolist()) for w in drawn}) == 4
@@ -238,7 +258,7 @@ def test_a_tick_reports_the_slots_in_which_something_happened():
     grow(organism, "r0c0", Stage.HOLDING)
     germinate(organism, "r0c1")
     order(organism, "r0c1", Prune(0))
-    happened = organism.tick({})
+    happened = organism.model.tick()
     assert set(happened) == {"r0c1"}
     assert [e.target for e in happened["r0c1"] if isinstance(e, StageChanged)] == [Stage.EMBARGOED]
 
@@ -247,8 +267,8 @@ def test_an_elapsed_epoch_is_counted_once_for_every_occupied_slot():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     germinate(organism, "r1c0")
-    organism.epoch_elapsed()
-    assert [None if s is None else (s.ticks_in_stage, s.age) for s in organism.states.values()] == [
+    organism.model.epoch_elapsed()
+    assert [None if s is None else (s.ticks_in_stage, s.age) for s in organism.model.states.values()] == [
         (1, 1),
         None,
         (1, 1),
@@ -257,12 +277,12 @@ def test_an_elapsed_epoch_is_counted_once_for_every_occupied_slot():
 
 def test_a_report_says_what_the_lifecycle_knows():
     organism = make_organism()
-    assert organism.report("r0c0", UNMEASURED) is None
-    germinate(organism, "r0c0", Blueprint.NORM, tempo=5)
+    assert organism.model.report("r0c0", UNMEASURED) is None
+    germinate(organism, "r0c0", "norm", tempo=5)
     order(organism, "r0c0", Advance())
     order(organism, "r0c0", Advance())
-    organism.tick({})
-    report = organism.report("r0c0", WORTHY)
+    organism.model.tick()
+    report = organism.model.report("r0c0", WORTHY)
     assert (report.slot_id, report.seed_id, report.blueprint) == ("r0c0", "r0c0-1", Blueprint.NORM)
     assert (report.stage, report.previous_stage) == (Stage.BLENDING, Stage.TRAINING)
     assert (report.alpha, report.alpha_target, report.alpha_velocity) == pytest.approx((0.2, 1.0, 0.2))
@@ -275,9 +295,4 @@ def test_host_parameters_are_counted_without_seeds():
     expected = count_parameters(organism.model.host)
     for slot in SLOTS:
         germinate(organism, slot)
-    assert organism.host_parameters == count_parameters(organism.model.host) == expected
-
-
-def test_the_bound_of_incubation_reaches_every_slot():
-    organism = make_organism(incubation_bound=0.5)
-    assert [organism.model.cell(slot).bound for slot in SLOTS] == [0.5] * 3
+    assert organism.model.host_parameters == count_parameters(organism.model.host) == expected

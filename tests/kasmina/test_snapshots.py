@@ -1,8 +1,8 @@
 import pytest
 import torch
 from kasmina_builders import (
+    HOST_OPTIONS,
     READY,
-    SETTINGS,
     fingerprint,
     germinate,
     grow,
@@ -13,10 +13,11 @@ from kasmina_builders import (
     train,
 )
 
+from esper_ray.kasmina.growth import GrowthOptions
 from esper_ray.kasmina.lifecycle import Fossilize, Prune, SetAlphaTarget
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.stages import Stage
 
 
@@ -26,31 +27,31 @@ def lively(**options):
     grow(organism, "r0c0", Stage.HOLDING)
     train(organism, 2)
     order(organism, "r0c0", Fossilize())
-    grow(organism, "r1c0", Stage.HOLDING, Blueprint.NORM)
-    grow(organism, "r0c1", Stage.TRAINING, Blueprint.DEPTHWISE)
+    grow(organism, "r1c0", Stage.HOLDING, "norm")
+    grow(organism, "r0c1", Stage.TRAINING, "depthwise")
     train(organism, 3)
     order(organism, "r1c0", Prune(5))
-    organism.tick({})
+    organism.model.tick()
     return organism
 
 
 def upheaval(organism):
     """Kill, grow, commit and train until nothing is as it was."""
-    organism.execute("r0c1", Prune(0))
-    organism.execute("r1c0", Prune(0))
+    organism.model.execute("r0c1", Prune(0))
+    organism.model.execute("r1c0", Prune(0))
     for _ in range(7):
-        organism.tick({})
-        organism.epoch_elapsed()
+        organism.model.tick()
+        organism.model.epoch_elapsed()
     grow(organism, "r1c0", Stage.FOSSILIZED)
-    germinate(organism, "r0c1", Blueprint.BOTTLENECK)
+    germinate(organism, "r0c1", "bottleneck")
     train(organism, 4, seed=77)
 
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_restoring_brings_back_structure_weights_groups_and_momentum(freeze):
-    organism = lively(freeze_fossils=freeze)
+    organism = lively(options=GrowthOptions(freeze))
     snapshot, before = organism.snapshot(), fingerprint(organism)
-    assert before["momentum"]
+    assert before["optimizer"]
     upheaval(organism)
     assert fingerprint(organism) != before
     organism.restore(snapshot)
@@ -59,7 +60,7 @@ def test_restoring_brings_back_structure_weights_groups_and_momentum(freeze):
 
 @pytest.mark.parametrize("freeze", [False, True])
 def test_a_restored_organism_goes_on_bit_by_bit_as_one_that_was_never_disturbed(freeze):
-    calm, disturbed = lively(freeze_fossils=freeze), lively(freeze_fossils=freeze)
+    calm, disturbed = lively(options=GrowthOptions(freeze)), lively(options=GrowthOptions(freeze))
     assert fingerprint(calm) == fingerprint(disturbed)
     snapshot = disturbed.snapshot()
     upheaval(disturbed)
@@ -68,8 +69,8 @@ def test_a_restored_organism_goes_on_bit_by_bit_as_one_that_was_never_disturbed(
     for organism in (calm, disturbed):
         losses = train(organism, 3, seed=5)
         for _ in range(12):
-            organism.tick({})
-            organism.epoch_elapsed()
+            organism.model.tick()
+            organism.model.epoch_elapsed()
         germinate(organism, "r1c0")
         losses += train(organism, 2, seed=6)
         futures.append((losses, fingerprint(organism)))
@@ -98,10 +99,10 @@ def test_a_snapshot_moves_into_a_fresh_organism():
 def test_a_snapshot_of_an_untrained_organism_has_no_momentum_and_restoring_drops_it():
     organism = make_organism()
     snapshot = organism.snapshot()
-    assert snapshot.momentum == {}
+    assert snapshot.optimizer == {}
     train(organism, 2)
     organism.restore(snapshot)
-    assert all(organism.optimizer.momentum_of(p) is None for p in organism.optimizer.parameters())
+    assert all(organism.optimizer.state_of(p) == {} for p in organism.optimizer.parameters())
 
 
 def test_germination_counts_are_restored_so_that_the_next_seed_is_the_same():
@@ -112,7 +113,7 @@ def test_germination_counts_are_restored_so_that_the_next_seed_is_the_same():
         germinate(organism, "r0c0")
         drawn.append(organism.model.cell("r0c0").seed.body[0].weight.tolist())
         organism.restore(snapshot)
-        assert organism.next_seed_id("r0c0") == "r0c0-1"
+        assert organism.model.growth.next_seed_id("r0c0") == "r0c0-1"
     assert drawn[0] == drawn[1]
 
 
@@ -120,13 +121,13 @@ def test_ramps_and_cooldowns_go_on_where_they_stood():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     order(organism, "r0c0", SetAlphaTarget(0.5, 5))
-    organism.tick({})
+    organism.model.tick()
     germinate(organism, "r0c1")
     order(organism, "r0c1", Prune(0))
     snapshot = organism.snapshot()
-    upheaval_free = [(organism.tick({}), fingerprint(organism)) for _ in range(4)]
+    upheaval_free = [(organism.model.tick(), fingerprint(organism)) for _ in range(4)]
     organism.restore(snapshot)
-    assert [(organism.tick({}), fingerprint(organism)) for _ in range(4)] == upheaval_free
+    assert [(organism.model.tick(), fingerprint(organism)) for _ in range(4)] == upheaval_free
 
 
 def test_restoring_leaves_the_global_generator_alone():
@@ -139,8 +140,8 @@ def test_restoring_leaves_the_global_generator_alone():
 def test_a_host_that_came_with_frozen_layers_keeps_them_frozen_through_a_restore():
     host = make_host()
     host.blocks[0].requires_grad_(False)
-    model = MorphogeneticModel.wrap(host, {"r0c1": "blocks.1"}, images(2))
-    organism = Organism(model, SETTINGS, READY, seed=7)
+    model = MorphogeneticModel.wrap(host, {"r0c1": "blocks.1"}, images(2), rules=READY)
+    organism = Organism(model, GrowingOptimizer(model, host=HOST_OPTIONS))
     grow(organism, "r0c1", Stage.TRAINING)
     organism.restore(organism.snapshot())
     frozen = {name for name, parameter in host.named_parameters() if not parameter.requires_grad}

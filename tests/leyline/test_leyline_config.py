@@ -5,7 +5,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from esper_ray.leyline.config import LATER_REWARD_MODES, HostConfig, RunConfig, flatten, unknown
+from esper_ray.leyline.config import LATER_REWARD_MODES, RunConfig, flatten, unknown
+from esper_ray.leyline.host_config import CNNHostConfig
 from esper_ray.leyline.loading import ConfigError, build, difference
 
 FLOATS = [key for key, value in RunConfig().flat().items() if isinstance(value, float)]
@@ -94,8 +95,8 @@ def test_more_pools_than_blocks_are_refused():
 
 
 def test_a_host_offers_row_0_after_blocks_and_row_1_after_pools():
-    assert HostConfig(blocks=3, pools=2).available_slots() == ("r0c0", "r0c1", "r0c2", "r1c0", "r1c1")
-    assert HostConfig(blocks=2, pools=0).available_slots() == ("r0c0", "r0c1")
+    assert CNNHostConfig(blocks=3, pools=2).available_slots() == ("r0c0", "r0c1", "r0c2", "r1c0", "r1c1")
+    assert CNNHostConfig(blocks=2, pools=0).available_slots() == ("r0c0", "r0c1")
 
 
 @pytest.mark.parametrize("slot", ["r0c3", "r1c2", "r2c0"])

@@ -1,10 +1,11 @@
 """Digits, and organisms grown on them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from esper_ray.kasmina.lifecycle import Germinate
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.kasmina.alpha import AlphaController
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 from esper_ray.tolaria.assembly import build_organism
@@ -32,17 +33,18 @@ def grow(config, data):
     change the output.
     """
 
-    def make(seed=0, blueprint=Blueprint.CONV_LIGHT, **seeds):
-        organism = build_organism(config, data, CPU, seed)
+    def make(seed=0, blueprint="conv_light", overrides=None, **seeds):
+        organism = build_organism(build(config.model_dump(), overrides or {}), data, CPU, seed)
         generator = torch.Generator().manual_seed(seed)
         for slot, (stage, alpha) in seeds.items():
-            assert organism.execute(slot, Germinate(organism.next_seed_id(slot), blueprint)).success
-            cell = organism.model.cell(slot)
-            cell.stage = stage
-            cell.alpha.fill_(alpha)
+            organism.model.germinate(slot, blueprint)
+            growth = organism.model.growth
+            amplitude = AlphaController(alpha=alpha, start=alpha, target=alpha)
+            growth._apply(slot, replace(growth.states[slot], stage=stage, alpha=amplitude), None)
             if stage in AMPLIFIED:
+                scale = organism.model.cell(slot).seed.scale
                 with torch.no_grad():
-                    cell.seed.scale.copy_(4.0 * torch.randn(cell.seed.scale.shape, generator=generator))
+                    scale.copy_(4.0 * torch.randn(scale.shape, generator=generator))
             assert stage is not Stage.FOSSILIZED or alpha > 0
         return organism
 

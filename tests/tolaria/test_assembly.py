@@ -2,17 +2,22 @@
 
 import pytest
 import torch
+from torch import nn
 
+from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.gates import Gate
+from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config import GrowthConfig
+from esper_ray.leyline.loading import build
 from esper_ray.tolaria.assembly import GrowthError, build_organism, derived_seed, growth_limits, lifecycle_rules
 
 CPU = torch.device("cpu")
 
 
 def weights(organism):
-    return {name: tensor.clone() for name, tensor in organism.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in organism.model.named_parameters()}
 
 
 def test_derived_seeds_depend_on_every_part_of_their_key():
@@ -37,12 +42,13 @@ def test_an_organism_is_a_pure_function_of_its_seed(config, data):
 def test_the_digits_host_has_160_parameters(config, data):
     """Convolutions 1*2 + 2*4 + 4*8, batch norms 2*(2+4+8), head 8*10+10."""
     organism = build_organism(config, data, CPU, 0)
-    assert organism.host_parameters == 42 + 28 + 90
+    assert organism.model.host_parameters == 42 + 28 + 90
     assert organism.model.slot_ids == ("r0c0", "r0c1", "r0c2")
 
 
-def test_limits_follow_the_configuration():
-    limits = growth_limits(GrowthConfig(blueprints=("norm",), styles=("linear_add",), max_seeds=2))
+def test_limits_follow_the_configuration(config, data):
+    growth = GrowthConfig(blueprints=("norm",), styles=("linear_add",), max_seeds=2)
+    limits = growth_limits(growth, build_organism(config, data, CPU, 0).model)
     assert limits.blueprints == {Blueprint.NORM}
     assert limits.styles == {GerminationStyle.LINEAR_ADD}
     assert limits.max_seeds == 2
@@ -51,17 +57,27 @@ def test_limits_follow_the_configuration():
 @pytest.mark.parametrize(
     ("auto", "manual"), [((), True), (("g1",), True), (("g1", "g3"), True), (("g3", "g1", "g2"), False)]
 )
-def test_advance_has_a_meaning_unless_every_gate_opens_by_itself(auto, manual):
+def test_advance_has_a_meaning_unless_every_gate_opens_by_itself(config, data, auto, manual):
     growth = GrowthConfig(auto_forward=auto)
-    assert growth_limits(growth).manual_advance is manual
+    assert growth_limits(growth, build_organism(config, data, CPU, 0).model).manual_advance is manual
     assert lifecycle_rules(growth).auto_forward == {Gate[name.upper()] for name in auto}
 
 
-def test_what_does_not_exist_yet_is_refused_by_name():
-    with pytest.raises(GrowthError, match=r"blueprint 'attention' is not available yet; use some of .*norm"):
-        growth_limits(GrowthConfig(blueprints=("norm", "attention")))
-    with pytest.raises(GrowthError, match="style 'gated_gate' is not available yet"):
-        growth_limits(GrowthConfig(styles=("linear_add", "gated_gate")))
+def test_a_blueprint_for_other_features_is_refused_naming_slot_and_choice(config, data):
+    model = build_organism(config, data, CPU, 0).model
+    with pytest.raises(GrowthError, match=r"slot r0c0 has images, .* no blueprint 'lora'; .*conv_heavy"):
+        growth_limits(GrowthConfig(blueprints=("norm", "lora")), model)
+
+
+def test_a_host_of_ones_own_is_grown_in_its_own_places(config, data):
+    def host(data):
+        return HostSpec(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"r0c0": "1"})
+
+    one_slot = build(config.model_dump(), {"growth.slots": ["r0c0"]})
+    organism = build_organism(one_slot, data, CPU, 0, host)
+    assert organism.model.cell("r0c0").shape == SlotShape(Topology.FEATURES, 10)
+    with pytest.raises(ValueError, match="unknown slot 'r0c1'; did you mean 'r0c0'"):
+        build_organism(config, data, CPU, 0, host)
 
 
 def test_strictness_and_thresholds_reach_the_gates():

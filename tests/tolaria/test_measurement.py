@@ -119,7 +119,7 @@ def test_modes_are_put_back_even_when_the_measurement_fails(data, grow):
     with pytest.raises(ArithmeticError, match="boom"):
         measure(model, data, data.validation)
     assert fingerprint(model) == before
-    assert not model._branching
+    assert not model.cell("r0c1").branches
 
 
 def test_test_and_validation_split_are_measured_apart(data, grow):
@@ -129,11 +129,10 @@ def test_test_and_validation_split_are_measured_apart(data, grow):
     assert validation.loss != test.loss
 
 
-def test_an_amplitude_of_zero_contributes_nothing(data, grow):
-    organism = grow(seed=9, r0c1=(Stage.BLENDING, 0.0))
-    seen = measure(organism.model, data, data.validation)
-    assert seen.accuracy_of(frozenset()) == seen.accuracy_of(frozenset({"r0c1"}))
-    assert seen.errors_pp == {"r0c1": 0.0}
+def test_a_seed_at_amplitude_zero_is_no_player(data, grow):
+    seen = measure(grow(seed=9, r0c1=(Stage.BLENDING, 0.0)).model, data, data.validation)
+    assert (seen.players, seen.coalitions) == ((), ())
+    assert seen.accuracy_pp == measure(grow(seed=9).model, data, data.validation).accuracy_pp
 
 
 def test_a_broken_host_is_measured_not_raised(data, grow):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from esper_ray.kasmina.lifecycle import SeedState
-from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, Measurement
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.tolaria.training import GradientStatistics
@@ -16,7 +16,7 @@ HEALTHY = GradientStatistics(norm=0.5, ratio=1.5, health=0.9, vanishing=False, e
 
 
 def seed(stage=Stage.BLENDING, number=1):
-    return SeedState(f"{SLOT}-{number}", Blueprint.NORM, GerminationStyle.LINEAR_ADD, 3, 1.0, stage=stage)
+    return SeedState(f"{SLOT}-{number}", "norm", GerminationStyle.LINEAR_ADD, 3, 1.0, stage=stage)
 
 
 def updated(vitals, state, known=50.0, now=50.0, contribution=None, error=None, interaction=None, gradients=None):

@@ -1,11 +1,9 @@
-"""Built-in hosts. They know nothing about slots: those attach from outside, as for any module."""
+"""Convolutional hosts for images."""
 
-from collections import OrderedDict
-from dataclasses import dataclass
-
+import torch
 from torch import Tensor, nn
 
-from esper_ray.leyline.config import HostConfig
+from esper_ray.leyline.host_config import CNNHostConfig
 
 
 class ConvBlock(nn.Sequential):
@@ -25,7 +23,7 @@ class CNNHost(nn.Module):
     Shapes: (B, ``in_channels``, H, W) to (B, ``classes``) logits.
     """
 
-    def __init__(self, config: HostConfig, in_channels: int, classes: int) -> None:
+    def __init__(self, config: CNNHostConfig, in_channels: int, classes: int) -> None:
         super().__init__()
         widths = [config.base_channels * 2**i for i in range(config.blocks)]
         inputs = [in_channels, *widths[:-1]]
@@ -33,31 +31,14 @@ class CNNHost(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(before, after, config.kernel_size) for before, after in blocks)
         self.pools = nn.ModuleList(nn.MaxPool2d(2) for _ in range(config.pools))
         self.head = nn.Linear(widths[-1], classes)
+        self.channels_last = config.memory_format == "channels_last"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index < len(self.pools):
                 x = self.pools[index](x)
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits
-
-
-@dataclass(frozen=True, slots=True)
-class HostSpec:
-    """A host module and where its slots are."""
-
-    module: nn.Module
-    slot_modules: "OrderedDict[str, str]"
-    """Slot id to name of the submodule whose output it works on."""
-
-
-def build_host(config: HostConfig, in_channels: int, classes: int) -> HostSpec:
-    """The host that ``config`` describes: slot ``r0c<i>`` after block i, ``r1c<i>`` after pool i.
-
-    Initial weights come from torch's global generator; wrap the call in ``seeded_initialisation``.
-    """
-    module = CNNHost(config, in_channels, classes)
-    names = OrderedDict((f"r0c{i}", f"blocks.{i}") for i in range(config.blocks))
-    names.update((f"r1c{i}", f"pools.{i}") for i in range(config.pools))
-    return HostSpec(module, names)

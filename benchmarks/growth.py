@@ -1,0 +1,157 @@
+"""Whether seeds come out of incubation fit, and whether a gradient-informed start helps them.
+
+Incubation: on CIFAR-10 a seed is trained for ten epochs behind the untrained host of
+``cifar_baseline``; then the validation loss with the seed fully on is compared with that of the host
+alone. Initialisation: a seed is incubated and blended in from either start; compared are the accuracy
+after a fixed number of epochs, and the gradient at birth. CIFAR-10 is left out where its Parquet
+files are not beside the repository (../shared/data/cifar10) or in the folder ESPER_CIFAR10.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from benchmarks.report import Bar, Result
+from esper_ray.kasmina import Organism
+from esper_ray.kasmina.gradmax import birth_gradient, features_and_gradient
+from esper_ray.kasmina.hosts import CNN_VARIANTS
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.records import SeedMeasurements
+from esper_ray.tolaria.assembly import build_organism
+from esper_ray.tolaria.cifar import CLASSES, read_cifar10
+from esper_ray.tolaria.data import Dataset, dataset_of, epoch_batches
+from esper_ray.tolaria.measurement import measure as measured
+from esper_ray.tolaria.tasks import load_task
+from esper_ray.tolaria.training import EpochSettings, train_epoch
+
+CPU = torch.device("cpu")
+CIFAR = Path(os.environ.get("ESPER_CIFAR10", Path(__file__).parents[2] / "shared/data/cifar10"))
+TRAIN_IMAGES, HELD_OUT = 4000, 1000
+INCUBATION_EPOCHS = 10
+WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, contribution_pp=1.0)
+SLOT = "r0c1"
+
+
+def cifar() -> Dataset:
+    """4,000 training and 1,000 validation images of CIFAR-10."""
+    train, test = read_cifar10(CIFAR, "train", TRAIN_IMAGES), read_cifar10(CIFAR, "test", HELD_OUT)
+    held = (test.images, test.labels)
+    return dataset_of((train.images, train.labels), held, held, classes=CLASSES, device=CPU)
+
+
+def cifar_config(**overrides: object) -> RunConfig:
+    """The digits preset with the host of ``cifar_baseline``, and one pass over the images an epoch."""
+    host = {f"host.{key}": value for key, value in CNN_VARIANTS["cifar_baseline"].model_dump().items()}
+    steps = {"training.batch_size": 128, "training.steps_per_epoch": TRAIN_IMAGES // 128}
+    return build(read_preset("digits"), host | steps | overrides)
+
+
+class Trial:
+    """One organism that is trained epoch by epoch."""
+
+    def __init__(self, config: RunConfig, data: Dataset, seed: int) -> None:
+        self.config, self.data, self.seed, self.epoch = config, data, seed, 0
+        self.organism: Organism = build_organism(config, data, CPU, seed)
+        self.model = self.organism.model
+
+    def train(self, epochs: int, tick: bool = False) -> None:
+        """Train for ``epochs``; amplitudes move before each if ``tick``."""
+        c = self.config.training
+        settings = EpochSettings(c.host_grad_clip, c.seed_grad_clip, self.config.growth.incubation.share)
+        for _ in range(epochs):
+            if tick:
+                self.model.tick()
+            rows = epoch_batches(self.seed, self.epoch, len(self.data.train), c.batch_size, c.steps_per_epoch)
+            train_epoch(self.organism, self.data, rows, settings)
+            self.model.epoch_elapsed()
+            self.epoch += 1
+
+    def loss(self) -> Tensor:
+        """Loss on 512 training images."""
+        images = self.data.normalised(self.data.train.images[:512])
+        return cross_entropy(self.model(images), self.data.train.labels[:512])
+
+    def validation_loss(self) -> float:
+        """Validation loss in the mode that the model is in."""
+        with torch.no_grad():
+            logits = self.model(self.data.normalised(self.data.validation.images))
+        return cross_entropy(logits, self.data.validation.labels).item()
+
+
+def incubation_ratio(data: Dataset, blueprint: str, method: str, lr: float) -> float:
+    """Validation loss with the seed fully on over that of the host alone, after ten epochs behind it."""
+    rates = {"training.lr": lr, "training.seed_lr": lr, "growth.incubation.method": method}
+    trial = Trial(cifar_config(**rates), data, seed=0)
+    trial.model.germinate(SLOT, blueprint)
+    trial.model.advance(SLOT, WORTHY)
+    trial.train(INCUBATION_EPOCHS)
+    alone = trial.model.eval() and trial.validation_loss()
+    with trial.model.shadow():
+        return trial.validation_loss() / alone
+
+
+def grown_accuracy(config: RunConfig, data: Dataset, seed: int, epochs: tuple[int, int, int]) -> tuple[float, float]:
+    """Validation accuracy after host-only, incubating and blended ``epochs``, and the gradient norm at birth."""
+    trial = Trial(config, data, seed)
+    trial.train(epochs[0])
+    trial.model.germinate(SLOT, "conv_light", style="linear_add", loss_of=trial.loss)
+    cell = trial.model.cell(SLOT)
+    trial.model.eval()
+    features, gradient = features_and_gradient(cell, trial.loss)
+    birth = birth_gradient(cell.seed.body, cell, features, gradient).norm().item()
+    trial.model.advance(SLOT, WORTHY)
+    trial.train(epochs[1])
+    trial.model.advance(SLOT, WORTHY)
+    trial.train(epochs[2], tick=True)
+    return measured(trial.model, data, data.validation).accuracy_pp, birth
+
+
+def starts(
+    name: str, config: Callable[[str], RunConfig], data: Dataset, seeds: int, epochs: tuple[int, int, int]
+) -> dict[str, float]:
+    """Accuracy from either start, the paired difference with its standard error, and the ratio of birth gradients."""
+    both = {
+        start: [grown_accuracy(config(start), data, seed, epochs) for seed in range(seeds)]
+        for start in ("zero_scale", "gradmax")
+    }
+    gains = [new[0] - old[0] for old, new in zip(both["zero_scale"], both["gradmax"], strict=True)]
+    births = [new[1] / old[1] for old, new in zip(both["zero_scale"], both["gradmax"], strict=True)]
+    return {
+        f"{name}_zero_scale_pp": mean(accuracy for accuracy, _ in both["zero_scale"]),
+        f"{name}_gradmax_pp": mean(accuracy for accuracy, _ in both["gradmax"]),
+        f"{name}_gain_pp": mean(gains),
+        f"{name}_gain_error_pp": stdev(gains) / len(gains) ** 0.5,
+        f"{name}_birth_gradient_ratio": mean(births),
+    }
+
+
+def measure() -> Result:
+    """Run the benchmark."""
+    torch.set_num_threads(1)
+    key = "growth.initialisation.linear_add"
+    digits = build(read_preset("digits"))
+    data = load_task(digits.task, CPU)
+    figures = starts("digits", lambda start: build(digits.model_dump(), {key: start}), data, 16, (5, 4, 25))
+    bars = {}
+    if CIFAR.is_dir():
+        data = cifar()
+        figures |= starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 3, 6))
+        for lr in (0.01, 0.05):
+            for blueprint in ("conv_light", "depthwise", "norm"):
+                figure = f"incubated_{blueprint}_lr_{lr}"
+                figures[figure] = incubation_ratio(data, blueprint, "shadow", lr)
+                bars[figure] = Bar(1.10)
+        figures["straight_through_conv_light_lr_0.05"] = incubation_ratio(data, "conv_light", "straight_through", 0.05)
+    return Result("growth", figures, bars)
+
+
+if __name__ == "__main__":
+    result = measure()
+    result.show()
+    raise SystemExit(0 if result.ok else 1)

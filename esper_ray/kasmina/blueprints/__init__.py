@@ -1,0 +1,123 @@
+"""What a seed is made of: a body, and one output scale per channel that starts at zero.
+
+``d = scale * body(h)``: the change is exactly zero at birth, the scale gets gradient in the first
+step and everything before it in the second. Nothing before a normalisation is ever zeroed.
+
+The thirteen built-in names are fixed, because they are action indices of policies. Own bodies join
+the registry under other names and can be grown by hand.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from esper_ray.kasmina.blueprints import features, images, sequences
+from esper_ray.kasmina.blueprints.delta import Delta, Noop
+from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config import unknown
+
+
+@dataclass(frozen=True, slots=True)
+class SlotShape:
+    """What a seed must know about the features at its slot. No spatial size or length: seeds take any."""
+
+    topology: Topology
+    channels: int
+    """C of images, D of sequences and features."""
+    causal: bool = True
+    """Whether a token may see earlier tokens only (sequences)."""
+
+
+BodyBuilder = Callable[[SlotShape], nn.Module]
+"""Makes a body: a module from features to features of the same shape."""
+
+_REGISTRY: dict[tuple[Topology, str], BodyBuilder] = {}
+
+
+def register_blueprint(name: str, topology: Topology, build: BodyBuilder) -> None:
+    """Make ``build`` available under ``name`` for slots of ``topology``.
+
+    The body need not be the identity at birth; the output scale takes care of that.
+
+    Raises:
+        ValueError: if the name is taken for that topology, or is one of the built-in names.
+    """
+    if name in {blueprint.id for blueprint in Blueprint}:
+        raise ValueError(f"blueprint name {name!r} is built in; policies rely on its meaning")
+    if (topology, name) in _REGISTRY:
+        raise ValueError(f"blueprint {name!r} is already registered for {topology.value}")
+    _REGISTRY[topology, name] = build
+
+
+def unregister_blueprint(name: str, topology: Topology) -> None:
+    """Remove an own blueprint; nothing happens if there is none.
+
+    Raises:
+        ValueError: if it is a built-in one.
+    """
+    if name in {blueprint.id for blueprint in Blueprint}:
+        raise ValueError(f"blueprint {name!r} is built in and cannot be removed")
+    _REGISTRY.pop((topology, name), None)
+
+
+def blueprint_names(topology: Topology) -> list[str]:
+    """Names that can be grown in slots of ``topology``, built-in ones in the order of their action indices."""
+    return [name for owner, name in _REGISTRY if owner is topology]
+
+
+def build_seed(name: str, shape: SlotShape) -> nn.Module:
+    """A newborn seed for a slot, its weights drawn from torch's global generator.
+
+    Raises:
+        ValueError: if there is no such blueprint for the slot's topology.
+    """
+    build = _REGISTRY.get((shape.topology, name))
+    if build is None:
+        others = [topology.value for topology, other in _REGISTRY if other == name]
+        if others:
+            known = ", ".join(blueprint_names(shape.topology))
+            raise ValueError(
+                f"blueprint {name!r} is made for {' and '.join(others)}, not for {shape.topology.value}; "
+                f"{shape.topology.value} can take {known}"
+            )
+        raise ValueError(unknown("blueprint", name, blueprint_names(shape.topology)))
+    body = build(shape)
+    return body if isinstance(body, Noop) else Delta(body, shape.channels, images=shape.topology is Topology.IMAGES)
+
+
+_BODIES: dict[Topology, dict[Blueprint, BodyBuilder]] = {
+    Topology.IMAGES: {
+        Blueprint.NOOP: lambda slot: Noop(),
+        Blueprint.CONV_LIGHT: lambda slot: images.conv_light(slot.channels),
+        Blueprint.ATTENTION: lambda slot: images.ChannelAttention(slot.channels),
+        Blueprint.NORM: lambda slot: images.NormChange(slot.channels),
+        Blueprint.DEPTHWISE: lambda slot: images.depthwise(slot.channels),
+        Blueprint.BOTTLENECK: lambda slot: images.bottleneck(slot.channels),
+        Blueprint.CONV_SMALL: lambda slot: images.conv_small(slot.channels),
+        Blueprint.CONV_HEAVY: lambda slot: images.conv_heavy(slot.channels),
+    },
+    Topology.SEQUENCES: {
+        Blueprint.NOOP: lambda slot: Noop(),
+        Blueprint.ATTENTION: lambda slot: sequences.SelfAttention(slot.channels, causal=slot.causal),
+        Blueprint.NORM: lambda slot: features.NormChange(slot.channels),
+        Blueprint.LORA: lambda slot: features.lora(slot.channels),
+        Blueprint.LORA_LARGE: lambda slot: features.lora_large(slot.channels),
+        Blueprint.MLP_SMALL: lambda slot: features.mlp_small(slot.channels),
+        Blueprint.MLP: lambda slot: features.mlp(slot.channels),
+        Blueprint.FLEX_ATTENTION: lambda slot: sequences.WindowAttention(slot.channels, causal=slot.causal),
+    },
+    Topology.FEATURES: {
+        Blueprint.NOOP: lambda slot: Noop(),
+        Blueprint.ATTENTION: lambda slot: features.ChannelAttention(slot.channels),
+        Blueprint.NORM: lambda slot: features.NormChange(slot.channels),
+        Blueprint.LORA: lambda slot: features.lora(slot.channels),
+        Blueprint.LORA_LARGE: lambda slot: features.lora_large(slot.channels),
+        Blueprint.MLP_SMALL: lambda slot: features.mlp_small(slot.channels),
+        Blueprint.MLP: lambda slot: features.mlp(slot.channels),
+    },
+}
+for _topology, _bodies in _BODIES.items():
+    for _blueprint, _build in _bodies.items():
+        _REGISTRY[_topology, _blueprint.id] = _build

@@ -1,0 +1,28 @@
+"""The frame that all seeds share."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Delta(nn.Module):
+    """A body and a zero-initialised scale: ``d = scale * body(h)``, of the shape of h."""
+
+    def __init__(self, body: nn.Module, channels: int, *, images: bool) -> None:
+        """
+        Args:
+            images: channels are the second dimension of (B, C, H, W), else the last one.
+        """
+        super().__init__()
+        self.body = body
+        self.scale = nn.Parameter(torch.zeros(channels, 1, 1) if images else torch.zeros(channels))
+
+    def forward(self, h: Tensor) -> Tensor:
+        change: Tensor = self.body(h) * self.scale
+        return change
+
+
+class Noop(nn.Module):
+    """No change, no parameters."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return torch.zeros_like(h)

@@ -1,0 +1,68 @@
+"""Between the indices that policies speak and the commands and events of the lifecycle."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from esper_ray.kasmina import lifecycle
+from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, SeedState, StageChanged
+from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.records import Event
+
+
+def command_of(action: Action, seed_id: str) -> lifecycle.Command:
+    """The command that ``action`` means.
+
+    Args:
+        seed_id: identity of the seed, should one be germinated.
+
+    Raises:
+        ValueError: for WAIT, which is no command.
+    """
+    ticks, curve, steepness = action.ramp
+    match action.operation:
+        case LifecycleOp.GERMINATE:
+            return lifecycle.Germinate(
+                seed_id,
+                Blueprint(action.blueprint).id,
+                GerminationStyle(action.style),
+                TEMPO_TICKS[action.tempo],
+                ALPHA_TARGETS[action.alpha_target],
+            )
+        case LifecycleOp.SET_ALPHA_TARGET:
+            target, style = ALPHA_TARGETS[action.alpha_target], GerminationStyle(action.style)
+            return lifecycle.SetAlphaTarget(target, ticks, curve, steepness, style)
+        case LifecycleOp.PRUNE:
+            return lifecycle.Prune(ticks, curve, steepness)
+        case LifecycleOp.FOSSILIZE:
+            return lifecycle.Fossilize()
+        case LifecycleOp.ADVANCE:
+            return lifecycle.Advance()
+        case LifecycleOp.WAIT:
+            raise ValueError("WAIT is no command")
+
+
+def logged(
+    slot: str, state: SeedState | None, happened: Iterable[LifecycleEvent], epoch: int, initiator: str
+) -> list[Event]:
+    """Transitions and gate verdicts as plain data for the event log; amplitudes are left to the step records.
+
+    Args:
+        state: of the seed that it happened to.
+        initiator: ``policy`` or ``clock``.
+    """
+    log = []
+    for event in happened:
+        data: dict[str, Any] = {"slot": slot, "seed": None if state is None else state.seed_id}
+        if isinstance(event, StageChanged):
+            data |= {"from": event.source.name, "to": event.target.name, "ticks": event.ticks}
+            data |= {"reason": event.reason, "initiator": initiator}
+            data |= {"blueprint": None if state is None else state.blueprint}
+            log.append(Event("seed_transition", epoch, data))
+        elif isinstance(event, GateEvaluated):
+            checks = [
+                {"name": c.name, "value": c.value, "threshold": c.threshold, "margin": c.margin, "passed": c.passed}
+                for c in event.result.checks
+            ]
+            data |= {"gate": event.result.gate.name, "passed": event.result.passed, "checks": checks}
+            log.append(Event("gate", epoch, data))
+    return log

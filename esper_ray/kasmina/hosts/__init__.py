@@ -1,0 +1,74 @@
+"""Built-in hosts. They know nothing about slots: those attach from outside, as for any module."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+
+from torch import nn
+
+from esper_ray.kasmina.hosts.cnn import CNNHost
+from esper_ray.kasmina.hosts.mlp import MLPHost
+from esper_ray.kasmina.hosts.transformer import TransformerHost
+from esper_ray.leyline.host_config import AnyHostConfig, CNNHostConfig, MLPHostConfig, TransformerHostConfig
+
+CNN_VARIANTS: Mapping[str, CNNHostConfig] = MappingProxyType(
+    {
+        "cifar_baseline": CNNHostConfig(base_channels=8, blocks=3, pools=3, kernel_size=3),
+        "cifar_multichannel": CNNHostConfig(base_channels=8, blocks=3, pools=3, kernel_size=3),
+        "cifar_scale": CNNHostConfig(base_channels=8, blocks=5, pools=5, kernel_size=3),
+        "cifar_deep_multichannel": CNNHostConfig(base_channels=8, blocks=5, pools=5, kernel_size=3),
+        "cifar_impaired": CNNHostConfig(base_channels=1, blocks=3, pools=3, kernel_size=1),
+        "cifar_minimal": CNNHostConfig(base_channels=2, blocks=3, pools=0, kernel_size=1),
+        "cifar_postpool": CNNHostConfig(base_channels=16, blocks=3, pools=3, kernel_size=3),
+        "cifar_highres": CNNHostConfig(base_channels=16, blocks=3, pools=3, kernel_size=3),
+        "cifar_deep_impaired": CNNHostConfig(base_channels=2, blocks=5, pools=5, kernel_size=1),
+    }
+)
+"""Hosts of the CIFAR tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """A host module and where its slots are."""
+
+    module: nn.Module
+    slot_modules: Mapping[str, str]
+    """Slot id to name of the submodule whose output it works on."""
+    causal: bool = True
+    """Whether tokens of sequences may see earlier tokens only."""
+
+
+def build_host(config: AnyHostConfig, input_shape: tuple[int, ...], classes: int) -> HostSpec:
+    """The host that ``config`` describes, with a place for each of its ``available_slots()``.
+
+    Initial weights come from torch's global generator; wrap the call in ``seeded_initialisation``.
+
+    Args:
+        input_shape: of one example: (C, H, W) for a CNN, (T,) tokens for a transformer, any for an MLP.
+        classes: size of the output; the vocabulary of a transformer.
+
+    Raises:
+        ValueError: if the family cannot work on such input.
+    """
+    match config:
+        case CNNHostConfig():
+            if len(input_shape) != 3:
+                raise ValueError(f"a cnn host needs images (C, H, W), got examples of shape {input_shape}")
+            smallest = min(input_shape[1:]) >> config.pools
+            if smallest < 1:
+                raise ValueError(f"{config.pools} pools leave nothing of {input_shape[1]}x{input_shape[2]} images")
+            places = {f"r0c{i}": f"blocks.{i}" for i in range(config.blocks)}
+            places |= {f"r1c{i}": f"pools.{i}" for i in range(config.pools)}
+            return HostSpec(CNNHost(config, input_shape[0], classes), places)
+        case TransformerHostConfig():
+            if len(input_shape) != 1:
+                raise ValueError(f"a transformer host needs token sequences (T,), got examples of shape {input_shape}")
+            if input_shape[0] > config.context:
+                raise ValueError(f"sequences of {input_shape[0]} tokens exceed the host's context of {config.context}")
+            span = config.layers // config.segments
+            places = {f"r0c{i}": f"blocks.{(i + 1) * span - 1}" for i in range(config.segments)}
+            return HostSpec(TransformerHost(config, classes), places)
+        case MLPHostConfig():
+            places = {f"r0c{i}": f"blocks.{i}" for i in range(config.blocks)}
+            return HostSpec(MLPHost(config, prod(input_shape), classes), places)

@@ -1,0 +1,24 @@
+"""Where initial weights come from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def seeded_initialisation(seed: int) -> Iterator[None]:
+    """Draw the initial weights of modules built inside from ``seed``, leaving the global generator as it was.
+
+    Modules of other libraries initialise themselves from torch's global generator, so it is borrowed
+    for the construction and handed back.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
+        yield
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Structural number of parameters of ``module``, each tensor once, frozen or not."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,127 @@
+"""Where slots can sit: finds out, in one evaluation pass, what the outputs of submodules look like."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config import unknown
+from esper_ray.leyline.slots import ordered_slot_ids
+
+TOPOLOGY_OF_DIMENSIONS = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A slot on the output of a submodule."""
+
+    slot: str
+    module: str
+    """Name of the submodule, as in ``host.named_modules()``."""
+    shape: SlotShape
+    example_shape: tuple[int, ...]
+    """Shape of the features of one example, as seen."""
+
+
+def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
+    """The slots in the order in which a forward pass meets them. The host is left as it was.
+
+    Raises:
+        SlotIdError: if a slot id is malformed or there is none.
+        ValueError: if a submodule does not exist, carries two slots, is never called, is called more
+            than once, or returns something that no seed can work on.
+    """
+    ids = ordered_slot_ids(slots)
+    named = dict(host.named_modules(remove_duplicate=False))
+    named.pop("")
+    owners: dict[int, str] = {}
+    for slot in ids:
+        name = slots[slot]
+        if name not in named:
+            raise ValueError(f"slot {slot}: {unknown('submodule', name, list(named))}")
+        other = owners.setdefault(id(named[name]), slot)
+        if other != slot:
+            raise ValueError(f"slots {other} and {slot} sit on the same submodule: {slots[other]!r}, {name!r}")
+    seen = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
+    called = [slot for slot, _ in seen]
+    for slot in ids:
+        times = called.count(slot)
+        if times == 0:
+            raise ValueError(f"slot {slot}: submodule {slots[slot]!r} is never called in a forward pass")
+        if times > 1:
+            raise ValueError(
+                f"slot {slot}: submodule {slots[slot]!r} is shared, it is called {times} times in a forward pass; "
+                "a slot needs a place that is passed once"
+            )
+    batch = _batch_size(example_input)
+    return [_attachment(slot, slots[slot], output, batch, causal) for slot, output in seen]
+
+
+@contextmanager
+def still(*modules: nn.Module) -> Iterator[None]:
+    """Within it, ``modules`` are in evaluation mode; afterwards every submodule is in the mode it was in."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model`` on one example input: a tensor, a tuple of positional or a mapping of named arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> list[tuple[str, Any]]:
+    seen: list[tuple[str, Any]] = []
+
+    def watch(slot: str) -> Any:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
+
+        return note
+
+    handles = [module.register_forward_hook(watch(slot)) for slot, module in modules.items()]
+    try:
+        with torch.no_grad(), still(host):
+            call(host, example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _batch_size(example_input: Any) -> int | None:
+    parts = example_input.values() if isinstance(example_input, Mapping) else example_input
+    first = example_input if isinstance(example_input, Tensor) else next(iter(parts), None)
+    return first.shape[0] if isinstance(first, Tensor) and first.dim() else None
+
+
+def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool) -> Attachment:
+    place = f"slot {slot}: submodule {module!r}"
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"{place} returns a {type(output).__name__}; a slot needs one tensor, so attach it to a submodule inside"
+        )
+    if output.dim() not in TOPOLOGY_OF_DIMENSIONS or not output.is_floating_point():
+        raise ValueError(
+            f"{place} returns {output.dtype} of shape {tuple(output.shape)}; a slot needs floating-point "
+            "(B, C, H, W), (B, T, D) or (B, D)"
+        )
+    if batch is not None and output.shape[0] != batch:
+        raise ValueError(
+            f"{place} returns {tuple(output.shape)} for a batch of {batch}; the batch must be the first dimension"
+        )
+    topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
+    channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
+    return Attachment(slot, module, SlotShape(topology, channels, causal), tuple(output.shape[1:]))

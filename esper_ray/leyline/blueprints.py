@@ -1,0 +1,124 @@
+"""What can grow where, and what it costs: closed forms, so that masks and rent need no module.
+
+Every seed ends in one output scale per channel. It is part of the counts below.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from types import MappingProxyType
+
+from esper_ray.leyline.actions import BlendOperator, Blueprint
+
+
+class Topology(Enum):
+    """Layout of the features at a slot: what blueprints it can take."""
+
+    IMAGES = "images"
+    """(B, C, H, W): C channels."""
+    SEQUENCES = "sequences"
+    """(B, T, D): D features per token."""
+    FEATURES = "features"
+    """(B, D): one vector per example."""
+
+
+REDUCTION = 4
+"""Channels per channel of a squeezed layer (attention over channels, bottleneck)."""
+MIN_BOTTLENECK = 8
+LORA_RANK = 8
+LORA_LARGE_RANK = 32
+MLP_SMALL_EXPANSION = 2
+MLP_EXPANSION = 4
+
+
+def squeeze_width(channels: int) -> int:
+    """Width of the squeezed layer of channel attention."""
+    return max(1, channels // REDUCTION)
+
+
+def bottleneck_width(channels: int) -> int:
+    """Width between the 1x1 convolutions of a bottleneck."""
+    return max(MIN_BOTTLENECK, channels // REDUCTION)
+
+
+def gate_width(channels: int) -> int:
+    """Hidden width of a gate network."""
+    return max(8, channels // 4)
+
+
+def gate_parameters(channels: int) -> int:
+    """Parameters of the gate network of a slot with ``channels`` channels."""
+    return channels * gate_width(channels) + 2 * gate_width(channels) + 1
+
+
+def _bottleneck(c: int) -> int:
+    b = bottleneck_width(c)
+    return 2 * c * b + 9 * b * b + 3 * c
+
+
+def _lora(rank: int) -> Callable[[int], int]:
+    return lambda d: 2 * d * rank + d
+
+
+def _mlp(expansion: int) -> Callable[[int], int]:
+    return lambda d: 2 * expansion * d * d + (expansion + 2) * d
+
+
+def _token_attention(d: int) -> int:
+    return 4 * d * d + 5 * d
+
+
+_COUNTS: dict[Topology, dict[Blueprint, Callable[[int], int]]] = {
+    Topology.IMAGES: {
+        Blueprint.NOOP: lambda c: 0,
+        Blueprint.CONV_LIGHT: lambda c: 9 * c * c + 3 * c,
+        Blueprint.ATTENTION: lambda c: 2 * c * squeeze_width(c) + 2 * c,
+        Blueprint.NORM: lambda c: 3 * c,
+        Blueprint.DEPTHWISE: lambda c: c * c + 12 * c,
+        Blueprint.BOTTLENECK: _bottleneck,
+        Blueprint.CONV_SMALL: lambda c: c * c + 3 * c,
+        Blueprint.CONV_HEAVY: lambda c: 18 * c * c + 5 * c,
+    },
+    Topology.SEQUENCES: {
+        Blueprint.NOOP: lambda d: 0,
+        Blueprint.ATTENTION: _token_attention,
+        Blueprint.NORM: lambda d: 3 * d,
+        Blueprint.LORA: _lora(LORA_RANK),
+        Blueprint.LORA_LARGE: _lora(LORA_LARGE_RANK),
+        Blueprint.MLP_SMALL: _mlp(MLP_SMALL_EXPANSION),
+        Blueprint.MLP: _mlp(MLP_EXPANSION),
+        Blueprint.FLEX_ATTENTION: _token_attention,
+    },
+    Topology.FEATURES: {
+        Blueprint.NOOP: lambda d: 0,
+        Blueprint.ATTENTION: lambda d: 2 * d * squeeze_width(d) + 2 * d,
+        Blueprint.NORM: lambda d: 3 * d,
+        Blueprint.LORA: _lora(LORA_RANK),
+        Blueprint.LORA_LARGE: _lora(LORA_LARGE_RANK),
+        Blueprint.MLP_SMALL: _mlp(MLP_SMALL_EXPANSION),
+        Blueprint.MLP: _mlp(MLP_EXPANSION),
+    },
+}
+
+BLUEPRINTS_OF_TOPOLOGY = MappingProxyType({topology: tuple(counts) for topology, counts in _COUNTS.items()})
+"""The built-in blueprints of each topology, in the order of the action indices."""
+
+
+def seed_parameter_count(
+    topology: Topology, blueprint: Blueprint, channels: int, operator: BlendOperator = BlendOperator.ADD
+) -> int:
+    """Structural parameter count of a seed, with its gate network if ``operator`` needs one.
+
+    Args:
+        channels: C of images, D of sequences and features.
+
+    Raises:
+        ValueError: if ``blueprint`` does not exist for ``topology``, or ``channels`` is below 1.
+    """
+    counts = _COUNTS[topology]
+    if blueprint not in counts:
+        known = ", ".join(other.id for other in counts)
+        raise ValueError(f"blueprint {blueprint.id!r} is not made for {topology.value}; those are {known}")
+    if channels < 1:
+        raise ValueError(f"a seed needs at least 1 channel, got {channels}")
+    gate = gate_parameters(channels) if operator is BlendOperator.GATE else 0
+    return counts[blueprint](channels) + gate

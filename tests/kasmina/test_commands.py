@@ -1,0 +1,66 @@
+import pytest
+from lifecycle_builders import seed_in
+
+from esper_ray.kasmina import lifecycle
+from esper_ray.kasmina.commands import command_of, logged
+from esper_ray.kasmina.gates import Check, Gate, GateResult
+from esper_ray.kasmina.lifecycle import AlphaMoved, GateEvaluated, Refused, StageChanged
+from esper_ray.leyline.actions import WAIT, Action, AlphaCurve, GerminationStyle
+from esper_ray.leyline.records import Event
+from esper_ray.leyline.stages import Stage
+
+
+@pytest.mark.parametrize(
+    ("indices", "expected"),
+    [
+        ((1, 2, 8, 3, 2, 1, 0, 0), lifecycle.Germinate("s-9", "lora", GerminationStyle.GATED_GATE, 8, 0.7)),
+        (
+            (2, 0, 0, 1, 0, 0, 2, 4),
+            lifecycle.SetAlphaTarget(0.5, 5, AlphaCurve.SIGMOID, 24.0, GerminationStyle.LINEAR_MULTIPLY),
+        ),
+        ((3, 0, 0, 0, 0, 0, 3, 1), lifecycle.Prune(8, AlphaCurve.COSINE, 12.0)),
+        ((3, 0, 0, 0, 0, 0, 0, 2), lifecycle.Prune(0, AlphaCurve.SIGMOID, 6.0)),
+        ((4, 0, 0, 0, 0, 0, 0, 0), lifecycle.Fossilize()),
+        ((5, 1, 0, 0, 0, 0, 0, 0), lifecycle.Advance()),
+    ],
+)
+def test_indices_mean_commands(indices, expected):
+    assert command_of(Action(*indices), "s-9") == expected
+
+
+def test_waiting_is_no_command():
+    with pytest.raises(ValueError, match="WAIT is no command"):
+        command_of(WAIT, "s-1")
+
+
+def test_transitions_and_verdicts_are_logged_as_plain_data_and_amplitudes_are_not():
+    shut = GateResult(Gate.G2, Stage.BLENDING, (Check("epochs in training", 4, 10), Check("health", None, 0.5)))
+    events = [
+        StageChanged(Stage.TRAINING, Stage.PRUNED, 4, "weak"),
+        AlphaMoved(0.0),
+        Refused("no"),
+        GateEvaluated(shut),
+    ]
+    who = {"slot": "r0c0", "seed": "r0c0-1"}
+    assert logged("r0c0", seed_in(Stage.TRAINING), events, 7, "policy") == [
+        Event(
+            "seed_transition",
+            7,
+            who
+            | {"from": "TRAINING", "to": "PRUNED", "ticks": 4, "reason": "weak"}
+            | {"initiator": "policy", "blueprint": "norm"},
+        ),
+        Event(
+            "gate",
+            7,
+            who
+            | {
+                "gate": "G2",
+                "passed": False,
+                "checks": [
+                    {"name": "epochs in training", "value": 4, "threshold": 10, "margin": -6, "passed": False},
+                    {"name": "health", "value": None, "threshold": 0.5, "margin": None, "passed": False},
+                ],
+            },
+        ),
+    ]

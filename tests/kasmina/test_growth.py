@@ -1,0 +1,216 @@
+"""Transactions: golden traces with the optimiser, failures at every point, and error messages."""
+
+import pytest
+import torch
+from kasmina_builders import WORTHY, fingerprint, germinate, grow, images, make_model, make_organism, order, train, wake
+from torch import nn
+
+from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
+from esper_ray.kasmina.gates import GateRules
+from esper_ray.kasmina.growth import GrowthOptions
+from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Prune, Rules, SetAlphaTarget
+from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
+from esper_ray.kasmina.optimizer import GrowingOptimizer
+from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.stages import Stage
+
+GRADMAX = GrowthOptions(initialisation={GerminationStyle.LINEAR_ADD: "gradmax"})
+TRACE_A = {
+    0: Germinate("r0c0-1", "norm", GerminationStyle.SIGMOID_ADD, 5),
+    1: Advance(),
+    11: Advance(),
+    16: Advance(),
+    18: Fossilize(),
+}
+TRACE_B = {
+    0: Germinate("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3),
+    1: Advance(),
+    11: Advance(),
+    14: Advance(),
+    15: SetAlphaTarget(0.5, 3, AlphaCurve.COSINE),
+    20: SetAlphaTarget(1.0, 0),
+    22: Prune(3, AlphaCurve.SIGMOID, 12.0),
+}
+TRACE_C = {0: TRACE_B[0], 1: Advance(), 6: Prune(8)}
+
+
+@pytest.mark.parametrize(
+    ("trace", "last", "frozen", "alphas"),
+    [
+        (TRACE_A, 20, [], {11: 0.0242, 12: 0.2301, 13: 0.7699, 14: 0.9758, 15: 1.0, 20: 1.0}),
+        (TRACE_B, 31, [15, 16, 22, 23], {11: 1 / 3, 13: 1.0, 15: 0.875, 17: 0.5, 20: 1.0, 22: 0.8827, 24: 0.0}),
+        (TRACE_C, 13, [], {5: 0.0, 6: 0.0}),
+    ],
+)
+def test_in_the_golden_traces_a_seed_rests_exactly_while_its_amplitude_falls(trace, last, frozen, alphas):
+    host = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 8), rules=Rules(GateRules()))
+    optimizer, seen = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9}), {}
+    rested = []
+    for epoch in range(last + 1):
+        if epoch in trace:
+            assert model.execute("r0c0", trace[epoch], WORTHY), epoch
+        model.tick({"r0c0": WORTHY})
+        seen[epoch] = model.cell("r0c0").alpha.item()
+        parameters = model.cell("r0c0").learnable()
+        held = {id(p) for p in optimizer.parameters()}
+        assert {(id(p) in held) is p.requires_grad for p in parameters} <= {True}
+        rested += [epoch] if any(not p.requires_grad for p in parameters) else []
+        model.epoch_elapsed()
+    assert rested == frozen
+    assert {epoch: seen[epoch] for epoch in alphas} == pytest.approx(alphas, abs=5e-5)
+
+
+def collapse():
+    raise RuntimeError("collapsed")
+
+
+class Refusing:
+    """A listener that takes the first arrangement only."""
+
+    calls = 0
+
+    def arrange(self, groups, resting):
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("no room")
+
+
+def nan(shape):
+    layer = nn.Conv2d(shape.channels, shape.channels, 1)
+    nn.init.constant_(layer.weight, float("nan"))
+    return layer
+
+
+class Shouting(nn.Module):
+    def forward(self, h):
+        raise RuntimeError("probe failed")
+
+
+FAULTS = {
+    "builder": (lambda shape: collapse(), "collapsed"),
+    "probe": (lambda shape: Shouting(), "probe failed"),
+    "noise": (lambda shape: nn.Sequential(nn.Dropout(), Shouting()), "probe failed"),
+    "nan": (nan, "not the identity at birth"),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "loss", "no loss", "second listener"])
+def test_a_germination_that_fails_anywhere_leaves_everything_as_it_was(fault):
+    build, message = FAULTS.get(fault, (None, {"loss": "collapsed", "no loss": "needs a loss"}.get(fault, "no room")))
+    organism = make_organism(options=GRADMAX if "loss" in fault else GrowthOptions())
+    grow(organism, "r0c1", Stage.TRAINING, "depthwise") if "loss" not in fault else None
+    train(organism, 2)
+    model = organism.model
+    if fault == "second listener":
+        model.growth.listen(Refusing())
+    if build:
+        register_blueprint("own", Topology.IMAGES, build)
+    model.host.blocks[1].eval()
+    before, rng, modes = fingerprint(organism), torch.get_rng_state(), [m.training for m in model.modules()]
+    modules, events, grads = list(model.modules()), list(model.events), [p.grad for p in model.parameters()]
+    loss_of = (lambda: model(torch.rand(2, 1, 8, 8)).sum() + collapse()) if fault == "loss" else None
+    try:
+        with pytest.raises((RuntimeError, ValueError), match=message):
+            model.germinate("r0c0", "own" if build else "conv_light", style="linear_add", loss_of=loss_of)
+    finally:
+        unregister_blueprint("own", Topology.IMAGES)
+    assert fingerprint(organism) == before
+    assert (list(model.modules()), model.events, [m.training for m in model.modules()]) == (modules, events, modes)
+    assert all(new is old for new, old in zip([p.grad for p in model.parameters()], grads, strict=True))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert model.growth.next_seed_id("r0c0") == "r0c0-1"
+    assert model.cell("r0c0").tap is None
+
+
+def test_a_body_that_draws_random_numbers_leaves_the_generator_alone():
+    register_blueprint("noisy", Topology.IMAGES, lambda shape: nn.Dropout(0.5))
+    try:
+        model, rng = make_model(), torch.get_rng_state()
+        model.germinate("r0c0", "noisy")
+        assert torch.equal(torch.get_rng_state(), rng)
+    finally:
+        unregister_blueprint("noisy", Topology.IMAGES)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gradient_informed_seed_is_in_the_mode_of_the_model_and_changes_nothing(training):
+    model, x = make_model(options=GRADMAX).train(training), images(4)
+    plain = model.eval()(x)
+    model.train(training)
+    model.germinate("r0c0", "conv_light", style="linear_add", loss_of=lambda: model(x).square().sum())
+    assert {module.training for module in model.modules()} == {training}
+    assert torch.equal(model.eval()(x), plain)
+
+
+def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
+    organism = make_organism()
+    grow(organism, "r0c0", Stage.HOLDING)
+    model, x = organism.model.eval(), images(3)
+    wake(model.cell("r0c0").seed)
+    added = model(x)
+    assert model.retarget("r0c0", 1.0, ticks=4, style="gated_gate")
+    nn.init.constant_(model.cell("r0c0").gate.output.bias, 0.0)  # lets half through
+    h = torch.zeros(2, 4, 3, 3)
+    change = model.cell("r0c0").seed(h)
+    shares = []
+    for _ in range(4):
+        shares.append(model.cell("r0c0").operator_share.item())
+        expected = h + change * (1.0 - 0.5 * shares[-1])
+        assert torch.allclose(model.cell("r0c0").blended(h), expected, atol=1e-6)
+        assert torch.equal(model(x), added) is (shares[-1] == 0.0)
+        model.tick()
+    assert shares == [0.0, 0.25, 0.5, 0.75]
+    assert torch.allclose(model.cell("r0c0").blended(h), h + 0.5 * change, atol=1e-6)
+    assert model.advance("r0c0", WORTHY)
+    assert model.states["r0c0"].stage is Stage.HOLDING
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "message"),
+    [
+        (lambda m: m.germinate("r0c0", "norm"), LifecycleError, "slot r0c0: slot is occupied by r0c0-1"),
+        (lambda m: m.germinate("r0c9", "norm"), ValueError, "unknown slot 'r0c9'; did you mean"),
+        (lambda m: m.germinate("r0c1", "nrom"), ValueError, "unknown blueprint 'nrom'; did you mean 'norm'"),
+        (lambda m: m.germinate("r0c1", "norm", style="sigmoid"), ValueError, "unknown style 'sigmoid'"),
+        (lambda m: m.germinate("r0c1", "norm", target=0.0), ValueError, r"\(0, 1\], got 0.0"),
+        (lambda m: m.germinate("r0c1", "norm", target=1.1), ValueError, r"\(0, 1\], got 1.1"),
+        (lambda m: m.germinate("r0c1", "norm", tempo=0), ValueError, "tempo must be at least 1 tick, got 0"),
+        (lambda m: m.advance("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
+        (lambda m: m.advance("r0c0"), LifecycleError, "a HOLDING seed does not advance"),
+        (lambda m: m.fossilise("r0c1", WORTHY), LifecycleError, "slot r0c1: slot is empty"),
+        (lambda m: m.prune("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
+        (lambda m: m.retarget("r0c0", 0.0), ValueError, "got 0.0; removal is Prune"),
+        (lambda m: m.retarget("r0c0", 0.5, ticks=-1), ValueError, "ramp length must be >= 0 ticks, got -1"),
+        (lambda m: m.retarget("r0c0", 0.5, steepness=float("inf")), ValueError, "steepness must be finite, got inf"),
+        (lambda m: m.retarget("r1c0", 0.5), LifecycleError, "a GERMINATED seed has no amplitude to retarget"),
+        (lambda m: m.fossilise("r1c0", WORTHY), LifecycleError, "only a HOLDING seed can be fossilised"),
+    ],
+)
+def test_misuse_is_an_error_with_value_and_constraint_and_changes_nothing(act, error, message):
+    organism = make_organism()
+    grow(organism, "r0c0", Stage.HOLDING)
+    germinate(organism, "r1c0")
+    before, events = fingerprint(organism), list(organism.model.events)
+    with pytest.raises(error, match=message):
+        act(organism.model)
+    assert fingerprint(organism) == before
+    assert [str(e) for e in organism.model.events][: len(events)] == [str(e) for e in events]
+
+
+def test_a_scheduled_rate_stays_over_a_fade():
+    organism = make_organism()
+    grow(organism, "r0c0", Stage.HOLDING)
+    organism.optimizer.param_groups[1]["lr"] = 0.001
+    order(organism, "r0c0", SetAlphaTarget(0.5, 1))
+    assert organism.optimizer.group_names == ["host"]
+    organism.model.tick()
+    assert organism.optimizer.group_names == ["host", "r0c0"]
+    assert organism.optimizer.param_groups[1]["lr"] == 0.001
+    order(organism, "r0c0", Prune(0))
+    for _ in range(7):
+        organism.model.tick()
+        organism.model.epoch_elapsed()
+    germinate(organism, "r0c0")
+    assert organism.optimizer.param_groups[1]["lr"] == 0.03
