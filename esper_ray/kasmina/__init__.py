@@ -20,24 +20,28 @@ if TYPE_CHECKING:
     from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
     from esper_ray.kasmina.optimizer import GrowingOptimizer
     from esper_ray.kasmina.organism import Organism
+    from esper_ray.leyline.blueprints import Topology
+    from esper_ray.leyline.records import SeedMeasurements
 
 _HOMES = {
-    "SlotShape": "blueprints",
-    "blueprint_names": "blueprints",
-    "register_blueprint": "blueprints",
-    "unregister_blueprint": "blueprints",
-    "Incubation": "cell",
-    "TopologyError": "checkpoints",
-    "GateRules": "gates",
-    "GrowthOptions": "growth",
-    "Outcome": "growth",
-    "SlotEvent": "growth",
-    "seeded_initialisation": "initialisation",
-    "Rules": "lifecycle",
-    "LifecycleError": "model",
-    "MorphogeneticModel": "model",
-    "GrowingOptimizer": "optimizer",
-    "Organism": "organism",
+    "SlotShape": "esper_ray.kasmina.blueprints",
+    "blueprint_names": "esper_ray.kasmina.blueprints",
+    "register_blueprint": "esper_ray.kasmina.blueprints",
+    "unregister_blueprint": "esper_ray.kasmina.blueprints",
+    "Incubation": "esper_ray.kasmina.cell",
+    "TopologyError": "esper_ray.kasmina.checkpoints",
+    "GateRules": "esper_ray.kasmina.gates",
+    "GrowthOptions": "esper_ray.kasmina.growth",
+    "Outcome": "esper_ray.kasmina.growth",
+    "SlotEvent": "esper_ray.kasmina.growth",
+    "seeded_initialisation": "esper_ray.kasmina.initialisation",
+    "Rules": "esper_ray.kasmina.lifecycle",
+    "LifecycleError": "esper_ray.kasmina.model",
+    "MorphogeneticModel": "esper_ray.kasmina.model",
+    "GrowingOptimizer": "esper_ray.kasmina.optimizer",
+    "Organism": "esper_ray.kasmina.organism",
+    "SeedMeasurements": "esper_ray.leyline.records",
+    "Topology": "esper_ray.leyline.blueprints",
 }
 
 __all__ = [
@@ -50,8 +54,10 @@ __all__ = [
     "Organism",
     "Outcome",
     "Rules",
+    "SeedMeasurements",
     "SlotEvent",
     "SlotShape",
+    "Topology",
     "TopologyError",
     "blueprint_names",
     "register_blueprint",
@@ -63,4 +69,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)

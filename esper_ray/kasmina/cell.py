@@ -1,7 +1,7 @@
 """A slot in the network: one seed module, its amplitude, and how its change joins the host's features."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,17 @@ from torch import Tensor, nn
 from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.operators import blend
 from esper_ray.leyline.actions import BlendOperator
+from esper_ray.leyline.config import unknown
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
+
+Method = Literal["shadow", "straight_through"]
 
 
 @dataclass(frozen=True, slots=True)
 class Incubation:
     """How a seed learns behind the host, without touching its output."""
 
-    method: Literal["shadow", "straight_through"] = "shadow"
+    method: Method = "shadow"
     """``shadow``: on the loss of a second pass in which the seed is on at full amplitude, everything else held
     fixed. ``straight_through``: on the host's own gradient, as if its change were added; nothing but a trust
     region keeps it from running away."""
@@ -24,6 +27,16 @@ class Incubation:
     """Of the trust region's penalty on the squared excess (straight-through)."""
     bound: float = 0.25
     """Free ratio of RMS(change) to RMS(features) (straight-through)."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: if there is no such method, or weight or bound is negative.
+        """
+        if self.method not in get_args(Method):  # a seed would never learn, and nobody would notice
+            raise ValueError(unknown("method of incubation", self.method, list(get_args(Method))))
+        if not (self.weight >= 0.0 and self.bound >= 0.0):
+            raise ValueError(f"weight and bound of incubation must be >= 0, got {self.weight} and {self.bound}")
 
 
 class StraightThrough(torch.autograd.Function):
@@ -76,6 +89,9 @@ class SeedCell(nn.Module):
         self.tap: list[Tensor] | None = None
         """Where to leave the features of the next pass, as the root of its gradient; ``None`` for nowhere."""
         self.branches = False
+        """Whether a pass goes on with two batches from here: without the seed, and with it."""
+        self.switch: tuple[int, int] | None = None
+        """(i, n): of the 2**n blocks of rows of a batch, those whose number has bit i see the seed."""
         self.shadowed = False
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("operator_share", torch.ones(()))
@@ -96,6 +112,8 @@ class SeedCell(nn.Module):
             return h
         if self.branches:
             return torch.cat([h, self.blended(h)])
+        if self.switch is not None:
+            return self._switched(h, *self.switch)
         if self.open:
             return self.blended(h)
         if self.shadowed:
@@ -127,6 +145,12 @@ class SeedCell(nn.Module):
     def learnable(self) -> list[nn.Parameter]:
         """Parameters of the seed and its gate network."""
         return [p for module in (self.seed, self.gate) if module is not None for p in module.parameters()]
+
+    def _switched(self, h: Tensor, bit: int, bits: int) -> Tensor:
+        groups, shape = 2 ** (bits - 1 - bit), h.shape[1:]
+        off, on = h.reshape(groups, 2, -1, *shape).unbind(1)
+        changed = self.blended(on.reshape(-1, *shape)).reshape(off.shape)
+        return torch.stack([off, changed], dim=1).reshape(h.shape)
 
     def _mixed(self, h: Tensor, alpha: Tensor | float) -> Tensor:
         if self.seed is None:

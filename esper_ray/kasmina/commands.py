@@ -6,7 +6,7 @@ from typing import Any
 from esper_ray.kasmina import lifecycle
 from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, SeedState, StageChanged
 from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.records import Event
+from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
 def command_of(action: Action, seed_id: str) -> lifecycle.Command:
@@ -66,3 +66,31 @@ def logged(
             data |= {"gate": event.result.gate.name, "passed": event.result.passed, "checks": checks}
             log.append(Event("gate", epoch, data))
     return log
+
+
+def report_of(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
+    """What policies may know about the seed in ``slot``.
+
+    Raises:
+        ValueError: if its blueprint is none of the thirteen that policies know.
+    """
+    alpha = state.alpha
+    return SlotReport(
+        slot_id=slot,
+        seed_id=state.seed_id,
+        blueprint=Blueprint.named(state.blueprint),
+        stage=state.stage,
+        previous_stage=state.previous_stage,
+        ticks_in_stage=state.ticks_in_stage,
+        age=state.age,
+        alpha=alpha.alpha,
+        alpha_mode=alpha.mode,
+        alpha_target=alpha.target,
+        alpha_velocity=alpha.velocity,
+        ramp_total=alpha.total,
+        ramp_done=alpha.done,
+        operator=state.operator,
+        tempo=state.tempo,
+        parameters=parameters,
+        measured=measured,
+    )

@@ -5,9 +5,7 @@ what they mean for modules and parameters, and tells whoever optimises them. A n
 initialised and probed before anything is touched.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -16,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina import lifecycle
+from esper_ray.kasmina.birth import check_newborn, generators_kept
 from esper_ray.kasmina.blueprints import build_seed
-from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.cell import SeedCell
 from esper_ray.kasmina.gradmax import maximise_birth_gradient
 from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
@@ -25,6 +23,7 @@ from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, Refused, 
 from esper_ray.kasmina.operators import GateNetwork
 from esper_ray.leyline.actions import BlendOperator, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
+from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 
 HOST_GROUP = "host"
@@ -279,7 +278,7 @@ class Growth:
         if state is None or state.stage not in WITH_MODULE:
             return {"seed": None, "gate": None}
         cell = self._cells[slot]
-        key = [self.seed, list(self._cells).index(slot), number]
+        key = [self.seed, *parse_slot_id(slot), number]
         with seeded_initialisation(int(np.random.SeedSequence(key).generate_state(1)[0])):
             seed = build_seed(state.blueprint, cell.shape).to(cell.alpha).train(cell.training)
             gate = GateNetwork(cell.shape).to(cell.alpha).train(cell.training) if _gated(state) else None
@@ -290,14 +289,14 @@ class Growth:
         cell = self._cells[slot]
         if seed is None:
             return
-        with _generators_kept(cell.alpha.device):
-            _probe(slot, seed, cell)
+        with generators_kept(cell.alpha.device):
+            check_newborn(slot, seed, cell)
         if self.options.initialisation.get(state.style, "zero_scale") == "gradmax":
             if loss_of is None:
                 raise ValueError(f"slot {slot}: style {state.style.id!r} starts with gradmax, which needs a loss")
-            with _generators_kept(cell.alpha.device):
+            with generators_kept(cell.alpha.device):
                 maximise_birth_gradient(seed, cell, state.operator, loss_of)
-                _probe(slot, seed, cell)
+                check_newborn(slot, seed, cell)
 
 
 def _gated(state: SeedState) -> bool:
@@ -309,37 +308,6 @@ def _structure(state: SeedState | None) -> tuple[Any, ...] | None:
     if state is None or state.stage not in WITH_MODULE:
         return None
     return state.seed_id, state.stage is Stage.FOSSILIZED, state.fading, _gated(state)
-
-
-def _generators_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Bodies that draw random numbers (dropout) leave no trace in the global generators."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _probe(slot: str, seed: nn.Module, cell: SeedCell) -> None:
-    """See that ``seed`` keeps shape and type of the slot's features and changes nothing.
-
-    Raises:
-        ValueError: if it does not.
-    """
-    size = (2, *cell.example_shape)
-    probe = torch.linspace(-1.0, 1.0, int(np.prod(size))).reshape(size).to(cell.alpha)
-    modules = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
-    with torch.no_grad():
-        if isinstance(modules, Delta):
-            _check_shape(slot, modules.body(probe), size)
-        change = modules(probe)
-    _check_shape(slot, change, size)
-    if not change.abs().max() == 0:
-        raise ValueError(
-            f"slot {slot}: the seed is not the identity at birth, its change reaches {change.abs().max():.3g}"
-        )
-
-
-def _check_shape(slot: str, output: Any, size: tuple[int, ...]) -> None:
-    if not isinstance(output, Tensor) or output.shape != size:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"slot {slot}: the seed turns {size} into {shape}; it must keep the shape of the features")
 
 
 def structural_parameters(cell: SeedCell) -> int:

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from esper_ray.kasmina import lifecycle
 from esper_ray.kasmina.cell import Incubation, SeedCell
 from esper_ray.kasmina.checkpoints import load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.coalitions import repeated, switched
+from esper_ray.kasmina.commands import report_of
 from esper_ray.kasmina.drawing import draw
 from esper_ray.kasmina.growth import (
     Growth,
@@ -35,7 +37,7 @@ from esper_ray.kasmina.growth import (
 from esper_ray.kasmina.initialisation import count_parameters
 from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedState
 from esper_ray.kasmina.plain import plain_module
-from esper_ray.kasmina.wrapping import Attachment, attach, still
+from esper_ray.kasmina.wrapping import Attachment, SlotHook, attach, still
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
 from esper_ray.leyline.config import unknown
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
@@ -44,21 +46,6 @@ from esper_ray.leyline.slots import ordered_slot_ids
 
 class LifecycleError(ValueError):
     """A command that makes no sense in the state that the slot is in."""
-
-
-class SlotHook:
-    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
-
-    def __init__(self, cell: SeedCell) -> None:
-        self.cell = cell
-
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """The submodule's output as its cell passes it on."""
-        cell = self.cell
-        if cell.seed is None and cell.tap is None:
-            return output
-        result: Tensor = cell(output)
-        return result
 
 
 class MorphogeneticModel(nn.Module):
@@ -83,6 +70,8 @@ class MorphogeneticModel(nn.Module):
             for slot in ordered_slot_ids(self.attachments)
         }
         self.cells = nn.ModuleDict(cells)
+        self.copies = 1
+        """How often a pass repeats its batch; more than once only while all coalitions are measured."""
         self.growth = Growth(host, cells, rules, options, seed)
         for slot, cell in cells.items():
             host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
@@ -134,6 +123,9 @@ class MorphogeneticModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The host's output, with every seed doing what its stage says."""
+        if self.copies > 1:
+            args = tuple(repeated(value, self.copies) for value in args)
+            kwargs = {name: repeated(value, self.copies) for name, value in kwargs.items()}
         return self.host(*args, **kwargs)
 
     @property
@@ -200,7 +192,13 @@ class MorphogeneticModel(nn.Module):
         """
         name = blueprint.id if isinstance(blueprint, Blueprint) else blueprint
         self.cell(slot)
-        command = lifecycle.Germinate(self.growth.next_seed_id(slot), name, _style(style), tempo, target)
+        command = lifecycle.Germinate(
+            self.growth.next_seed_id(slot),
+            name,
+            GerminationStyle.named(style) if isinstance(style, str) else style,
+            tempo,
+            target,
+        )
         return self._obeyed(slot, self.execute(slot, command, loss_of=loss_of))
 
     def advance(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> Outcome:
@@ -227,7 +225,7 @@ class MorphogeneticModel(nn.Module):
             LifecycleError: if the seed has no amplitude or it is ramping.
             ValueError: if the target is out of range.
         """
-        new = None if style is None else _style(style)
+        new = GerminationStyle.named(style) if isinstance(style, str) else style
         command = lifecycle.SetAlphaTarget(target, ticks, curve, steepness, new)
         return self._obeyed(slot, self.execute(slot, command))
 
@@ -315,26 +313,18 @@ class MorphogeneticModel(nn.Module):
     def branching(self, slots: frozenset[str]) -> Iterator[tuple[str, ...]]:
         """Within it, a forward pass yields the output of every coalition of ``slots`` at once.
 
-        The batch of B rows is doubled at each of the slots: first all rows without its seed, then all
-        rows with it. What lies before the first slot is computed once. Yields the slots in execution
-        order; row block k of the output, of 2**n, has the i-th of them on iff bit i of k is set.
+        The batch of B rows is doubled at each of the slots: first all rows without its seed, then all rows
+        with it. What lies before the first slot is computed once. Where a shortcut leads around a slot, the
+        whole pass runs on 2**n copies of the batch instead. Yields the slots in execution order; row block k
+        of the output, of 2**n, has the i-th of them on iff bit i of k is set.
 
         Only for evaluation: layers must treat rows independently.
 
         Raises:
             ValueError: if a slot holds no seed that could be switched.
         """
-        for slot in slots:
-            if not self.cell(slot).contributes:
-                raise ValueError(f"slot {slot} holds no seed that changes the output")
-        before = {cell: cell.branches for cell in self._cells()}
-        try:
-            for slot in self.slot_ids:
-                self.cell(slot).branches = slot in slots
-            yield tuple(slot for slot in self.execution_order if slot in slots)
-        finally:
-            for cell, branches in before.items():
-                cell.branches = branches
+        with switched(self, slots) as order:
+            yield order
 
     def report(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> SlotReport | None:
         """The public record of ``slot``, ``None`` if it is empty.
@@ -342,30 +332,8 @@ class MorphogeneticModel(nn.Module):
         Raises:
             ValueError: if the seed's blueprint is none of the thirteen that policies know.
         """
-        self.cell(slot)
-        state = self.states[slot]
-        if state is None:
-            return None
-        alpha = state.alpha
-        return SlotReport(
-            slot_id=slot,
-            seed_id=state.seed_id,
-            blueprint=Blueprint.named(state.blueprint),
-            stage=state.stage,
-            previous_stage=state.previous_stage,
-            ticks_in_stage=state.ticks_in_stage,
-            age=state.age,
-            alpha=alpha.alpha,
-            alpha_mode=alpha.mode,
-            alpha_target=alpha.target,
-            alpha_velocity=alpha.velocity,
-            ramp_total=alpha.total,
-            ramp_done=alpha.done,
-            operator=state.operator,
-            tempo=state.tempo,
-            parameters=self.seed_parameters(slot),
-            measured=measured,
-        )
+        parameters, state = self.seed_parameters(slot), self.states[slot]
+        return None if state is None else report_of(slot, state, parameters, measured)
 
     # Storing
 
@@ -430,12 +398,3 @@ class MorphogeneticModel(nn.Module):
             if isinstance(event, Refused):
                 raise LifecycleError(f"slot {slot}: {event.reason}")
         return outcome
-
-
-def _style(style: GerminationStyle | str) -> GerminationStyle:
-    if isinstance(style, GerminationStyle):
-        return style
-    for known in GerminationStyle:
-        if known.id == style:
-            return known
-    raise ValueError(unknown("style", style, [known.id for known in GerminationStyle]))

@@ -50,6 +50,8 @@ def blend(
         RuntimeError: if GATE has no gate network.
     """
     if operator is BlendOperator.ADD:
+        if isinstance(alpha, Tensor) and change.dtype == features.dtype == alpha.dtype:
+            return torch.addcmul(features, change, alpha)  # one pass over the features instead of two
         return features + alpha * change
     if operator is BlendOperator.MULTIPLY:
         return features * (1.0 + alpha * torch.tanh(change))

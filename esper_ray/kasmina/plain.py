@@ -66,7 +66,7 @@ def plain_module(model: "MorphogeneticModel") -> nn.Module:
 
 
 def _unhooked(host: nn.Module) -> nn.Module:
-    from esper_ray.kasmina.model import SlotHook
+    from esper_ray.kasmina.wrapping import SlotHook
 
     plain = copy.deepcopy(host)
     for module in plain.modules():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.cell import SeedCell
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config import unknown
 from esper_ray.leyline.slots import ordered_slot_ids
@@ -26,6 +27,23 @@ class Attachment:
     shape: SlotShape
     example_shape: tuple[int, ...]
     """Shape of the features of one example, as seen."""
+    branches: bool = False
+    """Whether the batch can be doubled here: no other path goes around the slot."""
+
+
+class SlotHook:
+    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
+
+    def __init__(self, cell: SeedCell) -> None:
+        self.cell = cell
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        """The submodule's output as its cell passes it on."""
+        cell = self.cell
+        if cell.seed is None and cell.tap is None:
+            return output
+        result: Tensor = cell(output)
+        return result
 
 
 def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
@@ -59,7 +77,10 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
                 "a slot needs a place that is passed once"
             )
     batch = _batch_size(example_input)
-    return [_attachment(slot, slots[slot], output, batch, causal) for slot, output in seen]
+    return [
+        _attachment(slot, slots[slot], output, batch, causal, _branches(host, named[slots[slot]], example_input))
+        for slot, output in seen
+    ]
 
 
 @contextmanager
@@ -107,7 +128,29 @@ def _batch_size(example_input: Any) -> int | None:
     return first.shape[0] if isinstance(first, Tensor) and first.dim() else None
 
 
-def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool) -> Attachment:
+def _branches(host: nn.Module, module: nn.Module, example_input: Any) -> bool:
+    """Whether doubling the batch at ``module`` doubles the host's output, and does nothing else."""
+    if (_batch_size(example_input) or 1) < 2:
+        return False  # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
+    with torch.no_grad(), still(host):
+        once = call(host, example_input)
+        handle = module.register_forward_hook(_doubled)
+        try:
+            twice = call(host, example_input)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        finally:
+            handle.remove()
+    if not isinstance(once, Tensor) or not isinstance(twice, Tensor) or twice.shape[0] != 2 * once.shape[0]:
+        return False
+    return bool(torch.allclose(twice, torch.cat([once, once]), rtol=1e-4, atol=1e-5))
+
+
+def _doubled(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    return torch.cat([output, output]) if isinstance(output, Tensor) else output
+
+
+def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool, branches: bool) -> Attachment:
     place = f"slot {slot}: submodule {module!r}"
     if not isinstance(output, Tensor):
         raise ValueError(
@@ -124,4 +167,4 @@ def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: 
         )
     topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
     channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
-    return Attachment(slot, module, SlotShape(topology, channels, causal), tuple(output.shape[1:]))
+    return Attachment(slot, module, SlotShape(topology, channels, causal), tuple(output.shape[1:]), branches)

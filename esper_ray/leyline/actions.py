@@ -94,6 +94,18 @@ class GerminationStyle(IntEnum):
         """The name used in configuration files."""
         return self.name.lower()
 
+    @classmethod
+    def named(cls, name: str) -> "GerminationStyle":
+        """The member whose :attr:`id` is ``name``.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        for style in cls:
+            if style.id == name:
+                return style
+        raise ValueError(f"unknown style {name!r} (known: {', '.join(style.id for style in cls)})")
+
     @property
     def operator(self) -> BlendOperator:
         """The operator that this style blends with."""

@@ -119,7 +119,7 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
-        styles=frozenset(GerminationStyle[name.upper()] for name in growth.styles),
+        styles=frozenset(GerminationStyle.named(name) for name in growth.styles),
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
     )

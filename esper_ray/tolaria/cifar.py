@@ -28,21 +28,24 @@ def read_cifar10(folder: Path, split: str, limit: int | None = None) -> Labelled
 
     Args:
         folder: holds ``train*.parquet`` and ``test*.parquet``, each with a column ``img`` (or ``image``) of
-            structs with PNG ``bytes``, and an integer column ``label``.
+            structs with the ``bytes`` of a picture file, and an integer column ``label``.
         split: ``train`` or ``test``.
         limit: decode at most so many, from the first.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a file has other columns, images of another size, or labels outside 0..9.
+        ValueError: if a file has other columns, pictures that cannot be read or have another size, labels outside
+            0..9, or ``limit`` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 image, got {limit}")
     import pyarrow.parquet
 
     paths = sorted(folder.glob(f"{split}*.parquet"))
     if not paths:
         raise FileNotFoundError(
             f"no {split}*.parquet in {folder}; CIFAR-10 is read from train*.parquet and test*.parquet "
-            "with the columns img (PNG bytes) and label"
+            "with the columns img (bytes of a picture file) and label"
         )
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
@@ -64,8 +67,11 @@ def read_cifar10(folder: Path, split: str, limit: int | None = None) -> Labelled
 def _decoded(cell: Any, path: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
-    with Image.open(io.BytesIO(cell["bytes"])) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(cell["bytes"])) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path} holds a picture that cannot be read: {error}") from error
     if pixels.shape != (SIZE, SIZE, 3):
         raise ValueError(f"{path} holds an image of {pixels.shape[1]}x{pixels.shape[0]} pixels; CIFAR-10 has 32x32")
     return pixels

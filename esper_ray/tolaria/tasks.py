@@ -45,6 +45,8 @@ def check_task(config: TaskConfig) -> None:
         raise TaskError(unknown("task", config.name, task_names()))
     if config.data_dir is not None and not config.data_dir.is_dir():
         raise TaskError(f"data directory {config.data_dir} does not exist")
+    if config.data_dir is None and config.name == "cifar10":
+        raise TaskError("task 'cifar10' is read from Parquet files; give their folder as task.data_dir (--data-dir)")
     if config.data_dir is not None and config.name == "digits":
         raise TaskError(f"task 'digits' carries its own data (scikit-learn) and reads none from {config.data_dir}")
 
@@ -85,9 +87,10 @@ def _digits(config: TaskConfig, device: torch.device) -> Dataset:
 
 def _cifar10(config: TaskConfig, device: torch.device) -> Dataset:
     """60,000 photographs of 32x32 pixels, 10 classes; validation images are cut from the training files."""
-    if config.data_dir is None:
-        raise ValueError("it is read from Parquet files; give their folder as task.data_dir (--data-dir)")
+    assert config.data_dir is not None  # check_task has seen to it
     train, test = read_cifar10(config.data_dir, "train"), read_cifar10(config.data_dir, "test", config.test_images)
+    if len(test.labels) < config.test_images:
+        raise ValueError(f"task.test_images is {config.test_images}, but the test files hold {len(test.labels)}")
     if config.validation_images >= len(train.labels):
         raise ValueError(f"{config.validation_images} validation images leave none of {len(train.labels)} to train on")
     order = np.random.default_rng(np.random.SeedSequence([config.split_seed])).permutation(len(train.labels))

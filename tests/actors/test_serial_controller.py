@@ -84,7 +84,7 @@ def test_another_seed_gives_another_run(straight, tmp_path):
     assert rounds_csv(other[0]).splitlines()[1] != rounds_csv(straight[0]).splitlines()[1]
 
 
-@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("first", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_rounds_with_an_interruption_equal_rounds_without_one(straight, tmp_path, first):
     directory, controller, _, done = run(tmp_path, stop_after=lambda watcher: len(watcher.rows) == first)
     assert done is False

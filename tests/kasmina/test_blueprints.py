@@ -5,17 +5,20 @@ import pytest
 import torch
 from cell_builders import FEATURES, IMAGES, SEQUENCES, born, case_id, features, make_model, noise
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from esper_ray.kasmina.blueprints import (
     SlotShape,
     blueprint_names,
     build_seed,
     register_blueprint,
+    sequences,
     unregister_blueprint,
 )
 from esper_ray.kasmina.blueprints.images import group_norm
 from esper_ray.kasmina.blueprints.sequences import WINDOW, SelfAttention, WindowAttention, flex_window_attention
 from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
+from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology, seed_parameter_count
 
@@ -117,6 +120,28 @@ def test_only_powers_of_two_are_tried_as_numbers_of_groups(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
+@pytest.mark.parametrize("blueprint", BLUEPRINTS_OF_TOPOLOGY[IMAGES], ids=case_id)
+@pytest.mark.parametrize("channels", [3, 12, 16, 64])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_single_pixels_are_no_matter_where_groups_have_several_channels(blueprint, channels, batch):
+    h = noise(batch, channels, 1, 1)
+    seed = born(SlotShape(IMAGES, channels), blueprint)
+    assert seed(h).abs().max() == 0
+    if blueprint is not Blueprint.NOOP:
+        nn.init.ones_(seed.scale)
+        (seed(h) * noise(batch, channels, 1, 1, seed=2)).sum().backward()
+        assert all(p.grad.abs().max() > 0 for p in seed.parameters())
+
+
+def test_a_group_of_one_channel_on_a_single_pixel_is_refused_at_birth_and_not_later():
+    host = nn.Sequential(nn.Conv2d(2, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    model = MorphogeneticModel.wrap(host, {"r0c0": "1"}, noise(2, 2, 4, 4))
+    for blueprint in (Blueprint.NORM, Blueprint.CONV_LIGHT, Blueprint.BOTTLENECK):
+        with pytest.raises(ValueError, match=r"slot r0c0: the seed cannot work on features \(1, 8, 1, 1\)"):
+            model.germinate("r0c0", blueprint)
+    assert model.germinate("r0c0", Blueprint.ATTENTION)
+
+
 # Attention
 
 
@@ -179,6 +204,38 @@ def test_flex_attention_is_the_same_window(causal, length):
         queries, keys, values = module.qkv(h).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4).unbind(0)
         flex = flex_window_attention(queries, keys, values, causal=causal)
         assert torch.allclose(flex, module._attend(queries, keys, values), atol=1e-5)
+
+
+def test_narrow_heads_on_cuda_do_not_go_to_flex_attention_whose_kernels_refuse_them(monkeypatch):
+    asked = []
+
+    def flex(queries, _keys, _values, *, causal):
+        asked.append((queries.shape[-1], causal))
+        return queries
+
+    monkeypatch.setattr(sequences, "flex_window_attention", flex)
+    with FakeTensorMode():  # of the device CUDA, whether there is one or not
+        for width in (1, 8, 60, 64, 128):
+            module = WindowAttention(width, causal=width < 100)
+            part = torch.empty(1, module.heads, 5, width // module.heads, device="cuda")
+            assert module._attend(part, part, part).shape == part.shape
+    assert asked == [(16, True), (32, False)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("length", [1, 5, 100])
+def test_window_attention_on_this_gpu_is_that_of_the_cpu(length, width, causal):
+    module, h, weights = WindowAttention(width, causal=causal), noise(2, length, width), noise(2, length, width, seed=1)
+    reached = []
+    for device in ("cpu", "cuda"):
+        module.zero_grad()
+        output = module.to(device)(h.to(device))
+        (output * weights.to(device)).sum().backward()
+        reached.append([output.detach().cpu(), *(p.grad.cpu() for p in module.parameters())])
+    for ours, theirs in zip(*reached, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-2, rtol=1e-2)
 
 
 # The registry

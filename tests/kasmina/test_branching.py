@@ -5,6 +5,7 @@ import torch
 from kasmina_builders import READY, SLOTS, WORTHY, grow, images, make_organism, wake
 from torch import nn
 
+from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.stages import Stage
 
@@ -130,3 +131,48 @@ def test_branching_equals_one_pass_for_each_coalition_on_every_topology(topology
         on = {slot for i, slot in enumerate(bits) if k >> i & 1}
         assert torch.allclose(block, naive(model, x, frozenset(slots), on), rtol=0, atol=1e-6), on
     assert (blocks[0] - blocks[7]).abs().max() > 1e-3
+
+
+class Shortcut(nn.Module):
+    """A slot inside a residual branch: another path leads around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.inside = nn.Conv2d(4, 4, 3, padding=1)
+        self.after = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head(self.after(h + self.inside(h)).mean(dim=(2, 3)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_each(batch):
+    places = {"r0c0": "stem", "r0c1": "inside", "r0c2": "after"}
+    with seeded_initialisation(0):
+        model = MorphogeneticModel.wrap(Shortcut(), places, images(2), rules=READY).eval()
+    assert {slot: at.branches for slot, at in model.attachments.items()} == {"r0c0": True, "r0c1": False, "r0c2": True}
+    for slot, alpha in (("r0c0", 0.7), ("r0c1", 1.0), ("r0c2", 0.4)):
+        model.germinate(slot, "conv_light", style="linear_add", tempo=1, target=alpha)
+        for _ in range(2):
+            model.advance(slot, WORTHY)
+        model.tick()
+        wake(model.cell(slot).seed)
+    x = images(batch)
+    alone = model(x)
+    with model.branching(frozenset(places)) as order:
+        out = model(x)
+    assert order == ("r0c0", "r0c1", "r0c2")
+    for k, block in enumerate(out.split(batch)):
+        on = {slot for i, slot in enumerate(order) if k >> i & 1}
+        assert torch.allclose(block, naive(model, x, places, on), rtol=0, atol=1e-6), on
+    assert (out[:batch] - out[-batch:]).abs().max() > 1e-3
+    assert torch.equal(model(x), alone)
+
+
+def test_a_single_example_does_not_tell_whether_a_batch_can_branch():
+    model = MorphogeneticModel.wrap(Shortcut(), {"r0c0": "stem"}, images(1))
+    assert not model.attachments["r0c0"].branches

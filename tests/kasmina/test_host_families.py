@@ -194,7 +194,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("family", EXAMPLES)
-@pytest.mark.parametrize("how", ["fx", "export"])
+@pytest.mark.parametrize("how", ["fx", pytest.param("export", marks=pytest.mark.slow)])
 def test_hosts_can_be_traced_and_exported(family, how):
     config, input_shape, x = EXAMPLES[family]
     module = spec_of(config, input_shape, 10).module.eval()

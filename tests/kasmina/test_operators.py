@@ -124,7 +124,7 @@ def test_a_newborn_gate_lets_95_percent_through_whatever_it_sees(topology, causa
 
 
 @pytest.mark.parametrize("topology", list(Topology))
-@pytest.mark.parametrize("channels", [1, 2, 8, 36])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8, 12, 16, 36, 64])
 def test_gates_have_the_parameters_that_leyline_counts(topology, channels):
     gate = made_gate(SlotShape(topology, channels))
     assert sum(p.numel() for p in gate.parameters()) == gate_parameters(channels)

@@ -125,6 +125,14 @@ def talking(shape):
     return Talking()
 
 
+def meddling(shape):
+    return nn.ReLU(inplace=True)
+
+
+def lonely(shape):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(4, 4), nn.Upsample(size=8))
+
+
 def exploding(shape):
     raise RuntimeError("no memory left")
 
@@ -152,6 +160,8 @@ def own_blueprint():
         (exploding, RuntimeError, "no memory left"),
         (widening, ValueError, r"slot r0c0: the seed turns \(2, 4, 8, 8\) into \(2, 5, 8, 8\); it must keep the shape"),
         (talking, ValueError, r"slot r0c0: the seed turns \(2, 4, 8, 8\) into a tuple"),
+        (meddling, ValueError, "slot r0c0: the seed works in place, on features that belong to the host"),
+        (lonely, ValueError, r"slot r0c0: the seed cannot work on features \(1, 4, 8, 8\): Expected more than 1 value"),
         (without_value, ValueError, "slot r0c0: the seed is not the identity at birth"),
     ],
 )
@@ -296,3 +306,10 @@ def test_host_parameters_are_counted_without_seeds():
     for slot in SLOTS:
         germinate(organism, slot)
     assert organism.model.host_parameters == count_parameters(organism.model.host) == expected
+
+
+def test_the_weights_of_a_seed_do_not_depend_on_the_other_slots():
+    wide, narrow = make_organism(), make_organism(slots=("r0c1", "r1c0"))
+    for organism in (wide, narrow):
+        germinate(organism, "r0c1")
+    assert same(weights(wide, "r0c1"), weights(narrow, "r0c1"))

@@ -82,6 +82,7 @@ def test_a_heuristic_run_is_drawn_without_rounds_and_without_a_display(run, monk
     assert pyplot.get_fignums() == []
 
 
+@pytest.mark.slow
 def test_rounds_in_which_nothing_but_waiting_happened_are_drawn(run):
     """A single round, no operation, no seed: the emptiest run that there is. Warnings are errors here."""
     run.log(story(0, 20.0, steps=1, grown=False, round=0))
@@ -90,6 +91,7 @@ def test_rounds_in_which_nothing_but_waiting_happened_are_drawn(run):
     assert size_of(run.picture) == (1320, 1045)
 
 
+@pytest.mark.slow
 def test_rounds_without_a_finished_episode_are_drawn(run):
     run.add_round(row_of(0, germinate=1), {"round": 0})
     draw_run(run)

@@ -31,6 +31,7 @@ def stages_by_slot(episode):
     return reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto", [["g1"], ["g1", "g2", "g3"]], ids=["manual", "auto"])
 def test_real_seeds_are_brought_to_holding_and_decided_upon(auto):
     keeps_all = episode_of({"growth.auto_forward": auto, "episode_length": 16}, min_contribution_pp=-100.0)

@@ -10,6 +10,8 @@ from esper_ray.kasmina.tracing import is_symbolic
 
 WINDOW = 64
 """Tokens that window attention looks back on, the own one included."""
+FLEX_MIN_WIDTH = 16
+"""Narrowest head that FlexAttention's CUDA kernels take; they refuse to compile below."""
 
 
 class SelfAttention(nn.Module):
@@ -36,18 +38,22 @@ class SelfAttention(nn.Module):
 class WindowAttention(SelfAttention):
     """Self-attention over the last :data:`WINDOW` tokens; over that many on both sides where it need not be causal.
 
-    On CUDA it runs as FlexAttention, whose block mask skips what the window hides; elsewhere, and in
-    exported graphs, as dense attention with the same mask.
+    On CUDA it runs as FlexAttention, whose block mask skips what the window hides; elsewhere, with narrow
+    heads and in exported graphs, as dense attention with the same mask.
     """
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        if not is_symbolic(queries) and not torch.compiler.is_exporting() and queries.is_cuda:
+        if not is_symbolic(queries) and not torch.compiler.is_exporting() and _flexes(queries):
             mixed: Tensor = flex_window_attention(queries, keys, values, causal=self.causal)
             return mixed
         ages = torch.ones_like(queries[0, 0, :, 0], dtype=torch.int64).cumsum(0)
         lag = ages[:, None] - ages[None, :]
         seen = (lag >= (0 if self.causal else 1 - WINDOW)) & (lag < WINDOW)
         return scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+
+
+def _flexes(queries: Tensor) -> bool:
+    return queries.is_cuda and queries.shape[-1] >= FLEX_MIN_WIDTH
 
 
 def flex_window_attention(queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool) -> Any:

@@ -1,0 +1,101 @@
+"""Settings of incubation, and what a broken or careless seed does to the host while it incubates."""
+
+import pytest
+import torch
+from cell_builders import (
+    ADD,
+    IMAGES,
+    MATRIX,
+    awaken,
+    case_id,
+    gradients,
+    inputs,
+    lead,
+    loss,
+    make_host,
+    make_model,
+    same_tensors,
+)
+from torch import nn
+
+from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
+from esper_ray.kasmina.cell import Incubation
+from esper_ray.leyline.stages import Stage
+
+STRAIGHT = Incubation("straight_through")
+
+
+def test_the_defaults_are_a_shadow_pass_and_a_quarter_of_the_features():
+    assert Incubation() == Incubation("shadow", 10.0, 0.25)
+
+
+def test_an_unknown_method_is_an_error_with_the_nearest_one():
+    with pytest.raises(ValueError, match="unknown method of incubation 'straight-through'; did you mean 'straight_"):
+        Incubation("straight-through")
+
+
+@pytest.mark.parametrize(("weight", "bound"), [(-1.0, 0.25), (10.0, -0.1), (float("nan"), 0.25), (10.0, float("nan"))])
+def test_weight_and_bound_are_not_negative(weight, bound):
+    with pytest.raises(ValueError, match="weight and bound of incubation must be >= 0"):
+        Incubation("straight_through", weight, bound)
+    assert Incubation("straight_through", 0.0, 0.0).bound == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "blueprint", "operator"), MATRIX, ids=case_id)
+@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
+@pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
+def test_no_blueprint_full_of_nan_harms_the_host_at_amplitude_zero(topology, blueprint, operator, stage, incubation):
+    plain, model, x = make_host(topology), make_model(topology, incubation=incubation), inputs(topology)
+    cell = lead(model, stage, blueprint, operator, alpha=0.0)
+    with torch.no_grad():
+        for parameter in cell.learnable():
+            parameter.fill_(float("nan"))
+    wanted, output = plain(x), model(x)
+    assert torch.equal(output, wanted)
+    assert torch.isfinite(output).all()
+    loss(wanted).backward()
+    loss(output).backward()
+    model.incubate(lambda: loss(model(x)))
+    assert same_tensors(gradients(plain), gradients(model.host))
+    assert all(torch.isfinite(g).all() for g in gradients(model.host).values())
+    assert same_tensors(dict(plain.named_buffers()), dict(model.host.named_buffers()))
+
+
+@pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
+def test_ten_steps_of_training_beside_a_seed_leave_the_host_where_it_would_be_without(incubation):
+    plain, model, x = make_host(IMAGES), make_model(IMAGES, incubation=incubation), inputs(IMAGES)
+    cell = awaken(lead(model, Stage.TRAINING, "conv_light", ADD))
+    born = {name: p.detach().clone() for name, p in cell.named_parameters()}
+    for _ in range(10):
+        for module in (plain, model):
+            module.zero_grad()
+            loss(module(x)).backward()
+        model.incubate(lambda: loss(model(x)))
+        with torch.no_grad():
+            for parameter in (*plain.parameters(), *model.parameters()):
+                parameter.sub_(0.1 * parameter.grad)
+    assert same_tensors(plain.state_dict(), model.host.state_dict())
+    assert all(not torch.equal(p, born[name]) for name, p in cell.named_parameters())
+
+
+@pytest.fixture
+def preactivated():
+    """An own body that begins with a layer that works in place, as pre-activation blocks do."""
+    register_blueprint(
+        "preactivated",
+        IMAGES,
+        lambda slot: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(slot.channels, slot.channels, 1)),
+    )
+    yield "preactivated"
+    unregister_blueprint("preactivated", IMAGES)
+
+
+@pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
+def test_a_body_that_works_in_place_on_its_input_is_refused(preactivated, incubation):
+    """It would change the host's output at birth, even in TRAINING where it learns straight through."""
+    model, x = make_model(IMAGES, incubation=incubation), inputs(IMAGES)
+    with pytest.raises(ValueError, match="slot r0c0: the seed works in place"):
+        model.germinate("r0c0", preactivated)
+    assert (model.cell("r0c0").seed, model.states["r0c0"]) == (None, None)
+    assert torch.equal(model(x), make_host(IMAGES)(x))
