@@ -115,19 +115,19 @@ def grown_accuracy(config: RunConfig, data: Dataset, seed: int, epochs: tuple[in
 def starts(
     name: str, config: Callable[[str], RunConfig], data: Dataset, seeds: int, epochs: tuple[int, int, int]
 ) -> dict[str, float]:
-    """Accuracy from either start, the paired difference with its standard error, and the ratio of birth gradients."""
+    """Accuracy from either start, the paired difference with its standard error, the ratio of mean birth gradients."""
     both = {
         start: [grown_accuracy(config(start), data, seed, epochs) for seed in range(seeds)]
         for start in ("zero_scale", "gradmax")
     }
     gains = [new[0] - old[0] for old, new in zip(both["zero_scale"], both["gradmax"], strict=True)]
-    births = [new[1] / old[1] for old, new in zip(both["zero_scale"], both["gradmax"], strict=True)]
+    births = {start: mean(birth for _, birth in trials) for start, trials in both.items()}
     return {
         f"{name}_zero_scale_pp": mean(accuracy for accuracy, _ in both["zero_scale"]),
         f"{name}_gradmax_pp": mean(accuracy for accuracy, _ in both["gradmax"]),
         f"{name}_gain_pp": mean(gains),
         f"{name}_gain_error_pp": stdev(gains) / len(gains) ** 0.5,
-        f"{name}_birth_gradient_ratio": mean(births),
+        f"{name}_birth_gradient_ratio": births["gradmax"] / births["zero_scale"],
     }
 
 

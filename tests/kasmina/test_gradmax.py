@@ -93,20 +93,54 @@ class Linear(nn.Module):
         return (self.place(h * self.weight) * self.target).sum()
 
 
-def test_a_linear_body_is_turned_to_the_best_direction():
-    """For d = s * (W h), dL/ds_c = w_c . (sum g_c h): of all W with |W| = n the best puts n on the longest row."""
+@pytest.mark.parametrize("operator", [ADD, MULTIPLY], ids=case_id)
+def test_a_linear_body_is_turned_to_the_best_direction(operator):
+    """For d = s * (W h), dL/ds_c = w_c . (sum g_c h), with g_c h_c for g_c where the change multiplies.
+
+    Of all W with |W| = n the best puts n on the longest row.
+    """
     h, g = noise(32, 6), noise(32, 6, seed=1)
+    g[:, 2] *= 3  # where two rows are almost as long, the climb takes much longer to decide
     register_blueprint("matrix", FEATURES, lambda slot: nn.Linear(slot.channels, slot.channels, bias=False))
     try:
         model = MorphogeneticModel.wrap(Linear(g), {"r0c0": "place"}, h, rules=READY, options=GRADMAX)
-        model.germinate("r0c0", "matrix", loss_of=lambda: model(h))
+        model.germinate("r0c0", "matrix", style=STYLE_OF[operator], loss_of=lambda: model(h))
     finally:
         unregister_blueprint("matrix", FEATURES)
-    seed, rows = model.cell("r0c0").seed, g.T @ h
+    slope = g * h if operator is MULTIPLY else g
+    seed, rows = model.cell("r0c0").seed, slope.T @ h
     best = seed.body.weight.norm() * rows.norm(dim=1).max()
-    reached = birth_gradient(seed.body, model.cell("r0c0"), h, g).norm()
+    reached = birth_gradient(seed.body, model.cell("r0c0"), h, slope).norm()
     assert torch.allclose(reached, (seed.body.weight * rows).sum(1).norm(), rtol=1e-4)
     assert 0.9 * best <= reached <= 1.0001 * best
+
+
+class Wavy(nn.Module):
+    """A body on which every step of the search is far too long."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, width))
+
+    def forward(self, h):
+        return h * (5000 * self.weight).sin()
+
+
+def test_a_search_that_only_loses_ends_where_it_began_or_higher():
+    cell, h, g = SeedCell(SlotShape(FEATURES, 6), (6,), Incubation()), noise(32, 6), noise(32, 6, seed=1)
+    register_blueprint("wavy", FEATURES, lambda slot: Wavy(slot.channels))
+    try:
+        seeds = [born(SlotShape(FEATURES, 6), "wavy", number) for number in range(20)]
+    finally:
+        unregister_blueprint("wavy", FEATURES)
+
+    def loss_of():
+        return (cell(h) * g).sum()
+
+    for seed in seeds:
+        before = birth_gradient(seed.body, cell, h, g).norm()
+        maximise_birth_gradient(seed, cell, ADD, loss_of)
+        assert birth_gradient(seed.body, cell, h, g).norm() >= before
 
 
 def test_a_rank_one_body_reaches_the_singular_vectors():
@@ -171,6 +205,14 @@ def test_it_leaves_no_trace_in_the_host_and_the_generator(training):
     assert all(g is None for g in gradients(model.cell("r0c0")).values())
     assert {module.training for module in model.modules()} == {training}
     assert model.cell("r0c0").tap is None
+
+
+def test_an_in_place_layer_of_the_user_may_follow_the_slot():
+    host = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(32, 3))
+    x = noise(4, 1, 4, 4)
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, x, rules=READY, options=GRADMAX)
+    assert model.germinate("r0c0", "conv_light", loss_of=lambda: loss(model(x)))
+    assert scale_gradient(to_training(model), x).norm() > 0
 
 
 def test_it_is_deterministic():

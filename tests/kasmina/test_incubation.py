@@ -79,6 +79,36 @@ def test_ten_steps_of_training_beside_a_seed_leave_the_host_where_it_would_be_wi
     assert all(not torch.equal(p, born[name]) for name, p in cell.named_parameters())
 
 
+class Watching(nn.Module):
+    """A body that notes in which mode it is called."""
+
+    def __init__(self, modes):
+        super().__init__()
+        self.modes = modes
+
+    def forward(self, h):
+        self.modes.append(self.training)
+        return h
+
+
+def test_in_the_shadow_pass_the_seed_trains_and_the_host_is_still():
+    seed_modes, host_modes = [], []
+    register_blueprint("watching", IMAGES, lambda slot: Watching(seed_modes))
+    try:
+        model, x = make_model(IMAGES), inputs(IMAGES)
+        cell = lead(model, Stage.TRAINING, "watching")
+    finally:
+        unregister_blueprint("watching", IMAGES)
+    cell.seed.body.modes = seed_modes  # germination probes a copy
+    model.host.norm.register_forward_hook(lambda module, _i, _o: host_modes.append(module.training))
+    for mode in (True, False):
+        seed_modes.clear()
+        host_modes.clear()
+        model.train(mode).incubate(lambda: loss(model(x)))
+        assert (seed_modes, host_modes) == ([True], [False])
+        assert {module.training for module in model.modules()} == {mode}
+
+
 @pytest.fixture
 def preactivated():
     """An own body that begins with a layer that works in place, as pre-activation blocks do."""
