@@ -72,6 +72,12 @@ class Trial:
             self.model.epoch_elapsed()
             self.epoch += 1
 
+    def advance(self) -> None:
+        """Through the next gate, which has to be open."""
+        outcome = self.model.advance(SLOT, WORTHY)
+        if not outcome:
+            raise RuntimeError(f"the seed of the benchmark does not advance: {outcome.message}")
+
     def loss(self) -> Tensor:
         """Loss on 512 training images."""
         images = self.data.normalised(self.data.train.images[:512])
@@ -89,7 +95,7 @@ def incubation_ratio(data: Dataset, blueprint: str, method: str, lr: float) -> f
     rates = {"training.lr": lr, "training.seed_lr": lr, "growth.incubation.method": method}
     trial = Trial(cifar_config(**rates), data, seed=0)
     trial.model.germinate(SLOT, blueprint)
-    trial.model.advance(SLOT, WORTHY)
+    trial.advance()
     trial.train(INCUBATION_EPOCHS)
     alone = trial.model.eval() and trial.validation_loss()
     with trial.model.shadow():
@@ -105,9 +111,9 @@ def grown_accuracy(config: RunConfig, data: Dataset, seed: int, epochs: tuple[in
     trial.model.eval()
     features, gradient = features_and_gradient(cell, trial.loss)
     birth = birth_gradient(cell.seed.body, cell, features, gradient).norm().item()
-    trial.model.advance(SLOT, WORTHY)
+    trial.advance()
     trial.train(epochs[1])
-    trial.model.advance(SLOT, WORTHY)
+    trial.advance()
     trial.train(epochs[2], tick=True)
     return measured(trial.model, data, data.validation).accuracy_pp, birth
 
@@ -141,7 +147,7 @@ def measure() -> Result:
     bars = {}
     if CIFAR.is_dir():
         data = cifar()
-        figures |= starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 3, 6))
+        figures |= starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 4, 6))
         for lr in (0.01, 0.05):
             for blueprint in ("conv_light", "depthwise", "norm"):
                 figure = f"incubated_{blueprint}_lr_{lr}"

@@ -7,7 +7,7 @@ initialised and probed before anything is touched.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina import lifecycle
 from esper_ray.kasmina.birth import check_newborn, generators_kept
-from esper_ray.kasmina.blueprints import build_seed
+from esper_ray.kasmina.blueprints import build_seed, is_built_in
 from esper_ray.kasmina.cell import SeedCell
 from esper_ray.kasmina.gradmax import maximise_birth_gradient
 from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
 from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, Refused, Rules, SeedState
 from esper_ray.kasmina.operators import GateNetwork
-from esper_ray.leyline.actions import BlendOperator, GerminationStyle
+from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
+from esper_ray.leyline.blueprints import seed_parameter_count
+from esper_ray.leyline.config import unknown
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import WITH_MODULE, Stage
@@ -41,6 +43,13 @@ class GrowthOptions:
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
     """Start of the inner weights for each style; ``zero_scale`` where nothing is said."""
+
+    def __post_init__(self) -> None:
+        for style, start in self.initialisation.items():
+            if start not in get_args(Initialisation):
+                raise ValueError(
+                    f"style {style.id!r}: {unknown('initialisation', start, list(get_args(Initialisation)))}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,21 @@ class Growth:
             elif not self.options.freeze_fossils:
                 groups[HOST_GROUP] += parameters
         return groups, resting
+
+    def seed_parameters(self, slot: str) -> int:
+        """Structural parameter count of the seed in ``slot`` with its gate network, 0 if it holds no module.
+
+        Built-in blueprints have closed forms; own ones are counted.
+        """
+        state, cell = self.states[slot], self._cells[slot]
+        if state is None or cell.seed is None:
+            return 0
+        if not is_built_in(state.blueprint):
+            return sum(count_parameters(module) for module in (cell.seed, cell.gate) if module is not None)
+        operator = BlendOperator.GATE if cell.gate is not None else state.operator
+        return seed_parameter_count(
+            cell.shape.topology, Blueprint.named(state.blueprint), cell.shape.channels, operator
+        )
 
     def next_seed_id(self, slot: str) -> str:
         """The identity that the next seed of ``slot`` will have, for example ``r0c1-3``."""
@@ -308,8 +332,3 @@ def _structure(state: SeedState | None) -> tuple[Any, ...] | None:
     if state is None or state.stage not in WITH_MODULE:
         return None
     return state.seed_id, state.stage is Stage.FOSSILIZED, state.fading, _gated(state)
-
-
-def structural_parameters(cell: SeedCell) -> int:
-    """Structural parameter count of the seed in ``cell`` and its gate network, 0 if it holds none."""
-    return sum(count_parameters(module) for module in (cell.seed, cell.gate) if module is not None)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina import lifecycle
@@ -32,8 +31,8 @@ from esper_ray.kasmina.growth import (
     LossOf,
     Outcome,
     SlotEvent,
-    structural_parameters,
 )
+from esper_ray.kasmina.incubation import incubate, shadowed
 from esper_ray.kasmina.initialisation import count_parameters
 from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedState
 from esper_ray.kasmina.plain import plain_module
@@ -155,7 +154,8 @@ class MorphogeneticModel(nn.Module):
 
     def seed_parameters(self, slot: str) -> int:
         """Structural parameter count of the seed in ``slot``, 0 if it holds no module."""
-        return structural_parameters(self.cell(slot))
+        self.cell(slot)
+        return self.growth.seed_parameters(slot)
 
     def cell(self, slot: str) -> SeedCell:
         """The cell of ``slot``.
@@ -280,18 +280,12 @@ class MorphogeneticModel(nn.Module):
         without such seeds, or where they learn straight through.
 
         Args:
-            loss_of: runs this model on a batch (a part of it will do) and returns the loss.
+            loss_of: runs this model on a batch (a part of it will do) and returns the loss, scaled as yours is.
+
+        Raises:
+            ValueError: if that loss carries no gradient.
         """
-        cells = [cell for cell in self._cells() if cell.incubates and cell.incubation.method == "shadow"]
-        learners = [p for cell in cells for p in cell.learnable() if p.requires_grad]
-        if not learners:
-            return
-        with self.shadow():
-            for cell in cells:
-                cell.train()
-            gradients = torch.autograd.grad(loss_of(), learners, allow_unused=True)
-        for parameter, gradient in zip(learners, gradients, strict=True):
-            parameter.grad = gradient
+        incubate(self, loss_of)
 
     @contextmanager
     def shadow(self) -> Iterator[None]:
@@ -299,15 +293,8 @@ class MorphogeneticModel(nn.Module):
 
         To see what they would do to the loss.
         """
-        cells = [cell for cell in self._cells() if cell.incubates]
-        with still(self):
-            try:
-                for cell in cells:
-                    cell.shadowed = True
-                yield
-            finally:
-                for cell in cells:
-                    cell.shadowed = False
+        with shadowed(self):
+            yield
 
     @contextmanager
     def branching(self, slots: frozenset[str]) -> Iterator[tuple[str, ...]]:

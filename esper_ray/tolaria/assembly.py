@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from esper_ray.kasmina.cell import Incubation
+from esper_ray.kasmina.birth import check_newborn
+from esper_ray.kasmina.blueprints import build_seed
+from esper_ray.kasmina.cell import Incubation, SeedCell
 from esper_ray.kasmina.gates import Gate, GateRules
 from esper_ray.kasmina.growth import GrowthOptions
 from esper_ray.kasmina.hosts import HostSpec, build_host
@@ -99,7 +101,7 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
 
     Raises:
         GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take, or more seeds could
-            live at a time than are measured.
+            live at a time than are measured. So no action that is legal later fails.
     """
     most = min(growth.max_seeds or len(growth.slots), len(growth.slots))
     if most > MAX_PLAYERS:
@@ -116,6 +118,8 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
                 f"slot {slot} has {topology.value}, for which there is no blueprint {blueprint.id!r}; "
                 f"growth.blueprints may name {', '.join(known.id for known in fitting)}"
             )
+        for blueprint in sorted(blueprints):
+            _check_fits(slot, blueprint, model.cell(slot))
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
@@ -123,3 +127,12 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
     )
+
+
+def _check_fits(slot: str, blueprint: Blueprint, cell: SeedCell) -> None:
+    with seeded_initialisation(0):
+        seed = build_seed(blueprint.id, cell.shape).to(cell.alpha)
+        try:
+            check_newborn(slot, seed, cell)
+        except ValueError as error:
+            raise GrowthError(f"growth.blueprints: {blueprint.id!r} does not fit: {error}") from error

@@ -32,7 +32,17 @@ from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
 from esper_ray.leyline.stages import Stage
 
 ALL = pytest.mark.parametrize(("topology", "blueprint", "operator"), MATRIX, ids=case_id)
+LEARNING_MOST_SLOWLY = pytest.mark.parametrize(
+    ("topology", "blueprint", "operator"),
+    [case if case[2] is GATE else pytest.param(*case, marks=pytest.mark.slow) for case in LEARNING],
+    ids=case_id,
+)
 ALL_LEARNING = pytest.mark.parametrize(("topology", "blueprint", "operator"), LEARNING, ids=case_id)
+MOST_SLOWLY = pytest.mark.parametrize(
+    ("topology", "blueprint", "operator"),
+    [case if case[2] is ADD else pytest.param(*case, marks=pytest.mark.slow) for case in MATRIX],
+    ids=case_id,
+)
 STRAIGHT = Incubation("straight_through")
 EXTENTS = {
     IMAGES: [((4, 4), 1), ((4, 4), 4), ((7, 5), 4), ((16, 16), 1)],
@@ -86,7 +96,7 @@ def identity(topology, blueprint, operator, x, to=lambda module: module):
     return True
 
 
-@ALL
+@MOST_SLOWLY
 def test_a_newborn_seed_leaves_the_output_as_it_is(topology, blueprint, operator):
     assert identity(topology, blueprint, operator, inputs(topology))
 
@@ -106,7 +116,7 @@ def test_a_woken_seed_does_not(topology, blueprint, operator):
     assert (moved > 1e-4) == (blueprint is not Blueprint.NOOP)
 
 
-@ALL_LEARNING
+@LEARNING_MOST_SLOWLY
 def test_every_parameter_of_a_blending_seed_learns_within_two_steps(topology, blueprint, operator):
     model, x = make_model(topology), inputs(topology)
     lead(model, Stage.BLENDING, blueprint, operator, alpha=0.37)

@@ -69,6 +69,17 @@ def test_a_blueprint_for_other_features_is_refused_naming_slot_and_choice(config
         growth_limits(GrowthConfig(blueprints=("norm", "lora")), model)
 
 
+def test_a_blueprint_that_fails_on_the_features_of_a_slot_is_refused_before_anything_runs(config, data):
+    """Three pools leave one pixel of eight: group normalisation of a channel by itself has nothing to go by."""
+    overrides = {"host.pools": 3, "growth.slots": ["r1c2"], "growth.blueprints": ["conv_light"]}
+    tiny = build(config.model_dump(), overrides)
+    model = build_organism(tiny, data, CPU, 0).model
+    with pytest.raises(
+        GrowthError, match=r"'conv_light' does not fit: slot r1c2: .* features \(1, 8, 1, 1\): Expected"
+    ):
+        growth_limits(tiny.growth, model)
+
+
 def test_a_host_of_ones_own_is_grown_in_its_own_places(config, data):
     def host(data):
         return HostSpec(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"r0c0": "1"})

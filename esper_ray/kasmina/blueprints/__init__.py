@@ -36,6 +36,11 @@ BodyBuilder = Callable[[SlotShape], nn.Module]
 _REGISTRY: dict[tuple[Topology, str], BodyBuilder] = {}
 
 
+def is_built_in(name: str) -> bool:
+    """Whether ``name`` is one of the thirteen that policies know."""
+    return any(blueprint.id == name for blueprint in Blueprint)
+
+
 def register_blueprint(name: str, topology: Topology, build: BodyBuilder) -> None:
     """Make ``build`` available under ``name`` for slots of ``topology``.
 
@@ -44,7 +49,7 @@ def register_blueprint(name: str, topology: Topology, build: BodyBuilder) -> Non
     Raises:
         ValueError: if the name is taken for that topology, or is one of the built-in names.
     """
-    if name in {blueprint.id for blueprint in Blueprint}:
+    if is_built_in(name):
         raise ValueError(f"blueprint name {name!r} is built in; policies rely on its meaning")
     if (topology, name) in _REGISTRY:
         raise ValueError(f"blueprint {name!r} is already registered for {topology.value}")
@@ -57,7 +62,7 @@ def unregister_blueprint(name: str, topology: Topology) -> None:
     Raises:
         ValueError: if it is a built-in one.
     """
-    if name in {blueprint.id for blueprint in Blueprint}:
+    if is_built_in(name):
         raise ValueError(f"blueprint {name!r} is built in and cannot be removed")
     _REGISTRY.pop((topology, name), None)
 
