@@ -213,6 +213,7 @@ def fuzzed(request):
     return env, records, totals
 
 
+@pytest.mark.slow
 def test_fuzzing_reaches_every_operation_and_nearly_every_stage(fuzzed):
     env, records, _ = fuzzed
     done = {info["operation"] for *_, info, _ in records}

@@ -11,6 +11,8 @@ from learner_builders import behaved, changed, drawn, open_masks, small_config, 
 from actors.ppo import PPOLearner, padded_batch
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS
 
+pytestmark = pytest.mark.slow
+
 WAIT = [0] * 8
 ADVANCE = [5, 1, 0, 0, 0, 0, 0, 0]
 GERMINATE = [1, 1, 4, 2, 1, 0, 0, 0]

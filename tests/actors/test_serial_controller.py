@@ -100,6 +100,7 @@ def test_rounds_with_an_interruption_equal_rounds_without_one(straight, tmp_path
     assert resumed.progress.best == straight[1].progress.best
 
 
+@pytest.mark.slow
 def test_an_interruption_within_a_round_leaves_the_finished_rounds_and_nothing_else(straight, tmp_path):
     """Stopped in the second episode of the second round; what a crash wrote after the checkpoint is cut off."""
     directory, controller, watcher, done = run(

@@ -13,6 +13,8 @@ from cli_builders import SMALL, only_run
 from esper_ray.cli.progress import PlainProgress
 from esper_ray.cli.signals import StopRequest
 
+pytestmark = pytest.mark.slow
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -88,7 +90,6 @@ def test_handlers_are_put_back_and_codes_follow_from_the_signal():
     assert [signal.getsignal(number) for number in CODES] == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_from_outside_ends_the_program_in_the_same_way(number, runs):
     """A real process, struck after the first line of a round."""

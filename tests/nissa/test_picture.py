@@ -8,6 +8,8 @@ from esper_ray.leyline.loading import build, read_preset
 from esper_ray.nissa.picture import best_episode, draw_run
 from esper_ray.nissa.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 CONFIG = build(read_preset("digits"))
 OPS = ("wait", "germinate", "set_alpha_target", "prune", "fossilize", "advance")
 LIFE = [
@@ -82,7 +84,6 @@ def test_a_heuristic_run_is_drawn_without_rounds_and_without_a_display(run, monk
     assert pyplot.get_fignums() == []
 
 
-@pytest.mark.slow
 def test_rounds_in_which_nothing_but_waiting_happened_are_drawn(run):
     """A single round, no operation, no seed: the emptiest run that there is. Warnings are errors here."""
     run.log(story(0, 20.0, steps=1, grown=False, round=0))
@@ -91,7 +92,6 @@ def test_rounds_in_which_nothing_but_waiting_happened_are_drawn(run):
     assert size_of(run.picture) == (1320, 1045)
 
 
-@pytest.mark.slow
 def test_rounds_without_a_finished_episode_are_drawn(run):
     run.add_round(row_of(0, germinate=1), {"round": 0})
     draw_run(run)

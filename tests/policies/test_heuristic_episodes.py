@@ -8,6 +8,8 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action
 from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
+pytestmark = pytest.mark.slow
+
 FAST = FAST_LIVES | {"training.steps_per_epoch": 1}
 
 
@@ -31,7 +33,6 @@ def stages_by_slot(episode):
     return reached
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("auto", [["g1"], ["g1", "g2", "g3"]], ids=["manual", "auto"])
 def test_real_seeds_are_brought_to_holding_and_decided_upon(auto):
     keeps_all = episode_of({"growth.auto_forward": auto, "episode_length": 16}, min_contribution_pp=-100.0)
@@ -64,7 +65,6 @@ def test_equal_seeds_give_equal_episodes():
     assert episode_of({"episode_length": 12}, seed=4).log != first.log
 
 
-@pytest.mark.slow
 def test_a_full_episode_on_digits_grows_and_keeps_what_helps():
     env = make_environment("digits")
     episode = EpisodeRunner(env, HeuristicPolicy(env.limits)).play(Assignment(0, 0, 0))

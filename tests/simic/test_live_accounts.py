@@ -58,6 +58,7 @@ def episodes():
     return [play(env, seed, np.random.default_rng(seed)) for seed in range(4)]
 
 
+@pytest.mark.slow
 def test_random_legal_policies_visit_every_stage(episodes):
     """Otherwise the tests below would say little."""
     seen = {r.stage.name for reports, _, _ in episodes for state in reports for r in state if r is not None}
