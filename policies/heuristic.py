@@ -29,8 +29,15 @@ class HeuristicConfig(Section):
     """Epochs in TRAINING after which a seed that no gate lets through is given up."""
     prune_drop_pp: float = 15.0
     """Loss of accuracy in BLENDING for which a seed is given up."""
-    rotation: tuple[Blueprint, ...] = (Blueprint.CONV_LIGHT, Blueprint.DEPTHWISE, Blueprint.BOTTLENECK, Blueprint.NORM)
-    """Blueprints in the order in which they are tried."""
+    rotation: tuple[Blueprint, ...] = (
+        Blueprint.CONV_LIGHT,
+        Blueprint.DEPTHWISE,
+        Blueprint.BOTTLENECK,
+        Blueprint.MLP_SMALL,
+        Blueprint.LORA,
+        Blueprint.NORM,
+    )
+    """Blueprints in the order in which they are tried, as far as a run allows them; some for every topology."""
 
 
 @dataclass(frozen=True, slots=True)
