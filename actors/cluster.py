@@ -54,7 +54,8 @@ class RayCrew:
             options = Learner.options(num_cpus=0, **self._gpu(device))
             self._learner = options.remote(self.config, device.partition(":")[0])
             for device in self._devices:
-                options = Environment.options(num_cpus=1, **self._gpu(device))
+                slots = self.config.system.slots_per_actor
+                options = Environment.options(num_cpus=1, max_concurrency=slots, **self._gpu(device))
                 self._actors.append(options.remote(self.config, device.partition(":")[0]))
         except BaseException:
             self.__exit__()
@@ -83,7 +84,8 @@ class RayCrew:
         weights = self._learner.weights.remote()
         ray.get([actor.adopt.remote(weights, epsilon) for actor in self._actors])
         queues = self._queues(assignments)
-        running = {self._next(queues, i): i for i in range(len(self._actors)) if queues[self._devices[i]]}
+        slots = [i for _ in range(self.config.system.slots_per_actor) for i in range(len(self._actors))]
+        running = {self._next(queues, i): i for i in slots if queues[self._devices[i]]}
         episodes: dict[int, Episode] = {}
         references: dict[int, Any] = {}
         while running:

@@ -1,7 +1,7 @@
 """Plays whole episodes: one environment, one policy, one record. No Ray in here."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,10 +79,9 @@ class EpisodeRunner:
     ) -> Episode:
         env, last = self.env, infos[-1]
         clock = {"episode": assignment.index, "env": assignment.env}
-        log = [{"kind": "episode_started", **clock, "epoch": 0, "seed": assignment.seed, **_host_state(infos[0])}]
+        log = [started_record(clock, assignment.seed, infos[0])]
         for decision, info in zip(decisions, infos[1:], strict=True):
-            log += [{"kind": event.kind, **clock, "epoch": event.epoch, **event.data} for event in info["events"]]
-            log.append({"kind": "env_epoch", **clock, **_epoch_record(decision, info)})
+            log += step_records(clock, decision, info)
         fossils = [report.slot_id for report in env.reports if report is not None and report.stage is Stage.FOSSILIZED]
         outcome = {
             "seed": assignment.seed,
@@ -132,12 +131,32 @@ def _trajectory(
     )
 
 
-def _host_state(info: dict[str, Any]) -> dict[str, Any]:
+def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The beginning of an episode for the event log.
+
+    Args:
+        clock: numbers of episode and environment.
+        info: what ``reset`` gave.
+    """
+    return {"kind": "episode_started", **clock, "epoch": 0, "seed": seed, **_host_state(info)}
+
+
+def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One step for the event log: what happened, and last what was decided and what came of it.
+
+    Args:
+        info: what ``step`` gave, with its reward as ``reward``.
+    """
+    happened = [{"kind": event.kind, **clock, "epoch": event.epoch, **event.data} for event in info["events"]]
+    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
+
+
+def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
     return {key: info[key] for key in keys}
 
 
-def _epoch_record(decision: Decision, info: dict[str, Any]) -> dict[str, Any]:
+def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
     """One step for the event log: what was decided and why, what came of it, and what it was paid."""
     entries = [
         {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}

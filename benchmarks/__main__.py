@@ -8,10 +8,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import env_step, growth, slots
+from benchmarks import coalitions, env_step, gpu, growth, host_epoch, scaling, slots
 from benchmarks.report import Result
 
-BENCHMARKS = {"env_step": env_step, "slots": slots, "growth": growth}
+BENCHMARKS = {
+    "host_epoch": host_epoch,
+    "env_step": env_step,
+    "coalitions": coalitions,
+    "slots": slots,
+    "growth": growth,
+    "scaling": scaling,
+    "gpu": gpu,
+}
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -113,7 +113,7 @@ def measure() -> Result:
     torch.set_num_threads(1)
     config = build(read_preset("digits"))
     figures = step_over_plain_loop(config) | ray_over_serial(config)
-    bars = {"env_step_over_plain_loop": Bar(1.20), "ray_speed_up": Bar(1.6, at_least=True)}
+    bars = {"env_step_over_plain_loop": Bar(1.10), "ray_speed_up": Bar(1.6, at_least=True)}
     return Result("env_step", figures, bars)
 
 

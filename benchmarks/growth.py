@@ -23,12 +23,11 @@ from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.records import SeedMeasurements
-from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.cifar import CLASSES, read_cifar10
-from esper_ray.tolaria.data import Dataset, dataset_of, epoch_batches
+from esper_ray.tolaria.assembly import build_organism, build_trainer
+from esper_ray.tolaria.data import ImageData, dataset_of
 from esper_ray.tolaria.measurement import measure as measured
+from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
-from esper_ray.tolaria.training import EpochSettings, train_epoch
 
 CPU = torch.device("cpu")
 CIFAR = Path(os.environ.get("ESPER_CIFAR10", Path(__file__).parents[2] / "shared/data/cifar10"))
@@ -38,7 +37,7 @@ WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, con
 SLOT = "r0c1"
 
 
-def cifar() -> Dataset:
+def cifar() -> ImageData:
     """4,000 training and 1,000 validation images of CIFAR-10."""
     train, test = read_cifar10(CIFAR, "train", TRAIN_IMAGES), read_cifar10(CIFAR, "test", HELD_OUT)
     held = (test.images, test.labels)
@@ -55,20 +54,19 @@ def cifar_config(**overrides: object) -> RunConfig:
 class Trial:
     """One organism that is trained epoch by epoch."""
 
-    def __init__(self, config: RunConfig, data: Dataset, seed: int) -> None:
+    def __init__(self, config: RunConfig, data: ImageData, seed: int) -> None:
         self.config, self.data, self.seed, self.epoch = config, data, seed, 0
         self.organism: Organism = build_organism(config, data, CPU, seed)
         self.model = self.organism.model
+        self.trainer = build_trainer(config, self.organism, data)
 
     def train(self, epochs: int, tick: bool = False) -> None:
         """Train for ``epochs``; amplitudes move before each if ``tick``."""
         c = self.config.training
-        settings = EpochSettings(c.host_grad_clip, c.seed_grad_clip, self.config.growth.incubation.share)
         for _ in range(epochs):
             if tick:
                 self.model.tick()
-            rows = epoch_batches(self.seed, self.epoch, len(self.data.train), c.batch_size, c.steps_per_epoch)
-            train_epoch(self.organism, self.data, rows, settings)
+            self.trainer.train(self.data.plan(self.seed, self.epoch, c.batch_size, c.steps_per_epoch))
             self.model.epoch_elapsed()
             self.epoch += 1
 
@@ -90,7 +88,7 @@ class Trial:
         return cross_entropy(logits, self.data.validation.labels).item()
 
 
-def incubation_ratio(data: Dataset, blueprint: str, method: str, lr: float) -> float:
+def incubation_ratio(data: ImageData, blueprint: str, method: str, lr: float) -> float:
     """Validation loss with the seed fully on over that of the host alone, after ten epochs behind it."""
     rates = {"training.lr": lr, "training.seed_lr": lr, "growth.incubation.method": method}
     trial = Trial(cifar_config(**rates), data, seed=0)
@@ -102,7 +100,7 @@ def incubation_ratio(data: Dataset, blueprint: str, method: str, lr: float) -> f
         return trial.validation_loss() / alone
 
 
-def grown_accuracy(config: RunConfig, data: Dataset, seed: int, epochs: tuple[int, int, int]) -> tuple[float, float]:
+def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[int, int, int]) -> tuple[float, float]:
     """Validation accuracy after host-only, incubating and blended ``epochs``, and the gradient norm at birth."""
     trial = Trial(config, data, seed)
     trial.train(epochs[0])
@@ -119,7 +117,7 @@ def grown_accuracy(config: RunConfig, data: Dataset, seed: int, epochs: tuple[in
 
 
 def starts(
-    name: str, config: Callable[[str], RunConfig], data: Dataset, seeds: int, epochs: tuple[int, int, int]
+    name: str, config: Callable[[str], RunConfig], data: ImageData, seeds: int, epochs: tuple[int, int, int]
 ) -> dict[str, float]:
     """Accuracy from either start, the paired difference with its standard error, the ratio of mean birth gradients."""
     both = {

@@ -7,7 +7,6 @@ the observation already shows the action's effect.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -15,11 +14,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor
 
-from esper_ray.kasmina.commands import command_of, logged
-from esper_ray.kasmina.lifecycle import LifecycleEvent, SeedState
-from esper_ray.kasmina.organism import Organism, OrganismSnapshot
+from esper_ray.episode import EpisodeState, PlayProgress, packed, unpacked
+from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.legality import Masks, legality, mask_vector_size
@@ -34,30 +31,15 @@ from esper_ray.leyline.observation import (
 )
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
+from esper_ray.life import Life
 from esper_ray.simic.accounting import Transition, committed_accuracy, fossil_parameters, settle
-from esper_ray.simic.attribution import leave_one_out, pair_interactions
 from esper_ray.simic.ledger import Ledger
-from esper_ray.tolaria.assembly import HostBuilder, build_organism, configured_host, derived_seed, growth_limits
-from esper_ray.tolaria.data import Dataset, epoch_batches
-from esper_ray.tolaria.governor import Governor, Verdict
-from esper_ray.tolaria.measurement import measure
+from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
+from esper_ray.tolaria.memory import memory_for
 from esper_ray.tolaria.tasks import load_task
-from esper_ray.tolaria.training import EpochResult, EpochSettings, train_epoch, training_loss
-from esper_ray.tolaria.vitals import Vitals
+from esper_ray.tolaria.training import EpochResult
 
 Observation = dict[str, NDArray[Any]]
-
-PROBE_IMAGES = 512
-"""Most training images that a gradient-informed start looks at."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Good:
-    """The last state that the governor trusted."""
-
-    organism: OrganismSnapshot
-    vitals: Vitals
-    measured: Measurement
 
 
 class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
@@ -79,7 +61,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         config: RunConfig,
         device: str = "cpu",
         *,
-        data: Dataset | None = None,
+        data: AnyData | None = None,
         host: HostBuilder | None = None,
     ) -> None:
         """
@@ -91,12 +73,15 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         Raises:
             TaskError: if the task or its data cannot be had.
             GrowthError: if a blueprint does not exist for the features at the slots.
+            DeviceMemoryError: if the device has no memory for data and host.
         """
         self.config = config
         self.device = torch.device(device)
-        self.data = load_task(config.task, self.device) if data is None else data
-        self.host = configured_host(config.host) if host is None else host
-        self.limits = growth_limits(config.growth, build_organism(config, self.data, self.device, 0, self.host).model)
+        with memory_for(f"the data of task {config.task.name!r} and a host", self.device):
+            self.data = load_task(config.task, self.device) if data is None else data
+            self.host = configured_host(config.host) if host is None else host
+            organism = build_organism(config, self.data, self.device, 0, self.host)
+        self.limits = growth_limits(config.growth, organism.model)
         slots = len(self.limits.slots)
         size = (observation_size(slots),)
         self.observation_space = spaces.Dict(
@@ -107,9 +92,6 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             }
         )
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
-        self._settings = EpochSettings(
-            config.training.host_grad_clip, config.training.seed_grad_clip, config.growth.incubation.share
-        )
         self._over = True
 
     def reset(
@@ -117,21 +99,14 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start a fresh host. The episode is a pure function of ``seed``; without one it is drawn from the last."""
         super().reset(seed=seed)
-        self.episode_seed = int(self.np_random.integers(2**32)) if seed is None else seed
-        self.organism: Organism = build_organism(self.config, self.data, self.device, self.episode_seed, self.host)
-        self.governor = Governor(self.config.governor, self.data.random_guess_loss)
+        chosen = int(self.np_random.integers(2**32)) if seed is None else seed
+        self.life = Life(self.config, self.data, self.device, self.host, chosen)
         self.ledger = Ledger()
-        self.vitals = Vitals()
-        self.measured = measure(self.organism.model, self.data, self.data.validation)
-        self.first_accuracy_pp = self.measured.accuracy_pp
-        self.epoch = 0
         self.illegal_actions = 0
         self._last_operation, self._last_success = LifecycleOp.WAIT, True
-        self._interventions: deque[int] = deque(maxlen=1)
+        self._last_intervention: int | None = None
         self._losses: deque[float] = deque([self.measured.loss], maxlen=HISTORY)
         self._accuracies: deque[float] = deque([self.measured.accuracy_pp], maxlen=HISTORY)
-        self._good = self._trusted_state()
-        self._since_snapshot = 0
         self._over = False
         self._observe()
         return self._observation(), self._info(WAIT, illegal=False, events=[], entries=(), result=None)
@@ -142,6 +117,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         Raises:
             RuntimeError: before the first reset, or after the end of an episode.
             ValueError: if ``action`` is not in the action space.
+            DeviceMemoryError: if the device has no memory for the host alone.
         """
         if self._over:
             raise RuntimeError("the episode is over (or was never begun); call reset() first")
@@ -151,14 +127,22 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         taken = WAIT if illegal else asked
         before, known = self.reports, self.measured
 
-        events = self._execute(taken)
-        self._last_success &= not illegal
-        events += self._tick()
-        result = self._train()
-        verdict = self._measure_and_judge(result)
+        events: list[Event] = []
+        result: EpochResult | None = None
+        try:
+            self._last_success, events = self.life.execute(taken)
+            if taken.operation is not LifecycleOp.WAIT and self._last_success:
+                self._last_intervention = self.epoch
+            self._last_success &= not illegal
+            events = [*events, *self.life.tick()]
+            result = self.life.train()
+            verdict = self.life.measure_and_judge(result)
+        except (RuntimeError, MemoryError) as error:
+            verdict = self.life.out_of_memory(error)
         if verdict.panic:
-            events.append(self._roll_back(verdict))
-        self.epoch += 1
+            self._last_success = False  # whatever the action did is undone
+            events = [*events, self.life.roll_back(verdict)]
+        self.life.epoch += 1
         terminated = verdict.panic
         truncated = not terminated and self.epoch >= self.config.episode_length
         self._last_operation = asked.operation
@@ -180,80 +164,74 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         observation = self._observation()
         return View(observation["features"], observation["blueprints"], self.masks, self.reports, self.signals)
 
-    def test_measurement(self) -> Measurement:
-        """Loss, accuracy and coalitions on the test split: for reports only, never for decisions."""
-        return measure(self.organism.model, self.data, self.data.test)
+    @property
+    def episode_seed(self) -> int:
+        """What the present episode is a function of, besides its actions."""
+        return self.life.seed
 
     @property
-    def total_parameters(self) -> int:
-        """Parameters of host and seeds."""
-        return self.organism.model.host_parameters + sum(map(self.organism.model.seed_parameters, self.limits.slots))
+    def epoch(self) -> int:
+        """Steps played in this episode."""
+        return self.life.epoch
 
-    def _execute(self, action: Action) -> list[Event]:
-        self._last_success = True
-        if action.operation is LifecycleOp.WAIT:
-            return []
-        slot = self.limits.slots[action.slot]
-        before = self.organism.model.states[slot]
-        model = self.organism.model
-        command = command_of(action, model.growth.next_seed_id(slot))
-        loss_of = self._probe_loss if action.operation is LifecycleOp.GERMINATE else None
-        outcome = model.execute(slot, command, self.vitals.of(slot), loss_of)
-        self._last_success = outcome.success
-        if outcome.success:
-            self._interventions.append(self.epoch)
-        return self._log(slot, before, outcome.events, "policy")
+    @property
+    def organism(self) -> Organism:
+        """The growing network and its optimiser."""
+        return self.life.organism
 
-    def _tick(self) -> list[Event]:
-        before = dict(self.organism.model.states)
-        happened = self.organism.model.tick(self.vitals.by_slot())
-        return [event for slot, events in happened.items() for event in self._log(slot, before[slot], events, "clock")]
+    @property
+    def measured(self) -> Measurement:
+        """The last pass over the validation split."""
+        return self.life.measured
 
-    def _batches(self) -> Tensor:
-        training = self.config.training
-        return epoch_batches(
-            derived_seed(self.episode_seed, 1),
-            self.epoch,
-            len(self.data.train),
-            training.batch_size,
-            training.steps_per_epoch,
+    def test_measurement(self) -> Measurement:
+        """Loss, accuracy and coalitions on the test split: for reports only, never for decisions."""
+        return self.life.test_measurement()
+
+    def save_state(self) -> bytes:
+        """The episode as it stands, in its middle too, for :meth:`load_state` of an equal environment anywhere.
+
+        A safetensors blob; nothing in it needs unpickling.
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        if not hasattr(self, "life"):
+            raise RuntimeError("no episode was begun; call reset() first")
+        play = PlayProgress(
+            illegal_actions=self.illegal_actions,
+            last_operation=int(self._last_operation),
+            last_success=self._last_success,
+            last_intervention=self._last_intervention,
+            losses=tuple(self._losses),
+            accuracies_pp=tuple(self._accuracies),
+            over=self._over,
+            entries=self.ledger.entries,
         )
+        generator = dict(self.np_random.bit_generator.state)
+        return packed(EpisodeState(play, *self.life.saved(), generator, self.config.environment_digest()))
 
-    def _probe_loss(self) -> Tensor:
-        """Loss on the images that are trained on next, for seeds that start gradient-informed."""
-        return training_loss(self.organism.model, self.data, self._batches().reshape(-1)[:PROBE_IMAGES])
+    def load_state(self, blob: bytes) -> tuple[Observation, dict[str, Any]]:
+        """Go on with an episode from where :meth:`save_state` left it. Returns what ``reset`` would.
 
-    def _train(self) -> EpochResult:
-        result = train_epoch(self.organism, self.data, self._batches(), self._settings)
-        self.organism.model.epoch_elapsed()
-        return result
-
-    def _measure_and_judge(self, result: EpochResult) -> Verdict:
-        known = self.measured.accuracy_pp
-        self.measured = measure(self.organism.model, self.data, self.data.validation)
-        contributions = leave_one_out(self.measured)
-        interactions = dict.fromkeys(self.measured.players, 0.0)
-        for pair, value in pair_interactions(self.measured).items():
-            for slot in pair:
-                interactions[slot] += value
-        self.vitals = self.vitals.updated(
-            self.organism.model.states, known, self.measured, result.gradients, contributions, interactions
-        )
-        verdict = self.governor.judge(result.loss, self.measured.loss)
-        self._since_snapshot += 1
-        if verdict.healthy and self._since_snapshot >= self.config.governor.snapshot_every:
-            self._good, self._since_snapshot = self._trusted_state(), 0
-        return verdict
-
-    def _trusted_state(self) -> _Good:
-        return _Good(self.organism.snapshot(), self.vitals, self.measured)
-
-    def _roll_back(self, verdict: Verdict) -> Event:
-        self._last_success = False  # whatever the action did is undone
-        self.organism.restore(self._good.organism)
-        self.vitals, self.measured = self._good.vitals, self._good.measured
-        data = {"reason": verdict.reason, "value": verdict.value, "threshold": verdict.threshold}
-        return Event("rollback", self.epoch, data)
+        Raises:
+            EpisodeStateError: if ``blob`` is no saved episode, or belongs to another configuration. The
+                environment is as it was then.
+        """
+        state = unpacked(blob, self.config.environment_digest(), self.device)
+        life = Life(self.config, self.data, self.device, self.host, state.life.seed)
+        life.resume(state)
+        self.life, play = life, state.play
+        self.np_random.bit_generator.state = dict(state.generator)
+        self.ledger = Ledger()
+        self.ledger.book(play.entries)
+        self.illegal_actions, self._last_intervention = play.illegal_actions, play.last_intervention
+        self._last_operation, self._last_success = LifecycleOp(play.last_operation), play.last_success
+        self._losses = deque(play.losses, maxlen=HISTORY)
+        self._accuracies = deque(play.accuracies_pp, maxlen=HISTORY)
+        self._over = play.over
+        self._observe()
+        return self._observation(), self._info(WAIT, illegal=False, events=[], entries=(), result=None)
 
     def _settle(
         self, action: Action, before: Reports, known: Measurement, *, truncated: bool, terminated: bool
@@ -268,7 +246,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             after=self.reports,
             known=known,
             measured=self.measured,
-            first_accuracy_pp=self.first_accuracy_pp,
+            first_accuracy_pp=self.life.first_accuracy_pp,
             host_parameters=self.organism.model.host_parameters,
             truncated=truncated,
             terminated=terminated,
@@ -276,17 +254,15 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         entries = settle(transition, self.config.reward, self.config.gamma)
         if not terminated:
             return entries
-        recent = [s for s in self._interventions if step - s <= self.config.governor.watch_window]
-        cause = recent[0] if recent else step
+        last, window = self._last_intervention, self.config.governor.watch_window
+        cause = last if last is not None and step - last <= window else step
         penalty = LedgerEntry(
             "governor", -self.config.governor.penalty, step, cause, None, "the network had to be restored"
         )
         return (*entries, penalty)
 
     def _observe(self) -> None:
-        self.reports: Reports = tuple(
-            self.organism.model.report(slot, self.vitals.of(slot)) for slot in self.limits.slots
-        )
+        self.reports: Reports = self.life.reports()
         self.masks: Masks = legality(self.reports, self.limits)
         self.signals = HostSignals(
             epoch=self.epoch,
@@ -325,19 +301,13 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "val_loss": self.measured.loss,
             "val_accuracy_pp": self.measured.accuracy_pp,
             "committed_accuracy_pp": committed_accuracy(self.reports, self.measured),
-            "total_parameters": self.total_parameters,
+            "total_parameters": self.life.total_parameters,
             "fossil_parameters": fossil_parameters(self.reports),
-            "growth_ratio": self.total_parameters / self.organism.model.host_parameters,
+            "growth_ratio": self.life.total_parameters / self.organism.model.host_parameters,
             "entries": entries,
             "events": tuple(events),
             "reports": self.reports,
         }
-
-    def _log(
-        self, slot: str, before: SeedState | None, happened: tuple[LifecycleEvent, ...], initiator: str
-    ) -> list[Event]:
-        state = self.organism.model.states[slot] or before
-        return logged(slot, state, happened, self.epoch, initiator)
 
 
 def make_environment(

@@ -23,10 +23,9 @@ from esper_ray.leyline.config import TaskConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out
-from esper_ray.tolaria.data import epoch_batches
 from esper_ray.tolaria.measurement import measure
 from esper_ray.tolaria.tasks import load_task
-from esper_ray.tolaria.training import EpochSettings, train_epoch
+from esper_ray.tolaria.training import EpochSettings, Trainer
 
 SLOT = "r0c0"
 
@@ -52,6 +51,7 @@ def main() -> None:
     model = MorphogeneticModel.wrap(host, {SLOT: "first"}, torch.zeros(2, 1, 8, 8), rules=rules)
     optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.05, "momentum": 0.9})
     settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.25)
+    trainer = Trainer(Organism(model, optimizer), data, settings)
     known = SeedMeasurements()
 
     for epoch in range(30):
@@ -64,8 +64,7 @@ def main() -> None:
             model.fossilise(SLOT, known)
         model.tick({SLOT: known})
 
-        batches = epoch_batches(0, epoch, len(data.train), batch_size=64, steps=17)
-        result = train_epoch(Organism(model, optimizer), data, batches, settings)
+        result = trainer.train(data.plan(0, epoch, batch_size=64, steps=17))
         model.epoch_elapsed()
         measured = measure(model, data, data.validation)
         gradients = result.gradients.get(SLOT)
@@ -79,7 +78,7 @@ def main() -> None:
 
     print("\n" + "\n".join(str(event) for event in model.events if "->" in str(event)))
     grown = model.plain().eval()
-    images, labels = data.normalised(data.test.images), data.test.labels
+    images, labels = data.prepared(data.test, 0, len(data.test))
     with torch.no_grad():
         print(f"\nas an ordinary module: test loss {cross_entropy(grown(images), labels):.3f}")
     print(grown)

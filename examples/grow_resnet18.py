@@ -17,8 +17,8 @@ from torchvision.models import resnet18
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.loading import build, read_preset
-from esper_ray.tolaria.cifar import CLASSES, read_cifar10
-from esper_ray.tolaria.data import Dataset, dataset_of
+from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 SETTINGS = {
@@ -35,7 +35,7 @@ SETTINGS = {
 HELD_OUT = 250
 
 
-def load(folder: Path, images: int) -> Dataset:
+def load(folder: Path, images: int) -> ImageData:
     """The first ``images`` training images, and as many for validation and for testing as is quick."""
     train, test = read_cifar10(folder, "train", images + HELD_OUT), read_cifar10(folder, "test", HELD_OUT)
     cut = len(train.labels) - HELD_OUT
@@ -48,7 +48,7 @@ def load(folder: Path, images: int) -> Dataset:
     )
 
 
-def host(data: Dataset) -> HostSpec:
+def host(data: ImageData) -> HostSpec:
     """A fresh ResNet-18 whose first convolution suits small pictures, and the places where it may grow."""
     network = resnet18(num_classes=data.classes)
     network.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
@@ -82,7 +82,7 @@ def main() -> None:
 
     grown = model.plain().eval()
     with torch.no_grad():
-        images, labels = env.data.normalised(env.data.test.images), env.data.test.labels
+        images, labels = env.data.prepared(env.data.test, 0, len(env.data.test))
         right = (grown(images).argmax(dim=1) == labels).float().mean().item()
     print(f"as an ordinary module: {sum(p.numel() for p in grown.parameters()):,} parameters, test {100 * right:.1f} %")
     if chosen.save is not None:

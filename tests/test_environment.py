@@ -17,7 +17,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import GrowthError
 from esper_ray.tolaria.tasks import TaskError
 
-TINY = {"episode_length": 6, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_images": 50}
+TINY = {"episode_length": 6, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_size": 50}
 QUICK = TINY | {
     "episode_length": 24,
     "training.steps_per_epoch": 1,
@@ -326,21 +326,24 @@ def test_a_whole_life_from_germination_to_commitment(auto, mover):
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].tolist() == [True, True, False]
 
 
-def test_more_seeds_than_can_be_measured_are_refused_unless_they_are_limited():
-    """Four seeds can be measured exactly; five slots are fine as long as four seeds live at a time."""
+def test_more_than_four_seeds_are_measured_by_sampling():
+    """Five slots: once all contribute, some of the 32 coalitions are measured, those that matter among them."""
     five = {"growth.slots": ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"], "growth.min_training_epochs": 0}
-    with pytest.raises(
-        GrowthError, match=r"5 slots could hold 5 seeds at a time, .* set growth.max_seeds to 4 or less"
-    ):
-        make_environment("digits", QUICK | five)
-    env = make_environment("digits", QUICK | five | {"growth.max_seeds": 4, "episode_length": 40})
+    few = {"measurement.permutations": 1, "episode_length": 60}
+    env = make_environment("digits", QUICK | five | few)
     env.reset(seed=1)
-    most = 0
-    for _ in range(40):
+    sizes = {}
+    for _ in range(60):
         free = np.flatnonzero(env.masks.slot_by_op[LifecycleOp.GERMINATE])
         env.step(act(LifecycleOp.GERMINATE, int(free[0]), blueprint=3, tempo=0) if len(free) else STAY)
-        most = max(most, len(env.measured.players))
-    assert most == 4
+        sizes[len(env.measured.players)] = len(env.measured.coalitions)
+        if len(env.measured.players) == 5:
+            everybody = frozenset(env.measured.players)
+            found = {coalition.members for coalition in env.measured.coalitions}
+            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= found
+            assert all(report.measured.contribution_pp is not None for report in env.reports)
+    assert {n: sizes[n] for n in range(5)} == {0: 0, 1: 2, 2: 4, 3: 8, 4: 16}
+    assert 7 <= sizes[5] < 16
 
 
 def test_what_cannot_be_had_is_refused_when_the_environment_is_made(tmp_path):
@@ -358,6 +361,6 @@ def test_the_test_split_is_for_reports_only(env):
     env.reset(seed=1)
     before = weights(env)
     report = env.test_measurement()
-    assert report.images == 300
-    assert env.measured.images == 50
+    assert report.examples == 300
+    assert env.measured.examples == 50
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(env).items())

@@ -15,7 +15,7 @@ TINY = {
     "episode_length": 8,
     "training.steps_per_epoch": 2,
     "training.batch_size": 16,
-    "task.validation_images": 50,
+    "task.validation_size": 50,
     "governor.snapshot_every": 1,
     "growth.min_training_epochs": 1,
     "growth.min_gradient_health": 0.0,

@@ -20,6 +20,8 @@ def mendable() -> tuple[type[Exception], ...]:
     for module, name in (
         ("esper_ray.tolaria.tasks", "TaskError"),
         ("esper_ray.tolaria.assembly", "GrowthError"),
+        ("esper_ray.tolaria.memory", "DeviceMemoryError"),
+        ("actors.replay", "ReplayError"),
         ("actors.checkpoint", "CheckpointError"),
         ("actors.cluster", "ResourceError"),
     ):

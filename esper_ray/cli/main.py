@@ -7,6 +7,8 @@ import typer
 
 import esper_ray
 from esper_ray.cli import config, train
+from esper_ray.cli import replay as replaying
+from esper_ray.cli import tasks as listing
 from esper_ray.cli.errors import UsageError, reported
 from esper_ray.cli.signals import exit_on_signals
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
+app.command(name="replay")(replaying.replay)
+app.command(name="tasks")(listing.tasks)
 
 
 @app.command()

@@ -30,7 +30,10 @@ MaxSeeds = Annotated[int | None, typer.Option(help="most seeds at a time, fossil
 TelemetryDir = Annotated[Path | None, typer.Option(help="folder in which the run directory is made; default runs")]
 NumWorkers = Annotated[int | None, typer.Option(help="not available: data lives on the device, no loader workers run")]
 GpuPreload = Annotated[bool, typer.Option("--gpu-preload", help="the data set lives on the device; always the case")]
-CompileMode = Annotated[str | None, typer.Option(help="off; other modes are not available yet")]
+CompileMode = Annotated[
+    str | None,
+    typer.Option(help="how hosts are trained: off, a mode of torch.compile, or captured (a CUDA graph of each step)"),
+]
 ForceCompile = Annotated[bool, typer.Option("--force-compile", help="not available yet")]
 
 
@@ -80,7 +83,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def refuse_unavailable(num_workers: int | None, compile_mode: str | None, force_compile: bool) -> None:
+def refuse_unavailable(num_workers: int | None, force_compile: bool) -> None:
     """Refuse flags whose machinery does not exist, naming what to use instead.
 
     Raises:
@@ -91,10 +94,8 @@ def refuse_unavailable(num_workers: int | None, compile_mode: str | None, force_
             f"--num-workers {num_workers} is not available yet: the data set lives on the device and needs no "
             "loader workers; leave the flag out"
         )
-    if compile_mode not in (None, "off"):
-        raise UsageError(f"--compile-mode {compile_mode} is not available yet; use --compile-mode off")
     if force_compile:
-        raise UsageError("--force-compile is not available yet; use --compile-mode off")
+        raise UsageError("--force-compile is not available: --compile-mode is followed wherever a run is started")
 
 
 def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
@@ -105,10 +106,13 @@ def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
     """
     import torch
 
+    devices = (config.system.device, *config.system.devices)
+    if config.training.compile_mode == "captured" and "cpu" in config.system.devices:
+        raise UsageError("--compile-mode captured needs CUDA devices for the environments, got cpu")
     if on_cluster:
         return
     has = torch.cuda.device_count()
-    for device in (config.system.device, *config.system.devices):
+    for device in devices:
         if device != "cpu" and int(device.partition(":")[2] or 0) >= has:
             raise UsageError(f"device {device!r} does not exist: this machine has {has} CUDA devices")
 
@@ -129,11 +133,11 @@ def check_run(config: RunConfig) -> None:
     data = load_task(config.task, torch.device("cpu"))
     if config.training.batch_size > len(data.train):
         raise UsageError(
-            f"training.batch_size {config.training.batch_size} exceeds the {len(data.train)} training images"
+            f"training.batch_size {config.training.batch_size} exceeds the {len(data.train)} training examples"
         )
     try:
         organism = build_organism(config, data, torch.device("cpu"), seed=0)
     except (ValueError, RuntimeError) as error:
-        shape = "x".join(map(str, data.train.images.shape[1:]))
-        raise UsageError(f"the host cannot work on {shape} images: {error}") from error
+        shape = "x".join(map(str, data.example_shape))
+        raise UsageError(f"the host cannot work on examples of shape {shape}: {error}") from error
     growth_limits(config.growth, organism.model)

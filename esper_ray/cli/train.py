@@ -47,7 +47,7 @@ def ppo(
     from esper_ray.cli.running import PPOJob
     from esper_ray.nissa.run_directory import RunDirectory
 
-    opt.refuse_unavailable(num_workers, compile_mode, force_compile)
+    opt.refuse_unavailable(num_workers, force_compile)
     if gpu_preload:
         typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
     previous = RunDirectory.open(resume) if resume is not None else None
@@ -65,6 +65,7 @@ def ppo(
         "seed": seed,
         "system.device": device,
         "system.devices": devices or None,
+        "training.compile_mode": compile_mode,
         "reward.mode": reward_mode,
         "growth.slots": slots or None,
         "growth.max_seeds": max_seeds,
@@ -103,7 +104,7 @@ def heuristic(
     """Play episodes with the hand-written policy, in this process."""
     from esper_ray.cli.running import HeuristicJob
 
-    opt.refuse_unavailable(num_workers, compile_mode, force_compile)
+    opt.refuse_unavailable(num_workers, force_compile)
     if gpu_preload:
         typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
     flags = {
@@ -112,6 +113,7 @@ def heuristic(
         "episode_length": episode_length,
         "seed": seed,
         "system.devices": None if device is None else [device],
+        "training.compile_mode": compile_mode,
         "reward.mode": reward_mode,
         "growth.slots": slots or None,
         "growth.max_seeds": max_seeds,

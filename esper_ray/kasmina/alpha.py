@@ -33,15 +33,18 @@ class AlphaController:
                 something else fades along with it (the operator).
 
         Raises:
-            ValueError: if a ramp is running, ``target`` is outside [0, 1], ``ticks`` is negative or
-                ``steepness`` is not finite.
+            ValueError: if a ramp is running, ``target`` is outside [0, 1], ``ticks`` is no whole number or
+                negative, ``curve`` is none, or ``steepness`` is not finite.
         """
         if self.mode is not AlphaMode.HOLD:
             raise ValueError(f"amplitude is ramping {self.mode.name} to {self.target}; it can be retargeted at rest")
         if not 0.0 <= target <= 1.0:
             raise ValueError(f"amplitude target must lie in [0, 1], got {target}")
-        if ticks < 0:
-            raise ValueError(f"ramp length must be >= 0 ticks, got {ticks}")
+        check_ticks("ramp length", ticks, least=0)
+        if not isinstance(curve, AlphaCurve):
+            raise ValueError(
+                f"curve must be one of {', '.join(f'AlphaCurve.{c.name}' for c in AlphaCurve)}, got {curve!r}"
+            )
         if not math.isfinite(steepness):
             raise ValueError(f"steepness must be finite, got {steepness}")
         ramp = replace(
@@ -83,6 +86,16 @@ class AlphaController:
         if self.mode is AlphaMode.HOLD or self.total == 0:
             return 0.0
         return (self.target - self.start) / self.total
+
+
+def check_ticks(name: str, ticks: object, least: int) -> None:
+    """Refuse a number of ticks that no state allows.
+
+    Raises:
+        ValueError: if ``ticks`` is no whole number, or less than ``least``.
+    """
+    if not isinstance(ticks, int) or isinstance(ticks, bool) or ticks < least:
+        raise ValueError(f"{name} must be a whole number of at least {least} ticks, got {ticks!r}")
 
 
 def ramp_share(curve: AlphaCurve, time: float, steepness: float = DEFAULT_STEEPNESS) -> float:

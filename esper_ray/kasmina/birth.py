@@ -1,7 +1,8 @@
 """What a newborn seed must be before it may enter a network."""
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,23 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.cell import SeedCell
+from esper_ray.kasmina.initialisation import GLOBAL_GENERATOR
 
 
-def generators_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Bodies that draw random numbers (dropout) leave no trace in the global generators."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+@contextmanager
+def generators_kept(device: torch.device) -> Iterator[None]:
+    """Bodies that draw random numbers (dropout) leave no trace in the global generators.
+
+    Except while a CUDA graph is captured, which forbids it: the graph has a stream of numbers of its own.
+    """
+    if device.type != "cuda":
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            yield
+    elif torch.cuda.is_current_stream_capturing():
+        yield
+    else:
+        with torch.random.fork_rng(devices=[device]):
+            yield
 
 
 def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:

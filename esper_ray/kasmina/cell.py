@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.coalitions import Fork
 from esper_ray.kasmina.operators import blend
 from esper_ray.leyline.actions import BlendOperator
 from esper_ray.leyline.config import unknown
@@ -62,6 +63,19 @@ class StraightThrough(torch.autograd.Function):
         return gradient, (gradient + pull * change).to(change.dtype), None, None
 
 
+class FiniteGradient(torch.autograd.Function):
+    """The identity, whose gradient is zero wherever it would not be finite."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        return torch.where(gradient.isfinite(), gradient, 0.0)
+
+
 class SeedCell(nn.Module):
     """A slot. It stays in place for the life of the model, with or without a seed.
 
@@ -81,6 +95,8 @@ class SeedCell(nn.Module):
         self.incubation = incubation
         self.seed: nn.Module | None = None
         self.gate: nn.Module | None = None
+        self.pinned: list[nn.Parameter] = []
+        """Parameters of the seed that were frozen at birth and stay so."""
         self.stage = Stage.DORMANT
         self.open = False
         """Whether the amplitude is above zero."""
@@ -88,10 +104,10 @@ class SeedCell(nn.Module):
         self.outgoing: BlendOperator | None = None
         self.tap: list[Tensor] | None = None
         """Where to leave the features of the next pass, as the root of its gradient; ``None`` for nowhere."""
-        self.branches = False
-        """Whether a pass goes on with two batches from here: without the seed, and with it."""
-        self.switch: tuple[int, int] | None = None
-        """(i, n): of the 2**n blocks of rows of a batch, those whose number has bit i see the seed."""
+        self.fork: Fork | None = None
+        """How a pass goes on from here with blocks of rows without the seed and with it."""
+        self.switch: tuple[int, tuple[int, ...]] | None = None
+        """(n, which): of the n blocks of rows of a batch, those that see the seed."""
         self.shadowed = False
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("operator_share", torch.ones(()))
@@ -110,14 +126,14 @@ class SeedCell(nn.Module):
             h = root.clone()  # the user's next layer may work in place
         if self.seed is None or self.stage is Stage.GERMINATED:
             return h
-        if self.branches:
-            return torch.cat([h, self.blended(h)])
+        if self.fork is not None:
+            return self._forked(h, self.fork)
         if self.switch is not None:
             return self._switched(h, *self.switch)
         if self.open:
             return self.blended(h)
         if self.shadowed:
-            return self._mixed(h, 1.0)
+            return self._shadow(h)
         if self.training and self.incubation.method == "straight_through":
             change = self.seed(h.detach())
             passed: Tensor = StraightThrough.apply(h, change, self.incubation.weight, self.incubation.bound)
@@ -143,14 +159,28 @@ class SeedCell(nn.Module):
         return self.seed is not None and self.stage in IN_FORWARD and not self.open
 
     def learnable(self) -> list[nn.Parameter]:
-        """Parameters of the seed and its gate network."""
-        return [p for module in (self.seed, self.gate) if module is not None for p in module.parameters()]
+        """Parameters of the seed and its gate network, save those that were frozen at birth."""
+        modules = [module for module in (self.seed, self.gate) if module is not None]
+        pinned = set(map(id, self.pinned))
+        return [p for module in modules for p in module.parameters() if id(p) not in pinned]
 
-    def _switched(self, h: Tensor, bit: int, bits: int) -> Tensor:
-        groups, shape = 2 ** (bits - 1 - bit), h.shape[1:]
-        off, on = h.reshape(groups, 2, -1, *shape).unbind(1)
-        changed = self.blended(on.reshape(-1, *shape)).reshape(off.shape)
-        return torch.stack([off, changed], dim=1).reshape(h.shape)
+    def _shadow(self, h: Tensor) -> Tensor:
+        """Features with the seed fully on; what is not finite in its change stays with the seed that made it."""
+        mixed = self._mixed(FiniteGradient.apply(h), 1.0)
+        return torch.where(mixed.isfinite(), mixed, h)
+
+    def _forked(self, h: Tensor, fork: Fork) -> Tensor:
+        if fork.complete:
+            return torch.cat([h, self.blended(h)])
+        off, on = _blocks(h, fork.blocks, fork.off), _blocks(h, fork.blocks, fork.on)
+        return torch.cat([off, self.blended(on)]) if fork.on else off
+
+    def _switched(self, h: Tensor, blocks: int, on: tuple[int, ...]) -> Tensor:
+        if not on:
+            return h
+        passed = h.reshape(blocks, -1, *h.shape[1:]).clone()
+        passed[list(on)] = self.blended(_blocks(h, blocks, on)).reshape(len(on), *passed.shape[1:])
+        return passed.flatten(0, 1)
 
     def _mixed(self, h: Tensor, alpha: Tensor | float) -> Tensor:
         if self.seed is None:
@@ -161,3 +191,8 @@ class SeedCell(nn.Module):
             before = blend(self.outgoing, h, change, alpha, self.gate)
             mixed = before + self.operator_share * (mixed - before)
         return mixed.to(h.dtype)
+
+
+def _blocks(h: Tensor, blocks: int, which: tuple[int, ...]) -> Tensor:
+    """The rows of some of the equal ``blocks`` that ``h`` consists of."""
+    return h.reshape(blocks, -1, *h.shape[1:])[list(which)].flatten(0, 1)

@@ -103,12 +103,29 @@ def load_state(model: "MorphogeneticModel", state: Mapping[str, Any], load: Call
     differences = _slot_differences(manifest["slots"], manifest_of(model)["slots"])
     if differences:
         raise TopologyError(_told(differences))
-    modules = model.growth.rebuild(record)
+    try:
+        modules = model.growth.rebuild(record)
+    except ValueError as error:
+        raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
     differences = _tensor_differences(state, _expected_shapes(model, modules))
     if differences:
         raise TopologyError(_told(differences))
     model.growth.adopt(record, modules)
     return load(state, strict=True)
+
+
+def check_rebuilt(model: "MorphogeneticModel", packed: Any) -> None:
+    """See that ``model`` has the slots and seeds of a manifest.
+
+    Raises:
+        TopologyError: if it has others.
+    """
+    theirs, ours = _manifest({EXTRA_STATE: packed}), manifest_of(model)
+    if json.loads(json.dumps(ours)) != theirs:
+        raise TopologyError(
+            "the state holds other seeds than the model, or seeds in another stage; a grown model that is part of "
+            "another module is loaded by its own load_state_dict(), before that of the other"
+        )
 
 
 def save_model(model: "MorphogeneticModel", path: Path) -> None:

@@ -1,7 +1,13 @@
-"""All coalitions of seeds in one pass: which rows of a batch see which seed."""
+"""Many coalitions of seeds in one pass: which rows of a batch see which seed.
 
-from collections.abc import Iterator
+A pass goes on with one block of rows per distinct choice made so far, so that what two coalitions have
+in common up to some slot is computed once. Blocks are B rows each, one after another.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -9,27 +15,79 @@ from torch import Tensor
 if TYPE_CHECKING:
     from esper_ray.kasmina.model import MorphogeneticModel
 
+Members = frozenset[str]
+"""Slots of a coalition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """What happens to the blocks of a batch at a slot. First come those that pass it by, then those with its seed."""
+
+    blocks: int
+    """Blocks that arrive."""
+    off: tuple[int, ...]
+    """Which of them go on without the seed."""
+    on: tuple[int, ...]
+    """Which of them go on with it."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block goes both ways."""
+        every = tuple(range(self.blocks))
+        return self.off == every and self.on == every
+
+
+def subsets(slots: Collection[str]) -> list[Members]:
+    """All coalitions of ``slots``."""
+    return [frozenset(c) for size in range(len(slots) + 1) for c in combinations(sorted(slots), size)]
+
+
+def forks(order: Sequence[str], coalitions: Collection[Members]) -> tuple[dict[str, Fork], tuple[Members, ...]]:
+    """What happens at each slot of ``order``, and the coalition that each block of the output stands for."""
+    prefixes: list[Members] = [frozenset()]
+    plan: dict[str, Fork] = {}
+    for index, slot in enumerate(order):
+        past = frozenset(order[: index + 1])
+        wanted = {coalition & past for coalition in coalitions}
+        off = tuple(i for i, prefix in enumerate(prefixes) if prefix in wanted)
+        on = tuple(i for i, prefix in enumerate(prefixes) if prefix | {slot} in wanted)
+        plan[slot] = Fork(len(prefixes), off, on)
+        prefixes = [prefixes[i] for i in off] + [prefixes[i] | {slot} for i in on]
+    return plan, tuple(prefixes)
+
 
 @contextmanager
-def switched(model: "MorphogeneticModel", slots: frozenset[str]) -> Iterator[tuple[str, ...]]:
+def switched(
+    model: "MorphogeneticModel", slots: Members, coalitions: Collection[Members] | None
+) -> Iterator[tuple[Members, ...]]:
     """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`."""
     order = tuple(slot for slot in model.execution_order if slot in slots)
     for slot in slots:
         if not model.cell(slot).contributes:
             raise ValueError(f"slot {slot} holds no seed that changes the output")
-    doubling = all(model.attachments[slot].branches for slot in order)
-    before = [(cell, cell.branches, cell.switch) for cell in map(model.cell, model.slot_ids)], model.copies
-    model.copies = 1 if doubling else 2 ** len(order)
+    chosen = subsets(slots) if coalitions is None else coalitions
+    for coalition in chosen:
+        if not coalition <= slots:
+            raise ValueError(f"coalition {sorted(coalition)} has members that are not among {sorted(slots)}")
+    if not chosen:
+        raise ValueError("at least one coalition is needed, got none")
+    plan, blocks = forks(order, chosen)
+    branching = all(model.attachments[slot].branches for slot in order)
+    if not branching:  # a shortcut would meet blocks that are not there: all of them run from the beginning
+        everything = range(len(blocks))
+        with_seed = {slot: tuple(i for i in everything if slot in blocks[i]) for slot in order}
+    before = [(cell, cell.fork, cell.switch) for cell in map(model.cell, model.slot_ids)], model.copies
+    model.copies = 1 if branching else len(blocks)
     try:
         for slot in model.slot_ids:
             cell = model.cell(slot)
-            cell.branches = doubling and slot in order
-            cell.switch = (order.index(slot), len(order)) if slot in order and not doubling else None
-        yield order
+            cell.fork = plan.get(slot) if branching else None
+            cell.switch = None if branching or slot not in order else (len(blocks), with_seed[slot])
+        yield blocks
     finally:
         cells, model.copies = before
-        for cell, branches, switch in cells:
-            cell.branches, cell.switch = branches, switch
+        for cell, fork, switch in cells:
+            cell.fork, cell.switch = fork, switch
 
 
 def repeated(value: Any, copies: int) -> Any:

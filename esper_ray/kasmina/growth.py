@@ -5,7 +5,7 @@ what they mean for modules and parameters, and tells whoever optimises them. A n
 initialised and probed before anything is touched.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -42,10 +42,12 @@ class GrowthOptions:
     freeze_fossils: bool = False
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
-    """Start of the inner weights for each style; ``zero_scale`` where nothing is said."""
+    """Start of the inner weights for each style, or its id; ``zero_scale`` where nothing is said."""
 
     def __post_init__(self) -> None:
-        for style, start in self.initialisation.items():
+        starts = {GerminationStyle.of(style): start for style, start in self.initialisation.items()}
+        object.__setattr__(self, "initialisation", starts)
+        for style, start in starts.items():
             if start not in get_args(Initialisation):
                 raise ValueError(
                     f"style {style.id!r}: {unknown('initialisation', start, list(get_args(Initialisation)))}"
@@ -137,6 +139,7 @@ class Growth:
         self._host, self._cells = host, dict(cells)
         self._germinations = dict.fromkeys(cells, 0)
         self._listeners: list[GrowthListener] = []
+        self._revision = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model is not trained by the optimiser of the original."""
@@ -162,6 +165,11 @@ class Growth:
             elif not self.options.freeze_fossils:
                 groups[HOST_GROUP] += parameters
         return groups, resting
+
+    def structure(self) -> Hashable:
+        """Changes whenever a forward pass would run other code, or other parameters would be trained, than before."""
+        cells = self._cells.values()
+        return self._revision, *((cell.stage, cell.open, cell.operator, cell.outgoing) for cell in cells)
 
     def seed_parameters(self, slot: str) -> int:
         """Structural parameter count of the seed in ``slot`` with its gate network, 0 if it holds no module.
@@ -229,6 +237,7 @@ class Growth:
         """Stand where ``record`` says, with ``modules`` as :meth:`rebuild` makes them. Listeners are told."""
         for slot, state in record.states.items():
             self._cells[slot].seed, self._cells[slot].gate = modules[slot]["seed"], modules[slot]["gate"]
+            self._cells[slot].pinned = _pinned(modules[slot]["seed"])
             self.states[slot] = state
             self._label(slot, state)
         self._germinations = dict(record.germinations)
@@ -246,7 +255,9 @@ class Growth:
             self._start(slot, state, modules["seed"], loss_of)
         elif _structure(before) != _structure(state):
             modules = self._kept(slot, state)
-        undo = (before, cell.seed, cell.gate)
+        undo = (before, cell.seed, cell.gate, cell.pinned)
+        if modules["seed"] is not cell.seed:
+            cell.pinned = _pinned(modules["seed"])
         told: list[GrowthListener] = []
         try:
             self.states[slot], cell.seed, cell.gate = state, modules["seed"], modules["gate"]
@@ -254,7 +265,7 @@ class Growth:
             if _structure(before) != _structure(state):
                 self._announce(told)
         except BaseException:
-            self.states[slot], cell.seed, cell.gate = undo
+            self.states[slot], cell.seed, cell.gate, cell.pinned = undo
             self._label(slot, before)
             for listener in told:
                 listener.arrange(*self.arrangement())
@@ -287,6 +298,7 @@ class Growth:
 
     def _announce(self, told: list[GrowthListener]) -> None:
         """Tell all listeners; those that have taken it are added to ``told``."""
+        self._revision += 1
         groups, resting = self.arrangement()
         for listener in self._listeners:
             listener.arrange(groups, resting)
@@ -325,6 +337,11 @@ class Growth:
 
 def _gated(state: SeedState) -> bool:
     return BlendOperator.GATE in (state.operator, state.outgoing)
+
+
+def _pinned(seed: nn.Module | None) -> list[nn.Parameter]:
+    """Parameters that the author of a newborn ``seed`` does not want to be trained."""
+    return [] if seed is None else [parameter for parameter in seed.parameters() if not parameter.requires_grad]
 
 
 def _structure(state: SeedState | None) -> tuple[Any, ...] | None:

@@ -42,4 +42,7 @@ def incubate(model: "MorphogeneticModel", loss_of: Callable[[], Tensor]) -> None
             raise ValueError("the loss for incubation does not depend on the model, or was computed without gradient")
         gradients = torch.autograd.grad(loss, learners, allow_unused=True)
     for parameter, gradient in zip(learners, gradients, strict=True):
-        parameter.grad = gradient
+        if parameter.grad is None or gradient is None:
+            parameter.grad = parameter.grad if gradient is None else gradient
+        else:
+            parameter.grad = parameter.grad + gradient

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import nn
+
+GLOBAL_GENERATOR = RLock()
+"""Held by whoever borrows the global generator of the CPU; episodes may run in several threads."""
 
 
 @contextmanager
@@ -12,9 +16,9 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
     """Draw the initial weights of modules built inside from ``seed``, leaving the global generator as it was.
 
     Modules of other libraries initialise themselves from torch's global generator, so it is borrowed
-    for the construction and handed back.
+    for the construction and handed back. One thread at a time.
     """
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
         yield
 

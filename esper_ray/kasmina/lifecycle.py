@@ -9,7 +9,7 @@ applies the events.
 
 from dataclasses import dataclass, field, replace
 
-from esper_ray.kasmina.alpha import TOLERANCE, AlphaController
+from esper_ray.kasmina.alpha import TOLERANCE, AlphaController, check_ticks
 from esper_ray.kasmina.gates import Gate, GateResult, GateRules, evaluate_gate
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
@@ -223,8 +223,7 @@ def _germinate(state: SeedState | None, command: Germinate) -> Step:
         return state, (Refused(f"slot is occupied by {state.seed_id} ({state.stage.name})"),)
     if not 0.0 < command.target <= 1.0:
         raise ValueError(f"amplitude target must lie in (0, 1], got {command.target}")
-    if command.tempo < 1:
-        raise ValueError(f"tempo must be at least 1 tick, got {command.tempo}")
+    check_ticks("tempo", command.tempo, least=1)
     seed = SeedState(command.seed_id, command.blueprint, command.style, command.tempo, command.target)
     result = evaluate_gate(Stage.GERMINATED, Stage.DORMANT, 0, seed.alpha, UNMEASURED, GateRules())
     return seed, (GateEvaluated(result), StageChanged(Stage.DORMANT, Stage.GERMINATED, 0))
@@ -300,6 +299,7 @@ def _set_alpha_target(state: SeedState, command: SetAlphaTarget) -> Step:
 
 
 def _prune(state: SeedState, command: Prune) -> Step:
+    check_ticks("ramp length", command.ticks, least=0)
     if state.stage not in PRUNABLE:
         return state, (Refused(f"a {state.stage.name} seed cannot be pruned"),)
     fades = state.stage in (Stage.BLENDING, Stage.HOLDING) and command.ticks > 0 and state.alpha.alpha > 0

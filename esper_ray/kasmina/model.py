@@ -12,7 +12,7 @@ parameter names stay as they are.
     model.tick()                      # moves amplitudes
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina import lifecycle
 from esper_ray.kasmina.cell import Incubation, SeedCell
-from esper_ray.kasmina.checkpoints import load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.checkpoints import check_rebuilt, load_model, load_state, manifest_tensor, save_model
 from esper_ray.kasmina.coalitions import repeated, switched
 from esper_ray.kasmina.commands import report_of
 from esper_ray.kasmina.drawing import draw
@@ -74,9 +74,9 @@ class MorphogeneticModel(nn.Module):
         self.growth = Growth(host, cells, rules, options, seed)
         for slot, cell in cells.items():
             host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
-        first = next((parameter for parameter in host.parameters() if parameter.is_floating_point()), None)
-        if first is not None:
-            self.cells.to(first)  # type and device of new seeds follow those of their cells
+        first = next(host.parameters(), None)
+        for slot, cell in cells.items():  # type and device of new seeds follow those of their cells
+            cell.to(device=None if first is None else first.device, dtype=self.attachments[slot].dtype)
 
     @classmethod
     def wrap(
@@ -191,11 +191,13 @@ class MorphogeneticModel(nn.Module):
             ValueError: if the blueprint does not exist or does not fit the slot, or a number is out of range.
         """
         name = blueprint.id if isinstance(blueprint, Blueprint) else blueprint
+        if not isinstance(name, str):
+            raise ValueError(f"a blueprint is a Blueprint or a registered name, got {name!r}")
         self.cell(slot)
         command = lifecycle.Germinate(
             self.growth.next_seed_id(slot),
             name,
-            GerminationStyle.named(style) if isinstance(style, str) else style,
+            GerminationStyle.of(style),
             tempo,
             target,
         )
@@ -225,7 +227,7 @@ class MorphogeneticModel(nn.Module):
             LifecycleError: if the seed has no amplitude or it is ramping.
             ValueError: if the target is out of range.
         """
-        new = GerminationStyle.named(style) if isinstance(style, str) else style
+        new = None if style is None else GerminationStyle.of(style)
         command = lifecycle.SetAlphaTarget(target, ticks, curve, steepness, new)
         return self._obeyed(slot, self.execute(slot, command))
 
@@ -275,9 +277,10 @@ class MorphogeneticModel(nn.Module):
     def incubate(self, loss_of: LossOf) -> None:
         """Give seeds that learn behind the host their gradients; call it between ``backward`` and ``step``.
 
-        One more pass, in evaluation mode, in which these seeds are on at full amplitude. Its gradient
-        reaches nothing but them, so the host is trained as if they were not there. Nothing happens
-        without such seeds, or where they learn straight through.
+        One more pass, in evaluation mode, in which these seeds are on at full amplitude. Each learns from what
+        it does to the loss there, with the host and the other seeds held fixed. The gradient reaches nothing
+        but these seeds, so the host is trained as if they were not there; it is added to what they have, as
+        ``backward`` does. Nothing happens without such seeds, or where they learn straight through.
 
         Args:
             loss_of: runs this model on a batch (a part of it will do) and returns the loss, scaled as yours is.
@@ -297,21 +300,27 @@ class MorphogeneticModel(nn.Module):
             yield
 
     @contextmanager
-    def branching(self, slots: frozenset[str]) -> Iterator[tuple[str, ...]]:
-        """Within it, a forward pass yields the output of every coalition of ``slots`` at once.
+    def branching(
+        self, slots: frozenset[str], coalitions: Collection[frozenset[str]] | None = None
+    ) -> Iterator[tuple[frozenset[str], ...]]:
+        """Within it, a forward pass yields the output of many coalitions of ``slots`` at once.
 
-        The batch of B rows is doubled at each of the slots: first all rows without its seed, then all rows
-        with it. What lies before the first slot is computed once. Where a shortcut leads around a slot, the
-        whole pass runs on 2**n copies of the batch instead. Yields the slots in execution order; row block k
-        of the output, of 2**n, has the i-th of them on iff bit i of k is set.
+        The batch of B rows forks at each of the slots: some blocks of rows go on without its seed, some with
+        it. What lies before the first slot is computed once, and what coalitions have in common after it too.
+        Where a shortcut leads around a slot, the whole pass runs on a copy of the batch for each coalition.
 
-        Only for evaluation: layers must treat rows independently.
+        Yields the coalition of each block of B rows of the output. Only for evaluation: layers must treat
+        rows independently.
+
+        Args:
+            slots: whose seeds are switched; others stay as they are.
+            coalitions: the subsets of ``slots`` that are wanted; all of them if it is left out.
 
         Raises:
-            ValueError: if a slot holds no seed that could be switched.
+            ValueError: if a slot holds no seed that could be switched, or a coalition has other members.
         """
-        with switched(self, slots) as order:
-            yield order
+        with switched(self, slots, coalitions) as blocks:
+            yield blocks
 
     def report(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> SlotReport | None:
         """The public record of ``slot``, ``None`` if it is empty.
@@ -329,7 +338,12 @@ class MorphogeneticModel(nn.Module):
         return manifest_tensor(self)
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing: :meth:`load_state_dict` has rebuilt the seeds by then."""
+        """See that the seeds are those of the state: :meth:`load_state_dict` has rebuilt them by then.
+
+        Raises:
+            TopologyError: if they are not, because the model is loaded as a part of another module.
+        """
+        check_rebuilt(self, state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Rebuild the seeds that the state holds, then load all tensors.

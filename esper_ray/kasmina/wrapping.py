@@ -27,6 +27,8 @@ class Attachment:
     shape: SlotShape
     example_shape: tuple[int, ...]
     """Shape of the features of one example, as seen."""
+    dtype: torch.dtype = torch.float32
+    """Of the features, as seen."""
     branches: bool = False
     """Whether the batch can be doubled here: no other path goes around the slot."""
 
@@ -167,4 +169,5 @@ def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: 
         )
     topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
     channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
-    return Attachment(slot, module, SlotShape(topology, channels, causal), tuple(output.shape[1:]), branches)
+    shape = SlotShape(topology, channels, causal)
+    return Attachment(slot, module, shape, tuple(output.shape[1:]), output.dtype, branches)

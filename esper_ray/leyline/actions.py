@@ -106,6 +106,19 @@ class GerminationStyle(IntEnum):
                 return style
         raise ValueError(f"unknown style {name!r} (known: {', '.join(style.id for style in cls)})")
 
+    @classmethod
+    def of(cls, style: "GerminationStyle | str") -> "GerminationStyle":
+        """``style``, or the member of which it is the :attr:`id`.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        if isinstance(style, cls):
+            return style
+        if isinstance(style, str):
+            return cls.named(style)
+        raise ValueError(f"a style is a GerminationStyle or the name of one, got {style!r}")
+
     @property
     def operator(self) -> BlendOperator:
         """The operator that this style blends with."""

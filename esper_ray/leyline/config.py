@@ -9,12 +9,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.host_config import CNNHostConfig, HostConfig
 from esper_ray.leyline.sections import Count, Fraction, NonNegative, NonPositive, Number, Positive, Section
 from esper_ray.leyline.slots import ordered_slot_ids
+
+CompileMode = Annotated[
+    Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare off as false
+]
 
 REWARD_MODES = ("basic", "sparse")
 LATER_REWARD_MODES = ("shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement")
@@ -25,9 +30,13 @@ class TaskConfig(Section):
 
     name: str = Field("digits", description="registered task")
     data_dir: Path | None = Field(None, description="folder with the data, for tasks that read files")
-    validation_images: Count = Field(400, description="images that rewards, gates and governor see")
-    test_images: Count = Field(300, description="images that only evaluation reports see")
+    train_size: Annotated[int, Field(ge=0)] = Field(0, description="training examples; 0: all that there are")
+    validation_size: Count = Field(400, description="examples that rewards, gates and governor see")
+    test_size: Count = Field(300, description="examples that only evaluation reports see")
+    block_size: Count = Field(128, description="tokens that one example of text is long")
+    augment: bool = Field(False, description="vary training examples: images cropped and mirrored, text shifted")
     split_seed: int = Field(0, ge=0, description="seed of the split; the same for every environment")
+    cache_dir: Path | None = Field(None, description="folder for decoded data; else ESPER_RAY_CACHE, else the user's")
 
 
 class IncubationConfig(Section):
@@ -91,15 +100,30 @@ class GrowthConfig(Section):
 class TrainingConfig(Section):
     """How a host and its seeds are trained within one environment step."""
 
-    optimizer: Literal["sgd"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
     seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of all learning rates, over an episode")
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which all learning rates rise from zero")
+    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which that of a newborn seed rises")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd; the first beta of adamw")
     weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
     batch_size: Count = 64
     steps_per_epoch: Count = Field(17, description="SGD steps per environment step, however many environments run")
     host_grad_clip: Positive = Field(1.0, description="L2 norm")
     seed_grad_clip: Positive = Field(1.0, description="L2 norm, for each seed by itself")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass (autocast)")
+    compile_mode: CompileMode = Field(
+        "off", description="torch.compile of every block, or a captured CUDA graph of the whole step"
+    )
+
+
+class MeasurementConfig(Section):
+    """How seeds are judged on the validation split, with each of them on and off."""
+
+    every: Count = Field(1, description="epochs between measurements of the coalitions of seeds")
+    examples: Annotated[int, Field(ge=0)] = Field(0, description="validation examples that are looked at; 0: all")
+    permutations: Count = Field(4, description="above four seeds: pairs of orders whose coalitions are measured")
 
 
 class GovernorConfig(Section):
@@ -111,6 +135,15 @@ class GovernorConfig(Section):
     deviations: Positive = Field(6.0, description="divergence: robust z-score above this")
     confirmations: Count = Field(2, description="consecutive divergent epochs that make a panic")
     snapshot_every: Count = Field(5, description="healthy epochs between snapshots")
+    collapse_share: Fraction = Field(
+        0.5, description="collapse: committed accuracy above chance falls below this share of its median; 0: never"
+    )
+    max_parameters: Annotated[int, Field(ge=0)] = Field(
+        0, description="most parameters of host and seeds; births beyond are vetoed; 0: no limit"
+    )
+    max_memory_mb: NonNegative = Field(
+        0.0, description="most memory that training should need, estimated; births beyond are vetoed; 0: no limit"
+    )
     penalty: NonNegative = Field(10.0, description="reward taken for a panic")
     watch_window: Count = Field(10, description="steps back in which an operation is held answerable")
 
@@ -172,6 +205,7 @@ class SystemConfig(Section):
 
     envs: Count = Field(2, description="episodes per round")
     envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
+    slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")
     device: str = Field("cpu", description="device of the learner")
     devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, dealt out in turn")
     threads: Count = Field(1, description="torch threads of each environment actor")
@@ -189,6 +223,15 @@ class SystemConfig(Section):
         full = tuple("cuda:0" if name == "cuda" else name for name in names)
         return full[0] if isinstance(value, str) else full
 
+    @model_validator(mode="after")
+    def _slots_are_filled(self) -> Self:
+        if self.slots_per_actor > self.envs_per_actor:
+            raise ValueError(
+                f"slots_per_actor ({self.slots_per_actor}) must not exceed envs_per_actor ({self.envs_per_actor}): "
+                "an actor cannot play more episodes at a time than it has"
+            )
+        return self
+
 
 class RunConfig(Section):
     """Everything that decides what a run computes."""
@@ -202,6 +245,7 @@ class RunConfig(Section):
     host: HostConfig = CNNHostConfig()
     growth: GrowthConfig = GrowthConfig()
     training: TrainingConfig = TrainingConfig()
+    measurement: MeasurementConfig = MeasurementConfig()
     governor: GovernorConfig = GovernorConfig()
     reward: RewardConfig = RewardConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -223,6 +267,13 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 of :meth:`canonical_json`, in hexadecimal."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    def environment_digest(self) -> str:
+        """SHA-256 of what decides how an episode goes: everything but names, places, the policy and its learner."""
+        tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system"})
+        for place in ("data_dir", "cache_dir"):
+            del tree["task"][place]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:
         """Every leaf by its dotted name."""

@@ -151,10 +151,10 @@ def _nearest(path: list[str], models: Models) -> str:
 
     *parents, leaf = path
     siblings = [name for model in models for name in model.model_fields]
-    near = get_close_matches(leaf, siblings, n=1, cutoff=0.5)
+    others = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
+    near = [] if leaf in others.values() else get_close_matches(leaf, siblings, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
-    others = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
     elsewhere = get_close_matches(leaf, others.values(), n=1, cutoff=0.6)
     owners = [key for key, name in others.items() if name in elsewhere]
     return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"

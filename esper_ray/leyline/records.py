@@ -6,7 +6,11 @@ the unit of the gates and rewards; ``None`` always means "not measured", never z
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
 from esper_ray.leyline.stages import Stage
@@ -118,6 +122,13 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+Scores = Annotated[
+    NDArray[np.float32] | None,
+    PlainValidator(lambda scores: None if scores is None else np.asarray(scores, dtype=np.float32)),
+    PlainSerializer(lambda scores: None if scores is None else scores.tolist()),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Coalition:
     """Validation results of one set of seeds, the others being switched off."""
@@ -125,6 +136,8 @@ class Coalition:
     members: frozenset[str]
     """Slots whose seeds are on."""
     accuracy_pp: float
+    scores: Scores = field(default=None, compare=False, repr=False)
+    """(examples,) share of right predictions in each example: 0 or 1 for an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +147,15 @@ class Measurement:
     loss: float
     """Mean loss in nats with every seed at its live amplitude."""
     accuracy_pp: float
-    images: int
+    examples: int
     players: tuple[str, ...] = ()
     """Slots that were switched on and off, in row-major order."""
     coalitions: tuple[Coalition, ...] = ()
-    """All subsets of the players; the last one is the full set. Empty without players."""
-    errors_pp: Mapping[str, float] = field(default_factory=dict)
-    """Paired standard error of each player's leave-one-out contribution."""
+    """Those subsets of the players that were measured, the full one last. Empty without players."""
+
+    def coalition(self, members: frozenset[str]) -> Coalition | None:
+        """What was measured with exactly ``members`` of the players on, ``None`` if nothing was."""
+        return next((coalition for coalition in self.coalitions if coalition.members == members), None)
 
     def accuracy_of(self, members: frozenset[str]) -> float:
         """Accuracy in percentage points with exactly ``members`` of the players on.
@@ -150,7 +165,18 @@ class Measurement:
         """
         if not self.players and not members:
             return self.accuracy_pp
-        for coalition in self.coalitions:
-            if coalition.members == members:
-                return coalition.accuracy_pp
-        raise KeyError(f"coalition {sorted(members)} was not measured; players were {list(self.players)}")
+        found = self.coalition(members)
+        if found is None:
+            raise KeyError(f"coalition {sorted(members)} was not measured; players were {list(self.players)}")
+        return found.accuracy_pp
+
+    def difference_error_pp(self, first: frozenset[str], second: frozenset[str]) -> float | None:
+        """Paired standard error of the difference between two coalitions' accuracies.
+
+        ``None`` if either was not measured, or its results for single examples were not kept.
+        """
+        one, other = self.coalition(first), self.coalition(second)
+        if one is None or other is None or one.scores is None or other.scores is None:
+            return None
+        differences = one.scores.astype(np.float64) - other.scores
+        return float(100.0 * differences.std() / np.sqrt(len(differences)))

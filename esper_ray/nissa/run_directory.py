@@ -113,10 +113,8 @@ class RunDirectory:
         """Append records to the event log, numbered without gaps; non-finite numbers become null, and are listed."""
         lines = []
         for record in records:
-            nonfinite: list[str] = []
-            clean = _strict(dict(record), "", nonfinite)
-            line = {"schema": EVENT_SCHEMA, "run": self.run_id, "seq": self._sequence, **clean}
-            lines.append(json.dumps(line | ({"nonfinite": nonfinite} if nonfinite else {}), allow_nan=False))
+            line = {"schema": EVENT_SCHEMA, "run": self.run_id, "seq": self._sequence, **written(record)}
+            lines.append(json.dumps(line, allow_nan=False))
             self._sequence += 1
         with self._files["events.jsonl"].open("a") as file:
             file.writelines(line + "\n" for line in lines)
@@ -153,9 +151,26 @@ class RunDirectory:
             return list(csv.DictReader(file))
 
     def events(self) -> Iterable[dict[str, Any]]:
-        """The events, in order."""
+        """The events, in order.
+
+        Raises:
+            RunDirectoryError: if a line of the log cannot be read.
+        """
         with self._files["events.jsonl"].open() as file:
-            yield from map(json.loads, file)
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise RunDirectoryError(
+                        f"line {number} of {self._files['events.jsonl']} is no JSON: {error}"
+                    ) from error
+
+
+def written(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` as the event log holds it: in JSON's types, numbers that are not finite as null and listed."""
+    nonfinite: list[str] = []
+    clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))
+    return clean | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
 def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From configuration to a fresh organism, as a pure function of a seed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from esper_ray.kasmina.birth import check_newborn
 from esper_ray.kasmina.blueprints import build_seed
 from esper_ray.kasmina.cell import Incubation, SeedCell
 from esper_ray.kasmina.gates import Gate, GateRules
-from esper_ray.kasmina.growth import GrowthOptions
+from esper_ray.kasmina.growth import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.hosts import HostSpec, build_host
 from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.lifecycle import Rules
@@ -18,14 +19,21 @@ from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
-from esper_ray.leyline.config import GrowthConfig, RunConfig, unknown
+from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig, unknown
 from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
+from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
-from esper_ray.tolaria.measurement import MAX_PLAYERS
+from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
+from esper_ray.tolaria.steps import CapturedRunner, EagerRunner, StepRunner
+from esper_ray.tolaria.training import EpochSettings, Rates, Trainer
 
-HostBuilder = Callable[[Dataset], HostSpec]
+AnyData = Dataset[Any]
+HostBuilder = Callable[[AnyData], HostSpec]
 """Makes a fresh host for a data set, its weights drawn from torch's global generator."""
+
+
+ADAM_BETA2 = 0.999
 
 
 class GrowthError(ValueError):
@@ -39,11 +47,11 @@ def derived_seed(*key: int) -> int:
 
 def configured_host(config: HostConfig) -> HostBuilder:
     """The built-in host that ``config`` describes, for whatever data it meets."""
-    return lambda data: build_host(config, tuple(data.train.images.shape[1:]), data.classes)
+    return lambda data: build_host(config, data.example_shape, data.classes)
 
 
 def build_organism(
-    config: RunConfig, data: Dataset, device: torch.device, seed: int, host: HostBuilder | None = None
+    config: RunConfig, data: AnyData, device: torch.device, seed: int, host: HostBuilder | None = None
 ) -> Organism:
     """A fresh host with empty slots, its weights drawn from ``seed``.
 
@@ -62,18 +70,57 @@ def build_organism(
     model = MorphogeneticModel.wrap(
         spec.module.to(device),
         {slot: spec.slot_modules[slot] for slot in growth.slots},
-        data.normalised(data.train.images[:2]),
+        data.prepared(data.train, 0, 2)[0],
         rules=lifecycle_rules(growth),
         options=growth_options(growth),
         incubation=Incubation(growth.incubation.method, growth.incubation.weight, growth.incubation.bound),
         seed=derived_seed(seed, 2),
         causal=spec.causal,
     )
-    options = {"lr": training.lr, "momentum": training.momentum, "weight_decay": training.weight_decay, "foreach": True}
-    optimizer = GrowingOptimizer(
-        model, torch.optim.SGD, host=options, seeds={"lr": training.seed_lr, "weight_decay": 0.0}
+    return Organism(model, _optimizer(model, training, device))
+
+
+def _optimizer(model: MorphogeneticModel, training: TrainingConfig, device: torch.device) -> GrowingOptimizer:
+    options: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
+    options |= {"fused": True} if device.type == "cuda" else {"foreach": True}
+    seeds = {"lr": training.seed_lr, "weight_decay": 0.0}
+    if training.optimizer == "sgd":
+        return GrowingOptimizer(model, torch.optim.SGD, host=options | {"momentum": training.momentum}, seeds=seeds)
+    options |= {"betas": (training.momentum, ADAM_BETA2), "capturable": device.type == "cuda"}
+    return GrowingOptimizer(model, torch.optim.AdamW, host=options, seeds=seeds)
+
+
+def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Trainer:
+    """Whoever trains ``organism`` for an episode, compiled or captured as ``config`` says."""
+    training = config.training
+    settings = EpochSettings(
+        training.host_grad_clip, training.seed_grad_clip, config.growth.incubation.share, training.precision
     )
-    return Organism(model, optimizer)
+    runner: StepRunner = EagerRunner()
+    if training.compile_mode == "captured":
+        runner = CapturedRunner()
+    elif training.compile_mode != "off":
+        compile_blocks(organism.model, training.compile_mode)
+    return Trainer(organism, data, settings, runner)
+
+
+def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
+    """Learning rate of each group of the optimiser in each step of ``epoch``, counted from 0."""
+    training, steps = config.training, config.training.steps_per_epoch
+    shared = schedule_factors(
+        epoch,
+        steps,
+        epochs=config.episode_length,
+        warmup_epochs=training.warmup_epochs,
+        cosine=training.schedule == "cosine",
+    )
+    rates: dict[str, list[float]] = {}
+    for name in organism.optimizer.group_names:
+        state = organism.model.states.get(name)
+        age = 0 if state is None else state.age
+        own = [1.0] * steps if state is None else warmup_factors(age, steps, training.seed_warmup_epochs)
+        rates[name] = products(shared, own, training.lr if name == HOST_GROUP else training.seed_lr)
+    return rates
 
 
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
@@ -100,15 +147,9 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     """The part of the configuration that legality reads.
 
     Raises:
-        GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take, or more seeds could
-            live at a time than are measured. So no action that is legal later fails.
+        GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take. So no action that is
+            legal later fails.
     """
-    most = min(growth.max_seeds or len(growth.slots), len(growth.slots))
-    if most > MAX_PLAYERS:
-        raise GrowthError(
-            f"{len(growth.slots)} slots could hold {most} seeds at a time, but the contributions of at most "
-            f"{MAX_PLAYERS} can be measured; set growth.max_seeds to {MAX_PLAYERS} or less"
-        )
     blueprints = frozenset(Blueprint.named(name) for name in growth.blueprints)
     for slot in growth.slots:
         topology = model.cell(slot).shape.topology

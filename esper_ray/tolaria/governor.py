@@ -1,16 +1,18 @@
-"""Judges whether a host is broken. Thresholds scale with the task: multiples of random guessing."""
+"""Judges whether a host is broken. Thresholds scale with the task and with what the episode has shown so far."""
 
 import math
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from esper_ray.leyline.config import GovernorConfig
 
 MAD_TO_DEVIATION = 1.4826
 """Median absolute deviation to standard deviation of a normal distribution."""
-MIN_DEVIATION = 0.01
-"""Least deviation that is believed, as a share of the random-guess loss."""
+MIN_LOSS_DEVIATION = 0.01
+"""Least deviation of losses that is believed, as a share of the random-guess loss."""
+MIN_ACCURACY_DEVIATION_PP = 1.0
+"""Least deviation of accuracies that is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,40 +27,88 @@ class Verdict:
     threshold: float = 0.0
 
 
+HEALTHY = Verdict(panic=False, healthy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GovernorState:
+    """What the governor remembers of an episode."""
+
+    losses: tuple[float, ...] = ()
+    """Validation losses of the last healthy epochs, oldest first."""
+    accuracies_pp: tuple[float, ...] = ()
+    """Committed accuracies of the same epochs."""
+    suspicions: int = 0
+    """Suspicious epochs in a row."""
+
+
 class Governor:
-    """Watches the losses of one episode."""
+    """Watches one episode."""
 
-    def __init__(self, config: GovernorConfig, random_guess_loss: float) -> None:
-        self.config = config
-        self.random_guess_loss = random_guess_loss
-        self.history: deque[float] = deque(maxlen=config.window)
-        self.suspicions = 0
+    def __init__(self, config: GovernorConfig, random_guess_loss: float, chance_pp: float, examples: int) -> None:
+        """
+        Args:
+            random_guess_loss: cross-entropy of a uniform prediction, in nats.
+            chance_pp: accuracy of a uniform prediction.
+            examples: that accuracies are measured on.
+        """
+        self.config, self.random_guess_loss, self.chance_pp = config, random_guess_loss, chance_pp
+        self.examples = examples
+        self.state = GovernorState()
 
-    def judge(self, train_loss: float, val_loss: float) -> Verdict:
-        """Verdict on an epoch; losses in nats.
+    def judge(self, train_loss: float, val_loss: float, committed_pp: float) -> Verdict:
+        """Verdict on an epoch.
 
-        A loss that is not finite is a panic at once. A validation loss far above both random guessing
-        and its own history is suspicious, and a panic when confirmed.
+        A loss that is not finite is a panic at once. Suspicious, and a panic when confirmed, are
+
+        - divergence: a validation loss far above both random guessing and its own history;
+        - collapse: an accuracy of host and committed seeds that has lost most of what it had above chance.
+
+        Args:
+            train_loss: in nats, as is ``val_loss``.
+            committed_pp: validation accuracy with nothing but committed seeds on.
         """
         for name, loss in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss):
                 return Verdict(True, False, f"{name} loss is not finite", loss, math.inf)
-        threshold = self._divergence_threshold()
-        if val_loss <= threshold:
-            self.suspicions = 0
-            self.history.append(val_loss)
-            return Verdict(False, True)
-        self.suspicions += 1
-        panic = self.suspicions >= self.config.confirmations
-        return Verdict(panic, False, "validation loss diverges", val_loss, threshold)
+        highest, lowest = self._divergence_threshold(), self._collapse_threshold()
+        if val_loss > highest:
+            return self._suspicious("validation loss diverges", val_loss, highest)
+        if committed_pp < lowest:
+            return self._suspicious("committed accuracy collapses", committed_pp, lowest)
+        window, state = self.config.window, self.state
+        losses, accuracies = (*state.losses, val_loss)[-window:], (*state.accuracies_pp, committed_pp)[-window:]
+        self.state = GovernorState(losses, accuracies)
+        return HEALTHY
+
+    def _suspicious(self, reason: str, value: float, threshold: float) -> Verdict:
+        self.state = replace(self.state, suspicions=self.state.suspicions + 1)
+        return Verdict(self.state.suspicions >= self.config.confirmations, False, reason, value, threshold)
 
     def _divergence_threshold(self) -> float:
-        if len(self.history) < self.config.min_history:
+        losses = self.state.losses
+        if len(losses) < self.config.min_history:
             return math.inf
-        centre = median(self.history)
-        deviation = MAD_TO_DEVIATION * median(abs(loss - centre) for loss in self.history)
-        deviation = max(deviation, MIN_DEVIATION * self.random_guess_loss)
+        deviation = max(_deviation(losses), MIN_LOSS_DEVIATION * self.random_guess_loss)
         return max(
             self.config.loss_multiple * self.random_guess_loss,
-            centre + self.config.deviations * deviation,
+            median(losses) + self.config.deviations * deviation,
         )
+
+    def _collapse_threshold(self) -> float:
+        accuracies = self.state.accuracies_pp
+        if len(accuracies) < self.config.min_history or self.config.collapse_share == 0.0:
+            return -math.inf
+        usual = median(accuracies)
+        sampling = math.sqrt(usual * (100.0 - usual) / self.examples)
+        deviation = max(_deviation(accuracies), sampling, MIN_ACCURACY_DEVIATION_PP)
+        return min(
+            self.chance_pp + self.config.collapse_share * (usual - self.chance_pp),
+            usual - self.config.deviations * deviation,
+        )
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Robust standard deviation: scaled median absolute deviation."""
+    centre = median(values)
+    return MAD_TO_DEVIATION * median(abs(value - centre) for value in values)

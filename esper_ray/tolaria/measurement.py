@@ -1,72 +1,86 @@
-"""One pass over held-out images: loss, accuracy, and the accuracy of every coalition of seeds.
+"""One pass over held-out examples: loss, accuracy, and the accuracy of coalitions of seeds.
 
-All coalitions see the same images at live amplitudes, so differences between them are paired.
+All coalitions see the same examples at live amplitudes, so differences between them are paired.
 """
 
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.wrapping import still
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.tolaria.data import Dataset, Split
+from esper_ray.tolaria.coalitions import chosen_coalitions
+from esper_ray.tolaria.data import Dataset
+
+Members = frozenset[str]
+Choice = Callable[[tuple[str, ...]], Collection[Members]]
+"""From the players, in row-major order, to the coalitions that are measured. That of all players is one of them."""
 
 CHUNK = 512
-"""Images per forward pass, before the batch branches."""
-MAX_PLAYERS = 4
-"""Most seeds whose coalitions are all measured."""
+"""Most examples per forward pass, before the batch forks."""
+CHUNK_LOGITS = 2**25
+"""Most numbers that a forward pass may put out."""
 
 
 @torch.no_grad()
-def measure(model: MorphogeneticModel, data: Dataset, split: Split) -> Measurement:
+def measure(
+    model: MorphogeneticModel, data: Dataset[Any], split: Any, choose: Choice = chosen_coalitions, examples: int = 0
+) -> Measurement:
     """Measure ``model`` on ``split``. The model is left as it was.
 
-    Players are the slots whose seeds change the output. What lies before the first of them is computed
-    once; the batch then branches at each.
+    Players are the slots whose seeds change the output. What coalitions have in common is computed once:
+    see :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`. The device is waited for once.
 
-    Raises:
-        ValueError: if there are more than :data:`MAX_PLAYERS` players.
+    Args:
+        choose: which coalitions of the players.
+        examples: look at so many, from the first; 0 for all.
     """
-    players = frozenset(slot for slot in model.slot_ids if model.cell(slot).contributes)
-    if len(players) > MAX_PLAYERS:
-        raise ValueError(f"at most {MAX_PLAYERS} seeds can be measured exactly, got {len(players)}")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with model.branching(players) as order:
-            losses, correct = _evaluate(model, data, split, 2 ** len(order))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return _summarise(losses, correct, order, tuple(slot for slot in model.slot_ids if slot in players))
-
-
-def _evaluate(model: MorphogeneticModel, data: Dataset, split: Split, blocks: int) -> tuple[Tensor, Tensor]:
-    """(N,) losses of the full coalition and (blocks, N) correctness of all of them."""
-    losses, correct = [], []
-    for start in range(0, len(split), CHUNK):
-        labels = split.labels[start : start + CHUNK]
-        logits = model(data.normalised(split.images[start : start + CHUNK]))
-        logits = logits.reshape(blocks, len(labels), -1)
-        losses.append(cross_entropy(logits[-1], labels, reduction="none"))
-        correct.append(logits.argmax(dim=2) == labels)
-    return torch.cat(losses), torch.cat(correct, dim=1)
-
-
-def _summarise(losses: Tensor, correct: Tensor, order: tuple[str, ...], players: tuple[str, ...]) -> Measurement:
-    images = correct.shape[1]
-    full = len(correct) - 1
-    without = [full & ~(1 << i) for i in range(len(order))]
-    deviations = [(correct[full].float() - correct[k].float()).std(correction=0) for k in without]
-    numbers = torch.stack([losses.mean(), *correct.sum(dim=1).to(losses.dtype), *deviations]).tolist()
-    loss, counts, spreads = numbers[0], numbers[1 : full + 2], numbers[full + 2 :]
-    accuracies = [100.0 * count / images for count in counts]
-    members = [frozenset(slot for i, slot in enumerate(order) if k >> i & 1) for k in range(full + 1)]
+    players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
+    everybody = frozenset(players)
+    limit = min(examples or len(split), len(split))
+    with still(model), model.branching(everybody, choose(players)) as members:
+        loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
+    by_members = dict(zip(members, scores, strict=True))
+    full = by_members[everybody]
+    ordered = sorted(members, key=lambda coalition: (len(coalition), [players.index(p) for p in sorted(coalition)]))
     return Measurement(
         loss=loss,
-        accuracy_pp=accuracies[full],
-        images=images,
+        accuracy_pp=_percent(full),
+        examples=limit,
         players=players,
-        coalitions=tuple(map(Coalition, members, accuracies)) if players else (),
-        errors_pp={slot: 100.0 * spread / images**0.5 for slot, spread in zip(order, spreads, strict=True)},
+        coalitions=tuple(Coalition(c, _percent(by_members[c]), by_members[c]) for c in ordered) if players else (),
     )
+
+
+def _evaluate(
+    model: MorphogeneticModel, data: Dataset[Any], split: Any, limit: int, full: int, blocks: int
+) -> tuple[float, NDArray[np.float32]]:
+    """Mean loss of block ``full``, and (blocks, N) shares of right predictions for each example."""
+    losses: list[Tensor] = []
+    scores: list[Tensor] = []
+    chunk = _chunk(data, blocks)
+    for start in range(0, limit, chunk):
+        inputs, targets = data.prepared(split, start, min(start + chunk, limit))
+        logits = model(inputs).unflatten(0, (blocks, -1))
+        losses.append(cross_entropy(logits[full].flatten(0, -2), targets.flatten(), reduction="none"))
+        right = (logits.argmax(dim=-1) == targets).float()
+        scores.append(right.flatten(2).mean(dim=2) if right.dim() > 2 else right)
+    loss = torch.cat(losses).mean()
+    together = torch.cat([loss[None].float(), torch.cat(scores, dim=1).flatten()]).cpu().numpy()
+    return float(together[0]), together[1:].reshape(blocks, limit)
+
+
+def _chunk(data: Dataset[Any], blocks: int) -> int:
+    """Examples per pass, so that the logits of all blocks stay within :data:`CHUNK_LOGITS`."""
+    predictions = data.example_shape[0] if len(data.example_shape) == 1 else 1
+    return max(1, min(CHUNK, CHUNK_LOGITS // (blocks * data.classes * predictions)))
+
+
+def _percent(scores: NDArray[np.float32]) -> float:
+    return 100.0 * float(scores.sum(dtype=np.float64)) / len(scores)

@@ -1,108 +1,224 @@
-"""Tasks by name. Each loads a data set once per process and device."""
+"""Tasks by name. Each loads a data set once per process and device.
+
+A package of one's own adds a task by an entry point of the group ``esper_ray.tasks``: the name of the task, and a
+loader. It is imported when the task is used.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from threading import RLock
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
+from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config import TaskConfig, unknown
-from esper_ray.tolaria.cifar import CLASSES, read_cifar10
-from esper_ray.tolaria.data import Dataset, dataset_of, split_dataset
+from esper_ray.tolaria.data import Dataset
+from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
+from esper_ray.tolaria.sources.digits import load_digits
+from esper_ray.tolaria.sources.patterns import load_patterns
+from esper_ray.tolaria.sources.text import find_text, load_text
+from esper_ray.tolaria.sources.tinystories import find_tinystories, load_tinystories
 
-Loader = Callable[[TaskConfig, torch.device], Dataset]
+Loader = Callable[[TaskConfig, torch.device], Dataset[Any]]
 
-_LOADERS: dict[str, Loader] = {}
+ENTRY_POINTS = "esper_ray.tasks"
 
 
 class TaskError(ValueError):
     """A task that cannot be had. The message says how to get it."""
 
 
-def register_task(name: str, loader: Loader) -> None:
-    """Make ``loader`` available as the task ``name``.
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A data set that can be asked for by name."""
+
+    name: str
+    load: Loader
+    about: str
+    """One line."""
+    files: str = "may read task.data_dir"
+    """What it wants to find in ``task.data_dir``."""
+    data_dir: Literal["needed", "refused", "optional"] = "optional"
+    find: Callable[[Path], object] | None = None
+    """Raises if the files are not in a folder."""
+    shares: str | None = None
+    """Name of the task with the same data, if that is another."""
+
+
+_TASKS: dict[str, Task] = {}
+_LOADING = RLock()
+"""Held while data is loaded, so that threads share one copy; a loader may load other tasks."""
+
+
+def register_task(name: str, loader: Loader, about: str = "") -> None:
+    """Make ``loader`` available as the task ``name`` in this process.
+
+    Args:
+        about: one line for ``esper tasks``; the first of the loader's docstring if there is none.
 
     Raises:
         ValueError: if the name is taken.
     """
-    if name in _LOADERS:
-        raise ValueError(f"task {name!r} is already registered")
-    _LOADERS[name] = loader
+    _register(Task(name, loader, about or _first_line(loader)))
 
 
 def task_names() -> list[str]:
-    """Names of the registered tasks."""
-    return sorted(_LOADERS)
+    """Names of the registered tasks and of those that installed packages offer.
+
+    Raises:
+        TaskError: if an installed package offers a name that is taken.
+    """
+    return sorted([*_TASKS, *_offered()])
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        TaskError: if there is none, or the package that offers it cannot be imported or offers a taken name.
+    """
+    if name in _TASKS:
+        return _TASKS[name]
+    offered = _offered()
+    if name not in offered:
+        raise TaskError(unknown("task", name, task_names()))
+    return _imported(offered[name])
 
 
 def check_task(config: TaskConfig) -> None:
     """Raise what :func:`load_task` would raise for reasons that can be seen without loading.
 
     Raises:
-        TaskError: if the task is unknown, or its data directory does not exist or is not wanted.
+        TaskError: if the task is unknown, its data directory does not exist, is not wanted, or lacks files.
     """
-    if config.name not in _LOADERS:
-        raise TaskError(unknown("task", config.name, task_names()))
-    if config.data_dir is not None and not config.data_dir.is_dir():
-        raise TaskError(f"data directory {config.data_dir} does not exist")
-    if config.data_dir is None and config.name == "cifar10":
-        raise TaskError("task 'cifar10' is read from Parquet files; give their folder as task.data_dir (--data-dir)")
-    if config.data_dir is not None and config.name == "digits":
-        raise TaskError(f"task 'digits' carries its own data (scikit-learn) and reads none from {config.data_dir}")
+    task, folder = find_task(config.name), config.data_dir
+    if folder is not None and not folder.is_dir():
+        raise TaskError(f"data directory {folder} {'is no folder' if folder.exists() else 'does not exist'}")
+    if folder is None and task.data_dir == "needed":
+        raise TaskError(f"task {task.name!r} reads {task.files}; give their folder as task.data_dir (--data-dir)")
+    if folder is not None and task.data_dir == "refused":
+        raise TaskError(f"task {task.name!r} {task.files} and reads none from {folder}")
+    if folder is not None and task.find is not None:
+        try:
+            task.find(folder)
+        except (ValueError, OSError) as error:
+            raise TaskError(f"task {task.name!r}: {error}") from error
 
 
-def load_task(config: TaskConfig, device: torch.device) -> Dataset:
+def load_task(config: TaskConfig, device: torch.device) -> Dataset[Any]:
     """The data set of ``config`` on ``device``, shared by everyone in this process who asks for the same.
 
+    Tasks that differ in their host alone, like ``cifar_baseline`` and ``cifar_scale``, share one too.
+
     Raises:
-        TaskError: see :func:`check_task`; also if the data does not allow the splits that are asked for.
+        TaskError: see :func:`check_task`; also if the files are broken, the data does not allow the splits that are
+            asked for, or the device has no room for it.
     """
     check_task(config)
+    task = find_task(config.name)
+    update: dict[str, Any] = {} if task.shares is None else {"name": task.shares}
+    if config.data_dir is not None:
+        update["data_dir"] = config.data_dir.resolve()
     try:
-        return _load(config, device)
-    except (ValueError, FileNotFoundError) as error:
+        with _LOADING:
+            return _load(task.load, config.model_copy(update=update), device)
+    except TaskError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise TaskError(f"task {config.name!r}: the data does not fit on {device}; lower task.train_size") from error
+    except (ValueError, OSError) as error:
         raise TaskError(f"task {config.name!r}: {error}") from error
 
 
 @lru_cache(maxsize=4)
-def _load(config: TaskConfig, device: torch.device) -> Dataset:
-    return _LOADERS[config.name](config, device)
+def _load(loader: Loader, config: TaskConfig, device: torch.device) -> Dataset[Any]:
+    data: object = loader(config, device)
+    if not isinstance(data, Dataset):
+        raise TaskError(f"task {config.name!r}: its loader must return a Dataset, got {type(data).__name__}")
+    return data
 
 
-def _digits(config: TaskConfig, device: torch.device) -> Dataset:
-    """1,797 real handwritten digits, 8x8 pixels of 17 grey levels, 10 classes (scikit-learn)."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = bunch.images.astype(np.uint8)[:, None, :, :]
-    return split_dataset(
-        images,
-        bunch.target.astype(np.int64),
-        validation=config.validation_images,
-        test=config.test_images,
-        seed=config.split_seed,
-        device=device,
-    )
+def _register(task: Task) -> None:
+    if task.name in _TASKS:
+        raise ValueError(f"task {task.name!r} is already registered")
+    _TASKS[task.name] = task
 
 
-def _cifar10(config: TaskConfig, device: torch.device) -> Dataset:
-    """60,000 photographs of 32x32 pixels, 10 classes; validation images are cut from the training files."""
-    assert config.data_dir is not None  # check_task has seen to it
-    train, test = read_cifar10(config.data_dir, "train"), read_cifar10(config.data_dir, "test", config.test_images)
-    if len(test.labels) < config.test_images:
-        raise ValueError(f"task.test_images is {config.test_images}, but the test files hold {len(test.labels)}")
-    if config.validation_images >= len(train.labels):
-        raise ValueError(f"{config.validation_images} validation images leave none of {len(train.labels)} to train on")
-    order = np.random.default_rng(np.random.SeedSequence([config.split_seed])).permutation(len(train.labels))
-    held, rest = np.split(order, [config.validation_images])
-    return dataset_of(
-        (train.images[rest], train.labels[rest]),
-        (train.images[held], train.labels[held]),
-        (test.images, test.labels),
-        classes=CLASSES,
-        device=device,
-    )
+def _offered() -> dict[str, EntryPoint]:
+    """The tasks of installed packages, which are not imported for that."""
+    offered: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        other = offered.get(point.name)
+        if point.name in _TASKS or (other is not None and other.value != point.value):
+            taken = "is already registered" if other is None else f"is offered by {_package(other)} too"
+            raise TaskError(f"{_package(point)} offers the task {point.name!r}, which {taken}; uninstall or rename one")
+        offered[point.name] = point
+    return offered
 
 
-register_task("digits", _digits)
-register_task("cifar10", _cifar10)
+def _imported(point: EntryPoint) -> Task:
+    place = f"{_package(point)} offers the task {point.name!r} as {point.value}"
+    try:
+        loader = point.load()
+    except Exception as error:  # whatever a package does when it is imported
+        raise TaskError(f"{place}, which cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(loader):
+        raise TaskError(f"{place}, which must be a function (TaskConfig, device) -> Dataset, got {loader!r}")
+    return Task(point.name, loader, _first_line(loader))
+
+
+def _package(point: EntryPoint) -> str:
+    return f"the package {point.dist.name} {point.dist.version}" if point.dist is not None else "a package"
+
+
+def _first_line(loader: Loader) -> str:
+    return next(iter((loader.__doc__ or "").strip().splitlines()), "")
+
+
+_CIFAR10 = Task(
+    "cifar10",
+    load_cifar10,
+    "60,000 colour photographs of 32x32 pixels, 10 classes",
+    "train*.parquet and test*.parquet, or cifar-10-python.tar.gz, or the folder cifar-10-batches-py",
+    "needed",
+    find_cifar10,
+)
+_BUILT_IN = (
+    Task(
+        "digits", load_digits, "1,797 handwritten digits of 8x8 pixels, 10 classes", "carries its own data", "refused"
+    ),
+    Task(
+        "patterns",
+        load_patterns,
+        "made-up 8x8 textures, 4 classes: 1x1 convolutions are right for 25 %, a 3x3 convolution for 100 %",
+        "makes its own data",
+        "refused",
+    ),
+    Task(
+        "text",
+        load_text,
+        "the next character (or byte) of a text",
+        "one UTF-8 file, input.txt or the only *.txt",
+        "needed",
+        find_text,
+    ),
+    Task(
+        "tinystories",
+        load_tinystories,
+        "the next GPT-2 token of a short story",
+        "TinyStories-train.txt, TinyStories-valid.txt and GPT-2's tokenizer.json",
+        "needed",
+        find_tinystories,
+    ),
+    _CIFAR10,
+    *(
+        replace(_CIFAR10, name=name, about="CIFAR-10, for the host of that name", shares="cifar10")
+        for name in CNN_VARIANTS
+    ),
+)
+for _task in _BUILT_IN:
+    _register(_task)

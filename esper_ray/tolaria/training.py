@@ -1,9 +1,11 @@
 """One epoch of training a host and its seeds, with one device synchronisation at its end."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +13,18 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from esper_ray.kasmina.growth import HOST_GROUP
-from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.organism import Organism
-from esper_ray.tolaria.data import Dataset
+from esper_ray.tolaria.data import Dataset, EpochPlan
+from esper_ray.tolaria.data.dataset import moved
+from esper_ray.tolaria.steps import CapturedRunner, EagerRunner, StepRunner
 
 VANISHING_NORM = 1e-7
 EXPLODING_NORM = 10.0
 TINY = 1e-8
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Rates = Mapping[str, Sequence[float]]
+"""Learning rate of each optimiser group in each step of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +55,140 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class EpochSettings:
-    """What :func:`train_epoch` needs besides model and data."""
+    """What training needs besides model and data."""
 
     host_grad_clip: float
     seed_grad_clip: float
     incubation_share: float
     """Share of each batch that seeds behind the host learn on in a pass of their own."""
+    precision: str = "float32"
+    """Of the forward pass: one of :data:`PRECISIONS`."""
 
 
-def train_epoch(organism: Organism, data: Dataset, batches: Tensor, settings: EpochSettings) -> EpochResult:
-    """Train on ``batches``, the host and each seed clipped by themselves.
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What is added up on the device over an epoch, for one structure of the network."""
 
-    Args:
-        batches: (steps, batch) int64 rows of the training split.
-    """
-    model, optimizer = organism.model, organism.optimizer
-    model.train()
-    rows = batches.to(data.train.labels.device)
-    images, labels = data.normalised(data.train.images[rows.reshape(-1)]), data.train.labels[rows]
-    images = images.reshape(*rows.shape, *images.shape[1:])
-    host = optimizer.group(HOST_GROUP)
-    seeds = {slot: optimizer.group(slot) for slot in optimizer.group_names if slot != HOST_GROUP}
-    incubated = math.ceil(settings.incubation_share * rows.shape[1])
-    totals = torch.zeros(3, device=rows.device)
-    norms = {slot: torch.zeros(len(group) + 1, device=rows.device) for slot, group in seeds.items()}
-    for x, y in zip(images, labels, strict=True):
-        logits = model(x)
-        loss = cross_entropy(logits, y)
+    totals: Tensor
+    """(3,): losses, right predictions, gradient norms of the host."""
+    norms: Mapping[str, Tensor]
+    """By slot: gradient norms of each tensor of its seed, and of all."""
+
+    def clear(self) -> None:
+        for tensor in (self.totals, *self.norms.values()):
+            tensor.zero_()
+
+
+class Trainer:
+    """Trains one organism, epoch after epoch."""
+
+    def __init__(
+        self, organism: Organism, data: Dataset[Any], settings: EpochSettings, runner: StepRunner | None = None
+    ) -> None:
+        """
+        Args:
+            runner: how steps are carried out; one after another if it is left out.
+        """
+        self.organism, self.data, self.settings = organism, data, settings
+        self.runner = runner or EagerRunner()
+        self._structure: Hashable = None
+        self._host: list[Tensor] = []
+        self._seeds: dict[str, list[Tensor]] = {}
+        self._sums = _Sums(torch.empty(0), {})
+
+    def train(self, plan: EpochPlan, rates: Rates | None = None) -> EpochResult:
+        """Train on the batches of ``plan``, the host and each seed clipped by themselves.
+
+        Args:
+            rates: learning rates of this epoch, for each group of the optimiser; they stay what they are if
+                it is left out.
+        """
+        self.organism.model.train()
+        self._follow()
+        self._sums.clear()
+        captured = isinstance(self.runner, CapturedRunner)
+        table = self._rate_table(rates, plan)
+        on_device = moved(table.float(), plan.rows.device) if captured else table
+        for step in range(len(plan.rows)):
+            if not captured:
+                self._set_rates(table[step].tolist())
+            self.runner.run(self._structure, self._step, plan.rows[step], plan.draws[step], on_device[step])
+        return self._collect(len(plan.rows), plan.rows.shape[1])
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, with gradient."""
+        return self._losses(inputs, targets)[1]
+
+    def training_loss(self, rows: Tensor) -> Tensor:
+        """:meth:`loss` on ``rows`` of the training split, as they are."""
+        draws = self.data.draw(torch.Generator().manual_seed(0), 1, len(rows))[0]
+        return self.loss(*self.data.training_batch(rows, draws.to(rows.device)))
+
+    def _losses(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with self._autocast(inputs.device.type):
+            logits = self.organism.model(inputs)
+            return logits, cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+    def _autocast(self, device: str) -> AbstractContextManager[None]:
+        dtype = PRECISIONS[self.settings.precision]
+        if dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(device, dtype=dtype, cache_enabled=False)  # a cache would outlive passes without gradient
+
+    def _follow(self) -> None:
+        """Notice a change of structure."""
+        organism = self.organism
+        structure = organism.model.growth.structure()
+        if structure == self._structure:
+            return
+        device = organism.device
+        self._structure = structure
+        self._host = list(organism.optimizer.group(HOST_GROUP))
+        names = organism.optimizer.group_names
+        self._seeds = {slot: list(organism.optimizer.group(slot)) for slot in names if slot != HOST_GROUP}
+        norms = {slot: torch.zeros(len(group) + 1, device=device) for slot, group in self._seeds.items()}
+        self._sums = _Sums(torch.zeros(3, device=device), norms)
+
+    def _step(self, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
+        model, optimizer = self.organism.model, self.organism.optimizer
+        if isinstance(self.runner, CapturedRunner):
+            self._set_rates(list(rates.unbind()))
+        inputs, targets = self.data.training_batch(rows, draws)
+        logits, loss = self._losses(inputs, targets)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        model.incubate(partial(_mean_loss, model, x[:incubated], y[:incubated]))
-        host_norm = clip_grad_norm_(host, settings.host_grad_clip, foreach=True)
-        for slot, group in seeds.items():
-            norms[slot] += _clip_seed(group, settings.seed_grad_clip)
+        part = math.ceil(self.settings.incubation_share * len(rows))
+        model.incubate(partial(self.loss, inputs[:part], targets[:part]))
+        host_norm = clip_grad_norm_(self._host, self.settings.host_grad_clip, foreach=True)
+        for slot, group in self._seeds.items():
+            self._sums.norms[slot].add_(_clip_seed(group, self.settings.seed_grad_clip))
         optimizer.step()
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == y).sum()
-            totals += torch.stack([loss.detach(), correct.float(), host_norm])
-    return _collect(totals, norms, seeds, sum(p.numel() for p in host), rows)
+            right = (logits.argmax(dim=-1) == targets).float().mean()
+            self._sums.totals.add_(torch.stack([loss.detach().float(), right, host_norm]))
 
+    def _rate_table(self, rates: Rates | None, plan: EpochPlan) -> Tensor:
+        """(steps, groups) float64 learning rates, in the order of the optimiser's groups."""
+        groups = self.organism.optimizer.param_groups
+        steps = len(plan.rows)
+        columns = [[float(g["lr"])] * steps if rates is None else list(rates[g["name"]]) for g in groups]
+        return torch.tensor(columns, dtype=torch.float64).T.contiguous()
 
-def training_loss(model: MorphogeneticModel, data: Dataset, rows: Tensor) -> Tensor:
-    """Mean cross-entropy in nats on ``rows`` of the training split, with gradient."""
-    rows = rows.to(data.train.labels.device)
-    return _mean_loss(model, data.normalised(data.train.images[rows]), data.train.labels[rows])
+    def _set_rates(self, rates: Sequence[float | Tensor]) -> None:
+        for group, rate in zip(self.organism.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
-
-def _mean_loss(model: MorphogeneticModel, images: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(model(images), labels)
+    def _collect(self, steps: int, batch: int) -> EpochResult:
+        sums, sizes = self._sums, {slot: len(group) + 1 for slot, group in self._seeds.items()}
+        loss, right, host_norm, *rest = torch.cat([sums.totals, *sums.norms.values()]).tolist()
+        host_rms = host_norm / steps / math.sqrt(sum(p.numel() for p in self._host))
+        gradients, at = {}, 0
+        for slot, size in sizes.items():
+            *tensors, total = [norm / steps for norm in rest[at : at + size]]
+            at += size
+            if any(parameter.grad is not None for parameter in self._seeds[slot]):
+                gradients[slot] = _statistics(tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms)
+        return EpochResult(loss / steps, 100.0 * right / steps, gradients)
 
 
 def _clip_seed(group: Sequence[Tensor], limit: float) -> Tensor:
@@ -107,21 +200,6 @@ def _clip_seed(group: Sequence[Tensor], limit: float) -> Tensor:
     total = norms.norm()
     torch._foreach_mul_(gradients, (limit / (total + 1e-6)).clamp(max=1.0))
     return torch.cat([norms, total[None]])
-
-
-def _collect(
-    totals: Tensor, norms: Mapping[str, Tensor], seeds: Mapping[str, Sequence[Tensor]], host_size: int, rows: Tensor
-) -> EpochResult:
-    steps, batch = rows.shape
-    loss, correct, host_norm, *rest = torch.cat([totals, *norms.values()]).tolist()
-    host_rms = host_norm / steps / math.sqrt(host_size)
-    gradients, at = {}, 0
-    for slot, group in seeds.items():
-        *tensors, total = [norm / steps for norm in rest[at : at + len(group) + 1]]
-        at += len(group) + 1
-        if any(parameter.grad is not None for parameter in group):
-            gradients[slot] = _statistics(tensors, total, sum(p.numel() for p in group), host_rms)
-    return EpochResult(loss / steps, 100.0 * correct / (steps * batch), gradients)
 
 
 def _statistics(norms: list[float], total: float, size: int, host_rms: float) -> GradientStatistics:

@@ -42,6 +42,7 @@ class Vitals:
         measured: Measurement,
         gradients: Mapping[str, GradientStatistics],
         contributions: Mapping[str, float],
+        errors: Mapping[str, float],
         interactions: Mapping[str, float],
     ) -> "Vitals":
         """The vitals after one more epoch.
@@ -51,6 +52,7 @@ class Vitals:
             known_accuracy_pp: validation accuracy before the epoch; the baseline of stages entered in this step.
             measured: the pass over the validation split after the epoch.
             contributions: leave-one-out contribution of each measured seed.
+            errors: their paired standard errors.
             interactions: summed pair interactions of each measured seed.
         """
         entries = {}
@@ -63,9 +65,7 @@ class Vitals:
             elif entry.stage is not state.stage:
                 entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
             seen = _with_gradients(entry.measured, gradients.get(slot))
-            seen = _with_contribution(
-                seen, contributions.get(slot), measured.errors_pp.get(slot), interactions.get(slot)
-            )
+            seen = _with_contribution(seen, contributions.get(slot), errors.get(slot), interactions.get(slot))
             seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
             entries[slot] = replace(entry, measured=seen)
         return Vitals(entries)

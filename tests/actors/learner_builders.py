@@ -19,7 +19,7 @@ from policies.network import state_value
 SMALL = {
     "name": "small",
     "episode_length": 3,
-    "task.validation_images": 50,
+    "task.validation_size": 50,
     "training.steps_per_epoch": 2,
     "training.batch_size": 16,
     "policy.memory_size": 16,

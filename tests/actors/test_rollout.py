@@ -8,7 +8,7 @@ import torch
 from learner_builders import Scripted, small_config
 
 from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
-from esper_ray import environment
+from esper_ray import life
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 from esper_ray.leyline.policy import Decision
@@ -127,7 +127,7 @@ def test_a_truncated_episode_is_bootstrapped_with_the_value_of_its_last_state(pl
 
 def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was_caused(env, monkeypatch):
     verdicts = iter([Verdict(False, True), Verdict(False, True), Verdict(True, False, "test", 1.0, 0.5)])
-    monkeypatch.setattr(environment.Governor, "judge", lambda self, train, val: next(verdicts))
+    monkeypatch.setattr(life.Governor, "judge", lambda self, train, val, committed: next(verdicts))
     runner = runner_of(env, [GROW, WAIT, WAIT])
     episode = runner.play(Assignment(0, 0, 5))
     trajectory = episode.trajectory

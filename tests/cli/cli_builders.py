@@ -16,7 +16,7 @@ from esper_ray.nissa.run_directory import RunDirectory
 SMALL = [
     *("--envs", "2", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"),
     *("--set", "policy.feature_size=16", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16"),
-    *("--set", "task.validation_images=50", "--set", "system.envs_per_actor=1"),
+    *("--set", "task.validation_size=50", "--set", "system.envs_per_actor=1"),
 ]
 """Flags that make a run a matter of a second."""
 

@@ -158,7 +158,7 @@ def test_gpu_preload_is_taken_with_a_word_of_explanation(train, monkeypatch):
 def test_the_heuristic_plays_episodes_and_says_why(esper, runs):
     answer = esper(
         *("train", "heuristic", "--episodes", "2", "--episode-length", "5", "--telemetry-dir", runs),
-        *("--set", "training.steps_per_epoch=2", "--set", "task.validation_images=50", "--slots", "r0c1", "r0c2"),
+        *("--set", "training.steps_per_epoch=2", "--set", "task.validation_size=50", "--slots", "r0c1", "r0c2"),
     )
     assert answer.code == 0
     assert len(re.findall(r"epoch +3  GERMINATE +r0c2  slot is empty: try conv_light", answer.out)) == 2

@@ -1,3 +1,4 @@
+import random
 from itertools import combinations
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from kasmina_builders import READY, SLOTS, WORTHY, grow, images, make_organism, wake
 from torch import nn
 
+from esper_ray.kasmina.coalitions import Fork, forks, subsets
 from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.stages import Stage
@@ -40,11 +42,11 @@ def naive(model, x, players, on):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_one_branching_pass_equals_the_naive_loop_over_coalitions(model, players, batch):
     x = images(batch, size=(16, 12))
-    with model.branching(players) as bits:
+    with model.branching(players) as coalitions:
         out = model(x)
     assert out.shape == (batch * 2 ** len(players), 3)
-    for k, block in enumerate(out.split(batch)):
-        on = {slot for i, slot in enumerate(bits) if k >> i & 1}
+    assert sorted(map(sorted, coalitions)) == sorted(sorted(on) for on in SUBSETS if on <= players)
+    for on, block in zip(coalitions, out.split(batch), strict=True):
         assert torch.allclose(block, naive(model, x, players, on), rtol=0, atol=1e-6), on
 
 
@@ -57,11 +59,37 @@ def test_the_coalitions_differ_so_that_the_comparison_means_something(model):
 
 
 @torch.no_grad()
-def test_bits_follow_the_order_of_execution_not_of_names(model):
-    with model.branching(frozenset(SLOTS)) as bits:
-        assert bits == ("r0c0", "r1c0", "r0c1")
-    with model.branching(frozenset({"r0c1", "r1c0"})) as bits:
-        assert bits == ("r1c0", "r0c1")
+@pytest.mark.parametrize("seed", range(8))
+def test_any_choice_of_coalitions_equals_the_naive_loop(model, seed):
+    chosen = random.Random(seed).sample(SUBSETS, seed + 1)
+    x = images(3)
+    with model.branching(frozenset(SLOTS), chosen) as coalitions:
+        out = model(x)
+    assert sorted(map(sorted, coalitions)) == sorted(map(sorted, chosen))
+    for on, block in zip(coalitions, out.split(3), strict=True):
+        assert torch.allclose(block, naive(model, x, frozenset(SLOTS), on), rtol=0, atol=1e-6), on
+
+
+def test_forks_by_hand():
+    """Slots a, b; coalitions {}, {a, b}: block 0 passes a by, block 1 sees it; then only the second sees b."""
+    plan, blocks = forks(("a", "b"), [frozenset(), frozenset("ab")])
+    assert plan == {"a": Fork(1, (0,), (0,)), "b": Fork(2, (0,), (1,))}
+    assert blocks == (frozenset(), frozenset("ab"))
+    assert [fork.complete for fork in plan.values()] == [True, False]
+
+
+@torch.no_grad()
+def test_blocks_follow_the_order_of_execution_not_of_names(model):
+    with model.branching(frozenset({"r0c1", "r1c0"})) as blocks:
+        assert blocks == (frozenset(), frozenset({"r1c0"}), frozenset({"r0c1"}), frozenset({"r1c0", "r0c1"}))
+
+
+@torch.no_grad()
+def test_strange_coalitions_are_refused(model):
+    with pytest.raises(ValueError, match=r"\['r0c1'\] has members that are not among \['r0c0'\]"):
+        model.branching(frozenset({"r0c0"}), [frozenset({"r0c1"})]).__enter__()
+    with pytest.raises(ValueError, match="at least one coalition"):
+        model.branching(frozenset({"r0c0"}), []).__enter__()
 
 
 @torch.no_grad()
@@ -124,13 +152,15 @@ def test_branching_equals_one_pass_for_each_coalition_on_every_topology(topology
         model.tick()
     model.eval()
     x = torch.randn(3, *shape)
-    with model.branching(frozenset(slots)) as bits:
+    with model.branching(frozenset(slots)) as coalitions:
         blocks = model(x).split(3)
     assert len(blocks) == 8
-    for k, block in enumerate(blocks):
-        on = {slot for i, slot in enumerate(bits) if k >> i & 1}
+    for on, block in zip(coalitions, blocks, strict=True):
         assert torch.allclose(block, naive(model, x, frozenset(slots), on), rtol=0, atol=1e-6), on
     assert (blocks[0] - blocks[7]).abs().max() > 1e-3
+
+
+SUBSETS_OF_PLACES = subsets(("r0c0", "r0c1", "r0c2"))
 
 
 class Shortcut(nn.Module):
@@ -150,7 +180,8 @@ class Shortcut(nn.Module):
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
-def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_each(batch):
+@pytest.mark.parametrize("chosen", [None, [frozenset(), frozenset({"r0c1"}), frozenset({"r0c0", "r0c2"})]])
+def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_each(batch, chosen):
     places = {"r0c0": "stem", "r0c1": "inside", "r0c2": "after"}
     with seeded_initialisation(0):
         model = MorphogeneticModel.wrap(Shortcut(), places, images(2), rules=READY).eval()
@@ -163,11 +194,10 @@ def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_ea
         wake(model.cell(slot).seed)
     x = images(batch)
     alone = model(x)
-    with model.branching(frozenset(places)) as order:
+    with model.branching(frozenset(places), chosen) as coalitions:
         out = model(x)
-    assert order == ("r0c0", "r0c1", "r0c2")
-    for k, block in enumerate(out.split(batch)):
-        on = {slot for i, slot in enumerate(order) if k >> i & 1}
+    assert set(coalitions) == set(chosen or SUBSETS_OF_PLACES)
+    for on, block in zip(coalitions, out.split(batch), strict=True):
         assert torch.allclose(block, naive(model, x, places, on), rtol=0, atol=1e-6), on
     assert (out[:batch] - out[-batch:]).abs().max() > 1e-3
     assert torch.equal(model(x), alone)

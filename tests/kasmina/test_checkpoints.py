@@ -271,3 +271,42 @@ def test_loading_empties_slots_that_were_empty(tmp_path):
     assert set(grown.model.states.values()) == {None}
     assert grown.optimizer.group_names == ["host"]
     assert torch.equal(grown.model.eval()(images(2)), bare.eval()(images(2)))
+
+
+class Around(nn.Module):
+    """A user's module with a grown model inside."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+def test_inside_another_module_a_grown_model_is_not_half_loaded():
+    grown, fresh = lively().model, make_model()
+    state = Around(grown).state_dict()
+    other = make_organism()
+    germinate(other, "r0c0")
+    for model in (fresh, other.model):
+        stages = {slot: state and state.stage for slot, state in model.states.items()}
+        alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
+        with pytest.raises(TopologyError, match=r"other seeds than the model.*its own load_state_dict"):
+            Around(model).load_state_dict(state)
+        assert {slot: state and state.stage for slot, state in model.states.items()} == stages
+        assert [model.cell(slot).alpha.item() for slot in SLOTS] == alphas
+    fresh.load_state_dict(grown.state_dict())
+    Around(fresh).load_state_dict(state)
+    assert torch.equal(fresh.eval()(images(3)), grown.eval()(images(3)))
+
+
+def test_seeds_of_a_blueprint_that_nobody_registered_are_refused_with_its_name():
+    register_blueprint("mine", Topology.IMAGES, lambda shape: nn.Conv2d(shape.channels, shape.channels, 1))
+    try:
+        grown = make_model()
+        grown.germinate("r0c0", "mine")
+        state = grown.state_dict()
+    finally:
+        unregister_blueprint("mine", Topology.IMAGES)
+    fresh = make_model()
+    with pytest.raises(TopologyError, match="cannot be built: unknown blueprint 'mine'"):
+        fresh.load_state_dict(state)
+    assert fresh.states["r0c0"] is None

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from kasmina_builders import WORTHY, fingerprint, germinate, grow, images, make_model, make_organism, order, train, wake
+from kasmina_builders import (
+    READY,
+    WORTHY,
+    fingerprint,
+    germinate,
+    grow,
+    images,
+    make_model,
+    make_organism,
+    order,
+    train,
+    wake,
+)
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
@@ -176,13 +188,30 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
         (lambda m: m.germinate("r0c1", "norm", style="sigmoid"), ValueError, "unknown style 'sigmoid'"),
         (lambda m: m.germinate("r0c1", "norm", target=0.0), ValueError, r"\(0, 1\], got 0.0"),
         (lambda m: m.germinate("r0c1", "norm", target=1.1), ValueError, r"\(0, 1\], got 1.1"),
-        (lambda m: m.germinate("r0c1", "norm", tempo=0), ValueError, "tempo must be at least 1 tick, got 0"),
+        (
+            lambda m: m.germinate("r0c1", "norm", tempo=0),
+            ValueError,
+            "tempo must be a whole number of at least 1 ticks, got 0",
+        ),
+        (lambda m: m.germinate("r0c1", "norm", tempo=2.5), ValueError, "tempo must be a whole number .* got 2.5"),
+        (lambda m: m.germinate("r0c1", "norm", tempo=float("nan")), ValueError, "whole number .* got nan"),
+        (lambda m: m.germinate("r0c1", "norm", tempo="a"), ValueError, "whole number .* got 'a'"),
+        (lambda m: m.germinate("r0c1", "norm", style=3.0), ValueError, "a style is a GerminationStyle or .* got 3.0"),
+        (lambda m: m.germinate("r0c1", None), ValueError, "a blueprint is a Blueprint or .* got None"),
+        (lambda m: m.retarget("r0c0", 0.5, ticks=float("inf")), ValueError, "ramp length must be .* got inf"),
+        (lambda m: m.retarget("r0c0", 0.5, curve="cosine"), ValueError, "curve must be one of .* got 'cosine'"),
+        (lambda m: m.prune("r0c0", ticks=-1), ValueError, "ramp length must be .* got -1"),
+        (lambda m: m.prune("r1c0", ticks=float("nan")), ValueError, "ramp length must be .* got nan"),
         (lambda m: m.advance("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.advance("r0c0"), LifecycleError, "a HOLDING seed does not advance"),
         (lambda m: m.fossilise("r0c1", WORTHY), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.prune("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.retarget("r0c0", 0.0), ValueError, "got 0.0; removal is Prune"),
-        (lambda m: m.retarget("r0c0", 0.5, ticks=-1), ValueError, "ramp length must be >= 0 ticks, got -1"),
+        (
+            lambda m: m.retarget("r0c0", 0.5, ticks=-1),
+            ValueError,
+            "ramp length must be a whole number of at least 0 ticks, got -1",
+        ),
         (lambda m: m.retarget("r0c0", 0.5, steepness=float("inf")), ValueError, "steepness must be finite, got inf"),
         (lambda m: m.retarget("r1c0", 0.5), LifecycleError, "a GERMINATED seed has no amplitude to retarget"),
         (lambda m: m.fossilise("r1c0", WORTHY), LifecycleError, "only a HOLDING seed can be fossilised"),
@@ -214,3 +243,74 @@ def test_a_scheduled_rate_stays_over_a_fade():
         organism.model.epoch_elapsed()
     germinate(organism, "r0c0")
     assert organism.optimizer.param_groups[1]["lr"] == 0.03
+
+
+class HalfFrozen(nn.Module):
+    """A pretrained part that is not to be trained, and one that is."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.pretrained = nn.Conv2d(width, width, 1).requires_grad_(False)
+        self.learned = nn.Conv2d(width, width, 1)
+
+    def forward(self, h):
+        return self.learned(self.pretrained(h))
+
+
+def test_what_an_own_blueprint_has_frozen_stays_frozen():
+    register_blueprint("half_frozen", Topology.IMAGES, lambda shape: HalfFrozen(shape.channels))
+    try:
+        organism = make_organism()
+        model = organism.model
+        grow(organism, "r0c0", Stage.HOLDING, "half_frozen")
+        body = model.cell("r0c0").seed.body
+        before = body.pretrained.weight.clone()
+        for act in (lambda: None, lambda: model.prune("r0c1"), lambda: organism.restore(organism.snapshot())):
+            act()
+            body = model.cell("r0c0").seed.body
+            flags = {name: p.requires_grad for name, p in model.cell("r0c0").seed.named_parameters()}
+            assert [name for name, trained in flags.items() if not trained] == [
+                "body.pretrained.weight",
+                "body.pretrained.bias",
+            ]
+            assert not {id(p) for p in body.pretrained.parameters()} & {id(p) for p in organism.optimizer.parameters()}
+            train(organism, 1, seed=0)
+            if act.__name__ != "<lambda>" or model.states["r0c1"] is None:
+                grow(organism, "r0c1", Stage.TRAINING)
+        assert torch.equal(body.pretrained.weight, before)
+        assert model.prune("r0c0", ticks=3)
+        assert not any(p.requires_grad for p in model.cell("r0c0").seed.parameters())
+    finally:
+        unregister_blueprint("half_frozen", Topology.IMAGES)
+
+
+def test_initialisation_is_given_by_style_or_by_its_name():
+    assert GrowthOptions(initialisation={"linear_add": "gradmax"}) == GRADMAX
+    with pytest.raises(ValueError, match="unknown style 'linear'"):
+        GrowthOptions(initialisation={"linear": "gradmax"})
+
+
+class HalfPrecise(nn.Module):
+    """A host whose middle works in half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.middle = nn.Linear(8, 8).bfloat16()
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x).bfloat16()).float())
+
+
+def test_a_seed_has_the_precision_of_the_features_at_its_slot():
+    model = MorphogeneticModel.wrap(HalfPrecise(), {"r0c0": "middle", "r0c1": "last"}, torch.zeros(2, 4), rules=READY)
+    for slot, dtype in {"r0c0": torch.bfloat16, "r0c1": torch.float32}.items():
+        assert model.germinate(slot, "mlp")
+        assert {p.dtype for p in model.cell(slot).seed.parameters()} == {dtype}
+        model.advance(slot, WORTHY)
+        model.advance(slot, WORTHY)
+        model.tick()
+    output = model(torch.randn(3, 4))
+    assert output.dtype is torch.float32
+    output.sum().backward()

@@ -1,5 +1,8 @@
 """Settings of incubation, and what a broken or careless seed does to the host while it incubates."""
 
+import copy
+import math
+
 import pytest
 import torch
 from cell_builders import (
@@ -16,10 +19,12 @@ from cell_builders import (
     make_model,
     same_tensors,
 )
+from kasmina_builders import READY, wake
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
 from esper_ray.kasmina.cell import Incubation
+from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.stages import Stage
 
 STRAIGHT = Incubation("straight_through")
@@ -129,3 +134,41 @@ def test_a_body_that_works_in_place_on_its_input_is_refused(preactivated, incuba
         model.germinate("r0c0", preactivated)
     assert (model.cell("r0c0").seed, model.states["r0c0"]) == (None, None)
     assert torch.equal(model(x), make_host(IMAGES)(x))
+
+
+def test_a_broken_seed_spoils_no_other_that_incubates_beside_it():
+    host = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    slots = {"r0c0": "0", "r0c1": "1", "r0c2": "2"}
+    model = MorphogeneticModel.wrap(host, slots, torch.zeros(2, 4), rules=READY)
+    for slot in slots:
+        assert model.germinate(slot, "mlp")
+        assert model.advance(slot)
+    alone = copy.deepcopy(model)
+    alone.prune("r0c1")
+    with torch.no_grad():
+        for parameter in model.cell("r0c1").learnable():
+            parameter.fill_(math.nan)
+    x = torch.randn(8, 4)
+    for grown in (model, alone):
+        grown.incubate(lambda grown=grown: grown(x).square().sum())
+    for slot in ("r0c0", "r0c2"):
+        for mine, expected in zip(model.cell(slot).learnable(), alone.cell(slot).learnable(), strict=True):
+            assert torch.equal(mine.grad, expected.grad)
+    assert any(p.grad.abs().max() > 0 for p in model.cell("r0c0").learnable())
+
+
+def test_incubating_on_parts_of_a_batch_adds_up():
+    host = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 4), rules=READY)
+    assert model.germinate("r0c0", "mlp")
+    assert model.advance("r0c0")
+    wake(model.cell("r0c0").seed)
+    x = torch.randn(8, 4)
+    model.incubate(lambda: model(x).square().sum())
+    whole = [p.grad.clone() for p in model.cell("r0c0").learnable()]
+    for parameter in model.parameters():
+        parameter.grad = None
+    for part in x.split(4):
+        model.incubate(lambda part=part: model(part).square().sum())
+    for parameter, expected in zip(model.cell("r0c0").learnable(), whole, strict=True):
+        assert torch.allclose(parameter.grad, expected, rtol=1e-5, atol=1e-6)

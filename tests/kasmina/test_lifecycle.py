@@ -80,7 +80,7 @@ def test_germination_starts_a_seed_at_zero():
     [
         (Germinate("s-1", "norm", target=0.0), r"\(0, 1\], got 0.0"),
         (Germinate("s-1", "norm", target=1.5), r"\(0, 1\], got 1.5"),
-        (Germinate("s-1", "norm", tempo=0), "at least 1 tick, got 0"),
+        (Germinate("s-1", "norm", tempo=0), "at least 1 ticks, got 0"),
     ],
 )
 def test_a_germination_that_makes_no_sense_is_an_error(command, message):

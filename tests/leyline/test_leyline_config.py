@@ -17,7 +17,7 @@ OUT_OF_RANGE = [
     ("episode_length", 0),
     ("gamma", 0.0),
     ("gamma", 1.5),
-    ("task.validation_images", 0),
+    ("task.validation_size", 0),
     ("host.blocks", 1),
     ("host.base_channels", 0),
     ("host.kernel_size", 2),

@@ -34,7 +34,7 @@ READS = {
 }
 """What each operation reads beside itself, written out by hand."""
 
-TINY = {"episode_length": 5, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_images": 50}
+TINY = {"episode_length": 5, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_size": 50}
 FAST_LIVES = TINY | {
     "episode_length": 24,
     "growth.auto_forward": [],

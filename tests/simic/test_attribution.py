@@ -1,13 +1,22 @@
 """Attribution over complete tables of coalitions: games solved by hand, and the axioms on random games."""
 
+import math
 from itertools import chain, combinations, permutations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values, total_improvement
+from esper_ray.simic.attribution import (
+    interaction_sums,
+    leave_one_out,
+    leave_one_out_errors,
+    pair_interactions,
+    shapley_values,
+    total_improvement,
+)
 
 SLOTS = ("r0c0", "r0c1", "r0c2", "r1c0")
 
@@ -142,3 +151,29 @@ def test_a_coalition_that_was_not_measured_is_an_error_not_a_zero():
     partial = Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])
     with pytest.raises(KeyError, match="was not measured"):
         shapley_values(partial)
+
+
+def test_what_was_not_measured_is_left_out_not_guessed():
+    """Without the coalition {A}: nothing about B, nor about the pair."""
+    partial = Measurement(1.0, 20.0, 400, (A, B), (TWO.coalitions[0], TWO.coalitions[2], TWO.coalitions[3]))
+    assert TWO.coalitions[2].members == frozenset({B})
+    assert leave_one_out(partial) == {A: 9.0}
+    assert pair_interactions(partial) == {}
+    assert interaction_sums(partial) == {}
+    assert total_improvement(partial) == 10.0
+    assert total_improvement(Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])) is None
+
+
+def test_interaction_sums_by_hand():
+    assert interaction_sums(TWO) == {A: 5.0, B: 5.0}
+    assert interaction_sums(game((A, B, C), gloves)) == {A: 120.0, B: 60.0, C: 60.0}
+    assert interaction_sums(game((A,), {frozenset(): 1.0, frozenset({A}): 3.0})) == {A: 0.0}
+
+
+def test_paired_errors_by_hand():
+    """Differences 1, 0, 0, -1 of four examples: deviation sqrt(1/2), error 100 * sqrt(1/2) / 2."""
+    scores = np.array([[1, 0, 1, 0], [0, 0, 1, 1]], dtype=np.float32)
+    table = (Coalition(frozenset(), 50.0, scores[1]), Coalition(frozenset({A}), 50.0, scores[0]))
+    measured = Measurement(1.0, 50.0, 4, (A,), table)
+    assert leave_one_out_errors(measured) == pytest.approx({A: 100.0 * math.sqrt(0.5) / 2.0})
+    assert leave_one_out_errors(TWO) == {}

@@ -11,7 +11,7 @@ STAGE_POTENTIAL = {"GERMINATED": 1.0, "TRAINING": 2.0, "BLENDING": 3.5, "HOLDING
 FAST = {
     "training.batch_size": 16,
     "episode_length": 20,
-    "task.validation_images": 50,
+    "task.validation_size": 50,
     "training.steps_per_epoch": 1,
     "growth.min_training_epochs": 1,
     "growth.embargo_ticks": 1,

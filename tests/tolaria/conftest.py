@@ -9,6 +9,7 @@ from esper_ray.kasmina.alpha import AlphaController
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 from esper_ray.tolaria.assembly import build_organism
+from esper_ray.tolaria.data import TokenData, TokenSplit
 from esper_ray.tolaria.tasks import load_task
 
 CPU = torch.device("cpu")
@@ -49,3 +50,26 @@ def grow(config, data):
         return organism
 
     return make
+
+
+@pytest.fixture
+def grow_text():
+    """A small transformer on random text, with one blended seed, and its data."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(7, (400,), generator=generator, dtype=torch.uint8)
+    data = TokenData(*(TokenSplit(part, 8) for part in tokens.split([200, 100, 100])), classes=7, shifted=True)
+    overrides = {
+        "host": {"family": "transformer", "embedding": 8, "heads": 2, "layers": 2, "context": 8, "segments": 2},
+        "growth.slots": ["r0c0", "r0c1"],
+        "growth.blueprints": ["mlp_small"],
+    }
+    tree = {key: value for key, value in read_preset("digits").items() if key != "host"}
+    organism = build_organism(build(tree, overrides), data, CPU, 0)
+    model = organism.model
+    model.germinate("r0c1", "mlp_small")
+    growth = model.growth
+    amplitude = AlphaController(alpha=0.7, start=0.7, target=0.7)
+    growth._apply("r0c1", replace(growth.states["r0c1"], stage=Stage.HOLDING, alpha=amplitude), None)
+    with torch.no_grad():
+        model.cell("r0c1").seed.scale.fill_(3.0)
+    return model, data

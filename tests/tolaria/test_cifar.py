@@ -1,4 +1,4 @@
-"""CIFAR-10 from Parquet: a tiny file written here, and the real ones where they are."""
+"""CIFAR-10 from Parquet: tiny files written here, and the real ones where they are."""
 
 import io
 from pathlib import Path
@@ -11,12 +11,20 @@ import torch
 from PIL import Image
 
 from esper_ray.leyline.config import TaskConfig
-from esper_ray.tolaria.cifar import read_cifar10
-from esper_ray.tolaria.tasks import TaskError, load_task
+from esper_ray.tolaria.sources.cifar import read_cifar10
+from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 
 CPU = torch.device("cpu")
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 needs_real = pytest.mark.skipif(not (REAL / "test.parquet").is_file(), reason=f"CIFAR-10 is not in {REAL}")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ESPER_RAY_CACHE", str(folder))
+    return folder
 
 
 def png(pixels):
@@ -60,33 +68,117 @@ def test_a_limit_takes_the_first_images(folder, limit):
     np.testing.assert_array_equal(part.labels, whole.labels[:limit])
 
 
+def test_a_limit_below_one_is_refused(folder):
+    with pytest.raises(ValueError, match="at least 1 image, got 0"):
+        read_cifar10(folder, "train", 0)
+
+
 def test_missing_files_are_refused_saying_what_is_needed(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match=r"train\*\.parquet.*test\*\.parquet.*img.*label"):
+        with pytest.raises(FileNotFoundError, match=r"train\*\.parquet.*test\*\.parquet.*img.*label.*cifar-10-python"):
             read_cifar10(folder, "train")
 
 
+@pytest.mark.parametrize(("there", "missing"), [("train", "test"), ("test", "train")])
+def test_one_split_alone_is_refused(tmp_path, there, missing):
+    write(tmp_path / f"{there}.parquet", pictures(1, 0), [0])
+    with pytest.raises(FileNotFoundError, match=rf"no {missing}\*\.parquet"):
+        read_cifar10(tmp_path, there)
+
+
+def read_broken(tmp_path, content):
+    """What reading says of a train file with this ``content``: bytes, or columns."""
+    write(tmp_path / "test.parquet", pictures(1, 0), [0])
+    if isinstance(content, bytes):
+        (tmp_path / "train.parquet").write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), tmp_path / "train.parquet")
+    with pytest.raises(ValueError) as refusal:
+        read_cifar10(tmp_path, "train")
+    assert str(tmp_path) in str(refusal.value)
+    return str(refusal.value)
+
+
+def cells(count=1, seed=0, size=32):
+    return [{"bytes": png(picture)} for picture in pictures(count, seed, size)]
+
+
+def test_what_is_no_parquet_is_refused_by_name(tmp_path):
+    assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"PAR1 and nothing else")
+    assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"")
+
+
+def test_a_parquet_file_that_was_cut_or_overwritten_is_refused_by_name(tmp_path):
+    write(tmp_path / "whole.parquet", pictures(3, 0), [0, 1, 2])
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    assert "is no Parquet file that can be read" in read_broken(tmp_path, whole[: len(whole) // 2])
+    assert "is no Parquet file that can be read" in read_broken(tmp_path, whole[:4] + b"\xff" * 400 + whole[404:])
+
+
 def test_other_columns_are_refused_by_name(tmp_path):
-    pq.write_table(pa.table({"pixels": [1], "label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="columns pixels, label; needs img and label"):
-        read_cifar10(tmp_path, "train")
+    assert "has the columns pixels, label; needs img and label" in read_broken(tmp_path, {"pixels": [1], "label": [0]})
 
 
-def test_images_of_another_size_are_refused_with_it(tmp_path):
-    write(tmp_path / "train.parquet", pictures(1, 0, size=16), [0])
-    with pytest.raises(ValueError, match="16x16"):
-        read_cifar10(tmp_path, "train")
+def test_images_of_another_size_are_refused_with_it_and_their_row(tmp_path):
+    mixed = [*cells(2), *cells(1, size=16)]
+    assert "row 2: an image of 16x16 pixels; CIFAR-10 has 32x32" in read_broken(
+        tmp_path, {"img": mixed, "label": [0, 1, 2]}
+    )
 
 
-@pytest.mark.parametrize("label", [-1, 10])
-def test_labels_outside_the_ten_classes_are_refused(tmp_path, label):
-    write(tmp_path / "train.parquet", pictures(2, 0), [3, label])
-    with pytest.raises(ValueError, match=rf"0\.\.9, got .*{label}"):
-        read_cifar10(tmp_path, "train")
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (None, "no picture, got null"),
+        ({"bytes": None}, "no picture, got a struct with bytes: null"),
+        ({"bytes": b"no picture"}, "a picture that cannot be read: cannot identify image file"),
+        ({"bytes": b""}, "a picture that cannot be read"),
+        ({"bytes": b"\x89PNG\r\n\x1a\n"}, "a picture that cannot be read"),
+    ],
+    ids=["null", "null bytes", "no picture", "empty", "cut"],
+)
+def test_cells_without_a_picture_are_refused_with_their_row(tmp_path, cell, words):
+    column = pa.array([*cells(1), cell], pa.struct([("bytes", pa.binary())]))
+    assert f"train.parquet, row 1: {words}" in read_broken(tmp_path, {"img": column, "label": [0, 1]})
+
+
+def test_a_picture_whose_pixels_were_cut_is_refused_with_its_row(tmp_path):
+    whole = cells(1)[0]["bytes"]
+    message = read_broken(tmp_path, {"img": [{"bytes": whole[: len(whole) // 2]}], "label": [0]})
+    assert "train.parquet, row 0: a picture that cannot be read" in message
+
+
+def test_pictures_must_be_structs(tmp_path):
+    assert "row 0: no picture, got a bytes; needs a struct" in read_broken(
+        tmp_path, {"img": [cells()[0]["bytes"]], "label": [0]}
+    )
+
+
+@pytest.mark.parametrize(("label", "shown"), [(-1, "-1"), (10, "10"), (2**63, str(2**63)), (None, "null")])
+def test_labels_outside_the_ten_classes_are_refused_with_their_row(tmp_path, label, shown):
+    kind = pa.uint64() if label == 2**63 else pa.int64()
+    message = read_broken(tmp_path, {"img": cells(2), "label": pa.array([3, label], kind)})
+    assert f"train.parquet, row 1: labels must lie in 0..9, got {shown}" in message
+
+
+def test_labels_must_be_integers(tmp_path):
+    assert "labels must be integers, got string" in read_broken(tmp_path, {"img": cells(), "label": ["cat"]})
+    assert "labels must be integers, got double" in read_broken(tmp_path, {"img": cells(), "label": [1.0]})
+
+
+def test_files_without_rows_are_refused(tmp_path):
+    empty = pa.table({"img": pa.array([], pa.struct([("bytes", pa.binary())])), "label": pa.array([], pa.int64())})
+    write(tmp_path / "train.parquet", pictures(2, 0), [0, 1])
+    pq.write_table(empty, tmp_path / "test.parquet")
+    with pytest.raises(TaskError, match=r"the test files in .* hold no images; they need at least one row"):
+        load_task(TaskConfig(name="cifar10", data_dir=tmp_path, validation_size=1, test_size=1), CPU)
+
+
+# The task
 
 
 def test_the_task_cuts_validation_from_the_training_files_alone(folder):
-    config = TaskConfig(name="cifar10", data_dir=folder, validation_images=3, test_images=5)
+    config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
     data = load_task(config, CPU)
     assert sorted(torch.cat([data.train.labels, data.validation.labels]).tolist()) == list(range(10))
     assert [len(data.train), len(data.validation), len(data.test)] == [7, 3, 5]
@@ -107,9 +199,81 @@ def test_the_task_says_how_to_give_its_folder(tmp_path):
 
 
 def test_too_many_validation_images_are_refused_with_the_numbers(folder):
-    config = TaskConfig(name="cifar10", data_dir=folder, validation_images=10, test_images=1)
+    config = TaskConfig(name="cifar10", data_dir=folder, validation_size=10, test_size=1)
     with pytest.raises(TaskError, match="10 validation images leave none of 10"):
         load_task(config, CPU)
+
+
+def test_more_than_there_are_are_refused_with_the_numbers(folder):
+    for sizes, message in [
+        ({"validation_size": 3, "test_size": 6}, "task.test_size is 6, but the test files hold 5"),
+        ({"validation_size": 3, "test_size": 5, "train_size": 8}, "8 training and 3 validation images exceed the 10"),
+    ]:
+        with pytest.raises(TaskError, match=message):
+            load_task(TaskConfig(name="cifar10", data_dir=folder, **sizes), CPU)
+
+
+def test_sizes_limit_the_splits_and_do_not_reshuffle_them(folder):
+    whole = load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5), CPU)
+    part = load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=2, train_size=4), CPU)
+    assert part.train.labels.tolist() == whole.train.labels[:4].tolist()
+    assert part.validation.labels.tolist() == whole.validation.labels.tolist()
+    assert part.test.labels.tolist() == [9, 7]
+    seen = np.concatenate([pictures(6, 1), pictures(4, 2)])[part.train.labels.numpy()].astype(np.float64)
+    np.testing.assert_allclose(part.mean[:, 0, 0], seen.mean(axis=(0, 1, 2)), rtol=1e-6)
+
+
+def test_hosts_share_the_images_of_one_process(folder):
+    sizes = {"data_dir": folder, "validation_size": 3, "test_size": 5}
+    one = load_task(TaskConfig(name="cifar_baseline", **sizes), CPU)
+    assert load_task(TaskConfig(name="cifar_scale", **sizes), CPU) is one
+    assert load_task(TaskConfig(name="cifar10", **sizes), CPU) is one
+    assert load_task(TaskConfig(name="cifar10", **sizes | {"validation_size": 4}), CPU) is not one
+
+
+def test_augmentation_is_passed_on(folder):
+    sizes = {"data_dir": folder, "validation_size": 3, "test_size": 5}
+    assert load_task(TaskConfig(name="cifar10", augment=True, **sizes), CPU).windows is not None
+    assert load_task(TaskConfig(name="cifar10", **sizes), CPU).windows is None
+
+
+def test_one_entry_of_the_cache_serves_all_sizes(folder, cache, monkeypatch):
+    for size in (1, 2, 3):
+        load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=size, test_size=5), CPU)
+        monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("decoded again"))
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_other_files_are_not_taken_for_cached_ones(folder):
+    config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
+    load_task(config, CPU)
+    write(folder / "test.parquet", pictures(5, 4), [0, 0, 0, 0, 0])
+    changed = load_task(config.model_copy(update={"split_seed": 1}), CPU)
+    assert changed.test.labels.tolist() == [0, 0, 0, 0, 0]
+
+
+def test_a_damaged_cache_is_made_again(folder, cache):
+    config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
+    first = load_task(config, CPU)
+    (entry,) = cache.iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1])
+    with pytest.warns(RuntimeWarning, match="is damaged"):
+        again = load_task(config.model_copy(update={"train_size": 7}), CPU)
+    assert torch.equal(first.train.images, again.train.images)
+
+
+def test_an_unwritable_cache_is_refused_with_its_path(folder, tmp_path):
+    (tmp_path / "file").touch()
+    config = TaskConfig(
+        name="cifar10", data_dir=folder, validation_size=3, test_size=5, cache_dir=tmp_path / "file" / "cache"
+    )
+    with pytest.raises(TaskError, match=r"file/cache \(task\.cache_dir\) cannot be written"):
+        load_task(config, CPU)
+
+
+def test_missing_files_are_seen_without_loading(tmp_path):
+    with pytest.raises(TaskError, match=r"cifar_scale.*no CIFAR-10 in"):
+        check_task(TaskConfig(name="cifar_scale", data_dir=tmp_path))
 
 
 @needs_real

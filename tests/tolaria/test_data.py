@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.config import TaskConfig
-from esper_ray.tolaria.data import epoch_batches, split_dataset
+from esper_ray.tolaria.data import TokenData, TokenSplit, dataset_of, epoch_batches, split_dataset
+from esper_ray.tolaria.data.images import PADDING
 from esper_ray.tolaria.tasks import load_task
 
 CPU = torch.device("cpu")
@@ -61,7 +62,7 @@ def test_digits_are_split_without_losing_or_repeating_an_image(data):
     assert rows == originals
     assert [len(split) for split in three(data)] == [1097, 400, 300]
     assert data.train.images.shape[1:] == (1, 8, 8)
-    assert (data.classes, data.channels) == (10, 1)
+    assert (data.classes, data.example_shape) == (10, (1, 8, 8))
     assert data.random_guess_loss == pytest.approx(2.302585092994046)
 
 
@@ -108,6 +109,35 @@ def test_a_split_without_training_images_is_refused_with_the_numbers(validation,
     images, labels = numbered(50)
     with pytest.raises(ValueError, match=message):
         split_dataset(images, labels, validation=validation, test=test, seed=0, device=CPU)
+
+
+def test_a_training_split_is_as_small_as_asked_for_and_the_others_stay():
+    images, labels = numbered(50)
+    sizes = {"validation": 10, "test": 5, "seed": 3, "device": CPU}
+    whole, part = split_dataset(images, labels, **sizes), split_dataset(images, labels, train=7, **sizes)
+    assert numbers_of(part.train) == numbers_of(whole.train)[:7]
+    assert numbers_of(part.validation) == numbers_of(whole.validation)
+    assert numbers_of(part.test) == numbers_of(whole.test)
+    with pytest.raises(ValueError, match="36 training, 10 validation and 5 test images exceed the 50 there are"):
+        split_dataset(images, labels, train=36, **sizes)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_an_empty_split_is_refused_by_name(part):
+    pairs = [numbered(4), numbered(4), numbered(4)]
+    pairs[part] = numbered(0)
+    name = ("training", "validation", "test")[part]
+    with pytest.raises(ValueError, match=f"the {name} split is empty; it needs at least one image"):
+        dataset_of(*pairs, classes=7, device=CPU)
+
+
+@pytest.mark.parametrize("label", [-1, 7])
+def test_labels_beyond_the_classes_are_refused_with_the_split(label):
+    images, labels = numbered(4)
+    wrong = labels.copy()
+    wrong[2] = label
+    with pytest.raises(ValueError, match=rf"validation labels must lie in 0\.\.6, got .*{label}"):
+        dataset_of((images, labels), (images, wrong), (images, labels), classes=7, device=CPU)
 
 
 def test_images_and_labels_that_do_not_fit_are_refused():
@@ -167,5 +197,144 @@ def test_each_pass_is_shuffled_anew():
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
-    with pytest.raises(ValueError, match="batch size 65 exceeds the 64 training images"):
+    with pytest.raises(ValueError, match="batch size 65 exceeds the 64 training examples"):
         epoch_batches(0, 0, 64, 65, 1)
+
+
+# Augmentation of images
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """Twenty colour images of 6x5 pixels, augmented."""
+    generator = np.random.default_rng(8)
+    parts = [
+        (generator.integers(1, 256, (count, 3, 6, 5), dtype=np.uint8), np.arange(count, dtype=np.int64))
+        for count in (20, 3, 3)
+    ]
+    return dataset_of(*parts, classes=20, device=CPU, augment=True)
+
+
+def by_hand(image, down, right, mirrored):
+    """The window of a padded (C, H, W) image whose upper left corner is at (down, right), mirrored or not."""
+    channels, height, width = image.shape
+    padded = np.zeros((channels, height + 2 * PADDING, width + 2 * PADDING), dtype=np.uint8)
+    padded[:, PADDING : PADDING + height, PADDING : PADDING + width] = image
+    window = padded[:, down : down + height, right : right + width]
+    return window[:, :, ::-1] if mirrored else window
+
+
+def test_a_varied_image_is_a_window_of_its_padded_original(varied):
+    rows, draws = torch.arange(20).repeat(5), varied.draw(torch.Generator().manual_seed(1), 5, 20).reshape(100, 3)
+    inputs, labels = varied.training_batch(rows, draws)
+    assert labels.tolist() == rows.tolist()
+    originals = varied.train.images.numpy()
+    expected = np.stack(
+        [by_hand(originals[row], *draw) for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)]
+    )
+    assert torch.equal(inputs, varied.normalised(torch.from_numpy(expected)))
+
+
+def test_every_window_can_be_drawn_and_the_middle_one_is_the_image_itself(varied):
+    draws = varied.draw(torch.Generator().manual_seed(0), 40, 200)
+    assert (draws.shape, draws.dtype) == ((40, 200, 3), torch.int64)
+    counts = Counter(map(tuple, draws.reshape(-1, 3).tolist()))
+    assert set(counts) == {(down, right, flip) for down in range(9) for right in range(9) for flip in range(2)}
+    assert max(counts.values()) < 100  # 8,000 draws of 162 kinds: 49 of each expected
+    middle = torch.tensor([[4, 4, 0]]).expand(20, 3)
+    assert torch.equal(varied.training_batch(torch.arange(20), middle)[0], varied.normalised(varied.train.images))
+
+
+def test_validation_and_test_images_are_never_varied(varied):
+    for split in (varied.validation, varied.test):
+        inputs, labels = varied.prepared(split, 1, 3)
+        assert torch.equal(inputs, varied.normalised(split.images[1:3]))
+        assert labels.tolist() == [1, 2]
+
+
+# Plans of epochs
+
+
+def test_a_plan_is_a_pure_function_of_seed_and_epoch(varied):
+    first = varied.plan(3, 4, 6, 5)
+    assert (first.rows.shape, first.draws.shape) == ((5, 6), (5, 6, 3))
+    torch.manual_seed(9)
+    again = varied.plan(3, 4, 6, 5)
+    assert torch.equal(first.rows, again.rows)
+    assert torch.equal(first.draws, again.draws)
+    for other in (varied.plan(4, 4, 6, 5), varied.plan(3, 5, 6, 5)):
+        assert not torch.equal(first.rows, other.rows)
+        assert not torch.equal(first.draws, other.draws)
+
+
+def test_a_plan_draws_its_rows_like_an_epoch_without_variation(varied, data):
+    assert torch.equal(varied.plan(3, 4, 6, 5).rows, epoch_batches(3, 4, 20, 6, 5))
+    plain = data.plan(3, 4, 6, 5)
+    assert torch.equal(plain.rows, epoch_batches(3, 4, 1097, 6, 5))
+    assert plain.draws.shape == (5, 6, 0)
+    inputs, labels = data.training_batch(plain.rows[0], plain.draws[0])
+    assert torch.equal(inputs, data.normalised(data.train.images[plain.rows[0]]))
+    assert torch.equal(labels, data.train.labels[plain.rows[0]])
+
+
+def test_a_plan_with_batches_larger_than_the_split_is_refused(varied):
+    with pytest.raises(ValueError, match="batch size 21 exceeds the 20 training examples"):
+        varied.plan(0, 0, 21, 1)
+
+
+# Text
+
+
+def counted(train=11, validation=5, test=9, block=4, dtype=torch.uint8, **others):
+    """Text in which each token is its place in its split."""
+    parts = (TokenSplit(torch.arange(count).to(dtype), block) for count in (train, validation, test))
+    return TokenData(*parts, classes=256, **others)
+
+
+def test_blocks_follow_one_another_and_targets_are_the_next_tokens():
+    text = counted()
+    assert [len(split) for split in three(text)] == [2, 1, 2]
+    inputs, targets = text.prepared(text.train, 0, 2)
+    assert inputs.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert targets.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert text.prepared(text.test, 1, 99)[1].tolist() == [[5, 6, 7, 8]]
+    assert (text.example_shape, text.device) == ((4,), CPU)
+    assert text.random_guess_loss == pytest.approx(5.545177444479562)  # ln 256
+
+
+def test_training_blocks_start_where_their_rows_say():
+    text = counted()
+    assert text.draw(torch.Generator(), 3, 2).shape == (3, 2, 0)
+    inputs, targets = text.training_batch(torch.tensor([1, 0, 1]), torch.empty((3, 0), dtype=torch.int64))
+    assert inputs.tolist() == [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]]
+    assert targets.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_shifted_blocks_start_later_but_never_beyond_the_end():
+    text = counted(shifted=True)
+    draws = text.draw(torch.Generator().manual_seed(0), 50, 4)
+    assert (draws.shape, sorted(draws.unique().tolist())) == ((50, 4, 1), [0, 1, 2, 3])
+    inputs, targets = text.training_batch(torch.tensor([0, 0, 1, 1]), torch.tensor([[0], [3], [2], [3]]))
+    assert inputs[:, 0].tolist() == [0, 3, 6, 6]  # 11 tokens: a block begins at 6 at the latest
+    assert targets.tolist() == (inputs + 1).tolist()
+    assert torch.equal(text.prepared(text.train, 0, 1)[0], torch.tensor([[0, 1, 2, 3]]))  # measuring never shifts
+
+
+def test_tokens_beyond_a_byte_are_kept():
+    parts = [torch.tensor([0, 50_256, 300, 7, 50_256], dtype=torch.int32)] * 3
+    text = TokenData(*(TokenSplit(part, 4) for part in parts), classes=50_257)
+    assert text.prepared(text.train, 0, 1)[1].tolist() == [[50_256, 300, 7, 50_256]]
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_text_shorter_than_a_block_is_refused_with_the_numbers(part):
+    name = "training" if part == "train" else part
+    with pytest.raises(ValueError, match=f"the {name} split has 4 tokens; a block of 4 needs 5"):
+        counted(**{part: 4})
+
+
+def test_tokens_beyond_the_vocabulary_are_refused():
+    parts = [torch.tensor([0, 1, 2, 3, 4])] * 3
+    with pytest.raises(ValueError, match=r"training tokens must lie in 0\.\.3, got 0\.\.4"):
+        TokenData(*(TokenSplit(part, 4) for part in parts), classes=4)

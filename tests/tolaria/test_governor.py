@@ -11,13 +11,15 @@ from esper_ray.leyline.config import GovernorConfig
 from esper_ray.tolaria.governor import Governor
 
 RANDOM_GUESS = math.log(10)
+CHANCE = 10.0
+EXAMPLES = 10_000
 CONFIG = GovernorConfig(window=20, min_history=5, loss_multiple=3.0, deviations=6.0, confirmations=2)
 
 
 def seasoned(losses=(2.0, 1.9, 1.8, 1.7, 1.6), random_guess=RANDOM_GUESS, config=CONFIG):
-    governor = Governor(config, random_guess)
+    governor = Governor(config, random_guess, CHANCE, EXAMPLES)
     for loss in losses:
-        assert governor.judge(loss, loss).healthy
+        assert governor.judge(loss, loss, 50.0).healthy
     return governor
 
 
@@ -26,7 +28,7 @@ def seasoned(losses=(2.0, 1.9, 1.8, 1.7, 1.6), random_guess=RANDOM_GUESS, config
 def test_a_loss_that_is_not_finite_is_a_panic_at_once(broken, which, name):
     losses = [1.0, 1.0]
     losses[which] = broken
-    verdict = Governor(CONFIG, RANDOM_GUESS).judge(*losses)
+    verdict = Governor(CONFIG, RANDOM_GUESS, CHANCE, EXAMPLES).judge(*losses, 50.0)
     assert verdict.panic
     assert not verdict.healthy
     assert verdict.reason == f"{name} loss is not finite"
@@ -35,7 +37,7 @@ def test_a_loss_that_is_not_finite_is_a_panic_at_once(broken, which, name):
 
 def test_divergence_is_a_panic_once_confirmed():
     governor = seasoned()
-    first, second = governor.judge(1.0, 8.0), governor.judge(1.0, 8.5)
+    first, second = governor.judge(1.0, 8.0, 50.0), governor.judge(1.0, 8.5, 50.0)
     assert (first.panic, first.healthy) == (False, False)
     assert (second.panic, second.healthy) == (True, False)
     assert second.reason == "validation loss diverges"
@@ -45,58 +47,58 @@ def test_divergence_is_a_panic_once_confirmed():
 
 def test_a_healthy_epoch_in_between_resets_the_confirmations():
     governor = seasoned()
-    assert not governor.judge(1.0, 8.0).panic
-    assert governor.judge(1.0, 1.5).healthy
-    assert not governor.judge(1.0, 8.0).panic
-    assert governor.judge(1.0, 8.0).panic
+    assert not governor.judge(1.0, 8.0, 50.0).panic
+    assert governor.judge(1.0, 1.5, 50.0).healthy
+    assert not governor.judge(1.0, 8.0, 50.0).panic
+    assert governor.judge(1.0, 8.0, 50.0).panic
 
 
 @pytest.mark.parametrize("confirmations", [1, 2, 4])
 def test_a_panic_takes_exactly_the_configured_confirmations(confirmations):
     governor = seasoned(config=CONFIG.model_copy(update={"confirmations": confirmations}))
-    panics = [governor.judge(1.0, 9.0).panic for _ in range(confirmations)]
+    panics = [governor.judge(1.0, 9.0, 50.0).panic for _ in range(confirmations)]
     assert panics == [False] * (confirmations - 1) + [True]
 
 
 def test_the_threshold_of_a_tight_history_by_hand():
     """Median 1.2, median absolute deviation 0.1: 1.2 + 6 * 1.4826 * 0.1 = 2.08956, above 3 * 0.5."""
     history = (1.0, 1.1, 1.2, 1.3, 1.4)
-    assert seasoned(history, random_guess=0.5).judge(1.0, 2.0895).healthy
-    verdict = seasoned(history, random_guess=0.5).judge(1.0, 2.0896)
+    assert seasoned(history, random_guess=0.5).judge(1.0, 2.0895, 50.0).healthy
+    verdict = seasoned(history, random_guess=0.5).judge(1.0, 2.0896, 50.0)
     assert not verdict.healthy
     assert verdict.threshold == pytest.approx(2.08956)
 
 
 def test_a_constant_history_believes_in_at_least_a_hundredth_of_random_guessing():
     """Otherwise the smallest wobble after a plateau would be six deviations: 1 + 6 * 0.01 * 0.2 = 1.012."""
-    assert seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0119).healthy
-    verdict = seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0121)
+    assert seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0119, 50.0).healthy
+    verdict = seasoned((1.0,) * 5, random_guess=0.2).judge(1.0, 1.0121, 50.0)
     assert not verdict.healthy
     assert verdict.threshold == pytest.approx(1.012)
 
 
 def test_divergence_is_not_judged_before_there_is_a_history():
     governor = seasoned((1.0, 1.0, 1.0, 1.0))
-    assert governor.judge(1.0, 1e6).healthy
+    assert governor.judge(1.0, 1e6, 50.0).healthy
 
 
 def test_suspicious_losses_do_not_enter_the_history():
     """A slow explosion cannot raise its own bar."""
     patient = seasoned(config=CONFIG.model_copy(update={"confirmations": 50}))
-    thresholds = {patient.judge(1.0, 10.0 + k).threshold for k in range(30)}
+    thresholds = {patient.judge(1.0, 10.0 + k, 50.0).threshold for k in range(30)}
     assert len(thresholds) == 1
-    assert list(patient.history) == [2.0, 1.9, 1.8, 1.7, 1.6]
+    assert list(patient.state.losses) == [2.0, 1.9, 1.8, 1.7, 1.6]
 
 
 def test_only_the_window_is_remembered():
     governor = seasoned([5.0] * 10 + [0.5] * 3, config=CONFIG.model_copy(update={"window": 3, "min_history": 2}))
-    assert list(governor.history) == [0.5, 0.5, 0.5]
+    assert list(governor.state.losses) == [0.5, 0.5, 0.5]
 
 
 def test_the_training_loss_alone_does_not_diverge():
     """Training losses are judged for being numbers only; the alarm listens to held-out images."""
     governor = seasoned()
-    assert all(governor.judge(1e9, 1.5).healthy for _ in range(5))
+    assert all(governor.judge(1e9, 1.5, 50.0).healthy for _ in range(5))
 
 
 @settings(max_examples=40)
@@ -104,17 +106,84 @@ def test_the_training_loss_alone_does_not_diverge():
 def test_a_noisy_falling_curve_never_alarms(seed, scale, noise):
     """Thresholds scale with the task: the same curve in other units is as healthy."""
     rng = np.random.default_rng(seed)
-    governor = Governor(CONFIG, scale)
+    governor = Governor(CONFIG, scale, CHANCE, EXAMPLES)
     for epoch in range(100):
         loss = scale * (0.1 + math.exp(-epoch / 20)) * math.exp(noise * rng.standard_normal())
-        assert governor.judge(loss, loss).healthy
+        assert governor.judge(loss, loss, 50.0).healthy
 
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 10.0))
 def test_an_explosion_after_a_healthy_curve_always_alarms(seed, scale):
     rng = np.random.default_rng(seed)
-    governor = Governor(CONFIG, scale)
+    governor = Governor(CONFIG, scale, CHANCE, EXAMPLES)
     for epoch in range(20):
-        governor.judge(scale, scale * (0.1 + math.exp(-epoch / 20)) * math.exp(0.1 * rng.standard_normal()))
-    assert [governor.judge(scale, 20.0 * scale).panic for _ in range(2)] == [False, True]
+        governor.judge(scale, scale * (0.1 + math.exp(-epoch / 20)) * math.exp(0.1 * rng.standard_normal()), 50.0)
+    assert [governor.judge(scale, 20.0 * scale, 50.0).panic for _ in range(2)] == [False, True]
+
+
+def accustomed(accuracies=(50.0, 51.0, 52.0, 51.0, 50.0), **changes):
+    """A governor that has seen these committed accuracies."""
+    governor = Governor(CONFIG.model_copy(update=changes), RANDOM_GUESS, CHANCE, EXAMPLES)
+    for accuracy in accuracies:
+        assert governor.judge(1.0, 1.0, accuracy).healthy
+    return governor
+
+
+def test_collapse_of_the_committed_accuracy_is_a_panic_once_confirmed():
+    """Median 51, chance 10: half of what is above chance is lost below 10 + 0.5 * 41 = 30.5."""
+    assert accustomed().judge(1.0, 1.0, 30.6).healthy
+    governor = accustomed()
+    first, second = governor.judge(1.0, 1.0, 30.0), governor.judge(1.0, 1.0, 12.0)
+    assert (first.panic, second.panic) == (False, True)
+    assert second.reason == "committed accuracy collapses"
+    assert second.value == 12.0
+    assert second.threshold == pytest.approx(30.5)
+
+
+def test_a_host_near_chance_has_nothing_to_collapse_from():
+    """Median 14, deviation 1.4826: half of the four points above chance is lost in the noise."""
+    history = (13.0, 14.0, 15.0, 14.0, 13.0)
+    assert accustomed(history).judge(1.0, 1.0, 6.0).healthy
+    assert accustomed(history).judge(1.0, 1.0, 4.9).threshold == pytest.approx(14.0 - 6.0 * 1.4826)
+
+
+def test_few_examples_make_a_fall_hard_to_believe():
+    """50 % of 25 examples has a standard error of 10 points, six of which lead below chance."""
+    governor = Governor(CONFIG, RANDOM_GUESS, CHANCE, 25)
+    for _ in range(5):
+        governor.judge(1.0, 1.0, 50.0)
+    assert governor.judge(1.0, 1.0, 0.0).healthy
+    assert accustomed((50.0,) * 5).judge(1.0, 1.0, 0.0).threshold == pytest.approx(30.0)  # half of 40 above chance
+
+
+def test_collapse_can_be_switched_off_and_needs_a_history():
+    assert accustomed(collapse_share=0.0).judge(1.0, 1.0, 0.0).healthy
+    assert accustomed((50.0,) * 4).judge(1.0, 1.0, 0.0).healthy
+
+
+def test_suspicions_of_either_kind_confirm_each_other_and_a_healthy_epoch_clears_them():
+    governor = accustomed()
+    assert not governor.judge(1.0, 9.0, 51.0).panic
+    assert governor.judge(1.0, 1.0, 51.0).healthy
+    assert not governor.judge(1.0, 1.0, 20.0).panic
+    assert governor.judge(1.0, 9.0, 51.0).panic
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), noise=st.floats(0.0, 4.0), top=st.floats(20.0, 95.0))
+def test_a_noisy_rising_accuracy_never_alarms(seed, noise, top):
+    rng = np.random.default_rng(seed)
+    governor = Governor(CONFIG, RANDOM_GUESS, CHANCE, EXAMPLES)
+    for epoch in range(100):
+        usual = CHANCE + (top - CHANCE) * (1 - math.exp(-epoch / 20))
+        accuracy = min(max(usual + noise * rng.uniform(-1, 1), 0.0), 100.0)
+        assert governor.judge(1.0, 1.0, accuracy).healthy
+
+
+def test_going_on_from_a_remembered_state_judges_alike():
+    first, second = accustomed(), Governor(CONFIG, RANDOM_GUESS, CHANCE, EXAMPLES)
+    first.judge(1.0, 1.0, 12.0)
+    second.state = first.state
+    assert first.judge(1.0, 1.0, 12.0) == second.judge(1.0, 1.0, 12.0)
+    assert second.state == first.state

@@ -10,7 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from esper_ray.leyline.stages import Stage
+from esper_ray.simic.attribution import leave_one_out, leave_one_out_errors, total_improvement
 from esper_ray.tolaria import measurement
+from esper_ray.tolaria.coalitions import few_coalitions
 from esper_ray.tolaria.measurement import measure
 
 BLENDED = {
@@ -60,7 +62,7 @@ def test_coalitions_equal_the_naive_loop(data, grow, seeds, chunk, monkeypatch):
         frozenset(members): correctness(organism.model, data, seeds, members) for members in subsets(players_of(seeds))
     }
     full, loss = naive[frozenset(players_of(seeds))]
-    assert seen.images == 400
+    assert seen.examples == 400
     assert seen.players == tuple(players_of(seeds))
     assert seen.accuracy_pp == pytest.approx(100 * full.mean(), abs=1e-9)
     assert seen.loss == pytest.approx(loss, rel=1e-5)
@@ -84,8 +86,9 @@ def test_errors_are_paired_standard_errors(data, grow, seeds):
     for slot in everyone:
         without = correctness(organism.model, data, seeds, everyone - {slot})[0].astype(float)
         expected[slot] = 100.0 * np.std(full - without) / math.sqrt(400)
-    assert dict(seen.errors_pp) == pytest.approx(expected, rel=1e-5, abs=1e-9)
-    assert any(error > 0 for error in seen.errors_pp.values()) == bool(everyone)
+    errors = leave_one_out_errors(seen)
+    assert errors == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    assert any(error > 0 for error in errors.values()) == bool(everyone)
 
 
 def fingerprint(model):
@@ -119,13 +122,13 @@ def test_modes_are_put_back_even_when_the_measurement_fails(data, grow):
     with pytest.raises(ArithmeticError, match="boom"):
         measure(model, data, data.validation)
     assert fingerprint(model) == before
-    assert not model.cell("r0c1").branches
+    assert model.cell("r0c1").fork is None
 
 
 def test_test_and_validation_split_are_measured_apart(data, grow):
     model = grow(seed=9, r0c1=(Stage.BLENDING, 0.4)).model
     validation, test = measure(model, data, data.validation), measure(model, data, data.test)
-    assert (validation.images, test.images) == (400, 300)
+    assert (validation.examples, test.examples) == (400, 300)
     assert validation.loss != test.loss
 
 
@@ -142,7 +145,57 @@ def test_a_broken_host_is_measured_not_raised(data, grow):
     assert math.isnan(measure(organism.model, data, data.validation).loss)
 
 
-def test_more_players_than_can_be_measured_exactly_are_refused_with_their_number(data, grow, monkeypatch):
-    monkeypatch.setattr(measurement, "MAX_PLAYERS", 2)
-    with pytest.raises(ValueError, match="at most 2 seeds can be measured exactly, got 3"):
-        measure(grow(seed=9, **BLENDED["three"]).model, data, data.validation)
+def test_only_the_coalitions_that_are_asked_for_are_measured(data, grow):
+    model = grow(seed=9, **BLENDED["three"]).model
+    everything = measure(model, data, data.validation)
+    committed = frozenset({"r0c0"})
+    few = measure(model, data, data.validation, lambda players: few_coalitions(players, committed))
+    assert [coalition.members for coalition in few.coalitions] == [committed, frozenset(few.players)]
+    assert few.accuracy_of(committed) == everything.accuracy_of(committed)
+    assert (few.accuracy_pp, few.loss) == (everything.accuracy_pp, pytest.approx(everything.loss, rel=1e-6))
+    assert leave_one_out(few) == {}
+    assert total_improvement(few) is None
+
+
+def test_a_part_of_the_split_is_its_beginning(data, grow):
+    model = grow(seed=9, **BLENDED["two"]).model
+    part, whole = (measure(model, data, data.validation, examples=n) for n in (90, 0))
+    assert (part.examples, whole.examples) == (90, 400)
+    for coalition in part.coalitions:
+        np.testing.assert_array_equal(coalition.scores, whole.coalition(coalition.members).scores[:90])
+
+
+def test_scores_are_the_results_of_single_images(data, grow):
+    model = grow(seed=9, **BLENDED["two"]).model
+    seen = measure(model, data, data.validation)
+    for coalition in seen.coalitions:
+        right, _ = correctness(model, data, BLENDED["two"], coalition.members)
+        np.testing.assert_array_equal(coalition.scores, right.astype(np.float32))
+
+
+def test_text_is_scored_per_block_and_its_loss_per_token(grow_text):
+    model, data = grow_text
+    seen = measure(model, data, data.validation)
+    with torch.no_grad():
+        inputs, targets = data.prepared(data.validation, 0, len(data.validation))
+        model.eval()
+        logits = model(inputs)
+    assert seen.loss == pytest.approx(cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), rel=1e-5)
+    right = (logits.argmax(2) == targets).float()
+    assert seen.examples == len(data.validation)
+    assert seen.accuracy_pp == pytest.approx(100 * right.mean().item(), rel=1e-5)
+    np.testing.assert_allclose(seen.coalitions[-1].scores, right.mean(1).numpy(), rtol=1e-6)
+    off = seen.accuracy_of(frozenset())
+    assert off != seen.accuracy_pp
+
+
+def test_forward_passes_stay_small_where_the_vocabulary_is_large(grow_text, monkeypatch):
+    model, data = grow_text
+    whole = measure(model, data, data.validation)
+    rows = []
+    model.host.head.register_forward_hook(lambda _m, _i, out: rows.append(out.numel()))
+    limit = 2 * 3 * data.classes * data.example_shape[0]
+    monkeypatch.setattr(measurement, "CHUNK_LOGITS", limit)
+    assert measure(model, data, data.validation).loss == pytest.approx(whole.loss, rel=1e-6)
+    assert len(rows) > 1
+    assert max(rows) <= limit

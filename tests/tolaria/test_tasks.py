@@ -1,23 +1,61 @@
-"""Tasks by name: loaded once, and helpful when they cannot be had."""
+"""Tasks by name: loaded once, found in installed packages, and helpful when they cannot be had."""
 
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import sleep
+
+import numpy as np
 import pytest
 import torch
 
+from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config import TaskConfig
 from esper_ray.tolaria import tasks
-from esper_ray.tolaria.tasks import TaskError, check_task, load_task, register_task, task_names
+from esper_ray.tolaria.tasks import TaskError, check_task, find_task, load_task, register_task, task_names
 
 CPU = torch.device("cpu")
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_task"
 
 
 @pytest.fixture
 def registry(monkeypatch):
     """A copy of the registry that the test may add to."""
-    monkeypatch.setattr(tasks, "_LOADERS", dict(tasks._LOADERS))
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
 
 
-def test_digits_are_there_without_a_download():
-    assert "digits" in task_names()
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """A function that makes a package importable and, as an installer would, its entry points known."""
+
+    def make(package, module, source, **points):
+        (tmp_path / f"{module}.py").write_text(source)
+        described = tmp_path / f"{package}-1.2.dist-info"
+        described.mkdir()
+        (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        lines = [f"{name} = {value}" for name, value in points.items()]
+        (described / "entry_points.txt").write_text("\n".join(["[esper_ray.tasks]", *lines]))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return make
+
+
+BORROWED = """
+from esper_ray.tolaria.tasks import load_task
+
+def load(config, device):
+    '''Digits under another name.
+
+    With more words that no table shows.
+    '''
+    return load_task(config.model_copy(update={"name": "digits"}), device)
+"""
+
+
+def test_the_built_in_tasks_are_there():
+    assert set(task_names()) >= {"digits", "patterns", "text", "tinystories", "cifar10", *CNN_VARIANTS}
     check_task(TaskConfig())
 
 
@@ -39,13 +77,28 @@ def test_a_missing_data_folder_is_refused_with_its_path(act, registry, tmp_path)
 def test_a_file_is_no_data_folder(registry, tmp_path):
     register_task("files", lambda config, device: pytest.fail("nothing may be loaded"))
     (tmp_path / "file").touch()
-    with pytest.raises(TaskError, match="does not exist"):
+    with pytest.raises(TaskError, match=r"data directory .*file is no folder"):
         check_task(TaskConfig(name="files", data_dir=tmp_path / "file"))
 
 
-def test_digits_refuse_a_data_folder_that_they_would_ignore(tmp_path):
-    with pytest.raises(TaskError, match="carries its own data"):
-        check_task(TaskConfig(data_dir=tmp_path))
+@pytest.mark.parametrize("name", ["digits", "patterns"])
+def test_tasks_refuse_a_data_folder_that_they_would_ignore(name, tmp_path):
+    with pytest.raises(TaskError, match=f"task '{name}' (carries|makes) its own data and reads none from {tmp_path}"):
+        check_task(TaskConfig(name=name, data_dir=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cifar10", r"train\*\.parquet and test\*\.parquet, or cifar-10-python\.tar\.gz"),
+        ("cifar_impaired", r"train\*\.parquet"),
+        ("text", r"one UTF-8 file, input\.txt or the only \*\.txt"),
+        ("tinystories", r"TinyStories-train\.txt, TinyStories-valid\.txt and GPT-2's tokenizer\.json"),
+    ],
+)
+def test_tasks_that_read_files_say_which_and_how_to_give_them(name, files):
+    with pytest.raises(TaskError, match=rf"task '{name}' reads .*{files}.*task\.data_dir \(--data-dir\)"):
+        load_task(TaskConfig(name=name), CPU)
 
 
 def test_a_registered_loader_gets_its_configuration_and_runs_once(registry, data):
@@ -59,6 +112,36 @@ def test_a_registered_loader_gets_its_configuration_and_runs_once(registry, data
     wanted = TaskConfig(name="once", split_seed=3)
     assert load_task(wanted, CPU) is load_task(TaskConfig(name="once", split_seed=3), CPU) is data
     assert calls == [(wanted, CPU)]
+
+
+def test_threads_share_one_copy(registry, data):
+    calls = []
+
+    def loader(config, device):
+        calls.append(config)
+        sleep(0.05)
+        return data
+
+    register_task("slow", loader)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_task(TaskConfig(name="slow"), CPU), range(4)))
+    assert found == [data] * 4
+    assert len(calls) == 1
+
+
+def test_a_folder_is_the_same_by_another_path(registry, data, tmp_path, monkeypatch):
+    seen = []
+
+    def loader(config, device):
+        seen.append(config.data_dir)
+        return data
+
+    register_task("files", loader)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    load_task(TaskConfig(name="files", data_dir="here"), CPU)
+    load_task(TaskConfig(name="files", data_dir=tmp_path / "here"), CPU)
+    assert seen == [tmp_path / "here"]
 
 
 def test_a_loader_that_fails_is_asked_again(registry, data):
@@ -76,6 +159,119 @@ def test_a_loader_that_fails_is_asked_again(registry, data):
     assert load_task(TaskConfig(name="flaky"), CPU) is data
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("labels are odd"), "task 'broken': labels are odd"),
+        (PermissionError(13, "Permission denied", "file"), "task 'broken': .*Permission denied.*file"),
+        (torch.OutOfMemoryError("2 TiB"), r"task 'broken': the data does not fit on cpu; lower task\.train_size"),
+    ],
+)
+def test_what_goes_wrong_in_a_loader_is_told_with_the_name_of_the_task(registry, error, message):
+    def loader(config, device):
+        raise error
+
+    register_task("broken", loader)
+    with pytest.raises(TaskError, match=message):
+        load_task(TaskConfig(name="broken"), CPU)
+
+
+def test_what_is_no_data_set_is_refused(registry):
+    register_task("pair", lambda config, device: (1, 2))
+    with pytest.raises(TaskError, match="task 'pair': its loader must return a Dataset, got tuple"):
+        load_task(TaskConfig(name="pair"), CPU)
+
+
 def test_a_task_name_is_taken_once(registry):
     with pytest.raises(ValueError, match="task 'digits' is already registered"):
         register_task("digits", lambda config, device: pytest.fail("never called"))
+
+
+def test_a_task_is_described_by_its_first_line_unless_told(registry):
+    def loader(config, device):
+        """Something to learn.
+
+        And more.
+        """
+
+    register_task("one", loader)
+    register_task("two", loader, about="Something else.")
+    assert [find_task(name).about for name in ("one", "two")] == ["Something to learn.", "Something else."]
+
+
+# Tasks of installed packages
+
+
+def test_an_installed_package_adds_a_task(install, data):
+    install("borrowed-digits", "borrowed", BORROWED, elsewhere="borrowed:load")
+    assert "elsewhere" in task_names()
+    assert "borrowed" not in sys.modules, "names are had without importing anything"
+    assert load_task(TaskConfig(name="elsewhere"), CPU) is load_task(TaskConfig(), CPU)
+    assert find_task("elsewhere").about == "Digits under another name."
+    with pytest.raises(TaskError, match="unknown task 'elsewher'; did you mean 'elsewhere'"):
+        check_task(TaskConfig(name="elsewher"))
+
+
+def test_a_package_that_takes_a_built_in_name_is_named(install):
+    install("greedy", "greedy", BORROWED, digits="greedy:load")
+    with pytest.raises(
+        TaskError, match=r"the package greedy 1\.2 offers the task 'digits', which is already registered"
+    ):
+        task_names()
+    with pytest.raises(TaskError, match="package greedy"):
+        check_task(TaskConfig(name="something"))
+    check_task(TaskConfig())  # what is built in goes on working
+
+
+def test_two_packages_with_the_same_name_are_named(install):
+    install("first", "borrowed", BORROWED, elsewhere="borrowed:load")
+    install("second", "copied", BORROWED, elsewhere="copied:load")
+    with pytest.raises(TaskError, match=r"'elsewhere', which is offered by the package (first|second) 1\.2 too"):
+        task_names()
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "message"),
+    [
+        ("import nothing_of_that_name", "odd:load", "cannot be imported: ModuleNotFoundError.*nothing_of_that_name"),
+        ("1 / 0", "odd:load", "cannot be imported: ZeroDivisionError"),
+        ("", "odd:load", "cannot be imported: AttributeError"),
+        ("load = 3", "odd:load", "must be a function .*got 3"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(install, source, value, message):
+    install("odd-package", "odd", source, mine=value)
+    assert "mine" in task_names()
+    with pytest.raises(TaskError, match=rf"the package odd-package 1\.2 offers the task 'mine' as odd:load.*{message}"):
+        check_task(TaskConfig(name="mine"))
+
+
+def test_the_example_package_works(install, tmp_path):
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())
+    points = project["project"]["entry-points"]["esper_ray.tasks"]
+    (included,) = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    install(project["project"]["name"], Path(included).stem, (EXAMPLE / included).read_text(), **points)
+    config = TaskConfig(name="arrays", validation_size=3, test_size=2)
+    with pytest.raises(TaskError, match=r"task 'arrays': reads images\.npy and labels\.npy.*--data-dir"):
+        load_task(config, CPU)
+    files = tmp_path / "files"
+    files.mkdir()
+    config = config.model_copy(update={"data_dir": files})
+    with pytest.raises(TaskError, match=r"task 'arrays':.*No such file.*images\.npy"):
+        load_task(config, CPU)
+    np.save(files / "images.npy", np.arange(10 * 3 * 4 * 4, dtype=np.uint8).reshape(10, 3, 4, 4))
+    np.save(files / "labels.npy", np.arange(10) % 5)
+    data = load_task(config, CPU)
+    assert [len(data.train), len(data.validation), len(data.test), data.classes] == [5, 3, 2, 5]
+    assert data.example_shape == (3, 4, 4)
+
+
+def test_the_table_shows_every_task_and_survives_a_broken_one(install, capsys):
+    from esper_ray.cli.tasks import tasks as print_tasks
+
+    install("odd-package", "odd", "1 / 0", mine="odd:load")
+    print_tasks()
+    printed = capsys.readouterr().out
+    for name in task_names():
+        assert f" {name} " in printed
+    assert "ZeroDivisionError" in printed

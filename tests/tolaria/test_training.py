@@ -1,6 +1,8 @@
 """Epoch training against plain PyTorch loops written out by hand."""
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,14 +12,24 @@ from torch.nn.utils import clip_grad_norm_
 from esper_ray.kasmina.growth import HOST_GROUP
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.initialisation import seeded_initialisation
+from esper_ray.kasmina.optimizer import GrowingOptimizer
+from esper_ray.kasmina.organism import Organism
+from esper_ray.leyline.loading import build
 from esper_ray.leyline.stages import Stage
-from esper_ray.tolaria.assembly import derived_seed
-from esper_ray.tolaria.data import epoch_batches
-from esper_ray.tolaria.training import EpochSettings, train_epoch
+from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed, learning_rates
+from esper_ray.tolaria.data import EpochPlan, epoch_batches
+from esper_ray.tolaria.randomness import keyed_randomness
+from esper_ray.tolaria.training import EpochSettings, Trainer
 
 SETTINGS = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.5)
 UNCLIPPED = EpochSettings(host_grad_clip=1e9, seed_grad_clip=1e9, incubation_share=0.5)
 TRAINING = (Stage.TRAINING, 0.0)
+
+
+def train_epoch(organism, data, batches, settings):
+    """One epoch on given rows, nothing varied."""
+    plan = EpochPlan(batches, torch.empty((*batches.shape, 0), dtype=torch.int64))
+    return Trainer(organism, data, settings).train(plan)
 
 
 def batches_of(data, epoch=0, steps=4, size=32):
@@ -70,7 +82,7 @@ def test_without_seeds_an_epoch_is_bit_equal_to_a_plain_loop(config, data, grow,
         result = train_epoch(organism, data, batches, EpochSettings(clip, 1.0, 0.5))
         assert same(organism.model.host.state_dict(), host.state_dict())
         assert result.loss == pytest.approx(loss, rel=1e-6)
-        assert result.accuracy_pp == pytest.approx(accuracy, abs=1e-9)
+        assert result.accuracy_pp == pytest.approx(accuracy, abs=1e-4)
         assert result.gradients == {}
         assert norm > 0.05  # so that the clip of 0.05 was at work
 
@@ -238,3 +250,124 @@ def test_training_does_not_touch_the_global_generator(data, grow):
     before = torch.get_rng_state()
     train_epoch(organism, data, batches_of(data), SETTINGS)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_half_precision_stays_close_to_full_and_keeps_weights_full(data, grow):
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5), r0c2=TRAINING)
+        settings = EpochSettings(1.0, 1.0, 0.5, precision)
+        results[precision] = [train_epoch(organism, data, batches_of(data, epoch), settings) for epoch in range(3)]
+        assert {p.dtype for p in organism.model.parameters()} == {torch.float32}
+    for full, half in zip(results["float32"], results["bfloat16"], strict=True):
+        assert half.loss != full.loss
+        assert half.loss == pytest.approx(full.loss, rel=0.05)
+        for slot in ("r0c1", "r0c2"):
+            assert half.gradients[slot].norm == pytest.approx(full.gradients[slot].norm, rel=0.3)
+
+
+def test_rates_are_those_that_each_group_is_given(data, grow):
+    """A rate of zero moves nothing, whatever the other group does."""
+    for still, moved in (("host", "r0c1"), ("r0c1", "host")):
+        organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5))
+        before = {name: [p.clone() for p in organism.optimizer.group(name)] for name in ("host", "r0c1")}
+        rows = batches_of(data, steps=2)
+        plan = EpochPlan(rows, torch.empty((*rows.shape, 0), dtype=torch.int64))
+        Trainer(organism, data, SETTINGS).train(plan, {still: [0.0, 0.0], moved: [0.1, 0.1]})
+        for name in (still, moved):
+            same_as_before = [
+                torch.equal(a, b) for a, b in zip(before[name], organism.optimizer.group(name), strict=True)
+            ]
+            assert all(same_as_before) is (name == still), name
+
+
+def test_adamw_learns_and_follows_structure(config, data):
+    chosen = build(config.model_dump(), {"training.optimizer": "adamw", "training.lr": 0.01, "training.seed_lr": 0.01})
+    organism = build_organism(chosen, data, torch.device("cpu"), 1)
+    trainer = build_trainer(chosen, organism, data)
+    losses = []
+    for epoch in range(6):
+        if epoch == 2:
+            organism.model.germinate("r0c1", "conv_light")
+            organism.model.advance("r0c1")
+        losses.append(trainer.train(data.plan(0, epoch, 64, 8), learning_rates(chosen, organism, epoch)).loss)
+    assert losses[-1] < losses[0] - 0.05
+    scale = organism.model.cell("r0c1").seed.scale
+    assert set(organism.optimizer.state_of(scale)) == {"step", "exp_avg", "exp_avg_sq"}
+    twin = build_organism(chosen, data, torch.device("cpu"), 1)
+    twin.restore(organism.snapshot())
+    again = build_trainer(chosen, twin, data)
+    plan, rates = data.plan(0, 6, 64, 8), learning_rates(chosen, organism, 6)
+    assert again.train(plan, rates).loss == trainer.train(plan, rates).loss
+    assert same(host_weights(organism), host_weights(twin))
+
+
+def test_text_is_trained_on_as_by_hand(grow_text):
+    model, data = grow_text
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.0})
+    plan = data.plan(0, 0, 4, 1)
+    starts = (plan.rows[0] * 8 + plan.draws[0, :, 0]).clamp(max=len(data.train.tokens) - 9)
+    blocks = torch.stack([data.train.tokens[start : start + 9].long() for start in starts.tolist()])
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for block in model.host.blocks:
+        block.attention.dropout = 0.0
+    expected = cross_entropy(model.train()(blocks[:, :-1]).flatten(0, 1), blocks[:, 1:].flatten()).item()
+    result = Trainer(Organism(model, optimizer), data, SETTINGS).train(plan)
+    assert result.loss == pytest.approx(expected, rel=1e-5)
+    assert 0.0 <= result.accuracy_pp <= 100.0
+
+
+def test_keyed_randomness_makes_dropout_a_function_of_its_key():
+    device = torch.device("cpu")
+    drop, x = torch.nn.Dropout(0.5), torch.ones(100)
+    before = torch.get_rng_state()
+    drawn = []
+    for key in (1, 2, 1):
+        with keyed_randomness(key, device):
+            drawn.append(drop(x))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_threads_that_need_the_global_generator_take_turns():
+    """Each draws what it would draw alone."""
+
+    def draw(key):
+        with keyed_randomness(key, torch.device("cpu")):
+            return torch.stack([torch.rand(50) for _ in range(20)])
+
+    alone = [draw(key) for key in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(draw, range(8)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_life_equals_an_eager_one_and_compiles_each_kind_of_block_once(config, data):
+    def life(mode, seed):
+        chosen = build(config.model_dump(), {"training.compile_mode": mode})
+        organism = build_organism(chosen, data, torch.device("cpu"), seed)
+        trainer = build_trainer(chosen, organism, data)
+        losses = []
+        for epoch in range(4):
+            if epoch == 1:
+                organism.model.germinate("r0c0", "conv_light")
+                organism.model.advance("r0c0")
+            losses.append(trainer.train(data.plan(0, epoch, 64, 4)).loss)
+        return losses, organism.model
+
+    compiled, model = life("default", 0)
+    assert compiled == pytest.approx(life("off", 0)[0], rel=1e-3)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    life("default", 1)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs  # the next episode finds all of it
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert model(data.prepared(data.test, 0, 4)[0]).abs().max() > 0
+    assert copied.eval()(data.prepared(data.test, 0, 4)[0]).abs().max() == 0  # a copy runs on its own weights

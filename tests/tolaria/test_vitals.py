@@ -24,9 +24,10 @@ def updated(vitals, state, known=50.0, now=50.0, contribution=None, error=None, 
     return vitals.updated(
         {SLOT: state},
         known,
-        Measurement(1.0, now, 400, errors_pp=errors),
+        Measurement(1.0, now, 400),
         {} if gradients is None else {SLOT: gradients},
         {} if contribution is None else {SLOT: contribution},
+        errors,
         {} if interaction is None else {SLOT: interaction},
     )
 

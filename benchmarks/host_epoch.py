@@ -1,0 +1,182 @@
+"""What an epoch of ours costs over a plain loop on resident data, and over a conventional DataLoader loop.
+
+All train the same host on the same images, with random crops and flips. The plain loop is written as
+anybody would write it, with the batches and variations of ours, so both come to the same weights. The
+DataLoader loop decodes nothing either: its data set holds pictures that are ready, and torchvision
+crops, flips and normalises them one by one, in this process or in two workers, whichever is faster.
+Images are random numbers; speed does not depend on what they show.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as PictureSet
+
+from benchmarks.report import Bar, Result, paired_seconds
+from esper_ray.kasmina.hosts import CNN_VARIANTS, build_host
+from esper_ray.kasmina.initialisation import seeded_initialisation
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed
+from esper_ray.tolaria.data import EpochPlan, ImageData, dataset_of
+
+HOSTS = ("cifar_baseline", "cifar_impaired")
+BATCH, STEPS = 512, 6
+IMAGES = BATCH * STEPS
+PAIRS = 7
+WORKERS = (0, 2)
+CPU = torch.device("cpu")
+
+
+def random_images(count: int = IMAGES) -> ImageData:
+    """Images of CIFAR's shape."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    labels = generator.integers(0, 10, count)
+    held = (pixels[:64], labels[:64])
+    return dataset_of((pixels, labels), held, held, classes=10, device=CPU, augment=True)
+
+
+def configured(host: str) -> RunConfig:
+    """The digits preset with a CIFAR host, in the layout that is faster on CPUs."""
+    section = {f"host.{key}": value for key, value in CNN_VARIANTS[host].model_dump().items()}
+    section["host.memory_format"] = "channels_last"
+    return build(read_preset("digits"), section | {"training.batch_size": BATCH, "training.steps_per_epoch": STEPS})
+
+
+class PlainLoop:
+    """A host in an ordinary PyTorch loop over tensors."""
+
+    def __init__(self, config: RunConfig, data: ImageData) -> None:
+        with seeded_initialisation(derived_seed(0, 0)):
+            self.host = build_host(config.host, (3, 32, 32), 10).module
+        training = config.training
+        self.data, self.clip = data, training.host_grad_clip
+        self.optimizer = torch.optim.SGD(
+            self.host.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+
+    def train(self, batches: Callable[[], Any]) -> float:
+        """One epoch over ``batches``, which yield images and labels; the mean loss."""
+        self.host.train()
+        total = 0.0
+        for images, labels in batches():
+            loss = cross_entropy(self.host(images), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            clip_grad_norm_(self.host.parameters(), self.clip)
+            self.optimizer.step()
+            total += loss.item()
+        return total / STEPS
+
+    def varied(self, plan: EpochPlan) -> Any:
+        """The batches of ``plan``: gathered, padded, cropped, flipped and normalised on tensors."""
+        data = self.data
+        steps = torch.arange(32)
+        for rows, draws in zip(plan.rows, plan.draws, strict=True):
+            padded = pad(data.train.images[rows], (4, 4, 4, 4))
+            down = draws[:, 0, None] + steps
+            right = draws[:, 1, None] + steps
+            right = torch.where(draws[:, 2, None] == 1, right.flip(1), right)
+            every = torch.arange(len(rows))[:, None, None, None]
+            images = padded[every, torch.arange(3)[:, None, None], down[:, None, :, None], right[:, None, None, :]]
+            yield (images.float() - data.mean) / data.deviation, data.train.labels[rows]
+
+
+class Pictures(PictureSet[tuple[Tensor, int]]):
+    """What ``torchvision.datasets.CIFAR10`` is: arrays in memory, a picture and its transform per item."""
+
+    def __init__(self, data: ImageData) -> None:
+        from torchvision.transforms import v2
+
+        self.pixels: NDArray[np.uint8] = data.train.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = data.train.labels.tolist()
+        mean, deviation = ((values / 255.0).flatten().tolist() for values in (data.mean, data.deviation))
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(32, padding=4),
+                v2.RandomHorizontalFlip(),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, deviation),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def figures_of(host: str, data: ImageData) -> dict[str, float]:
+    """Images per second of ours, and the ratios."""
+    config = configured(host)
+    usual = build(config.model_dump(), {"host.memory_format": "contiguous"})
+    organism = build_organism(config, data, CPU, seed=0)
+    trainer, plain, conventional = (
+        build_trainer(config, organism, data),
+        PlainLoop(config, data),
+        PlainLoop(usual, data),
+    )
+    plan = data.plan(0, 0, BATCH, STEPS)
+    _same(trainer.train(plan).loss, plain.train(lambda: plain.varied(plan)))
+    ours, theirs, ratio = paired_seconds(
+        lambda: trainer.train(plan), lambda: plain.train(lambda: plain.varied(plan)), PAIRS
+    )
+    loaders = [
+        DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=count, persistent_workers=count > 0)
+        for count in WORKERS
+    ]
+    seconds = min(_loader_seconds(conventional, loader) for loader in loaders)  # in PyTorch's usual layout
+    return {
+        f"{host}_images_per_second": IMAGES / ours,
+        f"{host}_plain_images_per_second": IMAGES / theirs,
+        f"{host}_loader_images_per_second": IMAGES / seconds,
+        f"{host}_over_plain_loop": ratio,
+        f"{host}_over_dataloader": seconds / ours,
+    }
+
+
+def _same(first: float, second: float) -> None:
+    """Two loops that are compared must do the same."""
+    if abs(first - second) > 1e-4 * abs(second):
+        raise RuntimeError(f"the loops differ: losses {first} and {second}")
+
+
+def _loader_seconds(loop: PlainLoop, loader: Any) -> float:
+    """Seconds of an epoch, the least of three after one that starts the workers."""
+    times = []
+    for _ in range(4):
+        began = perf_counter()
+        loop.train(lambda: iter(loader))
+        times.append(perf_counter() - began)
+    return min(times[1:])
+
+
+def measure() -> Result:
+    """Run the benchmark."""
+    torch.set_num_threads(1)
+    data = random_images()
+    figures: dict[str, float] = {}
+    bars: dict[str, Bar] = {}
+    for host in HOSTS:
+        figures |= figures_of(host, data)
+        bars[f"{host}_over_plain_loop"] = Bar(1.05)
+    bars[f"{HOSTS[-1]}_over_dataloader"] = Bar(3.0, at_least=True)
+    return Result("host_epoch", figures, bars)
+
+
+if __name__ == "__main__":
+    result = measure()
+    result.show()
+    raise SystemExit(0 if result.ok else 1)

@@ -1,0 +1,53 @@
+"""Which coalitions of seeds are worth measuring."""
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+
+import numpy as np
+
+Members = frozenset[str]
+
+EXACT_PLAYERS = 4
+"""Most seeds of which every coalition is measured."""
+PERMUTATIONS = 4
+"""Pairs of orders that are sampled beyond, where nothing else is said."""
+
+
+def chosen_coalitions(
+    players: Sequence[str], committed: Members = frozenset(), *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> set[Members]:
+    """All coalitions of up to :data:`EXACT_PLAYERS` players; above, a sample that always holds the important ones.
+
+    Those are nobody, everybody, everybody but one, and the committed. The sample consists of the beginnings of
+    random orders of the players, each with its reverse (antithetic), so that Shapley values can be estimated
+    from exactly the coalitions that were measured.
+
+    Source: Mitchell et al., Sampling Permutations for Shapley Value Estimation (2022).
+
+    Args:
+        permutations: pairs of orders.
+        seed: of the orders.
+    """
+    if len(players) <= EXACT_PLAYERS:
+        return {frozenset(c) for size in range(len(players) + 1) for c in combinations(players, size)}
+    everybody = frozenset(players)
+    chosen = {frozenset[str](), everybody, committed & everybody} | {everybody - {player} for player in players}
+    for order in antithetic_orders(players, permutations, seed):
+        chosen |= {frozenset(order[:size]) for size in range(len(order))}
+    return chosen
+
+
+def few_coalitions(players: Sequence[str], committed: Members) -> set[Members]:
+    """Everybody and the committed: what every epoch needs."""
+    return {frozenset(players), committed & frozenset(players)}
+
+
+def antithetic_orders(players: Collection[str], pairs: int, seed: int) -> list[tuple[str, ...]]:
+    """``pairs`` random orders of ``players``, each followed by its reverse; a pure function of its arguments."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed]))
+    names = sorted(players)
+    orders: list[tuple[str, ...]] = []
+    for _ in range(pairs):
+        order = tuple(str(player) for player in generator.permutation(names))
+        orders += [order, order[::-1]]
+    return orders

@@ -1,0 +1,32 @@
+"""Devices without memory: how that shows, and how it is told."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class DeviceMemoryError(RuntimeError):
+    """A device has no memory for what has to be there. The message says what."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that a device has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_for(what: str, device: torch.device) -> Iterator[None]:
+    """Within it, running out of memory is told as having none for ``what``.
+
+    Raises:
+        DeviceMemoryError: instead of torch's own errors.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceMemoryError(f"{device} has no memory for {what}: {str(error).splitlines()[0]}") from error

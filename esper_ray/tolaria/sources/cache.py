@@ -1,0 +1,158 @@
+"""Decoded arrays on disk, so that the next process need not decode them again.
+
+An entry is one safetensors file, named by the SHA-256 of everything that it was made from. Nothing in it is
+unpickled. It appears whole or not at all, so any number of processes may read and write at once.
+"""
+
+import hashlib
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+Arrays = dict[str, NDArray[Any]]
+
+ENVIRONMENT_VARIABLE = "ESPER_RAY_CACHE"
+CHUNK = 1 << 20
+"""Bytes that are hashed at a time."""
+
+
+class CacheError(ValueError):
+    """A cache folder that was asked for and cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A folder of decoded arrays."""
+
+    folder: Path
+    chosen: str | None = None
+    """How the folder was asked for; ``None`` for the user's own, without which work goes on."""
+
+    def arrays(self, key: str, make: Callable[[], Arrays], fits: Callable[[Arrays], bool]) -> Arrays:
+        """What ``make`` returns, from disk if it was made before.
+
+        Args:
+            key: :func:`cache_key` of all that ``make`` depends on.
+            fits: whether arrays have the names, shapes and types that ``make`` gives. An entry that does not fit,
+                cannot be read or fails its checksum is removed with a warning and made again.
+
+        Raises:
+            CacheError: if there is no entry yet, and the folder was chosen and cannot be written.
+        """
+        path = self.folder / f"{key}.safetensors"
+        found = _read(path, fits)
+        if found is not None:
+            return found
+        temporary = self.folder / f".{key[:16]}-{uuid4().hex}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
+        except OSError as error:  # told before minutes of decoding, not after
+            self._refuse(error)
+            return make()
+        try:
+            arrays = make()
+            try:
+                _write(temporary, path, arrays)
+            except OSError as error:
+                self._refuse(error)
+            return arrays
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _refuse(self, error: OSError) -> None:
+        if self.chosen is not None:
+            raise CacheError(
+                f"the cache folder {self.folder} ({self.chosen}) cannot be written: {error}; choose one that can, "
+                f"with task.cache_dir or the environment variable {ENVIRONMENT_VARIABLE}"
+            ) from error
+        warnings.warn(
+            f"decoded data is not kept, for the cache folder {self.folder} cannot be written: {error}; "
+            f"choose another with task.cache_dir or {ENVIRONMENT_VARIABLE}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def cache_at(cache_dir: Path | None) -> Cache:
+    """The cache in ``cache_dir``; else in the folder that ESPER_RAY_CACHE names; else in the user's own.
+
+    The user's own is ``esper-ray`` in XDG_CACHE_HOME, or in ``~/.cache``.
+    """
+    if cache_dir is not None:
+        return Cache(cache_dir, "task.cache_dir")
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if named:
+        return Cache(Path(named), ENVIRONMENT_VARIABLE)
+    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # the specification of XDG says to ignore relative paths
+    return Cache((home if home.is_absolute() else Path(os.path.expanduser("~")) / ".cache") / "esper-ray")
+
+
+def cache_key(decoder: str, version: int, sources: Mapping[str, Path | bytes]) -> str:
+    """SHA-256, in hexadecimal, over the decoder, its version, and the names and contents of what it decodes.
+
+    Args:
+        sources: files, or their content, by the part that they play. Where files lie does not matter.
+    """
+    whole = hashlib.sha256(f"{decoder} {version}".encode())
+    for name, source in sources.items():
+        content = hashlib.sha256()
+        for chunk in _chunks(source):
+            content.update(chunk)
+        whole.update(f"\n{name} {content.hexdigest()}".encode())
+    return whole.hexdigest()
+
+
+def _chunks(source: Path | bytes) -> Iterable[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+def _read(path: Path, fits: Callable[[Arrays], bool]) -> Arrays | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            recorded = (file.metadata() or {}).get("crc32")
+        if recorded == _checksum(arrays) and fits(arrays):
+            return arrays
+        reason = "its content is not what was written"
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        reason = str(error)
+    warnings.warn(f"the cache file {path} is damaged ({reason}); it is made again", RuntimeWarning, stacklevel=5)
+    with suppress(OSError):  # whether it can be replaced, writing will tell
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _write(temporary: Path, path: Path, arrays: Arrays) -> None:
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with temporary.open("wb") as file:
+        file.write(save(plain, metadata={"crc32": _checksum(plain)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _checksum(arrays: Arrays) -> str:
+    value = 0
+    for name in sorted(arrays):
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, zlib.crc32(name.encode(), value))
+    return f"{value:08x}"

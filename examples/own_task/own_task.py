@@ -1,0 +1,31 @@
+"""A task of one's own: images and labels in two NumPy files."""
+
+import numpy as np
+import torch
+
+from esper_ray.leyline.config import TaskConfig
+from esper_ray.tolaria.data import ImageData, split_dataset
+
+
+def load_arrays(config: TaskConfig, device: torch.device) -> ImageData:
+    """Images and their classes, from images.npy (N, C, H, W) uint8 and labels.npy (N,) in --data-dir.
+
+    Raises:
+        ValueError, OSError: shown to the user as an error of this task; the message names what is wrong.
+    """
+    if config.data_dir is None:
+        raise ValueError("reads images.npy and labels.npy; give their folder as task.data_dir (--data-dir)")
+    images = np.load(config.data_dir / "images.npy", allow_pickle=False)  # files may come from anywhere
+    labels = np.load(config.data_dir / "labels.npy", allow_pickle=False)
+    if images.dtype != np.uint8:
+        raise ValueError(f"images.npy must hold uint8 pixels, got {images.dtype}")
+    return split_dataset(
+        images,
+        labels.astype(np.int64),
+        train=config.train_size,
+        validation=config.validation_size,
+        test=config.test_size,
+        seed=config.split_seed,
+        device=device,
+        augment=config.augment,
+    )

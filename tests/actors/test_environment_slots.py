@@ -1,0 +1,47 @@
+"""Environments that play at the same time play what they would play one after another."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import gymnasium
+import numpy as np
+import pytest
+
+from actors.ppo import PPOLearner
+from actors.rollout import Assignment
+from actors.slots import EnvironmentSlots
+from esper_ray.leyline.loading import ConfigError, build
+
+
+def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
+    assignments = [Assignment(index, index, 100 + index) for index in range(6)]
+    alone, together = EnvironmentSlots(tiny_config, "cpu", 1), EnvironmentSlots(tiny_config, "cpu", 3)
+    weights = PPOLearner(tiny_config).weights()
+    for slots in (alone, together):
+        slots.adopt(weights, 0.5)
+    expected = [alone.play(assignment) for assignment in assignments]
+    with ThreadPoolExecutor(3) as pool:
+        played = list(pool.map(together.play, assignments))
+    assert len({tuple(episode.trajectory.rewards) for episode in expected}) > 1
+    for mine, theirs in zip(played, expected, strict=True):
+        assert mine.log == theirs.log
+        np.testing.assert_array_equal(mine.trajectory.features, theirs.trajectory.features)
+        np.testing.assert_array_equal(mine.trajectory.rewards, theirs.trajectory.rewards)
+
+
+def test_the_data_are_there_once(tiny_config):
+    slots = EnvironmentSlots(tiny_config, "cpu", 2)
+    first, second = (slot.runner.env.data for slot in slots._slots)
+    assert first is second
+
+
+def test_a_slot_is_free_again_after_an_error(tiny_config):
+    slots = EnvironmentSlots(tiny_config, "cpu", 1)
+    slots.adopt(PPOLearner(tiny_config).weights(), 0.0)
+    with pytest.raises(gymnasium.error.Error, match="actual value: -1"):
+        slots.play(Assignment(0, 0, -1))
+    assert len(slots.play(Assignment(0, 0, 1)).trajectory) == tiny_config.episode_length
+
+
+def test_more_slots_than_environments_are_refused(tiny_config):
+    with pytest.raises(ConfigError, match=r"slots_per_actor \(3\) must not exceed envs_per_actor \(2\)"):
+        build(tiny_config.model_dump(), {"system.slots_per_actor": 3})

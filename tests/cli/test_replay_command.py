@@ -1,0 +1,60 @@
+"""``esper replay`` on a real run directory."""
+
+import json
+import shutil
+
+import pytest
+from cli_builders import call
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a finished run that may be spoilt."""
+    return shutil.copytree(finished.run.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("episode", range(4))
+def test_every_episode_of_a_run_can_be_played_again(run, episode):
+    answer = call("replay", run, "--episode", episode)
+    assert (answer.code, answer.err) == (0, "")
+    assert f"episode {episode} of {run}: 3 steps played again on cpu, no difference" in answer.out
+
+
+def test_the_first_difference_is_reported_with_both_values(run):
+    events = run / "events.jsonl"
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    at = next(i for i, r in enumerate(lines) if r["kind"] == "env_epoch" and r["episode"] == 1 and r["epoch"] == 2)
+    lines[at]["val_loss"] = 0.5
+    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = call("replay", run, "--episode", 1)
+    assert answer.code == 1
+    assert "differs after 2 of 3 steps on cpu" in answer.out
+    assert "epoch 2: env_epoch val_loss was 0.5, is 2." in answer.out
+    assert call("replay", run, "--episode", 0).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--episode", "9"], "episode 9 was not recorded; the log holds 0 to 3"),
+        (["--episode", "0", "--device", "tpu"], "--device tpu: it must be cpu or cuda:<index>"),
+    ],
+)
+def test_what_cannot_be_played_again_is_refused(run, arguments, message):
+    answer = call("replay", run, *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    answer = call("replay", tmp_path, "--episode", 0)
+    assert answer.code == 2
+    assert "is not a run directory" in answer.err
+
+
+def test_a_damaged_log_is_refused_with_its_line(run):
+    events = run / "events.jsonl"
+    events.write_text(events.read_text()[:-20])
+    answer = call("replay", run, "--episode", 0)
+    assert answer.code == 2
+    assert "is no JSON" in answer.err

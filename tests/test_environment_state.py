@@ -1,0 +1,185 @@
+"""An episode that is saved in its middle goes on exactly, in another process too."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esper_ray.environment import make_environment
+from esper_ray.episode import EpisodeStateError
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import ConfigError
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+QUICK = {
+    "episode_length": 14,
+    "training.steps_per_epoch": 2,
+    "training.batch_size": 16,
+    "task.validation_size": 40,
+    "task.test_size": 20,
+    "growth.min_training_epochs": 1,
+    "growth.min_gradient_health": 0.0,
+    "governor.snapshot_every": 2,
+    "measurement.every": 2,
+}
+VARIANTS = {
+    "digits": ("digits", {}, None),
+    "everything on": (
+        "digits",
+        {
+            "training.optimizer": "adamw",
+            "training.schedule": "cosine",
+            "training.warmup_epochs": 2,
+            "training.seed_warmup_epochs": 2,
+            "task.augment": True,
+            "growth.styles": ["linear_add", "gated_gate"],
+            "growth.initialisation.gated_gate": "gradmax",
+            "growth.slots": ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"],
+        },
+        None,
+    ),
+    "patterns": ("patterns", {}, None),
+    "text": ("text", {"host.dropout": 0.1}, SHARED / "tinyshakespeare"),
+    "cifar": ("cifar_impaired", {"task.train_size": 500}, SHARED / "cifar10"),
+}
+
+
+def environment(name):
+    preset, overrides, folder = VARIANTS[name]
+    if folder is not None and not folder.is_dir():
+        pytest.skip(f"the data of {name} is not in {folder}")
+    place = {} if folder is None else {"task.data_dir": str(folder)}
+    return make_environment(preset, QUICK | overrides | place)
+
+
+def random_action(env, rng):
+    """A legal action, drawn so that seeds are born and live."""
+    masks = env.masks
+    op = rng.choice(np.flatnonzero(masks.op))
+    slot = rng.choice(np.flatnonzero(masks.slot_by_op[op]))
+    arguments = [rng.choice(np.flatnonzero(mask)) for mask in masks.arguments.values()]
+    return np.array([op, slot, *arguments])
+
+
+def lived(env, steps, rng):
+    """What comes of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
+    trace = []
+    for _ in range(steps):
+        observation, reward, terminated, truncated, info = env.step(random_action(env, rng))
+        events = [(event.kind, event.epoch, sorted(map(str, event.data.items()))) for event in info["events"]]
+        trace.append(
+            [float(reward).hex(), [float(x).hex() for x in observation["features"]], events, terminated, truncated]
+        )
+        if terminated or truncated:
+            break
+    tensors = {name: tensor.double().sum().item().hex() for name, tensor in env.organism.model.state_dict().items()}
+    momenta = [
+        t.double().sum().item().hex() for s in env.organism.optimizer.state_by_name().values() for t in s.values()
+    ]
+    return json.loads(json.dumps([trace, tensors, momenta]))
+
+
+GO_ON = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_environment_state import environment, lived
+env = environment(sys.argv[2])
+env.load_state(Path(sys.argv[3]).read_bytes())
+print(json.dumps(lived(env, 100, np.random.default_rng(8))))
+"""
+
+
+@pytest.mark.parametrize("name", ["digits", pytest.param("everything on", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_going_on_elsewhere_is_going_on(name, at):
+    env, other = environment(name), environment(name)
+    env.reset(seed=5)
+    lived(env, at, np.random.default_rng(7))
+    blob = env.save_state()
+    other.reset(seed=99)
+    lived(other, 2, np.random.default_rng(1))
+    observation, info = other.load_state(blob)
+    assert observation["features"].tolist() == env.view.features.tolist()
+    assert (info["epoch"], info["episode_seed"]) == (at, 5)
+    assert other.ledger.entries == env.ledger.entries
+    assert lived(env, 100, np.random.default_rng(8)) == lived(other, 100, np.random.default_rng(8))
+    assert other.ledger.entries == env.ledger.entries
+    assert env.reset()[0]["features"].tolist() == other.reset()[0]["features"].tolist()  # later episodes too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_another_process_goes_on_bit_by_bit(name, tmp_path):
+    env = environment(name)
+    env.reset(seed=5)
+    lived(env, 7, np.random.default_rng(7))
+    path = tmp_path / "episode"
+    path.write_bytes(env.save_state())
+    expected = lived(env, 100, np.random.default_rng(8))
+    command = [sys.executable, "-c", GO_ON, str(Path(__file__).parent), name, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == expected
+
+
+def test_saving_changes_nothing():
+    env, twin = environment("digits"), environment("digits")
+    for e in (env, twin):
+        e.reset(seed=3)
+        lived(e, 4, np.random.default_rng(7))
+    assert env.save_state() == env.save_state()
+    assert lived(env, 100, np.random.default_rng(8)) == lived(twin, 100, np.random.default_rng(8))
+
+
+def test_an_episode_that_is_over_stays_over():
+    env, other = environment("digits"), environment("digits")
+    env.reset(seed=3)
+    lived(env, 100, np.random.default_rng(7))
+    other.load_state(env.save_state())
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        other.step(np.zeros(8, dtype=int))
+
+
+def test_a_rollback_after_loading_goes_back_to_what_was_trusted_before():
+    env, other = environment("digits"), environment("digits")
+    env.reset(seed=3)
+    lived(env, 5, np.random.default_rng(7))
+    other.load_state(env.save_state())
+    for e in (env, other):
+        with torch.no_grad():
+            e.organism.model.host.head.weight.fill_(float("nan"))
+        assert e.step(np.zeros(8, dtype=int))[2]
+    for name, tensor in env.organism.model.state_dict().items():
+        assert torch.equal(tensor, other.organism.model.state_dict()[name])
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing():
+    env = environment("digits")
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.save_state()
+    env.reset(seed=3)
+    blob = env.save_state()
+    for broken in (b"", b"nonsense", blob[:-10], blob[: len(blob) // 2]):
+        with pytest.raises(EpisodeStateError, match=f"{len(broken)} bytes are no saved episode"):
+            env.load_state(broken)
+    assert env.save_state() == blob
+    longer = make_environment("digits", QUICK | {"episode_length": 15})
+    with pytest.raises(EpisodeStateError, match="differ in what decides an episode"):
+        longer.load_state(blob)
+    named = make_environment("digits", QUICK | {"name": "other", "ppo.lr": 0.1, "system.threads": 2})
+    named.load_state(blob)
+
+
+def test_the_digest_of_an_episode_knows_what_decides_it():
+    base = RunConfig()
+    assert base.environment_digest() == base.model_copy(update={"seed": 7, "name": "x"}).environment_digest()
+    assert base.environment_digest() != base.model_copy(update={"gamma": 0.9}).environment_digest()
+    assert ConfigError is not EpisodeStateError

@@ -1,0 +1,45 @@
+"""Which coalitions are measured."""
+
+from itertools import combinations
+
+import pytest
+
+from esper_ray.tolaria.coalitions import antithetic_orders, chosen_coalitions, few_coalitions
+
+SLOTS = tuple(f"r0c{i}" for i in range(7))
+
+
+@pytest.mark.parametrize("players", range(5))
+def test_up_to_four_players_have_every_coalition(players):
+    names = SLOTS[:players]
+    expected = {frozenset(c) for n in range(players + 1) for c in combinations(names, n)}
+    assert len(expected) == 2**players
+    assert chosen_coalitions(names) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_above_four_the_important_ones_and_the_beginnings_of_the_orders(seed):
+    committed = frozenset(SLOTS[2:5])
+    chosen = chosen_coalitions(SLOTS, committed, permutations=2, seed=seed)
+    everybody = frozenset(SLOTS)
+    assert {frozenset(), everybody, committed} <= chosen
+    assert {everybody - {slot} for slot in SLOTS} <= chosen
+    beginnings = {
+        frozenset(order[:size]) for order in antithetic_orders(SLOTS, 2, seed) for size in range(len(SLOTS) + 1)
+    }
+    assert beginnings <= chosen
+    assert chosen == beginnings | {committed} | {everybody - {slot} for slot in SLOTS}
+
+
+def test_orders_come_in_pairs_of_which_one_reverses_the_other():
+    orders = antithetic_orders(SLOTS, 3, seed=1)
+    assert len(orders) == 6
+    for first, second in zip(orders[::2], orders[1::2], strict=True):
+        assert first == second[::-1]
+        assert sorted(first) == list(SLOTS)
+    assert orders == antithetic_orders(reversed(SLOTS), 3, seed=1)
+    assert orders != antithetic_orders(SLOTS, 3, seed=2)
+
+
+def test_few_coalitions_are_everybody_and_the_committed():
+    assert few_coalitions(SLOTS[:2], frozenset({"r0c1", "r0c6"})) == {frozenset(SLOTS[:2]), frozenset({"r0c1"})}

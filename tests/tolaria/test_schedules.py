@@ -1,0 +1,55 @@
+"""Learning rates by hand."""
+
+import math
+
+import pytest
+
+from esper_ray.leyline.loading import build
+from esper_ray.tolaria.assembly import learning_rates
+from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
+
+
+def test_a_constant_schedule_is_one_throughout():
+    assert schedule_factors(0, 3, epochs=10) == [1.0, 1.0, 1.0]
+
+
+def test_warm_up_rises_linearly_to_one_and_stays():
+    """Two epochs of two steps: a quarter, a half, three quarters, one."""
+    factors = [schedule_factors(epoch, 2, epochs=10, warmup_epochs=2) for epoch in range(3)]
+    assert factors == [[0.25, 0.5], [0.75, 1.0], [1.0, 1.0]]
+
+
+def test_a_cosine_falls_from_one_to_zero_over_what_the_warm_up_leaves():
+    factors = [schedule_factors(epoch, 1, epochs=5, warmup_epochs=1, cosine=True)[0] for epoch in range(5)]
+    assert factors == pytest.approx([1.0, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 - math.sqrt(0.5)), 0.0])
+
+
+def test_an_episode_that_is_all_warm_up_or_goes_on_too_long_stays_in_range():
+    for epoch in range(6):
+        for factor in schedule_factors(epoch, 3, epochs=2, warmup_epochs=2, cosine=True):
+            assert 0.0 <= factor <= 1.0
+
+
+def test_a_newborn_warms_up_by_its_own_age():
+    assert warmup_factors(0, 2, 2) == [0.25, 0.5]
+    assert warmup_factors(5, 2, 2) == [1.0, 1.0]
+    assert warmup_factors(0, 2, 0) == [1.0, 1.0]
+
+
+def test_products_by_hand():
+    assert products([1.0, 0.5], [0.5, 0.5], 0.2) == pytest.approx([0.1, 0.05])
+
+
+def test_each_group_has_its_rate(config, grow):
+    """Host 0.1, seeds 0.04; in the first of two warm-up epochs a seed of age 0 rises on top of the schedule."""
+    overrides = {
+        "training.lr": 0.1,
+        "training.seed_lr": 0.04,
+        "training.steps_per_epoch": 2,
+        "training.warmup_epochs": 2,
+        "training.seed_warmup_epochs": 1,
+    }
+    organism = grow()
+    organism.model.germinate("r0c1", "norm")
+    rates = learning_rates(build(config.model_dump(), overrides), organism, 1)
+    assert rates == {"host": pytest.approx([0.075, 0.1]), "r0c1": pytest.approx([0.04 * 0.75 * 0.5, 0.04])}
