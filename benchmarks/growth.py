@@ -146,12 +146,12 @@ def measure() -> Result:
     if CIFAR.is_dir():
         data = cifar()
         figures |= starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 4, 6))
-        for lr in (0.01, 0.05):
-            for blueprint in ("conv_light", "depthwise", "norm"):
-                figure = f"incubated_{blueprint}_lr_{lr}"
-                figures[figure] = incubation_ratio(data, blueprint, "shadow", lr)
-                bars[figure] = Bar(1.10)
-        figures["straight_through_conv_light_lr_0.05"] = incubation_ratio(data, "conv_light", "straight_through", 0.05)
+        for method, prefix in (("shadow", "incubated"), ("straight_through", "straight_through")):
+            for lr in (0.01, 0.05):
+                for blueprint in ("conv_light", "depthwise", "norm"):
+                    figure = f"{prefix}_{blueprint}_lr_{lr}"
+                    figures[figure] = incubation_ratio(data, blueprint, method, lr)
+                    bars[figure] = Bar(1.10)
     return Result("growth", figures, bars)
 
 

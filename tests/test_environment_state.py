@@ -77,9 +77,12 @@ def lived(env, steps, rng):
         if terminated or truncated:
             break
     tensors = {name: tensor.double().sum().item().hex() for name, tensor in env.organism.model.state_dict().items()}
-    momenta = [
-        t.double().sum().item().hex() for s in env.organism.optimizer.state_by_name().values() for t in s.values()
-    ]
+    kept = env.organism.optimizer.state_by_name()
+    momenta = {
+        f"{name} {key}": tensor.double().sum().item().hex()
+        for name, state in kept.items()
+        for key, tensor in state.items()
+    }
     return json.loads(json.dumps([trace, tensors, momenta]))
 
 
