@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
@@ -92,6 +92,7 @@ class Trainer:
         self.organism, self.data, self.settings = organism, data, settings
         self.runner = runner or EagerRunner()
         self._structure: Hashable = None
+        self._parameters: list[nn.Parameter] = []
         self._host: list[Tensor] = []
         self._seeds: dict[str, list[Tensor]] = {}
         self._sums = _Sums(torch.empty(0), {})
@@ -143,6 +144,7 @@ class Trainer:
             return
         device = organism.device
         self._structure = structure
+        self._parameters = list(organism.model.parameters())
         self._host = list(organism.optimizer.group(HOST_GROUP))
         names = organism.optimizer.group_names
         self._seeds = {slot: list(organism.optimizer.group(slot)) for slot in names if slot != HOST_GROUP}
@@ -155,7 +157,8 @@ class Trainer:
             self._set_rates(list(rates.unbind()))
         inputs, targets = self.data.training_batch(rows, draws)
         logits, loss = self._losses(inputs, targets)
-        optimizer.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         part = math.ceil(self.settings.incubation_share * len(rows))
         model.incubate(partial(self.loss, inputs[:part], targets[:part]))
