@@ -10,11 +10,15 @@ class DeviceMemoryError(RuntimeError):
     """A device has no memory for what has to be there. The message says what."""
 
 
+SIGNS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What allocators, drivers and libraries say when there is none left, in errors of no type of their own."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` means that a device has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """How the steps of an epoch are carried out: one after another in Python, or as a captured CUDA graph."""
 
 from collections.abc import Callable, Hashable
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -10,6 +11,9 @@ Step = Callable[[Tensor, Tensor, Tensor], None]
 """One optimiser step on rows (B,), draws (B, k) and learning rates (groups,) of one batch."""
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does on the device, and returns what does it again."""
+
+_CAPTURING = Lock()
+"""Held during a capture: it begins by waiting for the device, which no other capture survives."""
 
 WARM_UP = 3
 """Steps that are carried out before a graph is captured: they make the optimiser's state."""
@@ -77,7 +81,7 @@ def capture_cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
     """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    with _CAPTURING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         work()
     replay: Callable[[], None] = graph.replay
     return replay
