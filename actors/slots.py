@@ -55,9 +55,9 @@ class EnvironmentSlots:
 
     @staticmethod
     def _slot(config: RunConfig, device: str) -> _Slot:
-        stream = None
+        policy = LearnedPolicy(config.policy, device)
+        runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(device))
-        policy = LearnedPolicy(config.policy, device)
-        return _Slot(policy, EpisodeRunner(MorphogenesisEnv(config, device), policy), stream)
+            stream.wait_stream(torch.cuda.current_stream(device))  # which has data and weights to make
+        return _Slot(policy, runner, stream)

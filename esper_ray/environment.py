@@ -209,16 +209,17 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             entries=self.ledger.entries,
         )
         generator = dict(self.np_random.bit_generator.state)
-        return packed(EpisodeState(play, *self.life.saved(), generator, self.config.environment_digest()))
+        digest = self.config.environment_digest()
+        return packed(EpisodeState(play, *self.life.saved(), generator, digest, self.data.fingerprint))
 
     def load_state(self, blob: bytes) -> tuple[Observation, dict[str, Any]]:
         """Go on with an episode from where :meth:`save_state` left it. Returns what ``reset`` would.
 
         Raises:
-            EpisodeStateError: if ``blob`` is no saved episode, or belongs to another configuration. The
-                environment is as it was then.
+            EpisodeStateError: if ``blob`` is no saved episode, or belongs to another configuration, other data or
+                another host. The environment is as it was then.
         """
-        state = unpacked(blob, self.config.environment_digest(), self.device)
+        state = unpacked(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
         life = Life(self.config, self.data, self.device, self.host, state.life.seed)
         life.resume(state)
         self.life, play = life, state.play

@@ -76,6 +76,8 @@ class EpisodeState:
     """State of the environment's own random stream, from which seeds of later episodes are drawn."""
     digest: str
     """Of the configuration that the episode follows."""
+    data: str
+    """Fingerprint of the data that it learns from."""
 
 
 class _Text(BaseModel):
@@ -83,6 +85,7 @@ class _Text(BaseModel):
 
     version: int
     digest: str
+    data: str
     generator: dict[str, Any]
     play: PlayProgress
     life: LifeProgress
@@ -107,6 +110,7 @@ def packed(state: EpisodeState) -> bytes:
     text = _Text(
         version=VERSION,
         digest=state.digest,
+        data=state.data,
         generator=dict(state.generator),
         play=state.play,
         life=state.life,
@@ -120,14 +124,15 @@ def packed(state: EpisodeState) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def unpacked(blob: bytes, digest: str, device: torch.device) -> EpisodeState:
+def unpacked(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeState:
     """The state that :func:`packed` wrote, with its tensors on ``device``.
 
     Args:
         digest: of the configuration that is to be followed.
+        data: fingerprint of the data that is to be learnt from.
 
     Raises:
-        EpisodeStateError: if it is no such blob, or belongs to another configuration or version.
+        EpisodeStateError: if it is no such blob, or belongs to another configuration, version or data.
     """
     try:
         tensors = load(blob)
@@ -141,6 +146,8 @@ def unpacked(blob: bytes, digest: str, device: torch.device) -> EpisodeState:
             f"the episode follows the configuration {text.digest[:12]}, the environment {digest[:12]}; "
             "they differ in what decides an episode"
         )
+    if text.data != data:
+        raise EpisodeStateError(f"the episode learns from the data {text.data[:12]}, the environment from {data[:12]}")
     moved = {name: tensor.to(device) for name, tensor in tensors.items()} | text.plain
     trusted = _snapshot("trusted", text.trusted_growth, moved)
     return EpisodeState(
@@ -150,6 +157,7 @@ def unpacked(blob: bytes, digest: str, device: torch.device) -> EpisodeState:
         trusted=Trusted(trusted, text.trusted_vitals, text.trusted_measured),
         generator=text.generator,
         digest=text.digest,
+        data=text.data,
     )
 
 

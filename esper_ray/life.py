@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from esper_ray.episode import EpisodeState, LifeProgress, Trusted
+from esper_ray.episode import EpisodeState, EpisodeStateError, LifeProgress, Trusted
 from esper_ray.kasmina.commands import command_of, logged
 from esper_ray.kasmina.lifecycle import LifecycleEvent, SeedState
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
@@ -162,8 +162,19 @@ class Life:
         return progress, self.organism.snapshot(), self._trusted
 
     def resume(self, state: EpisodeState) -> None:
-        """Go on from ``state``, whose seed is this life's."""
+        """Go on from ``state``, whose seed is this life's.
+
+        Raises:
+            EpisodeStateError: if it is the state of another host; nothing has changed then.
+        """
         life = state.life
+        mine = {f"host.{name}": tensor.shape for name, tensor in self.organism.model.host.state_dict().items()}
+        theirs = {name: t.shape for name, t in state.organism.tensors.items() if name.startswith("host.")}
+        for name in mine.keys() | theirs.keys():
+            if mine.get(name) != theirs.get(name):
+                raise EpisodeStateError(
+                    f"the episode is that of another host: {name} is {theirs.get(name)} in it, {mine.get(name)} here"
+                )
         self.organism.restore(state.organism)
         self.epoch, self.first_accuracy_pp = life.epoch, life.first_accuracy_pp
         self.measured, self.vitals, self._trusted = life.measured, life.vitals, state.trusted

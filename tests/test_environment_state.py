@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from esper_ray.environment import make_environment
+from esper_ray.environment import MorphogenesisEnv, make_environment
 from esper_ray.episode import EpisodeStateError
+from esper_ray.kasmina.hosts import build_host
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.host_config import CNNHostConfig
 from esper_ray.leyline.loading import ConfigError
+from esper_ray.tolaria.data import split_dataset
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 QUICK = {
@@ -186,3 +189,24 @@ def test_the_digest_of_an_episode_knows_what_decides_it():
     assert base.environment_digest() == base.model_copy(update={"seed": 7, "name": "x"}).environment_digest()
     assert base.environment_digest() != base.model_copy(update={"gamma": 0.9}).environment_digest()
     assert ConfigError is not EpisodeStateError
+
+
+def test_other_data_and_other_hosts_are_refused():
+    config = environment("digits").config
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (200, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, 200)
+
+    def data(shift):
+        moved = (labels + shift) % 10
+        return split_dataset(pixels, moved, validation=40, test=20, seed=0, device=torch.device("cpu"))
+
+    env, other = MorphogenesisEnv(config, data=data(0)), MorphogenesisEnv(config, data=data(1))
+    env.reset(seed=1)
+    blob = env.save_state()
+    with pytest.raises(EpisodeStateError, match="learns from the data"):
+        other.load_state(blob)
+    wide = CNNHostConfig(base_channels=4)
+    hosted = MorphogenesisEnv(config, data=data(0), host=lambda d: build_host(wide, d.example_shape, d.classes))
+    with pytest.raises(EpisodeStateError, match=r"another host: host\."):
+        hosted.load_state(blob)
+    MorphogenesisEnv(config, data=data(0)).load_state(blob)

@@ -105,7 +105,7 @@ class TrainingConfig(Section):
     seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of all learning rates, over an episode")
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which all learning rates rise from zero")
-    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which that of a newborn seed rises")
+    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of TRAINING in which that of a seed rises")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd; the first beta of adamw")
     weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
     batch_size: Count = 64

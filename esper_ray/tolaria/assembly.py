@@ -22,6 +22,7 @@ from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
 from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig, unknown
 from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
@@ -117,8 +118,9 @@ def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
     rates: dict[str, list[float]] = {}
     for name in organism.optimizer.group_names:
         state = organism.model.states.get(name)
-        age = 0 if state is None else state.age
-        own = [1.0] * steps if state is None else warmup_factors(age, steps, training.seed_warmup_epochs)
+        rising = state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING)
+        age = state.ticks_in_stage if state is not None and state.stage is Stage.TRAINING else 0
+        own = warmup_factors(age, steps, training.seed_warmup_epochs) if rising else [1.0] * steps
         rates[name] = products(shared, own, training.lr if name == HOST_GROUP else training.seed_lr)
     return rates
 

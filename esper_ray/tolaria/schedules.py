@@ -21,7 +21,7 @@ def schedule_factors(
 
 
 def warmup_factors(age: int, steps: int, warmup_epochs: int) -> list[float]:
-    """Share of the full learning rate in each step of an epoch of a seed that was born ``age`` epochs ago."""
+    """Share of the full learning rate in each step of an epoch of a seed that has trained ``age`` epochs."""
     return [_rise(age + (step + 1) / steps, warmup_epochs) for step in range(steps)]
 
 

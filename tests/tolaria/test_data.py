@@ -338,3 +338,49 @@ def test_tokens_beyond_the_vocabulary_are_refused():
     parts = [torch.tensor([0, 1, 2, 3, 4])] * 3
     with pytest.raises(ValueError, match=r"training tokens must lie in 0\.\.3, got 0\.\.4"):
         TokenData(*(TokenSplit(part, 4) for part in parts), classes=4)
+
+
+GOOD = (np.zeros((6, 3, 8, 8), np.uint8), np.zeros(6, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ((GOOD[0], GOOD[1][:4]), r"6 whole numbers, one for each image; got int64 \(4,\)"),
+        ((GOOD[0][:4], GOOD[1]), r"4 whole numbers, one for each image; got int64 \(6,\)"),
+        ((GOOD[0], GOOD[1] + 0.5), r"6 whole numbers.* got float64"),
+        ((GOOD[0], GOOD[1][:, None]), r"got int64 \(6, 1\)"),
+        ((GOOD[0].astype(np.float32), GOOD[1]), "uint8 .* got float32"),
+        ((GOOD[0].astype(np.int64), GOOD[1]), "uint8 .* got int64"),
+        ((GOOD[0][:, :1], GOOD[1]), r"alike in all splits; got uint8 \(6, 1, 8, 8\) beside \(6, 3, 8, 8\)"),
+        ((GOOD[0][..., :4], GOOD[1]), r"alike in all splits; got uint8 \(6, 3, 8, 4\)"),
+        ((GOOD[0], GOOD[1] + 2), r"labels must lie in 0..1, got 2..2"),
+        ((GOOD[0][:0], GOOD[1][:0]), "the validation split is empty"),
+    ],
+)
+def test_images_that_do_not_belong_together_are_refused(split, message):
+    with pytest.raises(ValueError, match=message):
+        dataset_of(GOOD, split, GOOD, classes=2, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("block", "other", "dtype", "message"),
+    [
+        (0, 0, torch.uint8, "at least 1 token long and alike in all splits, got 0"),
+        (4, 5, torch.uint8, "alike in all splits, got 5"),
+        (4, 4, torch.float32, "whole numbers, got torch.float32"),
+    ],
+)
+def test_tokens_that_make_no_blocks_are_refused(block, other, dtype, message):
+    tokens = torch.zeros(30, dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        TokenData(TokenSplit(tokens, block), TokenSplit(tokens, other), TokenSplit(tokens, block), classes=2)
+
+
+def test_a_fingerprint_is_that_of_the_contents():
+    def data(value):
+        images = GOOD[0].copy()
+        images[0, 0, 0, 0] = value
+        return dataset_of((images, GOOD[1]), GOOD, GOOD, classes=2, device=CPU)
+
+    assert data(0).fingerprint == data(0).fingerprint != data(1).fingerprint

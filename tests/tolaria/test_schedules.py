@@ -51,5 +51,11 @@ def test_each_group_has_its_rate(config, grow):
     }
     organism = grow()
     organism.model.germinate("r0c1", "norm")
-    rates = learning_rates(build(config.model_dump(), overrides), organism, 1)
+    for _ in range(3):
+        organism.model.epoch_elapsed()  # waiting to be trained uses nothing up
+    organism.model.advance("r0c1")
+    chosen = build(config.model_dump(), overrides)
+    rates = learning_rates(chosen, organism, 1)
+    organism.model.epoch_elapsed()
+    assert learning_rates(chosen, organism, 1)["r0c1"] == pytest.approx([0.04 * 0.75, 0.04])
     assert rates == {"host": pytest.approx([0.075, 0.1]), "r0c1": pytest.approx([0.04 * 0.75 * 0.5, 0.04])}

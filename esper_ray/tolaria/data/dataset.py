@@ -1,8 +1,10 @@
 """What training and measuring ask of a data set: examples by row, as tensors on one device."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sized
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -58,6 +60,19 @@ class Dataset(ABC, Generic[S]):
     @abstractmethod
     def draw(self, generator: torch.Generator, steps: int, batch_size: int) -> Tensor:
         """(steps, batch_size, k) int64 random numbers, on the CPU, for the augmentation of an epoch."""
+
+    @abstractmethod
+    def contents(self) -> tuple[Tensor, ...]:
+        """The stored tensors of all splits, in a fixed order."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over shapes and contents, in hexadecimal; computed once."""
+        digest = hashlib.sha256(f"{self.classes} {self.example_shape}".encode())
+        for tensor in self.contents():
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def random_guess_loss(self) -> float:

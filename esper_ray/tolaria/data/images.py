@@ -55,6 +55,10 @@ class ImageData(Dataset[ImageSplit]):
         """(C, H, W)."""
         return tuple(self.train.images.shape[1:])
 
+    def contents(self) -> tuple[Tensor, ...]:
+        """See :meth:`Dataset.contents`."""
+        return tuple(t for split in (self.train, self.validation, self.test) for t in (split.images, split.labels))
+
     def normalised(self, images: Tensor) -> Tensor:
         """(B, C, H, W) uint8 to float32 with zero mean and unit deviation per channel."""
         return images.float().sub_(self.mean).div_(self.deviation)
@@ -133,11 +137,22 @@ def dataset_of(
         augment: cut training images at random out of a black frame of :data:`PADDING` pixels, and mirror every other.
 
     Raises:
-        ValueError: if a split is empty, or a label lies outside ``0..classes-1``.
+        ValueError: if a split is empty, images or labels have another shape or type, or a label lies outside
+            ``0..classes-1``.
     """
     for name, (images, labels) in {"training": train, "validation": validation, "test": test}.items():
         if not len(images):
             raise ValueError(f"the {name} split is empty; it needs at least one image")
+        if images.dtype != np.uint8 or images.shape[1:] != train[0].shape[1:] or images.ndim != 4:
+            raise ValueError(
+                f"{name} images must be uint8 of shape (N, C, H, W), alike in all splits; got {images.dtype} "
+                f"{images.shape} beside {train[0].shape}"
+            )
+        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                f"{name} labels must be {len(images)} whole numbers, one for each image; "
+                f"got {labels.dtype} {labels.shape}"
+            )
         if not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"{name} labels must lie in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
     mean, deviation = _statistics(train[0])

@@ -34,8 +34,15 @@ class TokenData(Dataset[TokenSplit]):
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: if a split is shorter than one block and the token after it, or a token is none.
+            ValueError: if a split is shorter than one block and the token after it, blocks differ, or a token is none.
         """
+        for split in (self.train, self.validation, self.test):
+            if split.block < 1 or split.block != self.train.block:
+                raise ValueError(f"blocks must be at least 1 token long and alike in all splits, got {split.block}")
+            if split.tokens.dtype not in (torch.uint8, torch.int32, torch.int64) or split.tokens.dim() != 1:
+                raise ValueError(
+                    f"tokens must be one row of whole numbers, got {split.tokens.dtype} {tuple(split.tokens.shape)}"
+                )
         for name, split in {"training": self.train, "validation": self.validation, "test": self.test}.items():
             if len(split) < 1:
                 raise ValueError(
@@ -54,6 +61,10 @@ class TokenData(Dataset[TokenSplit]):
     def example_shape(self) -> tuple[int, ...]:
         """(T,)."""
         return (self.train.block,)
+
+    def contents(self) -> tuple[Tensor, ...]:
+        """See :meth:`Dataset.contents`."""
+        return tuple(split.tokens for split in (self.train, self.validation, self.test))
 
     def prepared(self, split: TokenSplit, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """See :meth:`Dataset.prepared`; (B, T) int64 tokens and those that follow them."""
