@@ -34,7 +34,7 @@ CompileMode = Annotated[
     str | None,
     typer.Option(help="how hosts are trained: off, a mode of torch.compile, or captured (a CUDA graph of each step)"),
 ]
-ForceCompile = Annotated[bool, typer.Option("--force-compile", help="not available yet")]
+ForceCompile = Annotated[bool, typer.Option("--force-compile", help="not needed: see --compile-mode")]
 
 
 def configuration(

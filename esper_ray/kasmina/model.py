@@ -25,13 +25,7 @@ from esper_ray.kasmina.checkpoints import check_rebuilt, load_model, load_state,
 from esper_ray.kasmina.coalitions import repeated, switched
 from esper_ray.kasmina.commands import report_of
 from esper_ray.kasmina.drawing import draw
-from esper_ray.kasmina.growth import (
-    Growth,
-    GrowthOptions,
-    LossOf,
-    Outcome,
-    SlotEvent,
-)
+from esper_ray.kasmina.growth import Growth, GrowthOptions, LossOf, Outcome, SlotEvent
 from esper_ray.kasmina.incubation import incubate, shadowed
 from esper_ray.kasmina.initialisation import count_parameters
 from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedState

@@ -1,9 +1,10 @@
 """Which coalitions of seeds are worth measuring."""
 
 from collections.abc import Collection, Sequence
-from itertools import combinations
 
 import numpy as np
+
+from esper_ray.kasmina.coalitions import subsets
 
 Members = frozenset[str]
 
@@ -29,7 +30,7 @@ def chosen_coalitions(
         seed: of the orders.
     """
     if len(players) <= EXACT_PLAYERS:
-        return {frozenset(c) for size in range(len(players) + 1) for c in combinations(players, size)}
+        return set(subsets(players))
     everybody = frozenset(players)
     chosen = {frozenset[str](), everybody, committed & everybody} | {everybody - {player} for player in players}
     for order in antithetic_orders(players, permutations, seed):
