@@ -22,6 +22,7 @@ from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE
 from esper_ray.leyline.policy import Episode
 from esper_ray.simic import ppo
 from esper_ray.simic.advantages import argument_advantages, generalised_advantages, standardised
+from esper_ray.simic.normalisation import ReturnScale
 from esper_ray.simic.statistics import Moments
 from esper_ray.tolaria.assembly import derived_seed
 from policies.distribution import ActionDistribution, MaskTensors
@@ -138,7 +139,7 @@ class PPOLearner:
             self.network = PolicyNetwork(config.policy).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.ppo.lr, eps=1e-5)
         self.base_moments, self.slot_moments = Moments.none(BASE_SIZE), Moments.none(SLOT_SIZE)
-        self.return_moments = Moments.none(1)
+        self.return_scale = ReturnScale()
         self.updates = 0
 
     def update(self, episodes: Sequence[Episode], round_index: int) -> dict[str, float]:
@@ -152,7 +153,7 @@ class PPOLearner:
         targets = self._targets(batch)
         if not bool(torch.isfinite(targets.returns).all()):
             raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
-        self._rescale_values(targets.returns[batch.played > 0])
+        self._rescale_values(episodes)
         epsilon = exploration_share(self.config.ppo, round_index)
         entropy_weight = entropy_coefficient(self.config.ppo, round_index)
         reports: list[dict[str, float]] = []
@@ -184,8 +185,8 @@ class PPOLearner:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{names[index]}.{key}": value.detach().clone() for key, value in slots.items()}
         numbers: dict[str, Any] = {"updates": self.updates}
-        for name in ("base", "slot", "return"):
-            moments: Moments = getattr(self, f"{name}_moments")
+        kept = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
+        for name, moments in kept.items():
             numbers[f"{name}_moments"] = [moments.count, moments.mean.tolist(), moments.squares.tolist()]
         return LearnerState(tensors, numbers)
 
@@ -203,9 +204,8 @@ class PPOLearner:
                 saved["state"][index] = {key: state.tensors[f"adam.{name}.{key}"].clone() for key in keys}
         self.optimizer.load_state_dict(saved)
         self.updates = int(state.numbers["updates"])
-        for name in ("base", "slot", "return"):
-            count, mean, squares = state.numbers[f"{name}_moments"]
-            setattr(self, f"{name}_moments", Moments(count, np.asarray(mean), np.asarray(squares)))
+        base, slot, returns = (_moments(state.numbers[f"{name}_moments"]) for name in ("base", "slot", "return"))
+        self.base_moments, self.slot_moments, self.return_scale = base, slot, ReturnScale(returns)
 
     def weights(self) -> dict[str, Tensor]:
         """What a policy needs to act: weights, normaliser and value scale, on the CPU."""
@@ -218,10 +218,12 @@ class PPOLearner:
         arguments = argument_advantages(returns, batch.q_taken)
         return Targets(standardised(raw, batch.chosen), standardised(arguments, batch.acted), returns)
 
-    def _rescale_values(self, returns: Tensor) -> None:
-        """Let the critic's unit follow the spread of all returns seen so far."""
-        self.return_moments = self.return_moments.merged(returns.double().cpu().numpy()[:, None])
-        self.network.rescale_values(float(self.return_moments.deviation[0]))
+    def _rescale_values(self, episodes: Sequence[Episode]) -> None:
+        """Let the critic's unit follow the spread of all returns seen so far, whoever played them in which order."""
+        ordered = sorted(episodes, key=lambda episode: episode.index)
+        rewards = [episode.trajectory.rewards for episode in ordered]
+        self.return_scale = self.return_scale.learned(rewards, self.config.gamma)
+        self.network.rescale_values(self.return_scale.unit)
 
     def _minibatches(self, episodes: int) -> Iterator[Tensor]:
         settings = self.config.ppo
@@ -296,6 +298,11 @@ class PPOLearner:
             np.stack([self.base_moments.mean, self.base_moments.deviation]),
             np.stack([self.slot_moments.mean, self.slot_moments.deviation]),
         )
+
+
+def _moments(saved: Sequence[Any]) -> Moments:
+    count, mean, squares = saved
+    return Moments(count, np.asarray(mean), np.asarray(squares))
 
 
 def _rows(targets: Targets, rows: Tensor) -> Targets:

@@ -69,10 +69,7 @@ class EpisodeRunner:
                 )
             _, reward, terminated, truncated, info = self.env.step(action.to_indices())
             infos.append(info | {"reward": reward})
-        bootstrap = 0.0 if terminated else self.policy.value_of(self.env.view)
-        return self._episode(
-            assignment, _trajectory(self.env, views, decisions, bootstrap, terminated), decisions, infos
-        )
+        return self._episode(assignment, _trajectory(self.env, views, decisions, terminated), decisions, infos)
 
     def _episode(
         self, assignment: Assignment, trajectory: Trajectory, decisions: list[Decision], infos: list[dict[str, Any]]
@@ -110,9 +107,7 @@ class EpisodeRunner:
         )
 
 
-def _trajectory(
-    env: MorphogenesisEnv, views: list[View], decisions: list[Decision], bootstrap: float, terminated: bool
-) -> Trajectory:
+def _trajectory(env: MorphogenesisEnv, views: list[View], decisions: list[Decision], terminated: bool) -> Trajectory:
     def column(name: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
         return np.asarray([getattr(decision, name) for decision in decisions], dtype=np.float32)
 
@@ -126,7 +121,7 @@ def _trajectory(
         values=column("value"),
         q_taken=column("q_taken"),
         rewards=env.ledger.by_cause(len(views)),
-        bootstrap=bootstrap,
+        bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
         terminated=terminated,
     )
 

@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from esper_ray.control import ControlCurves
 from esper_ray.episode import EpisodeState, PlayProgress, packed, unpacked
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
@@ -32,7 +33,8 @@ from esper_ray.leyline.observation import (
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
 from esper_ray.life import Life
-from esper_ray.simic.accounting import Transition, committed_accuracy, fossil_parameters, settle
+from esper_ray.simic.accounts.books import Books, needs_control
+from esper_ray.simic.accounts.transition import Transition, committed_accuracy, fossil_parameters
 from esper_ray.simic.ledger import Ledger
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
 from esper_ray.tolaria.memory import memory_for
@@ -91,17 +93,22 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 "masks": spaces.MultiBinary(mask_vector_size(slots)),
             }
         )
+        self._controls = ControlCurves(config, self.data, self.device, self.host)
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
         self._over = True
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a fresh host. The episode is a pure function of ``seed``; without one it is drawn from the last."""
+        """Start a fresh host. The episode is a pure function of ``seed``; without one it is drawn from the last.
+
+        In the reward mode ``settlement`` the same host is first trained once without growth, for comparison.
+        """
         super().reset(seed=seed)
         chosen = int(self.np_random.integers(2**32)) if seed is None else seed
+        control = self._controls.of(chosen) if needs_control(self.config.reward) else ()
         self.life = Life(self.config, self.data, self.device, self.host, chosen)
-        self.ledger = Ledger()
+        self.books = self._new_books(control)
         self.illegal_actions = 0
         self._last_operation, self._last_success = LifecycleOp.WAIT, True
         self._last_intervention: int | None = None
@@ -117,6 +124,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         Raises:
             RuntimeError: before the first reset, or after the end of an episode.
             ValueError: if ``action`` is not in the action space.
+            RewardError: if the step cannot be paid, because a measurement is not finite; nothing was paid then.
             DeviceMemoryError: if the device has no memory for the host alone.
         """
         if self._over:
@@ -150,7 +158,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self._accuracies.append(self.measured.accuracy_pp)
         self._observe()
         entries = self._settle(taken, before, known, truncated=truncated, terminated=terminated)
-        reward = self.ledger.book(entries)
+        reward = sum((entry.amount for entry in entries), 0.0)
         self._over = terminated or truncated
         return self._observation(), reward, terminated, truncated, self._info(taken, illegal, events, entries, result)
 
@@ -163,6 +171,11 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         """The present state as policies see it."""
         observation = self._observation()
         return View(observation["features"], observation["blueprints"], self.masks, self.reports, self.signals)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was paid in this episode, and why."""
+        return self.books.ledger
 
     @property
     def episode_seed(self) -> int:
@@ -206,7 +219,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             losses=tuple(self._losses),
             accuracies_pp=tuple(self._accuracies),
             over=self._over,
-            entries=self.ledger.entries,
+            books=self.books.saved(),
         )
         generator = dict(self.np_random.bit_generator.state)
         digest = self.config.environment_digest()
@@ -224,8 +237,8 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         life.resume(state)
         self.life, play = life, state.play
         self.np_random.bit_generator.state = dict(state.generator)
-        self.ledger = Ledger()
-        self.ledger.book(play.entries)
+        self.books = self._new_books(play.books.control_pp)
+        self.books.resume(play.books)
         self.illegal_actions, self._last_intervention = play.illegal_actions, play.last_intervention
         self._last_operation, self._last_success = LifecycleOp(play.last_operation), play.last_success
         self._losses = deque(play.losses, maxlen=HISTORY)
@@ -238,8 +251,11 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self, action: Action, before: Reports, known: Measurement, *, truncated: bool, terminated: bool
     ) -> tuple[LedgerEntry, ...]:
         step = self.epoch - 1
+        last, window = self._last_intervention, self.config.governor.watch_window
+        cause = last if last is not None and step - last <= window else step
         transition = Transition(
             step=step,
+            max_steps=self.config.episode_length,
             operation=action.operation,
             slot=action.slot,
             success=self._last_success,
@@ -247,20 +263,16 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             after=self.reports,
             known=known,
             measured=self.measured,
-            first_accuracy_pp=self.life.first_accuracy_pp,
             host_parameters=self.organism.model.host_parameters,
             truncated=truncated,
-            terminated=terminated,
+            restored_because_of=cause if terminated else None,
         )
-        entries = settle(transition, self.config.reward, self.config.gamma)
-        if not terminated:
-            return entries
-        last, window = self._last_intervention, self.config.governor.watch_window
-        cause = last if last is not None and step - last <= window else step
-        penalty = LedgerEntry(
-            "governor", -self.config.governor.penalty, step, cause, None, "the network had to be restored"
-        )
-        return (*entries, penalty)
+        return self.books.settle(transition)
+
+    def _new_books(self, control_pp: Sequence[float]) -> Books:
+        config = self.config
+        first = self.life.first_accuracy_pp
+        return Books(config.reward, config.gamma, config.governor.penalty, first, control_pp)
 
     def _observe(self) -> None:
         self.reports: Reports = self.life.reports()

@@ -13,11 +13,12 @@ from torch import Tensor
 from esper_ray.kasmina.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
-from esper_ray.leyline.records import LedgerEntry, Measurement
+from esper_ray.leyline.records import Measurement
+from esper_ray.simic.accounts.books import SavedBooks
 from esper_ray.tolaria.governor import GovernorState
 from esper_ray.tolaria.vitals import Vitals
 
-VERSION = 1
+VERSION = 2
 TEXT = "episode"
 """Name of the tensor that holds the JSON text."""
 
@@ -52,7 +53,7 @@ class PlayProgress:
     losses: tuple[float, ...]
     accuracies_pp: tuple[float, ...]
     over: bool
-    entries: tuple[LedgerEntry, ...]
+    books: SavedBooks
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, Lifec
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.attribution import interaction_sums, leave_one_out, leave_one_out_errors
+from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
-from esper_ray.tolaria.coalitions import chosen_coalitions, few_coalitions
+from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions, few_coalitions
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.governor import Governor, Verdict
 from esper_ray.tolaria.measurement import measure
@@ -109,7 +109,6 @@ class Life:
             self.measured,
             result.gradients,
             leave_one_out(self.measured),
-            leave_one_out_errors(self.measured),
             interaction_sums(self.measured),
         )
         committed = self.measured.accuracy_of(self._committed() & frozenset(self.measured.players))
@@ -207,11 +206,11 @@ class Life:
         choose = self._choice(everything=everything)
         return measure(self.organism.model, self.data, self.data.validation, choose, wanted.examples)
 
-    def _choice(self, *, everything: bool) -> Callable[[tuple[str, ...]], set[frozenset[str]]]:
+    def _choice(self, *, everything: bool) -> Callable[[tuple[str, ...]], Chosen]:
         committed, seed = self._committed(), derived_seed(self.seed, COALITIONS, self.epoch)
         permutations = self.config.measurement.permutations
 
-        def choose(players: tuple[str, ...]) -> set[frozenset[str]]:
+        def choose(players: tuple[str, ...]) -> Chosen:
             if everything or players != self.measured.players:
                 return chosen_coalitions(players, committed, permutations=permutations, seed=seed)
             return few_coalitions(players, committed)

@@ -20,7 +20,7 @@ from esper_ray.kasmina import (
     seeded_initialisation,
 )
 from esper_ray.leyline.config import TaskConfig
-from esper_ray.leyline.records import SeedMeasurements
+from esper_ray.leyline.records import Estimate, SeedMeasurements
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out
 from esper_ray.tolaria.measurement import measure
@@ -68,8 +68,9 @@ def main() -> None:
         model.epoch_elapsed()
         measured = measure(model, data, data.validation)
         gradients = result.gradients.get(SLOT)
+        contribution = leave_one_out(measured).get(SLOT)
         known = SeedMeasurements(
-            contribution_pp=leave_one_out(measured).get(SLOT),
+            contribution_pp=contribution.value_pp if isinstance(contribution, Estimate) else None,
             gradient_health=None if gradients is None else gradients.health,
             exploding=None if gradients is None else gradients.exploding,
             finite=None if gradients is None else gradients.finite,

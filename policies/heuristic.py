@@ -78,10 +78,6 @@ class HeuristicPolicy:
             self._failures[best.action.slot] = self._failures.get(best.action.slot, 0) + 1
         return Decision(best.action, reason=best.reason)
 
-    def value_of(self, view: View) -> float:
-        """0: it has no critic."""
-        return 0.0
-
     def _options(self, view: View) -> Iterator[_Option]:
         for slot, report in enumerate(view.reports):
             if report is not None:

@@ -50,12 +50,6 @@ class LearnedPolicy:
         action = Action.from_indices(actions[0].tolist(), view.masks.slot_by_op.shape[1])
         return Decision(action, *numbers)
 
-    @torch.inference_mode()
-    def value_of(self, view: View) -> float:
-        """V(s) with the present memory, which stays as it is."""
-        output, distribution = self._look(view)
-        return float(state_value(distribution.op, output.q)[0] * self.network.value_scale)
-
     def _look(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
         features = torch.from_numpy(view.features).to(self.device)[None, None]
         blueprints = torch.from_numpy(view.blueprints).to(self.device)[None, None]

@@ -316,7 +316,7 @@ def test_a_whole_life_from_germination_to_commitment(auto, mover):
     ]
     assert [success for success, _ in commits] == [False] * (len(commits) - 1) + [True]
     for success, sources in commits:
-        assert ("fossilise" in sources) is success
+        assert ("commitment" in sources) is success
     grown = 9 * 8 * 8 + 3 * 8  # conv_light on 8 channels
     assert info["reports"][2].blueprint is Blueprint.CONV_LIGHT
     assert (info["fossil_parameters"], info["total_parameters"]) == (grown, 160 + grown)

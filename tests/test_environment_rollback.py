@@ -51,7 +51,7 @@ def tensors(env):
 
 
 def penalties(info):
-    return [entry for entry in info["entries"] if entry.source == "governor"]
+    return [entry for entry in info["entries"] if entry.source == "rollback"]
 
 
 def potential(reports):
@@ -87,7 +87,9 @@ def test_the_penalty_reaches_the_last_intervention():
     (penalty,) = penalties(info)
     assert (penalty.amount, penalty.step, penalty.cause_step, penalty.slot) == (-10.0, 3, 1, None)
     assert reward == pytest.approx(sum(entry.amount for entry in info["entries"]), abs=1e-12)
-    others = [entry for entry in env.ledger.entries if entry.source != "governor" and entry.cause_step == 1]
+    others = [
+        entry for entry in env.ledger.entries if entry.source not in ("rollback", "lost seed") and entry.cause_step == 1
+    ]
     assert env.ledger.by_cause(4)[1] == pytest.approx(-10.0 + sum(entry.amount for entry in others), abs=1e-9)
 
 
@@ -195,7 +197,7 @@ def test_a_commitment_that_a_rollback_undid_is_not_paid():
     assert terminated
     assert (info["operation"], info["illegal"]) == ("FOSSILIZE", False)
     assert info["reports"][1].stage is Stage.HOLDING
-    assert "fossilise" not in {entry.source for entry in info["entries"]}
+    assert "commitment" not in {entry.source for entry in info["entries"]}
 
 
 def test_a_panic_in_the_last_step_terminates_and_pays_no_terminal_term():

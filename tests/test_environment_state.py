@@ -44,9 +44,10 @@ VARIANTS = {
         },
         None,
     ),
-    "patterns": ("patterns", {}, None),
-    "text": ("text", {"host.dropout": 0.1}, SHARED / "tinyshakespeare"),
-    "cifar": ("cifar_impaired", {"task.train_size": 500}, SHARED / "cifar10"),
+    "escrow": ("digits", {"reward.mode": "escrow", "measurement.every": 1}, None),
+    "patterns": ("patterns", {"reward.mode": "settlement"}, None),
+    "text": ("text", {"host.dropout": 0.1, "reward.mode": "shaped"}, SHARED / "tinyshakespeare"),
+    "cifar": ("cifar_impaired", {"task.train_size": 500, "reward.mode": "basic_plus"}, SHARED / "cifar10"),
 }
 
 
@@ -102,7 +103,9 @@ print(json.dumps(lived(env, 100, np.random.default_rng(8))))
 """
 
 
-@pytest.mark.parametrize("name", ["digits", pytest.param("everything on", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["digits", "escrow", "patterns", pytest.param("everything on", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("at", [0, 3, 9])
 def test_going_on_elsewhere_is_going_on(name, at):
     env, other = environment(name), environment(name)

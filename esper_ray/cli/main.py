@@ -7,6 +7,7 @@ import typer
 
 import esper_ray
 from esper_ray.cli import config, train
+from esper_ray.cli import explain as explaining
 from esper_ray.cli import replay as replaying
 from esper_ray.cli import tasks as listing
 from esper_ray.cli.errors import UsageError, reported
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
 app.command(name="replay")(replaying.replay)
+app.command(name="explain")(explaining.explain)
 app.command(name="tasks")(listing.tasks)
 
 

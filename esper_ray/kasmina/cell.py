@@ -10,7 +10,7 @@ from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.coalitions import Fork
 from esper_ray.kasmina.operators import blend
 from esper_ray.leyline.actions import BlendOperator
-from esper_ray.leyline.config import unknown
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
 
 Method = Literal["shadow", "straight_through"]

@@ -23,8 +23,8 @@ from esper_ray.kasmina.lifecycle import GateEvaluated, LifecycleEvent, Refused, 
 from esper_ray.kasmina.operators import GateNetwork
 from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import seed_parameter_count
-from esper_ray.leyline.config import unknown
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 

@@ -32,8 +32,8 @@ from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedStat
 from esper_ray.kasmina.plain import plain_module
 from esper_ray.kasmina.wrapping import Attachment, SlotHook, attach, still
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
-from esper_ray.leyline.config import unknown
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.slots import ordered_slot_ids
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.cell import SeedCell
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config import unknown
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.slots import ordered_slot_ids
 
 TOPOLOGY_OF_DIMENSIONS = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}

@@ -13,16 +13,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.host_config import CNNHostConfig, HostConfig
-from esper_ray.leyline.sections import Count, Fraction, NonNegative, NonPositive, Number, Positive, Section
+from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.sections import Count, Fraction, NonNegative, Number, Positive, Section, known_names
 from esper_ray.leyline.slots import ordered_slot_ids
 
 CompileMode = Annotated[
     Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare off as false
 ]
-
-REWARD_MODES = ("basic", "sparse")
-LATER_REWARD_MODES = ("shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement")
 
 
 class TaskConfig(Section):
@@ -89,12 +87,12 @@ class GrowthConfig(Section):
     @field_validator("blueprints")
     @classmethod
     def _known_blueprints(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("blueprint", names, [blueprint.id for blueprint in Blueprint])
+        return known_names("blueprint", names, [blueprint.id for blueprint in Blueprint])
 
     @field_validator("styles")
     @classmethod
     def _known_styles(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return _known("style", names, [style.id for style in GerminationStyle])
+        return known_names("style", names, [style.id for style in GerminationStyle])
 
 
 class TrainingConfig(Section):
@@ -146,29 +144,6 @@ class GovernorConfig(Section):
     )
     penalty: NonNegative = Field(10.0, description="reward taken for a panic")
     watch_window: Count = Field(10, description="steps back in which an operation is held answerable")
-
-
-class RewardConfig(Section):
-    """What is paid. All weights are in reward units."""
-
-    mode: str = Field("basic", description=f"one of {', '.join(REWARD_MODES)}")
-    param_budget: Positive = Field(500_000, description="parameters that cost one unit of penalty weight")
-    param_penalty_weight: NonNegative = Field(0.1, description="price of one budget of parameters")
-    rent_host_params_floor: Count = Field(200, description="least host size in the reported growth ratio")
-    sparse_reward_scale: Positive = 1.0
-    pbrs_weight: NonNegative = Field(0.3, description="weight of the stage potentials")
-    basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
-    basic_fossilize_base_bonus: NonNegative = 0.3
-    basic_contribution_scale: NonNegative = Field(0.5, description="bonus per percentage point of contribution")
-    basic_fossilize_invalid_penalty: NonPositive = -0.5
-    basic_fossilize_noncontributing_penalty: NonPositive = -0.2
-
-    @field_validator("mode")
-    @classmethod
-    def _available(cls, mode: str) -> str:
-        if mode in LATER_REWARD_MODES:
-            raise ValueError(f"reward mode {mode!r} is not available yet; use one of {', '.join(REWARD_MODES)}")
-        return _known("reward mode", (mode,), list(REWARD_MODES))[0]
 
 
 class PolicyConfig(Section):
@@ -289,21 +264,3 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = value
     return leaves
-
-
-def _known(kind: str, names: tuple[str, ...], known: list[str]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError(f"at least one {kind} is needed, got none")
-    for name in names:
-        if name not in known:
-            raise ValueError(unknown(kind, name, known))
-    return names
-
-
-def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Message for a name that is not among ``known``, with the nearest one that is."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"

@@ -12,8 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import esper_ray
-from esper_ray.leyline.config import RunConfig, unknown
+from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.host_config import HOST_FAMILIES
+from esper_ray.leyline.sections import unknown
 
 Tree = dict[str, Any]
 Models = tuple[type[BaseModel], ...]
@@ -155,7 +156,7 @@ def _nearest(path: list[str], models: Models) -> str:
     near = [] if leaf in others.values() else get_close_matches(leaf, siblings, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
-    elsewhere = get_close_matches(leaf, others.values(), n=1, cutoff=0.6)
+    elsewhere = get_close_matches(leaf, others.values(), n=1, cutoff=0.7)
     owners = [key for key, name in others.items() if name in elsewhere]
     return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"
 

@@ -48,9 +48,6 @@ class Policy(Protocol):
     def decide(self, view: View) -> Decision:
         """The decision in ``view``; always a legal one."""
 
-    def value_of(self, view: View) -> float:
-        """Value of the state in ``view``, without deciding anything; 0 if the policy has no critic."""
-
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
@@ -75,7 +72,7 @@ class Trajectory:
     rewards: NDArray[np.float64]
     """(T,), each amount at the step that caused it."""
     bootstrap: float
-    """Value of the state after the last step; 0 if the episode terminated."""
+    """Value of what follows the last step; 0 if nothing does, as at the end of an episode."""
     terminated: bool
 
     def __len__(self) -> int:

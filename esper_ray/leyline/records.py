@@ -152,6 +152,8 @@ class Measurement:
     """Slots that were switched on and off, in row-major order."""
     coalitions: tuple[Coalition, ...] = ()
     """Those subsets of the players that were measured, the full one last. Empty without players."""
+    orders: tuple[tuple[str, ...], ...] = ()
+    """Random orders of players all of whose beginnings are among the coalitions, each followed by its reverse."""
 
     def coalition(self, members: frozenset[str]) -> Coalition | None:
         """What was measured with exactly ``members`` of the players on, ``None`` if nothing was."""
@@ -170,13 +172,22 @@ class Measurement:
             raise KeyError(f"coalition {sorted(members)} was not measured; players were {list(self.players)}")
         return found.accuracy_pp
 
-    def difference_error_pp(self, first: frozenset[str], second: frozenset[str]) -> float | None:
-        """Paired standard error of the difference between two coalitions' accuracies.
 
-        ``None`` if either was not measured, or its results for single examples were not kept.
-        """
-        one, other = self.coalition(first), self.coalition(second)
-        if one is None or other is None or one.scores is None or other.scores is None:
-            return None
-        differences = one.scores.astype(np.float64) - other.scores
-        return float(100.0 * differences.std() / np.sqrt(len(differences)))
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A quantity that was measured."""
+
+    value_pp: float
+    error_pp: float | None = None
+    """Standard error; ``None`` if results for single examples were not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """A quantity that was not measured. It is not zero."""
+
+    missing: tuple[frozenset[str], ...]
+    """Coalitions that would have to be measured."""
+
+
+Attribution = Estimate | Unmeasured

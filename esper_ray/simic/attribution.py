@@ -1,61 +1,162 @@
-"""Who contributed what: exact measures over the coalitions that were measured, in percentage points."""
+"""Who contributed what, over the coalitions that were measured, in percentage points.
 
+Every quantity here is a weighted sum of coalitions' accuracies. All coalitions were measured on the same examples, so
+its standard error is that of the same sum of single examples' scores. What needs a coalition that was not measured is
+:class:`~esper_ray.leyline.records.Unmeasured`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import factorial
+from math import factorial, sqrt
+from statistics import fmean, stdev
 
-from esper_ray.leyline.records import Measurement
+import numpy as np
+from numpy.typing import NDArray
+
+from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Unmeasured
+
+Members = frozenset[str]
+Weights = Mapping[Members, float]
+NOBODY: Members = frozenset()
+REGIME_PP, RECOVERY = 0.5, 0.001
+"""Interaction beyond which two seeds are not independent; its change per step from which harm is getting less."""
 
 
-def leave_one_out(measured: Measurement) -> dict[str, float]:
-    """Accuracy of all players minus accuracy of all others, for each player for whom both were measured."""
+def leave_one_out(measured: Measurement) -> dict[str, Attribution]:
+    """Accuracy of all players minus accuracy of all others, for each player."""
     everyone = frozenset(measured.players)
-    without = {slot: measured.coalition(everyone - {slot}) for slot in measured.players}
-    return {slot: measured.accuracy_pp - c.accuracy_pp for slot, c in without.items() if c is not None}
+    return {slot: _estimate(measured, {everyone: 1.0, everyone - {slot}: -1.0}) for slot in measured.players}
 
 
-def leave_one_out_errors(measured: Measurement) -> dict[str, float]:
-    """Paired standard error of each :func:`leave_one_out`, where results for single examples were kept."""
-    everyone = frozenset(measured.players)
-    errors = {slot: measured.difference_error_pp(everyone, everyone - {slot}) for slot in measured.players}
-    return {slot: error for slot, error in errors.items() if error is not None}
+def shapley_values(measured: Measurement, players: Members | None = None) -> dict[str, Attribution]:
+    """Shapley value of each player; they sum to the accuracy of all minus the accuracy of none.
 
+    Exact where every coalition of ``players`` was measured. Otherwise the mean over the random orders whose beginnings
+    were measured; the spread between pairs of an order and its reverse is then part of the error.
 
-def shapley_values(measured: Measurement) -> dict[str, float]:
-    """Exact Shapley value of each player; they sum to the accuracy of all minus the accuracy of none.
+    Args:
+        players: a subset of the players that plays by itself, the others being switched off; all if it is left out.
 
-    Source: Shapley, A value for n-person games (1953).
+    Source: Shapley, A value for n-person games (1953); Mitchell et al., Sampling Permutations for Shapley Value
+    Estimation (2022).
     """
-    n = len(measured.players)
-    values = dict.fromkeys(measured.players, 0.0)
-    for slot in measured.players:
-        others = [other for other in measured.players if other != slot]
-        for size in range(n):
-            weight = factorial(size) * factorial(n - size - 1) / factorial(n)
-            for members in map(frozenset, combinations(others, size)):
-                values[slot] += weight * (measured.accuracy_of(members | {slot}) - measured.accuracy_of(members))
-    return values
+    chosen = frozenset(measured.players) if players is None else players
+    ordered = [slot for slot in measured.players if slot in chosen]
+    orders = [order for order in measured.orders if frozenset(order) == chosen]
+    if not orders or all(measured.coalition(members) for members in _subsets(ordered)):
+        return {slot: _estimate(measured, _shapley_weights(slot, ordered)) for slot in ordered}
+    return {slot: _sampled(measured, slot, orders) for slot in ordered}
 
 
-def pair_interactions(measured: Measurement) -> dict[frozenset[str], float]:
-    """``f({i,j}) - f({i}) - f({j}) + f({})`` for each pair of players for which all four were measured."""
-    pairs = {}
-    for first, second in combinations(measured.players, 2):
-        sets = (frozenset({first, second}), frozenset[str](), frozenset({first}), frozenset({second}))
-        found = [coalition.accuracy_pp for coalition in map(measured.coalition, sets) if coalition is not None]
-        if len(found) == len(sets):
-            both, none, *alone = found
-            pairs[sets[0]] = both - sum(alone) + none
-    return pairs
+def pair_interactions(measured: Measurement) -> dict[Members, Attribution]:
+    """``f({i,j}) - f({i}) - f({j}) + f({})`` for each pair of players."""
+    return {
+        frozenset(pair): _estimate(
+            measured,
+            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, NOBODY: 1.0},
+        )
+        for pair in combinations(measured.players, 2)
+    }
 
 
 def interaction_sums(measured: Measurement) -> dict[str, float]:
     """Sum of each player's pair interactions; only for players all of whose pairs were measured."""
-    pairs, others = pair_interactions(measured), len(measured.players) - 1
-    mine = {slot: [value for pair, value in pairs.items() if slot in pair] for slot in measured.players}
+    known = {pair: found.value_pp for pair, found in pair_interactions(measured).items() if isinstance(found, Estimate)}
+    others = len(measured.players) - 1
+    mine = {slot: [value for pair, value in known.items() if slot in pair] for slot in measured.players}
     return {slot: sum(values) for slot, values in mine.items() if len(values) == others}
+
+
+def mean_marginals(measured: Measurement) -> dict[str, float]:
+    """Mean accuracy of the coalitions with a player minus that of those without; 0 if either kind is missing.
+
+    The Banzhaf value where every coalition was measured.
+    """
+    marginals = {}
+    for slot in measured.players:
+        sides: dict[bool, list[float]] = {True: [], False: []}
+        for coalition in measured.coalitions:
+            sides[slot in coalition.members].append(coalition.accuracy_pp)
+        marginals[slot] = fmean(sides[True]) - fmean(sides[False]) if sides[True] and sides[False] else 0.0
+    return marginals
+
+
+def interaction_regime(interaction_pp: float, change_pp: float = 0.0) -> str:
+    """How two seeds get on: ``synergy``, ``independent``, ``interference``, or ``recovering`` from it.
+
+    Args:
+        change_pp: of the interaction per step.
+    """
+    if interaction_pp > REGIME_PP:
+        return "synergy"
+    if interaction_pp >= -REGIME_PP:
+        return "independent"
+    return "recovering" if change_pp > RECOVERY else "interference"
 
 
 def total_improvement(measured: Measurement) -> float | None:
     """Accuracy with every player on minus accuracy with none; ``None`` if there are none or it was not measured."""
-    none = measured.coalition(frozenset())
+    none = measured.coalition(NOBODY)
     return None if none is None else measured.accuracy_pp - none.accuracy_pp
+
+
+def live_improvement(measured: Measurement, committed: Members) -> float | None:
+    """Accuracy with every player on minus that with the committed ones alone; ``None`` if nothing else plays."""
+    players = frozenset(measured.players)
+    alone = measured.coalition(committed & players)
+    return None if players <= committed or alone is None else measured.accuracy_pp - alone.accuracy_pp
+
+
+def _subsets(players: Sequence[str]) -> list[Members]:
+    return [frozenset(members) for size in range(len(players) + 1) for members in combinations(players, size)]
+
+
+def _shapley_weights(slot: str, players: Sequence[str]) -> Weights:
+    n = len(players)
+    weights: dict[Members, float] = {}
+    for members in _subsets([player for player in players if player != slot]):
+        weight = factorial(len(members)) * factorial(n - len(members) - 1) / factorial(n)
+        weights |= {members | {slot}: weight, members: -weight}
+    return weights
+
+
+def _order_weights(slot: str, orders: Sequence[Sequence[str]]) -> Weights:
+    weights: dict[Members, float] = defaultdict(float)
+    for order in orders:
+        place = order.index(slot)
+        weights[frozenset(order[: place + 1])] += 1.0 / len(orders)
+        weights[frozenset(order[:place])] -= 1.0 / len(orders)
+    return weights
+
+
+def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) -> Attribution:
+    """Mean over ``orders``, each of which is followed by its reverse."""
+    estimate = _estimate(measured, _order_weights(slot, orders))
+    pairs = [_estimate(measured, _order_weights(slot, orders[i : i + 2])) for i in range(0, len(orders), 2)]
+    values = [pair.value_pp for pair in pairs if isinstance(pair, Estimate)]
+    if isinstance(estimate, Unmeasured) or len(values) < 2 or estimate.error_pp is None:
+        return estimate
+    spread = stdev(values) / sqrt(len(values))
+    return Estimate(estimate.value_pp, sqrt(estimate.error_pp**2 + spread**2))
+
+
+def _estimate(measured: Measurement, weights: Weights) -> Attribution:
+    """The weighted sum of accuracies, with its paired standard error where single examples' scores were kept."""
+    found: dict[Members, Coalition] = {}
+    for members in weights:
+        coalition = measured.coalition(members)
+        if coalition is not None:
+            found[members] = coalition
+    missing = [members for members in weights if members not in found]
+    if missing:
+        return Unmeasured(tuple(missing))
+    value = sum(weight * found[members].accuracy_pp for members, weight in weights.items())
+    single: NDArray[np.float64] | float = 0.0
+    for members, weight in weights.items():
+        scores = found[members].scores
+        if scores is None:
+            return Estimate(value)
+        single = single + weight * scores.astype(np.float64)
+    assert isinstance(single, np.ndarray)  # there is at least one weight
+    return Estimate(value, float(100.0 * single.std() / np.sqrt(len(single))))

@@ -10,10 +10,15 @@ from esper_ray.leyline.records import LedgerEntry
 
 
 class Ledger:
-    """Entries of one episode, in the order in which they were booked."""
+    """Entries in the order in which they were booked."""
 
-    def __init__(self) -> None:
+    def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
+        """
+        Raises:
+            ValueError: see :meth:`book`.
+        """
         self._entries: list[LedgerEntry] = []
+        self.book(entries)
 
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
@@ -37,6 +42,22 @@ class Ledger:
         self._entries += new
         return sum((entry.amount for entry in new), 0.0)
 
+    def of_step(self, step: int) -> "Ledger":
+        """What was booked at ``step``: the entries whose sum is its reward."""
+        return Ledger(entry for entry in self._entries if entry.step == step)
+
+    def caused_by(self, step: int) -> "Ledger":
+        """What ``step`` is answerable for, whenever it was booked."""
+        return Ledger(entry for entry in self._entries if entry.cause_step == step)
+
+    def of_slot(self, slot: str | None) -> "Ledger":
+        """What was paid for ``slot``; with ``None``, what was paid for the network as a whole."""
+        return Ledger(entry for entry in self._entries if entry.slot == slot)
+
+    def of_source(self, source: str) -> "Ledger":
+        """The entries of one term."""
+        return Ledger(entry for entry in self._entries if entry.source == source)
+
     def total(self) -> float:
         """Sum of all amounts."""
         return sum((entry.amount for entry in self._entries), 0.0)
@@ -49,8 +70,15 @@ class Ledger:
         return rewards
 
     def by_source(self) -> dict[str, float]:
-        """Amounts summed over their source."""
+        """Amounts summed over their source: the components of the reward."""
         sums: dict[str, float] = defaultdict(float)
         for entry in self._entries:
             sums[entry.source] += entry.amount
+        return dict(sums)
+
+    def by_slot(self) -> dict[str | None, float]:
+        """Amounts summed over the slot they were paid for."""
+        sums: dict[str | None, float] = defaultdict(float)
+        for entry in self._entries:
+            sums[entry.slot] += entry.amount
         return dict(sums)

@@ -19,9 +19,10 @@ from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
-from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig, unknown
+from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig
 from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset

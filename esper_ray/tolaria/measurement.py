@@ -3,7 +3,7 @@
 All coalitions see the same examples at live amplitudes, so differences between them are paired.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.wrapping import still
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.tolaria.coalitions import chosen_coalitions
+from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions
 from esper_ray.tolaria.data import Dataset
 
 Members = frozenset[str]
-Choice = Callable[[tuple[str, ...]], Collection[Members]]
+Choice = Callable[[tuple[str, ...]], Chosen]
 """From the players, in row-major order, to the coalitions that are measured. That of all players is one of them."""
 
 CHUNK = 512
@@ -44,7 +44,8 @@ def measure(
     players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
     everybody = frozenset(players)
     limit = min(examples or len(split), len(split))
-    with still(model), model.branching(everybody, choose(players)) as members:
+    chosen = choose(players)
+    with still(model), model.branching(everybody, chosen.coalitions) as members:
         loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
     by_members = dict(zip(members, scores, strict=True))
     full = by_members[everybody]
@@ -55,6 +56,7 @@ def measure(
         examples=limit,
         players=players,
         coalitions=tuple(Coalition(c, _percent(by_members[c]), by_members[c]) for c in ordered) if players else (),
+        orders=chosen.orders,
     )
 
 

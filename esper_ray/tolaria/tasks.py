@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
-from esper_ray.leyline.config import TaskConfig, unknown
+from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.sections import unknown
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
 from esper_ray.tolaria.sources.digits import load_digits

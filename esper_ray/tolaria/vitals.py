@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from esper_ray.kasmina.lifecycle import SeedState
-from esper_ray.leyline.records import UNMEASURED, Measurement, SeedMeasurements
+from esper_ray.leyline.records import UNMEASURED, Attribution, Estimate, Measurement, SeedMeasurements
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.tolaria.training import GradientStatistics
 
@@ -41,8 +41,7 @@ class Vitals:
         known_accuracy_pp: float,
         measured: Measurement,
         gradients: Mapping[str, GradientStatistics],
-        contributions: Mapping[str, float],
-        errors: Mapping[str, float],
+        contributions: Mapping[str, Attribution],
         interactions: Mapping[str, float],
     ) -> "Vitals":
         """The vitals after one more epoch.
@@ -51,8 +50,7 @@ class Vitals:
             states: lifecycle after the epoch.
             known_accuracy_pp: validation accuracy before the epoch; the baseline of stages entered in this step.
             measured: the pass over the validation split after the epoch.
-            contributions: leave-one-out contribution of each measured seed.
-            errors: their paired standard errors.
+            contributions: leave-one-out contribution of each player.
             interactions: summed pair interactions of each measured seed.
         """
         entries = {}
@@ -65,7 +63,7 @@ class Vitals:
             elif entry.stage is not state.stage:
                 entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
             seen = _with_gradients(entry.measured, gradients.get(slot))
-            seen = _with_contribution(seen, contributions.get(slot), errors.get(slot), interactions.get(slot))
+            seen = _with_contribution(seen, contributions.get(slot), interactions.get(slot))
             seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
             entries[slot] = replace(entry, measured=seen)
         return Vitals(entries)
@@ -87,19 +85,19 @@ def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None
 
 
 def _with_contribution(
-    seen: SeedMeasurements, contribution: float | None, error: float | None, interaction: float | None
+    seen: SeedMeasurements, contribution: Attribution | None, interaction: float | None
 ) -> SeedMeasurements:
-    if contribution is None:
+    if not isinstance(contribution, Estimate):
         age = seen.epochs_since_measured
         return replace(seen, epochs_since_measured=None if age is None else age + 1)
     velocity = None
     if seen.contribution_pp is not None:
-        change = contribution - seen.contribution_pp
+        change = contribution.value_pp - seen.contribution_pp
         velocity = VELOCITY_DECAY * (seen.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
     return replace(
         seen,
-        contribution_pp=contribution,
-        contribution_error_pp=error,
+        contribution_pp=contribution.value_pp,
+        contribution_error_pp=contribution.error_pp,
         contribution_velocity_pp=velocity,
         interaction_pp=interaction,
         epochs_since_measured=0,

@@ -40,12 +40,10 @@ def small_config(**changes: Any) -> RunConfig:
 class Scripted:
     """Plays decisions from a list and remembers what it was asked."""
 
-    def __init__(self, decisions: Sequence[Decision], value: float = 0.0) -> None:
+    def __init__(self, decisions: Sequence[Decision]) -> None:
         self.decisions = list(decisions)
-        self.value = value
         self.begun: list[int] = []
         self.decided: list[View] = []
-        self.valued: list[View] = []
 
     def begin_episode(self, seed: int) -> None:
         self.begun.append(seed)
@@ -54,10 +52,6 @@ class Scripted:
     def decide(self, view: View) -> Decision:
         self.decided.append(view)
         return self.decisions[len(self.decided) - 1]
-
-    def value_of(self, view: View) -> float:
-        self.valued.append(view)
-        return self.value
 
 
 def open_masks(slots: int) -> Masks:

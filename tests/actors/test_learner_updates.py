@@ -266,3 +266,12 @@ def test_the_normaliser_learns_after_the_update_and_from_occupied_slots_alone():
     rows = np.concatenate([empty, second.trajectory.features])
     assert float(learner.network.normaliser.base_mean[1]) == pytest.approx(rows[:, 1].mean(), abs=1e-6)
     assert float(learner.network.normaliser.base_mean[0]) == 0.0  # the epoch is no continuous number
+
+
+def test_the_unit_of_returns_does_not_depend_on_who_was_done_first():
+    one, other = PPOLearner(small_config()), PPOLearner(small_config())
+    episodes = [changed(e, rewards=e.trajectory.rewards + i) for i, e in enumerate(some_round(one))]
+    one.update(episodes, 0)
+    other.update(episodes[::-1], 0)
+    assert one.state().numbers["return_moments"] == other.state().numbers["return_moments"]
+    assert one.return_scale.unit != 1.0

@@ -31,8 +31,8 @@ def decisions(actions):
     return [Decision(action, -0.25 * i, -0.5 * i, 1.0 * i, 2.0 * i, f"reason {i}") for i, action in enumerate(actions)]
 
 
-def runner_of(env, actions, value=7.0):
-    return EpisodeRunner(env, Scripted(decisions(actions), value))
+def runner_of(env, actions):
+    return EpisodeRunner(env, Scripted(decisions(actions)))
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,10 @@ def test_the_trajectory_is_what_the_policy_saw_and_answered(played):
     assert trajectory.q_taken.tolist() == [0, 2, 4, 6, 8, 10]
 
 
-def test_a_truncated_episode_is_bootstrapped_with_the_value_of_its_last_state(played):
-    runner, episode = played
-    assert (episode.trajectory.terminated, episode.trajectory.bootstrap) == (False, 7.0)
-    asked = runner.policy.valued
-    assert len(asked) == 1
-    assert asked[0].signals.epoch == 6
-    assert (asked[0].features != episode.trajectory.features[-1]).any()
+def test_nothing_follows_an_episode_that_has_reached_its_length(played):
+    """Its length is part of the observation, and everything is settled at the end: a bootstrap would pay twice."""
+    _, episode = played
+    assert (episode.trajectory.terminated, episode.trajectory.bootstrap) == (False, 0.0)
 
 
 def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was_caused(env, monkeypatch):
@@ -133,7 +130,6 @@ def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was
     trajectory = episode.trajectory
     assert len(trajectory) == 3
     assert (trajectory.terminated, trajectory.bootstrap, episode.rollback) == (True, 0.0, True)
-    assert runner.policy.valued == []
     assert trajectory.rewards[0] < -9.0  # the penalty of 10 belongs to the germination
     assert trajectory.rewards[1:].min() > -1.0
     assert trajectory.rewards.sum() == pytest.approx(episode.total_reward, abs=1e-12)

@@ -10,7 +10,6 @@ REFUSED = {
     "preset": (["--preset", "digitz"], ["unknown preset 'digitz'", "did you mean 'digits'"]),
     "task": (["--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
     "reward mode": (["--reward-mode", "basik"], ["reward.mode", "'basik'", "did you mean 'basic'"]),
-    "later reward mode": (["--reward-mode", "shaped"], ["'shaped' is not available yet", "use one of basic, sparse"]),
     "slot": (["--slots", "r9c9"], ["no slot 'r9c9'", "r0c0, r0c1, r0c2"]),
     "slot id": (["--slots", "first"], ["growth.slots", "'first'", "r<row>c<column>"]),
     "slot twice": (["--slots", "r0c0,r0c0"], ["'r0c0' is listed twice"]),
@@ -76,11 +75,22 @@ def test_every_problem_is_listed_not_only_the_first(train):
         assert key in answer.err
 
 
-@pytest.mark.parametrize("mode", ["shaped", "simplified", "basic_plus", "minimal", "escrow", "settlement"])
-def test_every_later_reward_mode_says_that_it_is_yet_to_come(esper, mode):
-    answer = esper("config", "show", "--set", f"reward.mode={mode}")
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("reward.family=los", "unknown reward family 'los'; did you mean 'loss'?"),
+        ("reward.family=loss", "reward family 'loss' has the mode 'shaped' only, got mode 'basic'"),
+        ("reward.param_budget=0", "reward.param_budget"),
+        ("reward.drip_fraction=1.5", "reward.drip_fraction"),
+        ("reward.drip_fractoin=0.5", "did you mean 'reward.drip_fraction'?"),
+        ("reward.loss.target_los=0.5", "did you mean 'reward.loss.target_loss'?"),
+        ("reward.settlement.vesting_epochs=0", "reward.settlement.vesting_epochs"),
+    ],
+)
+def test_rewards_that_make_no_sense_are_refused(esper, setting, expected):
+    answer = esper("config", "show", "--set", setting)
     assert answer.code == 2
-    assert f"reward mode '{mode}' is not available yet" in answer.err
+    assert expected in answer.err
 
 
 @pytest.mark.parametrize("command", ["ppo", "heuristic"])

@@ -121,7 +121,3 @@ def test_blueprints_that_are_not_allowed_are_left_out_of_the_rotation():
 def test_it_refuses_to_start_without_a_blueprint_that_it_knows():
     with pytest.raises(ValueError, match="no blueprint of the rotation is allowed here; allowed are attention, mlp"):
         policy(1, blueprints=frozenset({Blueprint.MLP, Blueprint.ATTENTION}))
-
-
-def test_it_has_no_critic():
-    assert policy(1).value_of(view_of(None)) == 0.0

@@ -99,24 +99,16 @@ def test_with_epsilon_one_every_legal_operation_is_equally_likely(env, weights):
         assert decision.log_prob_op == pytest.approx(-math.log(int(view.masks.op.sum())), abs=1e-6)
 
 
-def test_the_value_of_a_view_is_that_of_deciding_there_and_leaves_no_trace(env, weights):
-    policy, asked = policy_of(env, weights), policy_of(env, weights)
-    views, decisions = play(env, policy, 7)
-    asked.begin_episode(7)
-    for view, decision in zip(views, decisions, strict=True):
-        assert asked.value_of(view) == asked.value_of(view) == decision.value
-        assert asked.decide(view) == decision
-
-
 def test_a_new_episode_begins_with_an_empty_memory(env, weights):
     policy = policy_of(env, weights)
     env.reset(seed=5)
-    fresh = policy.value_of(env.view)
+    policy.begin_episode(1)
+    fresh = policy.decide(env.view).value
     play(env, policy, 1)
     env.reset(seed=5)
-    assert policy.value_of(env.view) != fresh
+    assert policy.decide(env.view).value != fresh
     policy.begin_episode(1)
-    assert policy.value_of(env.view) == fresh
+    assert policy.decide(env.view).value == fresh
 
 
 def test_making_and_playing_a_policy_leaves_the_global_generator_alone(env, weights):

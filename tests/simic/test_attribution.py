@@ -8,17 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.simic.attribution import (
-    interaction_sums,
-    leave_one_out,
-    leave_one_out_errors,
-    pair_interactions,
-    shapley_values,
-    total_improvement,
-)
+from esper_ray.leyline.records import Coalition, Estimate, Measurement, Unmeasured
+from esper_ray.simic import attribution
+from esper_ray.simic.attribution import interaction_sums, total_improvement
+from esper_ray.tolaria.coalitions import chosen_coalitions
 
 SLOTS = ("r0c0", "r0c1", "r0c2", "r1c0")
+
+
+def values(found):
+    return {key: value.value_pp for key, value in found.items() if isinstance(value, Estimate)}
+
+
+def leave_one_out(measured):
+    return values(attribution.leave_one_out(measured))
+
+
+def shapley_values(measured):
+    return values(attribution.shapley_values(measured))
+
+
+def pair_interactions(measured):
+    return values(attribution.pair_interactions(measured))
 
 
 def subsets(players):
@@ -147,10 +158,12 @@ def test_a_constant_shift_changes_no_attribution(measured, shift):
     assert pair_interactions(moved) == pytest.approx(pair_interactions(measured), abs=1e-9)
 
 
-def test_a_coalition_that_was_not_measured_is_an_error_not_a_zero():
+def test_what_was_not_measured_is_a_type_of_its_own_that_names_what_is_missing():
     partial = Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])
-    with pytest.raises(KeyError, match="was not measured"):
-        shapley_values(partial)
+    nobody = Unmeasured((frozenset(),))
+    assert attribution.shapley_values(partial) == {A: nobody, B: nobody}
+    assert attribution.pair_interactions(partial) == {frozenset({A, B}): nobody}
+    assert attribution.leave_one_out(partial) == {A: Estimate(9.0), B: Estimate(6.0)}
 
 
 def test_what_was_not_measured_is_left_out_not_guessed():
@@ -175,5 +188,113 @@ def test_paired_errors_by_hand():
     scores = np.array([[1, 0, 1, 0], [0, 0, 1, 1]], dtype=np.float32)
     table = (Coalition(frozenset(), 50.0, scores[1]), Coalition(frozenset({A}), 50.0, scores[0]))
     measured = Measurement(1.0, 50.0, 4, (A,), table)
-    assert leave_one_out_errors(measured) == pytest.approx({A: 100.0 * math.sqrt(0.5) / 2.0})
-    assert leave_one_out_errors(TWO) == {}
+    error = attribution.leave_one_out(measured)[A].error_pp
+    assert error == pytest.approx(100.0 * math.sqrt(0.5) / 2.0)
+    assert attribution.leave_one_out(TWO)[A].error_pp is None
+
+
+def test_errors_of_shapley_values_and_interactions_are_paired_too():
+    """Every example's own Shapley value, by hand, then the standard error of their mean."""
+    rng = np.random.default_rng(3)
+    scores = {members: rng.integers(0, 2, 50).astype(np.float32) for members in subsets((A, B))}
+    table = tuple(Coalition(members, 100.0 * float(row.mean()), row) for members, row in scores.items())
+    measured = Measurement(1.0, table[-1].accuracy_pp, 50, (A, B), table)
+    none, a, b, both = (scores[members].astype(float) for members in subsets((A, B)))
+    single = ((a - none) + (both - b)) / 2
+    found = attribution.shapley_values(measured)[A]
+    assert found.value_pp == pytest.approx(100 * single.mean())
+    assert found.error_pp == pytest.approx(100 * single.std() / math.sqrt(50))
+    pair = attribution.pair_interactions(measured)[frozenset({A, B})]
+    assert pair.error_pp == pytest.approx(100 * (both - a - b + none).std() / math.sqrt(50))
+
+
+def test_some_players_can_play_by_themselves():
+    """Section 15: the others are switched off, so they neither help nor take part."""
+    measured = game((A, B, C), lambda members: 100.0 if C in members else 10.0 * len(members))
+    assert values(attribution.shapley_values(measured, frozenset({A, B}))) == pytest.approx({A: 10.0, B: 10.0})
+
+
+MANY = tuple(f"r0c{i}" for i in range(6))
+
+
+def sampled(worth, seed, pairs, players=MANY, scores=None):
+    """A measurement of exactly the coalitions that are chosen for ``players``."""
+    chosen = chosen_coalitions(players, permutations=pairs, seed=seed)
+    table = tuple(
+        Coalition(c, worth(c), None if scores is None else scores(c)) for c in sorted(chosen.coalitions, key=sorted)
+    )
+    return Measurement(1.0, worth(frozenset(players)), 400, tuple(players), table, chosen.orders)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    weights=st.lists(st.floats(-20, 20), min_size=6, max_size=6), seed=st.integers(0, 10**6), pairs=st.integers(1, 4)
+)
+def test_sampled_values_of_an_additive_game_are_exact(weights, seed, pairs):
+    """P47, P49: every order gives the same; and the same seed gives the same."""
+    own = dict(zip(MANY, weights, strict=True))
+    measured = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
+    assert shapley_values(measured) == pytest.approx(own, abs=1e-9)
+    again = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
+    assert shapley_values(again) == shapley_values(measured)
+
+
+@settings(max_examples=40, deadline=None)
+@given(salt=st.integers(0, 10**6), seed=st.integers(0, 10**6), pairs=st.integers(1, 4))
+def test_sampled_values_share_out_the_whole_improvement(salt, seed, pairs):
+    """P51: exactly, since each order does, and every coalition on its way was measured."""
+
+    def worth(members):
+        return np.random.default_rng([salt, *sorted(MANY.index(slot) for slot in members)]).uniform(0, 100)
+
+    measured = sampled(worth, seed, pairs)
+    assert set(shapley_values(measured)) == set(MANY)
+    assert sum(shapley_values(measured).values()) == pytest.approx(total_improvement(measured), abs=1e-9)
+
+
+def test_sampled_values_come_to_the_exact_ones_within_their_errors():
+    """Defect 20 of the reference: its survivors over-represent very small and very large coalitions."""
+
+    def worth(members):
+        return 10.0 + 30.0 * ({MANY[0], MANY[1]} <= members) + 4.0 * len(members) ** 0.5 - 6.0 * (MANY[5] in members)
+
+    exact = shapley_values(game(MANY, worth))
+    draws = [
+        attribution.shapley_values(sampled(worth, seed, 4, scores=lambda c: np.ones(4, np.float32)))
+        for seed in range(60)
+    ]
+    for slot in MANY:
+        found = [draw[slot].value_pp for draw in draws]
+        spread = float(np.std(found, ddof=1))
+        assert abs(np.mean(found) - exact[slot]) <= 4.0 * spread / math.sqrt(60) + 1e-9
+        claimed = float(np.mean([draw[slot].error_pp for draw in draws]))
+        assert claimed == pytest.approx(spread, rel=0.5, abs=0.05)
+
+
+def test_mean_marginals_are_banzhaf_values_of_complete_tables():
+    # A: ((14 - 10) + (20 - 11)) / 2, B: ((11 - 10) + (20 - 14)) / 2
+    assert attribution.mean_marginals(TWO) == pytest.approx({A: 6.5, B: 3.5})
+    assert attribution.mean_marginals(game((A, B, C), gloves)) == pytest.approx({A: 45.0, B: 15.0, C: 15.0})
+    assert attribution.mean_marginals(Measurement(1.0, 20.0, 400, (A,), TWO.coalitions[-1:])) == {A: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("interaction", "change", "regime"),
+    [
+        (0.51, 0.0, "synergy"),
+        (0.5, 0.0, "independent"),
+        (-0.5, 1.0, "independent"),
+        (-0.51, 0.001, "interference"),
+        (-0.51, 0.0011, "recovering"),
+    ],
+)
+def test_regimes_of_interaction(interaction, change, regime):
+    assert attribution.interaction_regime(interaction, change) == regime
+
+
+def test_what_live_seeds_improve_leaves_the_committed_ones_on():
+    measured = game((A, B), {frozenset(): 10.0, frozenset({A}): 40.0, frozenset({B}): 15.0, frozenset({A, B}): 47.0})
+    assert attribution.live_improvement(measured, frozenset({A})) == 7.0
+    assert attribution.live_improvement(measured, frozenset()) == 37.0
+    assert attribution.live_improvement(measured, frozenset({A, B})) is None
+    assert attribution.live_improvement(game((), {frozenset(): 10.0}), frozenset()) is None

@@ -96,3 +96,35 @@ def test_entries_cannot_be_changed_from_outside():
     assert isinstance(ledger.entries, tuple)
     ledger.by_source()["rent"] = 5.0
     assert ledger.total() == 1.0
+
+
+PAID = [
+    entry(1.0, step=0, slot="r0c0", source="shaping"),
+    entry(-0.25, step=1, source="rent"),
+    entry(2.0, step=3, cause=1, slot="r0c0", source="drip"),
+    entry(4.0, step=3, slot="r0c1", source="shaping"),
+]
+
+
+def test_components_of_a_step_a_slot_and_an_episode_are_queries():
+    ledger = Ledger(PAID)
+    assert ledger.of_step(3).entries == tuple(PAID[2:])
+    assert ledger.caused_by(1).entries == (PAID[1], PAID[2])
+    assert ledger.of_slot("r0c0").total() == 3.0
+    assert ledger.of_slot(None).entries == (PAID[1],)
+    assert ledger.of_source("shaping").by_slot() == {"r0c0": 1.0, "r0c1": 4.0}
+    assert ledger.of_step(3).of_slot("r0c0").by_source() == {"drip": 2.0}
+    assert ledger.by_slot() == {"r0c0": 3.0, None: -0.25, "r0c1": 4.0}
+
+
+@settings(max_examples=40)
+@given(entries)
+def test_every_way_of_taking_a_ledger_apart_leaves_nothing_out(booked):
+    ledger = Ledger(booked)
+    for parts in (
+        [ledger.of_step(step) for step in range(10)],
+        [ledger.caused_by(step) for step in range(10)],
+        [ledger.of_source(source) for source in ledger.by_source()],
+        [ledger.of_slot(slot) for slot in ledger.by_slot()],
+    ):
+        assert sorted(map(id, booked)) == sorted(id(e) for part in parts for e in part.entries)

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 
+from esper_ray.kasmina.coalitions import subsets
 from esper_ray.tolaria.coalitions import antithetic_orders, chosen_coalitions, few_coalitions
 
 SLOTS = tuple(f"r0c{i}" for i in range(7))
@@ -14,13 +15,14 @@ def test_up_to_four_players_have_every_coalition(players):
     names = SLOTS[:players]
     expected = {frozenset(c) for n in range(players + 1) for c in combinations(names, n)}
     assert len(expected) == 2**players
-    assert chosen_coalitions(names) == expected
+    assert chosen_coalitions(names) == (frozenset(expected), ())
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_above_four_the_important_ones_and_the_beginnings_of_the_orders(seed):
     committed = frozenset(SLOTS[2:5])
-    chosen = chosen_coalitions(SLOTS, committed, permutations=2, seed=seed)
+    chosen, orders = chosen_coalitions(SLOTS, committed, permutations=2, seed=seed)
+    assert list(orders) == antithetic_orders(SLOTS, 2, seed)
     everybody = frozenset(SLOTS)
     assert {frozenset(), everybody, committed} <= chosen
     assert {everybody - {slot} for slot in SLOTS} <= chosen
@@ -28,7 +30,7 @@ def test_above_four_the_important_ones_and_the_beginnings_of_the_orders(seed):
         frozenset(order[:size]) for order in antithetic_orders(SLOTS, 2, seed) for size in range(len(SLOTS) + 1)
     }
     assert beginnings <= chosen
-    assert chosen == beginnings | {committed} | {everybody - {slot} for slot in SLOTS}
+    assert chosen == beginnings | set(subsets(committed)) | {everybody - {slot} for slot in SLOTS}
 
 
 def test_orders_come_in_pairs_of_which_one_reverses_the_other():
@@ -42,4 +44,13 @@ def test_orders_come_in_pairs_of_which_one_reverses_the_other():
 
 
 def test_few_coalitions_are_everybody_and_the_committed():
-    assert few_coalitions(SLOTS[:2], frozenset({"r0c1", "r0c6"})) == {frozenset(SLOTS[:2]), frozenset({"r0c1"})}
+    few = few_coalitions(SLOTS[:2], frozenset({"r0c1", "r0c6"}))
+    assert few == (frozenset({frozenset(SLOTS[:2]), frozenset({"r0c1"})}), ())
+
+
+def test_more_than_four_committed_have_orders_of_their_own():
+    committed = frozenset(SLOTS[1:])
+    chosen, orders = chosen_coalitions(SLOTS, committed, permutations=3, seed=5)
+    theirs = [order for order in orders if frozenset(order) == committed]
+    assert theirs == antithetic_orders(committed, 3, 5)
+    assert {frozenset(order[:size]) for order in theirs for size in range(len(order) + 1)} <= chosen

@@ -6,7 +6,7 @@ import pytest
 
 from esper_ray.kasmina.lifecycle import SeedState
 from esper_ray.leyline.actions import GerminationStyle
-from esper_ray.leyline.records import UNMEASURED, Measurement
+from esper_ray.leyline.records import UNMEASURED, Estimate, Measurement, Unmeasured
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.tolaria.training import GradientStatistics
 from esper_ray.tolaria.vitals import Vitals
@@ -20,14 +20,12 @@ def seed(stage=Stage.BLENDING, number=1):
 
 
 def updated(vitals, state, known=50.0, now=50.0, contribution=None, error=None, interaction=None, gradients=None):
-    errors = {} if error is None else {SLOT: error}
     return vitals.updated(
         {SLOT: state},
         known,
         Measurement(1.0, now, 400),
         {} if gradients is None else {SLOT: gradients},
-        {} if contribution is None else {SLOT: contribution},
-        errors,
+        {SLOT: Unmeasured(())} if contribution is None else {SLOT: Estimate(contribution, error)},
         {} if interaction is None else {SLOT: interaction},
     )
 

@@ -16,7 +16,7 @@ from esper_ray.kasmina.blueprints import features, images, sequences
 from esper_ray.kasmina.blueprints.delta import Delta, Noop
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config import unknown
+from esper_ray.leyline.sections import unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,73 @@
+"""The mode ``settlement``: pays changes of committed, priced value against a run that never grew.
+
+The value of a network is what its committed seeds leave behind: validation accuracy with nothing else on, as a
+fraction, minus the price of their parameters. From it is taken the accuracy that the same host reaches without growth
+after as many epochs, so that nothing is paid for what training alone brings. What is left is
+
+    host (committed seeds off) - control   +   sum over committed seeds of (Shapley value - price)
+
+and every part is paid by its change from step to step, so that an episode's reward is the value at its end. A seed's
+part vests linearly over some epochs after its commitment, and what has not vested by the end is not paid. So holding a
+seed for ever earns nothing, and waiting with a commitment never earns more.
+"""
+
+from esper_ray.leyline.records import Estimate
+from esper_ray.simic.accounts.booking import Booking
+from esper_ray.simic.accounts.transition import fossils
+from esper_ray.simic.attribution import shapley_values
+from esper_ray.simic.rewards.endings import priced_value
+
+
+def settlement(b: Booking, control_pp: float) -> None:
+    """Changes of value.
+
+    Args:
+        control_pp: validation accuracy without growth after as many epochs.
+    """
+    kept = fossils(b.t.after) & frozenset(b.t.measured.players)
+    none = b.t.measured.coalition(frozenset())
+    alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
+    values = shapley_values(b.t.measured, kept)
+    if alone is None or not all(isinstance(value, Estimate) for value in values.values()):
+        return  # not measured in this step; the changes are paid when they are
+    _settle_host(b, alone, control_pp)
+    for report in b.t.after:
+        if report is None or report.slot_id not in b.accounts.slots:
+            continue
+        value = values.get(report.slot_id)
+        if isinstance(value, Estimate):
+            _settle_seed(b, report.slot_id, value.value_pp, report.parameters)
+        else:
+            _write_off(b, report.slot_id)
+    for slot in b.accounts.slots.keys() - {report.slot_id for report in b.t.after if report is not None}:
+        _write_off(b, slot)
+
+
+def vested(epochs: int, vesting_epochs: int) -> float:
+    """Share of a seed's value that counts so many epochs after its commitment, in [0, 1]."""
+    return min(1.0, epochs / vesting_epochs)
+
+
+def _settle_host(b: Booking, accuracy: float, control: float) -> None:
+    worth = b.config.settlement.scale * (accuracy - control) / 100.0
+    why = f"host alone {accuracy:.2f} points, without growth {control:.2f}"
+    b.pay("host", worth - b.accounts.host_worth, why)
+    b.remember_host_worth(worth)
+
+
+def _settle_seed(b: Booking, slot: str, value_pp: float, parameters: int) -> None:
+    """The share that vests is caused by the commitment; changes of what has vested, by this step."""
+    account, config = b.accounts.slots[slot], b.config.settlement
+    assert account.committed_step is not None
+    value = config.scale * priced_value(value_pp, parameters, b.config)
+    share = vested(b.t.epoch - account.committed_step, config.vesting_epochs)
+    why = f"Shapley value {value_pp:+.2f} points, {parameters} parameters"
+    b.pay("revaluation", account.vested * value - account.worth, why, slot)
+    b.pay("vesting", (share - account.vested) * value, f"{share:.0%} vested, {why}", slot, account.committed_step)
+    b.change(slot, worth=share * value, vested=share)
+
+
+def _write_off(b: Booking, slot: str) -> None:
+    """A seed that is not committed, or no longer, is worth nothing."""
+    b.pay("revaluation", -b.accounts.slots[slot].worth, "no longer committed", slot)
+    b.change(slot, worth=0.0, vested=0.0)

@@ -1,0 +1,96 @@
+"""The modes ``basic``, ``basic_plus``, ``simplified``, ``sparse`` and ``minimal`` over whole live episodes."""
+
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.records import SlotReport
+from esper_ray.leyline.stages import Stage
+from esper_ray.simic.accounts.booking import Booking, points
+from esper_ray.simic.accounts.transition import committed_accuracy, fossil_parameters
+from esper_ray.simic.rewards import bonuses, endings, operations, prices
+from esper_ray.simic.rewards.step import SIMPLIFIED_COST
+
+
+def basic(b: Booking) -> None:
+    """Shaping, linear rent, commitments, and the accuracy gained in the episode."""
+    b.shape(b.config.pbrs_weight)
+    overhead = b.effective_parameters()
+    b.pay("rent", -prices.linear_rent(overhead, b.config), f"{overhead:.1f} effective extra parameters")
+    seed = b.committed()
+    if seed is not None:
+        b.pay("commitment", _commitment(b, seed), _evidence(b, seed), seed.slot_id)
+    _gain(b)
+
+
+def basic_plus(b: Booking) -> None:
+    """``basic``, with a share of each commitment paid epoch by epoch as long as the seed contributes.
+
+    Those later parts are caused by the step of the commitment. A seed that was not measured is paid nothing.
+    """
+    config = b.config
+    for report, account in b.seeds():
+        contribution = report.measured.contribution_pp
+        if report.stage is Stage.FOSSILIZED and account.drip_scale and contribution is not None:
+            limits = config.max_drip_per_epoch, config.negative_drip_ratio
+            amount = bonuses.epoch_drip(account.drip_scale, contribution, *limits)
+            b.pay("drip", amount, f"contribution {points(contribution)}", report.slot_id, account.committed_step)
+    seed = b.committed()
+    if seed is None or not operations.is_commitment_counted(
+        seed.measured.contribution_pp, b.known_improvement(), config
+    ):
+        basic(b)
+        return
+    later = bonuses.drip_of(seed.slot_id, seed.seed_id, _commitment(b, seed), b.t.max_steps - b.t.epoch, config)
+    why = f"{config.drip_fraction:.0%} of the commitment is paid later, as long as the seed contributes"
+    b.pay("drip", -later.pool, why, seed.slot_id)
+    b.change(seed.slot_id, drip_scale=later.scale)
+    basic(b)
+
+
+def simplified(b: Booking) -> None:
+    """Shaping, a small cost of operations, final accuracy, and committed seeds that contribute at the end.
+
+    Commitments are free: a cost would be worth putting off, since later costs are discounted.
+    """
+    b.shape(b.config.pbrs_weight)
+    t = b.t
+    if t.success and t.operation not in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE):
+        b.pay("operation", SIMPLIFIED_COST, t.operation.name, t.slot_id)
+    if t.truncated:
+        kept = [r for r in t.after if r is not None and r.stage is Stage.FOSSILIZED]
+        least = b.config.min_fossilize_contribution
+        contributing = sum((r.measured.contribution_pp or 0.0) >= least for r in kept)
+        amount = endings.simplified_pay(t.measured.accuracy_pp, contributing, b.config)
+        b.pay("terminal", amount, f"accuracy {t.measured.accuracy_pp:.2f} points, {contributing} contributing seeds")
+
+
+def sparse(b: Booking) -> None:
+    """Committed accuracy and its price, at the end only."""
+    if not b.t.truncated:
+        return
+    accuracy, parameters = committed_accuracy(b.t.after, b.t.measured), fossil_parameters(b.t.after)
+    why = f"committed accuracy {accuracy:.2f} points with {parameters} committed parameters"
+    b.pay("terminal", endings.committed_pay(accuracy, parameters, b.config), why)
+
+
+def minimal(b: Booking) -> None:
+    """``sparse``, and a penalty for pruning early."""
+    sparse(b)
+    seed = b.t.addressed
+    if b.t.did(LifecycleOp.PRUNE) and seed is not None and seed.age < b.config.early_prune_threshold:
+        b.pay("prune", b.config.early_prune_penalty, f"pruned at age {seed.age}", seed.slot_id)
+
+
+def _commitment(b: Booking, seed: SlotReport) -> float:
+    contribution, improvement = seed.measured.contribution_pp, b.known_improvement()
+    return operations.basic_commitment_pay(seed.stage, seed.ticks_in_stage, contribution, improvement, b.config)
+
+
+def _evidence(b: Booking, seed: SlotReport) -> str:
+    together = points(b.known_improvement())
+    contribution = points(seed.measured.contribution_pp)
+    return f"contribution {contribution}, live seeds together {together}, {seed.ticks_in_stage} epochs held"
+
+
+def _gain(b: Booking) -> None:
+    if b.t.truncated:
+        gain = b.t.measured.accuracy_pp - b.accounts.accuracies_pp[0]
+        b.pay("terminal", endings.gain_pay(gain, b.config), f"accuracy {gain:+.2f} points over the episode")

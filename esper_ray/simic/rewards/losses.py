@@ -1,0 +1,25 @@
+"""The terms of the family ``loss``. A negative change of the loss is an improvement, and is paid."""
+
+from math import log
+
+from esper_ray.leyline.reward_config import LossRewardConfig
+
+
+def change_pay(change: float, config: LossRewardConfig) -> float:
+    """For a change of the validation loss, in units of a typical one; a rise counts less than a fall."""
+    most = config.max_loss_delta
+    units = max(-most, min(most, change / config.typical_loss_delta_std))
+    return -config.loss_delta_weight * units * (config.regression_penalty_scale if units > 0 else 1.0)
+
+
+def rent(overhead: float, host_parameters: float, config: LossRewardConfig) -> float:
+    """Price of ``overhead`` extra parameters for one step."""
+    if host_parameters <= 0 or overhead <= 0:
+        return 0.0
+    return min(config.compute_rent_weight * log(1.0 + overhead / host_parameters), config.max_rent_penalty)
+
+
+def final_pay(loss: float, config: LossRewardConfig) -> float:
+    """For the final loss: its place between baseline and target, clamped to [0, 1]."""
+    reach = config.baseline_loss - config.target_loss
+    return config.terminal_loss_weight * max(0.0, min(1.0, (config.baseline_loss - loss) / (reach or 1.0)))

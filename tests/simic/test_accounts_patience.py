@@ -1,0 +1,61 @@
+"""P59: delaying the commitment of a good seed never increases the return, in any mode."""
+
+import pytest
+from accounts_builders import EMPTY, MODES, books, discounted, report, table, transition
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.stages import Stage
+
+STEPS, HELD_FROM = 40, 10
+
+
+def seed_at(step, commit, gain):
+    """The seed at the beginning of ``step``: held from a step on, then committed."""
+    if step <= HELD_FROM:
+        return report("r0c0", Stage.BLENDING, step, alpha=0.5, contribution=gain, age=step + 10)
+    if step <= commit:
+        return report("r0c0", Stage.HOLDING, step - HELD_FROM, alpha=1.0, contribution=gain, age=step + 10)
+    return report("r0c0", Stage.FOSSILIZED, step - commit, alpha=1.0, contribution=gain, age=step + 10)
+
+
+def life(mode, commit, gain, host, family="contribution"):
+    """The ledger of an episode in which a seed that brings ``gain`` points is committed at a step."""
+    kept = books(mode, first=host, control=(host,) * (STEPS + 1), family=family)
+    measured = table({(): host, ("r0c0",): host + gain}, loss=1.0)
+    for step in range(STEPS):
+        operation = LifecycleOp.FOSSILIZE if step == commit else LifecycleOp.WAIT
+        before = EMPTY if step == 0 else (seed_at(step, commit, gain), None, None)
+        after = (seed_at(step + 1, commit, gain), None, None)
+        last = step == STEPS - 1
+        kept.settle(
+            transition(
+                step=step,
+                max_steps=STEPS,
+                operation=operation,
+                before=before,
+                after=after,
+                known=measured,
+                measured=measured,
+                truncated=last,
+            )
+        )
+    return kept.ledger
+
+
+@pytest.mark.parametrize("mode", [*MODES, "loss"])
+@settings(max_examples=40, deadline=None)
+@given(
+    commit=st.integers(HELD_FROM + 5, STEPS - 2),
+    delay=st.integers(1, 30),
+    gain=st.floats(1.0, 60.0),
+    host=st.floats(5, 40),
+)
+def test_waiting_with_a_good_commitment_never_earns_more(mode, commit, delay, gain, host):
+    """A good seed was held for as long as a commitment needs to be paid in full; the host stays as it is."""
+    family = "loss" if mode == "loss" else "contribution"
+    name = "shaped" if mode == "loss" else mode
+    soon = discounted(life(name, commit, gain, host, family), STEPS)
+    late = discounted(life(name, commit + delay, gain, host, family), STEPS)
+    assert late <= soon + 1e-9

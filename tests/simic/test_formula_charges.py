@@ -1,0 +1,274 @@
+"""Properties of warnings, prices, operations and potentials in the formulas (section 18, P19 to P29 and P31)."""
+
+from dataclasses import replace
+
+import pytest
+from formula_builders import CONFIGS, GAMMA, SHAPED, STEP_MODES, maybe, pay, points, seed, step, steps, with_seed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from esper_ray.kasmina.alpha import AlphaController
+from esper_ray.leyline.actions import AlphaCurve, LifecycleOp
+from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.stages import STAGES, Stage
+from esper_ray.simic.rewards import operations, potentials, prices
+
+credit_modes = st.sampled_from(["shaped", "escrow"])
+stages = st.sampled_from(STAGES)
+LIFECYCLE = (Stage.DORMANT, Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
+EMPTY_OR_FAILED = tuple(stage for stage in STAGES if stage not in LIFECYCLE[1:])
+
+
+@settings(max_examples=100)
+@given(inputs=steps(seeded=True), mode=credit_modes)
+def test_blending_is_warned_about_exactly_where_all_seeds_hurt(inputs, mode):
+    """P19: any operation; unknown improvement and mere drift of the host are no reason."""
+    warning = pay(inputs, CONFIGS[mode]).of("blending warning")
+    hurts = inputs.seed.improvement is not None and inputs.seed.improvement < 0
+    assert (warning < 0) == (inputs.seed.stage is Stage.BLENDING and hurts)
+    assert -0.4 <= warning <= 0.0
+    if hurts:
+        assert pay(with_seed(inputs, ticks=inputs.seed.ticks + 1), CONFIGS[mode]).of("blending warning") <= warning
+
+
+@settings(max_examples=100)
+@given(inputs=steps(stages=(Stage.HOLDING,), seeded=True), mode=credit_modes)
+def test_holding_is_warned_about_from_the_second_epoch_if_it_earns(inputs, mode):
+    """P20."""
+    config = CONFIGS[mode]
+    waiting = pay(replace(inputs, operation=LifecycleOp.WAIT), config)
+    for operation in (LifecycleOp.SET_ALPHA_TARGET, LifecycleOp.ADVANCE, LifecycleOp.GERMINATE):
+        assert pay(replace(inputs, operation=operation), config).of("holding warning") == waiting.of("holding warning")
+    for operation in (LifecycleOp.FOSSILIZE, LifecycleOp.PRUNE):
+        assert pay(replace(inputs, operation=operation), config).of("holding warning") == 0.0
+    if inputs.seed.ticks < 2 or waiting.of("attribution", "suspicion") <= 0:
+        assert waiting.of("holding warning") == 0.0
+    else:
+        assert -0.3 <= waiting.of("holding warning") <= -0.1
+
+
+@settings(max_examples=60)
+@given(ticks=st.integers(2, 30), attribution=points(1e-6, 15), stage=stages)
+def test_each_further_epoch_of_holding_costs_a_twentieth_more_up_to_the_floor(ticks, attribution, stage):
+    """P20."""
+    here, after = (operations.holding_warning(Stage.HOLDING, n, attribution) for n in (ticks, ticks + 1))
+    assert after - here == pytest.approx(-0.05 if ticks < 6 else 0.0, abs=1e-12)
+    if stage is not Stage.HOLDING:
+        assert operations.holding_warning(stage, ticks, attribution) == 0.0
+
+
+@settings(max_examples=60)
+@given(overhead=points(1, 1e5), step_up=points(1, 1e5), host=st.integers(1, 10**6))
+def test_logarithmic_rent_rises_ever_slower_up_to_its_cap(overhead, step_up, host):
+    """P21."""
+    low, middle, high = (
+        prices.logarithmic_rent(overhead + k * step_up, host, RewardConfig(max_rent=100.0)) for k in (0, 1, 2)
+    )
+    assert 0.0 < low < middle < high
+    assert high - middle <= (middle - low) * (1 + 1e-9)
+    capped = prices.logarithmic_rent(overhead, host, SHAPED)
+    assert capped == pytest.approx(min(low, 1.5))
+
+
+@settings(max_examples=60)
+@given(overhead=points(1, 1e5), host=st.integers(1, 200), relief=points(0, 1e6))
+def test_a_tiny_host_pays_like_one_of_two_hundred_parameters(overhead, host, relief):
+    """P21: and nothing is due without overhead or host."""
+    rent = prices.logarithmic_rent(overhead, host, SHAPED)
+    assert rent == prices.logarithmic_rent(overhead, 200, SHAPED)
+    assert prices.logarithmic_rent(-relief, host, SHAPED) == prices.logarithmic_rent(overhead, 0, SHAPED) == 0.0
+
+
+@settings(max_examples=60)
+@given(overhead=points(0, 1e6), more=points(1, 1e6), budget=points(1, 1e6))
+def test_linear_rent_is_proportional(overhead, more, budget):
+    config = RewardConfig(param_budget=budget)
+    together = prices.linear_rent(overhead + more, config)
+    assert together == pytest.approx(prices.linear_rent(overhead, config) + 0.1 * more / budget)
+
+
+@settings(max_examples=60)
+@given(changes=points(0, 1e4), more=points(0, 1e4))
+def test_shock_lies_between_nothing_and_its_cap(changes, more):
+    """P22."""
+    assert -1.0 <= prices.shock(changes + more, SHAPED) <= prices.shock(changes, SHAPED) <= 0.0
+    assert prices.shock(changes, RewardConfig(disable_anti_gaming=True)) == 0.0
+
+
+@settings(max_examples=60)
+@given(
+    curve=st.sampled_from(AlphaCurve),
+    steepness=points(0.5, 8),
+    start=points(0, 1),
+    move=st.sampled_from([-1, 1]).flatmap(lambda sign: points(0.05, 1).map(lambda size: sign * size)),
+)
+def test_a_slower_ramp_of_the_amplitude_costs_less(curve, steepness, start, move):
+    """P22: 1 > 3 > 5 > 8 ticks, with every curve."""
+    target = min(max(start + move, 0.0), 1.0)
+    if abs(target - start) < 0.05:
+        start, target = 0.0, 1.0
+    sums = []
+    for ticks in (1, 3, 5, 8):
+        controller = AlphaController(alpha=start).retargeted(target, ticks, curve, steepness)
+        total = 0.0
+        for _ in range(ticks):
+            after = controller.ticked()
+            total += prices.squared_change(controller.alpha, after.alpha, 1000, 2000, 200)
+            controller = after
+        assert controller.alpha == target
+        sums.append(total)
+    assert sums[0] == pytest.approx((target - start) ** 2 / 2)
+    assert sums[0] > sums[1] > sums[2] > sums[3] > 0
+
+
+@settings(max_examples=60)
+@given(live=st.integers(0, 20), committed=st.integers(0, 20), free=st.integers(0, 5))
+def test_every_seed_beyond_the_free_ones_occupies_whether_live_or_committed(live, committed, free):
+    """P23: commitment is no escape. Which stages count as live is decided where seeds are counted."""
+    config = RewardConfig(free_slots=free)
+    places = [0.01 for _ in range(live + committed)][free:]
+    assert prices.occupancy(live, committed, config) == pytest.approx(sum(places))
+    assert prices.upkeep(committed, config) == pytest.approx(0.002 * committed)
+
+
+@settings(max_examples=60)
+@given(costs=st.lists(points(-2, 0), min_size=4, max_size=4))
+def test_operations_cost_and_patience_does_not(costs):
+    """P24."""
+    germinate, fossilize, prune, target = costs
+    config = RewardConfig(
+        germinate_cost=germinate, fossilize_cost=fossilize, prune_cost=prune, set_alpha_target_cost=target
+    )
+    assert {operation: operations.operation_cost(operation, config) for operation in LifecycleOp} == {
+        LifecycleOp.WAIT: 0.0,
+        LifecycleOp.ADVANCE: 0.0,
+        LifecycleOp.GERMINATE: germinate,
+        LifecycleOp.FOSSILIZE: fossilize,
+        LifecycleOp.PRUNE: prune,
+        LifecycleOp.SET_ALPHA_TARGET: target,
+    }
+
+
+@settings(max_examples=60)
+@given(
+    inputs=steps(stages=tuple(set(STAGES) - {Stage.HOLDING}), operations=[LifecycleOp.FOSSILIZE]),
+    mode=credit_modes,
+)
+def test_a_commitment_that_is_impossible_costs_at_least_one(inputs, mode):
+    """P25."""
+    assert pay(inputs, CONFIGS[mode]).of("operation") == pytest.approx(-1.01)
+
+
+@settings(max_examples=60)
+@given(inputs=steps(stages=(Stage.FOSSILIZED,), operations=[LifecycleOp.PRUNE], seeded=True), mode=credit_modes)
+def test_pruning_what_is_committed_costs_at_least_one(inputs, mode):
+    """P25: and its potential besides."""
+    assert pay(inputs, CONFIGS[mode]).of("operation") <= -1.0 - 0.3 * 6.0
+
+
+@settings(max_examples=60)
+@given(inputs=steps(last=False), mode=st.sampled_from(STEP_MODES))
+def test_no_terminal_bonus_is_paid_before_the_end(inputs, mode):
+    """P26."""
+    assert "terminal" not in [source for source, _ in pay(inputs, CONFIGS[mode]).amounts]
+
+
+@settings(max_examples=60)
+@given(inputs=steps(last=True, operations=[LifecycleOp.GERMINATE], seeded=False), mode=credit_modes)
+def test_a_germination_at_the_end_gets_no_deposit(inputs, mode):
+    """P26."""
+    reward = pay(inputs, CONFIGS[mode])
+    assert reward.of("operation") == -0.15
+    assert reward.of("terminal") == pytest.approx(0.05 * inputs.accuracy)
+
+
+@settings(max_examples=60)
+@given(ticks=st.integers(0, 30), contribution=points(1, 15), improvement=points(0, 15))
+def test_a_good_commitment_is_paid_in_proportion_to_its_dwell(ticks, contribution, improvement):
+    """P27."""
+    for paid in (operations.commitment_pay, operations.commitment_bonus):
+        full = paid(Stage.HOLDING, 5, contribution, improvement, SHAPED)
+        assert full > 0
+        share = min(ticks, 5) / 5
+        assert paid(Stage.HOLDING, ticks, contribution, improvement, SHAPED) == pytest.approx(share * full)
+        assert paid(Stage.HOLDING, 0, contribution, improvement, SHAPED) == 0.0
+
+
+@settings(max_examples=60)
+@given(ticks=st.integers(0, 30), contribution=maybe(points(-5, 15)), improvement=points(-20, -1e-6), stage=stages)
+def test_a_commitment_that_hurts_costs_at_any_dwell(ticks, contribution, improvement, stage):
+    """P27."""
+    assert operations.commitment_pay(stage, ticks, contribution, improvement, SHAPED) <= -0.5
+    assert operations.commitment_bonus(stage, ticks, contribution, improvement, SHAPED) == 0.0
+
+
+@settings(max_examples=60)
+@given(earlier=st.integers(0, 4), later=st.integers(1, 5), ticks=st.integers(0, 40), empty=st.sampled_from(STAGES))
+def test_potentials_rise_along_the_lifecycle_and_are_zero_where_nothing_grows(earlier, later, ticks, empty):
+    """P28: at equal dwell, which adds the same in every stage."""
+    first, second = LIFECYCLE[earlier], LIFECYCLE[min(5, earlier + later)]
+    assert potentials.stage_potential(first) < potentials.stage_potential(second)
+    assert potentials.seed_potential(first, ticks, SHAPED) < potentials.seed_potential(second, ticks, SHAPED)
+    assert potentials.seed_potential(second, 0, SHAPED) == potentials.stage_potential(second)
+    if empty in EMPTY_OR_FAILED:
+        assert potentials.stage_potential(empty) == 0.0
+
+
+@settings(max_examples=60)
+@given(inputs=steps(seeded=True, operations=[LifecycleOp.WAIT]))
+def test_the_stage_bonus_is_the_same_in_every_mode_that_has_one(inputs):
+    """P28: one definition."""
+    paid = {pay(inputs, CONFIGS[mode]).of("shaping") for mode in ("shaped", "escrow", "basic", "basic_plus")}
+    paid.add(pay(inputs, CONFIGS["simplified"]).of("shaping"))
+    assert len(paid) == 1
+    without = {mode: RewardConfig(mode=mode, disable_pbrs=True) for mode in STEP_MODES}
+    assert {pay(inputs, config).of("shaping") for config in without.values()} == {0.0}
+
+
+@settings(max_examples=60)
+@given(path=st.lists(points(0, 20), min_size=2, max_size=30), gamma=points(0.5, 1.0), weight=points(0, 2))
+def test_discounted_shaping_telescopes_over_any_path_of_potentials(path, gamma, weight):
+    """P29."""
+    ends = len(path) - 1
+    total = sum(gamma**t * potentials.shaping(path[t], path[t + 1], gamma, weight) for t in range(ends))
+    assert total == pytest.approx(weight * (gamma**ends * path[-1] - path[0]), abs=1e-9)
+
+
+@settings(max_examples=60)
+@given(dwells=st.lists(st.integers(0, 12), min_size=1, max_size=4))
+def test_stage_bonuses_without_discount_telescope_over_a_life(dwells):
+    """P29: from germination through each stage's dwell; at live cadence this needs the accounts."""
+    total, previous, previous_ticks = 0.0, Stage.DORMANT, 0
+    for stage, dwell in zip(LIFECYCLE[1:], dwells, strict=False):
+        for ticks in range(dwell + 1):
+            total += potentials.stage_bonus(stage, ticks, previous, previous_ticks, 1.0, SHAPED)
+        previous, previous_ticks = stage, dwell
+    reached = {1: 1.0, 2: 2.0, 3: 3.5, 4: 5.5}[len(dwells)] + min(0.3 * dwells[-1], 2.0)
+    assert total == pytest.approx(0.3 * reached)
+
+
+@settings(max_examples=60)
+@given(
+    inputs=steps(last=False, seeded=False, contributions=st.none()),
+    floor=points(0.0, 1.0),
+    mode=credit_modes,
+)
+def test_germinating_beats_waiting_on_an_empty_slot_when_it_is_free(inputs, floor, mode):
+    """P31."""
+    config = RewardConfig(mode=mode, germinate_cost=0.0, germination_discount_floor=floor)
+    waiting, germinating = (
+        pay(replace(inputs, operation=operation), config) for operation in (LifecycleOp.WAIT, LifecycleOp.GERMINATE)
+    )
+    assert germinating.total > waiting.total
+
+
+def test_the_potential_that_a_prune_forfeits_is_what_the_dwell_had_built_up():
+    """P30 holds within one stage: the discounted shaping of germinate, wait and prune is no gain."""
+    deposit = pay(step(LifecycleOp.GERMINATE, epoch=40)).of("operation") + 0.15
+    total = deposit + sum(
+        GAMMA**n * pay(step(seed=seed(Stage.GERMINATED, n))).of("shaping") for n in range(1, 7)
+    )
+    last = pay(step(LifecycleOp.PRUNE, seed(Stage.GERMINATED, 7)))
+    assert last.of("operation") == pytest.approx(-0.3 * 3.0 - 0.005)
+    total += GAMMA**7 * (last.of("shaping") - 0.9)
+    assert total < 0
