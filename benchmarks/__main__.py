@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coalitions, env_step, gpu, growth, host_epoch, scaling, slots
+from benchmarks import coalitions, env_step, gpu, growth, host_epoch, scaling, slots, strategies
 from benchmarks.report import Result
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "slots": slots,
     "growth": growth,
     "scaling": scaling,
+    "strategies": strategies,
     "gpu": gpu,
 }
 RESULTS = Path(__file__).parent / "results"

@@ -86,7 +86,8 @@ def grown(env, seed):
 
 
 def test_an_episode_earns_committed_accuracy_minus_control_minus_price():
-    env = make_environment("digits", SMALL | {"episode_length": 30, "training.steps_per_epoch": 6})
+    steady = {"reward.settlement.window_epochs": 1}
+    env = make_environment("digits", SMALL | steady | {"episode_length": 30, "training.steps_per_epoch": 6})
     config, committed = env.config.reward, 0
     for seed in range(2):
         info = grown(env, seed)

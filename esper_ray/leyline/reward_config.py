@@ -40,6 +40,7 @@ class SettlementConfig(Section):
     """The mode ``settlement``, which pays changes of committed, priced value against a run without growth."""
 
     scale: Positive = Field(10.0, description="reward for a value of 1: 100 points of accuracy above the control")
+    window_epochs: Count = Field(5, description="epochs over which values are averaged; single ones fluctuate")
     vesting_epochs: Count = Field(5, description="epochs over which the value of a committed seed vests")
 
 

@@ -10,6 +10,7 @@ from cli_builders import only_run
 
 from actors.checkpoint import checkpoints_in, load_checkpoint, weights_digest
 from actors.ppo import PPOLearner
+from esper_ray.leyline.reward_config import REWARD_MODES
 
 LINE = re.compile(
     r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "
@@ -168,3 +169,13 @@ def test_the_heuristic_plays_episodes_and_says_why(esper, runs):
     assert run.config().growth.slots == ("r0c1", "r0c2")
     assert [event["episode"] for event in run.events() if event["kind"] == "outcome"] == [0, 1]
     assert run.picture.exists()
+
+
+@pytest.mark.parametrize("mode", [*REWARD_MODES, "loss"])
+def test_every_reward_mode_trains(train, runs, undrawn, mode):
+    flags = ["--set", "reward.family=loss"] if mode == "loss" else []
+    answer = train("--rounds", "2", "--reward-mode", "shaped" if mode == "loss" else mode, *flags)
+    assert (answer.code, answer.err) == (0, "")
+    rounds = only_run(runs).rounds()
+    assert [row["round"] for row in rounds] == ["0", "1"]
+    assert all(float(row["optimizer_steps"]) > 0 for row in rounds)

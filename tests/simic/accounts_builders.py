@@ -73,7 +73,9 @@ def transition(**changes):
 
 def books(mode, first=20.0, gamma=GAMMA, control=(), family="contribution", **config):
     defaults = {"param_budget": 2000, "param_penalty_weight": 0.1}
-    return Books(RewardConfig(mode=mode, family=family, **defaults | config), gamma, 10.0, first, control)
+    settlement = {"window_epochs": 1} | config.pop("settlement", {})
+    tree = RewardConfig(mode=mode, family=family, settlement=settlement, **defaults | config)
+    return Books(tree, gamma, 10.0, first, control)
 
 
 def settled(mode, given, **options):

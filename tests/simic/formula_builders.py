@@ -1,6 +1,7 @@
 """Steps of one slot, as the reward formulas see them."""
 
 from dataclasses import replace
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -45,70 +46,88 @@ def points(low, high):
     return st.floats(low, high, allow_nan=False)
 
 
+def hundredths(low, high):
+    """Numbers with two decimals: thresholds are met exactly now and then."""
+    return st.integers(low * 100, high * 100).map(lambda number: number / 100)
+
+
 def maybe(values):
     return st.none() | values
+
+
+ACCURACIES, CONTRIBUTIONS, CREDITS = hundredths(0, 100), hundredths(-5, 15), hundredths(0, 15)
+MAYBE_ACCURACIES, MAYBE_CONTRIBUTIONS = maybe(ACCURACIES), maybe(CONTRIBUTIONS)
+IMPROVEMENTS = {True: hundredths(-10, 15), False: st.none(), None: maybe(hundredths(-10, 15))}
+DRIFTS, INTERACTIONS = maybe(hundredths(-20, 20)), hundredths(-5, 10)
+CHANCE = st.integers(0, 2**32).map(Random)
+# made once: hypothesis takes longer to make a strategy than to draw from it
 
 
 @st.composite
 def seeds(draw, stages=STAGES, epoch=150, measured=None):
     """Any seed of ``stages`` that is not older than ``epoch``; ``measured``: whether the joint improvement is."""
-    improvement = {True: points(-10, 15), False: st.none(), None: maybe(points(-10, 15))}[measured]
     return Seed(
         stage=draw(st.sampled_from(stages)),
         ticks=draw(st.integers(0, 40)),
         previous_stage=draw(st.sampled_from(STAGES)),
         previous_ticks=draw(st.integers(0, 40)),
         age=draw(st.integers(0, epoch)),
-        improvement_since_stage=draw(maybe(points(-20, 20))),
-        improvement=draw(improvement),
-        interaction_sum=draw(points(-5, 10)),
+        improvement_since_stage=draw(DRIFTS),
+        improvement=draw(IMPROVEMENTS[measured]),
+        interaction_sum=draw(INTERACTIONS),
     )
 
 
 @st.composite
-def steps(draw, stages=STAGES, operations=OPERATIONS, contributions=None, seeded=None, last=None):
+def steps(draw, stages=STAGES, operations=OPERATIONS, contributions=MAYBE_CONTRIBUTIONS, seeded=None, last=None):
     """Any valid step: all operations, all stages, measured or not, with and without a seed.
 
     Args:
-        contributions: ``None``: unmeasured ones too.
         seeded: ``None``: with and without a seed.
         last: ``None``: last and other steps.
     """
     max_epochs = draw(st.integers(2, 150))
     ends = draw(st.booleans()) if last is None else last
     epoch = max_epochs if ends else draw(st.integers(1, max_epochs - 1))
-    contribution = draw(maybe(points(-5, 15)) if contributions is None else contributions)
+    contribution = draw(contributions)
     occupied = draw(st.booleans()) if seeded is None else seeded
     known = True if contribution is not None else None
-    host = draw(st.sampled_from([1, 150, 5_000, 100_000]))
+    main = {
+        "operation": draw(st.sampled_from(operations)),
+        "epoch": epoch,
+        "max_epochs": max_epochs,
+        "seed": draw(seeds(stages, epoch, known)) if occupied else None,
+        "contribution": contribution,
+        "accuracy": draw(ACCURACIES),
+        "accuracy_at_germination": draw(MAYBE_ACCURACIES),
+        "stable_accuracy": draw(ACCURACIES),
+        "escrow_credit": draw(CREDITS),
+    }
+    return StepInputs(**main, **_circumstances(draw(CHANCE)))
+
+
+def _circumstances(chance):
+    """What matters in some modes only: from one number, since each draw of hypothesis takes its time."""
+    host = chance.choice([1, 150, 5_000, 100_000])
     drips = tuple(
-        Drip(f"r0c{i}", f"s-{i}", draw(points(0, 6)), draw(points(0, 0.2))) for i in range(draw(st.integers(0, 3)))
+        Drip(f"r0c{i}", f"s-{i}", chance.uniform(0, 6), chance.uniform(0, 0.2)) for i in range(chance.randint(0, 3))
     )
-    return StepInputs(
-        operation=draw(st.sampled_from(operations)),
-        epoch=epoch,
-        max_epochs=max_epochs,
-        host_parameters=host,
-        total_parameters=host + draw(st.integers(-5, 10**6)),
-        accuracy=draw(points(0, 100)),
-        seed=draw(seeds(stages, epoch, known)) if occupied else None,
-        contribution=contribution,
-        accuracy_at_germination=draw(maybe(points(0, 100))),
-        accuracy_change=draw(points(-100, 100)),
-        committed_accuracy=draw(points(0, 100)),
-        stable_accuracy=draw(points(0, 100)),
-        committed_parameters=draw(st.integers(0, 10**7)),
-        live_seeds=draw(st.integers(0, 12)),
-        committed_seeds=draw(st.integers(0, 12)),
-        contributing_committed_seeds=draw(st.integers(0, 8)),
-        effective_parameters=draw(maybe(points(0, 1e6))),
-        squared_alpha_changes=draw(points(0, 20)),
-        escrow_credit=draw(points(0, 15)),
-        slot_id=draw(st.sampled_from([None, "r0c0"])),
-        seed_id=draw(st.sampled_from([None, "s-9"])),
-        drips=drips,
-        committed_contributions={drip.seed_id: draw(points(-5, 15)) for drip in drips},
-    )
+    return {
+        "host_parameters": host,
+        "total_parameters": host + chance.randint(-5, 10**6),
+        "accuracy_change": chance.uniform(-100, 100),
+        "committed_accuracy": chance.uniform(0, 100),
+        "committed_parameters": chance.randint(0, 10**7),
+        "live_seeds": chance.randint(0, 12),
+        "committed_seeds": chance.randint(0, 12),
+        "contributing_committed_seeds": chance.randint(0, 8),
+        "effective_parameters": chance.choice([None, chance.uniform(0, 1e6)]),
+        "squared_alpha_changes": chance.choice([0.0, chance.uniform(0, 0.5), chance.uniform(0, 20)]),
+        "slot_id": chance.choice([None, "r0c0"]),
+        "seed_id": chance.choice([None, "s-9"]),
+        "drips": drips,
+        "committed_contributions": {drip.seed_id: chance.uniform(-5, 15) for drip in drips},
+    }
 
 
 def with_seed(inputs, **fields):

@@ -147,6 +147,19 @@ def test_a_commitment_that_is_undone_is_written_off():
         assert sources(entries) == {"revaluation", "rollback"}
 
 
+def test_values_are_averaged_over_the_last_epochs():
+    """Shapley values 30, 0, 60, 30 and gaps 0, 2, 4, 6 with a window of three."""
+    options = {"vesting_epochs": 1, "window_epochs": 3}
+    kept = books("settlement", first=20.0, control=(20.0,) * 5, settlement=options)
+    after = (fossil("r0c0"), None, None)
+    totals = []
+    for step, (host, gain) in enumerate([(20.0, 30.0), (22.0, 0.0), (24.0, 60.0), (26.0, 30.0)]):
+        kept.settle(transition(step=step, after=after, measured=table({(): host, ("r0c0",): host + gain})))
+        totals.append(kept.ledger.total())
+    means = [(30, 0), (15, 1), (30, 2), (30, 4)]
+    assert totals == pytest.approx([10 * ((value + gap) / 100 - 0.005) for value, gap in means])
+
+
 def test_without_a_control_nothing_is_paid():
     with pytest.raises(RewardError, match="needs the accuracy without growth after epoch 1; 1 values are known"):
         books("settlement", control=(20.0,)).settle(transition())

@@ -265,9 +265,7 @@ def test_germinating_beats_waiting_on_an_empty_slot_when_it_is_free(inputs, floo
 def test_the_potential_that_a_prune_forfeits_is_what_the_dwell_had_built_up():
     """P30 holds within one stage: the discounted shaping of germinate, wait and prune is no gain."""
     deposit = pay(step(LifecycleOp.GERMINATE, epoch=40)).of("operation") + 0.15
-    total = deposit + sum(
-        GAMMA**n * pay(step(seed=seed(Stage.GERMINATED, n))).of("shaping") for n in range(1, 7)
-    )
+    total = deposit + sum(GAMMA**n * pay(step(seed=seed(Stage.GERMINATED, n))).of("shaping") for n in range(1, 7))
     last = pay(step(LifecycleOp.PRUNE, seed(Stage.GERMINATED, 7)))
     assert last.of("operation") == pytest.approx(-0.3 * 3.0 - 0.005)
     total += GAMMA**7 * (last.of("shaping") - 0.9)

@@ -45,9 +45,9 @@ class Booking:
         """Keep what the committed seeds improve together until it is measured again."""
         self.accounts = replace(self.accounts, committed_improvement_pp=improvement)
 
-    def remember_host_worth(self, worth: float) -> None:
-        """``settlement``: keep what has been paid for the host."""
-        self.accounts = replace(self.accounts, host_worth=worth)
+    def remember_host(self, gaps_pp: tuple[float, ...], worth: float) -> None:
+        """``settlement``: keep how the host compares with the control, and what has been paid for that."""
+        self.accounts = replace(self.accounts, host_gaps_pp=gaps_pp, host_worth=worth)
 
     def seeds(self) -> Iterator[tuple[SlotReport, SlotAccount]]:
         """Live and committed seeds at the end of the step whose removal was not ordered."""

@@ -6,10 +6,14 @@ after as many epochs, so that nothing is paid for what training alone brings. Wh
 
     host (committed seeds off) - control   +   sum over committed seeds of (Shapley value - price)
 
-and every part is paid by its change from step to step, so that an episode's reward is the value at its end. A seed's
-part vests linearly over some epochs after its commitment, and what has not vested by the end is not paid. So holding a
-seed for ever earns nothing, and waiting with a commitment never earns more.
+each averaged over the last few epochs, since the accuracy of single epochs is a lottery. Every part is paid by its
+change from step to step, so that an episode's reward is the value at its end. A seed's part vests linearly over some
+epochs after its commitment, and what has not vested by the end is not paid. So holding a seed for ever earns nothing,
+and waiting with a commitment never earns more.
 """
+
+from collections.abc import Sequence
+from statistics import fmean
 
 from esper_ray.leyline.records import Estimate
 from esper_ray.simic.accounts.booking import Booking
@@ -49,25 +53,32 @@ def vested(epochs: int, vesting_epochs: int) -> float:
 
 
 def _settle_host(b: Booking, accuracy: float, control: float) -> None:
-    worth = b.config.settlement.scale * (accuracy - control) / 100.0
-    why = f"host alone {accuracy:.2f} points, without growth {control:.2f}"
+    config = b.config.settlement
+    gaps = (*b.accounts.host_gaps_pp, accuracy - control)[-config.window_epochs :]
+    worth = config.scale * fmean(gaps) / 100.0
+    why = f"host alone {accuracy:.2f} points, without growth {control:.2f}, {_mean_of(gaps)} {fmean(gaps):+.2f}"
     b.pay("host", worth - b.accounts.host_worth, why)
-    b.remember_host_worth(worth)
+    b.remember_host(gaps, worth)
 
 
 def _settle_seed(b: Booking, slot: str, value_pp: float, parameters: int) -> None:
     """The share that vests is caused by the commitment; changes of what has vested, by this step."""
     account, config = b.accounts.slots[slot], b.config.settlement
     assert account.committed_step is not None
-    value = config.scale * priced_value(value_pp, parameters, b.config)
+    values = (*account.values_pp, value_pp)[-config.window_epochs :]
+    value = config.scale * priced_value(fmean(values), parameters, b.config)
     share = vested(b.t.epoch - account.committed_step, config.vesting_epochs)
-    why = f"Shapley value {value_pp:+.2f} points, {parameters} parameters"
+    why = f"Shapley value {value_pp:+.2f} points, {_mean_of(values)} {fmean(values):+.2f}, {parameters} parameters"
     b.pay("revaluation", account.vested * value - account.worth, why, slot)
     b.pay("vesting", (share - account.vested) * value, f"{share:.0%} vested, {why}", slot, account.committed_step)
-    b.change(slot, worth=share * value, vested=share)
+    b.change(slot, values_pp=values, worth=share * value, vested=share)
+
+
+def _mean_of(values: Sequence[float]) -> str:
+    return f"mean of {len(values)} epochs"
 
 
 def _write_off(b: Booking, slot: str) -> None:
     """A seed that is not committed, or no longer, is worth nothing."""
     b.pay("revaluation", -b.accounts.slots[slot].worth, "no longer committed", slot)
-    b.change(slot, worth=0.0, vested=0.0)
+    b.change(slot, worth=0.0, vested=0.0, values_pp=())

@@ -43,6 +43,8 @@ class SlotAccount:
     """``escrow``: what is kept for it."""
     drip_scale: float = 0.0
     """``basic_plus``: reward per point and epoch."""
+    values_pp: tuple[float, ...] = ()
+    """``settlement``: its last Shapley values since it was committed."""
     worth: float = 0.0
     """``settlement``: what has been paid for it."""
     vested: float = 0.0
@@ -60,6 +62,8 @@ class Accounts:
     slots: Mapping[str, SlotAccount] = field(default_factory=dict)
     committed_improvement_pp: float | None = None
     """What the committed seeds improve together, as last measured."""
+    host_gaps_pp: tuple[float, ...] = ()
+    """``settlement``: last accuracies of the host without seeds, minus those of the control."""
     host_worth: float = 0.0
     """``settlement``: what has been paid for the host without seeds."""
 

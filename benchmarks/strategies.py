@@ -1,0 +1,245 @@
+"""Which simple strategy each reward mode pays best, on ``patterns`` and ``digits``: a table and a heat map.
+
+Every strategy plays whole episodes in the real environment. What is paid changes nothing in a network, so each episode
+is played once and booked in all eight modes; that this comes to the same is checked against an environment of each
+mode. Returns are discounted, with every amount at the step that caused it, as PPO sees them.
+
+    python -m benchmarks.strategies [--seeds N]
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.report import Bar, Result
+from benchmarks.scripted import STRATEGIES, decision
+from esper_ray.environment import MorphogenesisEnv, make_environment
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.reward_config import REWARD_MODES
+from esper_ray.simic.accounts.books import Books
+from esper_ray.simic.accounts.transition import Transition
+from esper_ray.simic.ledger import Ledger
+from esper_ray.simic.normalisation import discounted_returns
+
+TASKS = ("patterns", "digits")
+SEEDS = 12
+HONEST = "do-right"
+RESAMPLES, LEVEL = 10_000, 95
+RESULTS = Path(__file__).parent / "results"
+Returns = Mapping[str, NDArray[np.float64]]
+"""(seeds,) by strategy."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean return of a strategy in a mode, with a bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        digits = 0 if abs(self.mean) >= 100 else 2
+        return f"{self.mean:.{digits}f} ± {(self.high - self.low) / 2:.{digits}f}"
+
+
+def episode_return(ledger: Ledger, steps: int, gamma: float) -> float:
+    """Discounted return from the beginning of an episode, every amount at its cause."""
+    return float(discounted_returns(ledger.by_cause(steps), gamma)[0])
+
+
+def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
+    """An episode; what the accounts saw of it."""
+    env.reset(seed=seed)
+    seen: list[Transition] = []
+    settle = env.books.settle
+
+    def recorded(transition: Transition) -> tuple[object, ...]:
+        seen.append(transition)
+        return settle(transition)
+
+    env.books.settle = recorded  # type: ignore[method-assign, assignment]
+    over = False
+    while not over:
+        action = decision(STRATEGIES[strategy], env.view, env.limits)
+        _, _, terminated, truncated, _ = env.step(action.to_indices())
+        over = terminated or truncated
+    return seen
+
+
+def booked(config: RunConfig, mode: str, env: MorphogenesisEnv, seen: Sequence[Transition]) -> Ledger:
+    """The same episode in another mode."""
+    reward = config.reward.model_copy(update={"mode": mode})
+    books = Books(reward, config.gamma, config.governor.penalty, env.life.first_accuracy_pp, env.books.control_pp)
+    for transition in seen:
+        books.settle(transition)
+    return books.ledger
+
+
+def returns_of(job: tuple[str, str, int]) -> dict[str, float]:
+    """Return in every mode of one episode of (task, strategy, seed)."""
+    task, strategy, seed = job
+    torch.set_num_threads(1)
+    env = make_environment(task, {"reward.mode": "settlement"})
+    seen = play(env, strategy, seed)
+    gamma = env.config.gamma
+    return {mode: episode_return(booked(env.config, mode, env, seen), len(seen), gamma) for mode in REWARD_MODES}
+
+
+def check_booking(task: str, seed: int) -> None:
+    """See that an episode that is played in a mode earns what it is booked with there.
+
+    Raises:
+        RuntimeError: if it does not.
+    """
+    booked_returns = returns_of((task, HONEST, seed))
+    for mode in REWARD_MODES:
+        env = make_environment(task, {"reward.mode": mode})
+        seen = play(env, HONEST, seed)
+        earned = episode_return(env.ledger, len(seen), env.config.gamma)
+        if earned != booked_returns[mode]:
+            raise RuntimeError(f"{task}, mode {mode}: played {earned}, booked {booked_returns[mode]}")
+
+
+def interval(values: NDArray[np.float64]) -> Cell:
+    """Mean with a bootstrap percentile interval."""
+    draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    tail = (100 - LEVEL) / 2
+    return Cell(float(values.mean()), *(float(q) for q in np.percentile(draws, [tail, 100 - tail])))
+
+
+def margin(returns: Returns) -> tuple[str, Cell]:
+    """The strongest rival of :data:`HONEST`, and how far it is behind, episode by episode."""
+    rival = max((name for name in returns if name != HONEST), key=lambda name: returns[name].mean())
+    return rival, interval(returns[HONEST] - returns[rival])
+
+
+def measured_returns(seeds: int) -> dict[str, dict[str, Returns]]:
+    """Returns by task and mode."""
+    jobs = [(task, strategy, seed) for task in TASKS for strategy in STRATEGIES for seed in range(seeds)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        rows = dict(zip(jobs, pool.map(returns_of, jobs), strict=True))
+        list(pool.map(check_booking, TASKS, [seeds] * len(TASKS)))
+    return {
+        task: {
+            mode: {
+                strategy: np.array([rows[task, strategy, seed][mode] for seed in range(seeds)])
+                for strategy in STRATEGIES
+            }
+            for mode in REWARD_MODES
+        }
+        for task in TASKS
+    }
+
+
+def winner(returns: Returns) -> str:
+    """The strategy that is paid most."""
+    return max(returns, key=lambda name: returns[name].mean())
+
+
+def tables(results: Mapping[str, Mapping[str, Returns]]) -> list[Table]:
+    """One table a task, for the terminal; what is paid most is bold."""
+    made = []
+    for task, by_mode in results.items():
+        table = Table(title=f"{task}: mean return ± half of its {LEVEL} % interval", title_justify="left")
+        table.add_column("strategy")
+        for mode in by_mode:
+            table.add_column(mode, justify="right")
+        for name in STRATEGIES:
+            cells = {mode: str(interval(returns[name])) for mode, returns in by_mode.items()}
+            table.add_row(name, *(f"[b]{c}[/b]" if winner(by_mode[m]) == name else c for m, c in cells.items()))
+        made.append(table)
+    return made
+
+
+def markdown(results: Mapping[str, Mapping[str, Returns]], seeds: int) -> str:
+    """The same for a file."""
+    lines = [
+        "# What each reward mode pays for",
+        "",
+        f"Mean return of {seeds} episodes, plus or minus half of its {LEVEL} % bootstrap interval; what is paid "
+        "most in a mode is bold.",
+        "",
+    ]
+    for task, by_mode in results.items():
+        lines += [f"## {task}", "", f"| strategy | {' | '.join(by_mode)} |", f"|---|{'---:|' * len(by_mode)}"]
+        for name in STRATEGIES:
+            cells = [(str(interval(returns[name])), winner(returns) == name) for returns in by_mode.values()]
+            lines.append(f"| {name} | {' | '.join(f'**{cell}**' if best else cell for cell, best in cells)} |")
+        rival, ahead = margin(by_mode["settlement"])
+        between = f"[{ahead.low:.2f}, {ahead.high:.2f}]"
+        lines += ["", f"`settlement`: {HONEST} is ahead of {rival} by {ahead.mean:.2f} {between}, paired by seed.", ""]
+    return "\n".join(lines)
+
+
+def draw(results: Mapping[str, Mapping[str, Returns]], path: Path) -> None:
+    """The heat map: within each mode, from what is paid least to what is paid most."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(results), 1, figsize=(10, 8.4), layout="constrained")
+    for axis, (task, by_mode) in zip(np.atleast_1d(axes), results.items(), strict=True):
+        means = np.array([[returns[name].mean() for returns in by_mode.values()] for name in STRATEGIES])
+        spread = np.ptp(means, axis=0)
+        shades = (means - means.min(axis=0)) / np.where(spread > 0, spread, 1.0)
+        axis.imshow(shades, cmap="YlGn", vmin=0, vmax=1.25, aspect="auto")
+        axis.set_xticks(range(len(by_mode)), list(by_mode))
+        axis.set_yticks(range(len(STRATEGIES)), list(STRATEGIES))
+        axis.tick_params(length=0)
+        axis.set_title(f"{task}: mean return, best of each mode framed", loc="left")
+        for (row, column), value in np.ndenumerate(means):
+            best = row == means[:, column].argmax()
+            text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=9, weight="bold" if best else "normal")
+            if best:
+                frame = plt.Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.5)
+                axis.add_patch(frame)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def measure(seeds: int = SEEDS) -> Result:
+    """Run the benchmark, print and write the tables and the heat map."""
+    results = measured_returns(seeds)
+    for table in tables(results):
+        Console(width=max(200, Console().width)).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "strategies.md").write_text(markdown(results, seeds))
+    draw(results, RESULTS / "strategies.png")
+    figures, bars = {}, {}
+    for task, by_mode in results.items():
+        for mode, returns in by_mode.items():
+            _, ahead = margin(returns)
+            figures[f"{task}_{mode}_{HONEST}_ahead"] = ahead.mean
+        figures[f"{task}_settlement_ahead_at_least"] = margin(by_mode["settlement"])[1].low
+        bars[f"{task}_settlement_ahead_at_least"] = Bar(0.0, at_least=True)
+    return Result("strategies", figures, bars)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 if the honest strategy wins under ``settlement`` on every task."""
+    parser = argparse.ArgumentParser(description="What each reward mode pays for.")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"episodes of each strategy; default {SEEDS}")
+    seeds = parser.parse_args(arguments).seeds
+    if seeds < 2:
+        parser.error(f"--seeds must be at least 2, got {seeds}")
+    result = measure(seeds)
+    result.show()
+    return 0 if result.ok else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
