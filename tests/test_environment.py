@@ -14,6 +14,7 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import ARGUMENT_HEADS, WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.loading import ConfigError
 from esper_ray.leyline.stages import Stage
+from esper_ray.simic.accounts.state import Accounts
 from esper_ray.tolaria.assembly import GrowthError
 from esper_ray.tolaria.tasks import TaskError
 
@@ -364,3 +365,16 @@ def test_the_test_split_is_for_reports_only(env):
     assert report.examples == 300
     assert env.measured.examples == 50
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(env).items())
+
+
+def test_a_reset_clears_every_account():
+    """P54: nothing of an episode is left in the next."""
+    env = make_environment("digits", TINY | {"reward.mode": "escrow", "episode_length": 4})
+    env.reset(seed=3)
+    first = [env.step(GROW)[1], *(env.step(STAY)[1] for _ in range(2))]
+    assert env.books.accounts.slots
+    env.reset(seed=3)
+    assert env.ledger.entries == ()
+    assert env.books.accounts == Accounts((env.measured.accuracy_pp,))
+    assert env.reports == (None, None, None)
+    assert [env.step(GROW)[1], *(env.step(STAY)[1] for _ in range(2))] == first

@@ -234,3 +234,16 @@ def test_a_new_episode_begins_as_if_nothing_had_happened():
     assert np.isfinite(reward)
     assert not penalties(info)
     assert env.ledger.total() == pytest.approx(reward)
+
+
+@pytest.mark.parametrize("weight", [0.0, 50.0])
+def test_the_penalty_does_not_depend_on_other_rewards_and_leaves_them_as_they_were(weight):
+    """P53: fixed in its own unit; what was earned before stays earned; the end is no truncation."""
+    env = started([GROW, STAY, STAY], **{"reward.pbrs_weight": weight})
+    earned = env.ledger.entries
+    poison(env)
+    _, _, terminated, truncated, info = env.step(STAY)
+    assert (terminated, truncated) == (True, False)
+    assert [entry.amount for entry in penalties(info)] == [-10.0]
+    assert env.ledger.entries[: len(earned)] == earned
+    assert any(entry.source == "shaping" for entry in earned) == (weight > 0)

@@ -177,6 +177,13 @@ def test_what_was_not_measured_is_left_out_not_guessed():
     assert total_improvement(Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])) is None
 
 
+@pytest.mark.parametrize(("both", "sign"), [(24.0, 1), (20.0, 0), (13.0, -1)])
+def test_pairs_interact_if_they_are_more_or_less_than_their_sum(both, sign):
+    """P50."""
+    worth = {frozenset(): 10.0, frozenset({A}): 14.0, frozenset({B}): 16.0, frozenset({A, B}): both}
+    assert np.sign(pair_interactions(game((A, B), worth))[frozenset({A, B})]) == sign
+
+
 def test_interaction_sums_by_hand():
     assert interaction_sums(TWO) == {A: 5.0, B: 5.0}
     assert interaction_sums(game((A, B, C), gloves)) == {A: 120.0, B: 60.0, C: 60.0}

@@ -11,7 +11,7 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import STAGES
 from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.step import LossInputs, loss_step_reward
+from esper_ray.simic.rewards.step import LossInputs, loss_step_reward, step_reward
 
 SPARSE, MINIMAL, SIMPLIFIED = CONFIGS["sparse"], CONFIGS["minimal"], CONFIGS["simplified"]
 LOSS = RewardConfig(family="loss")
@@ -164,3 +164,26 @@ def test_the_final_loss_is_worth_between_nothing_and_one(loss, lower):
     assert 0.0 <= loss_pay(loss=loss, last=True).of("terminal") <= 1.0
     assert loss_pay(loss=loss - lower, last=True).total >= loss_pay(loss=loss, last=True).total
     assert loss_pay(loss=loss).total == loss_pay(loss=loss - lower).total
+
+
+@pytest.mark.parametrize("mode", CONFIGS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("accuracy", lambda v: {"accuracy": v}),
+        ("contribution", lambda v: {"contribution": v}),
+        ("improvement", lambda v: {"seed": seed(STAGES[4], improvement=v)}),
+        ("committed contributions of s-1", lambda v: {"committed_contributions": {"s-1": v}}),
+    ],
+)
+def test_evidence_that_is_not_finite_is_named_in_every_mode(mode, name, fields, value):
+    given = {"committed_accuracy": 60.0, "stable_accuracy": 60.0} | fields(value)
+    with pytest.raises(RewardError, match=rf"^{name} is {value}, it must be finite; nothing was paid") as caught:
+        step_reward(step(**given), CONFIGS[mode], GAMMA)
+    assert caught.value.reason == "non_finite_measurement"
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    with pytest.raises(RewardError, match=r"^change is inf"):
+        loss_step_reward(LossInputs(1, 9, float("inf"), 1.0, 100, 100), RewardConfig(family="loss"), GAMMA)

@@ -12,6 +12,7 @@ SLOTS = tuple(f"r0c{i}" for i in range(7))
 
 @pytest.mark.parametrize("players", range(5))
 def test_up_to_four_players_have_every_coalition(players):
+    """P48: 2^n of them; and a sample holds everybody and nobody, see below."""
     names = SLOTS[:players]
     expected = {frozenset(c) for n in range(players + 1) for c in combinations(names, n)}
     assert len(expected) == 2**players

@@ -1,12 +1,11 @@
 """One environment step as the accounts see it."""
 
 from dataclasses import dataclass
-from math import isfinite
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.records import Measurement, Reports, SlotReport
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.rewards.errors import RewardError
+from esper_ray.simic.rewards.errors import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +73,7 @@ class Transition:
             for coalition in measured.coalitions:
                 numbers[f"accuracy of coalition {sorted(coalition.members)}"] = coalition.accuracy_pp
             for name, value in numbers.items():
-                if not isfinite(value):
-                    raise RewardError(
-                        "non_finite_measurement",
-                        f"{name} {when} step {self.step} is {value}, it must be finite; nothing was paid",
-                    )
+                check_finite(f"{name} {when} step {self.step}", value)
 
 
 def fossils(reports: Reports) -> frozenset[str]:

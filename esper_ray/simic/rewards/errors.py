@@ -1,5 +1,7 @@
 """What is raised instead of paying."""
 
+from math import isfinite
+
 
 class RewardError(ValueError):
     """Evidence that a payment needs is missing or broken; nothing is paid."""
@@ -8,3 +10,13 @@ class RewardError(ValueError):
         super().__init__(message)
         self.reason = reason
         """A short name of what is wrong, for programs."""
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse evidence that is no number.
+
+    Raises:
+        RewardError: naming it.
+    """
+    if not isfinite(value):
+        raise RewardError("non_finite_measurement", f"{name} is {value}, it must be finite; nothing was paid")

@@ -6,9 +6,9 @@ every slot and after the fact. Equal to the recorded examples of the reference, 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.reward_config import RewardConfig
@@ -16,7 +16,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards import bonuses, credit, endings, losses, operations, potentials, prices
 from esper_ray.simic.rewards.bonuses import Drip
 from esper_ray.simic.rewards.credit import EscrowMove
-from esper_ray.simic.rewards.errors import RewardError
+from esper_ray.simic.rewards.errors import RewardError, check_finite
 
 
 class Amount(NamedTuple):
@@ -110,11 +110,26 @@ def step_reward(inputs: StepInputs, config: RewardConfig, gamma: float) -> StepR
     """The reward of one step under ``config.mode``.
 
     Raises:
-        RewardError: if evidence is missing that the mode needs, or the mode exists for whole episodes only.
+        RewardError: if evidence is missing that the mode needs, or is not finite, or the mode exists for whole
+            episodes only.
     """
+    _check_numbers(inputs)
     if config.mode not in _MODES:
         raise RewardError("episodes_only", f"mode {config.mode!r} has no reward for a single step of one slot")
     return _MODES[config.mode](inputs, config, gamma)
+
+
+def _check_numbers(record: Any) -> None:
+    """Refuse numbers in ``record`` that are not finite, by the names of their fields."""
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, float):
+            check_finite(field.name.replace("_", " "), value)
+        elif isinstance(value, Seed):
+            _check_numbers(value)
+        elif isinstance(value, Mapping):
+            for name, number in value.items():
+                check_finite(f"{field.name.replace('_', ' ')} of {name}", number)
 
 
 def doubt(inputs: StepInputs, config: RewardConfig, *, discounted: bool) -> float:
@@ -363,7 +378,12 @@ class LossInputs:
 
 
 def loss_step_reward(inputs: LossInputs, config: RewardConfig, gamma: float) -> StepReward:
-    """The reward of one step in the family ``loss``."""
+    """The reward of one step in the family ``loss``.
+
+    Raises:
+        RewardError: if a loss is not finite.
+    """
+    _check_numbers(inputs)
     terms, seed = config.loss, inputs.seed
     amounts = [Amount("loss", losses.change_pay(inputs.change, terms))]
     if seed is None or seed.age >= terms.grace_epochs:

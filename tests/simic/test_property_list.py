@@ -1,0 +1,15 @@
+"""The sixty properties that rewards must have (section 18 of their description) each have a test that names them."""
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).resolve()
+NUMBER = re.compile(r"\bP(\d{1,2})\b")
+
+
+def test_every_property_is_named_by_a_test():
+    named = set()
+    for path in HERE.parents[1].rglob("test_*.py"):
+        if path != HERE:
+            named |= {int(number) for number in NUMBER.findall(path.read_text(encoding="utf-8"))}
+    assert set(range(1, 61)) - named == set()
