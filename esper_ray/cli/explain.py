@@ -83,10 +83,14 @@ def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
         for index in ranked
     }
     lines = [f"return {ledger.total():+.4f}, the sum of {_entries(len(ledger.entries))}"]
-    titles = {"by source": ledger.by_source(), "by slot": by_slot, "decisions that mattered most": decisions}
-    for title, sums in titles.items():
-        lines += ["", title]
-        lines += _table([(name, f"{amount:+.4f}") for name, amount in sorted(sums.items(), key=lambda i: -abs(i[1]))])
+    sums: dict[str, Sequence[tuple[str, float]]] = {
+        "by source": tuple(ledger.by_source().items()),
+        "by slot": tuple(by_slot.items()),
+        "decisions that mattered most": tuple(decisions.items()),
+    }
+    for title, rows in sums.items():
+        ranked_rows = sorted(rows, key=lambda row: -abs(row[1]))
+        lines += ["", title, *_table([(name, f"{amount:+.4f}") for name, amount in ranked_rows])]
     return lines
 
 

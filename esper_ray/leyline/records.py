@@ -6,7 +6,7 @@ the unit of the gates and rewards; ``None`` always means "not measured", never z
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,12 +98,40 @@ class HostSignals:
     last_success: bool
 
 
+Source = Literal[
+    "attribution",
+    "suspicion",
+    "escrow",
+    "forfeit",
+    "synergy",
+    "hindsight",
+    "blending warning",
+    "holding warning",
+    "shaping",
+    "operation",
+    "commitment",
+    "drip",
+    "prune",
+    "rent",
+    "shock",
+    "occupancy",
+    "upkeep",
+    "loss",
+    "host",
+    "vesting",
+    "revaluation",
+    "terminal",
+    "lost seed",
+    "rollback",
+]
+"""What a reward can consist of."""
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One amount of reward, and why it is paid."""
 
-    source: str
-    """Name of the term, for example ``rent`` or ``fossilise``."""
+    source: Source
     amount: float
     step: int
     """Step at which it is booked, counted from 0."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_ray.leyline.records import LedgerEntry
+from esper_ray.leyline.records import LedgerEntry, Source
 
 
 class Ledger:
@@ -54,7 +54,7 @@ class Ledger:
         """What was paid for ``slot``; with ``None``, what was paid for the network as a whole."""
         return Ledger(entry for entry in self._entries if entry.slot == slot)
 
-    def of_source(self, source: str) -> "Ledger":
+    def of_source(self, source: Source) -> "Ledger":
         """The entries of one term."""
         return Ledger(entry for entry in self._entries if entry.source == source)
 
@@ -69,9 +69,9 @@ class Ledger:
             rewards[entry.cause_step] += entry.amount
         return rewards
 
-    def by_source(self) -> dict[str, float]:
+    def by_source(self) -> dict[Source, float]:
         """Amounts summed over their source: the components of the reward."""
-        sums: dict[str, float] = defaultdict(float)
+        sums: dict[Source, float] = defaultdict(float)
         for entry in self._entries:
             sums[entry.source] += entry.amount
         return dict(sums)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.records import LedgerEntry, SlotReport
+from esper_ray.leyline.records import LedgerEntry, SlotReport, Source
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, PRUNABLE, WITH_MODULE, Stage
 from esper_ray.simic.accounts.state import Accounts, SlotAccount
@@ -26,7 +26,7 @@ class Booking:
         self.accounts = accounts.followed(t)
         self.entries: list[LedgerEntry] = []
 
-    def pay(self, source: str, amount: float, why: str, slot: str | None = None, cause: int | None = None) -> None:
+    def pay(self, source: Source, amount: float, why: str, slot: str | None = None, cause: int | None = None) -> None:
         """Book ``amount``, unless it is 0.
 
         Args:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.records import Source
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards import bonuses, credit, endings, losses, operations, potentials, prices
@@ -22,7 +23,7 @@ from esper_ray.simic.rewards.errors import RewardError, check_finite
 class Amount(NamedTuple):
     """One term of a reward."""
 
-    source: str
+    source: Source
     amount: float
 
 
@@ -101,7 +102,7 @@ class StepReward:
         """The reward."""
         return sum((amount for _, amount in self.amounts), 0.0)
 
-    def of(self, *sources: str) -> float:
+    def of(self, *sources: Source) -> float:
         """Sum of the terms from ``sources``."""
         return sum((amount for source, amount in self.amounts if source in sources), 0.0)
 
