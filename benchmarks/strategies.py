@@ -32,7 +32,9 @@ from esper_ray.simic.ledger import Ledger
 from esper_ray.simic.normalisation import discounted_returns
 
 TASKS = ("patterns", "digits")
-SEEDS = 12
+SEEDS = 16
+FIRST_SEED = 1000
+"""Strategies were written with others in view."""
 HONEST = "do-right"
 RESAMPLES, LEVEL = 10_000, 95
 RESULTS = Path(__file__).parent / "results"
@@ -126,20 +128,24 @@ def margin(returns: Returns) -> tuple[str, Cell]:
 
 def measured_returns(seeds: int) -> dict[str, dict[str, Returns]]:
     """Returns by task and mode."""
-    jobs = [(task, strategy, seed) for task in TASKS for strategy in STRATEGIES for seed in range(seeds)]
+    jobs = [(task, strategy, seed) for task in TASKS for strategy in STRATEGIES for seed in _episode_seeds(seeds)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         rows = dict(zip(jobs, pool.map(returns_of, jobs), strict=True))
-        list(pool.map(check_booking, TASKS, [seeds] * len(TASKS)))
+        list(pool.map(check_booking, TASKS, [FIRST_SEED] * len(TASKS)))
     return {
         task: {
             mode: {
-                strategy: np.array([rows[task, strategy, seed][mode] for seed in range(seeds)])
+                strategy: np.array([rows[task, strategy, seed][mode] for seed in _episode_seeds(seeds)])
                 for strategy in STRATEGIES
             }
             for mode in REWARD_MODES
         }
         for task in TASKS
     }
+
+
+def _episode_seeds(count: int) -> range:
+    return range(FIRST_SEED, FIRST_SEED + count)
 
 
 def winner(returns: Returns) -> str:

@@ -75,7 +75,7 @@ def _settle_seed(b: Booking, slot: str, value_pp: float, parameters: int) -> Non
 
 
 def _mean_of(values: Sequence[float]) -> str:
-    return f"mean of {len(values)} epochs"
+    return "mean of 1 epoch" if len(values) == 1 else f"mean of {len(values)} epochs"
 
 
 def _write_off(b: Booking, slot: str) -> None:
