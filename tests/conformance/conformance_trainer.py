@@ -41,6 +41,10 @@ def effective_operation(given):
     return operation if valid[operation] and given["governor_approves"] else LifecycleOp.WAIT
 
 
+def _is_active(slot):
+    return slot is not None and Stage[slot["stage"]] not in COOLDOWN
+
+
 def improvement(given):
     """Of all measured seeds together."""
     if given["all_disabled_acc"] is not None:
@@ -58,7 +62,7 @@ def step_inputs(given, operation, config):
         for key, state in occupied.items()
     }
     info = None
-    if slot is not None and Stage[slot["stage"]] not in COOLDOWN:
+    if _is_active(slot):
         info = {
             **slot,
             "seed_age_epochs": slot["age"],
@@ -102,6 +106,11 @@ def clawback(given, config, gamma):
     return sum(deposit / gamma ** state["age"] for state in early)
 
 
+def _triple(entry):
+    """Interaction, beneficiary and epoch."""
+    return tuple(entry.values()) if isinstance(entry, dict) else tuple(entry)
+
+
 def hindsight(given, name, config, gamma):
     """Credit that a commitment queues for those who helped it."""
     slot = given["slots"][name]
@@ -109,7 +118,7 @@ def hindsight(given, name, config, gamma):
     for key, ledger in given["env_state"].items():
         if "scaffold" not in key:
             continue
-        for boost, beneficiary, epoch in (entry for entries in ledger.values() for entry in entries):
+        for boost, beneficiary, epoch in (_triple(entry) for entries in ledger.values() for entry in entries):
             if beneficiary == name:
                 weight = config.hindsight_credit_weight
                 total += bonuses.hindsight_credit(boost, gained, weight) * gamma ** (given["epoch"] - epoch)
@@ -152,7 +161,9 @@ def trainer_case(case):
         "effective_op_stored": operation.name,
         "action_success": operation is LifecycleOp[given["op"]],
         "components": record,
-        "escrow_credit_after": {name: 0.0 if given["slots"][name] is None else held for name, held in credits.items()},
+        "escrow_credit_after": {
+            name: held if _is_active(given["slots"][name]) else 0.0 for name, held in credits.items()
+        },
         "pending_auto_prune_after": 0.0,
         "pending_hindsight_after": hindsight(given, x.slot_id, config, gamma) if committed else 0.0,
         "seeds_fossilized_after": x.committed_seeds + committed,
