@@ -6,6 +6,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards import credit, prices, step
 from esper_ray.simic.rewards.bonuses import Drip
 from esper_ray.simic.rewards.errors import RewardError
+from esper_ray.simic.rewards.inputs import LossInputs, Seed, StepInputs
 
 GAMMA = 0.995
 """The one discount of the run that the cases belong to."""
@@ -41,7 +42,7 @@ def reward_config(case_config):
 def seed_of(info):
     if info is None:
         return None
-    return step.Seed(
+    return Seed(
         stage=Stage[info["stage"]],
         ticks=info["epochs_in_stage"],
         previous_stage=Stage[info["previous_stage"]],
@@ -59,7 +60,7 @@ def drip_of(state):
 
 def inputs_of(given):
     drips = given.get("fossilized_drip_states") or ()
-    return step.StepInputs(
+    return StepInputs(
         operation=LifecycleOp[given["action"]],
         epoch=given["epoch"],
         max_epochs=given["max_epochs"],
@@ -186,7 +187,7 @@ def loss_case(case, presets):
     seed = given["seed_info"]
     if seed is not None:
         seed = {"improvement_since_stage_start": 0.0, "previous_epochs_in_stage": 0, **seed}
-    x = step.LossInputs(
+    x = LossInputs(
         epoch=given["epoch"],
         max_epochs=given["max_epochs"],
         change=given["loss_delta"],

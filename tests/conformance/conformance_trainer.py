@@ -19,6 +19,7 @@ from conformance_steps import (
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import COOLDOWN, Stage
 from esper_ray.simic.rewards import bonuses, potentials, prices, step
+from esper_ray.simic.rewards.inputs import LossInputs, Seed, StepInputs
 
 STABLE_WINDOW, CLIP = 3, 10.0
 PRUNABLE = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING")
@@ -71,7 +72,7 @@ def step_inputs(given, operation, config):
         }
     fossils = {key: state for key, state in occupied.items() if state["stage"] == "FOSSILIZED"}
     measured = {state["seed_id"]: given["val_acc"] - without[key] for key, state in fossils.items() if key in without}
-    return step.StepInputs(
+    return StepInputs(
         operation=operation,
         epoch=given["epoch"],
         max_epochs=given["max_epochs"],
@@ -177,7 +178,7 @@ def _loss_step(case):
     operation = effective_operation(given)
     config = loss_config("cifar10", {"typical_loss_delta_std": 0.05}, {"cifar10": {}})
     slot = given["slots"][list(given["slots"])[given["slot_index"]]]
-    x = step.LossInputs(
+    x = LossInputs(
         epoch=given["epoch"],
         max_epochs=given["max_epochs"],
         change=given["loss_delta"],
@@ -198,8 +199,8 @@ def sequence_case(case):
     balance, rows = 0.0, []
     for t, given in enumerate(case["inputs"]["steps"]):
         contribution = given["seed_contribution"]
-        seed = step.Seed(Stage.BLENDING, 3 + t, Stage.TRAINING, 10, 15 + t, improvement=contribution)
-        x = step.StepInputs(
+        seed = Seed(Stage.BLENDING, 3 + t, Stage.TRAINING, 10, 15 + t, improvement=contribution)
+        x = StepInputs(
             operation=LifecycleOp.WAIT,
             epoch=60 + t,
             max_epochs=150,

@@ -9,7 +9,8 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import STAGES, Stage
 from esper_ray.simic.rewards.bonuses import Drip
-from esper_ray.simic.rewards.step import Seed, StepInputs, step_reward
+from esper_ray.simic.rewards.inputs import Seed, StepInputs
+from esper_ray.simic.rewards.step import step_reward
 
 GAMMA = 0.995
 SHAPED = RewardConfig()

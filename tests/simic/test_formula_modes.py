@@ -11,7 +11,8 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import STAGES
 from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.step import LossInputs, loss_step_reward, step_reward
+from esper_ray.simic.rewards.inputs import LossInputs
+from esper_ray.simic.rewards.step import loss_step_reward, step_reward
 
 SPARSE, MINIMAL, SIMPLIFIED = CONFIGS["sparse"], CONFIGS["minimal"], CONFIGS["simplified"]
 LOSS = RewardConfig(family="loss")

@@ -11,7 +11,8 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.reward_config import LossRewardConfig, RewardConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards import bonuses, endings, losses, operations, prices
-from esper_ray.simic.rewards.step import LossInputs, loss_step_reward
+from esper_ray.simic.rewards.inputs import LossInputs
+from esper_ray.simic.rewards.step import loss_step_reward
 
 TERMS = LossRewardConfig()
 FAMILY = RewardConfig(family="loss")

@@ -29,7 +29,8 @@ from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, STAGES, Stage
 from esper_ray.simic.rewards import credit
 from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.step import LossInputs, loss_step_reward, step_reward
+from esper_ray.simic.rewards.inputs import LossInputs
+from esper_ray.simic.rewards.step import loss_step_reward, step_reward
 
 modes = st.sampled_from(STEP_MODES)
 credit_modes = st.sampled_from(["shaped", "escrow"])
