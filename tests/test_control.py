@@ -4,7 +4,7 @@ import pytest
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
-from policies.heuristic import HeuristicPolicy
+from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 SMALL = {
     "reward.mode": "settlement",
@@ -76,20 +76,26 @@ def test_growth_that_never_touches_the_network_earns_nothing(env):
     assert rewards == [0.0] * 4
 
 
+FIVE = {"growth.slots": ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"]}
+
+
 def grown(env, seed):
+    """An episode in which every seed is committed."""
     _, info = env.reset(seed=seed)
-    heuristic, done = HeuristicPolicy(env.limits), False
+    heuristic, done = HeuristicPolicy(env.limits, HeuristicConfig(min_contribution_pp=-50.0)), False
     while not done:
         *_, terminated, truncated, info = env.step(heuristic.decide(env.view).action.to_indices())
         done = terminated or truncated
     return info
 
 
-def test_an_episode_earns_committed_accuracy_minus_control_minus_price():
-    steady = {"reward.settlement.window_epochs": 1}
-    env = make_environment("digits", SMALL | steady | {"episode_length": 30, "training.steps_per_epoch": 6})
+@pytest.mark.parametrize("settings", [{}, {"measurement.every": 3}, FIVE | {"measurement.every": 4}])
+def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings):
+    """However seldom, and of however many seeds, coalitions are measured."""
+    steady = {"reward.settlement.window_epochs": 1, "task.validation_size": 60}
+    env = make_environment("digits", SMALL | steady | settings | {"episode_length": 30})
     config, committed = env.config.reward, 0
-    for seed in range(2):
+    for seed in range(4):
         info = grown(env, seed)
         kept = [account for account in env.books.accounts.slots.values() if account.committed_step is not None]
         if all(account.vested == 1.0 for account in kept):
