@@ -135,8 +135,10 @@ def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) 
     estimate = _estimate(measured, _order_weights(slot, orders))
     pairs = [_estimate(measured, _order_weights(slot, orders[i : i + 2])) for i in range(0, len(orders), 2)]
     values = [pair.value_pp for pair in pairs if isinstance(pair, Estimate)]
-    if isinstance(estimate, Unmeasured) or len(values) < 2 or estimate.error_pp is None:
+    if isinstance(estimate, Unmeasured):
         return estimate
+    if len(values) < 2 or estimate.error_pp is None:
+        return Estimate(estimate.value_pp)  # nothing is known of how far single orders differ
     spread = stdev(values) / sqrt(len(values))
     return Estimate(estimate.value_pp, sqrt(estimate.error_pp**2 + spread**2))
 

@@ -43,12 +43,14 @@ def chosen_coalitions(
     everybody = frozenset(players)
     kept = tuple(player for player in players if player in committed)
     orders = antithetic_orders(players, permutations, seed)
-    if len(kept) > EXACT_PLAYERS:
+    if len(kept) == len(players):
+        chosen = set[Members]()
+    elif len(kept) > EXACT_PLAYERS:
         orders += antithetic_orders(kept, permutations, seed)
-        chosen = {frozenset[str](), frozenset(kept)}
+        chosen = {frozenset(kept)}
     else:
         chosen = set(subsets(kept))
-    chosen |= {everybody} | {everybody - {player} for player in players}
+    chosen |= {frozenset(), everybody} | {everybody - {player} for player in players}
     for order in orders:
         chosen |= {frozenset(order[:size]) for size in range(len(order))}
     return Chosen(frozenset(chosen), tuple(orders))

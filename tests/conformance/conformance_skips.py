@@ -7,6 +7,7 @@ LOSS_SIGN = "defect 1: the reference feeds the loss family the change with the w
 ON_ATTEMPT = "defect 7: the reference pays a commitment that was declined; ours pays on success"
 SCHEDULE = "defects 17, 18: pins which coalitions the reference evaluates; ours evaluates all of up to four seeds"
 BY_NAME = "section 16.1: strategies that are asked for by name; ours has one, by the number of seeds"
+CONFIGURATIONS = "defect 20: lists of what the reference evaluates at amplitude 1; ours are at live amplitude"
 SAMPLED = "defect 20: pins random configurations of a biased estimator; ours evaluates paired orders"
 
 BY_ID = {
@@ -31,6 +32,8 @@ def reason_to_skip(case):
         return BY_ID["potential-acc"]
     if function == "fused_validation_schedule":
         return SCHEDULE
+    if case["kind"] == "attribution" and "configs" in case["outputs"]:
+        return CONFIGURATIONS
     if function == "effective_strategy" and given["strategy"] != "auto":
         return BY_NAME
     if case["kind"] == "attribution" and (given.get("strategy") == "shapley" or "sampled" in function):

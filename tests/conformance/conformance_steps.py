@@ -15,6 +15,10 @@ REASONS = {
     "reward.rent_host_params_floor": "rent_floor_below_one",
 }
 """What the record calls values that our configuration refuses."""
+REFUSED = "refused"
+"""Of other values that our configuration refuses; it does not say by which of the record's names."""
+BUDGETED = ("basic", "basic_plus", "sparse", "minimal")
+"""Modes that look at the budget."""
 
 
 def reward_config(case_config):
@@ -32,11 +36,13 @@ def reward_config(case_config):
         mode = "basic_plus"  # the reference's basic pays drips too if a share is given
     if mode == "basic_plus" and settings.get("drip_fraction") == 0.0:
         del settings["drip_fraction"]  # which it cannot be in the reference: 0 is replaced by 0.7
+    if mode not in BUDGETED and settings.get("param_budget", 1) <= 0:
+        del settings["param_budget"]  # which nothing reads then; ours is refused in any mode
     try:
         return RewardConfig(mode=mode, **settings), gamma
     except ValueError as error:
         key = f"reward.{error.errors()[0]['loc'][0]}" if error.errors()[0]["loc"] else "reward"
-        raise RewardError(REASONS.get(key, f"refused:{key}"), str(error)) from error
+        raise RewardError(REASONS.get(key, REFUSED), str(error)) from error
 
 
 def seed_of(info):
@@ -87,6 +93,10 @@ def inputs_of(given):
     )
 
 
+NEVER_SET = ("stage_bonus", "drip_immediate_bonus", "drip_deferred_total", "num_drip_sources", "drip_this_epoch")
+"""Components that ``shaped`` and ``escrow`` have a place for and never fill."""
+
+
 def components(x, reward, config):
     """The record's components of a step, for what the mode fills in."""
     seed = x.seed
@@ -135,6 +145,8 @@ def components(x, reward, config):
         "acc_at_germination": x.accuracy_at_germination,
         "growth_ratio": prices.growth(x.overhead, x.host_parameters, config) if x.host_parameters else 0.0,
     }
+    early = shaped and measured and x.contribution >= 0
+    record |= dict.fromkeys(NEVER_SET, 0.0) | {"timing_discount": step.timing(x, config) if early else 1.0}
     if reward.escrow is not None:
         record |= {
             "escrow_credit_target": reward.escrow.target,

@@ -21,7 +21,8 @@ from esper_ray.leyline.stages import COOLDOWN, Stage
 from esper_ray.simic.rewards import bonuses, potentials, prices, step
 from esper_ray.simic.rewards.inputs import LossInputs, Seed, StepInputs
 
-STABLE_WINDOW, CLIP = 3, 10.0
+CLIP, HISTORY = 10.0, 5
+"""Of rewards, and of the accuracies that are remembered."""
 PRUNABLE = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING")
 
 
@@ -84,7 +85,9 @@ def step_inputs(given, operation, config):
         accuracy_at_germination=kept.get("acc_at_germination", {}).get(name),
         accuracy_change=given["acc_delta"],
         committed_accuracy=kept.get("committed_val_acc", given["val_acc"]),
-        stable_accuracy=min(given["accuracy_history"][-STABLE_WINDOW:]) if config.mode == "escrow" else None,
+        stable_accuracy=min(given["accuracy_history"][-min(config.escrow_stable_window, HISTORY) :])
+        if config.mode == "escrow"
+        else None,
         committed_parameters=sum(state["params"] + state.get("gate_params", 0) for state in fossils.values()),
         live_seeds=sum(state["stage"] not in ("FOSSILIZED", "PRUNED") for state in occupied.values()),
         committed_seeds=kept.get("seeds_fossilized", 0),
@@ -147,6 +150,7 @@ def trainer_case(case):
     total += kept.get("pending_auto_prune_penalty", 0.0) + kept.get("pending_hindsight_credit", 0.0)
 
     record = components(x, reward, config) | {"total_reward": total}
+    record["host_baseline_acc"] = given["leave_one_out_accs"].get(x.slot_id)
     if config.mode in ("shaped", "escrow"):
         record |= {"action_shaping": record["action_shaping"] - returned, "escrow_forfeit": -forfeit}
     committed = operation is LifecycleOp.FOSSILIZE and given["fossilize_handler_succeeds"]

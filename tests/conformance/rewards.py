@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conformance_helpers import attribution_case, helper_case, normalizer_case
 from conformance_skips import reason_to_skip
-from conformance_steps import loss_case, reward_case
+from conformance_steps import REFUSED, loss_case, reward_case
 from conformance_trainer import sequence_case, trainer_case
 
 TOLERANCE = 1e-9
@@ -40,8 +40,14 @@ def outcome(case, document):
 
 
 def differences(expected, found, tolerance, path=""):
-    """Where ``found`` departs from ``expected``. What ``found`` does not speak of is not compared."""
+    """Where ``found`` departs from ``expected``.
+
+    ``found`` need not speak of every output, nor of every component; what it speaks of has to be complete.
+    """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        if path not in ("", "components"):
+            for key in expected.keys() - found.keys():
+                yield f"{path}.{key}: was {expected[key]!r}, is missing"
         for key, value in found.items():
             where = f"{path}.{key}" if path else str(key)
             if key not in expected:
@@ -73,7 +79,7 @@ def divergence(case, document, tolerance=TOLERANCE):
         if "error" not in expected:
             return f"raised {type(error).__name__}: {error}"
         reason = getattr(error, "reason", None)
-        if reason != expected.get("reason_code", reason):
+        if reason not in (REFUSED, expected.get("reason_code", reason)):
             return f"reason of the error was {expected['reason_code']!r}, is {reason!r}"
         return None
     except (LookupError, TypeError, ArithmeticError, AttributeError) as error:

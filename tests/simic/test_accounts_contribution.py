@@ -180,6 +180,24 @@ def test_hindsight_goes_to_the_step_that_made_the_helper_help():
     assert credit.amount == pytest.approx(0.1 * math.tanh(0.1 * 4 * 5))
 
 
+def test_a_seed_inherits_no_merit_from_its_predecessor_in_the_slot():
+    kept = born("shaped", slot=0, step=3)
+    one = blending("r0c0", 4.0)
+    first, second = blending("r0c1", 4.0, seed="r0c1-1"), blending("r0c1", 4.0, seed="r0c1-2")
+    strong = table({(): 44.0, ("r0c0",): 45.0, ("r0c1",): 45.0, ("r0c0", "r0c1"): 76.0})
+    weak = table({(): 44.0, ("r0c0",): 45.0, ("r0c1",): 45.0, ("r0c0", "r0c1"): 46.01})
+    kept.settle(transition(step=4, before=(one, first, None), after=(one, first, None), measured=strong))
+    kept.settle(transition(step=5, before=(one, first, None), after=(one, None, None), measured=plain(45.0)))
+    kept.settle(transition(step=6, before=(one, None, None), after=(one, second, None), measured=weak))
+    held = (report("r0c0", Stage.HOLDING, 6, alpha=1.0, contribution=5.0), second, None)
+    done = (report("r0c0", Stage.FOSSILIZED, 1, alpha=1.0, contribution=5.0), second, None)
+    commit = transition(step=7, operation=LifecycleOp.FOSSILIZE, slot=0, before=held, after=done, known=weak)
+    paid = {e.explanation.split()[0]: e for e in kept.settle(commit) if e.source == "hindsight"}
+    assert paid["r0c1-1"].amount == pytest.approx(0.1 * math.tanh(0.1 * 30 * 5))
+    assert paid["r0c1-1"].cause_step == 4
+    assert paid["r0c1-2"].amount == pytest.approx(0.1 * math.tanh(0.1 * 0.01 * 5))
+
+
 def escrow_life(contributions, end, accuracy=70.0):
     """Books after a seed that was worth ``contributions`` in turn; ``end`` changes the last step."""
     kept = books("escrow", first=20.0, disable_pbrs=True)

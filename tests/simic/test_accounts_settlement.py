@@ -140,11 +140,13 @@ def test_a_commitment_that_is_undone_is_written_off():
     for gone in (EMPTY, (report("r0c0", Stage.HOLDING, 3, alpha=1.0), None, None)):
         again = books("settlement", first=20.0, control=(20.0,) * 4)
         again.resume(kept.saved())
-        entries = again.settle(
-            transition(step=1, before=after, after=gone, restored_because_of=0, measured=plain(20.0))
-        )
-        assert amounts(entries)[("revaluation", "r0c0")] == pytest.approx(-2.95)
-        assert sources(entries) == {"revaluation", "rollback"}
+        step = transition(step=1, before=after, after=gone, restored_because_of=0, measured=plain(20.0))
+        few = replace(step, measured=replace(table({(): 20.0, ("r0c0",): 50.0}), coalitions=()))
+        for measured in (step, few):  # however little was measured
+            again.resume(kept.saved())
+            entries = again.settle(measured)
+            assert amounts(entries)[("revaluation", "r0c0")] == pytest.approx(-2.95)
+            assert sources(entries) == {"revaluation", "rollback"}
 
 
 def test_values_are_averaged_over_the_last_epochs():

@@ -278,6 +278,11 @@ def test_sampled_values_come_to_the_exact_ones_within_their_errors():
         assert claimed == pytest.approx(spread, rel=0.5, abs=0.05)
 
 
+def test_one_pair_of_orders_says_nothing_about_the_error():
+    measured = sampled(lambda members: 10.0 * len(members) ** 2, 3, 1, scores=lambda c: np.ones(4, np.float32))
+    assert {found.error_pp for found in attribution.shapley_values(measured).values()} == {None}
+
+
 def test_mean_marginals_are_banzhaf_values_of_complete_tables():
     # A: ((14 - 10) + (20 - 11)) / 2, B: ((11 - 10) + (20 - 14)) / 2
     assert attribution.mean_marginals(TWO) == pytest.approx({A: 6.5, B: 3.5})

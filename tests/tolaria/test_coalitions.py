@@ -49,6 +49,12 @@ def test_few_coalitions_are_everybody_and_the_committed():
     assert few == (frozenset({frozenset(SLOTS[:2]), frozenset({"r0c1"})}), ())
 
 
+def test_if_everybody_is_committed_no_order_counts_twice():
+    chosen, orders = chosen_coalitions(SLOTS, frozenset(SLOTS), permutations=3, seed=5)
+    assert list(orders) == antithetic_orders(SLOTS, 3, 5)
+    assert {frozenset(), frozenset(SLOTS)} <= chosen
+
+
 def test_more_than_four_committed_have_orders_of_their_own():
     committed = frozenset(SLOTS[1:])
     chosen, orders = chosen_coalitions(SLOTS, committed, permutations=3, seed=5)

@@ -220,12 +220,12 @@ def _hindsight(b: Booking) -> None:
         return
     gained, weight = seed.measured.contribution_pp, b.config.hindsight_credit_weight
     helped = b.accounts.slots[seed.slot_id].boosts
-    pays = {slot: bonuses.hindsight_credit(boost.mean_pp, gained, weight) for slot, boost in helped.items()}
+    pays = {helper: bonuses.hindsight_credit(boost.mean_pp, gained, weight) for helper, boost in helped.items()}
     total, most = sum(pays.values()), b.config.max_hindsight_credit
     share = 1.0 if total <= most else most / total
-    for slot, pay in pays.items():
-        why = f"helped {seed.slot_id} by {points(helped[slot].mean_pp)}, which brings {points(gained)}"
-        b.pay("hindsight", share * pay, why, slot, helped[slot].cause_step)
+    for helper, boost in helped.items():
+        why = f"{helper} helped {seed.slot_id} by {points(boost.mean_pp)}, which brings {points(gained)}"
+        b.pay("hindsight", share * pays[helper], why, boost.slot, boost.cause_step)
 
 
 def _remember_boosts(b: Booking) -> None:
@@ -234,8 +234,8 @@ def _remember_boosts(b: Booking) -> None:
         if not isinstance(found, Estimate) or found.value_pp <= 0 or not pair <= accounts.keys():
             continue
         for slot in pair:
-            (helper,) = pair - {slot}
-            boosts = b.accounts.slots[slot].boosts
-            old = boosts.get(helper, Boost(0.0, 0, 0))
-            new = Boost(old.total_pp + found.value_pp, old.steps + 1, accounts[helper].operated_step)
-            b.change(slot, boosts={**boosts, helper: new})
+            (other,) = pair - {slot}
+            helper, boosts = accounts[other], b.accounts.slots[slot].boosts
+            old = boosts.get(helper.seed_id, Boost(other, 0.0, 0, 0))
+            new = Boost(other, old.total_pp + found.value_pp, old.steps + 1, helper.operated_step)
+            b.change(slot, boosts={**boosts, helper.seed_id: new})

@@ -7,9 +7,10 @@ after as many epochs, so that nothing is paid for what training alone brings. Wh
     host (committed seeds off) - control   +   sum over committed seeds of (Shapley value - price)
 
 each averaged over the last few epochs, since the accuracy of single epochs is a lottery. Every part is paid by its
-change from step to step, so that an episode's reward is the value at its end. A seed's part vests linearly over some
-epochs after its commitment, and what has not vested by the end is not paid. So holding a seed for ever earns nothing,
-and waiting with a commitment never earns more.
+change from step to step, so that the sum of an episode's rewards is the value at its end; to whom discounts them, value
+that comes early and stays is worth a little more. A seed's part vests linearly over some epochs after its commitment,
+and what has not vested by the end is not paid. So holding a seed for ever earns nothing, and to wait with the
+commitment of a seed that brings something never earns more.
 """
 
 from collections.abc import Sequence
@@ -32,19 +33,15 @@ def settlement(b: Booking, control_pp: float) -> None:
     none = b.t.measured.coalition(frozenset())
     alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
     values = shapley_values(b.t.measured, kept)
+    for slot in b.accounts.slots.keys() - kept:
+        _write_off(b, slot)
     if alone is None or not all(isinstance(value, Estimate) for value in values.values()):
         return  # not measured in this step; the changes are paid when they are
     _settle_host(b, alone, control_pp)
     for report in b.t.after:
-        if report is None or report.slot_id not in b.accounts.slots:
-            continue
-        value = values.get(report.slot_id)
-        if isinstance(value, Estimate):
+        value = None if report is None else values.get(report.slot_id)
+        if report is not None and isinstance(value, Estimate):
             _settle_seed(b, report.slot_id, value.value_pp, report.parameters)
-        else:
-            _write_off(b, report.slot_id)
-    for slot in b.accounts.slots.keys() - {report.slot_id for report in b.t.after if report is not None}:
-        _write_off(b, slot)
 
 
 def vested(epochs: int, vesting_epochs: int) -> float:

@@ -13,6 +13,7 @@ from esper_ray.simic.accounts.transition import Transition
 class Boost:
     """What another seed has been adding to this one's effect."""
 
+    slot: str
     total_pp: float
     """Positive interactions, summed over the steps in which they were measured."""
     steps: int
@@ -50,7 +51,7 @@ class SlotAccount:
     vested: float = 0.0
     """``settlement``: share of its value that that was."""
     boosts: Mapping[str, Boost] = field(default_factory=dict)
-    """By the slot that helped."""
+    """By the seed that helped."""
 
 
 @dataclass(frozen=True, slots=True)
