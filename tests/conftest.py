@@ -4,11 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import build, read_preset
 
 torch.set_num_threads(1)
+settings.register_profile("untimed", deadline=None)  # how fast this machine is just now is no property of the code
+settings.load_profile("untimed")
 
 TINY = {
     "episode_length": 5,

@@ -118,8 +118,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         family = problem["input"]["family"]
         return f"{key}.family: {unknown('host family', str(family), list(HOST_FAMILIES))} (got {family!r})"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error" and not path:
-        return str(message)
+    if problem["type"] == "value_error" and (not path or isinstance(problem["input"], Mapping)):
+        return f"{key}: {message}" if path else str(message)  # about several keys, which the message names
     return f"{key}: {message} (got {problem['input']!r})"
 
 

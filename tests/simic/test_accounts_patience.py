@@ -1,4 +1,4 @@
-"""P59: delaying the commitment of a good seed never increases the return, in any mode."""
+"""P59: delaying the commitment of a good seed, that stays as good as it is, never increases the return."""
 
 import pytest
 from accounts_builders import EMPTY, MODES, books, discounted, report, table, transition
@@ -53,7 +53,10 @@ def life(mode, commit, gain, host, family="contribution"):
     host=st.floats(5, 40),
 )
 def test_waiting_with_a_good_commitment_never_earns_more(mode, commit, delay, gain, host):
-    """A good seed was held for as long as a commitment needs to be paid in full; the host stays as it is."""
+    """A good seed was held for as long as a commitment needs to be paid in full; it and the host stay as they are.
+
+    Of a seed that becomes better while it is held, all modes but ``settlement`` pay the better one more.
+    """
     family = "loss" if mode == "loss" else "contribution"
     name = "shaped" if mode == "loss" else mode
     soon = discounted(life(name, commit, gain, host, family), STEPS)
