@@ -153,3 +153,10 @@ def test_the_loss_family_charges_seeds_after_their_grace_and_settles_the_final_l
 def test_a_rollback_is_no_improvement_of_the_loss():
     step = transition(known=plain(10.0, 9.0), measured=plain(40.0, 1.0), restored_because_of=0)
     assert sources(settled("shaped", step, family="loss")) == {"rollback"}
+
+
+def test_an_unmeasured_fossil_does_not_count_even_if_nothing_is_asked_of_it():
+    after = (report("r0c0", Stage.FOSSILIZED, 9, alpha=1.0), None, None)
+    step = transition(before=after, after=after, truncated=True)
+    paid = amounts(settled("simplified", step, disable_pbrs=True, min_fossilize_contribution=0.0))
+    assert paid == pytest.approx({("terminal", None): 3 * 0.5})

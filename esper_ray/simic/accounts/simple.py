@@ -32,17 +32,16 @@ def basic_plus(b: Booking) -> None:
             limits = config.max_drip_per_epoch, config.negative_drip_ratio
             amount = bonuses.epoch_drip(account.drip_scale, contribution, *limits)
             b.pay("drip", amount, f"contribution {points(contribution)}", report.slot_id, account.committed_step)
-    seed = b.committed()
-    if seed is None or not operations.is_commitment_counted(
-        seed.measured.contribution_pp, b.known_improvement(), config
-    ):
-        basic(b)
-        return
-    later = bonuses.drip_of(seed.slot_id, seed.seed_id, _commitment(b, seed), b.t.max_steps - b.t.epoch, config)
-    why = f"{config.drip_fraction:.0%} of the commitment is paid later, as long as the seed contributes"
-    b.pay("drip", -later.pool, why, seed.slot_id)
-    b.change(seed.slot_id, drip_scale=later.scale)
     basic(b)
+    seed = b.committed()
+    if seed is None:
+        return
+    if operations.is_commitment_counted(seed.measured.contribution_pp, b.known_improvement(), config):
+        epochs_left = b.t.max_steps - b.t.epoch
+        later = bonuses.drip_of(seed.slot_id, seed.seed_id, _commitment(b, seed), epochs_left, config)
+        why = f"{config.drip_fraction:.0%} of the commitment is paid later, as long as the seed contributes"
+        b.pay("drip", -later.pool, why, seed.slot_id)
+        b.change(seed.slot_id, drip_scale=later.scale)
 
 
 def simplified(b: Booking) -> None:
@@ -55,9 +54,9 @@ def simplified(b: Booking) -> None:
     if t.success and t.operation not in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE):
         b.pay("operation", SIMPLIFIED_COST, t.operation.name, t.slot_id)
     if t.truncated:
-        kept = [r for r in t.after if r is not None and r.stage is Stage.FOSSILIZED]
+        kept = [r.measured.contribution_pp for r in t.after if r is not None and r.stage is Stage.FOSSILIZED]
         least = b.config.min_fossilize_contribution
-        contributing = sum((r.measured.contribution_pp or 0.0) >= least for r in kept)
+        contributing = sum(contribution is not None and contribution >= least for contribution in kept)
         amount = endings.simplified_pay(t.measured.accuracy_pp, contributing, b.config)
         b.pay("terminal", amount, f"accuracy {t.measured.accuracy_pp:.2f} points, {contributing} contributing seeds")
 
