@@ -1,17 +1,14 @@
 """Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically."""
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from actors.ppo import LearnerState
 from esper_ray.leyline.config import RunConfig
@@ -36,16 +33,6 @@ class Checkpoint:
     """Lengths of the run's growing files."""
     progress: dict[str, Any]
     """What the controller has counted so far."""
-
-
-def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None) -> Path:

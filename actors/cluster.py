@@ -27,6 +27,15 @@ class ResourceError(Exception):
     """The cluster does not have what the run asks for."""
 
 
+def start_ray(actors: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with a CPU for each of so many actors."""
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+    else:
+        cpus = max(os.cpu_count() or 1, actors)
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+
+
 class RayCrew:
     """One learner actor, and one environment actor for every ``envs_per_actor`` environments.
 
@@ -47,7 +56,8 @@ class RayCrew:
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            self._start_ray()
+            start_ray(len(self._devices))
+            self._started_ray = True
         try:
             self._check_resources()
             device = self.config.system.device
@@ -126,14 +136,6 @@ class RayCrew:
 
     def _next(self, queues: dict[str, deque[Assignment]], actor: int) -> Any:
         return self._actors[actor].play.remote(queues[self._devices[actor]].popleft())
-
-    def _start_ray(self) -> None:
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(log_to_driver=False)
-        else:
-            cpus = max(os.cpu_count() or 1, len(self._devices))
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-        self._started_ray = True
 
     def _gpu(self, device: str) -> dict[str, float]:
         """The share of a GPU that each user of ``device`` gets."""

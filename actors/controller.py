@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from actors.checkpoint import Checkpoint, save_checkpoint, weights_digest
+from actors.checkpoint import Checkpoint, save_checkpoint
 from actors.crew import Crew, ShouldStop
 from actors.ppo import exploration_share
 from actors.rollout import Assignment, Interrupted, episode_seed
@@ -29,6 +29,7 @@ from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.run_directory import RunDirectory
+from policies.bundle import weights_digest
 
 DIAGNOSTICS = (
     "policy_loss",
@@ -39,6 +40,7 @@ DIAGNOSTICS = (
     "grad_norm",
     "explained_variance",
     "return_variance",
+    "low_variance",
     "optimizer_steps",
     "stopped_by_kl",
     "epsilon",

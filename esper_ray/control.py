@@ -35,11 +35,4 @@ class ControlCurves:
 
     def _played(self, seed: int) -> tuple[float, ...]:
         life = Life(self._config, self._data, self._device, self._host, seed)
-        curve = [life.first_accuracy_pp]
-        for _ in range(self._config.episode_length):
-            verdict = life.measure_and_judge(life.train())
-            if verdict.panic:
-                life.roll_back(verdict)
-            life.epoch += 1
-            curve.append(life.measured.accuracy_pp)
-        return tuple(curve)
+        return (life.first_accuracy_pp, *(measured.accuracy_pp for measured in life.live_alone()))

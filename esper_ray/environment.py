@@ -37,6 +37,7 @@ from esper_ray.simic.accounts.books import Books, needs_control
 from esper_ray.simic.accounts.transition import Transition, committed_accuracy, fossil_parameters
 from esper_ray.simic.ledger import Ledger
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
+from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.memory import memory_for
 from esper_ray.tolaria.tasks import load_task
 from esper_ray.tolaria.training import EpochResult
@@ -65,12 +66,14 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         *,
         data: AnyData | None = None,
         host: HostBuilder | None = None,
+        flops: FlopMeter | None = None,
     ) -> None:
         """
         Args:
             data: own data on ``device``; the task of the configuration is not loaded then.
             host: makes a fresh host of one's own for each episode, from the data; weights drawn from torch's
                 global generator are a function of the episode's seed.
+            flops: counts the operations of training, if somebody wants to know; not those of the control.
 
         Raises:
             TaskError: if the task or its data cannot be had.
@@ -95,6 +98,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         )
         self._controls = ControlCurves(config, self.data, self.device, self.host)
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
+        self._flops = flops
         self._over = True
 
     def reset(
@@ -107,7 +111,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         chosen = int(self.np_random.integers(2**32)) if seed is None else seed
         control = self._controls.of(chosen) if needs_control(self.config.reward) else ()
-        self.life = Life(self.config, self.data, self.device, self.host, chosen)
+        self.life = Life(self.config, self.data, self.device, self.host, chosen, self._flops)
         self.books = self._new_books(control)
         self.illegal_actions = 0
         self._last_operation, self._last_success = LifecycleOp.WAIT, True
@@ -233,7 +237,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 another host. The environment is as it was then.
         """
         state = unpacked(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
-        life = Life(self.config, self.data, self.device, self.host, state.life.seed)
+        life = Life(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
         life.resume(state)
         self.life, play = life, state.play
         self.np_random.bit_generator.state = dict(state.generator)

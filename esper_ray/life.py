@@ -4,23 +4,28 @@ A step carries out an operation, ticks the lifecycle once, trains an epoch, meas
 governor judge. A pure function of the configuration, the data, the episode's seed and the actions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from esper_ray.episode import EpisodeState, EpisodeStateError, LifeProgress, Trusted
+from esper_ray.kasmina.alpha import AlphaController
 from esper_ray.kasmina.commands import command_of, logged
 from esper_ray.kasmina.lifecycle import LifecycleEvent, SeedState
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
+from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions, few_coalitions
 from esper_ray.tolaria.data import EpochPlan
+from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import Governor, Verdict
 from esper_ray.tolaria.measurement import measure
 from esper_ray.tolaria.memory import DeviceMemoryError, is_out_of_memory, memory_for
@@ -35,16 +40,50 @@ DATA_ORDER, COALITIONS, LAYERS = 1, 4, 5
 """Keys of random streams of an episode: its data, sampled coalitions, layers such as dropout."""
 
 
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """A seed that is to be there from the first epoch on."""
+
+    slot: str
+    blueprint: str
+    style: GerminationStyle
+
+
+def committed_seed(planted: Planted) -> SeedState:
+    """The state of a seed that was committed at full amplitude."""
+    return SeedState(
+        seed_id=f"{planted.slot}-planted",
+        blueprint=planted.blueprint,
+        style=planted.style,
+        tempo=0,
+        target=1.0,
+        stage=Stage.FOSSILIZED,
+        previous_stage=Stage.HOLDING,
+        alpha=AlphaController(alpha=1.0, start=1.0, target=1.0),
+    )
+
+
 class Life:
     """A host with its seeds, its data, and those who train, measure and guard it."""
 
-    def __init__(self, config: RunConfig, data: AnyData, device: torch.device, host: HostBuilder, seed: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        data: AnyData,
+        device: torch.device,
+        host: HostBuilder,
+        seed: int,
+        flops: FlopMeter | None = None,
+    ) -> None:
         """
+        Args:
+            flops: counts the operations of training, if somebody wants to know.
+
         Raises:
             DeviceMemoryError: if the device has no memory for the host.
         """
-        self.config, self.data, self.device, self.seed = config, data, device, seed
-        self.epoch = 0
+        self.config, self.data, self.device, self.seed, self._flops = config, data, device, seed, flops
+        self.epoch = self.rollbacks = 0
         with memory_for("a host", device):
             self.organism: Organism = build_organism(config, data, device, seed, host)
             self._trainer = build_trainer(config, self.organism, data)
@@ -93,7 +132,8 @@ class Life:
 
     def train(self) -> EpochResult:
         """One epoch on the host and its seeds."""
-        with keyed_randomness(derived_seed(self.seed, LAYERS, self.epoch), self.device):
+        counted = nullcontext() if self._flops is None else self._flops.epoch(self.organism.model)
+        with keyed_randomness(derived_seed(self.seed, LAYERS, self.epoch), self.device), counted:
             result = self._trainer.train(self._plan(), learning_rates(self.config, self.organism, self.epoch))
         self.organism.model.epoch_elapsed()
         return result
@@ -139,9 +179,38 @@ class Life:
     def roll_back(self, verdict: Verdict) -> Event:
         """Go back to the last state that the governor trusted."""
         self.organism.restore(self._trusted.organism)
+        self.rollbacks += 1
         self.vitals, self.measured = self._trusted.vitals, self._trusted.measured
         data = {"reason": verdict.reason, "value": verdict.value, "threshold": verdict.threshold}
         return Event("rollback", self.epoch, data)
+
+    def live_alone(self) -> Iterator[Measurement]:
+        """The rest of the episode without anybody who decides: what each epoch comes to."""
+        while self.epoch < self.config.episode_length:
+            verdict = self.measure_and_judge(self.train())
+            if verdict.panic:
+                self.roll_back(verdict)
+            self.epoch += 1
+            yield self.measured
+
+    def begin_grown(self, seeds: Sequence[Planted]) -> None:
+        """Put committed seeds of fresh weights into a life that has not begun, as if they belonged to the host.
+
+        Raises:
+            ValueError: if the life has begun, or a seed names a slot that the host does not have.
+        """
+        if self.epoch:
+            raise ValueError(f"seeds can be there from the start only, not after {self.epoch} epochs")
+        growth = self.organism.model.growth
+        known = growth.record()
+        for seed in seeds:
+            if seed.slot not in known.states:
+                raise ValueError(unknown("slot", seed.slot, list(known.states)))
+        states = {**known.states, **{seed.slot: committed_seed(seed) for seed in seeds}}
+        record = replace(known, states=states)
+        growth.adopt(record, growth.rebuild(record))
+        self.measured = self._measured(everything=True)
+        self._trusted = self._trusted_state()
 
     def test_measurement(self) -> Measurement:
         """Loss, accuracy and coalitions on the test split."""

@@ -23,7 +23,9 @@ def mendable() -> tuple[type[Exception], ...]:
         ("esper_ray.tolaria.memory", "DeviceMemoryError"),
         ("actors.replay", "ReplayError"),
         ("actors.checkpoint", "CheckpointError"),
+        ("actors.contestants", "ContestantError"),
         ("actors.cluster", "ResourceError"),
+        ("policies.bundle", "BundleError"),
     ):
         if module in sys.modules:  # an error of a module that was never imported cannot be raised
             errors.append(getattr(sys.modules[module], name))

@@ -7,7 +7,9 @@ import typer
 
 import esper_ray
 from esper_ray.cli import config, train
+from esper_ray.cli import evaluate as evaluating
 from esper_ray.cli import explain as explaining
+from esper_ray.cli import export as exporting
 from esper_ray.cli import replay as replaying
 from esper_ray.cli import tasks as listing
 from esper_ray.cli.errors import UsageError, reported
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
 app.command(name="replay")(replaying.replay)
+app.command(name="evaluate")(evaluating.evaluate)
+app.command(name="export-policy")(exporting.export_policy)
 app.command(name="explain")(explaining.explain)
 app.command(name="tasks")(listing.tasks)
 

@@ -197,6 +197,21 @@ OPS_OF_HEAD = MappingProxyType({head: tuple(op for op in LifecycleOp if head in 
 """The operations that read each head."""
 
 
+def action_names() -> tuple[str, ...]:
+    """A name for every choice of every head, and for the heads that each operation reads: what an index means."""
+    choices: dict[str, list[object]] = {
+        "op": [op.name.lower() for op in LifecycleOp],
+        "blueprint": [blueprint.id for blueprint in Blueprint],
+        "style": [style.id for style in GerminationStyle],
+        "tempo": [f"{ticks} ticks" for ticks in TEMPO_TICKS],
+        "alpha_target": list(ALPHA_TARGETS),
+        "alpha_speed": [f"{ticks} ticks" for ticks in SPEED_TICKS],
+        "alpha_curve": [f"{curve.name.lower()} {steepness:g}" for curve, steepness in CURVES],
+    }
+    named = [f"{head} {index}: {name}" for head in choices for index, name in enumerate(choices[head])]
+    return (*named, *(f"{op.name.lower()} reads {', '.join(heads)}" for op, heads in HEADS_OF_OP.items()))
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """Eight indices, one per head."""

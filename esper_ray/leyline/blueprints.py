@@ -21,6 +21,11 @@ class Topology(Enum):
     """(B, D): one vector per example."""
 
 
+TOPOLOGY_OF_FAMILY = MappingProxyType(
+    {"cnn": Topology.IMAGES, "mlp": Topology.FEATURES, "transformer": Topology.SEQUENCES}
+)
+"""Features at the slots of the built-in host families."""
+
 REDUCTION = 4
 """Channels per channel of a squeezed layer (attention over channels, bottleneck)."""
 MIN_BOTTLENECK = 8

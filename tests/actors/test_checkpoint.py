@@ -15,9 +15,9 @@ from actors.checkpoint import (
     checkpoints_in,
     load_checkpoint,
     save_checkpoint,
-    weights_digest,
 )
 from actors.ppo import LearnerState, PPOLearner
+from policies.bundle import weights_digest
 
 CONFIG = small_config()
 POSITION = {"events.jsonl": 10, "rounds.csv": 20, "timings.csv": 30, "sequence": 4}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from cli_builders import only_run
 
-from actors.checkpoint import checkpoints_in, load_checkpoint, weights_digest
+from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.ppo import PPOLearner
 from esper_ray.leyline.reward_config import REWARD_MODES
+from policies.bundle import weights_digest
 
 LINE = re.compile(
     r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "

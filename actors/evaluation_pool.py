@@ -1,0 +1,189 @@
+"""Who plays the episodes of an evaluation: actors on Ray, or this process. Results do not depend on which.
+
+Dataflow::
+
+    driver --(contestant, seed)--> a free player --Verdict--> driver
+    driver --(control, seed, final network)--> a free player, once that network is known
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import torch
+
+from actors.contestants import Contestant
+from actors.evaluation import Evaluator, Final, Verdict
+from actors.rollout import Interrupted
+from actors.settings import choose_ray_settings
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.scores import Score
+
+ShouldStop = Callable[[], bool]
+OnScore = Callable[[Score], None]
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode: of the contestant ``label``, or of the control ``label`` made after a final network."""
+
+    label: str
+    seed: int
+    after: Final | None = None
+
+
+class Players(AbstractContextManager["Players"], Protocol):
+    """Plays jobs. Used within ``with``, which ends what was started."""
+
+    def describe(self) -> str:
+        """One line about who plays."""
+
+    def play(self, jobs: Sequence[Job], should_stop: ShouldStop) -> Iterator[tuple[Job, Verdict]]:
+        """All ``jobs``, each with its verdict as it comes.
+
+        Raises:
+            Interrupted: if ``should_stop`` said so before the last had come.
+        """
+
+
+class SerialPlayers:
+    """This process."""
+
+    def __init__(self, config: RunConfig, contestants: Mapping[str, Contestant], *, greedy: bool) -> None:
+        torch.set_num_threads(config.system.threads)
+        self._contestants = contestants
+        self._evaluator = Evaluator(config, config.system.devices[0], greedy=greedy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def describe(self) -> str:
+        """See :class:`Players`."""
+        return f"one process on {self._evaluator.device}"
+
+    def play(self, jobs: Sequence[Job], should_stop: ShouldStop) -> Iterator[tuple[Job, Verdict]]:
+        """See :class:`Players`."""
+        for job in jobs:
+            yield job, played(self._evaluator, self._contestants, job, should_stop)
+
+
+class RayPlayers:
+    """One actor for each CPU that the run's devices ask for; every device in turn."""
+
+    def __init__(self, config: RunConfig, contestants: Mapping[str, Contestant], *, greedy: bool, workers: int) -> None:
+        self._config, self._contestants, self._greedy = config, contestants, greedy
+        devices = config.system.devices
+        self._devices = [devices[index % len(devices)] for index in range(max(workers, len(devices)))]
+        self._actors: list[Any] = []
+        self._started_ray = False
+
+    def __enter__(self) -> Self:
+        import ray
+
+        from actors.cluster import start_ray
+        from actors.evaluation_actor import EvaluationActor
+
+        if not ray.is_initialized():
+            start_ray(len(self._devices))
+            self._started_ray = True
+        contestants = ray.put(dict(self._contestants))
+        actor: Any = EvaluationActor
+        for device in self._devices:
+            share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
+            options = actor.options(num_cpus=1, **share)
+            self._actors.append(options.remote(self._config, contestants, device.partition(":")[0], self._greedy))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def describe(self) -> str:
+        """See :class:`Players`."""
+        return f"{len(self._devices)} Ray actors on {', '.join(dict.fromkeys(self._devices))}"
+
+    def play(self, jobs: Sequence[Job], should_stop: ShouldStop) -> Iterator[tuple[Job, Verdict]]:
+        """See :class:`Players`."""
+        import ray
+
+        waiting, free = deque(jobs), deque(self._actors)
+        running: dict[Any, tuple[Job, Any]] = {}
+        while waiting or running:
+            while waiting and free:
+                job, actor = waiting.popleft(), free.popleft()
+                running[actor.play.remote(job)] = (job, actor)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            if should_stop():
+                raise Interrupted
+            for reference in done:
+                job, actor = running.pop(reference)
+                free.append(actor)
+                yield job, ray.get(reference)
+
+
+def played(
+    evaluator: Evaluator,
+    contestants: Mapping[str, Contestant],
+    job: Job,
+    should_stop: ShouldStop = lambda: False,
+) -> Verdict:
+    """One job."""
+    if job.after is not None:
+        return evaluator.unsteered(job.label, job.seed, job.after, should_stop)
+    return evaluator.play(contestants[job.label], job.seed, should_stop)
+
+
+def make_players(
+    config: RunConfig, contestants: Mapping[str, Contestant], *, serial: bool, greedy: bool, workers: int
+) -> Players:
+    """Players of this process, or on Ray."""
+    if serial:
+        return SerialPlayers(config, contestants, greedy=greedy)
+    choose_ray_settings()
+    return RayPlayers(config, contestants, greedy=greedy, workers=workers)
+
+
+def all_scores(
+    players: Players,
+    labels: Sequence[str],
+    controls: Sequence[str],
+    reference: str,
+    seeds: Sequence[int],
+    on_score: OnScore,
+    should_stop: ShouldStop,
+) -> list[Score]:
+    """Every contestant and every unsteered control on every seed; ordered by contestant and seed.
+
+    Args:
+        labels: contestants.
+        controls: unsteered ones, made after the final networks of ``reference``, seed by seed.
+        reference: one of ``labels``.
+
+    Raises:
+        Interrupted: if ``should_stop`` said so before all had been played.
+    """
+    found: dict[tuple[str, int], Score] = {}
+    finals: dict[int, Final] = {}
+    ordered = sorted(labels, key=lambda label: label != reference)
+    for job, verdict in players.play([Job(label, seed) for label in ordered for seed in seeds], should_stop):
+        found[job.label, job.seed] = verdict.score
+        on_score(verdict.score)
+        if job.label == reference:
+            finals[job.seed] = verdict.final
+    jobs = [Job(control, seed, finals[seed]) for control in controls for seed in seeds]
+    for job, verdict in players.play(jobs, should_stop):
+        found[job.label, job.seed] = verdict.score
+        on_score(verdict.score)
+    return [found[label, seed] for label in (*labels, *controls) for seed in seeds]

@@ -1,0 +1,104 @@
+"""Paired comparison of policies over seeds: bootstrap intervals and the frontier of quality, cost and stability."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+
+from esper_ray.leyline.scores import Interval, Score, Summary
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
+    """Mean of ``values`` with a percentile bootstrap interval, the same for the same values.
+
+    Of paired differences it is the paired interval.
+
+    Raises:
+        ValueError: if there are no values, or one is not finite.
+
+    Source: Efron, Bootstrap methods: another look at the jackknife (1979).
+    """
+    if not len(values):
+        raise ValueError("an interval needs at least one value, got none")
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"an interval needs finite values, got {array[~np.isfinite(array)][0]}")
+    means = np.random.default_rng(0).choice(array, (resamples, len(array))).mean(axis=1)
+    tail = (1.0 - level) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail])
+    return Interval(float(array.mean()), float(low), float(high))
+
+
+def summaries(scores: Sequence[Score], control: str) -> list[Summary]:
+    """One summary for each policy, in the order in which they first appear.
+
+    Args:
+        control: the policy that the others are compared with, seed by seed.
+
+    Raises:
+        ValueError: if there is no such policy, or policies were played on different seeds.
+    """
+    by_policy: dict[str, dict[int, Score]] = {}
+    for score in scores:
+        by_policy.setdefault(score.policy, {})[score.seed] = score
+    if control not in by_policy:
+        raise ValueError(f"the control {control!r} was not played; there are {', '.join(by_policy)}")
+    seeds = by_policy[control].keys()
+    for name, played in by_policy.items():
+        if played.keys() != seeds:
+            raise ValueError(f"{name!r} was played on other seeds than {control!r}: {sorted(played)}, {sorted(seeds)}")
+    frontier = _frontier(by_policy)
+    return [_summary(name, played, by_policy[control], name in frontier) for name, played in by_policy.items()]
+
+
+def _summary(name: str, played: dict[int, Score], control: dict[int, Score], on_frontier: bool) -> Summary:
+    ordered = [played[seed] for seed in sorted(played)]
+    rivals = [control[seed] for seed in sorted(control)]
+    rewards = [s.total_reward for s in ordered if s.total_reward is not None]
+    is_control = rivals[0].policy == name
+
+    def gain(what: str) -> Interval | None:
+        pairs = zip(ordered, rivals, strict=True)
+        return None if is_control else bootstrap_interval([getattr(a, what) - getattr(b, what) for a, b in pairs])
+
+    return Summary(
+        policy=name,
+        episodes=len(ordered),
+        test_accuracy_pp=bootstrap_interval([s.test_accuracy_pp for s in ordered]),
+        val_accuracy_pp=bootstrap_interval([s.val_accuracy_pp for s in ordered]),
+        objective_pp=bootstrap_interval([s.objective_pp for s in ordered]),
+        parameters=fmean(s.parameters for s in ordered),
+        train_gflops=fmean(s.train_flops for s in ordered) / 1e9,
+        spread_pp=_spread(ordered),
+        rollbacks=sum(s.rollbacks for s in ordered),
+        fossilised=fmean(s.fossilised for s in ordered),
+        total_reward=fmean(rewards) if len(rewards) == len(ordered) else None,
+        objective_gain_pp=gain("objective_pp"),
+        test_gain_pp=gain("test_accuracy_pp"),
+        on_frontier=on_frontier,
+    )
+
+
+def _spread(scores: Sequence[Score]) -> float:
+    return float(np.std([s.test_accuracy_pp for s in scores], ddof=1)) if len(scores) > 1 else 0.0
+
+
+def _frontier(by_policy: dict[str, dict[int, Score]]) -> set[str]:
+    """Policies that no other dominates in test accuracy, parameters, rollbacks and spread."""
+    merits = {
+        name: (
+            fmean(s.test_accuracy_pp for s in played.values()),
+            -fmean(s.parameters for s in played.values()),
+            -float(sum(s.rollbacks for s in played.values())),
+            -_spread(list(played.values())),
+        )
+        for name, played in by_policy.items()
+    }
+    return {
+        name
+        for name, mine in merits.items()
+        if not any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in merits.values())
+    }

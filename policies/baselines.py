@@ -1,0 +1,176 @@
+"""Policies that learn nothing: what a learned one has to beat."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import Decision, View
+from esper_ray.leyline.sections import Section
+from esper_ray.leyline.stages import Stage
+
+FULL, FAST = 2, 0
+"""Indices of the alpha target 1.0 and of the fastest tempo."""
+
+
+class StaticPolicy:
+    """No growth: it always waits."""
+
+    def begin_episode(self, seed: int) -> None:
+        """Nothing is random, and nothing is remembered."""
+
+    def decide(self, view: View) -> Decision:
+        """WAIT."""
+        return Decision(WAIT, reason="no growth")
+
+
+class RandomPolicy:
+    """A uniform choice among the legal operations, then among their slots, then among each argument that is read."""
+
+    def begin_episode(self, seed: int) -> None:
+        """All draws of the episode come from ``seed``."""
+        self._rng = np.random.default_rng(seed)
+
+    def decide(self, view: View) -> Decision:
+        """A legal action."""
+        op = self._any(view.masks.op)
+        slot = 0 if op == LifecycleOp.WAIT else self._any(view.masks.slot_by_op[op])
+        arguments = {head: self._any(legal) for head, legal in view.masks.arguments.items()}
+        return Decision(Action(op, slot, **arguments), reason="drawn at random")
+
+    def _any(self, legal: Any) -> int:
+        return int(self._rng.choice(np.flatnonzero(legal)))
+
+
+class ScriptLine(Section):
+    """One line of a script: what to do, and from which epoch on."""
+
+    epoch: int
+    """First epoch, counted from 0, in which it is tried; it is carried out as soon as it is legal."""
+    op: str
+    """Name of the operation: germinate, set_alpha_target, prune, fossilize or advance."""
+    slot: int = 0
+    """Index among the slots of the run."""
+    blueprint: str = "conv_light"
+
+    @property
+    def operation(self) -> LifecycleOp:
+        """The operation as an enumeration member."""
+        return LifecycleOp[self.op.upper()]
+
+
+class SchedulePolicy:
+    """A fixed script that looks at nothing but the clock and at what is legal.
+
+    Lines are carried out in their order. Where gates do not open by themselves, seeds that develop are advanced in
+    between.
+    """
+
+    def __init__(self, limits: Limits, script: Sequence[ScriptLine] | None = None) -> None:
+        """
+        Args:
+            script: what to do; without one a seed is germinated in every slot and committed, one after another.
+
+        Raises:
+            ValueError: if a line names an operation, a slot or a blueprint that the run does not have.
+        """
+        self.limits = limits
+        self.script = tuple(default_script(limits) if script is None else script)
+        self._style = min(limits.styles, key=lambda style: style is not GerminationStyle.LINEAR_ADD)
+        for number, line in enumerate(self.script, start=1):
+            self._check(number, line)
+        self.begin_episode(0)
+
+    def begin_episode(self, seed: int) -> None:
+        """From the first line; nothing is random."""
+        self._next = 0
+
+    def decide(self, view: View) -> Decision:
+        """The next line, if it is due and legal."""
+        if self._next < len(self.script):
+            line = self.script[self._next]
+            action = self._action(line)
+            if view.signals.epoch >= line.epoch and view.masks.allows(action):
+                self._next += 1
+                return Decision(action, reason=f"line {self._next} of the script")
+        if self.limits.manual_advance:
+            for slot, report in enumerate(view.reports):
+                action = Action(LifecycleOp.ADVANCE, slot)
+                if report is not None and view.masks.allows(action):
+                    return Decision(action, reason="develop further")
+        return Decision(WAIT, reason="nothing is due")
+
+    def _action(self, line: ScriptLine) -> Action:
+        blueprint = int(Blueprint.named(line.blueprint))
+        style = int(self._style)
+        return Action(line.operation, line.slot, blueprint, style, FAST, alpha_target=FULL)
+
+    def _check(self, number: int, line: ScriptLine) -> None:
+        operations = [op.name.lower() for op in LifecycleOp if op is not LifecycleOp.WAIT]
+        if line.op.lower() not in operations:
+            raise ValueError(f"script line {number}: unknown operation {line.op!r}; there are {', '.join(operations)}")
+        if not 0 <= line.slot < len(self.limits.slots):
+            raise ValueError(f"script line {number}: slot {line.slot}; the run has 0 to {len(self.limits.slots) - 1}")
+        if line.operation is LifecycleOp.GERMINATE and Blueprint.named(line.blueprint) not in self.limits.blueprints:
+            allowed = ", ".join(sorted(blueprint.id for blueprint in self.limits.blueprints))
+            raise ValueError(f"script line {number}: blueprint {line.blueprint!r} is not allowed; {allowed} are")
+
+
+def default_script(limits: Limits) -> Iterator[ScriptLine]:
+    """Every slot in turn: germinate, and commit as soon as it is allowed."""
+    allowed = sorted(limits.blueprints)
+    first = Blueprint.CONV_LIGHT if Blueprint.CONV_LIGHT in limits.blueprints else allowed[0]
+    for slot in range(len(limits.slots)):
+        yield ScriptLine(epoch=0, op="germinate", slot=slot, blueprint=first.id)
+        yield ScriptLine(epoch=0, op="fossilize", slot=slot)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is known to be best on a task."""
+
+    slot: int
+    blueprint: Blueprint
+
+
+ORACLE_PLANS = {"patterns": _Plan(0, Blueprint.CONV_LIGHT)}
+"""Tasks whose optimum is known: one convolution in the first slot solves the patterns, and is cheapest there."""
+
+
+class OraclePolicy:
+    """Knows the optimum: one right seed in one right slot at once, committed as soon as the gate lets it through."""
+
+    def __init__(self, limits: Limits, task: str) -> None:
+        """
+        Raises:
+            ValueError: if the optimum of ``task`` is not known, or the run does not allow it.
+        """
+        if task not in ORACLE_PLANS:
+            raise ValueError(f"no oracle for task {task!r}: the optimum is known for {', '.join(ORACLE_PLANS)} only")
+        plan = ORACLE_PLANS[task]
+        if plan.blueprint not in limits.blueprints or plan.slot >= len(limits.slots):
+            raise ValueError(
+                f"the optimum of {task!r} is {plan.blueprint.id} in slot {plan.slot}, which is not allowed"
+            )
+        self._plan, self._limits = plan, limits
+        self._style = min(limits.styles, key=lambda style: style is not GerminationStyle.LINEAR_ADD)
+
+    def begin_episode(self, seed: int) -> None:
+        """Nothing is random, and nothing is remembered."""
+
+    def decide(self, view: View) -> Decision:
+        """The next step of the plan."""
+        slot = self._plan.slot
+        report = view.reports[slot]
+        if report is None:
+            action = Action(
+                LifecycleOp.GERMINATE, slot, self._plan.blueprint, int(self._style), FAST, alpha_target=FULL
+            )
+        elif report.stage is Stage.HOLDING and report.measured.contribution_pp is not None:
+            action = Action(LifecycleOp.FOSSILIZE, slot)
+        else:
+            action = Action(LifecycleOp.ADVANCE, slot)
+        return Decision(action if view.masks.allows(action) else WAIT, reason="the known optimum")
