@@ -196,6 +196,8 @@ class Life:
     def begin_grown(self, seeds: Sequence[Planted]) -> None:
         """Put committed seeds of fresh weights into a life that has not begun, as if they belonged to the host.
 
+        They are trained with it, whether or not seeds that are committed later would be.
+
         Raises:
             ValueError: if the life has begun, or a seed names a slot that the host does not have.
         """
@@ -208,8 +210,10 @@ class Life:
                 raise ValueError(unknown("slot", seed.slot, list(known.states)))
         states = {**known.states, **{seed.slot: committed_seed(seed) for seed in seeds}}
         record = replace(known, states=states)
+        growth.options = replace(growth.options, freeze_fossils=False)
         growth.adopt(record, growth.rebuild(record))
         self.measured = self._measured(everything=True)
+        self.first_accuracy_pp = self.measured.accuracy_pp
         self._trusted = self._trusted_state()
 
     def test_measurement(self) -> Measurement:

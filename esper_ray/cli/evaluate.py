@@ -31,7 +31,10 @@ def evaluate(
     control: Annotated[str, typer.Option(help="what the others are compared with, seed by seed")] = "static",
     controls: Annotated[
         bool,
-        typer.Option(help="also static, random, heuristic, and made after the first policy wide-host and from-scratch"),
+        typer.Option(
+            help="also static, random, heuristic; and, made after the final networks of the first policy, wide-host "
+            "(the host alone, as many parameters from the start) and from-scratch (the same topology)"
+        ),
     ] = True,
     sample: Annotated[
         bool, typer.Option("--sample", help="learned policies draw; else they take the likeliest")
@@ -45,8 +48,8 @@ def evaluate(
 ) -> None:
     """Play policies without exploration on paired seeds, and compare test accuracy, cost and stability.
 
-    The environment is that of --preset, --config-json or --task; else that under which the first learned policy was
-    trained. Nothing here is used for training: the test split is looked at in no other place.
+    The environment is that of --preset, --config-json or --task; else that under which the first learned policy
+    was trained. Nothing here is used for training: the test split is looked at in no other place.
     """
     from actors.contestants import UNSTEERED, contestant
     from actors.evaluation import labelled

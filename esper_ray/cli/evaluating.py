@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from actors.contestants import Contestant
-from actors.evaluation_pool import all_scores, make_players
+from actors.evaluation_pool import Players, all_scores, make_players
 from actors.rollout import Interrupted
 from esper_ray.cli.errors import UsageError
 from esper_ray.cli.signals import StopRequest
@@ -21,6 +23,9 @@ from esper_ray.nissa import scoreboard
 from esper_ray.simic.comparison import LEVEL, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
+
+WIDEST = 1000
+"""Columns in which any table fits."""
 
 
 def environment_of(config: RunConfig, contestants: Sequence[Contestant]) -> None:
@@ -56,32 +61,64 @@ class EvaluationJob:
         self.config, self.contestants, self.unsteered = config, list(contestants), tuple(unsteered)
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
+        self._played: list[Score] = []
 
     def run(self, *, serial: bool, workers: int | None) -> int:
-        """Exit code: 0 when all is played and written, 130 or 143 after a signal; nothing is written then."""
-        import os
+        """Exit code: 0 when all is played and written, 130 or 143 after a signal; only ``scores.csv`` is written then.
 
+        Raises:
+            UsageError: if the folder cannot be written.
+        """
         by_label = {entry.label: entry for entry in self.contestants}
-        reference = self.contestants[0].label
-        total = (len(by_label) + len(self.unsteered)) * len(self.seeds)
-        wanted = workers or os.cpu_count() or 1
-        players = make_players(self.config, by_label, serial=serial, greedy=not self.sample, workers=wanted)
+        players = make_players(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
+        self._make_folder()
         self.console.print(self._headline(), highlight=False, soft_wrap=True)
-        with StopRequest() as stop, players, _bar(self.console) as bar:
-            task = bar.add_task("playing", total=total)
-
-            def on_score(score: Score) -> None:
-                bar.update(task, advance=1, description=f"{score.policy}, seed {score.seed}")
-
-            try:
-                scores = all_scores(players, list(by_label), self.unsteered, reference, self.seeds, on_score, stop)
-            except Interrupted:
-                self.console.print("stopped: nothing was written")
-                return stop.exit_code
+        try:
+            with StopRequest() as stop, players:
+                stop.listen()
+                self.console.print(players.describe(), highlight=False, soft_wrap=True)
+                scores = self._play(players, list(by_label), stop)
+        except Interrupted:
+            self._keep()
+            return stop.exit_code
+        except BaseException:
+            self._keep()
+            raise
         found = summaries(scores, self.control)
         self._write(scores, found)
         self._show(found)
         return 0
+
+    def _play(self, players: Players, labels: Sequence[str], stop: StopRequest) -> list[Score]:
+        with _bar(self.console) as bar:
+            task = bar.add_task("playing", total=self._total)
+
+            def on_score(score: Score) -> None:
+                self._played.append(score)
+                bar.update(task, advance=1, description=f"{score.policy}, seed {score.seed}")
+
+            return all_scores(players, labels, self.unsteered, self._reference, self.seeds, on_score, stop)
+
+    @property
+    def _total(self) -> int:
+        return (len(self.contestants) + len(self.unsteered)) * len(self.seeds)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "scores.csv").touch()
+        except OSError as error:
+            raise UsageError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
+
+    def _keep(self) -> None:
+        """Write what was played before the end came too early."""
+        path = scoreboard.write_scores(self.folder, self._played)
+        self.console.print(
+            f"stopped after {len(self._played)} of {self._total} episodes; nothing was compared, their scores are in "
+            f"{path}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def _headline(self) -> str:
         names = ", ".join([*(entry.label for entry in self.contestants), *self.unsteered])
@@ -92,19 +129,9 @@ class EvaluationJob:
         )
 
     def _write(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        title = f"{self.config.name}: {len(self.seeds)} paired seeds from {self.seeds[0]} to {self.seeds[-1]}"
-        reward = self.config.reward
-        price = 100.0 * reward.param_penalty_weight / reward.param_budget * 1000
-        notes = [
-            f"Episodes of {self.config.episode_length} epochs, no exploration. Objective: validation accuracy in "
-            f"points minus {price:g} for every 1,000 parameters beyond those of the host. Brackets: {LEVEL:.0%} "
-            f"bootstrap intervals over seeds; the gain is in the objective, over {self.control}, paired by seed. "
-            "Spread: standard deviation of the test accuracy over seeds. Frontier: no other is at least as good in "
-            "test accuracy, parameters, rollbacks and spread."
-        ]
-        if self.unsteered:
-            notes.append(f"{' and '.join(self.unsteered)} are made after the final networks of {self._reference}.")
+        title = f"{self.config.name}: {len(self.seeds)} paired seeds, {self.seeds[0]} to {self.seeds[-1]}"
+        how = "learned policies draw, without exploration" if self.sample else "no exploration"
+        notes = [f"Episodes of {self.config.episode_length} epochs, {how}.", *self._notes()]
         scoreboard.write_scores(self.folder, scores)
         scoreboard.write_summary(self.folder, found)
         scoreboard.write_markdown(self.folder, found, title, notes)
@@ -119,18 +146,42 @@ class EvaluationJob:
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
+    def _notes(self) -> list[str]:
+        """What one needs to know to read the table."""
+        reward = self.config.reward
+        price = 100.0 * reward.param_penalty_weight / reward.param_budget * 1000
+        notes = [
+            f"Gains are over {self.control}, paired by seed; brackets are {LEVEL:.0%} bootstrap intervals over seeds. "
+            f"Objective: validation accuracy in points, minus {price:g} for every 1,000 parameters beyond those of the "
+            "host. Spread: standard deviation of the test accuracy over seeds. Kept: committed seeds in the final "
+            "network. Frontier: no other is at least as good in test accuracy, parameters, rollbacks and spread, and "
+            "better in one of them."
+        ]
+        if self.unsteered:
+            notes.append(
+                f"{' and '.join(self.unsteered)} are made after the final networks of {self._reference}, seed by seed: "
+                "the host alone with as many parameters from the start, and the final topology trained from scratch."
+            )
+        return notes
+
     @property
     def _reference(self) -> str:
         return self.contestants[0].label
 
     def _show(self, found: Sequence[Summary]) -> None:
-        table = Table(header_style="bold", box=None, title=f"control: {self.control}", title_justify="left")
-        for name in scoreboard.COLUMNS:
-            is_text = name in ("policy", "")
-            table.add_column(name, justify="left" if is_text else "right", overflow="fold")
-        for row in scoreboard.table_rows(found):
-            table.add_row(*row)
+        width = self.console.width
+        for headings, rows in scoreboard.layouts(found):
+            table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)
+            for name in headings:
+                is_text = name in ("policy", "")
+                table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*map(Text, row))
+            if Measurement.get(self.console, self.console.options.update(width=WIDEST), table).maximum <= width:
+                break
         self.console.print(table)
+        for note in self._notes():
+            self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
 
 

@@ -1,6 +1,6 @@
 """One optimiser for a host and its seeds, whose parameter groups follow births, commitments and deaths."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,10 @@ class GrowingOptimizer:
         """All parameters that are trained, group by group."""
         for group in self._optimizer.param_groups:
             yield from group["params"]
+
+    def before_step(self, look: Callable[[], None]) -> None:
+        """Call ``look`` before every step from now on."""
+        self._optimizer.register_step_pre_hook(lambda _optimizer, _args, _kwargs: look())
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""

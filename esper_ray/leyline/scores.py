@@ -39,7 +39,12 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+    @property
+    def signed(self) -> str:
+        """The interval as text, for differences."""
+        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,28 @@
 """What an evaluation leaves behind: ``scores.csv``, ``summary.csv``, ``comparison.md``, ``comparison.png``."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
-from esper_ray.leyline.scores import Interval, Score, Summary
+from esper_ray.leyline.scores import Score, Summary
 
+ASIDE_INCHES = 0.12
+"""How far a policy is drawn beside another that costs the same."""
 INK, FAINT = "#22333b", "#c7d3dd"
 COLOURS = ("#3bb273", "#4d9de0", "#8e6bbf", "#f2c14e", "#d1495b", "#7d8597", "#2a9d8f", "#b5651d")
 COLUMNS = (
     "policy",
     "test %",
+    "test gain",
     "objective",
-    "vs control",
+    "objective gain",
     "parameters",
     "train GFLOP",
     "spread",
@@ -25,6 +31,8 @@ COLUMNS = (
     "",
 )
 """Headings of the table; the last column marks the frontier."""
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""Headings and rows; texts may have several lines."""
 
 
 def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
@@ -32,17 +40,31 @@ def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     return [
         (
             s.policy,
-            _within(s.test_accuracy_pp),
-            _within(s.objective_pp),
-            "control" if s.objective_gain_pp is None else str(s.objective_gain_pp),
+            str(s.test_accuracy_pp),
+            "control" if s.test_gain_pp is None else s.test_gain_pp.signed,
+            str(s.objective_pp),
+            "control" if s.objective_gain_pp is None else s.objective_gain_pp.signed,
             f"{s.parameters:,.0f}",
-            f"{s.train_gflops:.2f}",
+            f"{s.train_gflops:.3g}" if s.train_gflops < 100 else f"{s.train_gflops:,.0f}",
             f"{s.spread_pp:.1f}",
             str(s.rollbacks),
             f"{s.fossilised:.1f}",
             "frontier" if s.on_frontier else "",
         )
         for s in summaries
+    ]
+
+
+def layouts(summaries: Sequence[Summary]) -> list[Table]:
+    """The table as it may be shown, widest first: in single lines, with intervals below their means, and dense."""
+    rows = table_rows(summaries)
+    stacked = [(_below(row[0], row[-1]), *(cell.replace(" [", "\n[") for cell in row[1:-1])) for row in rows]
+    dense = [(*row[:3], row[4], _below(row[5], row[6]), _below(row[7], row[8])) for row in stacked]
+    headings = ("policy", "test %", "test\ngain", "objective\ngain", "parameters\ntrain GFLOP", "spread\nrollbacks")
+    return [
+        (COLUMNS, rows),
+        (tuple(name.replace(" ", "\n") for name in COLUMNS[:-1]), stacked),
+        (headings, dense),
     ]
 
 
@@ -75,19 +97,18 @@ def write_markdown(folder: Path, summaries: Sequence[Summary], title: str, notes
     lines = [
         f"# {title}",
         "",
-        *notes,
-        "",
+        *(line for note in notes for line in (note, "")),
         f"| {' | '.join(COLUMNS)} |",
         "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|",
     ]
-    lines += [f"| {' | '.join(row)} |" for row in table_rows(summaries)]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(summaries)]
     path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
     return path
 
 
 def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:
     """``comparison.png``: quality against cost, and what each policy gains over the control."""
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    figure = Figure(figsize=(12, max(5.2, 0.4 * len(summaries))), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _frontier(left, scores, summaries)
@@ -98,32 +119,50 @@ def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[S
 
 
 def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary]) -> None:
-    for colour, summary in zip(_colours(len(summaries)), summaries, strict=True):
+    axes.set_xscale("log")
+    costs = [summary.parameters for summary in summaries]
+    for index, (colour, summary) in enumerate(zip(_colours(len(summaries)), summaries, strict=True)):
         mine = [score for score in scores if score.policy == summary.policy]
         axes.scatter(
-            [s.parameters for s in mine], [s.test_accuracy_pp for s in mine], s=14, color=colour, alpha=0.3, linewidth=0
+            [s.parameters for s in mine], [s.test_accuracy_pp for s in mine], s=14, color=colour, alpha=0.5, linewidth=0
         )
         mean = summary.test_accuracy_pp
+        near = sum(abs(cost / summary.parameters - 1.0) < 0.02 for cost in costs[:index])
+        aside = axes.transData + ScaledTranslation(near * ASIDE_INCHES, 0.0, axes.figure.dpi_scale_trans)
         whiskers = [[mean.mean - mean.low], [mean.high - mean.mean]]
-        edge = INK if summary.on_frontier else colour
-        axes.errorbar(summary.parameters, mean.mean, whiskers, color=colour, capsize=3, linewidth=1.5)
-        axes.scatter(
+        axes.errorbar(
             summary.parameters,
             mean.mean,
-            s=70,
+            whiskers,
             color=colour,
-            edgecolor=edge,
+            capsize=3,
             linewidth=1.5,
-            label=summary.policy,
-            zorder=3,
+            marker="o",
+            markersize=8,
+            markeredgecolor=INK if summary.on_frontier else colour,
+            markeredgewidth=1.5,
+            label=_legend(summary),
+            transform=aside,
         )
-    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_minor_formatter(FuncFormatter(_thousands) if max(costs) < 10 * min(costs) else NullFormatter())
     axes.set_xlabel("parameters of the final network")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("quality and cost: episodes, means with 95 % intervals; frontier ringed", loc="left", fontsize=9)
     axes.grid(color=FAINT, linewidth=0.5)
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best", handlelength=1.0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _thousands(value: float, _position: float) -> str:
+    """A tick, but none where they would stand too close together."""
+    leading = value / 10 ** math.floor(math.log10(value))
+    return f"{value:,.0f}" if round(leading) in (1, 2, 3, 5) else ""
+
+
+def _legend(summary: Summary) -> str:
+    rollbacks = f", {summary.rollbacks} rollbacks" if summary.rollbacks else ""
+    return f"{summary.policy} (spread {summary.spread_pp:.1f}{rollbacks})"
 
 
 def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
@@ -142,12 +181,12 @@ def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+def _below(text: str, other: str) -> str:
+    return "\n".join(filter(None, (text, other)))
+
+
 def _colours(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
-
-
-def _within(interval: Interval) -> str:
-    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def _flat(summary: Summary) -> dict[str, object]:

@@ -4,7 +4,7 @@ All coalitions see the same examples at live amplitudes, so differences between 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.wrapping import still
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions
-from esper_ray.tolaria.data import Dataset
 
 Members = frozenset[str]
 Choice = Callable[[tuple[str, ...]], Chosen]
@@ -28,9 +27,22 @@ CHUNK_LOGITS = 2**25
 """Most numbers that a forward pass may put out."""
 
 
+class Examples(Protocol):
+    """What measuring asks of a data set."""
+
+    classes: int
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    def prepared(self, split: Any, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the examples ``start`` to ``stop`` of ``split``."""
+
+
 @torch.no_grad()
 def measure(
-    model: MorphogeneticModel, data: Dataset[Any], split: Any, choose: Choice = chosen_coalitions, examples: int = 0
+    model: MorphogeneticModel, data: Examples, split: Any, choose: Choice = chosen_coalitions, examples: int = 0
 ) -> Measurement:
     """Measure ``model`` on ``split``. The model is left as it was.
 
@@ -61,7 +73,7 @@ def measure(
 
 
 def _evaluate(
-    model: MorphogeneticModel, data: Dataset[Any], split: Any, limit: int, full: int, blocks: int
+    model: MorphogeneticModel, data: Examples, split: Any, limit: int, full: int, blocks: int
 ) -> tuple[float, NDArray[np.float32]]:
     """Mean loss of block ``full``, and (blocks, N) shares of right predictions for each example."""
     losses: list[Tensor] = []
@@ -78,7 +90,7 @@ def _evaluate(
     return float(together[0]), together[1:].reshape(blocks, limit)
 
 
-def _chunk(data: Dataset[Any], blocks: int) -> int:
+def _chunk(data: Examples, blocks: int) -> int:
     """Examples per pass, so that the logits of all blocks stay within :data:`CHUNK_LOGITS`."""
     predictions = data.example_shape[0] if len(data.example_shape) == 1 else 1
     return max(1, min(CHUNK, CHUNK_LOGITS // (blocks * data.classes * predictions)))

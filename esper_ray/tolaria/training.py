@@ -16,30 +16,13 @@ from esper_ray.kasmina.growth import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved
+from esper_ray.tolaria.gradients import GradientStatistics, clipped_norms, host_rms_of, statistics_of
 from esper_ray.tolaria.steps import CapturedRunner, EagerRunner, StepRunner
 
-VANISHING_NORM = 1e-7
-EXPLODING_NORM = 10.0
-TINY = 1e-8
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Rates = Mapping[str, Sequence[float]]
 """Learning rate of each optimiser group in each step of an epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class GradientStatistics:
-    """Gradients of one seed over an epoch, before clipping."""
-
-    norm: float
-    """Mean L2 norm."""
-    ratio: float
-    """Root mean square gradient of the seed over that of the host."""
-    health: float
-    """1 - 0.5 * share of vanishing tensors - 0.8 * share of exploding ones, at least 0."""
-    vanishing: bool
-    exploding: bool
-    finite: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +147,7 @@ class Trainer:
         model.incubate(partial(self.loss, inputs[:part], targets[:part]))
         host_norm = clip_grad_norm_(self._host, self.settings.host_grad_clip, foreach=True)
         for slot, group in self._seeds.items():
-            self._sums.norms[slot].add_(_clip_seed(group, self.settings.seed_grad_clip))
+            self._sums.norms[slot].add_(clipped_norms(group, self.settings.seed_grad_clip))
         optimizer.step()
         with torch.no_grad():
             right = (logits.argmax(dim=-1) == targets).float().mean()
@@ -184,37 +167,11 @@ class Trainer:
     def _collect(self, steps: int, batch: int) -> EpochResult:
         sums, sizes = self._sums, {slot: len(group) + 1 for slot, group in self._seeds.items()}
         loss, right, host_norm, *rest = torch.cat([sums.totals, *sums.norms.values()]).tolist()
-        host_rms = host_norm / steps / math.sqrt(sum(p.numel() for p in self._host))
+        host_rms = host_rms_of(host_norm / steps, self._host)
         gradients, at = {}, 0
         for slot, size in sizes.items():
             *tensors, total = [norm / steps for norm in rest[at : at + size]]
             at += size
             if any(parameter.grad is not None for parameter in self._seeds[slot]):
-                gradients[slot] = _statistics(tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms)
+                gradients[slot] = statistics_of(tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms)
         return EpochResult(loss / steps, 100.0 * right / steps, gradients)
-
-
-def _clip_seed(group: Sequence[Tensor], limit: float) -> Tensor:
-    """Clip the gradients of one seed to the L2 norm ``limit``; the norm of each tensor before, and of all."""
-    if any(parameter.grad is None for parameter in group):
-        return torch.full((len(group) + 1,), torch.nan, device=group[0].device)
-    gradients = [parameter.grad for parameter in group if parameter.grad is not None]
-    norms = torch.stack([gradient.norm() for gradient in gradients])
-    total = norms.norm()
-    torch._foreach_mul_(gradients, (limit / (total + 1e-6)).clamp(max=1.0))
-    return torch.cat([norms, total[None]])
-
-
-def _statistics(norms: list[float], total: float, size: int, host_rms: float) -> GradientStatistics:
-    finite = all(math.isfinite(norm) for norm in norms)
-    vanishing = sum(norm < VANISHING_NORM for norm in norms)
-    exploding = sum(not norm <= EXPLODING_NORM for norm in norms)
-    health = 1.0 - 0.5 * vanishing / len(norms) - 0.8 * exploding / len(norms)
-    return GradientStatistics(
-        norm=total if finite else math.inf,
-        ratio=total / math.sqrt(size) / (host_rms + TINY) if finite else math.inf,
-        health=max(0.0, health) if finite else 0.0,
-        vanishing=vanishing > 0,
-        exploding=exploding > 0,
-        finite=finite,
-    )

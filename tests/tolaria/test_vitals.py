@@ -8,7 +8,7 @@ from esper_ray.kasmina.lifecycle import SeedState
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, Estimate, Measurement, Unmeasured
 from esper_ray.leyline.stages import WITH_MODULE, Stage
-from esper_ray.tolaria.training import GradientStatistics
+from esper_ray.tolaria.gradients import GradientStatistics
 from esper_ray.tolaria.vitals import Vitals
 
 SLOT = "r0c1"

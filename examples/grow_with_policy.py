@@ -1,0 +1,97 @@
+"""A trained Tamiyo steers a model and a training loop of one's own: no environment, no Ray.
+
+    esper train ppo --preset digits_long
+    esper export-policy runs/<run_id> tamiyo.esper
+    python examples/grow_with_policy.py tamiyo.esper
+
+The model, its data and the loop below know nothing of growth but three lines: `grow`, `incubate`, and that the
+optimiser is `growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with
+the same model trained alone.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from esper_ray.growing import grow
+
+HELD_OUT, TEST = 400, 300
+
+
+class Narrow(nn.Module):
+    """A network too simple for its task: it never looks at neighbouring pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)).mean(dim=(2, 3)))
+
+
+def examples() -> tuple[Tensor, Tensor]:
+    """Scikit-learn's digits in a fixed random order: (1797, 1, 8, 8) images and their labels."""
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8.0 - 1.0
+    return images[order], torch.tensor(digits.target)[order]
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """In per cent."""
+    with torch.no_grad():
+        return 100.0 * (model.eval()(images).argmax(dim=1) == labels).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", type=Path, help="a bundle that esper export-policy wrote")
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+
+    images, labels = examples()
+    train, held_out, test = (
+        (images[a:b], labels[a:b]) for a, b in ((HELD_OUT + TEST, None), (TEST, HELD_OUT + TEST), (0, TEST))
+    )
+    torch.manual_seed(chosen.seed)
+    growing = grow(
+        Narrow(),
+        held_out,
+        policy=chosen.policy,
+        slots={"r0c0": "first", "r0c1": "second"},
+        epochs=chosen.epochs,
+        host={"lr": 0.1, "momentum": 0.9},
+        seed=chosen.seed,
+    )
+    for step in growing:
+        for rows in torch.randperm(len(train[0])).split(128):
+            x, y = train[0][rows], train[1][rows]
+            growing.optimizer.zero_grad()
+            cross_entropy(growing.model(x), y).backward()
+            growing.model.incubate(lambda x=x, y=y: cross_entropy(growing.model(x), y))
+            growing.optimizer.step()
+        print(step)
+    print(growing.model.drawing())
+    grown = growing.model.plain()
+
+    torch.manual_seed(chosen.seed)
+    alone = Narrow()
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(chosen.epochs):
+        for rows in torch.randperm(len(train[0])).split(128):
+            optimizer.zero_grad()
+            cross_entropy(alone(train[0][rows]), train[1][rows]).backward()
+            optimizer.step()
+    for name, model in (("alone", alone), ("grown", grown)):
+        print(f"{name}: {sum(p.numel() for p in model.parameters()):,} parameters, test {accuracy(model, *test):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A policy bundle is complete, is refused when anything in it does not fit, and needs no Ray."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from esper_ray.leyline.actions import HEADS_OF_OP, action_names
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config import GrowthConfig, PolicyConfig
+from policies import bundle as module
+from policies.bundle import (
+    BundleError,
+    Provenance,
+    load_bundle,
+    policy_observation,
+    save_bundle,
+)
+from policies.network import PolicyNetwork
+
+POLICY = PolicyConfig(feature_size=16, memory_size=16)
+CAME_FROM = Provenance(
+    run="r1", round=3, config_sha256="ab", task="digits", reward="settlement", episode_length=40, package="0.1.0"
+)
+
+
+def weights(policy=POLICY, seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PolicyNetwork(policy)
+    network.rescale_values(2.5)
+    return network.state_dict()
+
+
+def saved(path, tensors=None, **changes):
+    given = {
+        "policy": POLICY,
+        "growth": GrowthConfig(),
+        "topologies": [Topology.IMAGES],
+        "provenance": CAME_FROM,
+    } | changes
+    return save_bundle(path, weights() if tensors is None else tensors, **given)
+
+
+def rewritten(path, change):
+    """The bundle at ``path`` with its manifest changed and its tensors as they are."""
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["esper"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(manifest)
+    save_file(tensors, path, metadata={"esper": json.dumps(manifest)})
+
+
+@pytest.fixture
+def path(tmp_path):
+    target = tmp_path / "tamiyo.esper"
+    saved(target)
+    return target
+
+
+def test_what_is_written_is_read_bit_for_bit(path):
+    found = load_bundle(path)
+    original = weights()
+    assert found.weights.keys() == original.keys()
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in original.items())
+    assert found.weights["value_scale"] == 2.5
+    manifest = found.manifest
+    assert (manifest.policy, manifest.growth, manifest.provenance) == (POLICY, GrowthConfig(), CAME_FROM)
+    assert manifest.topologies == (Topology.IMAGES,)
+    assert manifest.parameters == PolicyNetwork(POLICY).parameter_count()
+
+
+def test_the_player_has_these_weights_and_does_not_explore(path):
+    player = load_bundle(path).player()
+    assert (player.epsilon, player.greedy) == (0.0, True)
+    assert all(torch.equal(player.network.state_dict()[name], tensor) for name, tensor in weights().items())
+    assert not load_bundle(path).player(greedy=False).greedy
+
+
+def test_it_is_read_without_ray(path):
+    code = (
+        "import sys; from policies.bundle import load_bundle; from pathlib import Path; "
+        f"load_bundle(Path({str(path)!r})).player(); print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.01, 0.5, 0.9, 0.9999])
+def test_a_bundle_that_is_cut_off_is_refused_by_name(path, kept):
+    blob = path.read_bytes()
+    path.write_bytes(blob[: int(len(blob) * kept)])
+    with pytest.raises(BundleError, match=r"tamiyo\.esper cannot be read"):
+        load_bundle(path)
+
+
+def test_a_bundle_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(BundleError, match=r"none\.esper cannot be read"):
+        load_bundle(tmp_path / "none.esper")
+
+
+def test_a_folder_is_no_bundle(tmp_path):
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(tmp_path)
+
+
+def test_a_changed_weight_is_noticed(path):
+    blob = bytearray(path.read_bytes())
+    blob[-3] ^= 1
+    path.write_bytes(bytes(blob))
+    with pytest.raises(BundleError, match="its weights are not those that were written"):
+        load_bundle(path)
+
+
+def test_other_safetensors_are_no_bundle(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.esper")
+    with pytest.raises(BundleError, match="no policy bundle"):
+        load_bundle(tmp_path / "a.esper")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(version=2), r"version 2, needed is esper-policy 1"),
+        (lambda m: m.update(format="other"), r"'other' version 1"),
+        (lambda m: m["observation"].remove("val_loss"), r"other observation: it lacks val_loss$"),
+        (lambda m: m["observation"].append("slot.mood"), r"it has slot\.mood, which do not exist here"),
+        (lambda m: m["observation"].reverse(), r"another order from number 0 on"),
+        (lambda m: m["actions"].remove("blueprint 12: flex_attention"), r"other actions: it lacks blueprint 12"),
+        (lambda m: m.pop("observation"), r"it lacks epoch, val_loss"),
+        (lambda m: m["policy"].update(memory_size=0), r"policy\.memory_size"),
+        (lambda m: m.pop("growth"), r"growth: Field required"),
+        (lambda m: m.update(extra=1), r"extra: Extra inputs"),
+    ],
+)
+def test_a_bundle_of_another_version_or_schema_is_refused_with_the_difference(path, change, message):
+    rewritten(path, change)
+    with pytest.raises(BundleError, match=message):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize("header", ["[]", "{", "null"])
+def test_a_manifest_that_is_no_mapping_is_refused(tmp_path, header):
+    save_file(weights(), tmp_path / "a.esper", metadata={"esper": header})
+    with pytest.raises(BundleError, match="manifest is no JSON object"):
+        load_bundle(tmp_path / "a.esper")
+
+
+def test_weights_of_another_network_are_refused_by_name_and_shape(path):
+    rewritten(path, lambda m: m["policy"].update(memory_size=32))
+    with pytest.raises(BundleError, match=r"argument_heads\.\S+ of shape \(.*\), its network needs \(.*\)"):
+        load_bundle(path)
+
+
+def test_nothing_broken_is_written(tmp_path):
+    broken = weights()
+    broken["op_head.0.weight"][0, 0] = float("nan")
+    with pytest.raises(BundleError, match=r"not finite, in op_head\.0\.weight"):
+        saved(tmp_path / "a.esper", broken)
+    lacking = weights()
+    del lacking["value_scale"]
+    with pytest.raises(BundleError, match="value_scale of shape None"):
+        saved(tmp_path / "a.esper", lacking)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_kept_unless_told_otherwise(path):
+    before = path.read_bytes()
+    with pytest.raises(BundleError, match="exists already"):
+        saved(path, weights(seed=1))
+    assert path.read_bytes() == before
+    saved(path, weights(seed=1), replace=True)
+    assert path.read_bytes() != before
+
+
+def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
+    before = path.read_bytes()
+
+    def broken(tensors, target, metadata):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        saved(path, replace=True)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.bin", "NAME.esper"), ("none/a.esper", "no folder")])
+def test_a_place_that_cannot_be_is_refused(tmp_path, name, message):
+    with pytest.raises(BundleError, match=message):
+        saved(tmp_path / name)
+
+
+def test_features_that_it_has_not_learnt_on_are_refused_with_the_slots(path):
+    found = load_bundle(path)
+    found.check_serves({"r0c0": Topology.IMAGES})
+    with pytest.raises(BundleError, match=r"learnt to grow on images \(task 'digits'\), but r0c1 has sequences$"):
+        found.check_serves({"r0c0": Topology.IMAGES, "r0c1": Topology.SEQUENCES})
+
+
+def test_the_names_that_are_compared_cover_every_number_and_every_choice():
+    assert len(policy_observation()) == 23 + 31
+    assert len(set(policy_observation())) == 54
+    names = action_names()
+    assert len(names) == len(set(names)) == 6 + 13 + 4 + 3 + 3 + 4 + 5 + len(HEADS_OF_OP)
+    assert {"op 1: germinate", "blueprint 1: conv_light", "tempo 0: 3 ticks", "alpha_target 2: 1.0"} <= set(names)
+    assert "prune reads op, slot, alpha_speed, alpha_curve" in names
