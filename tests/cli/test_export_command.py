@@ -1,0 +1,109 @@
+"""``esper export-policy`` on a real run directory, and its bundle where a policy is asked for."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from cli_builders import call
+
+from actors.checkpoint import load_checkpoint
+from esper_ray.leyline.blueprints import Topology
+from policies.bundle import load_bundle
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a finished run that may be spoilt."""
+    return shutil.copytree(finished.run.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("more", "finished_rounds"), [([], 2), (["--round", "1"], 1)])
+def test_a_bundle_holds_the_policy_of_the_round_and_says_where_it_comes_from(run, finished, more, finished_rounds):
+    target = run.parent / "tamiyo.esper"
+    answer = call("export-policy", run, target, *more)
+    assert (answer.code, answer.err) == (0, "")
+    assert f"{finished_rounds} rounds on digits with reward basic, grows on images" in answer.out
+    found, config = load_bundle(target), finished.run.config()
+    learner = load_checkpoint(run / "checkpoints" / f"round-{finished_rounds:05d}", config).learner
+    expected = {n.removeprefix("network."): t for n, t in learner.tensors.items() if n.startswith("network.")}
+    assert found.weights.keys() == expected.keys()
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.items())
+    manifest, came = found.manifest, found.manifest.provenance
+    assert (manifest.policy, manifest.growth, manifest.topologies) == (config.policy, config.growth, (Topology.IMAGES,))
+    assert (came.run, came.round, came.config_sha256) == (run.name, finished_rounds, config.digest())
+    assert (came.task, came.episode_length) == ("digits", 3)
+    assert manifest.weights_sha256 in answer.out
+
+
+def test_a_bundle_plays_like_the_run_that_it_was_made_of(run):
+    target, out = run.parent / "tamiyo.esper", run.parent / "evaluation"
+    assert call("export-policy", run, target).code == 0
+    settings = ["--serial", "--no-controls", "--seeds", "2", "--control", "run", "--out", out]
+    answer = call("evaluate", f"run={run}", f"bundle={target}", *settings)
+    assert answer.code == 0, answer.err
+    by_run, by_bundle = json.loads((out / "evaluation.json").read_text())["summaries"]
+    assert by_run["test_accuracy_pp"] == by_bundle["test_accuracy_pp"]
+    assert by_run["total_reward"] == by_bundle["total_reward"]
+
+
+def test_a_file_that_is_there_needs_force(run):
+    target = run.parent / "tamiyo.esper"
+    target.write_text("mine")
+    answer = call("export-policy", run, target)
+    assert answer.code == 2
+    assert "exists already; --force" in answer.err
+    assert target.read_text() == "mine"
+    assert call("export-policy", run, target, "--force").code == 0
+    load_bundle(target)
+
+
+def spoil_version(run):
+    state = run / "checkpoints" / "round-00002" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"version": 0}))
+
+
+def spoil_schema(run):
+    state = run / "checkpoints" / "round-00002" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"observation_schema": "other"}))
+
+
+def empty_checkpoints(run):
+    for path in (run / "checkpoints").iterdir():
+        shutil.rmtree(path)
+
+
+def cut_weights(run):
+    weights = run / "checkpoints" / "round-00002" / "learner.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (lambda run: None, ["t.bin"], "a policy bundle is called NAME.esper"),
+        (lambda run: None, ["none/t.esper"], "there is no folder none"),
+        (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
+        (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
+        (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
+        (spoil_version, ["t.esper"], "has version 0, this run needs 1"),
+        (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
+        (cut_weights, ["t.esper"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, spoil, arguments, message, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    spoil(run)
+    answer = call("export-policy", run, *arguments)
+    assert answer.code == 2
+    assert message in answer.err
+    assert "Traceback" not in answer.err
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_a_heuristic_run_has_no_policy_to_export(tmp_path):
+    assert call("train", "heuristic", "--episode-length", "2", "--episodes", "1", "--telemetry-dir", tmp_path).code == 0
+    (run,) = tmp_path.iterdir()
+    answer = call("export-policy", run, tmp_path / "t.esper")
+    assert answer.code == 2
+    assert "holds no complete checkpoint; only `esper train ppo` writes them" in answer.err
