@@ -11,10 +11,9 @@ from torch import Tensor
 from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
 from esper_ray.leyline.config import PolicyConfig, RunConfig
 from esper_ray.leyline.legality import Limits
-from esper_ray.leyline.loading import ConfigError
 from esper_ray.leyline.policy import Policy
 from esper_ray.leyline.sections import unknown
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from policies.heuristic import HeuristicPolicy
 from policies.tamiyo import LearnedPolicy
@@ -77,8 +76,10 @@ def contestant(name: str) -> tuple[Contestant, RunConfig | None]:
         ContestantError: if there is no such policy, or its files cannot be used.
     """
     label, equals, what = name.partition("=")
-    if not equals:
+    if not equals or Path(name).exists():
         label, what = "", name
+    if label in (*BASELINES, *UNSTEERED) and label != what:
+        raise ContestantError(f"{name}: {label!r} means another policy; choose another label")
     if what in BASELINES:
         return Contestant(label or what, baseline=what), None
     if what.startswith("schedule:"):
@@ -97,11 +98,8 @@ def contestant(name: str) -> tuple[Contestant, RunConfig | None]:
 def _trained(path: Path, label: str) -> tuple[Contestant, RunConfig]:
     """The policy of a run directory (its newest checkpoint), or of one checkpoint in it."""
     is_checkpoint = (path / "state.json").is_file()
-    run = RunDirectory.open(path.parent.parent if is_checkpoint else path)
-    try:
-        config = run.config()
-    except ConfigError as error:
-        raise ContestantError(f"{run.path}: {error}") from error
+    run = _run_of(path) if is_checkpoint else RunDirectory.open(path)
+    config = run.config()
     if is_checkpoint:
         found = path
     else:
@@ -119,11 +117,35 @@ def _trained(path: Path, label: str) -> tuple[Contestant, RunConfig]:
     return made, config
 
 
+def _run_of(checkpoint: Path) -> RunDirectory:
+    """The run directory that ``checkpoint`` lies in: it knows the configuration.
+
+    Raises:
+        ContestantError: if it lies elsewhere.
+    """
+    try:
+        return RunDirectory.open(checkpoint.absolute().parent.parent)
+    except RunDirectoryError as error:
+        raise ContestantError(
+            f"{checkpoint} is a checkpoint outside of its run directory, which alone knows the policy's size; name the "
+            "run directory, or a bundle that `esper export-policy` made of it"
+        ) from error
+
+
 def _script(path: Path) -> tuple[ScriptLine, ...]:
     try:
-        lines = yaml.safe_load(path.read_text())
-        if not isinstance(lines, list):
-            raise ContestantError(f"script {path} must be a list of lines, got {type(lines).__name__}")
-        return tuple(ScriptLine.model_validate(line) for line in lines)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ContestantError(f"script {path} cannot be used: {error}") from error
+        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ContestantError(f"script {path} cannot be read: {error}") from error
+    if not isinstance(lines, list):
+        raise ContestantError(f"script {path} must be a list of lines, got {type(lines).__name__}")
+    return tuple(_script_line(path, number, line) for number, line in enumerate(lines, start=1))
+
+
+def _script_line(path: Path, number: int, line: object) -> ScriptLine:
+    try:
+        return ScriptLine.model_validate(line)
+    except ValidationError as error:
+        problems = [(".".join(map(str, e["loc"])) or "the line", e["msg"], e["input"]) for e in error.errors()]
+        told = "; ".join(f"{key}: {message} (got {value!r})" for key, message, value in problems)
+        raise ContestantError(f"script {path}, line {number}: {told}") from error

@@ -1,14 +1,16 @@
 """Plays episodes for judgement: paired seeds, no exploration, the test split at the end. No Ray in here."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from actors.contestants import SCRATCH, WIDE, Contestant
+from actors.contestants import BASELINES, SCRATCH, UNSTEERED, WIDE, Contestant
 from actors.rollout import POLICY_STREAM, Interrupted
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
+from esper_ray.kasmina.initialisation import count_parameters
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.host_config import AnyHostConfig, CNNHostConfig, MLPHostConfig
 from esper_ray.leyline.records import Reports
@@ -54,6 +56,7 @@ class Evaluator:
         self.device, self.greedy = device, greedy
         self.flops = FlopMeter()
         self.env = MorphogenesisEnv(self.config, device, flops=self.flops)
+        self._host_parameters = parameters_of(self.config.host, self.env.data)
 
     def play(self, contestant: Contestant, seed: int, should_stop: Callable[[], bool] = lambda: False) -> Verdict:
         """One episode of a policy.
@@ -130,7 +133,7 @@ class Evaluator:
 
     def _price_basis(self, life: Life) -> int:
         """Parameters beyond those of the configured host, however they came to be there."""
-        return life.total_parameters - self.env.organism.model.host_parameters
+        return life.total_parameters - self._host_parameters
 
 
 def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:
@@ -142,11 +145,15 @@ def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfi
     field, unit = _width_of(host)
     for width in range(getattr(host, field), WIDEST + 1, unit):
         wider = host.model_copy(update={field: width})
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            spec = build_host(wider, data.example_shape, data.classes)
-        if sum(p.numel() for p in spec.module.parameters()) >= parameters:
+        if parameters_of(wider, data) >= parameters:
             return wider
     raise ValueError(f"no host with {field} up to {WIDEST} has {parameters} parameters")
+
+
+def parameters_of(host: AnyHostConfig, data: AnyData) -> int:
+    """Parameter count of a host; it is not really built."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return count_parameters(build_host(host, data.example_shape, data.classes).module)
 
 
 def _width_of(host: AnyHostConfig) -> tuple[str, int]:
@@ -159,11 +166,19 @@ def _width_of(host: AnyHostConfig) -> tuple[str, int]:
 
 
 def labelled(contestants: Sequence[Contestant]) -> list[Contestant]:
-    """The same with labels that differ: a second ``digits`` becomes ``digits-2``."""
-    seen: dict[str, int] = {}
+    """The same with labels that differ: a second ``digits`` becomes ``digits-2``.
+
+    Names of policies that are known by name stay theirs.
+    """
+    reserved = {*BASELINES, *UNSTEERED}
+    taken = {entry.label for entry in contestants} | reserved
+    used: set[str] = set()
     result = []
     for entry in contestants:
-        seen[entry.label] = seen.get(entry.label, 0) + 1
-        count = seen[entry.label]
-        result.append(entry if count == 1 else replace(entry, label=f"{entry.label}-{count}"))
+        label = entry.label
+        if label in used or (label in reserved and label != entry.baseline):
+            label = next(new for count in itertools.count(2) if (new := f"{entry.label}-{count}") not in taken)
+        taken.add(label)
+        used.add(label)
+        result.append(replace(entry, label=label))
     return result

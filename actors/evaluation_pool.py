@@ -6,7 +6,7 @@ Dataflow::
     driver --(control, seed, final network)--> a free player, once that network is known
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,12 +74,17 @@ class SerialPlayers:
 
 
 class RayPlayers:
-    """One actor for each CPU that the run's devices ask for; every device in turn."""
+    """One actor for each CPU, or as many as are wanted; the devices of the run in turn."""
 
-    def __init__(self, config: RunConfig, contestants: Mapping[str, Contestant], *, greedy: bool, workers: int) -> None:
-        self._config, self._contestants, self._greedy = config, contestants, greedy
-        devices = config.system.devices
-        self._devices = [devices[index % len(devices)] for index in range(max(workers, len(devices)))]
+    def __init__(
+        self, config: RunConfig, contestants: Mapping[str, Contestant], *, greedy: bool, workers: int | None
+    ) -> None:
+        """
+        Args:
+            workers: actors; one for each CPU of the cluster if there is no wish.
+        """
+        self._config, self._contestants, self._greedy, self._workers = config, contestants, greedy, workers
+        self._devices: list[str] = []
         self._actors: list[Any] = []
         self._started_ray = False
 
@@ -87,17 +92,15 @@ class RayPlayers:
         import ray
 
         from actors.cluster import start_ray
-        from actors.evaluation_actor import EvaluationActor
 
         if not ray.is_initialized():
-            start_ray(len(self._devices))
+            start_ray(self._workers or len(self._config.system.devices))
             self._started_ray = True
-        contestants = ray.put(dict(self._contestants))
-        actor: Any = EvaluationActor
-        for device in self._devices:
-            share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
-            options = actor.options(num_cpus=1, **share)
-            self._actors.append(options.remote(self._config, contestants, device.partition(":")[0], self._greedy))
+        try:
+            self._hire()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -110,9 +113,38 @@ class RayPlayers:
             ray.shutdown()
             self._started_ray = False
 
+    def _hire(self) -> None:
+        """Start the actors.
+
+        Raises:
+            ResourceError: if the cluster does not have what they need.
+        """
+        import ray
+
+        from actors.cluster import ResourceError
+        from actors.evaluation_actor import EvaluationActor
+
+        has, devices = ray.cluster_resources(), self._config.system.devices
+        wanted = max(self._workers or int(has.get("CPU", 0)), len(devices))
+        self._devices = [devices[index % len(devices)] for index in range(wanted)]
+        gpus = {device for device in devices if device != "cpu"}
+        for kind, needed in {"CPU": wanted, "GPU": len(gpus)}.items():
+            if needed > has.get(kind, 0):
+                what = f"{wanted} actors" if kind == "CPU" else ", ".join(sorted(gpus))
+                raise ResourceError(
+                    f"the evaluation needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}"
+                )
+        contestants = ray.put(dict(self._contestants))
+        actor: Any = EvaluationActor
+        for device in self._devices:
+            share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
+            options = actor.options(num_cpus=1, **share)
+            self._actors.append(options.remote(self._config, contestants, device.partition(":")[0], self._greedy))
+
     def describe(self) -> str:
         """See :class:`Players`."""
-        return f"{len(self._devices)} Ray actors on {', '.join(dict.fromkeys(self._devices))}"
+        counts = Counter(self._devices).items()
+        return "Ray actors: " + ", ".join(f"{count} on {device}" for device, count in counts)
 
     def play(self, jobs: Sequence[Job], should_stop: ShouldStop) -> Iterator[tuple[Job, Verdict]]:
         """See :class:`Players`."""
@@ -146,7 +178,7 @@ def played(
 
 
 def make_players(
-    config: RunConfig, contestants: Mapping[str, Contestant], *, serial: bool, greedy: bool, workers: int
+    config: RunConfig, contestants: Mapping[str, Contestant], *, serial: bool, greedy: bool, workers: int | None
 ) -> Players:
     """Players of this process, or on Ray."""
     if serial:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.actions import HEADS_OF_OP, WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Decision, View
 from esper_ray.leyline.sections import Section
@@ -36,9 +37,10 @@ class RandomPolicy:
 
     def decide(self, view: View) -> Decision:
         """A legal action."""
-        op = self._any(view.masks.op)
-        slot = 0 if op == LifecycleOp.WAIT else self._any(view.masks.slot_by_op[op])
-        arguments = {head: self._any(legal) for head, legal in view.masks.arguments.items()}
+        op = LifecycleOp(self._any(view.masks.op))
+        slot = 0 if op is LifecycleOp.WAIT else self._any(view.masks.slot_by_op[op])
+        read = HEADS_OF_OP[op]
+        arguments = {head: self._any(legal) for head, legal in view.masks.arguments.items() if head in read}
         return Decision(Action(op, slot, **arguments), reason="drawn at random")
 
     def _any(self, legal: Any) -> int:
@@ -48,8 +50,8 @@ class RandomPolicy:
 class ScriptLine(Section):
     """One line of a script: what to do, and from which epoch on."""
 
-    epoch: int
-    """First epoch, counted from 0, in which it is tried; it is carried out as soon as it is legal."""
+    epoch: int = Field(ge=0)
+    """First epoch, counted from 0, in which it is tried; it is carried out as soon as it is legal and let through."""
     op: str
     """Name of the operation: germinate, set_alpha_target, prune, fossilize or advance."""
     slot: int = 0
@@ -65,8 +67,8 @@ class ScriptLine(Section):
 class SchedulePolicy:
     """A fixed script that looks at nothing but the clock and at what is legal.
 
-    Lines are carried out in their order. Where gates do not open by themselves, seeds that develop are advanced in
-    between.
+    Lines are carried out in their order. One that a gate refuses is tried again, and those after it wait. Where gates
+    do not open by themselves, seeds that develop are advanced in between.
     """
 
     def __init__(self, limits: Limits, script: Sequence[ScriptLine] | None = None) -> None:
@@ -86,16 +88,18 @@ class SchedulePolicy:
 
     def begin_episode(self, seed: int) -> None:
         """From the first line; nothing is random."""
-        self._next = 0
+        self._next, self._tried = 0, False
 
     def decide(self, view: View) -> Decision:
         """The next line, if it is due and legal."""
+        self._next += self._tried and view.signals.last_success
+        self._tried = False
         if self._next < len(self.script):
             line = self.script[self._next]
             action = self._action(line)
             if view.signals.epoch >= line.epoch and view.masks.allows(action):
-                self._next += 1
-                return Decision(action, reason=f"line {self._next} of the script")
+                self._tried = True
+                return Decision(action, reason=f"line {self._next + 1} of the script")
         if self.limits.manual_advance:
             for slot, report in enumerate(view.reports):
                 action = Action(LifecycleOp.ADVANCE, slot)
@@ -114,18 +118,24 @@ class SchedulePolicy:
             raise ValueError(f"script line {number}: unknown operation {line.op!r}; there are {', '.join(operations)}")
         if not 0 <= line.slot < len(self.limits.slots):
             raise ValueError(f"script line {number}: slot {line.slot}; the run has 0 to {len(self.limits.slots) - 1}")
-        if line.operation is LifecycleOp.GERMINATE and Blueprint.named(line.blueprint) not in self.limits.blueprints:
-            allowed = ", ".join(sorted(blueprint.id for blueprint in self.limits.blueprints))
-            raise ValueError(f"script line {number}: blueprint {line.blueprint!r} is not allowed; {allowed} are")
+        allowed = [blueprint.id for blueprint in _plantable(self.limits)]
+        if line.operation is LifecycleOp.GERMINATE and line.blueprint not in allowed:
+            raise ValueError(
+                f"script line {number}: blueprint {line.blueprint!r} is not allowed; {', '.join(allowed)} are"
+            )
 
 
 def default_script(limits: Limits) -> Iterator[ScriptLine]:
     """Every slot in turn: germinate, and commit as soon as it is allowed."""
-    allowed = sorted(limits.blueprints)
-    first = Blueprint.CONV_LIGHT if Blueprint.CONV_LIGHT in limits.blueprints else allowed[0]
+    first = min(_plantable(limits), default=Blueprint.CONV_LIGHT)
     for slot in range(len(limits.slots)):
         yield ScriptLine(epoch=0, op="germinate", slot=slot, blueprint=first.id)
         yield ScriptLine(epoch=0, op="fossilize", slot=slot)
+
+
+def _plantable(limits: Limits) -> list[Blueprint]:
+    """Blueprints that a run allows and that are ever legal."""
+    return [blueprint for blueprint in sorted(limits.blueprints) if blueprint is not Blueprint.NOOP]
 
 
 @dataclass(frozen=True, slots=True)

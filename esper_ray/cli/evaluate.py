@@ -86,7 +86,7 @@ def seed_list(text: str) -> Sequence[int]:
     Raises:
         UsageError: if it is neither, or there are fewer than two.
     """
-    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text.strip())
     if match is None:
         raise UsageError(f"--seeds takes a number or a range such as 100-119, got {text!r}")
     first, last = match.groups()

@@ -15,8 +15,12 @@ from esper_ray.leyline.scores import Score, Summary
 
 ASIDE_INCHES = 0.12
 """How far a policy is drawn beside another that costs the same."""
+LEGEND_COLUMNS = 4
 INK, FAINT = "#22333b", "#c7d3dd"
-COLOURS = ("#3bb273", "#4d9de0", "#8e6bbf", "#f2c14e", "#d1495b", "#7d8597", "#2a9d8f", "#b5651d")
+COLOURS = (
+    *("#3bb273", "#4d9de0", "#8e6bbf", "#f2c14e", "#d1495b", "#7d8597"),
+    *("#b5651d", "#1d3557", "#e58fb1", "#9bbb1f", "#5b3a29", "#00b4d8"),
+)
 COLUMNS = (
     "policy",
     "test %",
@@ -109,10 +113,11 @@ def write_markdown(folder: Path, summaries: Sequence[Summary], title: str, notes
 def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:
     """``comparison.png``: quality against cost, and what each policy gains over the control."""
     figure = Figure(figsize=(12, max(5.2, 0.4 * len(summaries))), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=11, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     _frontier(left, scores, summaries)
     _gains(right, summaries)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=1.0, ncols=LEGEND_COLUMNS)
     path = folder / "comparison.png"
     figure.savefig(path, dpi=120)
     return path
@@ -127,22 +132,24 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
             [s.parameters for s in mine], [s.test_accuracy_pp for s in mine], s=14, color=colour, alpha=0.5, linewidth=0
         )
         mean = summary.test_accuracy_pp
-        near = sum(abs(cost / summary.parameters - 1.0) < 0.02 for cost in costs[:index])
-        aside = axes.transData + ScaledTranslation(near * ASIDE_INCHES, 0.0, axes.figure.dpi_scale_trans)
+        hidden = sum(_overlap(summary, other) for other in summaries[:index])
+        aside = axes.transData + ScaledTranslation(hidden * ASIDE_INCHES, 0.0, axes.figure.dpi_scale_trans)
         whiskers = [[mean.mean - mean.low], [mean.high - mean.mean]]
         axes.errorbar(
-            summary.parameters,
-            mean.mean,
-            whiskers,
+            summary.parameters, mean.mean, whiskers, fmt="none", color=colour, capsize=3, linewidth=1.5, transform=aside
+        )
+        axes.plot(
+            [summary.parameters],
+            [mean.mean],
             color=colour,
-            capsize=3,
-            linewidth=1.5,
+            linestyle="none",
             marker="o",
             markersize=8,
             markeredgecolor=INK if summary.on_frontier else colour,
             markeredgewidth=1.5,
             label=_legend(summary),
             transform=aside,
+            zorder=3,
         )
     axes.xaxis.set_major_formatter(_thousands)
     axes.xaxis.set_minor_formatter(FuncFormatter(_thousands) if max(costs) < 10 * min(costs) else NullFormatter())
@@ -150,7 +157,6 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
     axes.set_ylabel("test accuracy, %")
     axes.set_title("quality and cost: episodes, means with 95 % intervals; frontier ringed", loc="left", fontsize=9)
     axes.grid(color=FAINT, linewidth=0.5)
-    axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best", handlelength=1.0)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -160,9 +166,20 @@ def _thousands(value: float, _position: float) -> str:
     return f"{value:,.0f}" if round(leading) in (1, 2, 3, 5) else ""
 
 
+def _overlap(one: Summary, other: Summary) -> bool:
+    """Whether two policies would be drawn over each other."""
+    mine, theirs = one.test_accuracy_pp, other.test_accuracy_pp
+    return abs(other.parameters / one.parameters - 1.0) < 0.02 and mine.low <= theirs.high and theirs.low <= mine.high
+
+
 def _legend(summary: Summary) -> str:
-    rollbacks = f", {summary.rollbacks} rollbacks" if summary.rollbacks else ""
-    return f"{summary.policy} (spread {summary.spread_pp:.1f}{rollbacks})"
+    rollbacks = f", rollbacks {summary.rollbacks}" if summary.rollbacks else ""
+    return f"{_plain(summary.policy)} (spread {summary.spread_pp:.1f}{rollbacks})"
+
+
+def _plain(label: str) -> str:
+    """A label that is not taken for a formula."""
+    return label.replace("$", r"\$")
 
 
 def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
@@ -173,9 +190,9 @@ def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
         axes.plot([gain.low, gain.high], [row, row], color=colours[policy], linewidth=3, solid_capstyle="butt")
         axes.scatter(gain.mean, row, s=45, color=colours[policy], zorder=3)
     axes.axvline(0.0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(others)), [policy for policy, _ in others])
+    axes.set_yticks(range(len(others)), [_plain(policy) for policy, _ in others])
     axes.set_xlabel("points of the objective, paired by seed")
-    axes.set_title(f"gain over {control}, with 95 % interval", loc="left", fontsize=9)
+    axes.set_title(f"gain over {_plain(control)}, with 95 % interval", loc="left", fontsize=9)
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

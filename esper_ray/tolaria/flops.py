@@ -35,7 +35,7 @@ class FlopMeter:
 def _structure(model: MorphogeneticModel) -> Hashable:
     """What decides how much work a training step of ``model`` is."""
     seeds = (
-        (slot, state.blueprint, state.style, state.stage, state.alpha.mode, state.alpha.alpha > 0, state.outgoing, state.fading)
+        (slot, state.blueprint, state.style, state.stage, state.alpha.mode, state.alpha.alpha > 0, state.outgoing)
         for slot, state in model.states.items()
         if state is not None
     )

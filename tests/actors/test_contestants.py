@@ -1,0 +1,256 @@
+"""Who may take part in an evaluation: every form of a name, and every refusal."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from learner_builders import small_config
+from safetensors.torch import load_file, save_file
+
+from actors.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from actors.contestants import BASELINES, UNSTEERED, Contestant, ContestantError, contestant
+from actors.ppo import PPOLearner
+from esper_ray.environment import make_environment
+from esper_ray.leyline.config import PolicyConfig
+from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
+from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
+from policies.heuristic import HeuristicPolicy
+from policies.tamiyo import LearnedPolicy
+
+CONFIG = small_config()
+POSITION = {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
+PLAYERS = {
+    "heuristic": HeuristicPolicy,
+    "random": RandomPolicy,
+    "static": StaticPolicy,
+    "schedule": SchedulePolicy,
+    "oracle": OraclePolicy,
+}
+
+
+@pytest.fixture(scope="module")
+def limits():
+    return make_environment("patterns", {"episode_length": 1}).limits
+
+
+@pytest.fixture(scope="module")
+def learners():
+    """Two learners with different weights."""
+    first, second = PPOLearner(CONFIG), PPOLearner(CONFIG)
+    with torch.no_grad():
+        for parameter in second.network.parameters():
+            parameter.add_(0.01)
+    return first, second
+
+
+@pytest.fixture
+def run(learners, tmp_path):
+    """A run directory with a checkpoint after one round, and another after two."""
+    directory = RunDirectory.create(tmp_path / "runs", CONFIG, ["test"])
+    for number, learner in enumerate(learners, start=1):
+        save_checkpoint(directory.checkpoints, Checkpoint(number, learner.state(), POSITION, {"x": 1}), CONFIG)
+    return directory
+
+
+def same(weights, learner):
+    theirs = learner.network.state_dict()
+    return weights.keys() == theirs.keys() and all(torch.equal(weights[name], theirs[name]) for name in theirs)
+
+
+# What is understood
+
+
+@pytest.mark.parametrize("name", PLAYERS)
+def test_a_policy_by_name(name, limits):
+    assert BASELINES.keys() == PLAYERS.keys()
+    entry, config = contestant(name)
+    assert (entry, config) == (Contestant(name, baseline=name), None)
+    assert type(entry.policy(limits, "patterns", "cpu", greedy=True)) is PLAYERS[name]
+
+
+def test_a_policy_by_another_label():
+    assert contestant("mine=random") == (Contestant("mine", baseline="random"), None)
+    assert contestant("random=random") == contestant("=random") == contestant("random")
+
+
+def test_a_script(tmp_path, limits):
+    path = tmp_path / "late.yaml"
+    path.write_text("- {epoch: 5, op: germinate, slot: 1, blueprint: norm}\n- {epoch: 9, op: prune, slot: 1}\n")
+    lines = (
+        ScriptLine(epoch=5, op="germinate", slot=1, blueprint="norm"),
+        ScriptLine(epoch=9, op="prune", slot=1),
+    )
+    entry, config = contestant(f"schedule:{path}")
+    assert (entry, config) == (Contestant("late", script=lines), None)
+    policy = entry.policy(limits, "patterns", "cpu", greedy=True)
+    assert isinstance(policy, SchedulePolicy)
+    assert policy.script == lines
+    assert contestant(f"x=schedule:{path}")[0].label == "x"
+
+
+def test_a_run_directory_is_its_newest_checkpoint(run, learners, limits):
+    entry, config = contestant(str(run.path))
+    assert config == CONFIG
+    assert (entry.label, entry.baseline, entry.script, entry.config) == ("small", None, None, CONFIG.policy)
+    assert same(entry.weights, learners[1])
+    policy = entry.policy(limits, "patterns", "cpu", greedy=True)
+    assert isinstance(policy, LearnedPolicy)
+    assert (policy.epsilon, policy.greedy) == (0.0, True)
+    assert same(policy.network.state_dict(), learners[1])
+    assert not entry.policy(limits, "patterns", "cpu", greedy=False).greedy
+
+
+def test_a_checkpoint_is_itself(run, learners, monkeypatch):
+    path = run.checkpoints / "round-00001"
+    entry, config = contestant(f"first={path}")
+    assert (entry.label, config) == ("first", CONFIG)
+    assert same(entry.weights, learners[0])
+    monkeypatch.chdir(run.checkpoints)
+    assert same(contestant("round-00001")[0].weights, learners[0])
+    monkeypatch.chdir(run.path)
+    assert same(contestant(".")[0].weights, learners[1])
+
+
+def test_a_path_may_hold_an_equals_sign(run, learners):
+    renamed = run.path.with_name("lr=1e-3")
+    run.path.rename(renamed)
+    entry, _ = contestant(str(renamed))
+    assert entry.label == "small"
+    assert same(entry.weights, learners[1])
+
+
+# What is refused
+
+
+def refusal(name):
+    with pytest.raises((ContestantError, CheckpointError, RunDirectoryError)) as caught:
+        contestant(name)
+    return str(caught.value)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one():
+    message = refusal("heuristik")
+    assert "unknown policy 'heuristik'; did you mean 'heuristic'?" in message
+    assert "(known: heuristic, random, static, schedule, oracle)" in message
+    assert "no such file or directory" in message
+    assert "'heuristik'" in refusal("mine=heuristik")
+    assert "unknown policy 'Random'" in refusal("Random")
+
+
+@pytest.mark.parametrize("name", [*BASELINES, *UNSTEERED])
+def test_the_name_of_another_policy_is_no_label(name):
+    other = "random" if name != "random" else "static"
+    assert f"{name}={other}: '{name}' means another policy; choose another label" in refusal(f"{name}={other}")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    message = refusal(str(tmp_path))
+    assert f"{tmp_path} is not a run directory: it has no manifest.json, config.yaml, checkpoints" in message
+
+
+def test_a_file_that_is_nothing_known_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "is not a run directory" in refusal(str(tmp_path / "notes.txt"))
+
+
+def test_a_run_without_a_checkpoint_is_refused(run):
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.mkdir()
+    assert f"{run.path} holds no complete checkpoint" in refusal(str(run.path))
+
+
+def test_a_run_whose_configuration_is_damaged_is_refused(run):
+    (run.path / "config.yaml").write_text("ppo: {epochz: 3}\n")
+    message = refusal(str(run.path))
+    assert f"configuration of {run.path} cannot be used" in message
+    assert "epochz" in message
+
+
+def test_a_checkpoint_outside_of_its_run_is_refused_with_a_way_out(run, tmp_path):
+    """What `--save` copies knows neither its configuration nor its run."""
+    saved = shutil.copytree(run.checkpoints / "round-00002", tmp_path / "deep" / "saved")
+    message = refusal(str(saved))
+    assert f"{saved} is a checkpoint outside of its run directory" in message
+    assert "esper export-policy" in message
+
+
+def test_a_damaged_checkpoint_is_refused(run):
+    path = run.checkpoints / "round-00002"
+    os.truncate(path / "learner.safetensors", 100)
+    message = refusal(str(run.path))
+    assert message.startswith(f"checkpoint {path} cannot be read: ")
+    assert contestant(str(run.checkpoints / "round-00001"))
+    (path / "state.json").write_text("{")
+    assert f"checkpoint {path} cannot be read" in refusal(str(path))
+
+
+def test_a_policy_of_another_size_is_refused(run):
+    """The configuration says 16, the weights are those of 24."""
+    other = PPOLearner(small_config(policy__memory_size=24)).state()
+    save_checkpoint(run.checkpoints, Checkpoint(3, other, POSITION, {"x": 1}), CONFIG)
+    message = refusal(str(run.path))
+    assert "round-00003 does not hold the policy of its configuration" in message
+    assert "size mismatch" in message
+
+
+def test_weights_that_lack_a_layer_are_refused(run):
+    path = run.checkpoints / "round-00002" / "learner.safetensors"
+    tensors = load_file(path)
+    dropped = next(name for name in tensors if name.startswith("network."))
+    save_file({name: tensor for name, tensor in tensors.items() if name != dropped}, path)
+    message = refusal(str(run.path))
+    assert "does not hold the policy of its configuration" in message
+    assert dropped.removeprefix("network.") in message
+
+
+@pytest.mark.parametrize(("key", "value"), [("observation_schema", "beef"), ("version", 99), ("config_sha256", "cafe")])
+def test_a_checkpoint_of_another_schema_version_or_configuration_is_refused(run, key, value):
+    path = run.checkpoints / "round-00002"
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {key: value}))
+    assert f"checkpoint {path} has {key} {value!r}, this run needs " in refusal(str(run.path))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epoch: 3\n", "must be a list of lines, got dict"),
+        ("", "must be a list of lines, got NoneType"),
+        ("[{", "cannot be read"),
+        ("- {op: prune}\n", "line 1: epoch: Field required"),
+        ("- {epoch: 0, op: prune}\n- {epoch: -1, op: prune}\n", "line 2: epoch: Input should be greater than or equal"),
+        ("- {epoch: -1, op: prune}\n", "(got -1)"),
+        ("- {epoch: 1, op: prune, slto: 2}\n", "line 1: slto: Extra inputs are not permitted (got 2)"),
+        ("- {epoch: 1, op: 7}\n", "line 1: op: Input should be a valid string (got 7)"),
+        ("- germinate\n", "line 1: the line: Input should be a valid dictionary"),
+    ],
+)
+def test_a_script_that_makes_no_sense_is_refused_with_file_line_and_key(text, expected, tmp_path):
+    path = tmp_path / "script.yaml"
+    path.write_text(text)
+    message = refusal(f"schedule:{path}")
+    assert message.startswith(f"script {path}")
+    assert expected in message
+    assert "errors.pydantic.dev" not in message
+
+
+def test_a_script_that_cannot_be_read_is_refused(tmp_path):
+    assert "No such file" in refusal(f"schedule:{tmp_path}/none.yaml")
+    assert f"script {tmp_path} cannot be read" in refusal(f"schedule:{tmp_path}")
+    (tmp_path / "binary.yaml").write_bytes(np.arange(255, dtype=np.uint8).tobytes())
+    assert f"script {tmp_path}/binary.yaml cannot be read" in refusal(f"schedule:{tmp_path}/binary.yaml")
+
+
+def test_a_policy_that_cannot_play_under_these_limits_says_so(limits):
+    lines = (ScriptLine(epoch=0, op="germinate", slot=7),)
+    with pytest.raises(ValueError, match="script line 1: slot 7; the run has 0 to 2"):
+        Contestant("x", script=lines).policy(limits, "patterns", "cpu", greedy=True)
+    with pytest.raises(ValueError, match="no oracle for task 'digits'"):
+        Contestant("x", baseline="oracle").policy(limits, "digits", "cpu", greedy=True)
+
+
+def test_weights_are_not_printed():
+    assert "weights" not in repr(Contestant("x", config=PolicyConfig(), weights={"w": torch.ones(1)}))

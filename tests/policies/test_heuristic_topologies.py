@@ -1,0 +1,113 @@
+"""The hand-written policy leads seeds through whole lives on feature vectors and on token sequences."""
+
+from dataclasses import replace
+
+import pytest
+
+from actors.rollout import Assignment, EpisodeRunner
+from esper_ray.environment import make_environment
+from esper_ray.leyline.actions import Action, Blueprint
+from esper_ray.tolaria.vitals import Vitals
+from policies.heuristic import HeuristicConfig, HeuristicPolicy
+
+QUICK = {
+    "episode_length": 16,
+    "training.steps_per_epoch": 2,
+    "training.batch_size": 16,
+    "task.validation_size": 40,
+    "task.test_size": 20,
+    "growth.min_training_epochs": 1,
+    "growth.min_blending_epochs": 1,
+    "growth.embargo_ticks": 1,
+    "growth.min_gradient_health": 0.0,
+    "growth.min_contribution_pp": 0.0,
+}
+MLP = {
+    "host": {"family": "mlp", "width": 8, "blocks": 2},
+    "growth.slots": ["r0c0", "r0c1"],
+    "growth.blueprints": ["mlp_small", "norm", "lora"],
+}
+TEXT = {
+    "task.block_size": 8,
+    "task.validation_size": 6,
+    "task.test_size": 6,
+    "training.batch_size": 4,
+    "host.context": 8,
+    "host.embedding": 8,
+    "host.heads": 2,
+    "host.layers": 2,
+    "host.segments": 2,
+    "host.dropout": 0.0,
+    "growth.slots": ["r0c0", "r0c1"],
+    "growth.blueprints": ["mlp_small", "norm", "lora"],
+}
+LIFE = ["GERMINATED", "TRAINING", "BLENDING", "HOLDING"]
+AUTO = [["g1", "g2", "g3"], ["g1"], []]
+
+
+@pytest.fixture(params=["mlp", "transformer"])
+def make(request, tmp_path):
+    """``make(**settings)`` is an environment on a tiny host of the topology."""
+    (tmp_path / "input.txt").write_text("the quick brown fox jumps over the lazy dog, " * 30)
+    preset, host = ("digits", MLP) if request.param == "mlp" else ("text", TEXT | {"task.data_dir": str(tmp_path)})
+
+    def environment(**settings):
+        return make_environment(preset, QUICK | host | {key.replace("__", "."): v for key, v in settings.items()})
+
+    return environment
+
+
+def played(env, **thresholds):
+    """One episode; the runner refuses every illegal decision."""
+    return EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**thresholds))).play(Assignment(0, 0, 4))
+
+
+def stages_of(episode, slot):
+    return [r["to"] for r in episode.log if r["kind"] == "seed_transition" and r["slot"] == slot]
+
+
+def planted(episode):
+    return [Blueprint(Action(*r["action"]).blueprint) for r in episode.log if r.get("operation") == "GERMINATE"]
+
+
+@pytest.mark.parametrize("auto", AUTO, ids=lambda gates: "+".join(gates) or "by hand")
+def test_a_seed_in_the_deepest_slot_comes_to_its_decision(make, auto):
+    """Committed if the gate found that it contributes, given up or still on trial if not."""
+    episode = played(make(growth__auto_forward=auto), min_contribution_pp=-100.0)
+    stages = stages_of(episode, "r0c1")
+    assert stages[:4] == LIFE
+    assert episode.operations["FOSSILIZE"] >= 1
+    assert planted(episode)[0] is Blueprint.MLP_SMALL
+    assert (episode.operations["ADVANCE"] > 0) == (auto != AUTO[0])
+
+
+def test_every_slot_is_filled(make):
+    env = make(episode_length=30)
+    episode = played(env, min_contribution_pp=1000.0, patience=100)
+    assert stages_of(episode, "r0c0") == stages_of(episode, "r0c1") == LIFE
+    assert planted(episode) == [Blueprint.MLP_SMALL] * 2
+
+
+def test_what_contributes_nothing_is_replaced_by_the_next_that_fits(make):
+    env = make(episode_length=45, growth__slots=["r0c0"])
+    episode = played(env, min_contribution_pp=1000.0, patience=1)
+    assert planted(episode)[:3] == [Blueprint.MLP_SMALL, Blueprint.LORA, Blueprint.NORM]
+    assert stages_of(episode, "r0c0")[4:9] == ["PRUNED", "EMBARGOED", "RESETTING", "DORMANT", "GERMINATED"]
+    assert episode.fossilised == 0
+
+
+def test_what_contributes_is_committed(make, monkeypatch):
+    """Whether so small a seed contributes is chance, so it is told that it does; all else is real."""
+    truth = Vitals.of
+
+    def generous(vitals, slot):
+        return replace(truth(vitals, slot), contribution_pp=5.0)
+
+    monkeypatch.setattr(Vitals, "of", generous)
+    env = make(episode_length=30)
+    episode = played(env)
+    for slot in ("r0c0", "r0c1"):
+        assert stages_of(episode, slot) == [*LIFE, "FOSSILIZED"]
+    assert episode.fossilised == 2
+    assert episode.growth_ratio > 1.0
+    assert "contributes +5.0 points" in [r["why"] for r in episode.log if r.get("operation") == "FOSSILIZE"]
