@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config import PolicyConfig, RunConfig
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
 from esper_ray.leyline.sections import unknown
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
+from policies.bundle import BundleError, check_topologies, load_bundle
 from policies.heuristic import HeuristicPolicy
 from policies.tamiyo import LearnedPolicy
 
@@ -47,6 +49,23 @@ class Contestant:
     script: tuple[ScriptLine, ...] | None = None
     config: PolicyConfig | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    learnt: tuple[tuple[Topology, ...], str] | None = None
+    """Features that it has learnt to grow on, and the task; ``None`` for a policy that has not learnt."""
+    run: Path | None = None
+    """Directory of the run in which it was trained, if it comes from there."""
+
+    def check_serves(self, topologies: Mapping[str, Topology]) -> None:
+        """See whether it knows the features at all slots.
+
+        Raises:
+            ContestantError: if it has learnt to grow on others.
+        """
+        if self.learnt is None:
+            return
+        try:
+            check_topologies(*self.learnt, topologies)
+        except BundleError as error:
+            raise ContestantError(f"{self.label} cannot play here: {error}") from error
 
     def policy(self, limits: Limits, task: str, device: str, *, greedy: bool) -> Policy:
         """A player, without exploration.
@@ -86,10 +105,10 @@ def contestant(name: str) -> tuple[Contestant, RunConfig | None]:
         return Contestant(label or Path(what).stem, script=_script(Path(what.removeprefix("schedule:")))), None
     path = Path(what)
     if path.suffix == ".esper":
-        from policies.bundle import load_bundle
-
         bundle = load_bundle(path)
-        return Contestant(label or path.stem, config=bundle.manifest.policy, weights=bundle.weights), None
+        manifest = bundle.manifest
+        learnt = (manifest.topologies, manifest.provenance.task)
+        return Contestant(label or path.stem, config=manifest.policy, weights=bundle.weights, learnt=learnt), None
     if not path.exists():
         raise ContestantError(f"{unknown('policy', what, list(BASELINES))}, and there is no such file or directory")
     return _trained(path, label)
@@ -109,7 +128,8 @@ def _trained(path: Path, label: str) -> tuple[Contestant, RunConfig]:
         found = complete[-1]
     tensors = load_checkpoint(found, config).learner.tensors
     weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-    made = Contestant(label or config.name, config=config.policy, weights=weights)
+    learnt = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
+    made = Contestant(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
     try:
         LearnedPolicy(config.policy).load(weights, epsilon=0.0)
     except RuntimeError as error:

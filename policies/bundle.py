@@ -96,14 +96,19 @@ class PolicyBundle:
         Raises:
             BundleError: if it does not know some of them.
         """
-        known = self.manifest.topologies
-        strange = [f"{slot} has {topology.value}" for slot, topology in topologies.items() if topology not in known]
-        if strange:
-            learnt = ", ".join(topology.value for topology in known)
-            raise BundleError(
-                f"the policy has learnt to grow on {learnt} (task {self.manifest.provenance.task!r}), "
-                f"but {', '.join(strange)}"
-            )
+        check_topologies(self.manifest.topologies, self.manifest.provenance.task, topologies)
+
+
+def check_topologies(learnt: Sequence[Topology], task: str, topologies: Mapping[str, Topology]) -> None:
+    """See whether a policy that was trained on ``task`` knows the features at all slots.
+
+    Raises:
+        BundleError: if some are not among those that it has ``learnt``.
+    """
+    strange = [f"{slot} has {topology.value}" for slot, topology in topologies.items() if topology not in learnt]
+    if strange:
+        names = ", ".join(topology.value for topology in learnt)
+        raise BundleError(f"the policy has learnt to grow on {names} (task {task!r}), but {', '.join(strange)}")
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

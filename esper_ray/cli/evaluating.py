@@ -20,6 +20,8 @@ from esper_ray.cli.signals import StopRequest
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.scores import Score, Summary
 from esper_ray.nissa import scoreboard
+from esper_ray.nissa.learning import draw_learning, objective_by_round
+from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.simic.comparison import LEVEL, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
@@ -33,11 +35,14 @@ def environment_of(config: RunConfig, contestants: Sequence[Contestant]) -> None
 
     Raises:
         UsageError: if one cannot.
+        ContestantError: if one has learnt to grow on other features.
     """
     device = torch.device("cpu")
     organism = build_organism(config, load_task(config.task, device), device, seed=0)
     limits = growth_limits(config.growth, organism.model)
+    topologies = {slot: organism.model.cell(slot).shape.topology for slot in organism.model.slot_ids}
     for entry in contestants:
+        entry.check_serves(topologies)
         try:
             entry.policy(limits, config.task.name, "cpu", greedy=True)
         except ValueError as error:
@@ -136,6 +141,7 @@ class EvaluationJob:
         scoreboard.write_summary(self.folder, found)
         scoreboard.write_markdown(self.folder, found, title, notes)
         scoreboard.draw_comparison(self.folder, scores, found, title)
+        self._draw_learning(scores, found)
         manifest = {
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.digest(),
@@ -145,6 +151,19 @@ class EvaluationJob:
             "summaries": [asdict(summary) for summary in found],
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+    def _draw_learning(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
+        """How policies became what they are, if they come from runs that were played under this very environment."""
+        first = scores[0]
+        price_pp = 100.0 * self.config.reward.param_penalty_weight / self.config.reward.param_budget
+        curves = {}
+        for entry in self.contestants:
+            run = None if entry.run is None else RunDirectory.open(entry.run)
+            if run is not None and run.config().environment_digest() == self.config.environment_digest():
+                curves[entry.label] = objective_by_round(run, first.parameters - first.grown_parameters, price_pp)
+        if curves:
+            title = f"{self.config.name}: learning, and an evaluation on seeds {self.seeds[0]} to {self.seeds[-1]}"
+            draw_learning(self.folder / "learning.png", curves, found, title)
 
     def _notes(self) -> list[str]:
         """What one needs to know to read the table."""

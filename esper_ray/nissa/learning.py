@@ -1,4 +1,4 @@
-"""``learning.png``: how a policy became better round by round, with what it has to beat as lines."""
+"""``learning.png`` of an evaluation: how a policy became better round by round, with what it has to beat as lines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +61,7 @@ def draw_learning(path: Path, curves: Mapping[str, Sequence[float]], summaries: 
         fontsize=9,
     )
     axes.grid(color=FAINT, linewidth=0.5)
-    axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="lower right")
+    axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     return path

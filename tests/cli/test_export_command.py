@@ -47,6 +47,27 @@ def test_a_bundle_plays_like_the_run_that_it_was_made_of(run):
     assert by_run["total_reward"] == by_bundle["total_reward"]
 
 
+def test_an_evaluation_of_a_run_in_its_own_environment_shows_how_it_learnt(run):
+    out = run.parent / "evaluation"
+    answer = call("evaluate", run, "--serial", "--no-controls", "--seeds", "2", "--control", "digits", "--out", out)
+    assert answer.code == 0, answer.err
+    assert (out / "learning.png").stat().st_size > 10_000
+    other = run.parent / "other"
+    shorter = ["--episode-length", "2", "--serial", "--no-controls", "--seeds", "2", "--control", "digits"]
+    assert call("evaluate", run, *shorter, "--out", other).code == 0
+    assert not (other / "learning.png").exists(), "episodes of another length are no lines to compare with"
+
+
+def test_a_policy_asked_for_features_that_it_does_not_know_is_refused(run):
+    target = run.parent / "tamiyo.esper"
+    assert call("export-policy", run, target).code == 0
+    hosts = ["--set", "host={'family': 'mlp'}", "--set", "growth.blueprints=['norm', 'lora']", "--serial"]
+    for policy in (target, run):
+        answer = call("evaluate", policy, *hosts, "--set", "growth.slots=['r0c0']", "--task", "digits", "--seeds", "2")
+        assert answer.code == 2
+        assert "has learnt to grow on images (task 'digits'), but r0c0 has features" in answer.err
+
+
 def test_a_file_that_is_there_needs_force(run):
     target = run.parent / "tamiyo.esper"
     target.write_text("mine")
