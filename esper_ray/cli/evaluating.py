@@ -18,11 +18,11 @@ from actors.rollout import Interrupted
 from esper_ray.cli.errors import UsageError
 from esper_ray.cli.signals import StopRequest
 from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.scores import Score, Summary
+from esper_ray.leyline.scores import Duel, Score, Summary
 from esper_ray.nissa import scoreboard
 from esper_ray.nissa.learning import draw_learning, objective_by_round
 from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.simic.comparison import LEVEL, summaries
+from esper_ray.simic.comparison import LEVEL, duels, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
@@ -91,7 +91,7 @@ class EvaluationJob:
             raise
         found = summaries(scores, self.control)
         self._write(scores, found)
-        self._show(found)
+        self._show(found, duels(scores, self._reference))
         return 0
 
     def _play(self, players: Players, labels: Sequence[str], stop: StopRequest) -> list[Score]:
@@ -139,7 +139,7 @@ class EvaluationJob:
         notes = [f"Episodes of {self.config.episode_length} epochs, {how}.", *self._notes()]
         scoreboard.write_scores(self.folder, scores)
         scoreboard.write_summary(self.folder, found)
-        scoreboard.write_markdown(self.folder, found, title, notes)
+        scoreboard.write_markdown(self.folder, found, duels(scores, self._reference), title, notes)
         scoreboard.draw_comparison(self.folder, scores, found, title)
         self._draw_learning(scores, found)
         manifest = {
@@ -149,6 +149,7 @@ class EvaluationJob:
             "seeds": list(self.seeds),
             "sample": self.sample,
             "summaries": [asdict(summary) for summary in found],
+            "duels": [asdict(duel) for duel in duels(scores, self._reference)],
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -187,7 +188,7 @@ class EvaluationJob:
     def _reference(self) -> str:
         return self.contestants[0].label
 
-    def _show(self, found: Sequence[Summary]) -> None:
+    def _show(self, found: Sequence[Summary], fought: Sequence[Duel]) -> None:
         width = self.console.width
         for headings, rows in scoreboard.layouts(found):
             table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)
@@ -199,6 +200,8 @@ class EvaluationJob:
             if Measurement.get(self.console, self.console.options.update(width=WIDEST), table).maximum <= width:
                 break
         self.console.print(table)
+        for duel in fought:
+            self.console.print(scoreboard.duel_line(duel), highlight=False, markup=False)
         for note in self._notes():
             self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)

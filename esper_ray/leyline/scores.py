@@ -48,6 +48,16 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class Duel:
+    """What one policy gains over another, paired by seed."""
+
+    policy: str
+    over: str
+    test_gain_pp: Interval
+    objective_gain_pp: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A policy over all seeds."""
 

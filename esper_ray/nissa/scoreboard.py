@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from esper_ray.leyline.scores import Score, Summary
+from esper_ray.leyline.scores import Duel, Score, Summary
 
 ASIDE_INCHES = 0.12
 """How far a policy is drawn beside another that costs the same."""
@@ -95,8 +95,10 @@ def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
     return path
 
 
-def write_markdown(folder: Path, summaries: Sequence[Summary], title: str, notes: Sequence[str]) -> Path:
-    """``comparison.md``: the table with what one needs to read it."""
+def write_markdown(
+    folder: Path, summaries: Sequence[Summary], duels: Sequence[Duel], title: str, notes: Sequence[str]
+) -> Path:
+    """``comparison.md``: the table with what one needs to read it, and what one policy gains over each other."""
     path = folder / "comparison.md"
     lines = [
         f"# {title}",
@@ -106,8 +108,22 @@ def write_markdown(folder: Path, summaries: Sequence[Summary], title: str, notes
         "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|",
     ]
     lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(summaries)]
+    if duels:
+        lines += ["", f"| {duels[0].policy} over | test gain | objective gain |", "|---|---:|---:|"]
+        for duel in duels:
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in (duel.over, *_gains_of(duel)))} |")
     path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
     return path
+
+
+def duel_line(duel: Duel) -> str:
+    """One duel in words."""
+    test, objective = _gains_of(duel)
+    return f"{duel.policy} over {duel.over}: test {test}, objective {objective}"
+
+
+def _gains_of(duel: Duel) -> tuple[str, str]:
+    return duel.test_gain_pp.signed, duel.objective_gain_pp.signed
 
 
 def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:

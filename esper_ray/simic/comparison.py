@@ -5,7 +5,7 @@ from statistics import fmean
 
 import numpy as np
 
-from esper_ray.leyline.scores import Interval, Score, Summary
+from esper_ray.leyline.scores import Duel, Interval, Score, Summary
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -30,6 +30,21 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, leve
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(array.mean()), float(low), float(high))
+
+
+def duels(scores: Sequence[Score], policy: str) -> list[Duel]:
+    """What ``policy`` gains over each of the others.
+
+    Raises:
+        ValueError: if there is no such policy, or policies were played on different seeds.
+    """
+    return [
+        Duel(policy, other, against.test_gain_pp, against.objective_gain_pp)
+        for other in dict.fromkeys(score.policy for score in scores)
+        if other != policy
+        for against in summaries([s for s in scores if s.policy in (policy, other)], control=other)
+        if against.policy == policy and against.test_gain_pp is not None and against.objective_gain_pp is not None
+    ]
 
 
 def summaries(scores: Sequence[Score], control: str) -> list[Summary]:

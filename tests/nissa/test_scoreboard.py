@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from esper_ray.leyline.scores import Interval, Score, Summary
+from esper_ray.leyline.scores import Duel, Interval, Score, Summary
 from esper_ray.nissa import scoreboard
 
 READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilised": int, "policy": str}
@@ -133,7 +133,7 @@ def test_layouts_fit_where_they_are_meant_to(layout, columns):
 
 def test_markdown_is_a_table_with_its_notes_and_its_picture(tmp_path):
     notes = ["First.", "Second."]
-    text = scoreboard.write_markdown(tmp_path, [summary("grown"), CONTROL], "title", notes).read_text()
+    text = scoreboard.write_markdown(tmp_path, [summary("grown"), CONTROL], [], "title", notes).read_text()
     lines = text.splitlines()
     assert lines[:6] == ["# title", "", "First.", "", "Second.", ""]
     table = [line for line in lines if line.startswith("|")]
@@ -145,7 +145,7 @@ def test_markdown_is_a_table_with_its_notes_and_its_picture(tmp_path):
 
 
 def test_a_label_cannot_break_the_markdown_table(tmp_path):
-    text = scoreboard.write_markdown(tmp_path, [summary("a|b")], "title", []).read_text()
+    text = scoreboard.write_markdown(tmp_path, [summary("a|b")], [], "title", []).read_text()
     (row,) = [line for line in text.splitlines() if "61.0" in line]
     assert row.count("|") == len(scoreboard.COLUMNS) + 1
     assert "a&#124;b" in row
@@ -202,3 +202,13 @@ def test_equal_pictures_for_equal_scores(tmp_path):
 )
 def test_ticks_are_plain_numbers_and_keep_their_distance(value, text):
     assert scoreboard._thousands(value, 0) == text
+
+
+def test_duels_have_a_table_of_their_own(tmp_path):
+    duel = Duel("a", "b|c", Interval(1.0, -2.0, 3.5), Interval(10.0, 5.0, 15.0))
+    text = scoreboard.write_markdown(tmp_path, [summary("a"), CONTROL], [duel], "title", []).read_text()
+    assert (
+        "| a over | test gain | objective gain |\n|---|---:|---:|\n| b&#124;c | +1.0 [-2.0, +3.5] | +10.0 [+5.0, +15.0] |"
+        in text
+    )
+    assert scoreboard.duel_line(duel) == "a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
