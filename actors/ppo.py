@@ -31,6 +31,12 @@ from policies.network import PolicyNetwork
 POLICY_INIT, MINIBATCH_ORDER = 101, 102
 """Keys of the learner's random streams."""
 KL_TOLERANCE = 1.5
+LOW_VARIANCE = 1e-4
+"""Variance of a round's returns, in squared units of the critic, below which explained variance says nothing.
+
+At this bound the returns spread over a hundredth of a unit. A critic that misses each of them by as much has a value
+loss of 5e-5, as good as none, and yet explains nothing of their variance.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,10 @@ class Targets:
     """In units of reward."""
 
 
+Evaluation = tuple[ActionDistribution, Tensor, Tensor, Tensor]
+"""Distribution, log-probabilities of operation and of arguments, and Q(s, op taken) in the critic's unit; (B * T,)."""
+
+
 @dataclass(slots=True)
 class LearnerState:
     """Everything that learns or counts, as tensors by name and plain numbers."""
@@ -149,11 +159,8 @@ class PPOLearner:
             FloatingPointError: if a term of the loss is not finite; the message names it, and no step
                 has been taken with it.
         """
-        batch = padded_batch(episodes, self.device)
-        targets = self._targets(batch)
-        if not bool(torch.isfinite(targets.returns).all()):
-            raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
-        self._rescale_values(episodes)
+        unit = float(self.network.value_scale)
+        batch, targets = self.begin_update(episodes)
         epsilon = exploration_share(self.config.ppo, round_index)
         entropy_weight = entropy_coefficient(self.config.ppo, round_index)
         reports: list[dict[str, float]] = []
@@ -169,14 +176,27 @@ class PPOLearner:
             self.optimizer.step()
             reports.append(report | {"grad_norm": float(norm)})
         self.updates += 1
-        summary = self._summary(batch, targets, reports, epsilon)
-        self._learn_statistics(batch)
+        summary = self._summary(batch, targets, reports, epsilon, unit)
+        self.learn_statistics(batch)
         return summary | {
             "optimizer_steps": len(reports),
             "stopped_by_kl": float(stopped),
             "epsilon": epsilon,
             "entropy_coefficient": entropy_weight,
         }
+
+    def begin_update(self, episodes: Sequence[Episode]) -> tuple[Batch, Targets]:
+        """Pack a round, see what its losses aim at, and let the critic's unit follow its returns.
+
+        Raises:
+            FloatingPointError: if a return is not finite; nothing has changed then.
+        """
+        batch = padded_batch(episodes, self.device)
+        targets = self._targets(batch)
+        if not bool(torch.isfinite(targets.returns).all()):
+            raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
+        self._rescale_values(episodes)
+        return batch, targets
 
     def state(self) -> LearnerState:
         """A copy of everything that learns or counts."""
@@ -233,8 +253,7 @@ class PPOLearner:
             order = torch.randperm(episodes, generator=generator).to(self.device)
             yield from torch.split(order, settings.minibatch_episodes)
 
-    def _evaluate(self, batch: Batch, epsilon: float) -> tuple[ActionDistribution, Tensor, Tensor, Tensor]:
-        """Distribution, new log-probabilities of operation and arguments, and Q(s, op taken); (B * T,) each."""
+    def _evaluate(self, batch: Batch, epsilon: float) -> Evaluation:
         output = self.network(batch.features, batch.blueprints)
         slots = batch.blueprints.shape[-1]
         masks = MaskTensors.from_vectors(batch.masks.flatten(0, 1), slots)
@@ -247,8 +266,18 @@ class PPOLearner:
     def _losses(
         self, batch: Batch, targets: Targets, epsilon: float, entropy_weight: float
     ) -> tuple[dict[str, float], Tensor]:
+        return self.losses_of(self._evaluate(batch, epsilon), batch, targets, entropy_weight)
+
+    def losses_of(
+        self, evaluation: Evaluation, batch: Batch, targets: Targets, entropy_weight: float
+    ) -> tuple[dict[str, float], Tensor]:
+        """The terms of the loss by name, and the loss, of what the present policy says to ``batch``.
+
+        Raises:
+            FloatingPointError: if a term is not finite; the message names it.
+        """
         settings = self.config.ppo
-        distribution, log_prob_op, log_prob_arguments, q_taken = self._evaluate(batch, epsilon)
+        distribution, log_prob_op, log_prob_arguments, q_taken = evaluation
         played, chosen, acted = (w.flatten() for w in (batch.played, batch.chosen, batch.acted))
         ratio_op = log_prob_op - batch.log_prob_op.flatten()
         ratio_arguments = log_prob_arguments - batch.log_prob_arguments.flatten()
@@ -272,12 +301,18 @@ class PPOLearner:
         return report, loss
 
     def _summary(
-        self, batch: Batch, targets: Targets, reports: list[dict[str, float]], epsilon: float
+        self, batch: Batch, targets: Targets, reports: list[dict[str, float]], epsilon: float, unit: float
     ) -> dict[str, float]:
+        """Diagnostics by name.
+
+        Args:
+            unit: of value, in which the round was played and its values were predicted.
+        """
         names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
         summary = {name: float(np.mean([r[name] for r in reports])) if reports else math.nan for name in names}
         explained, spread = ppo.explained_variance(batch.values, targets.returns, batch.played)
         summary |= {"explained_variance": float(explained), "return_variance": float(spread)}
+        summary["low_variance"] = float(summary["return_variance"] < LOW_VARIANCE * unit**2)
         with torch.no_grad():
             distribution, *_ = self._evaluate(batch, epsilon)
             found = distribution.head_entropies(batch.actions.flatten(0, 1))
@@ -288,7 +323,7 @@ class PPOLearner:
             summary[f"entropy_{head}"] = float(ppo.weighted_mean(entropy, weight)) if weight.any() else math.nan
         return summary
 
-    def _learn_statistics(self, batch: Batch) -> None:
+    def learn_statistics(self, batch: Batch) -> None:
         """Fold this round's observations into the normaliser; it counts from the next round on."""
         rows = batch.features[batch.played > 0].double().cpu().numpy()
         slots = rows[:, BASE_SIZE:].reshape(-1, SLOT_SIZE)
