@@ -2,14 +2,16 @@
 
 ``p(a) = p(op) p(slot | op) prod_h p(a_h | op, slot)`` over the heads h that the operation reads; a head
 that it does not read adds nothing to the log-probability or the entropy. The tables hold every
-condition at once, so acting and updating share one object and one arithmetic.
+condition at once, so acting and updating share one object and one arithmetic; a single choice makes only those rows
+of the tables that it meets.
 
 Shapes: N rows, S slots, K operations that read a head, A choices of a head.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,23 +19,24 @@ from torch import Tensor
 from esper_ray.leyline.actions import (
     ARGUMENT_HEADS,
     HEADS,
+    HEADS_OF_OP,
     OPS_OF_HEAD,
     LifecycleOp,
     head_sizes,
 )
+from esper_ray.leyline.legality import mask_vector_size
 
 MASKED = -1e9
 """Log-probability of what cannot be chosen."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MaskTensors:
     """Legal choices of N states."""
 
-    slot_by_op: Tensor
-    """(N, 6, S) bool."""
-    arguments: dict[str, Tensor]
-    """(N, A) bool for each argument head."""
+    flat: Tensor
+    """(N, L) bool, laid out as in ``Masks.vector``."""
+    slots: int
 
     @classmethod
     def from_vectors(cls, vectors: Tensor, slots: int) -> "MaskTensors":
@@ -42,18 +45,28 @@ class MaskTensors:
         Raises:
             ValueError: if their length does not fit ``slots``.
         """
-        sizes = head_sizes(slots)
-        widths = [sizes["op"] * slots, *(sizes[head] for head in ARGUMENT_HEADS)]
-        if vectors.shape[-1] != sum(widths):
-            raise ValueError(f"mask vectors of {slots} slots have {sum(widths)} entries, got {vectors.shape[-1]}")
-        by_op, *rest = torch.split(vectors.bool(), widths, dim=-1)
-        arguments = dict(zip(ARGUMENT_HEADS, rest, strict=True))
-        return cls(by_op.reshape(-1, sizes["op"], slots), arguments)
+        expected = mask_vector_size(slots)
+        if vectors.shape[-1] != expected:
+            raise ValueError(f"mask vectors of {slots} slots have {expected} entries, got {vectors.shape[-1]}")
+        return cls(vectors.bool(), slots)
 
-    @property
+    @cached_property
+    def slot_by_op(self) -> Tensor:
+        """(N, 6, S)"""
+        return self.flat[:, : len(LifecycleOp) * self.slots].reshape(-1, len(LifecycleOp), self.slots)
+
+    @cached_property
     def op(self) -> Tensor:
         """(N, 6) operations that are legal on some slot."""
         return self.slot_by_op.any(dim=-1)
+
+    @cached_property
+    def arguments(self) -> dict[str, Tensor]:
+        """(N, A) for each argument head."""
+        sizes = head_sizes(self.slots)
+        rest = self.flat[:, len(LifecycleOp) * self.slots :]
+        parts = torch.split(rest, [sizes[head] for head in ARGUMENT_HEADS], dim=-1)
+        return dict(zip(ARGUMENT_HEADS, parts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +77,20 @@ class ActionLogits:
     """(N, 6)"""
     slot: Tensor
     """(N, 6, S)"""
-    arguments: dict[str, Tensor]
+    arguments: Mapping[str, Tensor]
     """(N, K, S, A) for each argument head; K as in ``OPS_OF_HEAD``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One action of each distribution, evaluated as it was chosen."""
+
+    actions: Tensor
+    """(N, 8); heads that are not read hold 0."""
+    log_prob_op: Tensor
+    """(N,)"""
+    log_prob_arguments: Tensor
+    """(N,) of slot and arguments given the operation."""
 
 
 class ActionDistribution:
@@ -85,20 +110,41 @@ class ActionDistribution:
         if not bool(masks.op.any(dim=-1).all()):
             raise ValueError("a state without any legal operation; WAIT is always legal, so the masks are wrong")
         self.masks = masks
+        self._logits, self._epsilon = logits, epsilon
         self.op = _log_probs(logits.op, masks.op, epsilon)
-        self.slot = _log_probs(logits.slot, masks.slot_by_op, epsilon)
-        self.arguments = {
-            head: _log_probs(scores, masks.arguments[head][:, None, None, :].expand_as(scores), epsilon)
-            for head, scores in logits.arguments.items()
+        if torch.is_grad_enabled():  # else whoever asks first would decide whether the tables have gradients
+            _ = self.slot, self.arguments
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """(N, 6, S) log-probabilities under every operation."""
+        return _log_probs(self._logits.slot, self.masks.slot_by_op, self._epsilon)
+
+    @cached_property
+    def arguments(self) -> dict[str, Tensor]:
+        """(N, K, S, A) log-probabilities of each argument head under every operation that reads it and every slot."""
+        return {
+            head: _log_probs(scores, self.masks.arguments[head][:, None, None, :].expand_as(scores), self._epsilon)
+            for head, scores in self._logits.arguments.items()
         }
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """(N, 8) actions, one draw each. Heads that are not read hold 0."""
-        return self._choose(lambda log_probs: torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1))
+        return self.drawn(generator).actions
 
     def mode(self) -> Tensor:
         """(N, 8) the likeliest operation, then the likeliest slot, then the likeliest arguments."""
-        return self._choose(lambda log_probs: log_probs.argmax(dim=-1))
+        return self.likeliest().actions
+
+    def drawn(self, generator: torch.Generator | None = None) -> Choice:
+        """One draw each."""
+        sizes = head_sizes(self._logits.slot.shape[-1])
+        ahead = [torch.empty(len(self.op), size, device=self.op.device) for size in sizes.values()]
+        return self._choose([noise.exponential_(generator=generator) for noise in ahead])
+
+    def likeliest(self) -> Choice:
+        """The likeliest operation, then the likeliest slot, then the likeliest arguments."""
+        return self._choose([None] * len(HEADS))
 
     def log_probs(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of (N, 8) ``actions``: of the operation, and of slot and arguments given it; (N,) each."""
@@ -145,16 +191,40 @@ class ActionDistribution:
             found[head] = (_entropy(self.arguments[head][rows, place, slot]), reads & open_)
         return found
 
-    def _choose(self, pick: Callable[[Tensor], Tensor]) -> Tensor:
-        rows = torch.arange(len(self.op), device=self.op.device)
-        op = pick(self.op)
-        slot = pick(self.slot[rows, op])
+    def _choose(self, noise: Sequence[Tensor | None]) -> Choice:
+        """
+        Args:
+            noise: (N, choices) exponential draws for each head; the likeliest choice where it is ``None``.
+        """
+        op = _pick(self.op, noise[0])
+        if len(op) == 1:
+            return self._choose_one(LifecycleOp(int(op)), noise)
+        rows = torch.arange(len(op), device=op.device)
+        slot = _pick(self.slot[rows, op], noise[1])
         columns = [op, torch.where(op != LifecycleOp.WAIT, slot, 0)]
-        for head in ARGUMENT_HEADS:
+        for head, ahead in zip(ARGUMENT_HEADS, noise[2:], strict=True):
             place, reads = self._place(head, op)
-            choice = pick(self.arguments[head][rows, place, slot])
+            choice = _pick(self.arguments[head][rows, place, slot], ahead)
             columns.append(torch.where(reads, choice, 0))
-        return torch.stack(columns, dim=1)
+        actions = torch.stack(columns, dim=1)
+        return Choice(actions, *self.log_probs(actions))
+
+    def _choose_one(self, op: LifecycleOp, noise: Sequence[Tensor | None]) -> Choice:
+        """What a distribution of one row chooses after ``op``, without the tables that ``op`` does not read."""
+        indices, log_prob = [int(op)] + [0] * (len(HEADS) - 1), torch.zeros_like(self.op[:, op])
+        for place, head in enumerate(HEADS):
+            if head != "op" and head in HEADS_OF_OP[op]:
+                table = self._row(head, op, indices[1])
+                indices[place] = int(_pick(table, noise[place]))
+                log_prob = log_prob + table[:, indices[place]]
+        return Choice(torch.tensor([indices], device=self.op.device), self.op[:, op], log_prob)
+
+    def _row(self, head: str, op: LifecycleOp, slot: int) -> Tensor:
+        """(N, choices) log-probabilities of ``head`` under one operation and slot."""
+        if head == "slot":
+            return _log_probs(self._logits.slot[:, op], self.masks.slot_by_op[:, op], self._epsilon)
+        scores = self._logits.arguments[head][:, OPS_OF_HEAD[head].index(op), slot]
+        return _log_probs(scores, self.masks.arguments[head], self._epsilon)
 
     def _place(self, head: str, op: Tensor) -> tuple[Tensor, Tensor]:
         """Index of each row's operation among those that read ``head`` (0 where it does not), and whether it does."""
@@ -162,21 +232,30 @@ class ActionDistribution:
         return matches.int().argmax(dim=1), matches.any(dim=1)
 
 
+def _pick(log_probs: Tensor, noise: Tensor | None) -> Tensor:
+    """Index of the likeliest choice; with exponential noise, of one drawn as likely as it is.
+
+    The race that ``torch.multinomial`` runs, without its checks: the same noise gives the same draws.
+    """
+    return (log_probs if noise is None else log_probs.exp() / noise).argmax(dim=-1)
+
+
 def _log_probs(scores: Tensor, legal: Tensor, epsilon: float) -> Tensor:
-    """Masked log-softmax over the last dimension in float32, mixed with a uniform choice.
+    """Masked log-softmax over the last dimension in at least float32, mixed with a uniform choice.
 
     A row without any legal choice belongs to a condition that cannot occur; it is left uniform so that
     its tables stay finite, and its probability of being reached is 0.
     """
-    possible = torch.where(legal.any(dim=-1, keepdim=True), legal, True)
-    log_probs = scores.float().masked_fill(~possible, MASKED).log_softmax(dim=-1)
+    hidden = legal.any(dim=-1, keepdim=True) & ~legal
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    log_probs = scores.masked_fill(hidden, MASKED).log_softmax(dim=-1)
     if epsilon > 0.0:
-        uniform = -possible.sum(dim=-1, keepdim=True).float().log() + math.log(epsilon)
+        uniform = math.log(epsilon) - (~hidden).sum(dim=-1, keepdim=True, dtype=log_probs.dtype).log()
         if epsilon == 1.0:
             log_probs = uniform.expand_as(log_probs)
         else:
-            log_probs = torch.logaddexp(log_probs + math.log1p(-epsilon), uniform.expand_as(log_probs))
-    return log_probs.masked_fill(~possible, MASKED)
+            log_probs = torch.logaddexp(log_probs + math.log1p(-epsilon), uniform)
+    return log_probs.masked_fill(hidden, MASKED)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Nothing in it depends on the number of slots: their encodings are pooled on the 
 chosen by a pointer over them on the way out. Shapes: B episodes, T steps, S slots.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,29 @@ class SlotPointer(nn.Module):
         return scores.squeeze(-1)
 
 
+class ArgumentScores(Mapping[str, Tensor]):
+    """Scores of the argument heads, (N, K, S, choices) each, computed when they are first asked for."""
+
+    def __init__(self, heads: nn.ModuleDict, state: Tensor, slots: Tensor) -> None:
+        self._heads, self._state, self._slots = heads, state, slots
+        self._known: dict[str, Tensor] = {}
+
+    def __getitem__(self, head: str) -> Tensor:
+        if head not in self._known:
+            self._known[head] = self._heads[head](self._state, self._slots)
+        return self._known[head]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._heads)
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __ror__(self, others: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``others | scores``, as if this were a dictionary."""
+        return others | dict(self)
+
+
 class PolicyNetwork(nn.Module):
     """The network of Tamiyo. Initial weights come from torch's global generator."""
 
@@ -165,7 +189,7 @@ class PolicyNetwork(nn.Module):
         remembered, memory = self._remember(x, memory)
         state = (self.memory_norm(remembered) + x).flatten(0, 1)
         encoded = encoded.flatten(0, 1)
-        arguments = {head: module(state, encoded) for head, module in self.argument_heads.items()}
+        arguments = ArgumentScores(self.argument_heads, state, encoded)
         logits = ActionLogits(self.op_head(state), self.slot_head(state, encoded), arguments)
         q = self.critic(state)
         return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory)
@@ -222,6 +246,12 @@ class PolicyNetwork(nn.Module):
         choosing = [self.op_head[-1], self.slot_head.score, *heads]
         layers = [(layer, 0.01) for layer in choosing] + [(self.critic[-1], 0.1)]
         return [(layer, gain) for layer, gain in layers if isinstance(layer, nn.Linear)]
+
+
+def parameter_count(config: PolicyConfig) -> int:
+    """Trainable numbers of the network that ``config`` describes, which is not made."""
+    with torch.device("meta"):
+        return PolicyNetwork(config, initialise=False).parameter_count()
 
 
 def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:

@@ -36,17 +36,11 @@ class LearnedPolicy:
         """One draw (the likeliest choice if ``greedy``), with its log-probabilities and values."""
         output, distribution = self._look(view)
         self._memory = output.memory
-        actions = distribution.mode() if self.greedy else distribution.sample(self._generator)
-        log_prob_op, log_prob_arguments = distribution.log_probs(actions)
+        choice = distribution.likeliest() if self.greedy else distribution.drawn(self._generator)
+        actions = choice.actions
         scale = self.network.value_scale
-        numbers = torch.stack(
-            [
-                log_prob_op[0],
-                log_prob_arguments[0],
-                (state_value(distribution.op, output.q) * scale)[0],
-                output.q[0, actions[0, 0]] * scale,
-            ]
-        ).tolist()
+        value, taken = state_value(distribution.op, output.q), output.q.gather(1, actions[:, :1]).squeeze(1)
+        numbers = torch.cat([choice.log_prob_op, choice.log_prob_arguments, value * scale, taken * scale]).tolist()
         action = Action.from_indices(actions[0].tolist(), view.masks.slot_by_op.shape[1])
         return Decision(action, *numbers)
 

@@ -23,6 +23,7 @@ from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import RunDirectory
+from policies.network import parameter_count
 
 
 class PPOJob:
@@ -91,7 +92,8 @@ class PPOJob:
         resumed = f", resumed after round {self.checkpoint.round_index}" if self.checkpoint is not None else ""
         return (
             f"{config.name}: task {config.task.name}, {config.ppo.rounds} rounds of {config.system.envs} episodes "
-            f"of {config.episode_length} steps, reward {config.reward.mode}, seed {config.seed}{resumed}"
+            f"of {config.episode_length} steps, reward {config.reward.mode}, seed {config.seed}{resumed}; "
+            f"policy of {parameter_count(config.policy):,} parameters"
         )
 
     def _finish(self, controller: Controller, digest: str) -> int:

@@ -14,7 +14,7 @@ from esper_ray.leyline.observation import (
     observation_names,
     observation_size,
 )
-from policies.network import FeatureNormaliser, PolicyNetwork, state_value
+from policies.network import FeatureNormaliser, PolicyNetwork, parameter_count, state_value
 
 SMALL = {"feature_size": 16, "memory_size": 16}
 
@@ -189,6 +189,14 @@ def test_the_number_of_parameters_by_hand():
     assert network_of().parameter_count() == 93_796
     assert network_of(critic="v").parameter_count() == 93_796 - 5 * 257
     assert network_of(feature_size=24).parameter_count() == 93_796 + 8 * (151 + 3) + 24 * 16 + 16
+
+
+@pytest.mark.parametrize(("features", "memory"), [(512, 512), (24, 16), (16, 48)])
+def test_parameters_are_counted_without_making_the_network(features, memory):
+    config = PolicyConfig(feature_size=features, memory_size=memory)
+    network = PolicyNetwork(config, initialise=False)
+    assert parameter_count(config) == network.parameter_count() == sum(p.numel() for p in network.parameters())
+    assert (network.lstm.hidden_size, network.features[0].out_features) == (memory, features)
 
 
 def test_statistics_and_unit_travel_with_the_weights():
