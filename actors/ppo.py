@@ -147,7 +147,7 @@ class PPOLearner:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(config.seed, POLICY_INIT))
             self.network = PolicyNetwork(config.policy).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.ppo.lr, eps=1e-5)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.ppo.lr, eps=1e-5, fused=True)
         self.base_moments, self.slot_moments = Moments.none(BASE_SIZE), Moments.none(SLOT_SIZE)
         self.return_scale = ReturnScale()
         self.updates = 0
