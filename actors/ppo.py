@@ -110,10 +110,6 @@ class Targets:
     """In units of reward."""
 
 
-Evaluation = tuple[ActionDistribution, Tensor, Tensor, Tensor]
-"""Distribution, log-probabilities of operation and of arguments, and Q(s, op taken) in the critic's unit; (B * T,)."""
-
-
 @dataclass(slots=True)
 class LearnerState:
     """Everything that learns or counts, as tensors by name and plain numbers."""
@@ -159,8 +155,12 @@ class PPOLearner:
             FloatingPointError: if a term of the loss is not finite; the message names it, and no step
                 has been taken with it.
         """
+        batch = padded_batch(episodes, self.device)
+        targets = self._targets(batch)
+        if not bool(torch.isfinite(targets.returns).all()):
+            raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
         unit = float(self.network.value_scale)
-        batch, targets = self.begin_update(episodes)
+        self._rescale_values(episodes)
         epsilon = exploration_share(self.config.ppo, round_index)
         entropy_weight = entropy_coefficient(self.config.ppo, round_index)
         reports: list[dict[str, float]] = []
@@ -177,26 +177,13 @@ class PPOLearner:
             reports.append(report | {"grad_norm": float(norm)})
         self.updates += 1
         summary = self._summary(batch, targets, reports, epsilon, unit)
-        self.learn_statistics(batch)
+        self._learn_statistics(batch)
         return summary | {
             "optimizer_steps": len(reports),
             "stopped_by_kl": float(stopped),
             "epsilon": epsilon,
             "entropy_coefficient": entropy_weight,
         }
-
-    def begin_update(self, episodes: Sequence[Episode]) -> tuple[Batch, Targets]:
-        """Pack a round, see what its losses aim at, and let the critic's unit follow its returns.
-
-        Raises:
-            FloatingPointError: if a return is not finite; nothing has changed then.
-        """
-        batch = padded_batch(episodes, self.device)
-        targets = self._targets(batch)
-        if not bool(torch.isfinite(targets.returns).all()):
-            raise FloatingPointError("PPO returns are not finite: a reward or a stored value is broken")
-        self._rescale_values(episodes)
-        return batch, targets
 
     def state(self) -> LearnerState:
         """A copy of everything that learns or counts."""
@@ -253,7 +240,8 @@ class PPOLearner:
             order = torch.randperm(episodes, generator=generator).to(self.device)
             yield from torch.split(order, settings.minibatch_episodes)
 
-    def _evaluate(self, batch: Batch, epsilon: float) -> Evaluation:
+    def _evaluate(self, batch: Batch, epsilon: float) -> tuple[ActionDistribution, Tensor, Tensor, Tensor]:
+        """Distribution, new log-probabilities of operation and arguments, and Q(s, op taken); (B * T,) each."""
         output = self.network(batch.features, batch.blueprints)
         slots = batch.blueprints.shape[-1]
         masks = MaskTensors.from_vectors(batch.masks.flatten(0, 1), slots)
@@ -266,18 +254,8 @@ class PPOLearner:
     def _losses(
         self, batch: Batch, targets: Targets, epsilon: float, entropy_weight: float
     ) -> tuple[dict[str, float], Tensor]:
-        return self.losses_of(self._evaluate(batch, epsilon), batch, targets, entropy_weight)
-
-    def losses_of(
-        self, evaluation: Evaluation, batch: Batch, targets: Targets, entropy_weight: float
-    ) -> tuple[dict[str, float], Tensor]:
-        """The terms of the loss by name, and the loss, of what the present policy says to ``batch``.
-
-        Raises:
-            FloatingPointError: if a term is not finite; the message names it.
-        """
         settings = self.config.ppo
-        distribution, log_prob_op, log_prob_arguments, q_taken = evaluation
+        distribution, log_prob_op, log_prob_arguments, q_taken = self._evaluate(batch, epsilon)
         played, chosen, acted = (w.flatten() for w in (batch.played, batch.chosen, batch.acted))
         ratio_op = log_prob_op - batch.log_prob_op.flatten()
         ratio_arguments = log_prob_arguments - batch.log_prob_arguments.flatten()
@@ -323,7 +301,7 @@ class PPOLearner:
             summary[f"entropy_{head}"] = float(ppo.weighted_mean(entropy, weight)) if weight.any() else math.nan
         return summary
 
-    def learn_statistics(self, batch: Batch) -> None:
+    def _learn_statistics(self, batch: Batch) -> None:
         """Fold this round's observations into the normaliser; it counts from the next round on."""
         rows = batch.features[batch.played > 0].double().cpu().numpy()
         slots = rows[:, BASE_SIZE:].reshape(-1, SLOT_SIZE)

@@ -40,8 +40,8 @@ class WholeEpisodes(gymnasium.Wrapper[Observation, np.ndarray[Any, np.dtype[np.i
 
     - Reaching its length ends an episode for good: time left is part of what is observed, and all accounts are settled
       then. So it is reported as ``terminated``, or a learner would add the value of a life that goes on.
-    - Episodes have seeds of their own, derived from the first that is given. RLlib gives the same seed again before
-      each sample of whole episodes, and every round would play the same ones.
+    - Episodes have seeds of their own, derived from the one that is given and their number since then. RLlib gives the
+      same seed again before each sample of whole episodes, and every round would play the same ones.
     - The last info holds ``rewards_by_cause``: each amount at the step that caused it, filled up with zeros.
     """
 
@@ -49,15 +49,17 @@ class WholeEpisodes(gymnasium.Wrapper[Observation, np.ndarray[Any, np.dtype[np.i
 
     def __init__(self, env: MorphogenesisEnv) -> None:
         super().__init__(env)
-        self._stream: int | None = None
+        self._seed: int | None = None
         self._episodes = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        if self._stream is None:
-            self._stream = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        observation, info = self.env.reset(seed=derived_seed(self._stream, self._episodes), options=options)
+        if seed is not None and seed != self._seed:
+            self._seed, self._episodes = seed, 0
+        elif self._seed is None:
+            self._seed = int(np.random.SeedSequence().generate_state(1)[0])
+        observation, info = self.env.reset(seed=derived_seed(self._seed, self._episodes), options=options)
         self._episodes += 1
         return observation, _told(info)
 
@@ -85,7 +87,7 @@ def make_rllib_environment(context: Mapping[str, Any]) -> WholeEpisodes:
         config = RunConfig.model_validate(context["config"])
     else:
         config = build(read_preset(context.get("preset", "digits")), context.get("overrides"))
-    if getattr(context, "worker_index", 0) > 0:  # an actor of RLlib's, which has its process for itself
+    if getattr(context, "worker_index", None):  # an actor of RLlib's, which has its process for itself
         torch.set_num_threads(config.system.threads)
     return WholeEpisodes(MorphogenesisEnv(config, context.get("device", "cpu")))
 
@@ -96,26 +98,31 @@ def register_environment() -> None:
 
 
 def ppo_config(config: RunConfig) -> PPOConfig:
-    """RLlib's PPO with our policy, our loss and the settings of ``config``.
+    """RLlib's PPO with our policy, our loss and the settings of ``config``, but for the share of uniform choices.
 
-    What it avoids, and would meet with RLlib's defaults:
+    What it avoids, and would meet with RLlib's defaults or stock loss:
 
     - ``max_seq_len`` of an episode: RLlib adds a step to each, which makes a second, empty row and a loss of NaN.
-    - ``minibatch_size`` in steps, rounded down to rows, to none at times: here it is whole rows and one step more.
-    - ``vf_clip_param`` (10) cuts the gradient of large errors off, ``use_kl_loss`` adds an adaptive penalty whose
-      coefficient a single NaN breaks, ``lambda_`` is 1, ``entropy_coeff`` 0, ``grad_clip`` none, 30 epochs.
+    - ``minibatch_size`` is in steps and rounded down to rows, to none at times: here it is whole rows and a step more.
+    - Advantages standardised over padding and added steps, and value targets that change between versions: ours.
+    - Modules that draw again in the update, so that ratios are not 1, or that change the batch in place: ours does not.
+    - ``vf_clip_param`` (10) cuts off the gradient of large errors; ``use_kl_loss`` adds a penalty whose coefficient one
+      NaN breaks; ``lambda_`` is 1, ``entropy_coeff`` 0, ``grad_clip`` none, and a batch is passed over 30 times.
     - ``sample_timeout_s`` (60) throws the data of slow environments away, and trains on nothing if all are slow.
-    - ``batch_mode``: fragments of episodes would miss what later steps credit to earlier ones.
-    - ``restart_failed_sub_environments`` resets all environments of an actor; restarting the actor is enough.
+    - ``batch_mode``: fragments of episodes would miss what later steps credit to earlier ones. A round waits for its
+      longest episode therefore; APPO does not.
+    - ``restart_failed_sub_environments`` resets all environments of an actor. A crash loses an episode in either case.
     - ``observation_filter`` would standardise masks and codes; the network has a normaliser for what is continuous.
-    - Actors without a GPU see all of them: devices are said, and given, explicitly.
-    - The old stack's and RLlib's own autoregressive modules draw anew in the update, so that their ratios are not 1.
+    - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are said explicitly.
+    - The same seed is given before each sample, see :class:`WholeEpisodes`.
+
+    What remains: with a seed, RLlib seeds the generators of the calling process too, and on a CPU build of torch makes
+    it use deterministic algorithms only; its checkpoints are pickles.
     """
     envs, length, ppo = config.system.envs, config.episode_length, config.ppo
     minibatch = ppo.minibatch_episodes * (length + 1) + 1
     algorithm = _common(PPOConfig(), config).env_runners(batch_mode="complete_episodes")
-    return algorithm.training(
-        learner_class=FactoredPPOLearner,
+    return algorithm.learners(learner_class=FactoredPPOLearner).training(
         gamma=config.gamma,
         lambda_=ppo.gae_lambda,
         lr=ppo.lr,
@@ -138,12 +145,16 @@ def ppo_config(config: RunConfig) -> PPOConfig:
 def appo_config(config: RunConfig) -> APPOConfig:
     """RLlib's asynchronous PPO with our policy and its own loss: one ratio and one advantage for a whole action.
 
-    Fragments are as long as episodes and rows one step longer, so that a row holds one episode. The critic stays in
-    units of reward and the network's normaliser as it began; APPO has no place to learn them.
+    Fragments are as long as episodes and rows one step longer, so that a row holds one episode. An iteration is a round
+    of episodes, not ten seconds. The critic stays in units of reward and the network's normaliser as it began; APPO has
+    no place to learn them.
     """
     ppo, length = config.ppo, config.episode_length
     algorithm = _common(APPOConfig(), config).env_runners(
         batch_mode="truncate_episodes", rollout_fragment_length=length
+    )
+    algorithm = algorithm.reporting(
+        min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=config.system.envs * length
     )
     return algorithm.training(
         gamma=config.gamma,
@@ -155,6 +166,7 @@ def appo_config(config: RunConfig) -> APPOConfig:
         use_kl_loss=False,
         grad_clip=ppo.grad_clip,
         grad_clip_by="global_norm",
+        target_network_update_freq=1,
         circular_buffer_num_batches=4,
         circular_buffer_iterations_per_batch=ppo.epochs,
     )
@@ -182,6 +194,8 @@ def _common(algorithm: Any, config: RunConfig) -> Any:
     system = config.system
     runners = max(math.ceil(system.envs / system.envs_per_actor), 1)
     on_gpu, learns_on_gpu = system.devices[0] != "cpu", system.device != "cpu"
+    gpus = len({*system.devices, system.device} - {"cpu"})
+    share = 1.0 / math.ceil((runners * on_gpu + learns_on_gpu) / gpus) if gpus else 0.0
     places = {"config": config.model_dump(mode="json"), "device": "cuda" if on_gpu else "cpu"}
     spec = {
         "policy": config.policy.model_dump(),
@@ -189,17 +203,18 @@ def _common(algorithm: Any, config: RunConfig) -> Any:
         "weights_seed": derived_seed(config.seed, POLICY_INIT),
     }
     return (
-        algorithm.environment(ENVIRONMENT, env_config=places)
+        algorithm.api_stack(enable_rl_module_and_learner=True, enable_env_runner_and_connector_v2=True)
+        .environment(ENVIRONMENT, env_config=places)
         .framework("torch")
         .rl_module(rl_module_spec=RLModuleSpec(module_class=PolicyV2Module, model_config=spec))
         .env_runners(
             num_env_runners=runners,
             num_envs_per_env_runner=1,
             num_cpus_per_env_runner=1,
-            num_gpus_per_env_runner=len(set(system.devices)) / (runners + learns_on_gpu) if on_gpu else 0,
+            num_gpus_per_env_runner=share if on_gpu else 0,
             sample_timeout_s=None,
         )
-        .learners(num_learners=0, num_gpus_per_learner=1 if learns_on_gpu else 0)
+        .learners(num_learners=0, num_gpus_per_learner=share if learns_on_gpu else 0)
         .fault_tolerance(restart_failed_env_runners=True, restart_failed_sub_environments=False)
         .callbacks(on_episode_end=report_outcome)
         .debugging(seed=config.seed, log_level="ERROR")

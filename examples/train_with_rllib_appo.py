@@ -1,41 +1,56 @@
-"""Train Policy V2 with RLlib's APPO, asynchronously: the same environment and network, another algorithm.
+"""Train Policy V2 with one of RLlib's own algorithms, asynchronous PPO, on growing networks.
 
-    python examples/train_with_rllib_appo.py --iterations 3
+    python examples/train_with_rllib_appo.py --iterations 3 --episode-length 10
 
-`actors.rllib.ppo_config` is the other way round: RLlib's sampling and scaling with this project's own loss.
+Everything but the environment and the policy is RLlib's: its actors play, its learner updates while they do, with
+V-trace and a target network. ``ppo_config`` of the same module gives RLlib's PPO with our own loss.
 """
 
 import argparse
+import logging
 import time
 
-import ray
-
-from actors.rllib import appo_config
 from actors.settings import choose_ray_settings
 from esper_ray.leyline.loading import build, read_preset
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="digits")
     parser.add_argument("--iterations", type=int, default=3)
-    parser.add_argument("--episode-length", type=int, default=20)
-    parser.add_argument("--env-runners", type=int, default=1, help="actors that play, one CPU each")
-    chosen = parser.parse_args()
+    parser.add_argument("--preset", default="digits")
+    parser.add_argument("--episode-length", type=int, default=10, help="environment steps; the preset has its own")
+    arguments = parser.parse_args()
+    changes = {
+        "episode_length": arguments.episode_length,
+        "ppo.rounds": arguments.iterations,
+        "system.envs": 2,
+        "system.envs_per_actor": 1,
+    }
+    config = build(read_preset(arguments.preset), changes)
 
-    config = build(read_preset(chosen.preset), {"episode_length": chosen.episode_length})
-    choose_ray_settings()
-    ray.init(num_cpus=chosen.env_runners + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    algorithm = appo_config(config, chosen.env_runners).build_algo()
-    start, played = time.monotonic(), 0
-    for iteration in range(1, chosen.iterations + 1):
-        result = algorithm.train()
-        seen = result["env_runners"]
-        played = int(seen.get("num_episodes_lifetime", played))
-        mean = seen.get("episode_return_mean", float("nan"))
-        print(f"iteration {iteration}: {played} episodes, return {mean:+.2f}, {time.monotonic() - start:.0f} s")
+    choose_ray_settings()  # before anything imports Ray
+    from actors.cluster import start_ray
+    from actors.rllib import appo_config
+
+    start_ray(actors=2)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # RLlib warns of its own deprecated parts
+    started = time.monotonic()
+    algorithm = appo_config(config).build_algo()
+    print(f"APPO on {arguments.preset}: 2 actors ready after {time.monotonic() - started:.0f} s")
+    for iteration in range(1, arguments.iterations + 1):
+        line = described(algorithm.train())
+        print(f"{iteration:3d}  {time.monotonic() - started:4.0f} s  {line}")
     algorithm.stop()
-    ray.shutdown()
+
+
+def described(result: dict) -> str:
+    """One line about what an iteration brought."""
+    played, learnt = result["env_runners"], result.get("learners", {}).get("default_policy", {})
+    steps = f"{played.get('num_env_steps_sampled_lifetime', 0):5.0f} steps"
+    if "episode_return_mean" not in played:
+        return f"{steps}  no episode has ended yet"
+    line = f"{steps}  return {played['episode_return_mean']:+6.2f}  accuracy {played['val_accuracy_pp']:5.1f} %"
+    return f"{line}  entropy {learnt['entropy']:.2f}" if "entropy" in learnt else line
 
 
 if __name__ == "__main__":

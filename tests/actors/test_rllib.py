@@ -1,201 +1,397 @@
-"""Policy V2, the environment and our loss under RLlib come to what they come to without it."""
+"""Policy V2 under RLlib: what is played is what is learnt from, and the loss is our learner's.
 
+The first import of RLlib takes seconds, so everything of it is imported inside the fixtures and tests that need it.
+"""
+
+import math
+import random
 import subprocess
 import sys
-import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
-from learner_builders import small_config
+from learner_builders import drawn, open_masks, small_config, synthetic
+from rllib_builders import as_rllib_episode, at_start, moved, observed, of_episode, some_masks
 
-from actors.ppo import PPOLearner, entropy_coefficient
-from actors.rollout import EpisodeRunner
+from actors.ppo import PPOLearner, padded_batch
 from esper_ray.environment import MorphogenesisEnv
-from policies.distribution import ActionDistribution, MaskTensors
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.legality import Masks
+from esper_ray.leyline.policy import View
 from policies.tamiyo import LearnedPolicy
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # RLlib's own, about its old stack
-    from ray.rllib.core.columns import Columns
-
-    from actors.rllib import TARGET_NAMES, TARGETS, make_env, ppo_config, record_of
-    from policies.rllib import PackedDistribution, TamiyoModule, packed, packed_width
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-CONFIG = small_config(
-    episode_length=5, system__envs=4, ppo__minibatch_episodes=4, ppo__epochs=1, policy__wait_logit=0.0
-)
+pytestmark = pytest.mark.timeout(280)
 
 
-@pytest.fixture(scope="module")
-def env():
-    return MorphogenesisEnv(CONFIG)
+@pytest.fixture(scope="module", autouse=True)
+def global_generators():
+    """RLlib seeds the generators of the whole process; they go on afterwards as if it had not."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn.deterministic
+    yield
+    torch.backends.cudnn.deterministic = cudnn
+    random.setstate(kept[0])
+    np.random.set_state(kept[1])
+    torch.set_rng_state(kept[2])
+    torch.use_deterministic_algorithms(kept[3])
 
 
 @pytest.fixture(scope="module")
-def module(env):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        made = TamiyoModule(
-            observation_space=env.observation_space,
-            action_space=env.action_space,
-            model_config={"policy": CONFIG.policy.model_dump(), "max_seq_len": 7},
-        )
-    made.network.rescale_values(2.5)
-    return made
+def config():
+    return small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=3)
 
 
 @pytest.fixture(scope="module")
-def played(env, module):
-    """The views of one episode of our own player with the module's weights, and what it decided."""
-    policy = LearnedPolicy(CONFIG.policy)
-    policy.load(module.network.state_dict(), epsilon=0.0)
-    return EpisodeRunner(env, policy).play(type("A", (), {"index": 0, "env": 0, "seed": 4})()).trajectory
+def preset(config):
+    from actors.rllib import ppo_config
+
+    return ppo_config(config)
 
 
-def batch_of(trajectory, start, stop, state):
-    rows = slice(start, stop)
-    observation = {
-        "features": torch.as_tensor(trajectory.features[None, rows]),
-        "blueprints": torch.as_tensor(trajectory.blueprints[None, rows]),
-        "masks": torch.as_tensor(trajectory.masks[None, rows]),
-    }
-    return {Columns.OBS: observation, Columns.STATE_IN: state}
+@pytest.fixture(scope="module")
+def runner(preset):
+    """RLlib's environment runner, in this process."""
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    runner = SingleAgentEnvRunner(config=preset)
+    with torch.no_grad():  # choices that matter: neither nearly uniform nor nearly always WAIT
+        for head in (runner.module.network.op_head[-1], runner.module.network.slot_head.score):
+            head.weight.mul_(100.0)
+        runner.module.network.value_scale.fill_(5.0)
+    return runner
 
 
-def empty_state(module):
-    return {name: torch.as_tensor(value)[None] for name, value in module.get_initial_state().items()}
+@pytest.fixture(scope="module")
+def played(runner):
+    """Three whole episodes, two of them from one sample."""
+    return [*runner.sample(num_episodes=2), *runner.sample(num_episodes=1)]
 
 
-def test_a_packed_answer_is_the_distribution_that_it_was_made_of(env, module, played):
-    output = module.network(torch.as_tensor(played.features[None]), torch.as_tensor(played.blueprints[None]))
-    masks = torch.as_tensor(played.masks)
-    answers = packed(output, masks, module.network.value_scale)
-    assert answers.shape == (5, packed_width(3))
-    assert PackedDistribution.required_input_dim(env.action_space) == packed_width(3)
-    found = PackedDistribution.from_logits(answers)
-    expected = ActionDistribution(output.logits, MaskTensors.from_vectors(masks, 3))
-    actions = torch.as_tensor(played.actions)
-    assert torch.equal(found.logp(actions), sum(expected.log_probs(actions)))
-    assert torch.equal(found.entropy(), expected.entropy())
-    assert torch.equal(found.to_deterministic().sample(), expected.mode())
-    assert found.kl(found).abs().max() == 0.0
-    drawn, log_prob = found.sample_and_logp()
-    assert torch.equal(log_prob, found.logp(drawn))
+@pytest.fixture
+def learner(preset, runner):
+    return preset.build_learner(env=runner.env.unwrapped)
 
 
-@pytest.mark.parametrize("slots", [1, 2, 5, 10])
-def test_the_number_of_slots_is_read_off_the_width(slots):
-    answers = torch.zeros(2, 3, packed_width(slots))
-    answers[..., -packed_width(slots) :] = 1.0
-    assert PackedDistribution(answers).sample().shape == (2, 3, 8)
-    with pytest.raises(ValueError, match="no answer of Policy V2 has"):
-        PackedDistribution(torch.ones(1, packed_width(slots) + 1))
+# Two learners, one loss
 
 
-def test_answers_step_by_step_are_those_of_the_whole_sequence_and_of_our_own_player(module, played):
-    """Log-probabilities and values of the player, exploration with its memory, and training: ratio 1."""
-    actions, state, log_probs, values = torch.as_tensor(played.actions)[None], empty_state(module), [], []
-    with torch.no_grad():
-        for step in range(5):
-            answer = module.forward_exploration(batch_of(played, step, step + 1, state))
-            state = answer[Columns.STATE_OUT]
-            distribution = PackedDistribution(answer[Columns.ACTION_DIST_INPUTS])
-            log_probs.append(distribution.logp(actions[:, step : step + 1]).item())
-            values.append(distribution.values.item())
-        whole = module.forward_train(batch_of(played, 0, 5, empty_state(module)))
-    trained = PackedDistribution(whole[Columns.ACTION_DIST_INPUTS])
-    expected = played.log_prob_op + played.log_prob_arguments
-    assert log_probs == pytest.approx(list(expected), abs=1e-5)
-    assert values == pytest.approx(list(played.values), abs=1e-5)
-    assert trained.logp(actions)[0].tolist() == pytest.approx(list(expected), abs=1e-5)
-    assert trained.values[0].tolist() == pytest.approx(list(played.values), abs=1e-5)
-    assert trained.q_of(actions)[0].tolist() == pytest.approx(list(played.q_taken), abs=1e-5)
+@pytest.fixture
+def both(config, learner):
+    """Our learner and RLlib's with equal weights, and equal episodes of 6, 3 and 4 steps for each."""
+    ours, module = PPOLearner(config), learner.module["default_policy"]
+    ours.network.rescale_values(3.0)
+    module.network.load_state_dict(ours.network.state_dict())
+    only_wait = Masks(np.zeros((6, 3), bool), open_masks(3).arguments)
+    only_wait.slot_by_op[LifecycleOp.WAIT] = True
+    plans = [(6, some_masks()), (3, open_masks(3)), (4, only_wait)]
+    rng = np.random.default_rng(0)
+    episodes = [
+        drawn(ours, synthetic(steps, rng.normal(size=steps) * 4, seed, slots=3, masks=masks), seed)
+        for seed, (steps, masks) in enumerate(plans)
+    ]
+    return ours, episodes, learner, [as_rllib_episode(module, episode) for episode in episodes]
 
 
-def test_steps_that_nobody_played_change_nothing_but_a_real_empty_mask_is_refused(module, played):
-    batch = batch_of(played, 0, 5, empty_state(module))
-    padded = {
-        name: torch.cat([part, torch.zeros_like(part[:, :2])], dim=1) for name, part in batch[Columns.OBS].items()
-    }
-    alone = module.compute_values(batch)
-    longer = module.compute_values(batch | {Columns.OBS: padded})
-    assert torch.allclose(longer[:, :5], alone, atol=1e-6)
-    assert torch.isfinite(longer).all()
-    assert not padded["masks"][:, 5:].any(), "the batch was changed in place"
-    with pytest.raises(ValueError, match="without any legal operation"):
-        PackedDistribution(module.forward_exploration(batch | {Columns.OBS: padded})[Columns.ACTION_DIST_INPUTS])
+def prepared(learner, episodes):
+    """The batch that RLlib's learner makes of ``episodes``."""
+    batch = learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})
+    return batch["default_policy"]
 
 
-def test_the_end_of_an_episode_is_final_for_rllib():
-    wrapped = make_env({"config": CONFIG.model_dump(mode="json")})
-    observation, info = wrapped.reset(seed=1)
-    assert (wrapped.observation_space.contains(observation), info) == (True, {})
-    ends = [wrapped.step(np.zeros(8, np.int64))[2:] for _ in range(5)]
-    assert ends == [(False, False, {})] * 4 + [(True, False, {})]
-
-
-def test_rllib_is_loaded_by_nothing_but_its_adapter():
-    code = (
-        "import sys, policies.tamiyo, policies.bundle, actors.rollout, actors.ppo, esper_ray.cli.main; "
-        "print(any(name.startswith('ray.rllib') for name in sys.modules))"
+def both_losses(both):
+    ours, episodes, learner, theirs = both
+    batch = padded_batch(episodes, ours.device)
+    targets = ours._targets(batch)
+    ours._rescale_values(episodes)
+    columns, module = prepared(learner, theirs), learner.module["default_policy"]
+    assert float(module.network.value_scale) == pytest.approx(float(ours.network.value_scale), rel=1e-6)
+    weights = moved(ours.network)
+    ours.network.load_state_dict(weights)
+    module.network.load_state_dict(weights)
+    report, mine = ours._losses(batch, targets, 0.0, ours.config.ppo.entropy_start)
+    said = module.forward_train(columns)
+    loss = learner.compute_loss_for_module(
+        module_id="default_policy", config=learner.config, batch=columns, fwd_out=said
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    return report, mine, loss, learner.metrics.peek("default_policy")
 
 
-@pytest.fixture(scope="module")
-def algorithm(ray_cluster):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        config = ppo_config(CONFIG)
-        config.rl_module_spec.model_config["max_seq_len"] = 7  # two steps of padding behind each episode
-        made = config.build_algo()
-    yield made
-    made.stop()
+def test_the_loss_on_a_batch_is_that_of_our_learner(both):
+    report, mine, theirs, logged = both_losses(both)
+    assert report["clip_share"] > 0  # ratios differ from 1, and some are clipped
+    assert abs(report["policy_loss"]) > 1e-2
+    assert theirs.item() == pytest.approx(mine.item(), rel=1e-6)
+    names = {"policy_loss": "policy_loss", "vf_loss": "value_loss", "entropy": "entropy", "kl": "kl"}
+    for name, our_name in names.items():
+        assert float(logged[name]) == pytest.approx(report[our_name], rel=1e-5), name
+
+
+def test_its_gradients_are_those_of_our_learner(both):
+    _, mine, theirs, _ = both_losses(both)
+    mine.backward()
+    theirs.backward()
+    module = both[2].module["default_policy"]
+    for (name, parameter), other in zip(both[0].network.named_parameters(), module.network.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, other.grad, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_whole_update_makes_the_same_network(both):
+    ours, episodes, learner, theirs = both
+    ours.update(episodes, round_index=0)
+    preset = learner.config
+    learner.update(episodes=theirs, num_epochs=preset.num_epochs, minibatch_size=preset.minibatch_size)
+    found = learner.module["default_policy"].network.state_dict()
+    for name, tensor in ours.network.state_dict().items():
+        assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
+
+
+def test_minibatches_are_whole_episodes_each_in_a_row(both, monkeypatch):
+    from actors.rllib import ppo_config
+
+    _, _, learner, theirs = both
+    preset = ppo_config(small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=2))
+    seen = []
+    loss = learner.compute_loss_for_module
+    monkeypatch.setattr(
+        learner, "compute_loss_for_module", lambda **k: (seen.append(k["batch"]["loss_mask"]), loss(**k))[1]
+    )
+    learner.update(episodes=theirs, num_epochs=2, minibatch_size=preset.minibatch_size, shuffle_batch_per_epoch=True)
+    assert {tuple(mask.shape) for mask in seen} == {(2, 7)}
+    assert all(bool(mask.any(dim=1).all()) for mask in seen)
+
+
+def test_an_update_ends_where_the_policy_has_moved_too_far(both):
+    _, _, learner, theirs = both
+    module = learner.module["default_policy"]
+    learner.config = learner.config.copy(copy_frozen=False).training(kl_target=1e-9)
+    before = {name: parameter.clone() for name, parameter in module.named_parameters() if "critic" not in name}
+    learner.update(episodes=deepcopy(theirs), num_epochs=1)  # RLlib adds a step to every episode that it is given
+    after_one = {name: p.clone() for name, p in module.named_parameters() if name in before}
+    assert any(not torch.equal(after_one[name], before[name]) for name in before)  # the first step has a ratio of 1
+    result = learner.update(episodes=theirs, num_epochs=1)  # as if they had been played before that step
+    assert all(torch.equal(p, after_one[name]) for name, p in module.named_parameters() if name in before)
+    assert result["default_policy"]["stopped_by_kl"].peek() == 1.0
+
+
+def test_a_term_that_is_not_finite_is_refused(both):
+    _, _, learner, theirs = both
+    columns = prepared(learner, theirs)
+    columns["returns"][0, 0] = math.inf
+    said = learner.module["default_policy"].forward_train(columns)
+    with pytest.raises(FloatingPointError, match="vf_loss = inf"):
+        learner.compute_loss_for_module(module_id="default_policy", config=learner.config, batch=columns, fwd_out=said)
+
+
+def test_running_statistics_are_part_of_a_learners_state(both, preset, runner):
+    _, _, learner, theirs = both
+    learner.update(episodes=theirs, num_epochs=1)
+    other = preset.build_learner(env=runner.env.unwrapped)
+    other.set_state(learner.get_state())
+    assert other.return_scale.unit == learner.return_scale.unit != 1.0
+    assert np.array_equal(other.base_moments.deviation, learner.base_moments.deviation)
+    assert other.slot_moments.count == learner.slot_moments.count > 0
+
+
+def test_more_learners_than_one_are_refused(preset, runner):
+    several = preset.copy(copy_frozen=False).learners(num_learners=2)
+    with pytest.raises(ValueError, match="one learner, got num_learners=2"):
+        several.build_learner(env=runner.env.unwrapped)
+
+
+# Playing
+
+
+def test_what_was_sampled_is_evaluated_alike_in_the_learner(played, runner, learner):
+    module = learner.module["default_policy"]
+    module.set_state(runner.module.get_state())
+    for episode in played:
+        with torch.no_grad():
+            said = module.forward_train(of_episode(module, episode))["action_dist_inputs"]
+        actions = torch.from_numpy(np.asarray(episode.get_actions()))[None]
+        now = module.action_dist_cls.from_logits(said).logp(actions)[0].numpy()
+        assert np.allclose(now, episode.get_extra_model_outputs("action_logp"), atol=1e-5)
+
+
+def test_every_episode_begins_with_an_empty_memory(runner):
+    """Also the second of two that follow each other in one stream of steps."""
+    episodes = [episode for episode in runner.sample(num_timesteps=12, force_reset=True) if episode.is_terminated]
+    assert [len(episode) for episode in episodes] == [6, 6]
+    for episode in episodes:
+        seen = of_episode(runner.module, episode)["obs"]
+        first = at_start(runner.module, {name: rows[:, :1] for name, rows in seen.items()})
+        memory = runner.module.forward_exploration(first)["state_out"]["hidden"][0]
+        assert np.allclose(memory, episode.get_extra_model_outputs("state_out")["hidden"][0], atol=1e-6)
+        assert not np.allclose(memory, episode.get_extra_model_outputs("state_out")["hidden"][1], atol=1e-3)
+
+
+def test_illegal_actions_are_never_chosen(played, runner):
+    infos = [info for episode in played for info in episode.get_infos()[1:]]
+    assert len(infos) == 18
+    assert not any(info["illegal"] for info in infos)
+    assert len({info["operation"] for info in infos}) > 1
+
+
+def test_greedy_actions_are_those_of_the_policy_itself(config, runner):
+    env, policy = MorphogenesisEnv(config), LearnedPolicy(config.policy)
+    policy.load(runner.module.network.state_dict(), epsilon=0.0)
+    policy.greedy = True
+    env.reset(seed=3)
+    policy.begin_episode(0)
+    views: list[View] = []
+    decisions = []
+    for _ in range(config.episode_length):
+        views.append(env.view)
+        decisions.append(policy.decide(views[-1]))
+        env.step(decisions[-1].action.to_indices())
+    batch = at_start(runner.module, observed(views))
+    said = runner.module.forward_inference(batch)["action_dist_inputs"]
+    distribution = runner.module.action_dist_cls.from_logits(said).to_deterministic()
+    actions, logp = distribution.sample(return_logp=True)
+    assert actions[0].tolist() == [list(decision.action.to_indices()) for decision in decisions]
+    assert np.allclose(logp[0], [d.log_prob_op + d.log_prob_arguments for d in decisions], atol=1e-5)
+    values = runner.module.compute_values(batch)  # in units of reward: the critic's are five times as large
+    assert np.allclose(values[0].detach(), [decision.value for decision in decisions], rtol=1e-5, atol=1e-5)
+
+
+def test_values_have_no_gradient_for_the_policy(played, runner):
+    values = runner.module.compute_values(of_episode(runner.module, played[0]))
+    network = runner.module.network
+    gradients = torch.autograd.grad(
+        values.sum(), [network.op_head[-1].weight, network.critic[-1].weight], allow_unused=True
+    )
+    assert gradients[0] is None
+    assert bool(gradients[1].any())
+
+
+def test_weights_that_lack_something_are_refused(runner):
+    state = runner.module.get_state()
+    del state["network.lstm.bias_hh_l0"]
+    with pytest.raises(ValueError, match=r"lacks network\.lstm\.bias_hh_l0"):
+        runner.module.set_state(state)
+
+
+def test_rows_that_no_number_of_slots_has_are_refused():
+    from policies.rllib import packed_size, unpacked
+
+    with pytest.raises(ValueError, match="packed rows of 101 numbers"):
+        unpacked(torch.zeros(2, packed_size(1) + 3))
+
+
+# The environment
+
+
+def test_the_length_of_an_episode_is_its_end_and_all_pay_is_at_its_cause(played):
+    for episode in played:
+        told = episode.get_infos(-1)["rewards_by_cause"]
+        assert episode.is_terminated
+        assert not episode.is_truncated
+        assert told.sum() == pytest.approx(episode.get_return(), abs=1e-5)
+
+
+def test_no_two_episodes_have_the_same_seed(played):
+    """RLlib gives the same one before each sample of whole episodes."""
+    assert len({int(episode.get_infos(-1)["episode_seed"]) for episode in played}) == 3
+
+
+def test_a_seed_that_is_given_again_goes_on_and_another_begins_anew(config):
+    from actors.rllib import WholeEpisodes
+
+    env, other = (WholeEpisodes(MorphogenesisEnv(config)) for _ in range(2))
+    first, second, third, fourth = (env.reset(seed=seed)[1]["episode_seed"] for seed in (1, 1, 2, None))
+    assert len({first, second, third, fourth}) == 4
+    assert [other.reset(seed=seed)[1]["episode_seed"] for seed in (2, 2)] == [third, fourth]
+
+
+def test_rewards_are_learnt_from_at_the_step_that_caused_them():
+    from actors.rllib_learner import rewards_by_cause
+
+    class Told:
+        t_started = 0
+
+        def get_infos(self, index):
+            return {"rewards_by_cause": np.array([3.0, 0.0, 1.0])}
+
+    class Cut(Told):
+        t_started = 4
+
+    paid = torch.tensor([[0.0, 0.0, 4.0, 0.0], [1.0, 2.0, 0.0, 0.0]])
+    assert rewards_by_cause(paid, [Told(), Cut()]).tolist() == [[3.0, 0.0, 1.0, 0.0], [1.0, 2.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="1 episodes in 2 rows"):
+        rewards_by_cause(paid, [Told()])
+
+
+def test_an_environment_is_made_from_a_preset_and_overrides():
+    from actors.rllib import make_rllib_environment
+
+    env = make_rllib_environment({"preset": "digits", "overrides": {"growth.slots": ["r0c1"]}})
+    assert env.observation_space["blueprints"].shape == (1,)
+
+
+# Presets
+
+
+def test_presets_keep_an_episode_in_a_row_and_wait_for_slow_environments(config):
+    from actors.rllib import appo_config, ppo_config
+
+    for preset in (ppo_config(config), appo_config(config)):
+        assert preset.rl_module_spec.model_config["max_seq_len"] == 6 + 1
+        assert preset.sample_timeout_s is None
+        assert (preset.num_gpus_per_env_runner, preset.env_config["device"]) == (0, "cpu")
+    assert ppo_config(config).minibatch_size is None  # all three episodes at a time: the whole batch
+    assert ppo_config(small_config(episode_length=40, system__envs=8)).minibatch_size == 2 * 41 + 1
+    assert ppo_config(config).entropy_coeff == [[0, 0.02], [2 * 3 * 6, 0.005]]
+    assert ppo_config(small_config(ppo__rounds=1)).entropy_coeff == 0.02
+
+
+def test_a_gpu_is_shared_by_all_who_use_it():
+    from actors.rllib import ppo_config
+
+    preset = ppo_config(small_config(system__device="cuda:0", system__devices=("cuda:0",)))
+    assert preset.num_gpus_per_env_runner == preset.num_gpus_per_learner == pytest.approx(1 / 3)
+    assert preset.env_config["device"] == "cuda"
+    spread = ppo_config(small_config(system__envs=3, system__device="cpu", system__devices=("cuda:0", "cuda:1")))
+    assert (spread.num_gpus_per_env_runner, spread.num_gpus_per_learner) == (0.5, 0)
+
+
+# Whole runs
+
+
+def finite(numbers):
+    return all(math.isfinite(float(numbers[name])) for name in ("policy_loss", "vf_loss", "entropy"))
 
 
 @pytest.mark.ray
-def test_the_loss_under_rllib_is_ours_on_the_same_episodes(algorithm):
-    learner = algorithm.learner_group._learner
-    episodes = algorithm.env_runner.sample(num_episodes=3)
-    ours = PPOLearner(CONFIG)
-    ours.network.load_state_dict(learner.network.state_dict())
-    records = [record_of(episode, index) for index, episode in enumerate(episodes)]
-    batch, targets = ours.begin_update(records)
-    expected, loss = ours._losses(batch, targets, 0.0, entropy_coefficient(CONFIG.ppo, 0))
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ["ppo", "appo"])
+# RLlib makes the same environment twice in a process, and leaves Gymnasium to warn of it
+@pytest.mark.filterwarnings("ignore:.*Overriding environment rllib-single-agent-env-v0.*:UserWarning")
+def test_rllib_trains_two_iterations(name):
+    from actors import rllib
 
-    made = learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})
-    (columns,) = made.values()
-    assert columns[TARGETS].shape == (3, 7, len(TARGET_NAMES))
-    assert columns[TARGETS][:, 5:].abs().max() == 0.0
-    with torch.no_grad():
-        answers = learner.module["default_policy"].forward_train(columns)
-    found = learner.compute_loss_for_module(module_id="default_policy", config=None, batch=columns, fwd_out=answers)
-    assert float(found) == pytest.approx(float(loss.detach()), rel=1e-6, abs=1e-6)
-    assert abs(expected["policy_loss"]) < 1e-5, "before any step the ratio is 1, and advantages have mean 0"
-    assert expected["value_loss"] > 1e-3
-    learner.ours.learn_statistics(learner._batch)  # the update that was begun ends here
-    learner._batch = None
+    presets = {"ppo": rllib.ppo_config, "appo": rllib.appo_config}
+    config = presets[name](small_config(system__envs_per_actor={"ppo": 1, "appo": 2}[name]))
+    algorithm = config.build_algo()
+    try:
+        before = rllib.policy_weights(algorithm)
+        results = [algorithm.train() for _ in range(2)]
+        after = rllib.policy_weights(algorithm)
+        assert algorithm.env_runner_group.num_remote_worker_restarts() == 0
+        LearnedPolicy(small_config().policy).load(after, epsilon=0.0)
+    finally:
+        algorithm.stop()
+    assert results[-1]["env_runners"]["num_env_steps_sampled_lifetime"] >= 12
+    assert all(finite(result["learners"]["default_policy"]) for result in results if "learners" in result)
+    assert finite(results[-1]["learners"]["default_policy"])
+    assert all(not torch.equal(after[n], before[n]) for n in ("lstm.weight_hh_l0", "critic.3.weight", "op_head.2.bias"))
 
 
-@pytest.mark.ray
-def test_rllibs_ppo_trains_two_iterations(algorithm):
-    learner = algorithm.learner_group._learner
-    before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
-    results = [algorithm.train() for _ in range(2)]
-    for result in results:
-        seen = result["learners"]["default_policy"]
-        names = ("policy_loss", "value_loss", "entropy", "kl", "total_loss")
-        assert all(np.isfinite(float(seen[name])) for name in names)
-        assert result["env_runners"]["num_episodes"] == 4
-        assert np.isfinite(result["env_runners"]["episode_return_mean"])
-    after = learner.network.state_dict()
-    learnt = {name for name, _ in learner.network.named_parameters() if not torch.equal(before[name], after[name])}
-    assert {"op_head.2.weight", "critic.3.weight", "lstm.weight_hh_l0", "slot_encoder.0.weight"} <= learnt
-    assert not torch.equal(before["value_scale"], after["value_scale"])
-    assert learner.ours.updates == 2
-    player = algorithm.env_runner.module.network.state_dict()
-    assert all(torch.equal(player[name], tensor) for name, tensor in after.items()), "the player has other weights"
+def test_importing_our_packages_imports_no_rllib():
+    program = (
+        "import sys, policies.tamiyo, policies.bundle, actors.ppo, actors.hire, actors.rollout, esper_ray.cli.main\n"
+        "assert not [name for name in sys.modules if name == 'ray' or name.startswith('ray.')]\n"
+        "import actors.cluster\n"
+        "assert not [name for name in sys.modules if name.startswith('ray.rllib')]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
