@@ -33,7 +33,8 @@ def main() -> None:
     from actors.rllib import appo_config
 
     start_ray(actors=2)
-    logging.getLogger("ray").setLevel(logging.ERROR)  # RLlib warns of its own deprecated parts
+    for name in ("ray", "ray.rllib"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # RLlib warns of its own deprecated parts
     started = time.monotonic()
     algorithm = appo_config(config).build_algo()
     print(f"APPO on {arguments.preset}: 2 actors ready after {time.monotonic() - started:.0f} s")
