@@ -68,7 +68,7 @@ class FactoredPPOLearner(PPOTorchLearner):
         parameters = self.get_parameters(self.module[module_id])
         self.register_optimizer(
             module_id=module_id,
-            optimizer=torch.optim.Adam(parameters, lr=config.lr, eps=1e-5),
+            optimizer=torch.optim.Adam(parameters, lr=config.lr, eps=1e-5, fused=True),
             params=parameters,
             lr_or_lr_schedule=config.lr,
         )

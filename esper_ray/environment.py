@@ -173,8 +173,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     @property
     def view(self) -> View:
         """The present state as policies see it."""
-        observation = self._observation()
-        return View(observation["features"], observation["blueprints"], self.masks, self.reports, self.signals)
+        return View.of(self.signals, self.reports, self.masks)
 
     @property
     def ledger(self) -> Ledger:

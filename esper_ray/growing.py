@@ -31,9 +31,9 @@ from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.kasmina.wrapping import attach, still
 from esper_ray.leyline.actions import Blueprint, LifecycleOp
-from esper_ray.leyline.config import GovernorConfig
+from esper_ray.leyline.config import GovernorConfig, GrowthConfig
 from esper_ray.leyline.legality import legality
-from esper_ray.leyline.observation import HISTORY, blueprint_indices, observe
+from esper_ray.leyline.observation import HISTORY
 from esper_ray.leyline.policy import Decision, View
 from esper_ray.leyline.records import HostSignals, Measurement
 from esper_ray.leyline.stages import Stage
@@ -222,8 +222,7 @@ class Growing:
             last_op=int(self._last_operation),
             last_success=self._last_success,
         )
-        masks = legality(reports, self.limits)
-        return self._policy.decide(View(observe(signals, reports), blueprint_indices(reports), masks, reports, signals))
+        return self._policy.decide(View.of(signals, reports, legality(reports, self.limits)))
 
     def _look_back(self) -> None:
         """After an epoch of the user's: count it, measure, and see whether the network is healthy."""
@@ -323,7 +322,16 @@ def grow(
     places = find_slots(model, example, manifest.topologies, len(growth.slots)) if slots is None else slots
     attachments = attach(model, places, example, causal=causal)
     bundle.check_serves({attachment.slot: attachment.shape.topology for attachment in attachments})
-    growing = MorphogeneticModel.wrap(
+    growing = _wrapped(model, places, example, growth, causal=causal, seed=seed)
+    organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or SGD, seeds=seeds))
+    return Growing(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)
+
+
+def _wrapped(
+    model: nn.Module, places: Mapping[str, str], example: Tensor, growth: GrowthConfig, *, causal: bool, seed: int
+) -> MorphogeneticModel:
+    """``model`` with slots, under the rules of ``growth``; newborn weights are drawn at random in any case."""
+    return MorphogeneticModel.wrap(
         model,
         places,
         example,
@@ -333,5 +341,3 @@ def grow(
         seed=seed,
         causal=causal,
     )
-    organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or SGD, seeds=seeds))
-    return Growing(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)

@@ -56,15 +56,10 @@ def evaluate(
     from esper_ray.cli.evaluating import EvaluationJob, environment_of
 
     chosen = seed_list(seeds)
-    found = [contestant(name) for name in policies]
-    names = [*policies, *([] if not controls else [n for n in ("static", "random", "heuristic") if n not in policies])]
-    found += [contestant(name) for name in names[len(policies) :]]
-    flags = {
-        "task.name": task,
-        "task.data_dir": None if data_dir is None else str(data_dir),
-        "episode_length": episode_length,
-        "system.devices": devices or None,
-    }
+    more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
+    found = [contestant(name) for name in (*policies, *more)]
+    data = None if data_dir is None else str(data_dir)
+    flags = {"task.name": task, "task.data_dir": data, "episode_length": episode_length, "system.devices": devices}
     base = None if task is not None else next((config for _, config in found if config is not None), None)
     config = opt.configuration(preset, config_json, flags, settings, base)
     opt.check_devices(config, on_cluster=False)

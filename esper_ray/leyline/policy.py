@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.legality import Masks
+from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.records import HostSignals, Reports
 
 
@@ -22,6 +23,15 @@ class View:
     masks: Masks
     reports: Reports
     signals: HostSignals
+
+    @classmethod
+    def of(cls, signals: HostSignals, reports: Reports, masks: Masks) -> "View":
+        """What there is to see of a host and its slots.
+
+        Raises:
+            ValueError: if a measurement is not finite; the message names it.
+        """
+        return cls(observe(signals, reports), blueprint_indices(reports), masks, reports, signals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,14 +184,18 @@ def test_a_term_that_is_not_finite_is_refused(both):
         learner.compute_loss_for_module(module_id="default_policy", config=learner.config, batch=columns, fwd_out=said)
 
 
-def test_running_statistics_are_part_of_a_learners_state(both, preset, runner):
+def test_a_learner_that_is_restored_goes_on_as_the_other_does(both, preset, runner):
     _, _, learner, theirs = both
-    learner.update(episodes=theirs, num_epochs=1)
+    learner.update(episodes=deepcopy(theirs), num_epochs=1)
     other = preset.build_learner(env=runner.env.unwrapped)
     other.set_state(learner.get_state())
     assert other.return_scale.unit == learner.return_scale.unit != 1.0
     assert np.array_equal(other.base_moments.deviation, learner.base_moments.deviation)
     assert other.slot_moments.count == learner.slot_moments.count > 0
+    for one in (learner, other):
+        one.update(episodes=deepcopy(theirs), num_epochs=1)
+    pairs = zip(learner.module["default_policy"].parameters(), other.module["default_policy"].parameters(), strict=True)
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
 
 
 def test_more_learners_than_one_are_refused(preset, runner):
