@@ -59,7 +59,8 @@ def evaluate(
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
     found = [contestant(name) for name in (*policies, *more)]
     data = None if data_dir is None else str(data_dir)
-    flags = {"task.name": task, "task.data_dir": data, "episode_length": episode_length, "system.devices": devices}
+    where = devices or None
+    flags = {"task.name": task, "task.data_dir": data, "episode_length": episode_length, "system.devices": where}
     base = None if task is not None else next((config for _, config in found if config is not None), None)
     config = opt.configuration(preset, config_json, flags, settings, base)
     opt.check_devices(config, on_cluster=False)

@@ -123,9 +123,8 @@ def test_the_loss_on_a_batch_is_that_of_our_learner(both):
     assert report["clip_share"] > 0  # ratios differ from 1, and some are clipped
     assert abs(report["policy_loss"]) > 1e-2
     assert theirs.item() == pytest.approx(mine.item(), rel=1e-6)
-    names = {"policy_loss": "policy_loss", "vf_loss": "value_loss", "entropy": "entropy", "kl": "kl"}
-    for name, our_name in names.items():
-        assert float(logged[name]) == pytest.approx(report[our_name], rel=1e-5), name
+    for name in ("policy_loss", "value_loss", "entropy", "kl"):
+        assert float(logged[name.replace("value", "vf")]) == pytest.approx(report[name], rel=1e-5), name
 
 
 def test_its_gradients_are_those_of_our_learner(both):
@@ -140,8 +139,7 @@ def test_its_gradients_are_those_of_our_learner(both):
 def test_a_whole_update_makes_the_same_network(both):
     ours, episodes, learner, theirs = both
     ours.update(episodes, round_index=0)
-    preset = learner.config
-    learner.update(episodes=theirs, num_epochs=preset.num_epochs, minibatch_size=preset.minibatch_size)
+    learner.update(episodes=theirs, num_epochs=learner.config.num_epochs)
     found = learner.module["default_policy"].network.state_dict()
     for name, tensor in ours.network.state_dict().items():
         assert torch.allclose(found[name], tensor, rtol=1e-4, atol=1e-5), name
