@@ -119,7 +119,7 @@ def write_markdown(
 def duel_line(duel: Duel) -> str:
     """One duel in words."""
     test, objective = _gains_of(duel)
-    return f"{duel.policy} over {duel.over}: test {test}, objective {objective}"
+    return f"gain of {duel.policy} over {duel.over}: test {test}, objective {objective}"
 
 
 def _gains_of(duel: Duel) -> tuple[str, str]:

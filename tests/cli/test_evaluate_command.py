@@ -87,6 +87,10 @@ def test_the_table_shows_what_the_files_hold(told):
         assert line.split() == " ".join(cells[row["policy"]]).split()
         assert f"{float(row['test_accuracy_pp_mean']):.1f} [" in line
         assert ("frontier" in line) == (row["on_frontier"] == "True")
+    for other in ("static", "heuristic", "wide-host", "from-scratch"):
+        (line,) = [line for line in lines if line.startswith(f"gain of random over {other}: test ")]
+        (row,) = [[cell.strip() for cell in row] for row in markdown if len(row) == 3 and row[0].strip() == other]
+        assert row[1:] == line.partition(": test ")[2].split(", objective ")
     assert answer.out.splitlines()[-1] == f"written to {folder}"
     assert "wide-host and from-scratch are made after the final networks of random" in answer.out
 
@@ -117,7 +121,7 @@ def test_narrow_terminals_see_whole_cells(columns, told, monkeypatch, capsys):
         *("static", 20, Interval(33.1, 31.5, 36.2), gain, gain, 160.0, 0.0123, 4.5, 17, 1.5, None, None, None, False),
     )
     job = EvaluationJob(build(read_preset("digits")), [], (), "static", [0, 1], told[1], sample=False)
-    job._show([summary, control])
+    job._show([summary, control], [])
     shown = capsys.readouterr().out
     table = shown.split("Gains are over")[0]
     assert max(map(len, table.splitlines())) <= int(columns)

@@ -210,4 +210,4 @@ def test_duels_have_a_table_of_their_own(tmp_path):
     table = ["| a over | test gain | objective gain |", "|---|---:|---:|"]
     table.append("| b&#124;c | +1.0 [-2.0, +3.5] | +10.0 [+5.0, +15.0] |")
     assert "\n".join(table) in text
-    assert scoreboard.duel_line(duel) == "a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
+    assert scoreboard.duel_line(duel) == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
