@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -14,7 +16,9 @@ from actors.ppo import LearnerState
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.observation import schema_hash
 
-VERSION = 1
+VERSION = 2
+BEHIND = "behind."
+"""Begins the names of the weights that play the next round, if they are others."""
 LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
 
 
@@ -33,15 +37,24 @@ class Checkpoint:
     """Lengths of the run's growing files."""
     progress: dict[str, Any]
     """What the controller has counted so far."""
+    behind: dict[str, torch.Tensor] | None = None
+    """Weights that play the next round, where these are not the learner's own."""
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None) -> Path:
-    """Write ``folder/round-<n>`` as a whole or not at all, then drop all but the newest ``keep``."""
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None, spare: Collection[int] = ()
+) -> Path:
+    """Write ``folder/round-<n>`` as a whole or not at all, then drop all but the newest ``keep``.
+
+    Args:
+        spare: rounds whose checkpoints stay, however old they are.
+    """
     target = folder / f"round-{checkpoint.round_index:05d}"
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.learner.tensors.items()}
+    tensors |= {f"{BEHIND}{name}": tensor.contiguous() for name, tensor in (checkpoint.behind or {}).items()}
     save_file(tensors, temporary / "learner.safetensors")
     state = {
         "version": VERSION,
@@ -61,7 +74,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, config: RunConfig, kee
     shutil.rmtree(replaced, ignore_errors=True)
     if keep is not None:
         for old in checkpoints_in(folder)[:-keep]:
-            shutil.rmtree(old)
+            if round_of(old) not in spare:
+                shutil.rmtree(old)
     return target
 
 
@@ -69,7 +83,12 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
     complete = [path for path in numbered if (path / "state.json").is_file()]
-    return sorted(complete, key=lambda path: int(path.name.removeprefix("round-")))
+    return sorted(complete, key=round_of)
+
+
+def round_of(path: Path) -> int:
+    """Rounds that were finished when the checkpoint ``path`` was written."""
+    return int(path.name.removeprefix("round-"))
 
 
 def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
@@ -96,5 +115,6 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
+    behind = {name.removeprefix(BEHIND): tensors.pop(name) for name in list(tensors) if name.startswith(BEHIND)}
     learner = LearnerState(tensors, state["numbers"])
-    return Checkpoint(state["round"], learner, state["position"], state["progress"])
+    return Checkpoint(state["round"], learner, state["position"], state["progress"], behind or None)

@@ -1,18 +1,39 @@
-"""The crew on a Ray cluster: a learner actor and environment actors."""
+"""The crew on a Ray cluster: a learner actor and environment actors, which may die at any moment.
 
-import math
+Everything is driven by one loop, which waits for whatever comes first: an episode, an update, an actor
+that is ready. An actor that dies is started again in its place; what it was doing is done again, from
+what was kept of it. The driver holds the state of the learner after every update, so that a learner
+that dies repeats one update.
+"""
+
 import os
-from collections import Counter, deque
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.crew import OnEpisode, ShouldStop
+from actors.crew import CrewError, Fault, Watch, Weights
+from actors.dealing import Dealer, Job, straggling
 from actors.environment import EnvironmentActor
+from actors.keeping import Behaviour, Keeping
 from actors.learner import LearnerActor
+from actors.placement import Place, Plan, ResourceError, make_plan
 from actors.ppo import LearnerState
-from actors.rollout import Assignment, Interrupted
+from actors.recording import Assignment
+from actors.rollout import Interrupted
+from actors.workers import LOST, Worker, reason
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
 
@@ -21,137 +42,264 @@ Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
 """How often a wait looks up to see whether it should stop."""
+PATIENCE_SECONDS = 30.0
+"""After which an actor that has no place yet is reported."""
 
 
-class ResourceError(Exception):
-    """The cluster does not have what the run asks for."""
-
-
-def start_ray(actors: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with a CPU for each of so many actors."""
+def start_ray(cpus: float) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs."""
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     else:
-        cpus = max(os.cpu_count() or 1, actors)
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        count = max(os.cpu_count() or 1, int(cpus))
+        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
 
 
 class RayCrew:
-    """One learner actor, and one environment actor for every ``envs_per_actor`` environments.
+    """One learner actor, and one environment actor for every ``envs_per_actor`` environments."""
 
-    Episodes are dealt out as actors become free: an episode depends on its seed and the policy only, so
-    on equal devices it does not matter who plays it. On unequal ones every device keeps its own
-    environments.
-    """
+    def __init__(
+        self,
+        config: RunConfig,
+        keeping: Keeping | None = None,
+        label: str = "esper",
+        player: Callable[..., Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            keeping: where episodes are kept while they are played; without it a fault costs the whole episode.
+            label: begins the names of the actors.
+            player: what plays in an environment actor instead of real environments, for measuring the rest.
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        system = config.system
-        served = min(system.envs, len(system.devices))  # every device that has environments needs an actor
-        actors = max(math.ceil(system.envs / system.envs_per_actor), served)
-        self._devices = [system.devices[i % len(system.devices)] for i in range(actors)]
-        self._learner: Any = None
-        self._actors: list[Any] = []
+        Raises:
+            ResourceError: if the configuration asks for more of a GPU than there is of one.
+        """
+        self.config, self.keeping, self._label, self._player = config, keeping, label, player
+        self._plan = make_plan(config.system)
+        self._dealer = Dealer(config.system.devices, config.system.tries)
+        self._group: PlacementGroup | None = None
+        self._workers: list[Worker] = []
+        self._learner = Worker(self._make_learner, f"{label}/learner")
+        self._running: dict[Any, tuple[Worker, int, Job]] = {}
+        self._weights: dict[str, Any] = {}
+        self._state: LearnerState | None = None
         self._started_ray = False
+
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """See ``Crew.quarantined``."""
+        return self._dealer.quarantined
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
-            start_ray(len(self._devices))
+            start_ray(self._plan.total("CPU"))
             self._started_ray = True
         try:
-            self._check_resources()
-            device = self.config.system.device
-            options = Learner.options(num_cpus=0, **self._gpu(device))
-            self._learner = options.remote(self.config, device.partition(":")[0])
-            for device in self._devices:
-                slots = self.config.system.slots_per_actor
-                options = Environment.options(num_cpus=1, max_concurrency=slots, **self._gpu(device))
-                self._actors.append(options.remote(self.config, device.partition(":")[0]))
+            if get_current_placement_group() is None:  # a trial of a sweep has a group already
+                self._group = _reserve(self._plan, self.config.system.wait_for_resources_s, self._label)
+            self._learner.start()
+            for index, place in enumerate(self._plan.environments):
+                worker = Worker(partial(self._make_environment, place), f"{self._label}/environment-{index}")
+                self._workers.append(worker)
+                worker.start()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for actor in [*self._actors, self._learner]:
-            if actor is not None:
-                ray.kill(actor)
-        self._actors, self._learner = [], None
+        for worker in [*self._workers, self._learner]:
+            worker.stop()
+        self._workers = []
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
 
+    def plan(self) -> str:
+        """See ``Crew.plan``."""
+        return self._plan.describe()
+
     def describe(self) -> str:
         """One line about who works where."""
-        counts = ", ".join(f"{count} on {device}" for device, count in Counter(self._devices).items())
+        devices = Counter(place.device for place in self._plan.environments)
+        counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
         address = ray.get_runtime_context().gcs_address
         return f"Ray at {address}: environment actors {counts}; learner actor on {self.config.system.device}"
 
-    def play(
-        self, assignments: Sequence[Assignment], epsilon: float, on_episode: OnEpisode, should_stop: ShouldStop
-    ) -> list[Episode]:
-        """See ``Crew.play``."""
-        weights = self._learner.weights.remote()
-        ray.get([actor.adopt.remote(weights, epsilon) for actor in self._actors])
-        queues = self._queues(assignments)
-        slots = [i for _ in range(self.config.system.slots_per_actor) for i in range(len(self._actors))]
-        running = {self._next(queues, i): i for i in slots if queues[self._devices[i]]}
-        episodes: dict[int, Episode] = {}
-        references: dict[int, Any] = {}
-        while running:
-            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
-            if should_stop():
-                raise Interrupted
-            for reference in done:
-                actor = running.pop(reference)
-                if queues[self._devices[actor]]:
-                    running[self._next(queues, actor)] = actor
-                episode = ray.get(reference)
-                episodes[episode.index], references[episode.index] = episode, reference
-                on_episode(episode)
-        self._played = [references[assignment.index] for assignment in assignments]
-        return [episodes[assignment.index] for assignment in assignments]
+    def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
+        """See ``Crew.begin``."""
+        shared = ray.put(dict(weights))
+        self._dealer.begin(Job(assignment, behaviour, shared) for assignment in assignments)
 
-    def update(self, episodes: Sequence[Episode], round_index: int) -> dict[str, float]:
-        """See ``Crew.update``. The learner takes the episodes where the actors left them."""
-        result: dict[str, float] = ray.get(self._learner.update.remote(round_index, *self._played))
-        return result
+    def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
+        """See ``Crew.collect``."""
+        self._pump(lambda: self._dealer.done(assignments), watch)
+        return self._dealer.collected(assignments)
+
+    def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
+        """See ``Crew.update``. Environments that have work go on with it."""
+        state = self.state()
+        bare = ray.put([replace(episode, log=()) for episode in episodes])
+        began, deaths = time.monotonic(), 0
+        while True:
+            result = self._learner.call("update", round_index, bare)
+            self._pump(partial(_there, result), watch, result)
+            try:
+                diagnostics, self._state = ray.get(result)
+            except LOST as error:
+                deaths += 1
+                if deaths >= self.config.system.tries:
+                    raise CrewError(f"the learner died {deaths} times in the same update: {reason(error)}") from error
+                watch.on_fault(Fault("learner_died", self._learner.name, reason(error)))
+                self._learner.stop()
+                self._state = state
+                self._learner.start()
+                began = time.monotonic()
+            else:
+                if deaths:
+                    watch.on_fault(Fault("learner_recovered", self._learner.name, "", time.monotonic() - began))
+                found: dict[str, float] = diagnostics
+                return found
 
     def state(self) -> LearnerState:
         """See ``Crew.state``."""
-        state: LearnerState = ray.get(self._learner.state.remote())
-        return state
+        if self._state is None:
+            try:
+                state: LearnerState = ray.get(self._learner.call("state"))
+            except LOST as error:
+                raise CrewError(f"the learner cannot be started: {reason(error)}") from error
+            self._state = state
+        return self._state
 
     def load(self, state: LearnerState) -> None:
         """See ``Crew.load``."""
-        ray.get(self._learner.load.remote(state))
+        self._state = state
+        self._learner.stop()
+        self._learner.start()
 
-    def _queues(self, assignments: Sequence[Assignment]) -> dict[str, deque[Assignment]]:
-        """Assignments by device, as in the serial crew."""
-        devices = self.config.system.devices
-        queues: dict[str, deque[Assignment]] = {device: deque() for device in devices}
-        for assignment in assignments:
-            queues[devices[assignment.env % len(devices)]].append(assignment)
-        return queues
+    def _pump(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
+        """Hand out work and take in what comes, until ``until`` says so."""
+        while not until():
+            self._hand_out()
+            starting = {worker.starting: worker for worker in self._workers if worker.starting is not None}
+            references = [*self._running, *starting, *([] if awaited is None else [awaited])]
+            done, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
+            if watch.should_stop():
+                raise Interrupted
+            for reference in done:
+                if reference in self._running:
+                    self._take(reference, watch)
+                elif reference in starting:
+                    self._welcome(starting[reference], watch)
+            self._report(watch)
 
-    def _next(self, queues: dict[str, deque[Assignment]], actor: int) -> Any:
-        return self._actors[actor].play.remote(queues[self._devices[actor]].popleft())
+    def _hand_out(self) -> None:
+        busy = Counter(worker.name for worker, _, _ in self._running.values())
+        for _ in range(self.config.system.slots_per_actor):  # one each first, then the second ones
+            for worker, place in zip(self._workers, self._plan.environments, strict=True):
+                if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
+                    continue
+                job = self._dealer.next(place.device)
+                if job is not None:
+                    busy[worker.name] += 1
+                    reference = worker.call("play", job.assignment, job.behaviour, job.weights)
+                    self._running[reference] = (worker, worker.attempt, job)
 
-    def _gpu(self, device: str) -> dict[str, float]:
-        """The share of a GPU that each user of ``device`` gets."""
-        users = [*self._devices, self.config.system.device]
-        return {} if device == "cpu" else {"num_gpus": 1.0 / users.count(device)}
+    def _take(self, reference: Any, watch: Watch) -> None:
+        """An episode has arrived, or word that it never will."""
+        worker, attempt, job = self._running.pop(reference)
+        try:
+            episode = ray.get(reference).episode
+        except LOST as error:
+            if worker.attempt == attempt:
+                self._again(worker, error, watch)
+            self._failed(job, reason(error), watch)
+        except RayTaskError as error:
+            self._failed(job, reason(error), watch)
+        else:
+            self._dealer.finished(episode)
+            watch.on_episode(episode)
 
-    def _check_resources(self) -> None:
-        """Refuse at once what would otherwise wait for ever.
+    def _failed(self, job: Job, error: str, watch: Watch) -> None:
+        stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)
+        watch.on_fault(self._dealer.failed(job, error, stamp))
 
-        Raises:
-            ResourceError: with the arithmetic.
-        """
-        has = ray.cluster_resources()
-        gpus = {device for device in (*self._devices, self.config.system.device) if device != "cpu"}
-        needs = {"CPU": len(self._devices), "GPU": len(gpus)}
-        for kind, needed in needs.items():
-            if needed > has.get(kind, 0):
-                what = f"{len(self._devices)} environment actors" if kind == "CPU" else ", ".join(sorted(gpus))
-                raise ResourceError(f"the run needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}")
+    def _again(self, worker: Worker, error: BaseException, watch: Watch) -> None:
+        watch.on_fault(Fault("environment_actor_died", worker.name, reason(error)))
+        worker.stop()
+        worker.start()
+
+    def _welcome(self, worker: Worker, watch: Watch) -> None:
+        """An actor can work, or could not be started."""
+        try:
+            seconds = worker.started()
+        except RayError as error:
+            worker.stop()
+            watch.on_fault(Fault("environment_actor_failed_to_start", worker.name, reason(error)))
+            if worker.failures < self.config.system.tries:
+                worker.start()
+            elif not any(other.alive or other.starting is not None for other in self._workers):
+                raise CrewError(f"no environment actor can be started: {reason(error)}") from error
+        else:
+            if worker.attempt > 1:
+                watch.on_fault(Fault("environment_actor_recovered", worker.name, "", seconds))
+
+    def _report(self, watch: Watch) -> None:
+        for fault in straggling((job for _, _, job in self._running.values()), self.config.system.straggler_s):
+            watch.on_fault(fault)
+        for worker in self._workers:
+            if worker.starting is not None and worker.waiting_s > PATIENCE_SECONDS and not worker.reported_waiting:
+                worker.reported_waiting = True
+                what = f"no place for it yet; the plan: {self._plan.describe()}"
+                watch.on_fault(Fault("environment_actor_waits", worker.name, what, worker.waiting_s))
+
+    def _make_learner(self, name: str) -> Any:
+        place = self._plan.learner
+        options = self._placed(place) | {"num_cpus": place.cpus, "num_gpus": place.gpus, "name": name}
+        return Learner.options(**options).remote(self.config, place.device.partition(":")[0], self._state)
+
+    def _make_environment(self, place: Place, name: str) -> Any:
+        slots = self.config.system.slots_per_actor
+        options = self._placed(place) | {"num_cpus": place.cpus, "num_gpus": place.gpus, "name": name}
+        actor = Environment.options(**options, max_concurrency=slots)
+        return actor.remote(self.config, place.device.partition(":")[0], place.gpus, self.keeping, self._player)
+
+    def _placed(self, place: Place) -> dict[str, Any]:
+        if self._group is None or place.bundle is None:
+            return {}
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, place.bundle)}
+
+
+def _reserve(plan: Plan, patience_s: float, label: str) -> PlacementGroup:
+    """Reserve all resources of the plan, waiting for nodes to come if there is patience.
+
+    Raises:
+        ResourceError: if they cannot be had.
+    """
+    deadline = time.monotonic() + patience_s
+    if not patience_s:
+        plan.check(_nodes())
+    group = placement_group(list(plan.bundles), strategy=plan.strategy, name=f"{label}#{os.getpid()}")
+    while not group.wait(1):
+        nodes = _nodes()
+        if time.monotonic() > max(deadline, deadline - patience_s + PATIENCE_SECONDS):
+            remove_placement_group(group)
+            plan.check(nodes)
+            free = ray.available_resources()
+            raise ResourceError(
+                f"the {plan.describe()}; not free within {max(patience_s, PATIENCE_SECONDS):g} s: "
+                f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are, others use the rest"
+            )
+    return group
+
+
+def _there(reference: Any) -> bool:
+    """Whether a result, or an error in its place, has arrived."""
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

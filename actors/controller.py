@@ -2,33 +2,41 @@
 
 Dataflow of a round, and who waits for whom::
 
-    learner --weights v--> every environment actor          (actors wait for the weights)
-    controller --assignments--> actors, one at a time each   (an actor gets its next when it is free)
+    controller --assignments, weights v--> crew              (an actor gets its next when it is free)
     actors --episodes--> controller                          (taken as they come: log, progress)
-    actors --episodes--> learner, ordered by environment     (the learner waits for all of them)
-    learner --diagnostics--> controller
+    actors --episodes in the middle--> storage               (every few steps; nobody waits for it)
+    controller --episodes, ordered by environment--> learner (it waits for all of them)
+    learner --diagnostics, state v+1--> controller
     controller: rounds.csv, events, checkpoint, next round
 
-Nothing is dropped and nothing is stale: every episode of round r is played with the weights of round
-r and learnt from once. Between two rounds the run is a checkpoint; an interruption goes back to the
-last one, and the interrupted round is played again with the same seeds.
+Nothing is dropped, and every episode is learnt from once. With ``system.staleness`` 0 the episodes of
+round r are played with what r updates have taught. With 1 those of round r + 1 are begun while round r
+is still being played and learnt from, with the policy of round r: one version behind, never more, the
+same in every run, and counted in ``rounds.csv``.
+
+Between two rounds the run is a checkpoint. Within a round it is the checkpoint and the episodes in
+storage: whoever goes on, a new actor or a new driver, repeats the steps since an episode was last kept.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from actors.checkpoint import Checkpoint, save_checkpoint
-from actors.crew import Crew, ShouldStop
+from actors.crew import Crew, CrewError, Fault, ShouldStop, Watch, Weights
+from actors.keeping import Behaviour
 from actors.ppo import exploration_share
-from actors.rollout import Assignment, Interrupted, episode_seed
+from actors.recording import Assignment
+from actors.rollout import Interrupted, episode_seed
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.storage import StorageError
 from policies.bundle import weights_digest
 
 DIAGNOSTICS = (
@@ -62,6 +70,9 @@ class Listener(Protocol):
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """A round has been learnt from and saved."""
 
+    def fault_happened(self, fault: Fault) -> None:
+        """Something went wrong, or is right again; the run goes on."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -73,20 +84,37 @@ class Progress:
     seconds: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
     """The episode with the highest validation accuracy so far."""
+    best_round: dict[str, Any] = field(default_factory=dict)
+    """The round with the highest validation accuracy so far, and the checkpoint of the policy that played it."""
 
 
 class Controller:
     """Runs rounds until they are done or somebody asks to stop."""
 
     def __init__(
-        self, config: RunConfig, crew: Crew, run: RunDirectory, listener: Listener, should_stop: ShouldStop
+        self,
+        config: RunConfig,
+        crew: Crew,
+        run: RunDirectory,
+        listener: Listener,
+        should_stop: ShouldStop,
+        mirror: Mirror | None = None,
     ) -> None:
+        """
+        Args:
+            mirror: keeps a copy of the run elsewhere, after every round.
+        """
         self.config = config
         self.crew = crew
         self.run_directory = run
         self.listener = listener
         self.should_stop = should_stop
+        self.mirror = mirror
         self.progress = Progress()
+        self._watch = Watch(listener.episode_finished, self._note_fault, should_stop)
+        self._begun: dict[int, tuple[list[Assignment], Behaviour]] = {}
+        self._behind: Weights | None = None
+        """What plays the next round, if it is not the learner's own weights."""
 
     def start(self) -> None:
         """Begin a fresh run: its first checkpoint is the untrained policy."""
@@ -97,12 +125,18 @@ class Controller:
         """Go on from ``checkpoint``, dropping what was written after it."""
         self.crew.load(checkpoint.learner)
         self.run_directory.rewind(checkpoint.position)
+        if self.mirror is not None:
+            self.mirror.rewind(checkpoint.position)
         self.progress = Progress(**checkpoint.progress)
+        self._behind = checkpoint.behind
 
     def run(self) -> bool:
         """Play and learn until all rounds are done (true) or ``should_stop`` says so (false).
 
         Either way the newest checkpoint holds every finished round.
+
+        Raises:
+            CrewError: if nobody is left to play or to learn.
         """
         while self.progress.round_index < self.config.ppo.rounds:
             if self.should_stop():
@@ -115,26 +149,29 @@ class Controller:
 
     def weights_digest(self) -> str:
         """Digest of the policy's weights, normaliser included; equal for equal runs."""
-        tensors = self.crew.state().tensors
-        return weights_digest({name: tensor for name, tensor in tensors.items() if name.startswith("network.")})
+        return weights_digest(self.crew.state().weights())
 
     def _round(self) -> None:
-        index, config = self.progress.round_index, self.config
-        assignments = [
-            Assignment(index * config.system.envs + env, env, episode_seed(config.seed, index, env))
-            for env in range(config.system.envs)
-        ]
+        index = self.progress.round_index
+        self._begin_rounds(index)
+        assignments, behaviour = self._begun.pop(index)
         began = time.monotonic()
-        episodes = self.crew.play(
-            assignments, exploration_share(config.ppo, index), self.listener.episode_finished, self.should_stop
-        )
+        known = set(self.crew.quarantined)
+        episodes = self.crew.collect(assignments, self._watch)
+        given_up = {env: why for env, why in self.crew.quarantined.items() if env not in known}
+        if not episodes:
+            raise CrewError(f"every environment has been given up; the last error: {list(given_up.values())[-1]}")
         played = time.monotonic()
         self.listener.updating()
-        diagnostics = self.crew.update(episodes, index)
+        diagnostics = self.crew.update(episodes, index, self._watch)
         learnt = time.monotonic()
 
-        row = self._summarise(episodes, diagnostics)
+        row = self._summarise(episodes, diagnostics, behaviour)
         self.run_directory.log(record | {"round": index} for episode in episodes for record in episode.log)
+        self.run_directory.log(
+            {"kind": "environment_quarantined", "round": index, "env": env, "error": why}
+            for env, why in given_up.items()
+        )
         self.run_directory.log([{"kind": "ppo_update", "round": index, **diagnostics}, {"kind": "round", **row}])
         timing = self._timing(episodes, played - began, learnt - played)
         self.run_directory.add_round(row, timing)
@@ -142,18 +179,42 @@ class Controller:
         self._save()
         self.listener.round_finished(row, timing)
 
-    def _summarise(self, episodes: Sequence[Episode], diagnostics: dict[str, float]) -> dict[str, Any]:
+    def _begin_rounds(self, index: int) -> None:
+        """Hand round ``index`` to the crew if that has not been done, and the next one if it may be stale."""
+        weights, staleness = self.crew.state().weights(), self.config.system.staleness
+        if index not in self._begun:
+            behind = self._behind is not None
+            self._begin(index, self._behind if self._behind is not None else weights, index - behind)
+        if staleness and index + 1 < self.config.ppo.rounds:
+            self._begin(index + 1, weights, index)
+            self._behind = weights
+
+    def _begin(self, index: int, weights: Weights, version: int) -> None:
+        config, envs = self.config, self.config.system.envs
+        assignments = [
+            Assignment(index * envs + env, env, episode_seed(config.seed, index, env))
+            for env in range(envs)
+            if env not in self.crew.quarantined
+        ]
+        behaviour = Behaviour(index, version, weights_digest(weights), exploration_share(config.ppo, index))
+        self.crew.begin(assignments, behaviour, weights)
+        self._begun[index] = (assignments, behaviour)
+
+    def _summarise(
+        self, episodes: Sequence[Episode], diagnostics: dict[str, float], behaviour: Behaviour
+    ) -> dict[str, Any]:
         """The line of ``rounds.csv``: nothing in it depends on the clock or on who did the work."""
-        steps = sum(len(episode.trajectory) for episode in episodes)
-        self.progress.env_steps += steps
+        index = self.progress.round_index
+        self.progress.env_steps += sum(len(episode.trajectory) for episode in episodes)
         best = max(episodes, key=lambda episode: episode.val_accuracy_pp)
         if not self.progress.best or best.val_accuracy_pp > self.progress.best["val_accuracy_pp"]:
             self.progress.best = {"episode": best.index, "val_accuracy_pp": best.val_accuracy_pp}
         returns = [episode.total_reward for episode in episodes]
         row: dict[str, Any] = {
-            "round": self.progress.round_index,
+            "round": index,
             "episodes": len(episodes),
             "env_steps": self.progress.env_steps,
+            "staleness": index - behaviour.version,
             "return_mean": float(np.mean(returns)),
             "return_std": float(np.std(returns)),
             "val_accuracy_ratio": float(np.mean([e.val_accuracy_pp for e in episodes])) / 100.0,
@@ -163,6 +224,13 @@ class Controller:
             "refused": sum(e.refused for e in episodes),
             "rollbacks": sum(e.rollback for e in episodes),
         }
+        accuracy = row["val_accuracy_ratio"]
+        if not self.progress.best_round or accuracy > self.progress.best_round["val_accuracy_ratio"]:
+            self.progress.best_round = {
+                "round": index,
+                "val_accuracy_ratio": accuracy,
+                "checkpoint": behaviour.version,
+            }
         row |= {f"op_{op.name.lower()}": sum(e.operations[op.name] for e in episodes) for op in LifecycleOp}
         return row | {name: diagnostics[name] for name in DIAGNOSTICS}
 
@@ -176,7 +244,28 @@ class Controller:
             "env_steps_per_second": round(steps / (play + update), 3),
         }
 
+    def _note_fault(self, fault: Fault) -> None:
+        self.run_directory.add_fault({"round": self.progress.round_index, **asdict(fault)})
+        self.listener.fault_happened(fault)
+
     def _save(self) -> None:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
-        checkpoint = Checkpoint(self.progress.round_index, self.crew.state(), self.run_directory.position(), progress)
-        save_checkpoint(self.run_directory.checkpoints, checkpoint, self.config, self.config.ppo.checkpoints_kept)
+        index, state = self.progress.round_index, self.crew.state()
+        behind = None if self._behind is None else dict(self._behind)
+        checkpoint = Checkpoint(index, state, self.run_directory.position(), progress, behind)
+        spare = {index - 1} if behind else set()  # of the policy that plays the next round
+        spare |= {self.progress.best_round["checkpoint"]} if self.progress.best_round else set()
+        kept = self.config.ppo.checkpoints_kept
+        save_checkpoint(self.run_directory.checkpoints, checkpoint, self.config, kept, spare)
+        self._push()
+        if self.crew.keeping is not None:
+            self.crew.keeping.forget_before(index)
+
+    def _push(self) -> None:
+        """Bring the copy up to date. A storage that fails now is tried again after the next round."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.push()
+        except StorageError as error:
+            self._note_fault(Fault("storage_failed", self.mirror.place, str(error)))

@@ -1,40 +1,106 @@
 """Who does the work of a round: the interface that the controller drives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
+from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState
-from actors.rollout import Assignment
+from actors.recording import Assignment
 from esper_ray.leyline.policy import Episode
+from policies.bundle import weights_digest
 
 ShouldStop = Callable[[], bool]
-OnEpisode = Callable[[Episode], None]
+Weights = Mapping[str, torch.Tensor]
+
+
+class CrewError(Exception):
+    """Nobody is left to do the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that went wrong, or that is right again; training goes on."""
+
+    kind: str
+    """In the words of the log, such as ``environment_actor_died`` or ``episode_failed``."""
+    who: str
+    detail: str
+    seconds: float | None = None
+    """How long it took, where that is known."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        took = "" if self.seconds is None else f" after {self.seconds:.1f} s"
+        return f"{self.kind.replace('_', ' ')}{took}: {self.who}" + (f": {self.detail}" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told what while a crew works."""
+
+    on_episode: Callable[[Episode], None]
+    on_fault: Callable[[Fault], None]
+    should_stop: ShouldStop
+
+
+QUIET = Watch(lambda _: None, lambda _: None, lambda: False)
+"""Nobody."""
 
 
 class Crew(AbstractContextManager["Crew"], Protocol):
     """A learner and some environments. Used within ``with``, which ends what was started."""
 
+    keeping: Keeping | None
+    """Where episodes are kept while they are played."""
+
+    @property
+    def quarantined(self) -> Mapping[int, str]:
+        """Environments that are given up, with their last error. They get no more episodes."""
+
+    def plan(self) -> str:
+        """One line about what is needed, before anything is started."""
+
     def describe(self) -> str:
         """One line about who works where."""
 
-    def play(
-        self, assignments: Sequence[Assignment], epsilon: float, on_episode: OnEpisode, should_stop: ShouldStop
-    ) -> list[Episode]:
-        """Play all assignments with the learner's present policy.
+    def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
+        """Have these episodes played, after those that were begun earlier."""
+
+    def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
+        """Wait for episodes that were begun.
 
         Returns:
-            The episodes in the order of ``assignments``, whenever each arrived.
+            The episodes in the order of ``assignments``, whenever each arrived; without those of environments
+            that are given up.
 
         Raises:
-            Interrupted: if ``should_stop`` said so before all had arrived.
+            Interrupted: if ``watch.should_stop`` said so before all had arrived.
+            CrewError: if nobody is left to play.
         """
 
-    def update(self, episodes: Sequence[Episode], round_index: int) -> dict[str, float]:
-        """Learn from ``episodes``; diagnostics by name."""
+    def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
+        """Learn from ``episodes``; diagnostics by name.
+
+        Raises:
+            Interrupted: if ``watch.should_stop`` said so before it was done.
+            CrewError: if the learner dies again and again.
+        """
 
     def state(self) -> LearnerState:
         """Everything that the learner would need to go on."""
 
     def load(self, state: LearnerState) -> None:
         """Make the learner go on from ``state``."""
+
+
+def play(
+    crew: Crew, assignments: Sequence[Assignment], epsilon: float, watch: Watch = QUIET, round_index: int = 0
+) -> list[Episode]:
+    """Have episodes played with the learner's present policy, and wait for them."""
+    weights = crew.state().weights()
+    crew.begin(assignments, Behaviour(round_index, round_index, weights_digest(weights), epsilon), weights)
+    return crew.collect(assignments, watch)

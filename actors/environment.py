@@ -1,26 +1,38 @@
 """The Ray shell of environments: an actor that plays whole episodes, several at a time if it is told to."""
 
+from typing import Any
+
 import ray
 import torch
 
-from actors.rollout import Assignment
-from actors.slots import EnvironmentSlots
+from actors.keeping import Behaviour, Keeping
+from actors.recording import Assignment
+from actors.slots import EnvironmentSlots, Played
 from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.policy import Episode
 
 
 @ray.remote
 class EnvironmentActor:
     """Owns the environments of one process on one device, each with a copy of the policy."""
 
-    def __init__(self, config: RunConfig, device: str) -> None:
+    def __init__(self, config: RunConfig, device: str, share: float, keeping: Keeping | None, player: Any) -> None:
+        """
+        Args:
+            device: as this process sees it; Ray shows an actor only the GPU that it was given.
+            share: of that GPU. No more than this share of its memory is used.
+            player: what plays, made from configuration, device, slots and keeping; else :class:`EnvironmentSlots`.
+        """
         torch.set_num_threads(config.system.threads)
-        self._slots = EnvironmentSlots(config, device, config.system.slots_per_actor)
+        if device.startswith("cuda") and share < 1:
+            torch.cuda.set_per_process_memory_fraction(share, device)
+        make = player or EnvironmentSlots
+        self._slots = make(config, device, config.system.slots_per_actor, keeping)
 
-    def adopt(self, weights: dict[str, torch.Tensor], epsilon: float) -> None:
-        """Use these weights from now on. Ray hands them over once per node, not once per actor."""
-        self._slots.adopt(weights, epsilon)
+    def ready(self) -> str:
+        """The name of the node that this actor is on, once it can play."""
+        return str(ray.util.get_node_ip_address())
 
-    def play(self, assignment: Assignment) -> Episode:
-        """One episode, from reset to its end."""
-        return self._slots.play(assignment)
+    def play(self, assignment: Assignment, behaviour: Behaviour, weights: dict[str, torch.Tensor]) -> Played:
+        """One episode. Ray hands the weights over once per node, not once per call."""
+        played: Played = self._slots.play(assignment, behaviour, weights)
+        return played

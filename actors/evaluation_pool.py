@@ -121,8 +121,8 @@ class RayPlayers:
         """
         import ray
 
-        from actors.cluster import ResourceError
         from actors.evaluation_actor import EvaluationActor
+        from actors.placement import ResourceError
 
         has, devices = ray.cluster_resources(), self._config.system.devices
         wanted = max(self._workers or int(has.get("CPU", 0)), len(devices))

@@ -1,16 +1,25 @@
 """Picks the crew of a run. Ray is only imported if it is needed, and after its settings are chosen."""
 
 from actors.crew import Crew
+from actors.keeping import Keeping
 from actors.serial import SerialCrew
 from actors.settings import choose_ray_settings
 from esper_ray.leyline.config import RunConfig
 
 
-def make_crew(config: RunConfig, *, serial: bool) -> Crew:
-    """The crew of one process, or the one on Ray."""
+def make_crew(config: RunConfig, *, serial: bool, keeping: Keeping | None = None, label: str = "esper") -> Crew:
+    """The crew of one process, or the one on Ray.
+
+    Args:
+        keeping: where episodes are kept while they are played.
+        label: begins the names of actors.
+
+    Raises:
+        ResourceError: if the configuration asks for more of a GPU than there is of one.
+    """
     if serial:
-        return SerialCrew(config)
+        return SerialCrew(config, keeping)
     choose_ray_settings()
     from actors.cluster import RayCrew
 
-    return RayCrew(config)
+    return RayCrew(config, keeping, label)

@@ -1,5 +1,7 @@
 """The Ray shell of the learner."""
 
+from collections.abc import Sequence
+
 import ray
 import torch
 
@@ -12,26 +14,24 @@ from esper_ray.leyline.policy import Episode
 class LearnerActor:
     """Owns the policy that is being trained."""
 
-    def __init__(self, config: RunConfig, device: str) -> None:
+    def __init__(self, config: RunConfig, device: str, state: LearnerState | None) -> None:
         """
         Args:
             device: as this process sees it; Ray shows an actor only the GPUs that it was given.
+            state: to go on from, if it is not the beginning.
         """
         torch.set_num_threads(config.system.learner_threads)
         self._learner = PPOLearner(config, device)
+        if state is not None:
+            self._learner.load(state)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """What environments need to act."""
-        return self._learner.weights()
-
-    def update(self, round_index: int, *episodes: Episode) -> dict[str, float]:
-        """Learn from one round. Episodes come as references, so that their data goes straight to this actor."""
-        return self._learner.update(episodes, round_index)
+    def ready(self) -> None:
+        """Nothing; returns once this actor can work."""
 
     def state(self) -> LearnerState:
         """Everything that learns or counts."""
         return self._learner.state()
 
-    def load(self, state: LearnerState) -> None:
-        """Continue from ``state``."""
-        self._learner.load(state)
+    def update(self, round_index: int, episodes: Sequence[Episode]) -> tuple[dict[str, float], LearnerState]:
+        """Learn from one round. Returns diagnostics and the state after it: whoever has it can go on without us."""
+        return self._learner.update(episodes, round_index), self._learner.state()

@@ -117,6 +117,11 @@ class LearnerState:
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
 
+    def weights(self) -> dict[str, Tensor]:
+        """What a policy needs to act: weights, normaliser and value scale."""
+        prefix = "network."
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
 
 def exploration_share(settings: PPOConfig, round_index: int) -> float:
     """Share of uniform choices in a round: linear from its start to zero."""
@@ -186,11 +191,13 @@ class PPOLearner:
         }
 
     def state(self) -> LearnerState:
-        """A copy of everything that learns or counts."""
+        """A copy of everything that learns or counts, on the CPU."""
         names = [name for name, _ in self.network.named_parameters()]
-        tensors = {f"network.{name}": tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        tensors = {
+            f"network.{name}": tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()
+        }
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{names[index]}.{key}": value.detach().clone() for key, value in slots.items()}
+            tensors |= {f"adam.{names[index]}.{key}": value.detach().cpu().clone() for key, value in slots.items()}
         numbers: dict[str, Any] = {"updates": self.updates}
         kept = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
         for name, moments in kept.items():
@@ -199,10 +206,7 @@ class PPOLearner:
 
     def load(self, state: LearnerState) -> None:
         """Continue from ``state``."""
-        prefix = "network."
-        self.network.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
-        )
+        self.network.load_state_dict(state.weights())
         saved = self.optimizer.state_dict()
         saved["state"] = {}
         for index, (name, _) in enumerate(self.network.named_parameters()):

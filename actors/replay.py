@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.rollout import started_record, step_records
+from actors.recording import started_record, step_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.policy import Decision

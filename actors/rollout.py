@@ -1,35 +1,27 @@
 """Plays whole episodes: one environment, one policy, one record. No Ray in here."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Callable
 
-import numpy as np
-
+from actors.keeping import EpisodeKeeper
+from actors.recording import Assignment, Middle, Recording
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.policy import Decision, Episode, Policy, Trajectory, View
-from esper_ray.leyline.records import SlotReport
-from esper_ray.leyline.stages import Stage
+from esper_ray.leyline.policy import Episode, Policy, ResumablePolicy
 from esper_ray.tolaria.assembly import derived_seed
 
 POLICY_STREAM = 3
 """Key of the random stream that a policy draws from; the environment's own streams have others."""
 
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One episode to be played."""
-
-    index: int
-    """Number of the episode within the run."""
-    env: int
-    seed: int
+logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
     """An episode was given up because somebody asked to stop."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
 
 
 def episode_seed(run_seed: int, round_index: int, env: int) -> int:
@@ -44,145 +36,68 @@ class EpisodeRunner:
         self.env = env
         self.policy = policy
 
-    def play(self, assignment: Assignment, should_stop: Callable[[], bool] = lambda: False) -> Episode:
-        """One episode from reset to its end.
+    def play(
+        self, assignment: Assignment, should_stop: Callable[[], bool] = never, keeper: EpisodeKeeper | None = None
+    ) -> Episode:
+        """One episode to its end: from ``reset``, or from where the keeper has it.
+
+        Args:
+            keeper: keeps the episode every few steps, and at its end. Gone on with or not, it is the same episode.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps; nothing is kept of the episode.
+            Interrupted: if ``should_stop`` says so between two steps.
             RuntimeError: if the policy chooses an illegal action.
+            TypeError: if an episode is to be kept of a policy that cannot be saved.
         """
+        if keeper is None:
+            return self._to_the_end(self._begun(assignment), should_stop, None)
+        found = keeper.found(assignment)
+        if isinstance(found, Episode):
+            return found
+        recording = self._begun(assignment) if found is None else self._resumed(found, assignment)
+        episode = self._to_the_end(recording, should_stop, keeper)
+        keeper.keep_finished(assignment, episode)
+        return episode
+
+    def _begun(self, assignment: Assignment) -> Recording:
+        recording = Recording(assignment)
         _, info = self.env.reset(seed=assignment.seed)
         self.policy.begin_episode(derived_seed(assignment.seed, POLICY_STREAM))
-        views: list[View] = []
-        decisions: list[Decision] = []
-        infos: list[dict[str, Any]] = [info]
+        recording.begin(info)
+        return recording
+
+    def _resumed(self, middle: Middle, assignment: Assignment) -> Recording:
+        policy = self._resumable()
+        try:
+            self.env.load_state(middle.environment)
+            policy.load_state(middle.policy)
+        except ValueError as error:
+            logger.warning("episode %d is played from its beginning: %s", assignment.index, error)
+            return self._begun(assignment)
+        return middle.recording
+
+    def _to_the_end(
+        self, recording: Recording, should_stop: Callable[[], bool], keeper: EpisodeKeeper | None
+    ) -> Episode:
         terminated = truncated = False
         while not (terminated or truncated):
             if should_stop():
                 raise Interrupted
-            views.append(self.env.view)
-            decisions.append(self.policy.decide(views[-1]))
-            action = decisions[-1].action
-            if not views[-1].masks.allows(action):
+            view = self.env.view
+            decision = self.policy.decide(view)
+            if not view.masks.allows(decision.action):
                 raise RuntimeError(
-                    f"{type(self.policy).__name__} chose the illegal action {action} at step {len(views)}"
+                    f"{type(self.policy).__name__} chose the illegal action {decision.action} "
+                    f"at step {len(recording) + 1}"
                 )
-            _, reward, terminated, truncated, info = self.env.step(action.to_indices())
-            infos.append(info | {"reward": reward})
-        return self._episode(assignment, _trajectory(self.env, views, decisions, terminated), decisions, infos)
+            _, reward, terminated, truncated, info = self.env.step(decision.action.to_indices())
+            recording.add(view, decision, info | {"reward": reward})
+            if keeper is not None and not (terminated or truncated) and keeper.is_due(len(recording)):
+                state = self._resumable().save_state()
+                keeper.keep(recording.assignment, recording.packed(self.env.save_state(), state))
+        return recording.finished(self.env, terminated=terminated)
 
-    def _episode(
-        self, assignment: Assignment, trajectory: Trajectory, decisions: list[Decision], infos: list[dict[str, Any]]
-    ) -> Episode:
-        env, last = self.env, infos[-1]
-        clock = {"episode": assignment.index, "env": assignment.env}
-        log = [started_record(clock, assignment.seed, infos[0])]
-        for decision, info in zip(decisions, infos[1:], strict=True):
-            log += step_records(clock, decision, info)
-        fossils = [report.slot_id for report in env.reports if report is not None and report.stage is Stage.FOSSILIZED]
-        outcome = {
-            "seed": assignment.seed,
-            "total_reward": env.ledger.total(),
-            "reward_by_source": env.ledger.by_source(),
-            "fossilised": fossils,
-            "rollback": trajectory.terminated,
-            **_host_state(last),
-        }
-        log.append({"kind": "outcome", **clock, "epoch": env.epoch, **outcome})
-        operations = Counter(info["operation"] for info in infos[1:])
-        return Episode(
-            index=assignment.index,
-            env=assignment.env,
-            seed=assignment.seed,
-            trajectory=trajectory,
-            log=tuple(log),
-            total_reward=env.ledger.total(),
-            val_accuracy_pp=last["val_accuracy_pp"],
-            committed_accuracy_pp=last["committed_accuracy_pp"],
-            growth_ratio=last["growth_ratio"],
-            operations={op.name: operations[op.name] for op in LifecycleOp},
-            fossilised=len(fossils),
-            refused=sum(not info["success"] for info in infos[1:]),
-            rollback=trajectory.terminated,
-        )
-
-
-def _trajectory(env: MorphogenesisEnv, views: list[View], decisions: list[Decision], terminated: bool) -> Trajectory:
-    def column(name: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        return np.asarray([getattr(decision, name) for decision in decisions], dtype=np.float32)
-
-    return Trajectory(
-        features=np.stack([view.features for view in views]),
-        blueprints=np.stack([view.blueprints for view in views]),
-        masks=np.stack([view.masks.vector() for view in views]),
-        actions=np.asarray([decision.action.to_indices() for decision in decisions], dtype=np.int64),
-        log_prob_op=column("log_prob_op"),
-        log_prob_arguments=column("log_prob_arguments"),
-        values=column("value"),
-        q_taken=column("q_taken"),
-        rewards=env.ledger.by_cause(len(views)),
-        bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
-        terminated=terminated,
-    )
-
-
-def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The beginning of an episode for the event log.
-
-    Args:
-        clock: numbers of episode and environment.
-        info: what ``reset`` gave.
-    """
-    return {"kind": "episode_started", **clock, "epoch": 0, "seed": seed, **_host_state(info)}
-
-
-def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One step for the event log: what happened, and last what was decided and what came of it.
-
-    Args:
-        info: what ``step`` gave, with its reward as ``reward``.
-    """
-    happened = [{"kind": event.kind, **clock, "epoch": event.epoch, **event.data} for event in info["events"]]
-    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
-
-
-def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
-    return {key: info[key] for key in keys}
-
-
-def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
-    """One step for the event log: what was decided and why, what came of it, and what it was paid."""
-    entries = [
-        {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
-        for e in info["entries"]
-    ]
-    return {
-        "epoch": info["epoch"],
-        "operation": info["operation"],
-        "slot": info["slot"],
-        "success": info["success"],
-        "action": decision.action.to_indices(),
-        "why": decision.reason,
-        "log_prob": decision.log_prob_op + decision.log_prob_arguments,
-        "value": decision.value,
-        "reward": info["reward"],
-        "entries": entries,
-        "train_loss": info["train_loss"],
-        **_host_state(info),
-        "slots": {report.slot_id: _slot_record(report) for report in info["reports"] if report is not None},
-    }
-
-
-def _slot_record(report: SlotReport) -> dict[str, Any]:
-    measured = report.measured
-    return {
-        "seed": report.seed_id,
-        "blueprint": report.blueprint.id,
-        "stage": report.stage.name,
-        "alpha": report.alpha,
-        "contribution_pp": measured.contribution_pp,
-        "contribution_error_pp": measured.contribution_error_pp,
-        "gradient_health": measured.gradient_health,
-        "parameters": report.parameters,
-    }
+    def _resumable(self) -> ResumablePolicy:
+        if not isinstance(self.policy, ResumablePolicy):
+            raise TypeError(f"an episode of {type(self.policy).__name__} cannot be kept: it has no save_state")
+        return self.policy

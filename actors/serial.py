@@ -1,28 +1,43 @@
 """The crew of one process, without Ray."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 
-from actors.crew import OnEpisode, ShouldStop
+from actors.crew import Watch, Weights
+from actors.dealing import Dealer, Job
+from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState, PPOLearner
-from actors.rollout import Assignment, EpisodeRunner
-from esper_ray.environment import MorphogenesisEnv
+from actors.recording import Assignment
+from actors.rollout import Interrupted
+from actors.slots import EnvironmentSlots
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
-from policies.tamiyo import LearnedPolicy
 
 
 class SerialCrew:
     """Everything in this process, one episode after another."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(
+        self, config: RunConfig, keeping: Keeping | None = None, player: Callable[..., Any] | None = None
+    ) -> None:
+        """
+        Args:
+            keeping: where episodes are kept while they are played; without it, nowhere.
+            player: what plays instead of real environments.
+        """
+        self.config, self.keeping = config, keeping
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
-        self.policies = {device: LearnedPolicy(config.policy, device) for device in config.system.devices}
-        self.runners = {d: EpisodeRunner(MorphogenesisEnv(config, d), p) for d, p in self.policies.items()}
+        make = player or EnvironmentSlots
+        self._players = {device: make(config, device, 1, keeping) for device in config.system.devices}
+        self._dealer = Dealer(config.system.devices, config.system.tries)
+
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """See :class:`Crew`."""
+        return self._dealer.quarantined
 
     def __enter__(self) -> Self:
         return self
@@ -30,26 +45,42 @@ class SerialCrew:
     def __exit__(self, *exception: object) -> None:
         return None
 
+    def plan(self) -> str:
+        """See :class:`Crew`."""
+        return "everything in this process"
+
     def describe(self) -> str:
         """One line about who works where."""
-        return f"serial: one process, environments on {', '.join(self.runners)}, learner on {self.config.system.device}"
+        devices = ", ".join(self._players)
+        return f"serial: one process, environments on {devices}, learner on {self.config.system.device}"
 
-    def play(
-        self, assignments: Sequence[Assignment], epsilon: float, on_episode: OnEpisode, should_stop: ShouldStop
-    ) -> list[Episode]:
+    def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
         """See :class:`Crew`."""
-        weights, episodes = self.learner.weights(), []
-        torch.set_num_threads(self.config.system.threads)
-        for policy in self.policies.values():
-            policy.load(weights, epsilon)
-        devices = self.config.system.devices
-        for assignment in assignments:
-            runner = self.runners[devices[assignment.env % len(devices)]]
-            episodes.append(runner.play(assignment, should_stop))
-            on_episode(episodes[-1])
-        return episodes
+        self._dealer.begin(Job(assignment, behaviour, weights) for assignment in assignments)
 
-    def update(self, episodes: Sequence[Episode], round_index: int) -> dict[str, float]:
+    def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
+        """See :class:`Crew`."""
+        torch.set_num_threads(self.config.system.threads)
+        while not self._dealer.done(assignments):
+            for device, player in self._players.items():
+                job = self._dealer.next(device)
+                if job is not None:
+                    self._play(job, player, watch)
+        return self._dealer.collected(assignments)
+
+    def _play(self, job: Job, player: Any, watch: Watch) -> None:
+        try:
+            episode = player.play(job.assignment, job.behaviour, job.weights, watch.should_stop).episode
+        except Interrupted:
+            raise
+        except Exception as error:
+            stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)
+            watch.on_fault(self._dealer.failed(job, f"{type(error).__name__}: {error}", stamp))
+        else:
+            self._dealer.finished(episode)
+            watch.on_episode(episode)
+
+    def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
         """See :class:`Crew`."""
         torch.set_num_threads(self.config.system.learner_threads)
         return self.learner.update(episodes, round_index)

@@ -4,14 +4,17 @@ On a GPU each has a CUDA stream of its own, so that small networks fill the devi
 are there once for all of them.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 import torch
 
-from actors.rollout import Assignment, EpisodeRunner
+from actors.keeping import Behaviour, Keeping
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner, never
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -29,29 +32,50 @@ class _Slot:
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode, and what it took to play it here."""
+
+    episode: Episode
+    seconds: float
+
+
 class EnvironmentSlots:
     """Environments on one device, each with a copy of the policy. :meth:`play` may be called from several threads."""
 
-    def __init__(self, config: RunConfig, device: str, count: int) -> None:
+    def __init__(self, config: RunConfig, device: str, count: int, keeping: Keeping | None = None) -> None:
+        """
+        Args:
+            keeping: where episodes are kept while they are played; without it, nowhere.
+        """
         self._slots = [self._slot(config, device) for _ in range(count)]
+        self._keeping = keeping
         self._free: SimpleQueue[_Slot] = SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
 
-    def adopt(self, weights: Mapping[str, torch.Tensor], epsilon: float) -> None:
-        """Use these weights from now on. Not while somebody plays."""
-        for slot in self._slots:
-            with slot.current():
-                slot.policy.load(dict(weights), epsilon)
+    def play(
+        self,
+        assignment: Assignment,
+        behaviour: Behaviour,
+        weights: Mapping[str, torch.Tensor],
+        should_stop: Callable[[], bool] = never,
+    ) -> Played:
+        """One episode in the next free slot, with these weights: from its beginning, or from where it was kept.
 
-    def play(self, assignment: Assignment) -> Episode:
-        """One episode, from reset to its end, in the next free slot."""
+        Raises:
+            Interrupted: if ``should_stop`` says so between two steps.
+        """
+        began = time.monotonic()
+        keeper = None if self._keeping is None else self._keeping.of(behaviour)
         slot = self._free.get()
         try:
             with slot.current():
-                return slot.runner.play(assignment)
+                slot.policy.load(dict(weights), behaviour.epsilon)
+                episode = slot.runner.play(assignment, should_stop, keeper)
         finally:
             self._free.put(slot)
+        return Played(episode, time.monotonic() - began)
 
     @staticmethod
     def _slot(config: RunConfig, device: str) -> _Slot:

@@ -7,16 +7,16 @@ counted.
 """
 
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from actors.crew import Crew
+from actors.crew import QUIET, Crew, play
 from actors.hire import make_crew
 from actors.ppo import exploration_share
-from actors.rollout import Assignment, episode_seed
+from actors.recording import Assignment
+from actors.rollout import episode_seed
 from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
@@ -82,10 +82,10 @@ def ray_over_serial(config: RunConfig) -> dict[str, float]:
     with make_crew(config, serial=True) as serial, make_crew(config, serial=False) as on_ray:
         for index in range(ROUNDS + 1):
             for name, crew in (("serial", serial), ("ray", on_ray)):
-                play, update = _round(crew, config, index)
+                playing, learning = _round(crew, config, index)
                 if index > 0:
-                    seconds[name][0] += play
-                    seconds[name][1] += update
+                    seconds[name][0] += playing
+                    seconds[name][1] += learning
     figures = {f"{name}_{part}_s": s for name, both in seconds.items() for part, s in zip(PARTS, both, strict=True)}
     return figures | {
         "ray_speed_up_play": seconds["serial"][0] / seconds["ray"][0],
@@ -98,14 +98,10 @@ def _round(crew: Crew, config: RunConfig, index: int) -> tuple[float, float]:
     envs = range(config.system.envs)
     assignments = [Assignment(index * len(envs) + env, env, episode_seed(config.seed, index, env)) for env in envs]
     began = perf_counter()
-    episodes = crew.play(assignments, exploration_share(config.ppo, index), _ignore, lambda: False)
+    episodes = play(crew, assignments, exploration_share(config.ppo, index), round_index=index)
     played = perf_counter()
-    crew.update(episodes, index)
+    crew.update(episodes, index, QUIET)
     return played - began, perf_counter() - played
-
-
-def _ignore(_: Any) -> None:
-    return None
 
 
 def measure() -> Result:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from actors.crew import play
 from actors.hire import make_crew
-from actors.rollout import Assignment, episode_seed
+from actors.recording import Assignment
+from actors.rollout import episode_seed
 from benchmarks.host_epoch import random_images
 from benchmarks.report import Result
 from esper_ray.environment import MorphogenesisEnv
@@ -91,17 +93,17 @@ def environment_rates() -> dict[int, float]:
             {"system.envs": count, "system.envs_per_actor": 1, "episode_length": EPISODE, "policy.memory_size": 64},
         )
         with make_crew(config, serial=False) as crew:
-            play = partial(_play, crew, config)
-            play(0)
+            once = partial(_play, crew, config)
+            once(0)
             began = perf_counter()
-            play(1)
+            once(1)
             rates[count] = count * EPISODE / (perf_counter() - began)
     return rates
 
 
 def _play(crew: Any, config: RunConfig, index: int) -> None:
     assignments = [Assignment(env, env, episode_seed(config.seed, index, env)) for env in range(config.system.envs)]
-    crew.play(assignments, 0.0, lambda _: None, lambda: False)
+    play(crew, assignments, 0.0)
 
 
 def draw(seeds: dict[int, float], rates: dict[int, float]) -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     from actors.cluster import start_ray
     from actors.rllib import appo_config
 
-    start_ray(actors=2)
+    start_ray(cpus=2)
     for name in ("ray", "ray.rllib"):
         logging.getLogger(name).setLevel(logging.ERROR)  # RLlib warns of its own deprecated parts
     started = time.monotonic()

@@ -1,6 +1,11 @@
 """Tamiyo, the learned policy: Policy V2 with its memory, its exploration and its own random numbers."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.config import PolicyConfig
@@ -30,6 +35,34 @@ class LearnedPolicy:
         """Empty memory; draws of the episode come from ``seed``."""
         self._memory = None
         self._generator.manual_seed(seed)
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Memory and random numbers; (1, 1, H) each of ``hidden`` and ``cell``, which are absent before a decision."""
+        names = () if self._memory is None else zip(("hidden", "cell"), self._memory, strict=True)
+        state = {name: tensor.cpu().numpy() for name, tensor in names}
+        return state | {"generator": self._generator.get_state().numpy()}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on as the policy that was saved would have.
+
+        Raises:
+            ValueError: if ``state`` is of another kind of policy or device; this one is as it was then.
+        """
+        kept = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+        if kept.keys() not in ({"generator"}, {"generator", "hidden", "cell"}):
+            raise ValueError(f"a saved policy has generator, hidden and cell, got {sorted(kept)}")
+        width = self.network.config.memory_size
+        for name in kept.keys() - {"generator"}:
+            if kept[name].shape[-1] != width:
+                raise ValueError(
+                    f"the saved {name} has shape {tuple(kept[name].shape)}, this policy's memory is {width}"
+                )
+        try:
+            self._generator.set_state(kept["generator"])
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"the saved generator is of another device than {self.device}: {error}") from error
+        memory = [kept[name].to(self.device) for name in ("hidden", "cell") if name in kept]
+        self._memory = (memory[0], memory[1]) if memory else None
 
     @torch.inference_mode()
     def decide(self, view: View) -> Decision:

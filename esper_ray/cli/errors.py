@@ -8,6 +8,7 @@ from esper_ray.leyline.loading import ConfigError
 from esper_ray.nissa.run_directory import RunDirectoryError
 
 USAGE = 2
+FAILED = 1
 
 
 class UsageError(Exception):
@@ -21,10 +22,11 @@ def mendable() -> tuple[type[Exception], ...]:
         ("esper_ray.tolaria.tasks", "TaskError"),
         ("esper_ray.tolaria.assembly", "GrowthError"),
         ("esper_ray.tolaria.memory", "DeviceMemoryError"),
+        ("esper_ray.nissa.storage", "StorageError"),
         ("actors.replay", "ReplayError"),
         ("actors.checkpoint", "CheckpointError"),
         ("actors.contestants", "ContestantError"),
-        ("actors.cluster", "ResourceError"),
+        ("actors.placement", "ResourceError"),
         ("policies.bundle", "BundleError"),
     ):
         if module in sys.modules:  # an error of a module that was never imported cannot be raised
@@ -34,12 +36,16 @@ def mendable() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Print mendable errors raised inside and exit with code 2; all others keep their traceback."""
+    """Print mendable errors raised inside and exit with code 2.
+
+    A run that nobody is left to go on with ends with its last error and code 1; all others keep their traceback.
+    """
     try:
         yield
     except Exception as error:
-        if not isinstance(error, mendable()):
+        broken = getattr(sys.modules.get("actors.crew"), "CrewError", ())
+        if not isinstance(error, (*mendable(), *([broken] if broken else []))):
             raise
         lines = str(error).splitlines() or [type(error).__name__]
         print("\n".join(f"esper: error: {line}" for line in lines), file=sys.stderr)  # noqa: T201
-        raise SystemExit(USAGE) from None
+        raise SystemExit(FAILED if broken and isinstance(error, broken) else USAGE) from None

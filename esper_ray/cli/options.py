@@ -141,3 +141,16 @@ def check_run(config: RunConfig) -> None:
         shape = "x".join(map(str, data.example_shape))
         raise UsageError(f"the host cannot work on examples of shape {shape}: {error}") from error
     growth_limits(config.growth, organism.model)
+
+
+def checked_storage(place: str) -> str:
+    """``place`` as every node finds it.
+
+    Raises:
+        StorageError: if files cannot be written there.
+    """
+    from esper_ray.nissa.storage import Storage
+
+    full = place if "://" in place else str(Path(place).absolute())
+    Storage(full).check()
+    return full

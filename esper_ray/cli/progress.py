@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from actors.crew import Fault
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -74,6 +75,10 @@ class PlainProgress:
     def updating(self) -> None:
         """Nothing."""
 
+    def fault_happened(self, fault: Fault) -> None:
+        """Print it."""
+        self._console.print(fault.describe(), highlight=False, soft_wrap=True)
+
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """Print the line."""
         self._console.print(
@@ -127,6 +132,10 @@ class LiveProgress:
         """Advance the bar."""
         self._present.append(episode)
         self._bar.update(self._task, description="playing", advance=1)
+
+    def fault_happened(self, fault: Fault) -> None:
+        """Print it above the table."""
+        self._live.console.print(fault.describe(), highlight=False, soft_wrap=True)
 
     def updating(self) -> None:
         """Say so."""

@@ -13,7 +13,9 @@ from rich.table import Table
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
 from actors.controller import Controller
 from actors.hire import make_crew
-from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
+from actors.keeping import Keeping
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.errors import UsageError
 from esper_ray.cli.progress import describe_duration, describe_operations, progress_for
 from esper_ray.cli.signals import StopRequest
@@ -21,8 +23,10 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.storage import Storage, StorageError
 from policies.network import parameter_count
 
 
@@ -38,12 +42,16 @@ class PPOJob:
         previous: RunDirectory | None,
         save: Path | None,
         command: Sequence[str],
+        run_id: str | None = None,
+        storage: str | None = None,
     ) -> None:
         """
         Args:
             parent: folder in which the run directory is made.
             previous: a run to go on with instead.
             save: where to copy the final checkpoint.
+            run_id: name of the run directory, if it is not to be made up.
+            storage: where to keep a copy of the run; that of ``previous`` if it is not given.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
@@ -56,8 +64,12 @@ class PPOJob:
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
         self.checkpoint = None if previous is None else _checkpoint_to_resume(previous, config)
-        self.run_directory = previous or RunDirectory.create(parent, config, command)
+        self.run_directory = previous or RunDirectory.create(parent, config, command, run_id)
         self._fresh = previous is None
+        storage = storage or self.run_directory.read_manifest().get("storage")
+        self._mirror = None if storage is None else Mirror(Storage(storage), self.run_directory)
+        if storage is not None:
+            self.run_directory.write_manifest(self.run_directory.read_manifest() | {"storage": storage})
 
     def run(self) -> int:
         """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
@@ -68,13 +80,17 @@ class PPOJob:
             self._copy_final_checkpoint()
             return 0
         try:
-            with StopRequest() as stop, make_crew(self.config, serial=self.serial) as crew:
+            run = self.run_directory
+            keeping = Keeping(self._snapshots(), self.config.system.snapshot_every)
+            hired = make_crew(self.config, serial=self.serial, keeping=keeping, label=run.run_id)
+            self.console.print(f"run {run.path}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self._headline()}\nplan: {hired.plan()}", highlight=False, soft_wrap=True)
+            with StopRequest() as stop, hired as crew:
                 stop.listen()
-                self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
-                self.console.print(f"{self._headline()}\n{crew.describe()}", highlight=False, soft_wrap=True)
+                self.console.print(crew.describe(), highlight=False, soft_wrap=True)
                 done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
                 with progress_for(self.config, self.console, done_before) as listener:
-                    controller = Controller(self.config, crew, self.run_directory, listener, stop)
+                    controller = Controller(self.config, crew, run, listener, stop, self._mirror)
                     if self.checkpoint is None:
                         controller.start()
                     else:
@@ -86,6 +102,11 @@ class PPOJob:
             self._abandon()
             raise
         return self._finish(controller, digest) if done else self._interrupted(controller, stop)
+
+    def _snapshots(self) -> str:
+        """Where episodes are kept while they are played."""
+        copy = self.run_directory.snapshots.absolute() if self._mirror is None else f"{self._mirror.place}/snapshots"
+        return str(copy)
 
     def _headline(self) -> str:
         config = self.config
@@ -102,6 +123,8 @@ class PPOJob:
         _set_status(run, "finished", policy_sha256=digest)
         draw_run(run)
         self._copy_final_checkpoint()
+        self._push()
+        shutil.rmtree(run.snapshots, ignore_errors=True)
         self.console.print(_summary_table(run, controller))
         self.console.print(
             f"policy weights sha256 {digest}\nrun directory {run.path}\npicture {run.picture}",
@@ -110,6 +133,14 @@ class PPOJob:
         )
         return 0
 
+    def _push(self) -> None:
+        """Bring the copy up to date; say so if that cannot be done."""
+        if self._mirror is not None:
+            try:
+                self._mirror.push()
+            except StorageError as error:
+                self.console.print(f"the copy of the run is not complete: {error}", highlight=False, soft_wrap=True)
+
     def _copy_final_checkpoint(self) -> None:
         if self.save is not None:
             shutil.copytree(checkpoints_in(self.run_directory.checkpoints)[-1], self.save)
@@ -117,6 +148,7 @@ class PPOJob:
     def _interrupted(self, controller: Controller, stop: StopRequest) -> int:
         run = self.run_directory
         _set_status(run, "interrupted")
+        self._push()
         newest = checkpoints_in(run.checkpoints)[-1]
         go_on = f"esper train ppo --resume {shlex.quote(str(run.path))}"
         go_on += " --serial" if self.serial else ""
@@ -175,6 +207,10 @@ def _summary_table(run: RunDirectory, controller: Controller) -> Table:
     table.add_row("time in rounds", "", describe_duration(progress.seconds))
     best = progress.best
     table.add_row("best episode", "", f"{best['val_accuracy_pp']:.1f} % (episode {best['episode']})")
+    best = progress.best_round
+    if best:
+        kept = f"round {best['round'] + 1}, checkpoint round-{best['checkpoint']:05d}"
+        table.add_row("best round", "", f"{best['val_accuracy_ratio']:.1%} ({kept})")
     return table
 
 

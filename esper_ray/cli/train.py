@@ -36,7 +36,16 @@ def ppo(
     settings: opt.Settings = None,
     serial: Annotated[bool, typer.Option("--serial", help="one process, without Ray; the same results")] = False,
     telemetry_dir: opt.TelemetryDir = None,
-    resume: Annotated[Path | None, typer.Option(help="run directory to go on from")] = None,
+    gpus_per_actor: Annotated[
+        float | None, typer.Option(help="share of a GPU that each environment actor takes; else a GPU is divided")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="run directory, or its copy in a storage, to go on from")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="name of the run: gone on with if it exists, here or in the storage, else begun")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="folder or URI (s3://..., gs://...) that all nodes see, for a copy of the run")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="also write the final checkpoint here")] = None,
     num_workers: opt.NumWorkers = None,
     gpu_preload: opt.GpuPreload = False,
@@ -44,21 +53,26 @@ def ppo(
     force_compile: opt.ForceCompile = False,
 ) -> None:
     """Train the policy Tamiyo by PPO: environments and learner are Ray actors."""
+    from esper_ray.cli.finding import run_of_name, run_to_resume
     from esper_ray.cli.running import PPOJob
-    from esper_ray.nissa.run_directory import RunDirectory
 
     opt.refuse_unavailable(num_workers, force_compile)
     if gpu_preload:
         typer.echo("--gpu-preload: the data set always lives on the device; nothing to switch on")
-    previous = RunDirectory.open(resume) if resume is not None else None
-    if previous is not None and telemetry_dir is not None and telemetry_dir.resolve() != previous.path.parent.resolve():
-        raise UsageError(f"--telemetry-dir {telemetry_dir}: --resume goes on in {previous.path}; leave one of them out")
+    if resume is not None and run_id is not None:
+        raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
+    if storage is not None:
+        storage = opt.checked_storage(storage)
+    previous = run_to_resume(resume, telemetry_dir) if resume is not None else None
+    if run_id is not None:
+        previous = run_of_name(run_id, telemetry_dir or RUNS, storage)
     flags = {
         "task.name": task,
         "task.data_dir": None if data_dir is None else str(data_dir),
         "ppo.rounds": rounds,
         "system.envs": envs,
         "system.envs_per_actor": envs_per_actor,
+        "system.gpus_per_actor": gpus_per_actor,
         "episode_length": episode_length,
         "ppo.epochs": ppo_epochs,
         "policy.memory_size": memory_size,
@@ -74,7 +88,16 @@ def ppo(
     config = opt.configuration(preset, config_json, flags, settings, base)
     opt.check_devices(config, on_cluster=not serial and "RAY_ADDRESS" in os.environ)
     opt.check_run(config)
-    job = PPOJob(config, telemetry_dir or RUNS, serial=serial, previous=previous, save=save, command=sys.argv)
+    job = PPOJob(
+        config,
+        telemetry_dir or RUNS,
+        serial=serial,
+        previous=previous,
+        save=save,
+        command=sys.argv,
+        run_id=run_id,
+        storage=storage,
+    )
     raise SystemExit(job.run())
 
 

@@ -5,7 +5,6 @@ Every field has a unit or a range in its description; ``esper config schema`` pr
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +15,7 @@ from esper_ray.leyline.host_config import CNNHostConfig, HostConfig
 from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.sections import Count, Fraction, NonNegative, Number, Positive, Section, known_names
 from esper_ray.leyline.slots import ordered_slot_ids
+from esper_ray.leyline.system_config import SystemConfig
 
 CompileMode = Annotated[
     Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
@@ -175,39 +175,6 @@ class PPOConfig(Section):
     checkpoints_kept: Count = 3
 
 
-class SystemConfig(Section):
-    """Where things run."""
-
-    envs: Count = Field(2, description="episodes per round")
-    envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
-    slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")
-    device: str = Field("cpu", description="device of the learner")
-    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, dealt out in turn")
-    threads: Count = Field(1, description="torch threads of each environment actor")
-    learner_threads: Count = Field(1, description="torch threads of the learner")
-
-    @field_validator("device", "devices")
-    @classmethod
-    def _devices(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        names = (value,) if isinstance(value, str) else value
-        if not names:
-            raise ValueError("at least one device is needed, got none")
-        for name in names:
-            if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-                raise ValueError(f"device {name!r} is not one of 'cpu', 'cuda', 'cuda:<index>'")
-        full = tuple("cuda:0" if name == "cuda" else name for name in names)
-        return full[0] if isinstance(value, str) else full
-
-    @model_validator(mode="after")
-    def _slots_are_filled(self) -> Self:
-        if self.slots_per_actor > self.envs_per_actor:
-            raise ValueError(
-                f"slots_per_actor ({self.slots_per_actor}) must not exceed envs_per_actor ({self.envs_per_actor}): "
-                "an actor cannot play more episodes at a time than it has"
-            )
-        return self
-
-
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
@@ -235,13 +202,11 @@ class RunConfig(Section):
                 raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}")
         return self
 
-    def canonical_json(self) -> str:
-        """The configuration as compact JSON with sorted keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
     def digest(self) -> str:
-        """SHA-256 of :meth:`canonical_json`, in hexadecimal."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+        """SHA-256, in hexadecimal, of all that decides results: everything but where and how actors are placed."""
+        tree = self.model_dump(mode="json")
+        tree["system"] = self.system.decisive()
+        return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def environment_digest(self) -> str:
         """SHA-256 of what decides how an episode goes: everything but names, places, the policy and its learner."""

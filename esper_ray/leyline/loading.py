@@ -12,9 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 import esper_ray
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config import RunConfig, flatten
 from esper_ray.leyline.host_config import HOST_FAMILIES
 from esper_ray.leyline.sections import unknown
+from esper_ray.leyline.system_config import FREE
 
 Tree = dict[str, Any]
 Models = tuple[type[BaseModel], ...]
@@ -100,8 +101,11 @@ def build(tree: Tree, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 
 
 def difference(before: RunConfig, after: RunConfig) -> list[str]:
-    """One readable line for each leaf in which two configurations differ."""
-    old, new = before.flat(), after.flat()
+    """One readable line for each leaf in which two configurations differ, if results depend on it."""
+    old, new = ({**config.flat(), **flatten(config.system.decisive(), "system.")} for config in (before, after))
+    for tree in (old, new):
+        for key in FREE:
+            del tree[f"system.{key}"]
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -1,7 +1,8 @@
 """What a policy sees, and what it answers: the seam between decisions and everything else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,21 @@ class Policy(Protocol):
 
     def decide(self, view: View) -> Decision:
         """The decision in ``view``; always a legal one."""
+
+
+@runtime_checkable
+class ResumablePolicy(Policy, Protocol):
+    """A policy that can be saved in the middle of an episode and gone on with elsewhere."""
+
+    def save_state(self) -> dict[str, NDArray[Any]]:
+        """Memory and random numbers, by name. Not the weights."""
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on as the policy that was saved would have.
+
+        Raises:
+            ValueError: if ``state`` is of another kind of policy; it is as it was then.
+        """
 
 
 @dataclass(frozen=True, slots=True)

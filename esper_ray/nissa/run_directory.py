@@ -25,6 +25,8 @@ from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
 
 EVENT_SCHEMA = 1
+GROWING = ("events.jsonl", "rounds.csv", "timings.csv")
+"""Files that a run appends to, and that a checkpoint knows the lengths of."""
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
 
@@ -38,21 +40,27 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.snapshots = path / "snapshots"
         self.picture = path / "summary.png"
-        self._files = {name: path / name for name in ("events.jsonl", "rounds.csv", "timings.csv")}
+        self._files = {name: path / name for name in GROWING}
         self._sequence = 0
 
     @classmethod
-    def create(cls, parent: Path, config: RunConfig, command: Sequence[str]) -> "RunDirectory":
+    def create(
+        cls, parent: Path, config: RunConfig, command: Sequence[str], run_id: str | None = None
+    ) -> "RunDirectory":
         """A new directory under ``parent`` with manifest and configuration.
+
+        Args:
+            run_id: its name, if it is not to be made of time, configuration and seed.
 
         Raises:
             RunDirectoryError: if it cannot be written.
         """
         started = datetime.now(UTC)
-        run_id = f"{started:%Y%m%d-%H%M%S}-{config.name}-s{config.seed}"
+        name = run_id or f"{started:%Y%m%d-%H%M%S}-{config.name}-s{config.seed}"
         try:
-            path = _make_unique(parent, run_id)
+            path = _make_unique(parent, name)
             run = cls(path)
             run.checkpoints.mkdir()
             for file in run._files.values():
@@ -127,6 +135,12 @@ class RunDirectory:
                 if file.tell() == 0:
                     writer.writeheader()
                 writer.writerow(values)
+
+    def add_fault(self, record: Mapping[str, Any]) -> None:
+        """Append to ``faults.jsonl``, which tells of this process and its cluster, not of the results."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
+        with (self.path / "faults.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def position(self) -> dict[str, int]:
         """Lengths of the growing files in bytes, and the number of the next event."""

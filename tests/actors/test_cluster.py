@@ -4,8 +4,10 @@ import pytest
 
 from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.controller import Controller
+from actors.crew import Watch, play
 from actors.hire import make_crew
-from actors.rollout import Assignment, Interrupted
+from actors.recording import Assignment
+from actors.rollout import Interrupted
 from esper_ray.nissa.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
@@ -15,13 +17,16 @@ class Silent:
     """A listener that remembers what it was told."""
 
     def __init__(self):
-        self.episodes, self.rounds = [], []
+        self.episodes, self.rounds, self.faults = [], [], []
 
     def episode_finished(self, episode):
         self.episodes.append(episode.index)
 
     def updating(self):
         pass
+
+    def fault_happened(self, fault):
+        self.faults.append(fault)
 
     def round_finished(self, row, timing):
         self.rounds.append(row)
@@ -78,29 +83,29 @@ def test_a_run_begun_in_one_process_may_be_ended_on_ray(tiny_config, tmp_path, r
 def test_episodes_come_back_in_order_until_somebody_asks_to_stop(tiny_config):
     assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
     with make_crew(tiny_config, serial=False) as crew:
-        episodes = crew.play(assignments, 0.1, lambda episode: None, lambda: False)
+        episodes = play(crew, assignments, 0.1)
         assert [(e.index, e.seed) for e in episodes] == [(4, 4), (2, 2), (0, 0), (3, 3)]
         with pytest.raises(Interrupted):
-            crew.play([Assignment(0, 0, 0)], 0.0, lambda episode: None, lambda: True)
+            play(crew, [Assignment(0, 0, 0)], 0.0, Watch(print, print, lambda: True))
 
 
 def test_gpus_that_the_cluster_lacks_are_refused_with_the_arithmetic(tiny_config):
-    from actors.cluster import ResourceError
+    from actors.placement import ResourceError
 
     devices = tiny_config.system.model_copy(update={"devices": ("cuda:0", "cuda:1")})
     config = tiny_config.model_copy(update={"system": devices})
     with (
-        pytest.raises(ResourceError, match=r"needs 2 GPU \(cuda:0, cuda:1\), the cluster has 0"),
+        pytest.raises(ResourceError, match=r"needs 2 x 1 GPU, the cluster has 0"),
         make_crew(config, serial=False),
     ):
         pass
 
 
 def test_more_actors_than_the_cluster_has_cpus_are_refused_with_the_arithmetic(tiny_config):
-    from actors.cluster import ResourceError
+    from actors.placement import ResourceError
 
     many = tiny_config.system.model_copy(update={"envs": 30, "envs_per_actor": 1})
     config = tiny_config.model_copy(update={"system": many})
-    message = r"needs 30 CPU \(30 environment actors\), the cluster has 2"
+    message = r"needs 30 x 1 CPU, the cluster has 2"
     with pytest.raises(ResourceError, match=message), make_crew(config, serial=False):
         pass

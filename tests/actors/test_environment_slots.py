@@ -6,8 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from actors.keeping import Behaviour
 from actors.ppo import PPOLearner
-from actors.rollout import Assignment
+from actors.recording import Assignment
 from actors.slots import EnvironmentSlots
 from esper_ray.leyline.loading import ConfigError, build
 
@@ -16,11 +17,10 @@ def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
     assignments = [Assignment(index, index, 100 + index) for index in range(6)]
     alone, together = EnvironmentSlots(tiny_config, "cpu", 1), EnvironmentSlots(tiny_config, "cpu", 3)
     weights = PPOLearner(tiny_config).weights()
-    for slots in (alone, together):
-        slots.adopt(weights, 0.5)
-    expected = [alone.play(assignment) for assignment in assignments]
+    behaviour = Behaviour(0, 0, "", 0.5)
+    expected = [alone.play(assignment, behaviour, weights).episode for assignment in assignments]
     with ThreadPoolExecutor(3) as pool:
-        played = list(pool.map(together.play, assignments))
+        played = list(pool.map(lambda assignment: together.play(assignment, behaviour, weights).episode, assignments))
     assert len({tuple(episode.trajectory.rewards) for episode in expected}) > 1
     for mine, theirs in zip(played, expected, strict=True):
         assert mine.log == theirs.log
@@ -36,10 +36,12 @@ def test_the_data_are_there_once(tiny_config):
 
 def test_a_slot_is_free_again_after_an_error(tiny_config):
     slots = EnvironmentSlots(tiny_config, "cpu", 1)
-    slots.adopt(PPOLearner(tiny_config).weights(), 0.0)
+    weights, behaviour = PPOLearner(tiny_config).weights(), Behaviour(0, 0, "", 0.0)
     with pytest.raises(gymnasium.error.Error, match="actual value: -1"):
-        slots.play(Assignment(0, 0, -1))
-    assert len(slots.play(Assignment(0, 0, 1)).trajectory) == tiny_config.episode_length
+        slots.play(Assignment(0, 0, -1), behaviour, weights)
+    played = slots.play(Assignment(0, 0, 1), behaviour, weights)
+    assert len(played.episode.trajectory) == tiny_config.episode_length
+    assert played.seconds > 0
 
 
 def test_more_slots_than_environments_are_refused(tiny_config):

@@ -7,7 +7,8 @@ import torch
 
 from actors.contestants import BASELINES, SCRATCH, WIDE, Contestant
 from actors.evaluation import Evaluator, Final, labelled, parameters_of, widened
-from actors.rollout import Assignment, EpisodeRunner, Interrupted
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner, Interrupted
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.config import PolicyConfig

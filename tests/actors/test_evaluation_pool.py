@@ -136,7 +136,7 @@ class TestRay:
     ],
 )
 def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(config, devices, workers, message):
-    from actors.cluster import ResourceError
+    from actors.placement import ResourceError
 
     system = config.system.model_copy(update={"devices": devices})
     players = RayPlayers(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)

@@ -8,8 +8,10 @@ import pytest
 import torch
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic
 
+from actors.crew import QUIET, play
 from actors.ppo import Batch, PPOLearner, Targets, entropy_coefficient, exploration_share, padded_batch
-from actors.rollout import Assignment, episode_seed
+from actors.recording import Assignment
+from actors.rollout import episode_seed
 from actors.serial import SerialCrew
 from esper_ray.leyline.config import PPOConfig
 
@@ -22,7 +24,7 @@ def rollout():
     config = small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=3, ppo__epochs=1)
     crew = SerialCrew(config)
     assignments = [Assignment(i, i, episode_seed(1, 0, i)) for i in range(3)]
-    return crew, crew.play(assignments, 0.1, lambda episode: None, lambda: False)
+    return crew, play(crew, assignments, 0.1)
 
 
 @pytest.fixture
@@ -56,8 +58,8 @@ def test_the_first_minibatch_of_every_round_has_no_divergence_and_no_clipping():
     crew = SerialCrew(config)
     for index in range(2):
         assignments = [Assignment(i, i, episode_seed(1, index, i)) for i in range(2)]
-        episodes = crew.play(assignments, exploration_share(config.ppo, index), lambda episode: None, lambda: False)
-        report = crew.update(episodes, index)
+        episodes = play(crew, assignments, exploration_share(config.ppo, index))
+        report = crew.update(episodes, index, QUIET)
         assert abs(report["kl"]) < 1e-6
         assert report["clip_share"] == 0.0
         assert report["optimizer_steps"] == 1

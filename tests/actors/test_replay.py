@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from actors.ppo import PPOLearner
+from actors.recording import Assignment
 from actors.replay import ReplayError, recorded_episode, replay
-from actors.rollout import Assignment, EpisodeRunner
+from actors.rollout import EpisodeRunner
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.loading import build
 from esper_ray.nissa.run_directory import written

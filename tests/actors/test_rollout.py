@@ -7,7 +7,8 @@ import pytest
 import torch
 from learner_builders import Scripted, small_config
 
-from actors.rollout import Assignment, EpisodeRunner, Interrupted, episode_seed
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner, Interrupted, episode_seed
 from esper_ray import life
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp

@@ -26,6 +26,9 @@ class Watcher:
     def episode_finished(self, episode):
         self.heard.append(("episode", episode.index))
 
+    def fault_happened(self, fault):
+        self.heard.append(("fault", fault.kind))
+
     def updating(self):
         self.heard.append(("updating",))
 
@@ -171,8 +174,16 @@ def test_the_best_episode_is_the_earliest_of_the_most_accurate(straight):
 
 
 def test_only_the_newest_checkpoints_are_kept(straight):
+    """The newest two, and that of the policy which played the best round."""
     names = [path.name for path in checkpoints_in(straight[0].checkpoints)]
-    assert names == ["round-00002", "round-00003"]
+    accuracies = [float(row["val_accuracy_ratio"]) for row in straight[0].rounds()]
+    best = accuracies.index(max(accuracies))
+    assert straight[1].progress.best_round == {
+        "round": best,
+        "val_accuracy_ratio": max(accuracies),
+        "checkpoint": best,
+    }
+    assert names == [f"round-{index:05d}" for index in sorted({best, 2, 3})]
     tree = json.loads((straight[0].checkpoints / "round-00003" / "state.json").read_text())
     assert (tree["round"], tree["progress"]["round_index"]) == (3, 3)
     assert tree["position"] == straight[0].position() | {"sequence": len(list(straight[0].events()))}

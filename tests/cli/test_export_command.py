@@ -107,7 +107,7 @@ def cut_weights(run):
         (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
         (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (spoil_version, ["t.esper"], "has version 0, this run needs 1"),
+        (spoil_version, ["t.esper"], "has version 0, this run needs 2"),
         (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
         (cut_weights, ["t.esper"], "cannot be read"),
     ],

@@ -54,8 +54,8 @@ def test_the_digest_is_printed_logged_and_that_of_the_saved_weights(finished):
     manifest = run.read_manifest()
     assert (manifest["status"], manifest["policy_sha256"]) == ("finished", digest)
     assert list(run.events())[-1]["policy_sha256"] == digest
-    tensors = load_checkpoint(finished.saved, run.config()).learner.tensors
-    assert weights_digest({n: t for n, t in tensors.items() if n.startswith("network.")}) == digest
+    learner = load_checkpoint(finished.saved, run.config()).learner
+    assert weights_digest(learner.weights()) == digest
 
 
 def test_the_saved_checkpoint_makes_a_learner_that_goes_on(finished):

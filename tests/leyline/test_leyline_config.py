@@ -10,6 +10,7 @@ from esper_ray.leyline.host_config import CNNHostConfig
 from esper_ray.leyline.loading import ConfigError, build, difference
 from esper_ray.leyline.reward_config import REWARD_MODES
 from esper_ray.leyline.sections import unknown
+from esper_ray.leyline.system_config import FREE
 
 FLOATS = [key for key, value in RunConfig().flat().items() if isinstance(value, float)]
 
@@ -172,8 +173,9 @@ def test_a_configuration_cannot_be_edited():
 
 def test_the_digest_is_the_hash_of_sorted_compact_json():
     config = RunConfig()
-    text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-    assert config.canonical_json() == text
+    tree = config.model_dump(mode="json")
+    decisive = {"envs": 2, "threads": 1, "learner_threads": 1, "staleness": 0, "device": "cpu", "devices": ["cpu"]}
+    text = json.dumps(tree | {"system": decisive}, sort_keys=True, separators=(",", ":"))
     assert config.digest() == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -197,10 +199,32 @@ def test_the_digest_changes_with_every_leaf():
         "reward.mode": "sparse",
         "policy.critic": "v",
         "ppo.rounds": 99,
-        "system.devices": ["cpu", "cpu"],
+        "system.devices": ["cpu", "cuda"],
+        "system.envs": 7,
+        "system.staleness": 1,
     }
     digests = {build({}, {key: value}).digest() for key, value in changes.items()}
     assert len(digests | {RunConfig().digest()}) == len(changes) + 1
+
+
+def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
+    changes = {
+        "envs_per_actor": 2,
+        "gpus_per_actor": 0.5,
+        "gpus_for_learner": 0.25,
+        "placement": "spread",
+        "wait_for_resources_s": 60,
+        "snapshot_every": 1,
+        "tries": 9,
+        "straggler_s": 5.0,
+        "devices": ["cpu", "cpu"],
+    }
+    assert changes.keys() - {"devices"} | {"slots_per_actor"} == set(FREE)
+    moved = build({}, {f"system.{key}": value for key, value in changes.items()})
+    assert moved != RunConfig()
+    assert moved.digest() == RunConfig().digest()
+    gpus, others = (build({}, {"system.devices": names}) for names in (["cuda"], ["cuda:2", "cuda:1"]))
+    assert gpus.digest() == others.digest() != moved.digest()
 
 
 def test_difference_is_one_readable_line_for_each_changed_leaf():

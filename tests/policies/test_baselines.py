@@ -6,7 +6,8 @@ import pytest
 from policy_builders import FAST_LIVES, limits, report, view_of
 from pydantic import ValidationError
 
-from actors.rollout import Assignment, EpisodeRunner
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import HEADS, HEADS_OF_OP, WAIT, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage

@@ -3,7 +3,8 @@
 import pytest
 from policy_builders import FAST_LIVES
 
-from actors.rollout import Assignment, EpisodeRunner
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action
 from policies.heuristic import HeuristicConfig, HeuristicPolicy

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from actors.rollout import Assignment, EpisodeRunner
+from actors.recording import Assignment
+from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action, Blueprint
 from esper_ray.tolaria.vitals import Vitals

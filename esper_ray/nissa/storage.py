@@ -1,0 +1,142 @@
+"""Files under one folder: of this machine, or of any file system that pyarrow knows (S3, GCS, HDFS, ...).
+
+A file is there as a whole or not at all: on this machine it is renamed into its place, on an object store
+it appears when it is closed.
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+from pyarrow import ArrowException, fs
+
+_HIDDEN = "."
+"""Files that are being written begin with it."""
+
+
+class StorageError(Exception):
+    """A place that cannot be reached, read or written."""
+
+
+class Storage:
+    """Small files by name, below ``place``. Names are relative and use ``/``."""
+
+    def __init__(self, place: str | Path) -> None:
+        """
+        Args:
+            place: a folder of this machine, or a URI such as ``s3://bucket/folder``.
+
+        Raises:
+            StorageError: if the URI is of no known kind.
+        """
+        self.place = str(place)
+        try:
+            if "://" in self.place:
+                self._files, self._root = fs.FileSystem.from_uri(self.place)
+            else:
+                self._files, self._root = fs.LocalFileSystem(), str(Path(place).absolute())
+        except (ArrowException, OSError, ValueError) as error:
+            raise StorageError(f"storage {self.place} cannot be used: {error}") from error
+        self.local = isinstance(self._files, fs.LocalFileSystem)
+
+    def within(self, folder: str) -> "Storage":
+        """The storage of a folder of this one."""
+        inner = object.__new__(Storage)
+        inner.place = f"{self.place.rstrip('/')}/{folder}"
+        inner._files, inner._root, inner.local = self._files, f"{self._root.rstrip('/')}/{folder}", self.local
+        return inner
+
+    def check(self) -> None:
+        """See that files can be written, read and removed.
+
+        Raises:
+            StorageError: if they cannot, with the reason.
+        """
+        name = f"{_HIDDEN}probe-{uuid.uuid4().hex}"
+        self.write(name, b"probe")
+        if self.read(name) != b"probe":
+            raise StorageError(f"storage {self.place} does not give back what was written")
+        self.remove(name)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Make or replace a file.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        path = self._path(name)
+        try:
+            if self.local:
+                _write_locally(Path(path), data)
+            else:
+                self._files.create_dir(path.rpartition("/")[0], recursive=True)
+                with self._files.open_output_stream(path) as stream:
+                    stream.write(data)
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"storage {self.place}: {name} cannot be written: {error}") from error
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; ``None`` if there is no such file.
+
+        Raises:
+            StorageError: if it is there and cannot be read.
+        """
+        try:
+            with self._files.open_input_stream(self._path(name)) as stream:
+                content: bytes = stream.read()
+        except FileNotFoundError:
+            return None
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"storage {self.place}: {name} cannot be read: {error}") from error
+        return content
+
+    def stamp(self, name: str) -> str | None:
+        """Something that changes when the file is written anew; ``None`` if there is no such file."""
+        try:
+            found = self._files.get_file_info(self._path(name))
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"storage {self.place}: {name} cannot be looked at: {error}") from error
+        return None if found.type is fs.FileType.NotFound else f"{found.mtime_ns}:{found.size}"
+
+    def names(self, folder: str = "") -> list[str]:
+        """Files and folders directly in ``folder``, sorted; none if it does not exist."""
+        path = self._path(folder) if folder else self._root
+        try:
+            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"storage {self.place} cannot be listed: {error}") from error
+        return sorted(info.base_name for info in found if not info.base_name.startswith(_HIDDEN))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it, if it is there."""
+        path = self._path(name)
+        try:
+            kind = self._files.get_file_info(path).type
+            if kind is fs.FileType.Directory:
+                self._files.delete_dir(path)
+            elif kind is not fs.FileType.NotFound:
+                self._files.delete_file(path)
+        except FileNotFoundError:  # somebody else was faster
+            return
+        except (ArrowException, OSError) as error:
+            raise StorageError(f"storage {self.place}: {name} cannot be removed: {error}") from error
+
+    def _path(self, name: str) -> str:
+        parts = name.split("/")
+        if not name or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"a name in a storage is relative and has no empty or dotted parts, got {name!r}")
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def _write_locally(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{_HIDDEN}{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

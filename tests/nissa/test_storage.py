@@ -1,0 +1,92 @@
+"""Files that are there as a whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from esper_ray.nissa.storage import Storage, StorageError
+
+
+@pytest.fixture(params=["path", "uri"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    place = tmp_path / "here"
+    return Storage(place if request.param == "path" else f"file://{place}")
+
+
+def test_what_is_written_is_read_and_a_second_time_replaced(storage: Storage) -> None:
+    storage.write("a/b.bin", b"one")
+    assert storage.read("a/b.bin") == b"one"
+    storage.write("a/b.bin", b"another")
+    assert storage.read("a/b.bin") == b"another"
+
+
+def test_what_is_not_there_is_none(storage: Storage) -> None:
+    assert storage.read("a/b.bin") is None
+    assert storage.stamp("a/b.bin") is None
+    assert storage.names("a") == []
+    storage.remove("a/b.bin")
+    storage.remove("a")
+
+
+def test_the_stamp_changes_with_every_writing(storage: Storage) -> None:
+    storage.write("a", b"one")
+    first = storage.stamp("a")
+    assert storage.stamp("a") == first
+    storage.write("a", b"two")
+    assert storage.stamp("a") != first
+
+
+def test_names_are_sorted_and_do_not_show_what_is_being_written(storage: Storage, tmp_path: Path) -> None:
+    for name in ("c", "a/x", "b"):
+        storage.write(name, b"")
+    (tmp_path / "here" / ".b.half").write_bytes(b"")
+    assert storage.names() == ["a", "b", "c"]
+    assert storage.names("a") == ["x"]
+
+
+def test_a_folder_goes_with_all_that_is_in_it(storage: Storage) -> None:
+    for name in ("a/x", "a/b/y", "c"):
+        storage.write(name, b"1")
+    storage.remove("a")
+    assert storage.names() == ["c"]
+
+
+def test_a_folder_has_a_storage_of_its_own(storage: Storage) -> None:
+    inner = storage.within("run").within("snapshots")
+    inner.write("x", b"1")
+    assert storage.read("run/snapshots/x") == b"1"
+    assert inner.place.endswith("/here/run/snapshots")
+
+
+def test_an_interrupted_writing_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(tmp_path)
+    storage.write("a", b"old")
+
+    def fails(*arguments: object) -> None:
+        raise OSError("disk is gone")
+
+    monkeypatch.setattr("esper_ray.nissa.storage.os.replace", fails)
+    with pytest.raises(StorageError, match="a cannot be written: disk is gone"):
+        storage.write("a", b"new")
+    assert storage.read("a") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a//b", "../a", "a/..", "./a"])
+def test_names_stay_within_the_storage(storage: Storage, name: str) -> None:
+    with pytest.raises(ValueError, match="relative"):
+        storage.write(name, b"")
+
+
+def test_an_unknown_kind_of_storage_is_refused() -> None:
+    with pytest.raises(StorageError, match="nowhere://bucket cannot be used"):
+        Storage("nowhere://bucket")
+
+
+def test_a_place_that_cannot_be_written_is_found_out_by_a_check(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="file"):
+        Storage(tmp_path / "file" / "run").check()
+    good = Storage(tmp_path / "good")
+    good.check()
+    assert list((tmp_path / "good").iterdir()) == []
