@@ -9,7 +9,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train test lint fast bench setup help clean
+.PHONY: train test lint fast chaos bench setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN) esper train ppo --preset digits $(ARGS)
@@ -26,6 +26,9 @@ lint: setup ## ruff, format check, mypy, import contracts
 
 fast: setup ## the tests that need no Ray, under a minute
 	$(RUN) pytest -m "not ray and not slow" -n 2
+
+chaos: setup ## kill actors, learner, driver and a node of real runs; a table of what that costs (some minutes)
+	$(RUN) python tests/chaos/scenarios.py
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN) python -m benchmarks $(ARGS)

@@ -47,12 +47,15 @@ PATIENCE_SECONDS = 30.0
 
 
 def start_ray(cpus: float) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs."""
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
+
+    A cluster that somebody else has started on this machine is joined only if ``RAY_ADDRESS`` says so.
+    """
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     else:
         count = max(os.cpu_count() or 1, int(cpus))
-        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
 
 
 class RayCrew:
@@ -253,7 +256,7 @@ class RayCrew:
         for worker in self._workers:
             if worker.starting is not None and worker.waiting_s > PATIENCE_SECONDS and not worker.reported_waiting:
                 worker.reported_waiting = True
-                what = f"no place for it yet; the plan: {self._plan.describe()}"
+                what = f"it waits for its place, or is still starting; the {self._plan.describe()}"
                 watch.on_fault(Fault("environment_actor_waits", worker.name, what, worker.waiting_s))
 
     def _make_learner(self, name: str) -> Any:

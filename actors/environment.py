@@ -23,7 +23,7 @@ class EnvironmentActor:
             player: what plays, made from configuration, device, slots and keeping; else :class:`EnvironmentSlots`.
         """
         torch.set_num_threads(config.system.threads)
-        if device.startswith("cuda") and share < 1:
+        if player is None and device.startswith("cuda") and share < 1:
             torch.cuda.set_per_process_memory_fraction(share, device)
         make = player or EnvironmentSlots
         self._slots = make(config, device, config.system.slots_per_actor, keeping)

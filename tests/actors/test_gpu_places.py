@@ -1,0 +1,51 @@
+"""Where actors go on clusters with several GPUs and several nodes, which are simulated."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+
+SCRIPT = Path(__file__).with_name("gpu_places.py")
+
+
+def ask(kind):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), kind], capture_output=True, text=True, timeout=280, check=False, env=clean
+    )
+
+
+def found(kind):
+    answer = ask(kind)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_two_actors_share_each_gpu_of_one_node():
+    answer = found("one")
+    assert Counter(actor["gpu"] for actor in answer["actors"]) == {"0": 2, "1": 2}
+    assert answer["plan"] == (
+        "environment actors need 4 x 1 CPU + 0.5 GPU; learner no resources of its own; in all 4 CPU + 2 GPU, PACK"
+    )
+    assert {name.partition("#")[0] for name in answer["names"]} == {
+        "esper/learner",
+        *(f"esper/environment-{index}" for index in range(4)),
+    }
+
+
+def test_gpus_of_two_nodes_are_used_two_actors_each():
+    actors = found("nodes")["actors"]
+    assert Counter(actor["gpu"] for actor in actors) == {"0": 4}  # each node calls its only one so
+    assert sorted(Counter(actor["node"] for actor in actors).values()) == [2, 2]
+
+
+def test_a_cluster_without_gpus_is_refused_with_the_arithmetic():
+    answer = ask("nothing")
+    assert answer.returncode == 1
+    assert "the run needs 4 x 0.5 GPU, the cluster has 0" in answer.stderr

@@ -1,0 +1,86 @@
+"""An environment that fails every time is given up, with its error; training goes on with the rest."""
+
+import json
+
+import pytest
+from learner_builders import small_config
+
+from actors.controller import Controller
+from actors.crew import CrewError
+from actors.serial import SerialCrew
+from actors.slots import EnvironmentSlots
+from esper_ray.nissa.run_directory import RunDirectory
+
+SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
+
+
+class Poisoned(EnvironmentSlots):
+    """Environment 1 fails in its second step."""
+
+    sick = (1,)
+
+    def play(self, assignment, *rest):
+        if assignment.env in self.sick:
+            raise ValueError(f"no data for environment {assignment.env}")
+        return super().play(assignment, *rest)
+
+
+class AllPoisoned(Poisoned):
+    sick = (0, 1, 2)
+
+
+class Listener:
+    def __init__(self):
+        self.faults, self.rows = [], []
+
+    def episode_finished(self, episode):
+        assert episode.env != 1
+
+    def updating(self):
+        pass
+
+    def round_finished(self, row, timing):
+        self.rows.append(row)
+
+    def fault_happened(self, fault):
+        self.faults.append(fault)
+
+
+def run(folder, crew, config):
+    directory, listener = RunDirectory.create(folder, config, ["test"]), Listener()
+    with crew:
+        controller = Controller(config, crew, directory, listener, lambda: False)
+        controller.start()
+        controller.run()
+    return directory, listener
+
+
+def check(directory, listener):
+    assert [row["episodes"] for row in listener.rows] == [2, 2]
+    assert [fault.kind for fault in listener.faults] == ["episode_failed", "environment_quarantined"]
+    assert "no data for environment 1" in listener.faults[-1].describe()
+    (event,) = [event for event in directory.events() if event["kind"] == "environment_quarantined"]
+    assert (event["round"], event["env"], event["error"]) == (0, 1, "ValueError: no data for environment 1")
+    faults = [json.loads(line) for line in (directory.path / "faults.jsonl").read_text().splitlines()]
+    assert [fault["kind"] for fault in faults] == ["episode_failed", "environment_quarantined"]
+    assert all(fault["round"] == 0 and fault["time"] for fault in faults)
+
+
+def test_in_one_process(tmp_path):
+    config = small_config(**SETTINGS)
+    check(*run(tmp_path, SerialCrew(config, player=Poisoned), config))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_on_ray(tmp_path, ray_cluster):
+    from actors.cluster import RayCrew
+
+    config = small_config(**SETTINGS, system__envs_per_actor=2)
+    check(*run(tmp_path, RayCrew(config, player=Poisoned), config))
+
+
+def test_a_run_without_any_environment_left_ends_with_the_last_error(tmp_path):
+    config = small_config(**SETTINGS)
+    with pytest.raises(CrewError, match=r"every environment has been given up.*no data for environment"):
+        run(tmp_path, SerialCrew(config, player=AllPoisoned), config)

@@ -1,0 +1,143 @@
+"""A run that is told to go on from whatever it finds, and that writes down every step it plays.
+
+    python tests/chaos/driver.py FOLDER [--nodes N]
+
+The log ``FOLDER/steps.log`` has a line for each step that was executed anywhere, for each update that
+was begun and for each fault, in the order in which they happened.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT)]
+os.environ.setdefault("PYTHONPATH", str(ROOT))
+
+from actors.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
+from actors.controller import Controller  # noqa: E402
+from actors.keeping import Keeping  # noqa: E402
+from actors.settings import choose_ray_settings  # noqa: E402
+from actors.slots import EnvironmentSlots  # noqa: E402
+from esper_ray.leyline.config import RunConfig  # noqa: E402
+from esper_ray.leyline.loading import build, read_preset  # noqa: E402
+from esper_ray.nissa.run_directory import RunDirectory  # noqa: E402
+
+SETTINGS = {
+    "name": "chaos",
+    "episode_length": 8,
+    "task.validation_size": 50,
+    "training.steps_per_epoch": 2,
+    "training.batch_size": 16,
+    "policy.memory_size": 16,
+    "policy.feature_size": 16,
+    "ppo.rounds": 20,
+    "ppo.epochs": 2,
+    "ppo.checkpoints_kept": 2,
+    "system.envs": 4,
+    "system.envs_per_actor": 2,
+    "system.snapshot_every": 2,
+    "system.tries": 5,
+}
+
+
+def chaos_config(**changes: object) -> RunConfig:
+    """A run of many small steps; ``ppo__rounds=1`` sets ``ppo.rounds``."""
+    return build(read_preset("digits"), SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def note(folder: Path, *words: object) -> None:
+    """Add a line to the log; a single short write, so that lines of several processes do not mix."""
+    line = " ".join(str(word) for word in (f"{time.time():.3f}", *words)) + "\n"
+    handle = os.open(folder / "steps.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+class NotingSlots(EnvironmentSlots):
+    """Real environments that write down each of their steps."""
+
+    def __init__(self, config: RunConfig, device: str, count: int, keeping: Keeping) -> None:
+        super().__init__(config, device, count, keeping)
+        folder = Path(keeping.place).parent
+        for slot in self._slots:
+            env = slot.runner.env
+            env.step = self._noting(env, folder)
+
+    @staticmethod
+    def _noting(env, folder):
+        step = env.step
+
+        def noting(action):
+            result = step(action)
+            note(folder, "step", env.episode_seed, env.epoch)
+            return result
+
+        return noting
+
+
+class Noting:
+    """A listener that writes down what it hears."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def episode_finished(self, episode) -> None:
+        note(self.folder, "episode", episode.index)
+
+    def updating(self) -> None:
+        note(self.folder, "updating")
+
+    def round_finished(self, row, timing) -> None:
+        note(self.folder, "round", row["round"])
+
+    def fault_happened(self, fault) -> None:
+        note(self.folder, "fault", fault.kind, f"{fault.seconds or 0:.2f}", fault.who, fault.detail.replace("\n", " "))
+
+
+def main() -> None:
+    """Begin the run of the folder, or go on with it, until it is finished."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--nodes", type=int, default=0, help="nodes besides the head; 0: one ordinary local cluster")
+    options = parser.parse_args()
+    choose_ray_settings()
+    import ray
+
+    from actors.cluster import RayCrew
+
+    config, path = chaos_config(), options.folder / "run"
+    if options.nodes:
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(options.nodes):
+            cluster.add_node(num_cpus=2)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        cluster.wait_for_nodes()
+    found = checkpoints_in(path / "checkpoints")
+    directory = RunDirectory.open(path) if path.exists() else None
+    if directory is None or not found:
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        directory = RunDirectory.create(options.folder, config, sys.argv, "run")
+        found = []
+    keeping = Keeping(str(path / "snapshots"), config.system.snapshot_every)
+    with RayCrew(config, keeping, "chaos", player=NotingSlots) as crew:
+        controller = Controller(config, crew, directory, Noting(path), lambda: False)
+        if found:
+            controller.resume(load_checkpoint(found[-1], config))
+        else:
+            controller.start()
+        note(path, "driver", os.getpid())
+        controller.run()
+        note(path, "finished", controller.weights_digest())
+
+
+if __name__ == "__main__":
+    main()

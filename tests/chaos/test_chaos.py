@@ -1,0 +1,33 @@
+"""Whoever is killed, the results are those of a run that nobody disturbed."""
+
+import pytest
+from driver import SETTINGS
+from scenarios import ACTORS, disturbed_run, quiet_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+INTERVAL = SETTINGS["system.snapshot_every"]
+ACTORS_AT_WORK = 2
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    return quiet_run(tmp_path_factory.mktemp("quiet"))
+
+
+def test_twenty_kills_of_actors_and_driver_change_nothing(quiet, tmp_path):
+    outcome, rounds = disturbed_run(tmp_path, ACTORS, quiet.steps)
+    assert sorted(outcome.kills) == sorted(kind for kind, count in ACTORS.items() for _ in range(count))
+    assert outcome.digest == quiet.digest
+    assert rounds == quiet.rounds
+    most = INTERVAL * (ACTORS["environment"] + ACTORS_AT_WORK * ACTORS["driver"])
+    assert 0 < outcome.repeated <= most
+    assert {kind for kind, seconds in outcome.recoveries.items() if seconds} == set(ACTORS)
+
+
+def test_the_loss_of_a_node_changes_nothing(quiet, tmp_path):
+    outcome, rounds = disturbed_run(tmp_path, {"node": 1}, quiet.steps, nodes=2)
+    assert outcome.kills == ["node"]
+    assert outcome.digest == quiet.digest
+    assert rounds == quiet.rounds
+    assert outcome.repeated <= INTERVAL * ACTORS_AT_WORK

@@ -1,0 +1,134 @@
+"""A copy of a run from which it can be gone on with elsewhere."""
+
+import shutil
+
+import pytest
+
+from esper_ray.leyline.config import RunConfig
+from esper_ray.nissa.mirror import Mirror, pull
+from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.storage import Storage, StorageError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "runs", RunConfig(), ["test"], "one")
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Storage(f"file://{tmp_path}/bucket")
+
+
+def checkpoint(run, index, text="{}"):
+    folder = run.checkpoints / f"round-{index:05d}"
+    folder.mkdir(exist_ok=True)
+    (folder / "learner.safetensors").write_bytes(b"weights %d" % index)
+    (folder / "state.json").write_text(text)
+
+
+def progress(run, index):
+    run.log([{"kind": "round", "round": index}] * 3)
+    run.add_round({"round": index}, {"seconds": index})
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_is_the_run_again(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    for index in range(3):
+        progress(run, index)
+        checkpoint(run, index)
+        mirror.push()
+    run.add_fault({"kind": "learner_died"})
+    mirror.push()
+    copied = pull(storage, "one", tmp_path / "elsewhere")
+    assert files(copied.path) == files(run.path)
+    assert mirror.place == f"file://{tmp_path}/bucket/one"
+
+
+def test_every_byte_of_a_growing_file_travels_once(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    for index in range(3):
+        progress(run, index)
+        mirror.push()
+    parts = sorted((tmp_path / "bucket/one/events.jsonl.parts").iterdir())
+    assert len(parts) == 3
+    assert sum(part.stat().st_size for part in parts) == (run.path / "events.jsonl").stat().st_size
+
+
+def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    progress(run, 0)
+    position = run.position()
+    mirror.push()
+    progress(run, 1)
+    mirror.push()
+    run.rewind(position)
+    again = Mirror(storage, run)
+    again.rewind(position)
+    progress(run, 7)
+    again.push()
+    assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
+
+
+def test_checkpoints_that_are_gone_here_are_gone_there(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    for index in range(3):
+        checkpoint(run, index)
+    mirror.push()
+    shutil.rmtree(run.checkpoints / "round-00000")
+    mirror.push()
+    assert storage.names("one/checkpoints") == ["round-00001", "round-00002"]
+
+
+def test_a_checkpoint_without_its_last_file_does_not_count(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    checkpoint(run, 1)
+    mirror.push()
+    storage.write("one/checkpoints/round-00002/learner.safetensors", b"half of it")
+    copied = pull(storage, "one", tmp_path / "elsewhere")
+    assert [path.name for path in copied.checkpoints.iterdir()] == ["round-00001"]
+    checkpoint(run, 2)
+    mirror.push()
+    assert storage.read("one/checkpoints/round-00002/learner.safetensors") == b"weights 2"
+
+
+def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, monkeypatch):
+    mirror = Mirror(storage, run)
+    progress(run, 0)
+    write, calls = Storage.write, []
+
+    def fails_once(self, name, data):
+        calls.append(name)
+        if len(calls) == 4:
+            raise StorageError("the network is gone")
+        write(self, name, data)
+
+    monkeypatch.setattr(Storage, "write", fails_once)
+    with pytest.raises(StorageError, match="network is gone"):
+        mirror.push()
+    progress(run, 1)
+    checkpoint(run, 2)
+    mirror.push()
+    assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
+
+
+def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"bucket/two holds no run: it has no config.yaml"):
+        pull(storage, "two", tmp_path / "elsewhere")
+    Mirror(storage, run).push()
+    with pytest.raises(RunDirectoryError, match="exists: go on with it"):
+        pull(storage, "one", run.path.parent)
+
+
+def test_a_lost_part_is_found_out(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    for index in range(2):
+        progress(run, index)
+        mirror.push()
+    storage.remove("one/rounds.csv.parts/000000000000000")
+    with pytest.raises(RunDirectoryError, match=r"a part of rounds.csv is missing at byte 0"):
+        pull(storage, "one", tmp_path / "elsewhere")
