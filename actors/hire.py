@@ -1,7 +1,11 @@
 """Picks the crew of a run. Ray is only imported if it is needed, and after its settings are chosen."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 from actors.crew import Crew
 from actors.keeping import Keeping
+from actors.placement import make_plan
 from actors.serial import SerialCrew
 from actors.settings import choose_ray_settings
 from esper_ray.leyline.config import RunConfig
@@ -23,3 +27,22 @@ def make_crew(config: RunConfig, *, serial: bool, keeping: Keeping | None = None
     from actors.cluster import RayCrew
 
     return RayCrew(config, keeping, label)
+
+
+@contextmanager
+def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
+    """Ray for several runs at the same time: the cluster of ``RAY_ADDRESS``, or one with room for all of them.
+
+    Raises:
+        ResourceError: if a configuration asks for more of a GPU than there is of one.
+    """
+    choose_ray_settings()
+    import ray
+
+    from actors.cluster import start_ray
+
+    start_ray(sum(make_plan(config.system).total("CPU") for config in configs))
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -66,7 +66,8 @@ class EvaluationJob:
         self.config, self.contestants, self.unsteered = config, list(contestants), tuple(unsteered)
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
-        self._played: list[Score] = []
+        self.scores: list[Score] = []
+        """All that has been played so far, in the order in which it came."""
 
     def run(self, *, serial: bool, workers: int | None) -> int:
         """Exit code: 0 when all is played and written, 130 or 143 after a signal; only ``scores.csv`` is written then.
@@ -99,7 +100,7 @@ class EvaluationJob:
             task = bar.add_task("playing", total=self._total)
 
             def on_score(score: Score) -> None:
-                self._played.append(score)
+                self.scores.append(score)
                 bar.update(task, advance=1, description=f"{score.policy}, seed {score.seed}")
 
             return all_scores(players, labels, self.unsteered, self._reference, self.seeds, on_score, stop)
@@ -117,9 +118,9 @@ class EvaluationJob:
 
     def _keep(self) -> None:
         """Write what was played before the end came too early."""
-        path = scoreboard.write_scores(self.folder, self._played)
+        path = scoreboard.write_scores(self.folder, self.scores)
         self.console.print(
-            f"stopped after {len(self._played)} of {self._total} episodes; nothing was compared, their scores are in "
+            f"stopped after {len(self.scores)} of {self._total} episodes; nothing was compared, their scores are in "
             f"{path}",
             highlight=False,
             soft_wrap=True,

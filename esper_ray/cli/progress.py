@@ -58,8 +58,13 @@ class RoundClock:
 class PlainProgress:
     """One line per round, for logs and pipes."""
 
-    def __init__(self, config: RunConfig, console: Console) -> None:
+    def __init__(self, config: RunConfig, console: Console, label: str = "") -> None:
+        """
+        Args:
+            label: begins every line.
+        """
         self._rounds = config.ppo.rounds
+        self._label = f"{label}  " if label else ""
         self._console = console
         self._clock = RoundClock(config.ppo.rounds)
 
@@ -77,12 +82,12 @@ class PlainProgress:
 
     def fault_happened(self, fault: Fault) -> None:
         """Print it."""
-        self._console.print(fault.describe(), highlight=False, soft_wrap=True)
+        self._console.print(f"{self._label}{fault.describe()}", highlight=False, soft_wrap=True)
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """Print the line."""
         self._console.print(
-            f"round {row['round'] + 1}/{self._rounds}  "
+            f"{self._label}round {row['round'] + 1}/{self._rounds}  "
             f"{timing['env_steps_per_second']:.1f} steps/s  "
             f"return {row['return_mean']:+.2f}  "
             f"accuracy {row['val_accuracy_ratio']:.1%}  "
@@ -185,6 +190,11 @@ class LiveProgress:
         )
 
 
-def progress_for(config: RunConfig, console: Console, done: int = 0) -> LiveProgress | PlainProgress:
-    """The live table on a terminal, plain lines elsewhere; ``done`` rounds were finished before."""
-    return LiveProgress(config, console, done) if console.is_terminal else PlainProgress(config, console)
+def progress_for(config: RunConfig, console: Console, done: int = 0, label: str = "") -> LiveProgress | PlainProgress:
+    """The live table on a terminal, plain lines elsewhere; ``done`` rounds were finished before.
+
+    Args:
+        label: of one run among several that are shown together, in lines on a terminal too.
+    """
+    alone = console.is_terminal and not label
+    return LiveProgress(config, console, done) if alone else PlainProgress(config, console, label)

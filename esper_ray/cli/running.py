@@ -44,6 +44,7 @@ class PPOJob:
         command: Sequence[str],
         run_id: str | None = None,
         storage: str | None = None,
+        label: str = "",
     ) -> None:
         """
         Args:
@@ -52,6 +53,7 @@ class PPOJob:
             save: where to copy the final checkpoint.
             run_id: name of the run directory, if it is not to be made up.
             storage: where to keep a copy of the run; that of ``previous`` if it is not given.
+            label: begins every line of progress, where several runs are shown together.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
@@ -60,6 +62,7 @@ class PPOJob:
         self.config = config
         self.serial = serial
         self.save = save
+        self.label = label
         self.console = Console()
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
@@ -73,6 +76,11 @@ class PPOJob:
 
     def run(self) -> int:
         """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
+        with StopRequest() as stop:
+            return self.run_until(stop)
+
+    def run_until(self, stop: StopRequest) -> int:
+        """As :meth:`run`, in any thread. Signals are listened to by whoever has made ``stop``."""
         if self.checkpoint is not None and self.checkpoint.round_index >= self.config.ppo.rounds:
             self.console.print(
                 f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds", soft_wrap=True
@@ -85,11 +93,11 @@ class PPOJob:
             hired = make_crew(self.config, serial=self.serial, keeping=keeping, label=run.run_id)
             self.console.print(f"run {run.path}", highlight=False, soft_wrap=True)
             self.console.print(f"{self._headline()}\nplan: {hired.plan()}", highlight=False, soft_wrap=True)
-            with StopRequest() as stop, hired as crew:
+            with hired as crew:
                 stop.listen()
                 self.console.print(crew.describe(), highlight=False, soft_wrap=True)
                 done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
-                with progress_for(self.config, self.console, done_before) as listener:
+                with progress_for(self.config, self.console, done_before, self.label) as listener:
                     controller = Controller(self.config, crew, run, listener, stop, self._mirror)
                     if self.checkpoint is None:
                         controller.start()

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._asked = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -26,10 +28,16 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Whether somebody has asked to stop."""
-        return self.signal is not None
+        return self._asked or self.signal is not None
+
+    def ask(self) -> None:
+        """Ask to stop, as a signal would."""
+        self._asked = True
 
     def listen(self) -> None:
-        """Take the signals (again): Ray installs a handler of its own when it starts."""
+        """Take the signals (again): Ray installs a handler of its own when it starts. Only in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in SIGNALS:
             signal.signal(number, self._receive)
 

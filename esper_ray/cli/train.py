@@ -46,6 +46,17 @@ def ppo(
     storage: Annotated[
         str | None, typer.Option(help="folder or URI (s3://..., gs://...) that all nodes see, for a copy of the run")
     ] = None,
+    dual_ab: Annotated[
+        str | None,
+        typer.Option(
+            "--dual-ab",
+            metavar="MODE-vs-MODE",
+            help="train two policies side by side, one for each reward mode; a verdict",
+        ),
+    ] = None,
+    ab_seeds: Annotated[
+        int, typer.Option(min=2, help="held-out seeds on which the verdict of --dual-ab is based")
+    ] = 20,
     save: Annotated[Path | None, typer.Option(help="also write the final checkpoint here")] = None,
     num_workers: opt.NumWorkers = None,
     gpu_preload: opt.GpuPreload = False,
@@ -53,6 +64,7 @@ def ppo(
     force_compile: opt.ForceCompile = False,
 ) -> None:
     """Train the policy Tamiyo by PPO: environments and learner are Ray actors."""
+    from esper_ray.cli.dual import DualJob, pair_of
     from esper_ray.cli.finding import run_of_name, run_to_resume
     from esper_ray.cli.running import PPOJob
 
@@ -63,8 +75,11 @@ def ppo(
         raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
     if storage is not None:
         storage = opt.checked_storage(storage)
+    pair = None if dual_ab is None else pair_of(dual_ab)
+    if pair is not None and (resume, reward_mode, save) != (None, None, None):
+        raise UsageError("--dual-ab names its reward modes and its runs: leave --resume, --reward-mode and --save out")
     previous = run_to_resume(resume, telemetry_dir) if resume is not None else None
-    if run_id is not None:
+    if run_id is not None and pair is None:
         previous = run_of_name(run_id, telemetry_dir or RUNS, storage)
     flags = {
         "task.name": task,
@@ -88,6 +103,18 @@ def ppo(
     config = opt.configuration(preset, config_json, flags, settings, base)
     opt.check_devices(config, on_cluster=not serial and "RAY_ADDRESS" in os.environ)
     opt.check_run(config)
+    if pair is not None:
+        dual = DualJob(
+            config,
+            pair,
+            telemetry_dir or RUNS,
+            serial=serial,
+            seeds=range(ab_seeds),
+            command=sys.argv,
+            run_id=run_id,
+            storage=storage,
+        )
+        raise SystemExit(dual.run())
     job = PPOJob(
         config,
         telemetry_dir or RUNS,

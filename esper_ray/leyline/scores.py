@@ -1,6 +1,7 @@
 """Records of an evaluation: what single episodes came to, and how policies compare."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,19 @@ class Duel:
     over: str
     test_gain_pp: Interval
     objective_gain_pp: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which of two is better."""
+
+    better: Literal["first", "second", "undecided"]
+    difference: Interval
+    """Of the first over the second."""
+    seeds: int
+    """Pairs that it is based on."""
+    seeds_needed: int | None
+    """Pairs with which a difference like this would probably be found; ``None`` if there is none at all."""
 
 
 @dataclass(frozen=True, slots=True)
