@@ -221,12 +221,18 @@ class _Stop(tune.Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         return self._should_stop()
 
+    def __reduce__(self) -> Any:
+        return tune.stopper.NoopStopper, ()  # Tune's snapshots, which nobody reads, need not hold it
+
 
 class _Watch(tune.Callback):  # type: ignore[misc]
     """Notes how trials end, and tells the watcher."""
 
     def __init__(self, sweep: SweepDirectory, watcher: Watcher) -> None:
         self._sweep, self._watcher = sweep, watcher
+
+    def __reduce__(self) -> Any:
+        return tune.Callback, ()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.changed(str(trial), "running")

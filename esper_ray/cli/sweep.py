@@ -86,6 +86,8 @@ def sweep(
         "system.device": device,
         "system.devices": devices or None,
     }
+    if asked.reward_modes:  # the base is one of the trials, so that what holds of them all holds of it
+        flags["reward.mode"] = asked.reward_modes[0]
     flags = dict(asked.settings) | {key: value for key, value in flags.items() if value is not None}
     named = preset or (tree.get("preset") if config_json is None and previous is None else None)
     base = opt.configuration(named, config_json, flags, settings, None if previous is None else previous.base)
