@@ -6,29 +6,25 @@ experiment over the trials that are not done, each of which goes on from its new
 kill of a driver loses nothing, a scheduler sees the past again, and nobody unpickles a stranger's file.
 """
 
-import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self
 
 import ray
 import torch
 from ray import tune
 
-from actors.cluster import RayCrew, ResourceError, start_ray
+from actors.cluster import start_ray
 from actors.crew import ShouldStop
-from actors.sweep_schedulers import METRIC, TIME, make_scheduler
-from actors.sweep_trial import Origin, TrialRun
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build
+from actors.sweep_process import run_trial
+from actors.sweep_resources import KINDS, amount, bundles, check_fits
+from actors.sweep_schedulers import make_scheduler
 from esper_ray.leyline.standings import DONE
-from esper_ray.leyline.sweep import POPULATION_SCHEDULERS, Trial
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.leyline.sweep import Trial
 from esper_ray.nissa.sweep_directory import SweepDirectory
 
 SETTINGS = {
@@ -39,8 +35,6 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 """Of Tune, for this process and the trials."""
-ORIGIN = "origin.json"
-"""The one file of a checkpoint as Tune sees it: which state of which trial it stands for."""
 
 
 class Watcher(Protocol):
@@ -48,73 +42,6 @@ class Watcher(Protocol):
 
     def changed(self, trial: str, status: str) -> None:
         """A trial has started, finished a round, or ended."""
-
-
-def bundles(config: RunConfig) -> list[dict[str, float]]:
-    """What a trial asks for, as the bundles of a placement group. The first, empty one is the trial's own process.
-
-    It waits while its actors work, and so does the learner while environments play: neither takes a CPU.
-    """
-    system = config.system
-    actors = max(math.ceil(system.envs / system.envs_per_actor), min(system.envs, len(system.devices)))
-    devices = [system.devices[index % len(system.devices)] for index in range(actors)]
-    users = [*devices, system.device]
-    gpu = {device: {} if device == "cpu" else {"GPU": 1.0 / users.count(device)} for device in users}
-    return [{}, *({"CPU": 1.0, **gpu[device]} for device in devices), *filter(None, [gpu[system.device]])]
-
-
-def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has: Mapping[str, float]) -> None:
-    """Refuse at once what would otherwise wait for ever.
-
-    Args:
-        asked: bundles by trial.
-
-    Raises:
-        ResourceError: with the arithmetic.
-    """
-    at_once = max(1, concurrent)
-    for kind in ("CPU", "GPU"):
-        needs = {trial: sum(bundle.get(kind, 0.0) for bundle in wanted) for trial, wanted in asked.items()}
-        largest = sorted(needs, key=lambda name: -needs[name])[:at_once]
-        total = sum(needs[name] for name in largest)
-        if total > has.get(kind, 0.0) + 1e-6:
-            terms = " + ".join(f"{needs[name]:g}" for name in largest)
-            what = f"trial {largest[0]} needs {total:g}" if len(largest) == 1 else f"{terms} = {total:g}"
-            at_a_time = f"{at_once} trials at a time need " if len(largest) > 1 else ""
-            raise ResourceError(f"{at_a_time}{what} {kind}, the cluster has {has.get(kind, 0.0):g}")
-
-
-def run_trial(config: dict[str, Any]) -> None:
-    """One trial, in a process of its own. ``config`` holds the folder of the sweep and the values of its grid."""
-    sweep = SweepDirectory.open(Path(config["sweep"]))
-    name = tune.get_context().get_trial_name()  # config["trial"] may be that of a trial whose state was copied
-    settings = {**sweep.trials[name].settings, **{key: config[key] for key in sweep.sweep.grid}}
-    run_config = build(sweep.base.model_dump(mode="json"), settings)
-    is_population = sweep.sweep.scheduler in POPULATION_SCHEDULERS
-
-    def report(run: RunDirectory) -> None:
-        standing = sweep.standing(name)
-        metrics = {METRIC: standing.score_pp, TIME: standing.round_index}
-        if not is_population:
-            tune.report(metrics)
-            return
-        with TemporaryDirectory() as folder:
-            origin = {"run": run.path.name, "round": standing.round_index}
-            Path(folder, ORIGIN).write_text(json.dumps(origin))
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-
-    with RayCrew(run_config) as crew:
-        TrialRun(sweep, name, run_config, _origin() if is_population else None).run(crew, report)
-
-
-def _origin() -> Origin | None:
-    """The state from which Tune tells this trial to go on."""
-    checkpoint = tune.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        tree = json.loads(Path(folder, ORIGIN).read_text())
-    return Origin(tree["run"], tree["round"])
 
 
 class Sweeper:
@@ -134,9 +61,9 @@ class Sweeper:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         if not ray.is_initialized():
             if "RAY_ADDRESS" not in os.environ:
-                cpus = max(os.cpu_count() or 1, self._widest())
+                cpus = max(os.cpu_count() or 1, self._cpus())
                 check_fits(self._asked, self._concurrent, {"CPU": cpus, "GPU": torch.cuda.device_count()})
-            start_ray(self._widest())
+            start_ray(self._cpus())
             self._started_ray = True
         try:
             check_fits(self._asked, self._concurrent, ray.cluster_resources())
@@ -152,14 +79,20 @@ class Sweeper:
 
     def describe(self) -> str:
         """One line about what is where."""
-        has, widest = ray.cluster_resources(), self._widest()
-        fit = int(has["CPU"] // widest)
+        has, needs = ray.cluster_resources(), self._largest()
+        fit = min(int(has.get(kind, 0.0) / count + 1e-6) for kind, count in needs.items() if count)
         at_once = min(fit, self._concurrent) if self._concurrent else fit
+        takes = " and ".join(f"{count:g} {kind}" for kind, count in needs.items() if count)
+        there = ", ".join(f"{has.get(kind, 0.0):g} {kind}" for kind in needs)
         address = ray.get_runtime_context().gcs_address
-        return f"Ray at {address}: {has['CPU']:g} CPU, a trial takes up to {widest}; {at_once} at a time"
+        return f"Ray at {address} has {there}; a trial takes up to {takes}: {at_once} at a time"
 
-    def run(self, sweep: SweepDirectory, watcher: Watcher, should_stop: ShouldStop) -> None:
-        """Run until all trials of ``sweep`` have ended, or somebody asks to stop."""
+    def run(self, sweep: SweepDirectory, watcher: Watcher, should_stop: ShouldStop) -> dict[str, str]:
+        """Run until all trials of ``sweep`` have ended, or somebody asks to stop.
+
+        Returns:
+            The last error of each trial that failed for good.
+        """
         left = [name for name in sweep.trials if sweep.standing(name).status not in DONE]
         storage = sweep.path.resolve() / "tune"
         shutil.rmtree(storage, ignore_errors=True)  # never needed again: see above
@@ -181,17 +114,30 @@ class Sweeper:
                 verbose=0,
             ),
         )
-        tuner.fit()
+        errors = {Path(result.path).name: _last_line(result.error) for result in tuner.fit() if result.error}
         for name in left:
-            if sweep.standing(name).status == "running":
+            if name in errors:
+                sweep.set_status(name, "failed", error=errors[name])
+            elif sweep.standing(name).status == "running":
                 sweep.set_status(name, "interrupted")
         shutil.rmtree(storage, ignore_errors=True)
+        return errors
 
     def _resources(self, config: dict[str, Any]) -> Any:
         return tune.PlacementGroupFactory(self._asked[config["trial"]])
 
-    def _widest(self) -> int:
-        return max(math.ceil(sum(bundle.get("CPU", 0.0) for bundle in wanted)) for wanted in self._asked.values())
+    def _largest(self) -> dict[str, float]:
+        """The most that any trial asks for, by kind."""
+        return {kind: max(amount(wanted, kind) for wanted in self._asked.values()) for kind in KINDS}
+
+    def _cpus(self) -> int:
+        return math.ceil(self._largest()["CPU"])
+
+
+def _last_line(error: Exception) -> str:
+    """What a traceback ends with: the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _name_of(trial: Any) -> str:
@@ -247,5 +193,4 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._watcher.changed(str(trial), "stopped" if standing.round_index < standing.rounds else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._sweep.set_status(str(trial), "failed")
         self._watcher.changed(str(trial), "failed")

@@ -69,11 +69,7 @@ class TrialRun:
             self.sweep.set_status(self.trial, "running")
             if controller.progress.round_index >= self.config.ppo.rounds:
                 on_round(run)
-            try:
-                done = controller.run()
-            except Exception as error:
-                self.sweep.set_status(self.trial, "failed", error=f"{type(error).__name__}: {error}")
-                raise
+            done = controller.run()
             if done:
                 digest = controller.weights_digest()
                 run.log([{"kind": "run_finished", "policy_sha256": digest}])

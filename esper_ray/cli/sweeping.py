@@ -67,10 +67,11 @@ class SweepJob:
             )
             self._say(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
             with directory.lock():
+                errors: dict[str, str] = {}
                 if any(standing.status not in DONE for standing in directory.standings()):
                     with sweep_progress(directory, self.console) as watcher:
-                        sweeper.run(directory, watcher, stop)
-                return self._end(directory, stop)
+                        errors = sweeper.run(directory, watcher, stop)
+                return self._end(directory, errors, stop)
 
     def _headline(self, directory: SweepDirectory) -> str:
         done = sum(standing.status in DONE for standing in directory.standings())
@@ -83,21 +84,18 @@ class SweepJob:
             f"{', '.join(map(str, seeds))}; {self.base.ppo.rounds} rounds each, scheduler {self.sweep.scheduler}"
         )
 
-    def _end(self, directory: SweepDirectory, stop: StopRequest) -> int:
+    def _end(self, directory: SweepDirectory, errors: Mapping[str, str], stop: StopRequest) -> int:
         standings = directory.standings()
         table = sweep_report.write_sweep(directory.path, standings)
         done = [standing for standing in standings if standing.status in DONE]
-        failed = [standing for standing in standings if standing.status == "failed"]
         go_on = f"esper sweep --resume {shlex.quote(str(directory.path))}"
         if stop() and len(done) < len(standings):
             self._say(f"stopped: {len(done)} of {len(standings)} trials are done; so far {table}\ngo on with: {go_on}")
             return stop.exit_code
         if done:
             self._rank(directory, done)
-        for standing in failed:
-            error = directory.run(standing.trial)
-            why = "" if error is None else error.read_manifest().get("error", "")
-            self._say(f"failed: {standing.trial}: {why}")
+        for trial, error in errors.items():
+            self._say(f"failed: {trial}: {error}")
         if len(done) < len(standings):
             self._say(f"{len(done)} of {len(standings)} trials are done; try the others again with: {go_on}")
             return FAILED

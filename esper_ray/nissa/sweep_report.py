@@ -124,7 +124,9 @@ def _ranks(
 ) -> None:
     for row, r in enumerate(ranked):
         colour = colours[r.choice]
-        axes.plot([r.score_pp.low, r.score_pp.high], [row, row], color=colour, linewidth=7, alpha=0.35)
+        axes.plot(
+            [r.score_pp.low, r.score_pp.high], [row, row], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt"
+        )
         scores = [s.score_pp for s in groups[r.choice] if s.score_pp is not None]
         axes.plot(scores, [row] * len(scores), linestyle="none", marker="o", markersize=4, color=colour, alpha=0.8)
         axes.plot([r.score_pp.mean], [row], marker="|", markersize=16, markeredgewidth=2.5, color=INK)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from actors.cluster import ResourceError
-from actors.sweep import bundles, check_fits
+from actors.sweep_resources import bundles, check_fits
 from actors.sweep_schedulers import METRIC, TIME, Halving, Populations
 from esper_ray.leyline.loading import build
 from esper_ray.leyline.sweep import HalvingConfig

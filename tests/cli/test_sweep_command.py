@@ -33,7 +33,10 @@ REFUSED = {
     "sweep": (["--sweep", "reward_mode"], ["unknown sweep 'reward_mode'; did you mean 'reward_modes'?"]),
     "file": (["--sweep", "/nowhere/x.yaml"], ["cannot read configuration /nowhere/x.yaml"]),
     "preset": (["--preset", "digitz"], ["unknown preset 'digitz'"]),
-    "family": (["--reward-modes", "all", "--set", "reward.family=loss"], ["trial ", "and 6 more", "loss"]),
+    "family": (
+        ["--reward-modes", "all", "--set", "reward.family=loss"],
+        ["trial 01-simplified-s42 and 2 more", "has the mode 'shaped' only", "got mode 'settlement'"],
+    ),
     "data": (["--grid", "task.validation_size=400,5000"], ["trial ", "validation_size=5000", "of 1797"]),
     "batch": (["--grid", "training.batch_size=16,5000"], ["batch_size=5000", "exceeds the", "training examples"]),
     "device": (["--devices", "tpu:0"], ["system.devices", "'tpu:0'"]),

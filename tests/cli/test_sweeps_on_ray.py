@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from cli_builders import call
@@ -94,7 +93,8 @@ def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
     answer = call("sweep", "--resume", folder)
     assert answer.code == 0, answer.err
     assert "4 trials of digits, 2 of them done" in answer.out
-    assert "s43  running  round 1/4" not in answer.out.replace("3-sparse", "") or before["2-basic-s43"] == 0
+    for name, done in before.items():  # nobody plays a round again that was saved
+        assert all(int(told) >= done for told in re.findall(rf"{name}  running  round (\d)/4", answer.out))
     assert (folder / "sweep.csv").read_bytes() == (undisturbed / "sweep.csv").read_bytes()
     assert (folder / "ranking.csv").read_bytes() == (undisturbed / "ranking.csv").read_bytes()
     for name in TRIALS:
@@ -146,7 +146,7 @@ def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_pat
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
     folder = tmp_path / "sweep"
-    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "2", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "5"]
+    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "5"]
     answer = call("sweep", *TINY, *flags, "--scheduler", scheduler, "--out", folder)
     assert answer.code == 0, answer.err
     assert "Trials of a population copy each other" in answer.out
@@ -192,4 +192,3 @@ def test_a_sweep_that_is_running_is_not_run_twice(tmp_path):
     assert answer.code == 2
     assert f"another process runs the sweep in {folder}" in answer.err
     assert process.returncode == 143
-    time.sleep(0)
