@@ -54,6 +54,7 @@ class Sweeper:
         """
         self._concurrent = concurrent
         self._asked = {trial.name: bundles(trial.config) for trial in trials}
+        self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
         self._started_ray = False
 
     def __enter__(self) -> Self:
@@ -124,7 +125,8 @@ class Sweeper:
         return errors
 
     def _resources(self, config: dict[str, Any]) -> Any:
-        return tune.PlacementGroupFactory(self._asked[config["trial"]])
+        name = config["trial"]
+        return tune.PlacementGroupFactory(self._asked[name], strategy=self._strategies[name])
 
     def _largest(self) -> dict[str, float]:
         """The most that any trial asks for, by kind."""

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from actors.cluster import RayCrew
+from actors.keeping import Keeping
 from actors.sweep_schedulers import METRIC, TIME
 from actors.sweep_trial import Origin, TrialRun
 from esper_ray.leyline.loading import build
@@ -38,7 +39,8 @@ def run_trial(config: dict[str, Any]) -> None:
             Path(folder, ORIGIN).write_text(json.dumps(origin))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    with RayCrew(run_config) as crew:
+    keeping = Keeping(str(sweep.trials_path / f".{name}.episodes"), run_config.system.snapshot_every)
+    with RayCrew(run_config, keeping, name) as crew:
         TrialRun(sweep, name, run_config, _origin() if is_population else None).run(crew, report)
 
 

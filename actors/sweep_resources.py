@@ -1,9 +1,8 @@
 """What a trial of a sweep asks of a cluster, and whether it fits."""
 
-import math
 from collections.abc import Mapping, Sequence
 
-from actors.cluster import ResourceError
+from actors.placement import ResourceError, make_plan
 from esper_ray.leyline.config import RunConfig
 
 KINDS = ("CPU", "GPU")
@@ -12,14 +11,12 @@ KINDS = ("CPU", "GPU")
 def bundles(config: RunConfig) -> list[dict[str, float]]:
     """What a trial asks for, as the bundles of a placement group. The first, empty one is the trial's own process.
 
-    It waits while its actors work, and so does the learner while environments play: neither takes a CPU.
+    It waits while its actors work, so it takes nothing.
+
+    Raises:
+        ResourceError: if more is asked of a GPU than there is of one.
     """
-    system = config.system
-    actors = max(math.ceil(system.envs / system.envs_per_actor), min(system.envs, len(system.devices)))
-    devices = [system.devices[index % len(system.devices)] for index in range(actors)]
-    users = [*devices, system.device]
-    gpu = {device: {} if device == "cpu" else {"GPU": 1.0 / users.count(device)} for device in users}
-    return [{}, *({"CPU": 1.0, **gpu[device]} for device in devices), *filter(None, [gpu[system.device]])]
+    return [{}, *make_plan(config.system).bundles]
 
 
 def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has: Mapping[str, float]) -> None:

@@ -15,9 +15,9 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
-from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, save_checkpoint
+from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, round_of, save_checkpoint
 from actors.controller import Controller
-from actors.crew import Crew, ShouldStop
+from actors.crew import Crew, Fault, ShouldStop
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
@@ -137,6 +137,9 @@ class _Rounds:
     def updating(self) -> None:
         """Nothing."""
 
+    def fault_happened(self, fault: Fault) -> None:
+        """Nothing: the run directory lists it."""
+
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """Tell."""
         self._on_round(self._run)
@@ -166,7 +169,7 @@ def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
     config, tried = run.config(), set[Path]()
     while True:
         found = [path for path in checkpoints_in(run.checkpoints) if path not in tried]
-        later = [path for path in found if int(path.name.removeprefix("round-")) >= round_index]
+        later = [path for path in found if round_of(path) >= round_index]
         if not later:
             raise CheckpointError(f"{run.path} holds no complete checkpoint after round {round_index}")
         try:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.cluster import ResourceError
+from actors.placement import ResourceError
 from actors.sweep_resources import bundles, check_fits
 from actors.sweep_schedulers import METRIC, TIME, Halving, Populations
 from esper_ray.leyline.loading import build
@@ -108,12 +108,15 @@ class TestResources:
     def test_a_cpu_for_each_environment_actor(self, tiny_config):
         assert bundles(tiny_config) == [{}, {"CPU": 1.0}, {"CPU": 1.0}]  # three environments, two to an actor
 
-    def test_users_of_a_gpu_share_it(self, tiny_config):
+    def test_actors_of_a_gpu_are_one_bundle(self, tiny_config):
         config = self.config(tiny_config, envs=2, envs_per_actor=1, device="cuda:0", devices=["cuda:0"])
-        third = pytest.approx(1 / 3)
-        assert bundles(config) == [{}, {"CPU": 1.0, "GPU": third}, {"CPU": 1.0, "GPU": third}, {"GPU": third}]
+        assert bundles(config) == [{}, {"CPU": 2.0, "GPU": 1.0}]
         config = self.config(tiny_config, envs=2, envs_per_actor=1, device="cpu", devices=["cuda:0", "cuda:1"])
         assert bundles(config) == [{}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}]
+
+    def test_a_share_of_a_gpu_lets_several_trials_use_it(self, tiny_config):
+        shares = {"envs": 1, "envs_per_actor": 1, "device": "cpu", "devices": ["cuda:0"], "gpus_per_actor": 0.25}
+        assert bundles(self.config(tiny_config, **shares)) == [{}, {"CPU": 1.0, "GPU": 0.25}]
 
     def test_it_fits_or_not(self):
         asked = {"a": [{}, {"CPU": 1.0}], "b": [{}, {"CPU": 1.0}, {"CPU": 2.0, "GPU": 0.5}]}
