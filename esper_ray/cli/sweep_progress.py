@@ -53,6 +53,7 @@ class PlainSweepProgress:
     def __init__(self, sweep: SweepDirectory, console: Console) -> None:
         self._sweep, self._console = sweep, console
         self._standings = {standing.trial: standing for standing in sweep.standings()}
+        self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
         self._estimate = Estimate(self._standings.values())
 
     def __enter__(self) -> Self:
@@ -64,13 +65,13 @@ class PlainSweepProgress:
     def changed(self, trial: str, status: str) -> None:
         """Print the line."""
         standing = self._sweep.standing(trial)
-        self._standings[trial] = standing
+        self._standings[trial], self._statuses[trial] = standing, status
         score = "" if standing.score_pp is None else f"  score {standing.score_pp:+.1f}"
         accuracy = standing.means.get("committed_accuracy_ratio")
         more = "" if accuracy is None else f"  committed accuracy {accuracy:.1%}"
         self._console.print(
             f"{trial}  {status}  round {standing.round_index}/{standing.rounds}{score}{more}  "
-            f"{_counts(self._standings.values())}{_left(self._estimate, self._standings.values())}",
+            f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}",
             highlight=False,
             soft_wrap=True,
         )
@@ -111,7 +112,7 @@ class LiveSweepProgress:
         parts: list[Table | Text] = [table]
         if len(shown) < len(names):
             parts.append(Text(f"and {len(names) - len(shown)} more", style="dim"))
-        summary = f"{_counts_of(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
+        summary = f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
         return Group(*parts, Text(summary, style="dim"))
 
 
@@ -136,11 +137,7 @@ def _row(standing: Standing, status: str) -> tuple[str, ...]:
     )
 
 
-def _counts(standings: Iterable[Standing]) -> str:
-    return _counts_of(standing.status for standing in standings)
-
-
-def _counts_of(statuses: Iterable[str]) -> str:
+def _counts(statuses: Iterable[str]) -> str:
     counts = Counter(statuses)
     return ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
 
