@@ -100,6 +100,8 @@ class SweepConfig(Section):
             )
         if self.scheduler not in POPULATION_SCHEDULERS:
             return self
+        if self.concurrent:
+            raise ValueError(f"the trials of scheduler {self.scheduler!r} take turns; leave concurrent at 0")
         if not any(len(values) > 1 for values in self.grid.values()):
             raise ValueError(f"scheduler {self.scheduler!r} changes settings: grid needs a key with two values or more")
         for key, values in self.grid.items():

@@ -94,6 +94,7 @@ REFUSED = {
     "deep key": ({"asha": {"grace": 2}}, ["'asha.grace'", "did you mean 'asha.grace_rounds'"]),
     "rounds": ({"scheduler": "asha", "grid": {"ppo.rounds": [2, 3]}}, ["'asha'", "round by round", "ppo.rounds"]),
     "no population": ({"scheduler": "pbt"}, ["'pbt' changes settings", "two values or more"]),
+    "turns": ({"scheduler": "pbt", "concurrent": 1, "grid": {"ppo.lr": [1, 2]}}, ["'pbt' take turns", "at 0"]),
     "fixed": ({"scheduler": "pbt", "grid": {"policy.memory_size": [8, 16]}}, ["'policy.memory_size' cannot change"]),
     "words": ({"scheduler": "pb2", "grid": {"ppo.lr": [1e-4, "fast"]}}, ["'pb2'", "two numbers", "fast"]),
     "reduction": ({"asha": {"reduction": 1}}, ["asha.reduction", "greater than 1", "got 1"]),
