@@ -11,11 +11,12 @@ from esper_ray.cli import evaluate as evaluating
 from esper_ray.cli import explain as explaining
 from esper_ray.cli import export as exporting
 from esper_ray.cli import replay as replaying
+from esper_ray.cli import sweep as sweeping
 from esper_ray.cli import tasks as listing
 from esper_ray.cli.errors import UsageError, reported
 from esper_ray.cli.signals import exit_on_signals
 
-VARIADIC = ("--slots", "--devices")
+VARIADIC = ("--slots", "--devices", "--reward-modes")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
 app.command(name="replay")(replaying.replay)
+app.command(name="sweep")(sweeping.sweep)
 app.command(name="evaluate")(evaluating.evaluate)
 app.command(name="export-policy")(exporting.export_policy)
 app.command(name="explain")(explaining.explain)

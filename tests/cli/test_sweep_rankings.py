@@ -1,0 +1,47 @@
+"""Rankings of a sweep: of its choices, and of the values of each key."""
+
+from esper_ray.cli.sweeping import grouped, rankings_of
+from esper_ray.leyline.standings import Standing
+from esper_ray.leyline.sweep import sweep_config
+
+TREE = {"reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}}
+
+
+def standing(mode, seed, score, lr=1e-4, status="finished"):
+    settings = {"reward.mode": mode, "seed": seed, "ppo.lr": lr}
+    return Standing(f"{mode}-{lr}-{seed}", settings, status, 2, 4, score, (score - 10.0, score), {}, 0, 80)
+
+
+TRIALS = (
+    *(standing("basic", seed, score) for seed, score in ((1, 50.0), (2, 54.0))),
+    *(standing("sparse", seed, score) for seed, score in ((1, 60.0), (2, 62.0))),
+    *(standing("basic", seed, score, 1e-3) for seed, score in ((1, 70.0), (2, 72.0))),
+    *(standing("sparse", seed, score, 1e-3, "stopped") for seed, score in ((1, 10.0), (2, 12.0))),
+)
+
+
+def test_of_choices_and_of_each_key():
+    found = rankings_of(sweep_config(TREE), TRIALS)
+    assert list(found) == ["choices", "by reward.mode", "by ppo.lr"]
+    assert [(r.choice, r.score_pp.mean, r.stopped) for r in found["choices"]] == [
+        ("basic, lr=0.001", 71.0, 0),
+        ("sparse, lr=0.0001", 61.0, 0),
+        ("basic, lr=0.0001", 52.0, 0),
+        ("sparse, lr=0.001", 11.0, 2),
+    ]
+    by_mode = found["by reward.mode"]
+    assert [(r.choice, r.trials, r.score_pp.mean) for r in by_mode] == [("basic", 4, 62.0), ("sparse", 4, 36.0)]
+    assert by_mode[0].score_pp.low >= 60.0  # two of each learning rate: at worst 50, 50, 70, 70
+    assert [r.stopped for r in found["by ppo.lr"]] == [0, 2]
+
+
+def test_one_key_needs_no_second_ranking():
+    found = rankings_of(sweep_config(TREE | {"grid": {}}), TRIALS[:4])
+    assert list(found) == ["choices"]
+    assert [r.choice for r in found["choices"]] == ["sparse", "basic"]
+
+
+def test_of_a_population_only_reward_modes_are_compared():
+    config = sweep_config(TREE | {"scheduler": "pbt"})
+    assert list(grouped(config, TRIALS)) == ["basic", "sparse"]
+    assert list(rankings_of(config, TRIALS)) == ["choices"]

@@ -1,0 +1,195 @@
+"""Whole sweeps on Ray: results, a killed driver, schedulers, failures and signals."""
+
+import csv
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from cli_builders import call
+
+from actors.checkpoint import checkpoints_in
+from esper_ray.nissa.sweep_directory import SweepDirectory
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+TINY = [
+    *("--preset", "digits", "--envs", "1", "--envs-per-actor", "1", "--episode-length", "4"),
+    *("--set", "policy.memory_size=16", "--set", "policy.feature_size=16", "--set", "ppo.epochs=1"),
+    *("--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16", "--set", "task.validation_size=50"),
+]
+FOUR = [*TINY, "--reward-modes", "basic,sparse", "--seeds", "2", "--rounds", "4"]
+TRIALS = ["0-basic-s42", "1-sparse-s42", "2-basic-s43", "3-sparse-s43"]
+
+
+def rows(folder):
+    with (folder / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def start(*arguments):
+    """``esper <arguments>`` in a process of its own, with a cluster of its own."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "esper_ray.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def read_until(process, pattern):
+    """Read lines until one matches; all of them."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(pattern, line):
+            return lines
+    raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}\n{process.stderr.read()}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, ray_cluster):
+    """Two reward modes, two seeds, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "sweep"
+    return call("sweep", *FOUR, "--out", folder), folder
+
+
+def test_a_sweep_ends_with_a_table_a_ranking_and_a_picture(whole):
+    answer, folder = whole
+    assert answer.code == 0, answer.err
+    found = rows(folder)
+    assert [row["trial"] for row in found] == TRIALS
+    assert {(row["status"], row["rounds"]) for row in found} == {("finished", "4")}
+    assert [(row["reward.mode"], row["seed"]) for row in found[1:3]] == [("sparse", "42"), ("basic", "43")]
+    for name in ("ranking.csv", "ranking.md", "sweep.png"):
+        assert (folder / name).stat().st_size > 100
+    for text in ("4 trials of digits", "scheduler none", "0-basic-s42  running  round 1/4", "best in", "4 finished"):
+        assert text in answer.out
+    assert not (folder / "tune").exists()
+    assert all("pkl" not in path.suffix for path in folder.rglob("*"))
+
+
+def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
+    _, folder = whole
+    runs = tmp_path / "runs"
+    flags = ["--reward-mode", "sparse", "--rounds", "4", "--serial", "--telemetry-dir", runs]
+    assert call("train", "ppo", *TINY, *flags).code == 0
+    (run,) = runs.iterdir()
+    assert (run / "rounds.csv").read_bytes() == (folder / "trials" / "1-sparse-s42" / "rounds.csv").read_bytes()
+
+
+def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
+    """SIGKILL when two trials are done and the third has begun: the resumed sweep is the undisturbed one."""
+    _, undisturbed = whole
+    folder = tmp_path / "sweep"
+    with start("sweep", *FOUR, "--out", folder, "--concurrent", "2") as process:
+        read_until(process, r"[23]-\w+-s43  running  round 2/4")
+        process.send_signal(signal.SIGKILL)
+    before = {standing.trial: standing.round_index for standing in SweepDirectory.open(folder).standings()}
+    assert before["0-basic-s42"] == before["1-sparse-s42"] == 4
+    assert max(before["2-basic-s43"], before["3-sparse-s43"]) >= 2
+    stamps = {name: (folder / "trials" / name / "manifest.json").stat().st_mtime_ns for name in TRIALS[:2]}
+
+    answer = call("sweep", "--resume", folder)
+    assert answer.code == 0, answer.err
+    assert "4 trials of digits, 2 of them done" in answer.out
+    for name, done in before.items():  # nobody plays a round again that was saved
+        assert all(int(told) >= done for told in re.findall(rf"{name}  running  round (\d)/4", answer.out))
+    assert (folder / "sweep.csv").read_bytes() == (undisturbed / "sweep.csv").read_bytes()
+    assert (folder / "ranking.csv").read_bytes() == (undisturbed / "ranking.csv").read_bytes()
+    for name in TRIALS:
+        files = [path / "trials" / name / "rounds.csv" for path in (folder, undisturbed)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    for name, stamp in stamps.items():  # what was done was not touched again
+        assert (folder / "trials" / name / "manifest.json").stat().st_mtime_ns == stamp
+
+
+def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "sweep"
+    with start("sweep", *TINY, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
+        read_until(process, r"running  round 1/500")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"stopped: 0 of 2 trials are done; so far {folder / 'sweep.csv'}" in out
+    assert f"go on with: esper sweep --resume {shlex.quote(str(folder))}" in out
+    started = [row for row in rows(folder) if row["status"] != "waiting"]
+    assert started
+    assert {row["status"] for row in started} == {"interrupted"}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
+    """One at a time, so that the third and fourth are compared with those before them."""
+    path = tmp_path / "halving.yaml"
+    path.write_text("scheduler: asha\nconcurrent: 1\nasha: {grace_rounds: 1, reduction: 2}\nwindow: 1\n")
+    folder = tmp_path / "sweep"
+    flags = [*TINY, "--sweep", path, "--reward-modes", "basic", "--seeds", "4", "--rounds", "4", "--out", folder]
+    answer = call("sweep", *flags)
+    assert answer.code == 0, answer.err
+    stopped = [row for row in rows(folder) if row["status"] == "stopped"]
+    assert stopped
+    assert all(int(row["rounds"]) < 4 for row in stopped)
+    assert "stopped early count with what they had reached" in answer.out
+    before = (folder / "sweep.csv").read_bytes()
+    again = call("sweep", "--resume", folder)
+    assert again.code == 0
+    assert "4 of them done" in again.out
+    assert "running" not in again.out
+    assert (folder / "sweep.csv").read_bytes() == before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
+def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_path):
+    """Two members of which each takes the whole cluster, so that they take turns after every round."""
+    path = tmp_path / "population.yaml"
+    path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
+    folder = tmp_path / "sweep"
+    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "4"]
+    answer = call("sweep", *TINY, *flags, "--envs", "2", "--scheduler", scheduler, "--out", folder)
+    assert answer.code == 0, answer.err
+    assert "Trials of a population copy each other" in answer.out
+    sweep = SweepDirectory.open(folder)
+    copied = [name for name in sweep.trials if sweep.generation(name) > 0]
+    assert copied
+    for name in copied:
+        lineage = sweep.run(name).read_manifest()["lineage"]
+        donor = (sweep.trials_path / lineage["run"] / "rounds.csv").read_bytes().splitlines()
+        mine = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
+        shared = lineage["taken_after_round"] + 1  # the heading, too
+        assert mine[:shared] == donor[:shared]
+        assert len(mine) == 5
+        assert 1e-4 * 0.999 <= sweep.settings(name)["ppo.lr"] <= 1e-2 * 1.001
+    assert {row["status"] for row in rows(folder)} == {"finished"}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
+    """Its actors take every CPU of the cluster, so that it ends at all shows that they are within its own group."""
+    folder = tmp_path / "sweep"
+    flags = [*TINY, "--envs", "2", "--reward-modes", "basic,sparse", "--seeds", "1", "--rounds", "1", "--retries", "0"]
+    assert call("sweep", *flags, "--out", folder).code == 0
+    sweep = SweepDirectory.open(folder)
+    for name in sweep.trials:
+        sweep.set_status(name, "interrupted")
+    for path in checkpoints_in(sweep.run("0-basic-s42").checkpoints):
+        (path / "learner.safetensors").write_bytes(b"torn")
+    answer = call("sweep", "--resume", folder)
+    assert answer.code == 1
+    assert re.search(r"failed: 0-basic-s42: .*cannot be read", answer.out)
+    assert f"1 of 2 trials are done; try the others again with: esper sweep --resume {folder}" in answer.out
+    assert [row["status"] for row in rows(folder)] == ["failed", "finished"]
+
+
+def test_a_sweep_that_is_running_is_not_run_twice(tmp_path):
+    folder = tmp_path / "sweep"
+    with start("sweep", *TINY, "--seeds", "1", "--rounds", "500", "--out", folder) as process:
+        read_until(process, r"running  round 1/500")
+        answer = call("sweep", "--resume", folder)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert answer.code == 2
+    assert f"another process runs the sweep in {folder}" in answer.err
+    assert process.returncode == 143
