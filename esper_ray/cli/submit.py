@@ -53,7 +53,8 @@ def submit(
 
     for name in ("working_dir", "packaging"):  # they say again what the line about shipping says
         logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+    for name in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     runtime: dict[str, Any] = {"env_vars": variables} if variables else {}
     if words and not no_working_dir:
         from actors.shipment import EXCLUDES, MIB
