@@ -27,6 +27,7 @@ def mendable() -> tuple[type[Exception], ...]:
         ("actors.checkpoint", "CheckpointError"),
         ("actors.contestants", "ContestantError"),
         ("actors.placement", "ResourceError"),
+        ("actors.shipment", "SubmissionError"),
         ("policies.bundle", "BundleError"),
     ):
         if module in sys.modules:  # an error of a module that was never imported cannot be raised

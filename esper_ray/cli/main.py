@@ -11,6 +11,7 @@ from esper_ray.cli import evaluate as evaluating
 from esper_ray.cli import explain as explaining
 from esper_ray.cli import export as exporting
 from esper_ray.cli import replay as replaying
+from esper_ray.cli import submit as submitting
 from esper_ray.cli import sweep as sweeping
 from esper_ray.cli import tasks as listing
 from esper_ray.cli.errors import UsageError, reported
@@ -33,6 +34,7 @@ app.command(name="sweep")(sweeping.sweep)
 app.command(name="evaluate")(evaluating.evaluate)
 app.command(name="export-policy")(exporting.export_policy)
 app.command(name="explain")(explaining.explain)
+app.command(name="submit", context_settings=submitting.CONTEXT)(submitting.submit)
 app.command(name="tasks")(listing.tasks)
 
 

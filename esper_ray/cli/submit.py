@@ -1,0 +1,136 @@
+"""``esper submit``: run a command of esper as a job on a Ray cluster."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from esper_ray.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from actors.submission import Cluster
+
+INTERRUPTED = (130, 143)
+"""Exit codes with which a signal ends this program."""
+
+CONTEXT = {"allow_interspersed_args": False}
+"""What follows the first word of the command belongs to the job, with ``--`` or without."""
+
+
+def submit(
+    command: Annotated[list[str] | None, typer.Argument(help="a command of esper", metavar="-- COMMAND ...")] = None,
+    address: Annotated[str | None, typer.Option(help="dashboard of the cluster, http://<head>:8265")] = None,
+    working_dir: Annotated[Path, typer.Option(help="folder that is shipped, and in which the job runs")] = Path("."),
+    no_working_dir: Annotated[bool, typer.Option("--no-working-dir", help="ship nothing: the image has it")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(help="what not to ship, as in .gitignore")] = None,
+    submission_id: Annotated[str | None, typer.Option(help="a name for the job; Ray draws one otherwise")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="environment of job and actors")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="notes kept with the job")] = None,
+    python: Annotated[str, typer.Option(help="interpreter on the cluster; `uv run python` too")] = "python",
+    entrypoint_num_cpus: Annotated[float | None, typer.Option(min=0, help="CPUs reserved for the driver")] = None,
+    entrypoint_num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs reserved for the driver")] = None,
+    any_version: Annotated[bool, typer.Option("--any-version", help="do not compare versions")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="do not follow the job")] = False,
+    follow: Annotated[str | None, typer.Option(metavar="ID", help="follow a job that there is")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="stop a job that there is")] = None,
+) -> None:
+    """Run ``esper COMMAND`` on a Ray cluster and follow it. The exit status is the job's.
+
+    Ctrl-C ends the following only: the job goes on. A job that was stopped gives 143.
+    """
+    words = command or []
+    if sum([bool(words), follow is not None, stop is not None]) != 1:
+        raise UsageError("say what to run: esper submit [OPTIONS] -- train ppo ...; or one of --follow ID, --stop ID")
+    check_command(words)
+
+    from actors.shipment import choose_address, entrypoint, key_values
+
+    variables, notes = key_values("--env", env or []), key_values("--metadata", metadata or [])
+    where = choose_address(address, os.environ)
+    from actors.submission import Cluster, weigh
+
+    for name in ("working_dir", "packaging"):  # they say again what the line about shipping says
+        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
+    for name in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    runtime: dict[str, Any] = {"env_vars": variables} if variables else {}
+    if words and not no_working_dir:
+        from actors.shipment import EXCLUDES, MIB
+
+        shipment = weigh(working_dir, exclude or [])
+        shipment.refuse_if_too_large()
+        runtime |= {"working_dir": str(shipment.root), "excludes": [*EXCLUDES, *(exclude or [])]}
+        typer.echo(f"shipping {shipment.root}: {len(shipment.sizes)} files, {shipment.total / MIB:.1f} MiB", err=True)
+    cluster = Cluster(where, any_version)
+    if stop is not None:
+        typer.echo(f"job {stop}: {'stopped' if cluster.stop(stop) else 'had ended before'}", err=True)
+        return
+    if follow is not None:
+        raise SystemExit(_follow(cluster, follow))
+    if words[0] == "train" and not any(word.startswith("--telemetry-dir") for word in words):
+        typer.echo(
+            "note: without --telemetry-dir the run is written to a folder that Ray deletes after the job", err=True
+        )
+    job = cluster.submit(
+        entrypoint(words, python),
+        submission_id,
+        runtime_env=runtime,
+        metadata=notes,
+        entrypoint_num_cpus=entrypoint_num_cpus,
+        entrypoint_num_gpus=entrypoint_num_gpus,
+    )
+    typer.echo(f"job {job} submitted to {where}", err=True)
+    if no_wait:
+        typer.echo(_handles(job, where), err=True)
+        typer.echo(job)
+        return
+    raise SystemExit(_follow(cluster, job))
+
+
+def _follow(cluster: "Cluster", job: str) -> int:
+    """Logs to standard output until the job ends; its exit status."""
+    try:
+        code = cluster.follow(job, lambda text: typer.echo(text, nl=False))
+    except SystemExit as end:
+        if end.code in INTERRUPTED:
+            typer.echo(f"\nno longer following; job {job} goes on\n{_handles(job, cluster.address)}", err=True)
+        raise
+    if code:
+        typer.echo(f"job {job} {cluster.reason(job)}", err=True)
+    return code
+
+
+def _handles(job: str, address: str) -> str:
+    return (
+        f"  follow it: esper submit --address {address} --follow {job}\n"
+        f"  stop it:   esper submit --address {address} --stop {job}"
+    )
+
+
+def check_command(words: list[str]) -> None:
+    """Let the command line parse what the job will run, so that a slip of the pen costs no upload.
+
+    Raises:
+        UsageError: if esper has no such command, or the command no such option.
+    """
+    if not words:
+        return
+    from esper_ray.cli.main import app
+
+    here: Any = typer.main.get_command(app)
+    said = "esper"
+    rest = words
+    while (commands := getattr(here, "commands", None)) is not None:
+        name = rest[0] if rest else "nothing"
+        if name not in commands or (said, name) == ("esper", "submit"):
+            known = ", ".join(sorted(set(commands) - {"submit"}))
+            raise UsageError(f"{said} {name}: no such command to run on a cluster; there are {known}")
+        here, said, rest = commands[name], f"{said} {name}", rest[1:]
+    try:
+        here.make_context(said, list(rest))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # an error of the parser, whichever click typer stands on
+            raise
+        raise UsageError(f"{said}: {error.format_message()}") from error

@@ -1,0 +1,97 @@
+"""A Ray head with its dashboard, in processes of its own, on ports that nobody uses."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+START_SECONDS = 180
+PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where its dashboard is, and the environment that a client needs."""
+
+    address: str
+    environment: dict[str, str]
+
+    def submit(self, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        """``esper submit --address ... <arguments>`` in a process of its own."""
+        words = ["submit", "--address", self.address, *arguments]
+        return run_esper(words, self.environment | environment, timeout)
+
+
+def run_esper(words, environment, timeout=120):
+    """``esper <words>`` in a process of its own; the variables of Ray are those of ``environment``."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    command = [sys.executable, "-m", "esper_ray.cli.main", *words]
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports that nobody listens on, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def running_head(environment: dict[str, str]) -> Iterator[Head]:
+    """A head that answers; ended, with all its processes, at the end."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))  # short: Ray's sockets lie below it
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))}
+    binaries = Path(sys.executable).parent
+    settings = {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    words = [f"--{name}={port}" for name, port in ports.items()]
+    words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+    words += [f"--temp-dir={folder / 'ray'}", "--num-cpus=2", "--disable-usage-stats", "--block"]
+    log = folder / "head.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [str(binaries / "ray"), "start", "--head", *words],
+            env=clean | settings | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment)
+        wait_until_it_answers(head, process, log)
+        yield head
+    finally:
+        process.send_signal(signal.SIGTERM)  # with --block Ray takes its own processes along
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_answers(head, process, log):
+    """Until the dashboard answers, be it that it wants a token."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urlopen(f"{head.address}/api/version", timeout=5).close()
+            return
+        except HTTPError:
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(f"no head at {head.address}: {log.read_text()[-2000:]}")

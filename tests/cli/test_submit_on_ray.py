@@ -1,0 +1,68 @@
+"""Jobs on a real head with its dashboard, with and without a token."""
+
+import pytest
+from head_builders import running_head
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+TOKEN = "0123456789abcdef" * 4
+MODES = {
+    "disabled": {"RAY_AUTH_MODE": "disabled"},
+    "token": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+}
+TRAIN = [
+    *("train", "ppo", "--preset", "digits", "--rounds", "1", "--envs", "1", "--episode-length", "3"),
+    *("--memory-size", "16", "--ppo-epochs", "1", "--set", "training.steps_per_epoch=2"),
+]
+
+
+@pytest.fixture(scope="module", params=MODES)
+def head(request):
+    with running_head(MODES[request.param]) as running:
+        yield running
+
+
+def test_a_job_runs_is_followed_and_leaves_its_status(head, tmp_path):
+    done = head.submit("--env", "COLUMNS=200", "--", *TRAIN, "--telemetry-dir", str(tmp_path))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = tmp_path.iterdir()
+    assert (run / "rounds.csv").read_text().count("\n") == 2
+    assert str(run.name) in done.stdout
+    assert "Ray at " in done.stdout  # the job has joined this head
+
+
+def test_a_job_that_fails_gives_its_own_exit_status(head):
+    failed = head.submit("--", "replay", "/nowhere/run", "--episode", "0")
+
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "/nowhere/run is not a run directory" in failed.stdout
+    assert "FAILED" in failed.stderr
+
+
+def test_an_id_serves_once_and_a_job_can_be_left_and_stopped(head):
+    long = ["--set", "training.steps_per_epoch=5000", "--telemetry-dir", "/tmp/never-written"]
+    first = head.submit("--submission-id", "only", "--no-wait", "--", "version")
+    again = head.submit("--submission-id", "only", "--", "version")
+    left = head.submit("--submission-id", "left", "--no-wait", "--", "train", "ppo", "--serial", *long)
+
+    assert (first.returncode, first.stdout) == (0, "only\n")
+    assert again.returncode == 2
+    assert "submission id 'only' has been used" in again.stderr
+    assert left.returncode == 0
+    assert head.submit("--follow", "only").returncode == 0
+    assert "job left: stopped" in head.submit("--stop", "left").stderr
+    assert head.submit("--follow", "left").returncode == 143
+    unknown = head.submit("--stop", "nobody")
+    assert (unknown.returncode, "no job 'nobody'" in unknown.stderr) == (2, True)
+
+
+def test_a_wrong_or_missing_token_is_refused_with_what_to_set(head):
+    if head.environment["RAY_AUTH_MODE"] != "token":
+        pytest.skip("this head asks for no token")
+    wrong = head.submit("--", "version", RAY_AUTH_TOKEN="f" * 64)
+    missing = head.submit("--", "version", RAY_AUTH_MODE="disabled")
+
+    assert (wrong.returncode, missing.returncode) == (2, 2)
+    assert "refuses the token" in wrong.stderr
+    assert "set RAY_AUTH_MODE=token" in missing.stderr
