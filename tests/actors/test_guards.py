@@ -1,5 +1,6 @@
 """Every guard of the learner fires here at least once, and only when it should."""
 
+import copy
 import math
 
 import numpy as np
@@ -254,3 +255,22 @@ def test_ratios_outside_the_clip_range_are_counted(shift, share):
     report = learner.update(moved, 0)
     assert report["clip_share"] == pytest.approx(share)
     assert report["kl"] == pytest.approx(math.expm1(shift) - shift, abs=1e-5)
+
+
+def test_the_critic_takes_the_spread_of_the_discounted_returns_as_its_unit():
+    """Before it learns, so that its targets have a spread of one; what it predicts in units of reward stays."""
+    learner = one_pass(gamma=0.5, ppo__lr=1e-9)
+    rewards = ([4.0, 0.0, 8.0, 0.0], [0.0, 2.0, 0.0, 16.0])
+    episodes = [drawn(learner, synthetic(4, np.array(r), seed=i), i) for i, r in enumerate(rewards)]
+    discounted = [6.0, 4.0, 8.0, 0.0, 3.0, 6.0, 8.0, 16.0]
+    view = a_round(learner)
+    batch = module.padded_batch(view, learner.device)
+    with torch.no_grad():
+        before = learner._evaluate(batch, 0.0)[3] * learner.network.value_scale
+    statistics = copy.deepcopy(learner.network.normaliser.state_dict())
+    learner.update(episodes, 0)
+    assert float(learner.network.value_scale) == pytest.approx(np.std(discounted), rel=1e-6)
+    learner.network.normaliser.load_state_dict(statistics)
+    with torch.no_grad():
+        after = learner._evaluate(batch, 0.0)[3] * learner.network.value_scale
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)

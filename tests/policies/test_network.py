@@ -209,3 +209,18 @@ def test_statistics_and_unit_travel_with_the_weights():
     assert float(copy.value_scale) == 3.0
     for name, expected in everything(trained(features, blueprints)).items():
         assert torch.equal(everything(copy(features, blueprints))[name], expected)
+
+
+def test_where_to_act_depends_on_what_is_to_be_done():
+    """Slots and arguments are scored for each operation; untrained, all operations score them alike."""
+    network = network_of()
+    features, blueprints = observations(2, 3, 4)
+    plain = network(features, blueprints).logits
+    assert torch.equal(plain.slot, plain.slot[:, :1].expand_as(plain.slot))
+    with torch.no_grad():
+        network.slot_head.from_operation.normal_(generator=torch.Generator().manual_seed(0))
+    slot = network(features, blueprints).logits.slot
+    relative = slot - slot.mean(dim=-1, keepdim=True)
+    for one in range(len(LifecycleOp)):
+        for other in range(one):
+            assert (relative[:, one] - relative[:, other]).abs().max() > 1e-4
