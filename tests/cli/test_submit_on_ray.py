@@ -29,7 +29,7 @@ def test_a_job_runs_is_followed_and_leaves_its_status(head, tmp_path):
     (run,) = tmp_path.iterdir()
     assert (run / "rounds.csv").read_text().count("\n") == 2
     assert str(run.name) in done.stdout
-    assert "Ray at " in done.stdout  # the job has joined this head
+    assert f":{head.port}: environment actors" in done.stdout  # the job has joined this head
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(head):
