@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coalitions, env_step, gpu, growth, host_epoch, ppo_update, scaling, slots, strategies
+from benchmarks import coalitions, env_step, gpu, growth, host_epoch, ppo_update, scale, scaling, slots, strategies
 from benchmarks.report import Result
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "scaling": scaling,
     "strategies": strategies,
     "ppo_update": ppo_update,
+    "scale": scale,
     "gpu": gpu,
 }
 RESULTS = Path(__file__).parent / "results"

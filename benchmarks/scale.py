@@ -1,0 +1,259 @@
+"""What the controller itself costs, from 1 to 512 environments: the real one, with environments that only take time.
+
+Everything is real but the networks: Ray's actors on simulated nodes, the learner, snapshots of the run, event
+log and checkpoints. An environment sleeps as long as its steps would take and returns a real episode. Times of
+steps are log-normal around a second; one environment in thirty is three times as slow, and growth makes each
+slower towards its end.
+
+Overhead is what a round takes beyond its longest episode and the update, which nobody could save.
+"""
+
+import gc
+import os
+import resource
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time, sleep
+from typing import Any
+
+import numpy as np
+
+from actors.controller import Controller
+from actors.crew import Fault
+from actors.keeping import Behaviour, Keeping
+from actors.ppo import PPOLearner
+from actors.recording import Assignment
+from actors.rollout import episode_seed
+from actors.settings import choose_ray_settings
+from actors.slots import EnvironmentSlots, Played
+from benchmarks.report import Bar, Result
+from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.run_directory import RunDirectory
+
+ENVIRONMENTS = (1, 8, 64, 256, 512)
+NODES = 4
+ROUNDS = 3
+"""That are timed, after one that warms up."""
+STEPS = 10
+STEP_S = 1.0
+SLOW_SHARE, SLOW_FACTOR = 1 / 30, 3.0
+SPREAD = 0.15
+"""Standard deviation of the logarithm of a step's time."""
+GROWTH = 0.5
+"""How much slower the last step is than the first."""
+LONG_ROUNDS = 200
+LONG_STEP_S = 0.002
+PICTURE = Path(__file__).parent / "results" / "scale.png"
+
+
+def seconds_of(seed: int, step_s: float) -> float:
+    """How long the episode of this seed takes."""
+    rng = np.random.default_rng(seed)
+    factor = SLOW_FACTOR if rng.random() < SLOW_SHARE else 1.0
+    steps = rng.lognormal(0.0, SPREAD, STEPS) * np.linspace(1.0, 1.0 + GROWTH, STEPS)
+    return float(step_s * factor * steps.sum())
+
+
+class Sleeping:
+    """Plays by waiting."""
+
+    def __init__(
+        self, template: Episode, step_s: float, config: RunConfig, device: str, count: int, keeping: Keeping | None
+    ) -> None:
+        self.template, self.step_s = template, step_s
+
+    def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any]) -> Played:
+        """An episode of this environment, after a while."""
+        seconds = seconds_of(assignment.seed, self.step_s)
+        sleep(seconds)
+        whose = {"index": assignment.index, "env": assignment.env, "seed": assignment.seed}
+        return Played(replace(self.template, **whose), seconds)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Means over rounds."""
+
+    environments: int
+    round_s: float
+    overhead_share: float
+    """Of a round, beyond its longest episode and the update."""
+    driver_share: float
+    """CPU seconds of the driver in a second of a round."""
+    learner_idle_share: float
+    object_store_kib: float
+    """Of episodes and weights in a round."""
+    grown_mib: float
+    """By which the driver's memory has grown from a quarter of the rounds on."""
+
+
+class Listening:
+    """Takes the times of rounds."""
+
+    def __init__(self) -> None:
+        self.timings: list[dict[str, float]] = []
+        self.ends: list[float] = []
+        self.cpu: list[float] = []
+        self.memory_mib: list[float] = []
+
+    def episode_finished(self, episode: Episode) -> None:
+        """Nothing."""
+
+    def updating(self) -> None:
+        """Nothing."""
+
+    def fault_happened(self, fault: Fault) -> None:
+        """There should be none."""
+        raise RuntimeError(f"a fault while measuring: {fault.describe()}")
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        """Note the moment."""
+        self.timings.append(timing)
+        self.ends.append(perf_counter())
+        self.cpu.append(process_time())
+        if len(self.timings) % 10 == 0:
+            gc.collect()
+        self.memory_mib.append(resident_mib())
+
+
+def resident_mib() -> float:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def config_of(environments: int, rounds: int) -> RunConfig:
+    """A run in which all environments play at the same time, on as many actors as there are nodes."""
+    together = max(1, -(-environments // NODES))
+    settings = {
+        "episode_length": STEPS,
+        "policy.memory_size": 64,
+        "ppo.rounds": rounds,
+        "ppo.checkpoints_kept": 2,
+        "system.envs": environments,
+        "system.envs_per_actor": together,
+        "system.slots_per_actor": together,
+        "system.placement": "spread",
+    }
+    return build(read_preset("digits"), settings)
+
+
+def template_of(config: RunConfig) -> Episode:
+    """A real episode."""
+    behaviour, weights = Behaviour(0, 0, "", 0.1), PPOLearner(config).weights()
+    return EnvironmentSlots(config, "cpu", 1).play(Assignment(0, 0, 0), behaviour, weights).episode
+
+
+@contextmanager
+def simulated_nodes() -> Any:
+    """A head without CPUs and some nodes with plenty, all on this machine."""
+    choose_ray_settings()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(NODES):
+        cluster.add_node(num_cpus=4)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
+    """Some rounds with so many environments."""
+    from ray import cloudpickle
+
+    from actors.cluster import RayCrew
+
+    config = config_of(environments, rounds + 1)
+    template = template_of(config)
+    listener = Listening()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory.create(Path(folder), config, ["scale"])
+        with RayCrew(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s)) as crew:
+            controller = Controller(config, crew, directory, listener, lambda: False)
+            controller.start()
+            controller.run()
+            weights = len(cloudpickle.dumps(crew.state().weights()))
+    longest = [
+        max(seconds_of(episode_seed(config.seed, index, env), step_s) for env in range(environments))
+        for index in range(1, rounds + 1)
+    ]
+    wall, cpu = listener.ends[-1] - listener.ends[0], listener.cpu[-1] - listener.cpu[0]
+    update = sum(timing["update_seconds"] for timing in listener.timings[1:])
+    episodes = environments * (len(cloudpickle.dumps(template)) + len(cloudpickle.dumps(replace(template, log=()))))
+    early = listener.memory_mib[len(listener.memory_mib) // 4]
+    return Scale(
+        environments=environments,
+        round_s=wall / rounds,
+        overhead_share=(wall - update - sum(longest)) / wall,
+        driver_share=cpu / wall,
+        learner_idle_share=1.0 - update / wall,
+        object_store_kib=(episodes + weights) / 1024,
+        grown_mib=listener.memory_mib[-1] - early,
+    )
+
+
+def show(rows: list[Scale]) -> None:
+    """The table."""
+    print("| environments | s per round | overhead | CPU of the driver | learner idle | object store, KiB per round |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for row in rows:
+        print(
+            f"| {row.environments} | {row.round_s:.2f} | {row.overhead_share:.2%} | {row.driver_share:.1%} "
+            f"| {row.learner_idle_share:.1%} | {row.object_store_kib:,.0f} |"
+        )
+
+
+def draw(rows: list[Scale], path: Path = PICTURE) -> None:
+    """Shares of a round by number of environments."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    counts = [row.environments for row in rows]
+    lines = {
+        "overhead": [row.overhead_share for row in rows],
+        "CPU of the driver": [row.driver_share for row in rows],
+        "learner at work": [1.0 - row.learner_idle_share for row in rows],
+    }
+    for (name, values), colour in zip(lines.items(), ("#d1495b", "#4d9de0", "#3bb273"), strict=True):
+        left.plot(counts, [100 * value for value in values], marker="o", color=colour, label=name)
+    left.axhline(2.0, color="#7d8597", linestyle=":", linewidth=1)
+    left.set(xscale="log", xlabel="environments", ylabel="% of a round", title="Steps of about a second")
+    left.legend(frameon=False)
+    right.plot(counts, [row.environments * STEPS / row.round_s for row in rows], marker="o", color="#22333b")
+    right.set(xscale="log", yscale="log", xlabel="environments", ylabel="steps per second", title="Throughput")
+    for axes in (left, right):
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def measure() -> Result:
+    """Overhead at each scale, and memory over many rounds."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with simulated_nodes():
+        rows = [scale_of(count, ROUNDS, STEP_S) for count in ENVIRONMENTS]
+        long = scale_of(64, LONG_ROUNDS, LONG_STEP_S)
+    show(rows)
+    draw(rows)
+    figures: dict[str, float] = {}
+    for row in rows:
+        figures[f"overhead_share_{row.environments}_envs"] = row.overhead_share
+        figures[f"learner_idle_share_{row.environments}_envs"] = row.learner_idle_share
+    figures["memory_growth_mib_over_150_rounds"] = long.grown_mib
+    bars = {"overhead_share_64_envs": Bar(0.02), "memory_growth_mib_over_150_rounds": Bar(5.0)}
+    return Result("scale", figures, bars)
