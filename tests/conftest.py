@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import settings
 
+from actors.settings import choose_ray_settings
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import build, read_preset
 
+choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # how fast this machine is just now is no property of the code
 settings.load_profile("untimed")
@@ -35,9 +37,6 @@ def tiny_config() -> RunConfig:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local cluster with two CPUs for all tests that need Ray, started on first use."""
-    from actors.settings import choose_ray_settings
-
-    choose_ray_settings()
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
