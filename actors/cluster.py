@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.crew import CrewError, Fault, Watch, Weights
 from actors.dealing import Dealer, Job, straggling
 from actors.environment import EnvironmentActor
+from actors.joining import start_ray
 from actors.keeping import Behaviour, Keeping
 from actors.learner import LearnerActor
 from actors.placement import Place, Plan, ResourceError, make_plan
@@ -44,18 +45,6 @@ POLL_SECONDS = 0.2
 """How often a wait looks up to see whether it should stop."""
 PATIENCE_SECONDS = 30.0
 """After which an actor that has no place yet is reported."""
-
-
-def start_ray(cpus: float) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
-
-    A cluster that somebody else has started on this machine is joined only if ``RAY_ADDRESS`` says so.
-    """
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-    else:
-        count = max(os.cpu_count() or 1, int(cpus))
-        ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
 
 
 class RayCrew:

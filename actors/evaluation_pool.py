@@ -91,7 +91,7 @@ class RayPlayers:
     def __enter__(self) -> Self:
         import ray
 
-        from actors.cluster import start_ray
+        from actors.joining import start_ray
 
         if not ray.is_initialized():
             start_ray(self._workers or len(self._config.system.devices))

@@ -39,7 +39,7 @@ def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
     choose_ray_settings()
     import ray
 
-    from actors.cluster import start_ray
+    from actors.joining import start_ray
 
     start_ray(sum(make_plan(config.system).total("CPU") for config in configs))
     try:

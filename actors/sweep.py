@@ -18,8 +18,8 @@ import ray
 import torch
 from ray import tune
 
-from actors.cluster import start_ray
 from actors.crew import ShouldStop
+from actors.joining import start_ray
 from actors.sweep_process import run_trial
 from actors.sweep_resources import KINDS, amount, bundles, check_fits
 from actors.sweep_schedulers import make_scheduler

@@ -29,7 +29,7 @@ def main() -> None:
     config = build(read_preset(arguments.preset), changes)
 
     choose_ray_settings()  # before anything imports Ray
-    from actors.cluster import start_ray
+    from actors.joining import start_ray
     from actors.rllib import appo_config
 
     start_ray(cpus=2)

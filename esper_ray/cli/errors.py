@@ -27,6 +27,7 @@ def mendable() -> tuple[type[Exception], ...]:
         ("actors.checkpoint", "CheckpointError"),
         ("actors.contestants", "ContestantError"),
         ("actors.placement", "ResourceError"),
+        ("actors.joining", "ClusterError"),
         ("actors.shipment", "SubmissionError"),
         ("policies.bundle", "BundleError"),
     ):

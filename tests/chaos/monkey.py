@@ -42,11 +42,11 @@ class Outcome:
 
 
 def plan(seed: int, counts: dict[str, int], steps: int) -> list[Kill]:
-    """Kills at random steps, learner's during an update."""
+    """Kills at random steps, learner's during an update; the last fifth of the steps is left for what is late."""
     rng = random.Random(seed)
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     rng.shuffle(kinds)
-    moments = sorted(rng.sample(range(3, steps - 8), len(kinds)))
+    moments = sorted(rng.sample(range(3, steps * 4 // 5), len(kinds)))
     return [Kill(kind, step, rng.uniform(0.0, 0.03)) for kind, step in zip(kinds, moments, strict=True)]
 
 

@@ -1,0 +1,58 @@
+"""Train on the cluster that this script runs on.
+
+    ray submit configs/cluster/on_premise.yaml examples/train_on_cluster.py --preset digits --rounds 20
+    python examples/train_on_cluster.py --rounds 2                     # beside a local `ray start --head`
+    python examples/train_on_cluster.py --rounds 2 --address local     # with a cluster of its own
+
+The run has a name and, with --storage, a copy that all nodes see: submitted again, the script goes on where it was.
+Everything else that `esper train ppo` can do is a setting: --set ppo.lr=1e-3 --set system.devices=[cuda:0,cuda:1].
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from esper_ray.cli.errors import reported
+from esper_ray.cli.finding import run_of_name
+from esper_ray.cli.options import check_run, checked_storage, configuration
+from esper_ray.cli.running import PPOJob
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="digits")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--envs", type=int, help="episodes per round")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any configuration key")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="for run directories, on this machine")
+    parser.add_argument("--run-id", default="on-cluster")
+    parser.add_argument("--storage", help="folder or URI that all nodes see")
+    parser.add_argument(
+        "--address", default=os.environ.get("RAY_ADDRESS", "auto"), help="auto: the cluster of this machine"
+    )
+    asked = parser.parse_args()
+    if asked.address != "local":
+        os.environ["RAY_ADDRESS"] = asked.address  # before anything imports Ray
+
+    with reported():
+        storage = None if asked.storage is None else checked_storage(asked.storage)
+        previous = run_of_name(asked.run_id, asked.folder, storage)
+        flags = {"ppo.rounds": asked.rounds, "system.envs": asked.envs}
+        config = configuration(asked.preset, None, flags, asked.set, previous and previous.config())
+        check_run(config)
+        job = PPOJob(
+            config,
+            asked.folder,
+            serial=False,
+            previous=previous,
+            save=None,
+            command=sys.argv,
+            run_id=asked.run_id,
+            storage=storage,
+        )
+        raise SystemExit(job.run())
+
+
+if __name__ == "__main__":
+    main()
