@@ -91,8 +91,8 @@ class Monkey:
 
     def _start(self) -> None:
         command = [sys.executable, str(DRIVER), str(self.folder), "--nodes", str(self.nodes)]
-        errors = (self.folder / "driver.err").open("ab")
-        self._process = subprocess.Popen(command, stdout=errors, stderr=errors, start_new_session=True)
+        with (self.folder / "driver.err").open("ab") as errors:
+            self._process = subprocess.Popen(command, stdout=errors, stderr=errors, start_new_session=True)
 
     def _errors(self) -> str:
         return (self.folder / "driver.err").read_text()[-3000:]
