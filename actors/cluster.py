@@ -43,7 +43,7 @@ Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
 """How often a wait looks up to see whether it should stop."""
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 """After which an actor that has no place yet is reported."""
 
 

@@ -1,6 +1,7 @@
 """An environment that fails every time is given up, with its error; training goes on with the rest."""
 
 import json
+import sys
 
 import pytest
 from learner_builders import small_config
@@ -57,12 +58,13 @@ def run(folder, crew, config):
 
 def check(directory, listener):
     assert [row["episodes"] for row in listener.rows] == [2, 2]
-    assert [fault.kind for fault in listener.faults] == ["episode_failed", "environment_quarantined"]
-    assert "no data for environment 1" in listener.faults[-1].describe()
+    told = [fault for fault in listener.faults if fault.kind != "environment_actor_waits"]  # on a busy machine
+    assert [fault.kind for fault in told] == ["episode_failed", "environment_quarantined"]
+    assert "no data for environment 1" in told[-1].describe()
     (event,) = [event for event in directory.events() if event["kind"] == "environment_quarantined"]
     assert (event["round"], event["env"], event["error"]) == (0, 1, "ValueError: no data for environment 1")
     faults = [json.loads(line) for line in (directory.path / "faults.jsonl").read_text().splitlines()]
-    assert [fault["kind"] for fault in faults] == ["episode_failed", "environment_quarantined"]
+    assert [fault["kind"] for fault in faults] == [fault.kind for fault in listener.faults]
     assert all(fault["round"] == 0 and fault["time"] for fault in faults)
 
 
@@ -74,8 +76,11 @@ def test_in_one_process(tmp_path):
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_on_ray(tmp_path, ray_cluster):
+    from ray import cloudpickle
+
     from actors.cluster import RayCrew
 
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find the tests
     config = small_config(**SETTINGS, system__envs_per_actor=2)
     check(*run(tmp_path, RayCrew(config, player=Poisoned), config))
 
