@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from actors.ppo import LearnerState
+from esper_ray.leyline.actions import action_names
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.observation import schema_hash
 
@@ -61,6 +62,7 @@ def save_checkpoint(
         "round": checkpoint.round_index,
         "config_sha256": config.digest(),
         "observation_schema": schema_hash(),
+        "actions": list(action_names()),
         "numbers": checkpoint.learner.numbers,
         "position": checkpoint.position,
         "progress": checkpoint.progress,
@@ -108,10 +110,12 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     missing = [
         key for key in ("round", "numbers", "position", "progress") if not state.get(key) and state.get(key) != 0
     ]
-    missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if key not in (state.get("numbers") or {})]
+    numbers = state.get("numbers")
+    missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if not isinstance(numbers, dict) or key not in numbers]
     if missing:
         raise CheckpointError(f"checkpoint {path} is damaged: its state lacks {', '.join(missing)}")
-    expected = {"version": VERSION, "observation_schema": schema_hash(), "config_sha256": config.digest()}
+    expected: dict[str, Any] = {"version": VERSION, "observation_schema": schema_hash()}
+    expected |= {"actions": list(action_names()), "config_sha256": config.digest()}
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")

@@ -126,8 +126,10 @@ def _trained(path: Path, label: str) -> tuple[Contestant, RunConfig]:
         if not complete:
             raise CheckpointError(f"{path} holds no complete checkpoint")
         found = complete[-1]
-    tensors = load_checkpoint(found, config).learner.tensors
-    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    weights = load_checkpoint(found, config).learner.weights()
+    broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise ContestantError(f"{found} holds numbers that are not finite, in {', '.join(broken)}")
     learnt = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
     made = Contestant(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
     try:

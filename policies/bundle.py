@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -201,7 +202,8 @@ def _manifest(path: Path, header: str) -> Manifest:
     if found != (FORMAT, VERSION):
         raise BundleError(f"policy bundle {path} is of {found[0]!r} version {found[1]!r}, needed is {FORMAT} {VERSION}")
     for what, known in (("observation", policy_observation()), ("actions", action_names())):
-        if tuple(tree.get(what, ())) != known:
+        names = tree.get(what)
+        if not isinstance(names, list) or tuple(names) != known:
             raise BundleError(f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), known)}")
     try:
         return Manifest.model_validate_json(header)
@@ -229,14 +231,21 @@ def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], whose: str) ->
     Raises:
         BundleError: if they are not those of such a network.
     """
-    network = PolicyNetwork(policy, initialise=False)
+    with torch.device("meta"):  # whatever size it claims to have
+        network = PolicyNetwork(policy, initialise=False)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise BundleError(f"{whose} has {name} of shape {found.get(name)}, its network needs {expected.get(name)}")
-    broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise BundleError(f"{whose} holds numbers that are not finite, in {', '.join(broken)}")
+    kinds = {name: network.state_dict()[name].dtype for name in expected}
+    for name, tensor in weights.items():
+        if tensor.dtype != kinds[name]:
+            raise BundleError(f"{whose} has {name} in {tensor.dtype}, its network needs {kinds[name]}")
+        if not bool(tensor.isfinite().all()):
+            raise BundleError(f"{whose} holds numbers that are not finite, in {name}")
+        if name.endswith(("_deviation", "value_scale")) and not bool((tensor > 0).all()):
+            raise BundleError(f"{whose} has {name} of {float(tensor.min()):g}; it divides, and must be above 0")
+    network = PolicyNetwork(policy, initialise=False)
     network.load_state_dict(dict(weights))
     return network

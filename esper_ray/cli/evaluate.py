@@ -86,9 +86,9 @@ def seed_list(text: str) -> Sequence[int]:
     if match is None:
         raise UsageError(f"--seeds takes a number or a range such as 100-119, got {text!r}")
     first, last = match.groups()
-    found = range(int(first)) if last is None else range(int(first), int(last) + 1)
-    if len(found) < 2:
-        raise UsageError(f"--seeds {text}: an interval needs at least two seeds, got {len(found)}")
-    if found[-1] >= 2**32:
+    begin, end = (0, int(first)) if last is None else (int(first), int(last) + 1)
+    if end > 2**32:
         raise UsageError(f"--seeds {text}: seeds must be below {2**32}")
-    return found
+    if end - begin < 2:
+        raise UsageError(f"--seeds {text}: an interval needs at least two seeds, got {max(0, end - begin)}")
+    return range(begin, end)

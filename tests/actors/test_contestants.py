@@ -206,7 +206,18 @@ def test_weights_that_lack_a_layer_are_refused(run):
     assert dropped.removeprefix("network.") in message
 
 
-@pytest.mark.parametrize(("key", "value"), [("observation_schema", "beef"), ("version", 99), ("config_sha256", "cafe")])
+def test_weights_that_are_not_finite_are_refused(run):
+    path = run.checkpoints / "round-00002" / "learner.safetensors"
+    tensors = load_file(path)
+    tensors["network.critic.0.weight"][0, 0] = float("nan")
+    save_file(tensors, path)
+    assert "holds numbers that are not finite, in critic.0.weight" in refusal(str(run.path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("observation_schema", "beef"), ("actions", ["op 0: DANCE"]), ("version", 99), ("config_sha256", "cafe")],
+)
 def test_a_checkpoint_of_another_schema_version_or_configuration_is_refused(run, key, value):
     path = run.checkpoints / "round-00002"
     state = json.loads((path / "state.json").read_text())

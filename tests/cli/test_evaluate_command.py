@@ -168,6 +168,7 @@ REFUSED = {
     "words": (["random", "--seeds", "many"], ["--seeds takes a number or a range such as 100-119, got 'many'"]),
     "negative": (["random", "--seeds=-3"], ["--seeds takes a number or a range", "got '-3'"]),
     "huge": (["random", "--seeds", "4294967290-4294967296"], ["seeds must be below 4294967296"]),
+    "enormous": (["random", "--seeds", "9" * 25], ["seeds must be below 4294967296"]),
     "policy": (["heuristik"], ["unknown policy 'heuristik'; did you mean 'heuristic'?"]),
     "label": (["static=random"], ["'static' means another policy"]),
     "control": (["random", "--control", "best"], ["--control best", "random, static, heuristic, wide-host"]),

@@ -132,7 +132,10 @@ def test_other_safetensors_are_no_bundle(tmp_path):
         (lambda m: m["observation"].reverse(), r"another order from number 0 on"),
         (lambda m: m["actions"].remove("blueprint 12: flex_attention"), r"other actions: it lacks blueprint 12"),
         (lambda m: m.pop("observation"), r"it lacks epoch, val_loss"),
+        (lambda m: m.update(observation=None), r"other observation: it lacks epoch, val_loss"),
+        (lambda m: m.update(actions=7), r"other actions: it lacks"),
         (lambda m: m["policy"].update(memory_size=0), r"policy\.memory_size"),
+        (lambda m: m["policy"].update(memory_size=10**7), r"of shape \(.*\), its network needs \(.*10000000"),
         (lambda m: m.pop("growth"), r"growth: Field required"),
         (lambda m: m.update(extra=1), r"extra: Extra inputs"),
     ],
@@ -161,6 +164,15 @@ def test_nothing_broken_is_written(tmp_path):
     broken["op_head.0.weight"][0, 0] = float("nan")
     with pytest.raises(BundleError, match=r"not finite, in op_head\.0\.weight"):
         saved(tmp_path / "a.esper", broken)
+    whole = weights()
+    whole["critic.0.weight"] = whole["critic.0.weight"].long()
+    with pytest.raises(BundleError, match=r"critic\.0\.weight in torch\.int64, its network needs torch\.float32"):
+        saved(tmp_path / "a.esper", whole)
+    for name, value in (("value_scale", -1.0), ("normaliser.base_deviation", 0.0)):
+        divided = weights()
+        divided[name] = torch.full_like(divided[name], value)
+        with pytest.raises(BundleError, match=rf"{name} of {value:g}; it divides, and must be above 0"):
+            saved(tmp_path / "a.esper", divided)
     lacking = weights()
     del lacking["value_scale"]
     with pytest.raises(BundleError, match="value_scale of shape None"):
