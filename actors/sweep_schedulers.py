@@ -4,6 +4,7 @@ Tune knows a trial by an id that it draws; here trials have names that stay the 
 taken up again, so that decisions of before are remembered.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -94,7 +95,10 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         """Whether the trial goes on; one that is behind is given another's state, and waits to be started again."""
         if TIME in result and result[TIME] >= self._rounds:
             return str(TrialScheduler.CONTINUE)
-        return str(self._of(trial).on_trial_result(self._seen_by(tune_controller, trial), trial, result))
+        with warnings.catch_warnings():  # of PB2's Gaussian process: options that SciPy drops, fits that do not converge
+            for category in (DeprecationWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            return str(self._of(trial).on_trial_result(self._seen_by(tune_controller, trial), trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """See Tune."""
