@@ -21,7 +21,7 @@ from ray import tune
 from actors.crew import ShouldStop
 from actors.joining import start_ray
 from actors.sweep_process import run_trial
-from actors.sweep_resources import KINDS, amount, bundles, check_fits
+from actors.sweep_resources import KINDS, amount, bundles, check_fits, check_places
 from actors.sweep_schedulers import make_scheduler
 from esper_ray.leyline.standings import DONE
 from esper_ray.leyline.sweep import Trial
@@ -53,6 +53,7 @@ class Sweeper:
             concurrent: trials at a time; 0: as many as fit.
         """
         self._concurrent = concurrent
+        self._configs = {trial.name: trial.config for trial in trials}
         self._asked = {trial.name: bundles(trial.config) for trial in trials}
         self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
         self._started_ray = False
@@ -68,6 +69,7 @@ class Sweeper:
             self._started_ray = True
         try:
             check_fits(self._asked, self._concurrent, ray.cluster_resources())
+            check_places(self._configs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         except BaseException:
             self.__exit__()
             raise

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from actors.placement import ResourceError, make_plan
+from actors.placement import ResourceError, Resources, make_plan
 from esper_ray.leyline.config import RunConfig
 
 KINDS = ("CPU", "GPU")
@@ -38,6 +38,24 @@ def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has
             what = f"trial {largest[0]} needs {total:g}" if len(largest) == 1 else f"{terms} = {total:g}"
             at_a_time = f"{at_once} trials at a time need " if len(largest) > 1 else ""
             raise ResourceError(f"{at_a_time}{what} {kind}, the cluster has {has.get(kind, 0.0):g}")
+
+
+def check_places(configs: Mapping[str, RunConfig], nodes: Sequence[Resources]) -> None:
+    """Refuse trials whose bundles no node can hold, though the cluster as a whole has enough.
+
+    Args:
+        configs: by trial.
+        nodes: resources of each node.
+
+    Raises:
+        ResourceError: with the trial and the arithmetic.
+    """
+    systems = {config.system: name for name, config in reversed(list(configs.items()))}
+    for system, name in systems.items():
+        try:
+            make_plan(system).check(nodes)
+        except ResourceError as error:
+            raise ResourceError(f"trial {name}: {error}") from None
 
 
 def amount(wanted: Sequence[Mapping[str, float]], kind: str) -> float:

@@ -95,7 +95,8 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         """Whether the trial goes on; one that is behind is given another's state, and waits to be started again."""
         if TIME in result and result[TIME] >= self._rounds:
             return str(TrialScheduler.CONTINUE)
-        with warnings.catch_warnings():  # of PB2's Gaussian process: options that SciPy drops, fits that do not converge
+        with warnings.catch_warnings():
+            # PB2's Gaussian process: options that SciPy drops, fits that do not converge
             for category in (DeprecationWarning, UserWarning):
                 warnings.simplefilter("ignore", category)
             return str(self._of(trial).on_trial_result(self._seen_by(tune_controller, trial), trial, result))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from actors.placement import ResourceError
-from actors.sweep_resources import bundles, check_fits
+from actors.sweep_resources import bundles, check_fits, check_places
 from actors.sweep_schedulers import METRIC, TIME, Halving, Populations
 from esper_ray.leyline.loading import build
 from esper_ray.leyline.sweep import HalvingConfig
@@ -128,3 +128,15 @@ class TestResources:
             check_fits(asked, 2, {"CPU": 3, "GPU": 1})
         with pytest.raises(ResourceError, match=r"^trial b needs 0.5 GPU, the cluster has 0$"):
             check_fits(asked, 1, {"CPU": 8})
+
+    def test_it_fits_the_cluster_but_no_node(self, tiny_config):
+        shares = {"envs": 2, "envs_per_actor": 1, "device": "cuda:0", "devices": ["cuda:0"]}
+        configs = {"a": tiny_config, "b": self.config(tiny_config, **shares)}
+        one = {"CPU": 2.0, "GPU": 1.0}
+        check_places(configs, [one])
+        apart = [{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}]
+        check_fits({name: bundles(config) for name, config in configs.items()}, 1, {"CPU": 2, "GPU": 1})
+        with pytest.raises(
+            ResourceError, match=r"^trial b: the run needs .*2 CPU \+ 1 GPU on one node; the cluster has"
+        ):
+            check_places(configs, apart)
