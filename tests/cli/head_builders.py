@@ -33,13 +33,28 @@ class Head:
         words = ["submit", "--address", self.address, *arguments]
         return run_esper(words, self.environment | environment, timeout)
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, not waited for."""
+        words = ["submit", "--address", self.address, *arguments]
+        return subprocess.Popen(
+            esper(words), env=variables(self.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+
+def esper(words):
+    """The command ``esper <words>``."""
+    return [sys.executable, "-m", "esper_ray.cli.main", *words]
+
+
+def variables(environment):
+    """This process's variables, those of Ray taken from ``environment``."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | environment
+
 
 def run_esper(words, environment, timeout=120):
     """``esper <words>`` in a process of its own; the variables of Ray are those of ``environment``."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    command = [sys.executable, "-m", "esper_ray.cli.main", *words]
     return subprocess.run(
-        command, env=clean | environment, capture_output=True, text=True, timeout=timeout, check=False
+        esper(words), env=variables(environment), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 

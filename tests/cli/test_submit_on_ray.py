@@ -1,5 +1,7 @@
 """Jobs on a real head with its dashboard, with and without a token."""
 
+import signal
+
 import pytest
 from head_builders import running_head
 
@@ -14,6 +16,7 @@ TRAIN = [
     *("train", "ppo", "--preset", "digits", "--rounds", "1", "--envs", "1", "--episode-length", "3"),
     *("--memory-size", "16", "--ppo-epochs", "1", "--set", "training.steps_per_epoch=2"),
 ]
+LONG = ["train", "ppo", "--serial", "--set", "training.steps_per_epoch=5000", "--telemetry-dir", "/tmp/never-written"]
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -41,10 +44,9 @@ def test_a_job_that_fails_gives_its_own_exit_status(head):
 
 
 def test_an_id_serves_once_and_a_job_can_be_left_and_stopped(head):
-    long = ["--set", "training.steps_per_epoch=5000", "--telemetry-dir", "/tmp/never-written"]
     first = head.submit("--submission-id", "only", "--no-wait", "--", "version")
     again = head.submit("--submission-id", "only", "--", "version")
-    left = head.submit("--submission-id", "left", "--no-wait", "--", "train", "ppo", "--serial", *long)
+    left = head.submit("--submission-id", "left", "--no-wait", "--", *LONG)
 
     assert (first.returncode, first.stdout) == (0, "only\n")
     assert again.returncode == 2
@@ -55,6 +57,18 @@ def test_an_id_serves_once_and_a_job_can_be_left_and_stopped(head):
     assert head.submit("--follow", "left").returncode == 143
     unknown = head.submit("--stop", "nobody")
     assert (unknown.returncode, "no job 'nobody'" in unknown.stderr) == (2, True)
+
+
+def test_ctrl_c_ends_the_following_and_not_the_job(head):
+    with head.start("--submission-id", "followed", "--", *LONG) as process:
+        next(line for line in process.stdout if line.strip())
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 130, err
+    assert "no longer following; job followed goes on" in err
+    assert "Traceback" not in err
+    assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 
 
 def test_a_wrong_or_missing_token_is_refused_with_what_to_set(head):
