@@ -45,8 +45,15 @@ def bring(sources, folder):
             shutil.copy(here, there)
 
 
-def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path):
-    source, place, elsewhere = tmp_path / "src", tmp_path / "opt", tmp_path / "home"
+@pytest.fixture
+def place(tmp_path):
+    """Where the environment goes: six gigabytes, which pytest would keep for three sessions."""
+    yield tmp_path / "opt"
+    shutil.rmtree(tmp_path / "opt", ignore_errors=True)
+
+
+def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path, place):
+    source, elsewhere = tmp_path / "src", tmp_path / "home"
     source.mkdir()
     elsewhere.mkdir()
     environment = {"VARIANT": "cuda", "UV_PROJECT_ENVIRONMENT": str(place), "UV_LINK_MODE": "copy"}
