@@ -27,6 +27,8 @@ class Head:
     environment: dict[str, str]
     port: int
     """Of its control store, by which drivers know it."""
+    folder: Path
+    """Below it lie its sessions: logs, sockets, and what jobs have brought."""
 
     def submit(self, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
         """``esper submit --address ... <arguments>`` in a process of its own."""
@@ -88,7 +90,7 @@ def running_head(environment: dict[str, str]) -> Iterator[Head]:
             start_new_session=True,
         )
     try:
-        head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, ports["port"])
+        head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, ports["port"], folder)
         wait_until_it_answers(head, process, log)
         yield head
     finally:
