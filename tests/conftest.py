@@ -1,6 +1,7 @@
 """Fixtures and settings that all tests share."""
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -42,6 +43,35 @@ def ray_cluster() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Options of a URI by which a bucket of an S3 server of this process is reached."""
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        try:
+            host, port = server.get_host_and_port()
+            yield f"region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str) -> Callable[[str], str]:
+    """URI of a folder in a new bucket."""
+    from pyarrow import fs
+
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    maker, _ = fs.FileSystem.from_uri(f"s3://{bucket}?{s3_server}&allow_bucket_creation=true")
+    maker.create_dir(bucket)
+    return lambda folder: f"s3://{bucket}/{folder}?{s3_server}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

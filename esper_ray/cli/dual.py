@@ -22,6 +22,7 @@ from esper_ray.leyline.loading import build
 from esper_ray.leyline.reward_config import REWARD_MODES
 from esper_ray.leyline.scores import Verdict
 from esper_ray.leyline.sections import unknown
+from esper_ray.nissa.storage import place_within
 from esper_ray.simic.comparison import verdict
 
 SEPARATOR = "-vs-"
@@ -102,7 +103,7 @@ class DualJob:
         self.console = Console()
         name = run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}-{pair.first}{SEPARATOR}{pair.second}"
         self.folder = parent / name
-        place = None if storage is None else f"{storage.rstrip('/')}/{name}"
+        place = None if storage is None else place_within(storage, name)
         self.sides = split(config, pair)
         self.jobs = [
             PPOJob(

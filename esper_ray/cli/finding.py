@@ -7,7 +7,7 @@ from actors.checkpoint import checkpoints_in, round_of
 from esper_ray.cli.errors import UsageError
 from esper_ray.nissa.mirror import STATE, pull
 from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.nissa.storage import Storage
+from esper_ray.nissa.storage import Storage, split_place
 
 FORBIDDEN = set('/\\:*?"<>|')
 
@@ -21,7 +21,7 @@ def run_to_resume(resume: str, parent: Path | None) -> RunDirectory:
         StorageError: if the storage cannot be read.
     """
     if "://" in resume:
-        place, _, run_id = resume.rstrip("/").rpartition("/")
+        place, run_id = split_place(resume)
         return pull(Storage(place), run_id, parent or Path("runs"))
     run = RunDirectory.open(Path(resume))
     if parent is not None and parent.resolve() != run.path.parent.resolve():

@@ -26,7 +26,7 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.nissa.storage import Storage, StorageError
+from esper_ray.nissa.storage import Storage, StorageError, place_within
 from policies.network import parameter_count
 
 
@@ -113,8 +113,9 @@ class PPOJob:
 
     def _snapshots(self) -> str:
         """Where episodes are kept while they are played."""
-        copy = self.run_directory.snapshots.absolute() if self._mirror is None else f"{self._mirror.place}/snapshots"
-        return str(copy)
+        if self._mirror is None:
+            return str(self.run_directory.snapshots.absolute())
+        return place_within(self._mirror.place, "snapshots")
 
     def _headline(self) -> str:
         config = self.config

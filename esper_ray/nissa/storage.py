@@ -13,6 +13,9 @@ from pyarrow import ArrowException, fs
 _HIDDEN = "."
 """Files that are being written begin with it."""
 
+_FLAT = ("s3", "gcs")
+"""Object stores have no folders; to make one would cost a request for each part of a path."""
+
 
 class StorageError(Exception):
     """A place that cannot be reached, read or written."""
@@ -24,7 +27,7 @@ class Storage:
     def __init__(self, place: str | Path) -> None:
         """
         Args:
-            place: a folder of this machine, or a URI such as ``s3://bucket/folder``.
+            place: a folder of this machine, or a URI such as ``s3://bucket/folder?region=eu-central-1``.
 
         Raises:
             StorageError: if the URI is of no known kind.
@@ -42,7 +45,7 @@ class Storage:
     def within(self, folder: str) -> "Storage":
         """The storage of a folder of this one."""
         inner = object.__new__(Storage)
-        inner.place = f"{self.place.rstrip('/')}/{folder}"
+        inner.place = place_within(self.place, folder)
         inner._files, inner._root, inner.local = self._files, f"{self._root.rstrip('/')}/{folder}", self.local
         return inner
 
@@ -69,7 +72,8 @@ class Storage:
             if self.local:
                 _write_locally(Path(path), data)
             else:
-                self._files.create_dir(path.rpartition("/")[0], recursive=True)
+                if self._files.type_name not in _FLAT:
+                    self._files.create_dir(path.rpartition("/")[0], recursive=True)
                 with self._files.open_output_stream(path) as stream:
                     stream.write(data)
         except (ArrowException, OSError) as error:
@@ -91,7 +95,10 @@ class Storage:
         return content
 
     def stamp(self, name: str) -> str | None:
-        """Something that changes when the file is written anew; ``None`` if there is no such file."""
+        """Something that changes when the file is written anew; ``None`` if there is no such file.
+
+        An object store tells the time to the second: there two writings of as many bytes look the same within one.
+        """
         try:
             found = self._files.get_file_info(self._path(name))
         except (ArrowException, OSError) as error:
@@ -126,6 +133,19 @@ class Storage:
         if not name or any(part in ("", ".", "..") for part in parts):
             raise ValueError(f"a name in a storage is relative and has no empty or dotted parts, got {name!r}")
         return f"{self._root.rstrip('/')}/{name}"
+
+
+def place_within(place: str, folder: str) -> str:
+    """A folder of ``place``; the options of a URI stay behind its path."""
+    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    return f"{path.rstrip('/')}/{folder}{mark}{options}"
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """``place`` as the folder around it and its own name; the reverse of ``place_within``."""
+    path, mark, options = place.partition("?") if "://" in place else (place, "", "")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return f"{parent}{mark}{options}", name
 
 
 def _write_locally(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ import pytest
 from cli_builders import SMALL, call
 
 from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.storage import Storage
 
 
 @pytest.fixture
@@ -50,6 +51,22 @@ def test_a_run_is_gone_on_with_from_its_copy_alone(work, monkeypatch):
     copy = {path.name for path in (work / "bucket" / "r" / "checkpoints").iterdir()}
     assert copy == {path.name for path in (work / "runs" / "r" / "checkpoints").iterdir()}
     assert not list((work / "bucket" / "r" / "snapshots").glob("*/*"))
+
+
+def test_a_run_is_gone_on_with_from_a_bucket(work, monkeypatch, s3_bucket):
+    """With options in the URI, and the storage of the resumed run taken from its manifest."""
+    assert train("--run-id", "straight").code == 0
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        train("--run-id", "r", "--storage", s3_bucket("runs"))
+    shutil.rmtree(work / "runs" / "r")
+    answer = call("train", "ppo", "--serial", "--resume", s3_bucket("runs/r"))
+    assert answer.code == 0, answer.err
+    assert "resumed after round 1" in answer.out
+    assert outcome(work / "runs" / "r") == outcome(work / "runs" / "straight")
+    copy = Storage(s3_bucket("runs/r"))
+    assert copy.names("checkpoints") == sorted(path.name for path in (work / "runs" / "r" / "checkpoints").iterdir())
+    assert [copy.names(f"snapshots/{name}") for name in copy.names("snapshots")] == []
 
 
 def test_the_same_command_begins_a_run_or_goes_on_with_it(work, monkeypatch):

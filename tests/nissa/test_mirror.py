@@ -15,8 +15,10 @@ def run(tmp_path):
     return RunDirectory.create(tmp_path / "runs", RunConfig(), ["test"], "one")
 
 
-@pytest.fixture
-def storage(tmp_path):
+@pytest.fixture(params=["file", "s3"])
+def storage(request, tmp_path):
+    if request.param == "s3":
+        return Storage(request.getfixturevalue("s3_bucket")("runs"))
     return Storage(f"file://{tmp_path}/bucket")
 
 
@@ -46,17 +48,18 @@ def test_a_copy_is_the_run_again(run, storage, tmp_path):
     mirror.push()
     copied = pull(storage, "one", tmp_path / "elsewhere")
     assert files(copied.path) == files(run.path)
-    assert mirror.place == f"file://{tmp_path}/bucket/one"
+    assert mirror.place == storage.within("one").place
 
 
-def test_every_byte_of_a_growing_file_travels_once(run, storage, tmp_path):
+def test_every_byte_of_a_growing_file_travels_once(run, storage):
     mirror = Mirror(storage, run)
     for index in range(3):
         progress(run, index)
         mirror.push()
-    parts = sorted((tmp_path / "bucket/one/events.jsonl.parts").iterdir())
+    parts = storage.names("one/events.jsonl.parts")
     assert len(parts) == 3
-    assert sum(part.stat().st_size for part in parts) == (run.path / "events.jsonl").stat().st_size
+    content = [storage.read(f"one/events.jsonl.parts/{part}") for part in parts]
+    assert b"".join(content) == (run.path / "events.jsonl").read_bytes()
 
 
 def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
@@ -117,7 +120,7 @@ def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, mo
 
 
 def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"bucket/two holds no run: it has no config.yaml"):
+    with pytest.raises(RunDirectoryError, match=r"/two\S* holds no run: it has no config.yaml"):
         pull(storage, "two", tmp_path / "elsewhere")
     Mirror(storage, run).push()
     with pytest.raises(RunDirectoryError, match="exists: go on with it"):

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from esper_ray.nissa.storage import Storage, StorageError
+from esper_ray.nissa.storage import Storage, StorageError, place_within, split_place
 
 
-@pytest.fixture(params=["path", "uri"])
+@pytest.fixture(params=["path", "uri", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     place = tmp_path / "here"
+    if request.param == "s3":
+        return Storage(request.getfixturevalue("s3_bucket")("here"))
     return Storage(place if request.param == "path" else f"file://{place}")
 
 
@@ -32,14 +34,13 @@ def test_the_stamp_changes_with_every_writing(storage: Storage) -> None:
     storage.write("a", b"one")
     first = storage.stamp("a")
     assert storage.stamp("a") == first
-    storage.write("a", b"two")
+    storage.write("a", b"three")
     assert storage.stamp("a") != first
 
 
-def test_names_are_sorted_and_do_not_show_what_is_being_written(storage: Storage, tmp_path: Path) -> None:
-    for name in ("c", "a/x", "b"):
+def test_names_are_sorted_and_do_not_show_what_is_being_written(storage: Storage) -> None:
+    for name in ("c", "a/x", "b", ".b.half"):
         storage.write(name, b"")
-    (tmp_path / "here" / ".b.half").write_bytes(b"")
     assert storage.names() == ["a", "b", "c"]
     assert storage.names("a") == ["x"]
 
@@ -55,7 +56,25 @@ def test_a_folder_has_a_storage_of_its_own(storage: Storage) -> None:
     inner = storage.within("run").within("snapshots")
     inner.write("x", b"1")
     assert storage.read("run/snapshots/x") == b"1"
-    assert inner.place.endswith("/here/run/snapshots")
+    assert inner.place.partition("?")[0].endswith("/here/run/snapshots")
+    assert Storage(inner.place).read("x") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("place", "inner"),
+    [
+        ("/runs", "/runs/first"),
+        ("/runs/", "/runs/first"),
+        ("/what?/runs", "/what?/runs/first"),
+        ("s3://bucket/runs", "s3://bucket/runs/first"),
+        ("s3://bucket?region=eu&scheme=http", "s3://bucket/first?region=eu&scheme=http"),
+        ("s3://bucket/runs/?region=eu", "s3://bucket/runs/first?region=eu"),
+    ],
+)
+def test_options_of_a_uri_stay_behind_its_path(place: str, inner: str) -> None:
+    assert place_within(place, "first") == inner
+    parent, name = split_place(inner)
+    assert (place_within(parent, name), name) == (inner, "first")
 
 
 def test_an_interrupted_writing_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +109,8 @@ def test_a_place_that_cannot_be_written_is_found_out_by_a_check(tmp_path: Path) 
     good = Storage(tmp_path / "good")
     good.check()
     assert list((tmp_path / "good").iterdir()) == []
+
+
+def test_a_bucket_that_does_not_exist_is_found_out_by_a_check(s3_server: str) -> None:
+    with pytest.raises(StorageError, match=r"s3://nobody.*cannot be written.*NO_SUCH_BUCKET"):
+        Storage(f"s3://nobody/runs?{s3_server}").check()
