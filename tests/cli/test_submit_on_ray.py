@@ -1,6 +1,8 @@
 """Jobs on a real head with its dashboard, with and without a token."""
 
+import json
 import signal
+from urllib.request import Request, urlopen
 
 import pytest
 from head_builders import running_head
@@ -33,6 +35,21 @@ def test_a_job_runs_is_followed_and_leaves_its_status(head, tmp_path):
     assert (run / "rounds.csv").read_text().count("\n") == 2
     assert str(run.name) in done.stdout
     assert f":{head.port}: environment actors" in done.stdout  # the job has joined this head
+    actors = [actor for actor in actors_of(head) if actor[0].startswith(run.name)]
+    assert sorted(actors) == [
+        (f"{run.name}/environment-0#1", "EnvironmentActor", "DEAD"),  # as the job is over
+        (f"{run.name}/learner#0", "LearnerActor", "DEAD"),
+    ]
+
+
+def actors_of(head):
+    """(name, class, state) of the actors that the dashboard knows, those that are gone as well."""
+    headers = {}
+    if head.environment["RAY_AUTH_MODE"] == "token":
+        headers["Authorization"] = f"Bearer {TOKEN}"
+    with urlopen(Request(f"{head.address}/api/v0/actors?detail=true", headers=headers), timeout=60) as answer:
+        found = json.load(answer)["data"]["result"]["result"]
+    return [(actor["name"], actor["class_name"], actor["state"]) for actor in found]
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(head):
