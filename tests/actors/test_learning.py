@@ -33,7 +33,7 @@ def lifecycles(count, rules):
 @pytest.fixture(scope="module")
 def bandit_player():
     """A policy trained on three slots, and what it was worth before."""
-    learner = PPOLearner(toy_config(ppo__rounds=64, ppo__minibatch_episodes=64))
+    learner = PPOLearner(toy_config(ppo__rounds=96, ppo__minibatch_episodes=64, ppo__lr=1e-3))
     before = mean_total(greedy_policy(learner), bandits(60))
     train(learner, Bandit, episodes=256)
     return before, learner
