@@ -177,6 +177,7 @@ class Controller:
         self.run_directory.add_round(row, timing)
         self.progress.round_index = index + 1
         self._save()
+        self.run_directory.event_log.compact()
         self.listener.round_finished(row, timing)
 
     def _begin_rounds(self, index: int) -> None:

@@ -112,7 +112,7 @@ class Recording:
                 bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
                 terminated=terminated,
             ),
-            log=(*self.log, {"kind": "outcome", **self.clock, "epoch": env.epoch, **outcome}),
+            log=(*self.log, {"kind": "outcome", **self.clock, "step": env.epoch, **outcome}),
             total_reward=env.ledger.total(),
             val_accuracy_pp=host["val_accuracy_pp"],
             committed_accuracy_pp=host["committed_accuracy_pp"],
@@ -206,7 +206,7 @@ def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any])
         clock: numbers of episode and environment.
         info: what ``reset`` gave.
     """
-    return {"kind": "episode_started", **clock, "epoch": 0, "seed": seed, **_host_state(info)}
+    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(info)}
 
 
 def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -215,7 +215,7 @@ def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str
     Args:
         info: what ``step`` gave, with its reward as ``reward``.
     """
-    happened = [{"kind": event.kind, **clock, "epoch": event.epoch, **event.data} for event in info["events"]]
+    happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
     return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
 
 
@@ -230,7 +230,7 @@ def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]
         for e in info["entries"]
     ]
     return {
-        "epoch": info["epoch"],
+        "step": info["epoch"],
         "operation": info["operation"],
         "slot": info["slot"],
         "success": info["success"],

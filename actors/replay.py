@@ -8,11 +8,11 @@ from actors.recording import started_record, step_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.policy import Decision
-from esper_ray.nissa.run_directory import written
+from esper_ray.nissa.event_log import written
 
 Record = Mapping[str, Any]
 
-BOOKKEEPING = ("schema", "run", "seq", "round")
+BOOKKEEPING = ("run", "group", "source", "source_seq", "seq", "round")
 """Keys that the event log and the controller add."""
 THOUGHTS = ("why", "log_prob", "value")
 """Keys that the policy alone knows."""
@@ -109,7 +109,7 @@ def _first_difference(expected: Sequence[Record], found: Sequence[Record]) -> Di
             return difference
     if len(expected) != len(found):
         kinds = [[record["kind"] for record in records] for records in (expected, found)]
-        return Difference(expected[-1]["epoch"], "events", *kinds)
+        return Difference(expected[-1]["step"], "events", *kinds)
     return None
 
 
@@ -118,7 +118,7 @@ def _difference(expected: Record, found: Record) -> Difference | None:
     for key in [*left, *(key for key in right if key not in left)]:
         one, other = left.get(key), right.get(key)
         if one != other or (key in left) is not (key in right):
-            return Difference(expected["epoch"], f"{expected['kind']} {key}", one, other)
+            return Difference(expected["step"], f"{expected['kind']} {key}", one, other)
     return None
 
 

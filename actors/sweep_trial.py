@@ -73,6 +73,7 @@ class TrialRun:
             if done:
                 digest = controller.weights_digest()
                 run.log([{"kind": "run_finished", "policy_sha256": digest}])
+                run.close()
                 self.sweep.set_status(self.trial, "finished", policy_sha256=digest)
             return done
 
@@ -113,10 +114,7 @@ class TrialRun:
         for left_over in (name, temporary):
             shutil.rmtree(self.sweep.trials_path / left_over, ignore_errors=True)
         run = RunDirectory.create(self.sweep.trials_path, self.config, ["esper", "sweep"], temporary)
-        for file, size in checkpoint.position.items():
-            if file != "sequence":
-                with (source.path / file).open("rb") as whole:
-                    (run.path / file).write_bytes(whole.read(size))
+        run.copy_history(source, checkpoint.position)
         save_checkpoint(run.checkpoints, checkpoint, self.config)
         lineage = {"run": origin.run, "round": origin.round_index, "taken_after_round": checkpoint.round_index}
         lineage |= {"changes": difference(source.config(), self.config)}

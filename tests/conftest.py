@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from actors.settings import choose_ray_settings
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import build, read_preset
 
+os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
 choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
 settings.register_profile("untimed", deadline=None)  # how fast this machine is just now is no property of the code

@@ -22,6 +22,7 @@ def mendable() -> tuple[type[Exception], ...]:
         ("esper_ray.tolaria.tasks", "TaskError"),
         ("esper_ray.tolaria.assembly", "GrowthError"),
         ("esper_ray.tolaria.memory", "DeviceMemoryError"),
+        ("esper_ray.nissa.parts", "EventLogError"),
         ("esper_ray.nissa.storage", "StorageError"),
         ("actors.replay", "ReplayError"),
         ("actors.checkpoint", "CheckpointError"),

@@ -25,7 +25,7 @@ def explain(
     from esper_ray.nissa.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
-    records = recorded_episode(directory.events(), episode)
+    records = recorded_episode(directory.events(evidence=True), episode)
     steps = [record for record in records if record["kind"] == "env_epoch"]
     if step is not None and step > len(steps):
         raise UsageError(f"--step {step}: episode {episode} has the steps 1 to {len(steps)}")
@@ -40,7 +40,7 @@ def explain(
 
 def entries_of(record: Record) -> list[LedgerEntry]:
     """The ledger entries of one recorded step."""
-    step = record["epoch"] - 1
+    step = record["step"] - 1
     return [
         LedgerEntry(e["source"], e["amount"], step, e["cause_step"], e["slot"], e["why"]) for e in record["entries"]
     ]

@@ -129,6 +129,7 @@ class PPOJob:
     def _finish(self, controller: Controller, digest: str) -> int:
         run = self.run_directory
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
+        run.close()
         _set_status(run, "finished", policy_sha256=digest)
         draw_run(run)
         self._copy_final_checkpoint()
@@ -258,7 +259,7 @@ class HeuristicJob:
                     seed = episode_seed(self.config.seed, index, 0)
                     episode = runner.play(Assignment(index, 0, seed), stop)
                     test = env.test_measurement()
-                    self.run_directory.log(episode.log)
+                    self.run_directory.log(record | {"round": index} for record in episode.log)
                     self._show(episode, test.accuracy_pp)
             except Interrupted:
                 if index:
@@ -274,6 +275,7 @@ class HeuristicJob:
             except BaseException:
                 _set_status(self.run_directory, "failed")
                 raise
+        self.run_directory.close()
         draw_run(self.run_directory)
         _set_status(self.run_directory, "finished")
         self.console.print(f"picture {self.run_directory.picture}", highlight=False, soft_wrap=True)
@@ -283,14 +285,14 @@ class HeuristicJob:
         for record in episode.log:
             if record["kind"] == "env_epoch" and record["operation"] != "WAIT":
                 self.console.print(
-                    f"  epoch {record['epoch']:3d}  {record['operation']:<16} {record['slot']}  {record['why']}"
+                    f"  epoch {record['step']:3d}  {record['operation']:<16} {record['slot']}  {record['why']}"
                     f"{'' if record['success'] else '  (the gate stayed shut)'}",
                     highlight=False,
                     soft_wrap=True,
                 )
             if record["kind"] == "seed_transition" and record["to"] in ("BLENDING", "HOLDING", "FOSSILIZED"):
                 self.console.print(
-                    f"  epoch {record['epoch'] + 1:3d}  -> {record['to']:<13} {record['slot']}  {record['blueprint']}",
+                    f"  epoch {record['step'] + 1:3d}  -> {record['to']:<13} {record['slot']}  {record['blueprint']}",
                     highlight=False,
                     soft_wrap=True,
                 )

@@ -42,7 +42,7 @@ class EpisodeStory:
     """One episode as the log tells it."""
 
     episode: int
-    round_index: int | None
+    round_index: int
     steps: list[dict[str, Any]]
     """Its ``env_epoch`` records."""
     start: dict[str, Any]
@@ -69,7 +69,8 @@ def draw_run(run: RunDirectory) -> None:
         upper = figure.add_subplot(rows[0])
         lower = figure.add_subplot(rows[1], sharex=upper)
         upper.tick_params(labelbottom=False)
-        _episode(upper, lower, story)
+        where = f", round {story.round_index + 1}" if rounds else ""
+        _episode(upper, lower, story, where)
     figure.savefig(run.picture, dpi=110)
 
 
@@ -89,7 +90,7 @@ def best_episode(events: Iterable[Mapping[str, Any]]) -> EpisodeStory | None:
     if best is None:
         return None
     start = starts[best[1]]
-    return EpisodeStory(best[1], start.get("round"), steps[best[1]], start)
+    return EpisodeStory(best[1], start["round"], steps[best[1]], start)
 
 
 def _style(axes: Axes, title: str) -> None:
@@ -159,8 +160,7 @@ def _operations(axes: Axes, rounds: Sequence[Mapping[str, float]]) -> None:
     _style(axes, "operations per episode, waiting aside")
 
 
-def _episode(upper: Axes, lower: Axes, story: EpisodeStory) -> None:
-    where = "" if story.round_index is None else f", round {story.round_index + 1}"
+def _episode(upper: Axes, lower: Axes, story: EpisodeStory, where: str) -> None:
     accuracies = [story.start["val_accuracy_pp"], *(step["val_accuracy_pp"] for step in story.steps)]
     epochs = range(len(accuracies))
     upper.plot(epochs, accuracies, color=INK, linewidth=1.6, label="all seeds")
@@ -185,9 +185,9 @@ def _timeline(axes: Axes, story: EpisodeStory) -> None:
                 continue
             stage = Stage[state["stage"]]
             seen.add(stage)
-            _cell(axes, step["epoch"] - 1, row, stage, state["alpha"])
+            _cell(axes, step["step"] - 1, row, stage, state["alpha"])
             if state["seed"] != previous_seed:
-                axes.text(step["epoch"] - 0.9, row, state["blueprint"], fontsize=7.5, color=INK, va="center", zorder=4)
+                axes.text(step["step"] - 0.9, row, state["blueprint"], fontsize=7.5, color=INK, va="center", zorder=4)
             previous_seed = state["seed"]
     axes.set_yticks(range(len(slots)), slots)
     axes.set_ylim(len(slots) - 0.4, -0.6)

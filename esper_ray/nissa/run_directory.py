@@ -1,18 +1,18 @@
 """``runs/<run_id>/``: manifest, configuration, event log, rounds, timings, checkpoints, picture.
 
 Everything that two equal runs share byte for byte (``rounds.csv``, the events apart from their run id)
-is kept apart from what they do not (``timings.csv``, the manifest). A checkpoint remembers how long
-these files were, so that a resumed run goes on from exactly there.
+is kept apart from what they do not (``timings.csv``, the manifest). A checkpoint remembers how far
+these files went, so that a resumed run goes on from exactly there.
 """
 
 import csv
 import json
-import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,9 +23,9 @@ import yaml
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
+from esper_ray.nissa.event_log import EventLog, integrity
 
-EVENT_SCHEMA = 1
-GROWING = ("events.jsonl", "rounds.csv", "timings.csv")
+GROWING = ("rounds.csv", "timings.csv")
 """Files that a run appends to, and that a checkpoint knows the lengths of."""
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
@@ -43,7 +43,7 @@ class RunDirectory:
         self.snapshots = path / "snapshots"
         self.picture = path / "summary.png"
         self._files = {name: path / name for name in GROWING}
-        self._sequence = 0
+        self.event_log = EventLog(path, path.name)
 
     @classmethod
     def create(
@@ -63,7 +63,7 @@ class RunDirectory:
             path = _make_unique(parent, name)
             run = cls(path)
             run.checkpoints.mkdir()
-            for file in run._files.values():
+            for file in (*run._files.values(), run.event_log.tail):
                 file.touch()
             (path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
             run.write_manifest(manifest(path.name, config, started, command))
@@ -118,14 +118,13 @@ class RunDirectory:
         os.replace(temporary, self.path / "manifest.json")
 
     def log(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append records to the event log, numbered without gaps; non-finite numbers become null, and are listed."""
-        lines = []
-        for record in records:
-            line = {"schema": EVENT_SCHEMA, "run": self.run_id, "seq": self._sequence, **written(record)}
-            lines.append(json.dumps(line, allow_nan=False))
-            self._sequence += 1
-        with self._files["events.jsonl"].open("a") as file:
-            file.writelines(line + "\n" for line in lines)
+        """Append records to the event log, see :meth:`EventLog.append`."""
+        self.event_log.append(records)
+
+    def close(self) -> None:
+        """The run is over: make all events Parquet, and write down in ``integrity.json`` what there is."""
+        self.event_log.compact(always=True)
+        (self.path / "integrity.json").write_text(json.dumps(integrity(self.event_log), indent=2) + "\n")
 
     def add_round(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one line to ``rounds.csv`` and one to ``timings.csv``."""
@@ -143,48 +142,44 @@ class RunDirectory:
             file.write(json.dumps(line) + "\n")
 
     def position(self) -> dict[str, int]:
-        """Lengths of the growing files in bytes, and the number of the next event."""
-        return {name: file.stat().st_size for name, file in self._files.items()} | {"sequence": self._sequence}
+        """Lengths of the growing files in bytes, and how many events there are, by source too."""
+        return {name: file.stat().st_size for name, file in self._files.items()} | self.event_log.counts.position()
 
     def rewind(self, position: Mapping[str, int]) -> None:
-        """Cut the growing files back to ``position``.
+        """Cut the growing files and the event log back to ``position``.
 
         Raises:
             RunDirectoryError: if one is shorter than that.
+            EventLogError: if the event log is.
         """
         for name, file in self._files.items():
             size = file.stat().st_size if file.exists() else 0
             if size < position[name]:
                 raise RunDirectoryError(f"{file} has {size} bytes, but the checkpoint was made at {position[name]}")
             os.truncate(file, position[name])
-        self._sequence = position["sequence"]
+        self.event_log.rewind(position)
+
+    def copy_history(self, other: "RunDirectory", position: Mapping[str, int]) -> None:
+        """Begin with the history of another run, which may be going on, up to ``position``.
+
+        Raises:
+            RunDirectoryError: if that run has not come so far.
+            EventLogError: if its log has not.
+        """
+        for name in (*GROWING, other.event_log.tail.name):  # lines before what they are made into meanwhile
+            shutil.copyfile(other.path / name, self.path / name)
+        for part in other.event_log.parts():
+            shutil.copytree(part.path, self.path / part.path.relative_to(other.path), dirs_exist_ok=True)
+        self.rewind(position)
 
     def rounds(self) -> list[dict[str, str]]:
         """The lines of ``rounds.csv``."""
         with self._files["rounds.csv"].open(newline="") as file:
             return list(csv.DictReader(file))
 
-    def events(self) -> Iterable[dict[str, Any]]:
-        """The events, in order.
-
-        Raises:
-            RunDirectoryError: if a line of the log cannot be read.
-        """
-        with self._files["events.jsonl"].open() as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise RunDirectoryError(
-                        f"line {number} of {self._files['events.jsonl']} is no JSON: {error}"
-                    ) from error
-
-
-def written(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` as the event log holds it: in JSON's types, numbers that are not finite as null and listed."""
-    nonfinite: list[str] = []
-    clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))
-    return clean | ({"nonfinite": nonfinite} if nonfinite else {})
+    def events(self, *, evidence: bool = False) -> Iterator[dict[str, Any]]:
+        """The events, in order, see :meth:`EventLog.records`."""
+        return self.event_log.records(evidence=evidence)
 
 
 def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:
@@ -214,17 +209,6 @@ def _make_unique(parent: Path, run_id: str) -> Path:
             continue
         return path
     raise OSError(f"1000 runs called {run_id} exist")
-
-
-def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _strict(v, f"{path}.{k}" if path else str(k), nonfinite) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(v, f"{path}[{i}]", nonfinite) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        nonfinite.append(path)
-        return None
-    return value
 
 
 def package_version(package: str) -> str | None:

@@ -10,7 +10,7 @@ from actors.replay import ReplayError, recorded_episode, replay
 from actors.rollout import EpisodeRunner
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.loading import build
-from esper_ray.nissa.run_directory import written
+from esper_ray.nissa.event_log import written
 from policies.tamiyo import LearnedPolicy
 
 QUICK = {"episode_length": 12, "growth.min_training_epochs": 0, "growth.min_gradient_health": 0.0}
@@ -42,7 +42,7 @@ def changed(records, index, **values):
 
 
 def step_of(records, epoch):
-    return next(i for i, r in enumerate(records) if r["kind"] == "env_epoch" and r["epoch"] == epoch)
+    return next(i for i, r in enumerate(records) if r["kind"] == "env_epoch" and r["step"] == epoch)
 
 
 @pytest.mark.parametrize("key", ["reward", "val_loss", "train_loss", "total_parameters"])
@@ -60,7 +60,7 @@ def test_the_first_difference_is_found_to_the_last_digit(env, records, key):
 def test_another_action_shows_in_the_step_that_it_was_taken(env, records):
     at = next(i for i, r in enumerate(records) if r["kind"] == "env_epoch" and r["operation"] == "GERMINATE")
     result = replay(env, changed(records, at, action=[0] * 8))
-    assert result.difference.epoch <= records[at]["epoch"]
+    assert result.difference.epoch <= records[at]["step"]
 
 
 def test_another_seed_shows_before_the_first_step(env, records):

@@ -82,7 +82,7 @@ def test_the_log_tells_the_episode_in_order(played):
     assert kinds[-2:] == ["env_epoch", "outcome"]
     assert kinds.count("env_epoch") == 6
     assert set(kinds) == {"episode_started", "seed_transition", "gate", "env_epoch", "outcome"}
-    epochs = [record["epoch"] for record in episode.log if record["kind"] == "env_epoch"]
+    epochs = [record["step"] for record in episode.log if record["kind"] == "env_epoch"]
     assert epochs == [1, 2, 3, 4, 5, 6]
     moves = [(kinds[: i + 1].count("env_epoch"), r["to"]) for i, r in enumerate(episode.log) if "to" in r]
     assert moves[:3] == [(0, "GERMINATED"), (1, "TRAINING"), (5, "PRUNED")]  # before the record of their own step

@@ -115,7 +115,7 @@ def test_an_interruption_within_a_round_leaves_the_finished_rounds_and_nothing_e
     assert [path.name for path in checkpoints_in(directory.checkpoints)] == ["round-00000", "round-00001"]
     assert len(directory.rounds()) == 1
     assert events(directory)[-1]["kind"] == "round"
-    directory.log([{"kind": "half a round"}] * 3)
+    directory.log([{"kind": "run_started", "config_sha256": "half a round"}] * 3)
     directory.add_round({"round": 1}, {"round": 1})
     _, resumed, _, _ = run(tmp_path, resume=directory.path)
     assert rounds_csv(directory) == rounds_csv(straight[0])

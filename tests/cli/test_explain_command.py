@@ -1,12 +1,11 @@
 """``esper explain``: why was this reward paid?"""
 
-import json
-
 import pytest
 from cli_builders import only_run
 
 from esper_ray.cli.explain import entries_of, step_account
 from esper_ray.leyline.records import LedgerEntry
+from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
 
 
@@ -18,8 +17,7 @@ def run(esper, runs):
 
 
 def steps_of(run):
-    records = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    return [record for record in records if record["kind"] == "env_epoch"]
+    return [record for record in RunDirectory.open(run).events() if record["kind"] == "env_epoch"]
 
 
 def test_every_entry_of_a_step_is_printed_with_its_slot_cause_and_reason(esper, run):

@@ -6,11 +6,21 @@ import shutil
 import pytest
 from cli_builders import call
 
+from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.run_directory import RunDirectory
+
 
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of a finished run that may be spoilt."""
     return shutil.copytree(finished.run.path, tmp_path / "run")
+
+
+def as_lines(run):
+    """The events as the lines of JSON that they were before they became Parquet, which is gone."""
+    records = [{"schema": SCHEMA, **record} for record in RunDirectory.open(run).events()]
+    shutil.rmtree(run / "events")
+    return records
 
 
 @pytest.mark.parametrize("episode", range(4))
@@ -21,11 +31,10 @@ def test_every_episode_of_a_run_can_be_played_again(run, episode):
 
 
 def test_the_first_difference_is_reported_with_both_values(run):
-    events = run / "events.jsonl"
-    lines = [json.loads(line) for line in events.read_text().splitlines()]
-    at = next(i for i, r in enumerate(lines) if r["kind"] == "env_epoch" and r["episode"] == 1 and r["epoch"] == 2)
+    lines = as_lines(run)
+    at = next(i for i, r in enumerate(lines) if r["kind"] == "env_epoch" and r["episode"] == 1 and r["step"] == 2)
     lines[at]["val_loss"] = 0.5
-    events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     answer = call("replay", run, "--episode", 1)
     assert answer.code == 1
     assert "differs after 2 of 3 steps on cpu" in answer.out
@@ -53,8 +62,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 def test_a_damaged_log_is_refused_with_its_line(run):
-    events = run / "events.jsonl"
-    events.write_text(events.read_text()[:-20])
+    lines = [json.dumps(line) for line in as_lines(run)]
+    (run / "events.jsonl").write_text("\n".join([*lines[:2], lines[2][:-20], *lines[3:]]))
     answer = call("replay", run, "--episode", 0)
     assert answer.code == 2
+    assert "line 3 of" in answer.err
     assert "is no JSON" in answer.err

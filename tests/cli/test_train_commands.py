@@ -25,7 +25,9 @@ def test_a_run_writes_every_file_that_is_promised(finished):
     assert sorted(path.name for path in run.path.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "events",
         "events.jsonl",
+        "integrity.json",
         "manifest.json",
         "rounds.csv",
         "summary.png",

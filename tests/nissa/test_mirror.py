@@ -30,7 +30,7 @@ def checkpoint(run, index, text="{}"):
 
 
 def progress(run, index):
-    run.log([{"kind": "round", "round": index}] * 3)
+    run.log([{"kind": "environment_quarantined", "round": index, "env": env, "error": "e"} for env in range(3)])
     run.add_round({"round": index}, {"seconds": index})
 
 
@@ -74,6 +74,48 @@ def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
     again.rewind(position)
     progress(run, 7)
     again.push()
+    assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
+
+
+def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    for index in range(3):
+        progress(run, index)
+        mirror.push()
+        if index == 1:
+            run.event_log.compact(always=True)
+    assert storage.names("one/events") == ["000000000000-000000000005"]
+    assert storage.names("one/events.jsonl.parts") == ["000000000000006"]
+    assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
+
+
+@pytest.mark.parametrize("compacted_after", [0, 1, 2])
+def test_a_rewound_run_with_parquet_is_copied_as_it_is(run, storage, tmp_path, compacted_after):
+    mirror, positions = Mirror(storage, run), []
+    for index in range(3):
+        progress(run, index)
+        positions.append(run.position())
+        if index != 1:  # one push for two rounds
+            mirror.push()
+        if index == compacted_after:
+            run.event_log.compact(always=True)
+    for position in reversed(positions):
+        run.rewind(position)
+        again = Mirror(storage, run)
+        again.rewind(position)
+        again.push()
+        copied = pull(storage, "one", tmp_path / f"elsewhere-{position['sequence']}")
+        assert files(copied.path) == files(run.path)
+    progress(run, 9)
+    again.push()
+    assert files(pull(storage, "one", tmp_path / "last").path) == files(run.path)
+
+
+def test_parquet_that_was_being_copied_does_not_count(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    progress(run, 0)
+    mirror.push()
+    storage.write("one/events/000000000000-000000000002/environment_quarantined.parquet", b"half of it")
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 

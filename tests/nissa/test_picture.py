@@ -3,6 +3,7 @@
 import struct
 
 import pytest
+from nissa_builders import complete
 
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.nissa.picture import best_episode, draw_run
@@ -26,7 +27,7 @@ FAILURE = [("TRAINING", 0.0), ("PRUNED", 0.0), ("EMBARGOED", 0.0), ("RESETTING",
 def story(episode, accuracy, steps=6, grown=True, **more):
     """The log of one episode: one seed that is kept, one that is pruned and followed by another."""
     state = {"val_accuracy_pp": 10.0, "committed_accuracy_pp": 10.0}
-    yield {"kind": "episode_started", "episode": episode, **state, **more}
+    yield complete({"kind": "episode_started", "episode": episode, **state, **more})
     for step in range(steps):
         slots = {}
         for slot, life in (("r0c10", LIFE), ("r0c2", FAILURE)):
@@ -34,8 +35,8 @@ def story(episode, accuracy, steps=6, grown=True, **more):
                 stage, alpha = life[step]
                 seed = f"{slot}-{1 if step < 4 else 2}"
                 slots[slot] = {"seed": seed, "blueprint": "norm", "stage": stage, "alpha": alpha}
-        yield {"kind": "env_epoch", "episode": episode, "epoch": step + 1, "slots": slots, **state, **more}
-    yield {"kind": "outcome", "episode": episode, "val_accuracy_pp": accuracy, **more}
+        yield complete({"kind": "env_epoch", "episode": episode, "step": step + 1, "slots": slots, **state, **more})
+    yield complete({"kind": "outcome", "episode": episode, "val_accuracy_pp": accuracy, **more})
 
 
 def row_of(index, **operations):
@@ -103,9 +104,9 @@ def test_the_best_episode_is_the_earliest_with_the_highest_accuracy():
     best = best_episode(events)
     assert best.episode == 1
     assert [step["episode"] for step in best.steps] == [1] * 6
-    assert [step["epoch"] for step in best.steps] == [1, 2, 3, 4, 5, 6]
+    assert [step["step"] for step in best.steps] == [1, 2, 3, 4, 5, 6]
     assert best.start["kind"] == "episode_started"
-    assert best.round_index is None
+    assert best.round_index == 0
 
 
 def test_the_best_episode_knows_its_round():

@@ -23,8 +23,8 @@ def run(tmp_path):
     return RunDirectory.create(tmp_path, CONFIG, ["esper", "train", "ppo"])
 
 
-def lines(run):
-    return (run.path / "events.jsonl").read_text().splitlines()
+def started(digest):
+    return {"kind": "run_started", "config_sha256": digest}
 
 
 def test_a_new_run_has_its_files_and_no_others(run):
@@ -36,7 +36,7 @@ def test_a_new_run_has_its_files_and_no_others(run):
         "rounds.csv",
         "timings.csv",
     ]
-    assert run.position() == {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
+    assert run.position() == {"rounds.csv": 0, "timings.csv": 0, "sequence": 0}
     assert not run.picture.exists()
     assert list(run.checkpoints.iterdir()) == []
 
@@ -89,30 +89,6 @@ def test_runs_of_one_second_get_different_names(tmp_path):
     assert [run.read_manifest()["run_id"] for run in runs] == [run.run_id for run in runs]
 
 
-def test_events_are_numbered_without_gaps_over_all_calls(run):
-    run.log([{"kind": "a"}, {"kind": "b"}])
-    run.log([])
-    run.log(iter([{"kind": "c", "x": 1.5}]))
-    assert [json.loads(line) for line in lines(run)] == [
-        {"schema": 1, "run": run.run_id, "seq": 0, "kind": "a"},
-        {"schema": 1, "run": run.run_id, "seq": 1, "kind": "b"},
-        {"schema": 1, "run": run.run_id, "seq": 2, "kind": "c", "x": 1.5},
-    ]
-    assert [event["kind"] for event in run.events()] == ["a", "b", "c"]
-
-
-def test_numbers_that_are_not_finite_become_null_and_are_listed(run):
-    record = {"kind": "x", "loss": math.nan, "deep": {"list": [1.0, math.inf, {"low": -math.inf}]}, "pair": (2, 3)}
-    run.log([record, {"kind": "y", "loss": 0.0}])
-    first, second = run.events()
-    assert first["loss"] is None
-    assert first["deep"] == {"list": [1.0, None, {"low": None}]}
-    assert first["pair"] == [2, 3]
-    assert first["nonfinite"] == ["loss", "deep.list[1]", "deep.list[2].low"]
-    assert "nonfinite" not in second
-    assert not re.search(r"NaN|Infinity", lines(run)[0])
-
-
 def test_rounds_and_timings_have_one_header_and_one_line_each(run):
     run.add_round({"round": 0, "return": 0.1 + 0.2}, {"round": 0, "seconds": 1.5})
     run.add_round({"round": 1, "return": math.nan}, {"round": 1, "seconds": 2.5})
@@ -122,11 +98,11 @@ def test_rounds_and_timings_have_one_header_and_one_line_each(run):
 
 
 def test_a_rewound_run_goes_on_as_if_nothing_had_been_written_after(run):
-    run.log([{"kind": "a"}, {"kind": "b"}])
+    run.log([started("a"), started("b")])
     run.add_round({"round": 0}, {"round": 0})
     position = run.position()
     contents = {name: (run.path / name).read_bytes() for name in ("events.jsonl", "rounds.csv", "timings.csv")}
-    run.log([{"kind": "lost"}] * 3)
+    run.log([started("lost")] * 3)
     run.add_round({"round": 1}, {"round": 1})
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"half a li')
@@ -134,16 +110,15 @@ def test_a_rewound_run_goes_on_as_if_nothing_had_been_written_after(run):
     again.rewind(position)
     assert {name: (run.path / name).read_bytes() for name in contents} == contents
     assert again.position() == position
-    again.log([{"kind": "c"}])
-    assert [(event["seq"], event["kind"]) for event in again.events()] == [(0, "a"), (1, "b"), (2, "c")]
+    again.log([started("c")])
+    assert [(event["seq"], event["config_sha256"]) for event in again.events()] == [(0, "a"), (1, "b"), (2, "c")]
     again.add_round({"round": 1}, {"round": 1})
     assert (run.path / "rounds.csv").read_text().split() == ["round", "0", "1"]
 
 
-@pytest.mark.parametrize("name", ["events.jsonl", "rounds.csv", "timings.csv"])
+@pytest.mark.parametrize("name", ["rounds.csv", "timings.csv"])
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_file_that_is_shorter_than_the_checkpoint_knew_is_refused(run, name, gone):
-    run.log([{"kind": "a"}])
     run.add_round({"round": 0}, {"round": 0})
     position, file = run.position(), run.path / name
     file.unlink() if gone else file.write_bytes(file.read_bytes()[:-1])
@@ -151,6 +126,33 @@ def test_a_file_that_is_shorter_than_the_checkpoint_knew_is_refused(run, name, g
     expected = rf"{name} has {left} bytes, but the checkpoint was made at {position[name]}"
     with pytest.raises(RunDirectoryError, match=expected):
         run.rewind(position)
+
+
+def test_a_run_that_is_over_says_what_it_holds(run):
+    run.log([started("a"), {"kind": "run_finished", "policy_sha256": "b"}])
+    run.close()
+    tree = json.loads((run.path / "integrity.json").read_text())
+    assert (tree["complete"], tree["events"], tree["sources"]) == (True, 2, {"driver": 2})
+    assert (run.path / "events.jsonl").read_bytes() == b""
+    assert [event["kind"] for event in RunDirectory.open(run.path).events(evidence=True)] == [
+        "run_started",
+        "run_finished",
+    ]
+
+
+def test_a_run_begins_with_the_history_of_another(run, tmp_path):
+    run.log([started("a")])
+    run.event_log.compact(always=True)
+    run.log([started("b")])
+    run.add_round({"round": 0}, {"round": 0})
+    position = run.position()
+    run.log([started("later")])
+    run.add_round({"round": 1}, {"round": 1})
+    branch = RunDirectory.create(tmp_path / "branch", CONFIG, [])
+    branch.copy_history(run, position)
+    branch.log([started("c")])
+    assert [event["config_sha256"] for event in branch.events(evidence=True)] == ["a", "b", "c"]
+    assert branch.rounds() == [{"round": "0"}]
 
 
 @pytest.mark.parametrize(

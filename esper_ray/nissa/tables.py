@@ -1,0 +1,74 @@
+"""Events as Arrow tables, one for each kind, and back: what Parquet files and SQL are made of."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.catalogue.shapes import Field
+
+PROVENANCE = {
+    "run": pa.string(),
+    "group": pa.string(),
+    "source": pa.string(),
+    "source_seq": pa.int64(),
+    "seq": pa.int64(),
+}
+"""What every record carries beside its clock and its fields."""
+_PLAIN = {
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "ints": pa.list_(pa.int64()),
+    "texts": pa.list_(pa.string()),
+    "floats by name": pa.map_(pa.string(), pa.float64()),
+}
+
+
+@cache
+def schema_of(kind: str) -> pa.Schema:
+    """Columns of a kind: provenance, clock, fields, and the paths of numbers that were not finite.
+
+    Raises:
+        KeyError: if there is no such kind.
+    """
+    declared = KINDS[kind]
+    columns = [*PROVENANCE.items(), *((member, pa.int64()) for member in declared.clock)]
+    columns += [(field.name, _type(field)) for field in declared.fields]
+    return pa.schema([*columns, ("nonfinite", pa.list_(pa.string()))])
+
+
+def table_of(kind: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Records of one kind, as the log holds them."""
+    maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
+    rows = [{**record, **{name: list(record[name].items()) for name in maps}} for record in records]
+    return pa.Table.from_pylist(rows, schema=schema_of(kind))
+
+
+def records_of(kind: str, table: pa.Table) -> list[dict[str, Any]]:
+    """The records again, as ``table_of`` was given them."""
+    maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
+    records: list[dict[str, Any]] = table.to_pylist()
+    for record in records:
+        record.update({"kind": kind} | {name: dict(record[name]) for name in maps})
+        if record["nonfinite"] is None:
+            del record["nonfinite"]
+    return records
+
+
+def _type(field: Field) -> pa.DataType:
+    if field.type in _PLAIN:
+        return _PLAIN[field.type]
+    record = pa.struct([(inner.name, _type(inner)) for inner in field.fields])
+    return pa.list_(record) if field.type == "records" else pa.map_(pa.string(), record)
+
+
+def by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """Records sorted into kinds."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["kind"], []).append(record)
+    return dict(found)

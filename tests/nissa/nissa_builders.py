@@ -1,0 +1,69 @@
+"""Records as the catalogue declares them, made up."""
+
+from hypothesis import strategies as st
+
+from esper_ray.nissa.catalogue.kinds import KINDS
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=8)
+COUNTS = st.integers(0, 2**40)
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+PLAIN = {
+    "bool": st.booleans(),
+    "int": st.integers(-(2**62), 2**62),
+    "float": FLOATS,
+    "text": WORDS,
+    "ints": st.lists(COUNTS, max_size=3),
+    "texts": st.lists(WORDS, max_size=3),
+    "floats by name": st.dictionaries(WORDS, FLOATS, max_size=3),
+}
+
+
+def values(field):
+    """Values that a field may have."""
+    if field.type in PLAIN:
+        found = PLAIN[field.type]
+    else:
+        record = st.fixed_dictionaries({inner.name: values(inner) for inner in field.fields})
+        found = st.lists(record, max_size=3) if field.type == "records" else st.dictionaries(WORDS, record, max_size=3)
+    return st.none() | found if field.optional else found
+
+
+def records(name):
+    """Records of a kind, before they are written."""
+    kind = KINDS[name]
+    parts = {"kind": st.just(name)} | dict.fromkeys(kind.clock, COUNTS)
+    return st.fixed_dictionaries(parts | {field.name: values(field) for field in kind.fields})
+
+
+any_records = st.sampled_from(sorted(KINDS)).flatmap(records)
+
+
+def quarantined(number, env=0):
+    """A short record with a clock."""
+    return {"kind": "environment_quarantined", "round": number, "env": env, "error": f"e{number}"}
+
+
+def transition(env, step):
+    """A record of an environment."""
+    record = {"kind": "seed_transition", "round": 0, "episode": env, "env": env, "step": step, "slot": "r0c0"}
+    record |= {"seed": "r0c0-1", "from": "DORMANT", "to": "GERMINATED", "ticks": 0, "reason": "", "initiator": "policy"}
+    return record | {"blueprint": "norm"}
+
+
+EMPTY = {"bool": False, "int": 0, "float": 0.0, "text": "", "ints": [], "texts": [], "records": []}
+
+
+def complete(record):
+    """``record`` with everything else that its kind has: null where that is allowed, else nothing in particular."""
+    kind = KINDS[record["kind"]]
+    return dict.fromkeys(kind.clock, 0) | record | _filled(kind.fields, record)
+
+
+def _filled(fields, record):
+    found = {}
+    for field in fields:
+        value = record.get(field.name, None if field.optional else EMPTY.get(field.type, {}))
+        if field.type == "records by name":
+            value = {name: _filled(field.fields, one) | one for name, one in value.items()}
+        found[field.name] = value
+    return found

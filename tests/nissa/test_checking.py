@@ -1,0 +1,57 @@
+"""Records against their declaration."""
+
+import math
+
+import pytest
+from hypothesis import given
+from nissa_builders import any_records, quarantined, transition
+
+from esper_ray.nissa.checking import problem_of
+
+
+@given(any_records)
+def test_a_record_as_declared_has_no_problem(record):
+    assert problem_of(record) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"kind": "seed_transitoin"}, "kind 'seed_transitoin' is none of run_started, "),
+        ({"kind": 3}, "kind 3 is none of"),
+        ({"colour": "red"}, "seed_transition.colour: Extra inputs are not permitted, got 'red'"),
+        ({"ticks": 1.5}, "seed_transition.ticks: Input should be a valid integer, got 1.5"),
+        ({"ticks": True}, "seed_transition.ticks: Input should be a valid integer, got True"),
+        ({"from": None}, "seed_transition.from: Input should be a valid string, got None"),
+        ({"env": -1}, "seed_transition.env: Input should be greater than or equal to 0, got -1"),
+        ({"step": "2"}, "seed_transition.step: Input should be a valid integer, got '2'"),
+    ],
+)
+def test_what_is_wrong_is_said_with_place_and_value(changes, problem):
+    assert problem_of(transition(0, 1) | changes).startswith(problem)
+
+
+@pytest.mark.parametrize("name", ["round", "slot", "seed", "reason"])
+def test_a_field_that_is_missing_is_named_though_it_may_be_null(name):
+    record = transition(0, 1)
+    del record[name]
+    assert problem_of(record).startswith(f"seed_transition.{name}: Field required")
+
+
+def test_a_kind_without_a_clock_has_none():
+    record = {"kind": "run_started", "config_sha256": "x", "step": 1}
+    assert problem_of(record) == "run_started.step: Extra inputs are not permitted, got 1"
+
+
+def test_records_inside_are_checked():
+    gate = {**dict.fromkeys(("round", "episode", "env", "step"), 0), "kind": "gate", "slot": "r0c0", "seed": None}
+    check = {"name": "age", "value": math.nan, "threshold": 1, "margin": None, "passed": True}
+    gate |= {"gate": "G1", "passed": True, "checks": [check]}
+    assert problem_of(gate) is None
+    gate["checks"] = [check, check | {"passed": 1}]
+    assert problem_of(gate) == "gate.checks.1.passed: Input should be a valid boolean, got 1"
+
+
+def test_what_is_optional_may_be_null():
+    assert problem_of(transition(0, 1) | {"seed": None, "blueprint": None}) is None
+    assert problem_of(quarantined(0) | {"error": None}) is not None

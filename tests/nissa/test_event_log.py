@@ -1,0 +1,220 @@
+"""The event log: numbers, compaction, rewinding, integrity, and what is damaged."""
+
+import json
+import math
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nissa_builders import quarantined, transition
+
+from esper_ray.nissa.event_log import EventLog, RecordError, integrity, written
+from esper_ray.nissa.parts import EventLogError
+
+
+@pytest.fixture
+def log(tmp_path):
+    made = EventLog(tmp_path, "run", "B")
+    made.tail.touch()
+    return made
+
+
+def numbers(log, **options):
+    return [record["round"] for record in log.records(**options)]
+
+
+def add(log, *rounds):
+    log.append(quarantined(number) for number in rounds)
+
+
+def test_records_carry_where_they_come_from_and_two_numbers(log):
+    log.append([quarantined(0), transition(3, 1), transition(3, 2), transition(1, 1)])
+    log.append([])
+    log.append(iter([quarantined(1)]))
+    found = [json.loads(line) for line in log.tail.read_text().splitlines()]
+    assert [(r["seq"], r["source"], r["source_seq"]) for r in found] == [
+        (0, "driver", 0),
+        (1, "env-3", 0),
+        (2, "env-3", 1),
+        (3, "env-1", 0),
+        (4, "driver", 1),
+    ]
+    assert {(r["schema"], r["run"], r["group"]) for r in found} == {(2, "run", "B")}
+    assert [{k: v for k, v in r.items() if k != "schema"} for r in found] == list(log.records(evidence=True))
+
+
+def test_numbers_that_are_not_finite_become_null_and_are_listed(log):
+    record = {"loss": math.nan, "deep": {"list": [1.0, math.inf, {"low": -math.inf}]}, "pair": (2, 3)}
+    assert written(record) == {
+        "loss": None,
+        "deep": {"list": [1.0, None, {"low": None}]},
+        "pair": [2, 3],
+        "nonfinite": ["loss", "deep.list[1]", "deep.list[2].low"],
+    }
+    assert written({"loss": 0.0}) == {"loss": 0.0}
+
+
+def test_a_record_that_is_not_as_declared_is_an_error_in_tests(log):
+    with pytest.raises(RecordError, match=r"environment_quarantined\.colour"):
+        log.append([quarantined(0) | {"colour": "red"}])
+    assert log.tail.read_text() == ""
+
+
+def test_in_production_it_is_kept_counted_and_logged(log, monkeypatch, caplog):
+    monkeypatch.delenv("ESPER_STRICT_TELEMETRY")
+    broken = quarantined(0) | {"error": {"not", "JSON"}, "loss": math.nan}
+    log.append([broken, quarantined(1)])
+    malformed, good = log.records(evidence=True)
+    assert malformed["kind"] == "malformed"
+    assert malformed["problem"].startswith("environment_quarantined.error: Input should be a valid string")
+    assert json.loads(malformed["record"])["round"] == 0
+    assert good["round"] == 1
+    assert "not as declared" in caplog.text
+    assert (integrity(log)["complete"], integrity(log)["malformed"]) == (False, 1)
+
+
+def test_few_lines_stay_lines_and_many_become_parquet(log, monkeypatch):
+    add(log, 0, 1)
+    before = list(log.records())
+    log.compact()
+    assert log.parts() == []
+    monkeypatch.setattr("esper_ray.nissa.event_log.COMPACT_BYTES", 100)
+    log.compact()
+    assert [part.path.name for part in log.parts()] == ["000000000000-000000000001"]
+    assert log.tail.read_text() == ""
+    assert list(log.records(evidence=True)) == before
+    add(log, 2)
+    log.append([transition(0, 1)])
+    log.compact()
+    assert [record["kind"] for record in log.records(evidence=True)] == ["environment_quarantined"] * 3 + [
+        "seed_transition"
+    ]
+    assert sorted(path.name for path in log.parts()[1].path.iterdir()) == [
+        "environment_quarantined.parquet",
+        "part.json",
+        "seed_transition.parquet",
+    ]
+
+
+def test_to_compact_nothing_makes_nothing(log):
+    log.compact(always=True)
+    assert log.parts() == []
+
+
+def test_a_crash_between_parquet_and_the_end_of_the_lines_doubles_nothing(log):
+    add(log, 0, 1)
+    lines = log.tail.read_text()
+    log.compact(always=True)
+    log.tail.write_text(lines)
+    add(log, 2)
+    assert numbers(log, evidence=True) == [0, 1, 2]
+    log.compact(always=True)
+    assert numbers(log, evidence=True) == [0, 1, 2]
+    assert [(part.first, part.last) for part in log.parts()] == [(0, 1), (2, 2)]
+
+
+@given(batches=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6), data=st.data())
+def test_a_rewound_log_is_as_if_the_rest_had_never_been(tmp_path_factory, batches, data):
+    log = EventLog(tmp_path_factory.mktemp("log"), "run")
+    log.tail.touch()
+    positions, count = [log.counts.position()], 0
+    for size, compact in batches:
+        log.append(quarantined(count + i, env=i) if i else transition(count, 1) for i in range(size))
+        count += size
+        positions.append(log.counts.position())
+        if compact:
+            log.compact(always=True)
+    before = list(log.records(evidence=True))
+    position = data.draw(st.sampled_from(positions))
+    again = EventLog(log.folder, "run")
+    again.rewind(position)
+    assert list(again.records(evidence=True)) == before[: position["sequence"]]
+    assert again.counts.position() == position
+    again.append([quarantined(99)])
+    assert integrity(again)["complete"]
+
+
+def test_a_log_that_is_shorter_than_the_checkpoint_is_refused(log):
+    add(log, 0, 1, 2)
+    position = log.counts.position()
+    log.tail.write_text("".join(log.tail.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(EventLogError, match="ends with event 1, the checkpoint with 2"):
+        log.rewind(position)
+
+
+def test_half_a_line_is_named_and_left_out_unless_everything_is_asked_for(log, caplog):
+    add(log, 0)
+    with log.tail.open("a") as file:
+        file.write('{"kind": "half a li\n')
+    add(log, 1)
+    assert numbers(log) == [0, 1]
+    assert f"line 2 of {log.tail} is no JSON" in caplog.text
+    with pytest.raises(EventLogError, match=r"line 2 of .*events.jsonl is no JSON"):
+        numbers(log, evidence=True)
+    assert integrity(log)["complete"] is False
+
+
+def test_a_missing_event_is_found(log, caplog):
+    add(log, 0, 1, 2)
+    lines = log.tail.read_text().splitlines(keepends=True)
+    log.tail.write_text(lines[0] + lines[2])
+    assert numbers(log) == [0, 2]
+    assert "events 1 to 1 are missing" in caplog.text
+    with pytest.raises(EventLogError, match="events 1 to 1 are missing"):
+        numbers(log, evidence=True)
+    assert integrity(log)["gaps"] == 2  # of the log, and of its source
+
+
+def test_a_missing_folder_is_found(log):
+    for number in range(3):
+        add(log, number)
+        log.compact(always=True)
+    shutil.rmtree(log.parts()[1].path)
+    assert numbers(log) == [0, 2]
+    with pytest.raises(EventLogError, match="events 1 to 1 are missing"):
+        numbers(log, evidence=True)
+
+
+@pytest.mark.parametrize("name", ["environment_quarantined.parquet", "part.json"])
+def test_a_file_that_was_changed_or_lost_is_found(log, name):
+    add(log, 0, 1)
+    log.compact(always=True)
+    (part,) = log.parts()
+    (part.path / name).write_bytes(b"other")
+    problems = integrity(log)["problems"]
+    assert any(name in problem for problem in problems)
+    (part.path / name).unlink()
+    with pytest.raises(EventLogError, match=name.partition(".")[0]):
+        numbers(log)
+
+
+def test_a_log_of_another_version_is_refused(log):
+    add(log, 0)
+    log.tail.write_text(log.tail.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(EventLogError, match=r"events.jsonl is an event log of version 1, this program reads 2"):
+        numbers(log)
+    log.tail.write_text(log.tail.read_text().replace('"schema": 1', '"schema": 2'))
+    log.compact(always=True)
+    (part,) = log.parts()
+    index = json.loads((part.path / "part.json").read_text())
+    (part.path / "part.json").write_text(json.dumps(index | {"schema": 3}))
+    with pytest.raises(EventLogError, match="version 3, this program reads 2"):
+        numbers(log)
+
+
+def test_integrity_counts_what_there_is(log):
+    log.append([quarantined(0), transition(3, 1), transition(3, 2)])
+    log.compact(always=True)
+    log.append([transition(1, 1)])
+    assert integrity(log) == {
+        "schema": 2,
+        "complete": True,
+        "events": 4,
+        "gaps": 0,
+        "malformed": 0,
+        "problems": [],
+        "kinds": {"environment_quarantined": 1, "seed_transition": 3},
+        "sources": {"driver": 1, "env-1": 1, "env-3": 2},
+        "parts": ["000000000000-000000000002"],
+    }

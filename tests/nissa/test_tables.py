@@ -1,0 +1,56 @@
+"""Events as Parquet and back."""
+
+import io
+import math
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nissa_builders import any_records, transition
+
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.event_log import written
+from esper_ray.nissa.tables import by_kind, records_of, schema_of, table_of
+
+PROVENANCE = {"run": "r", "group": "", "source": "driver", "source_seq": 0, "seq": 0}
+
+
+@given(st.lists(any_records, max_size=6))
+def test_what_is_written_is_read_again(records):
+    logged = [PROVENANCE | written(record) for record in records]
+    for kind, rows in by_kind(logged).items():
+        file = io.BytesIO()
+        pq.write_table(table_of(kind, rows), file)
+        assert records_of(kind, pq.read_table(io.BytesIO(file.getvalue()))) == rows
+
+
+def test_a_number_that_was_not_finite_stays_null_and_listed():
+    record = PROVENANCE | written({**_rollback(), "value": math.inf})
+    (again,) = records_of("rollback", table_of("rollback", [record]))
+    assert again == record
+    assert (again["value"], again["nonfinite"]) == (None, ["value"])
+    (finite,) = records_of("rollback", table_of("rollback", [PROVENANCE | written(_rollback())]))
+    assert "nonfinite" not in finite
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_columns_of_its_own_names(kind):
+    names = schema_of(kind).names
+    assert len(names) == len(set(names))
+    assert {field.name for field in KINDS[kind].fields} <= set(names)
+
+
+def test_a_kind_that_does_not_exist_has_no_columns():
+    with pytest.raises(KeyError, match="nothing"):
+        schema_of("nothing")
+
+
+def test_sorting_into_kinds_keeps_the_order():
+    rows = [transition(0, step) for step in range(3)]
+    assert by_kind([rows[0], {"kind": "x"}, *rows[1:]]) == {"seed_transition": rows, "x": [{"kind": "x"}]}
+
+
+def _rollback():
+    clock = {"round": 0, "episode": 0, "env": 0, "step": 3}
+    return {"kind": "rollback", **clock, "reason": "loss", "value": 15.0, "threshold": 7.0}
