@@ -9,7 +9,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train test lint fast chaos bench setup help clean
+.PHONY: train test lint fast chaos bench pages setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN) esper train ppo --preset digits $(ARGS)
@@ -32,6 +32,9 @@ chaos: setup ## kill actors, learner, driver and a node of real runs; a table of
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN) python -m benchmarks $(ARGS)
+
+pages: setup ## write the pages of docs/ that follow from the catalogue of telemetry
+	$(RUN) python -m esper_ray.nissa.catalogue.pages docs
 
 setup: $(STAMP) ## bring uv and everything the project needs into the repository
 

@@ -1,4 +1,4 @@
-"""``esper explain``: why was this reward paid?"""
+"""``esper explain``: why was this reward paid, and what became of this seed?"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from esper_ray.cli.errors import UsageError
 from esper_ray.leyline.records import LedgerEntry
+from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
 
 Record = Mapping[str, Any]
@@ -15,17 +16,30 @@ Record = Mapping[str, Any]
 
 def explain(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
-    episode: Annotated[int, typer.Option(min=0, help="number of the episode within the run")],
+    episode: Annotated[int | None, typer.Option(min=0, help="number of the episode within the run")] = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="step of the episode, counted from 1; all of it without")
     ] = None,
+    env: Annotated[int | None, typer.Option(min=0, help="the last episode of this environment")] = None,
+    slot: Annotated[str | None, typer.Option(help="tell the stories of the seeds in this slot")] = None,
 ) -> None:
-    """Print what a step of an episode was paid, entry by entry: for which slot, because of which step, and why."""
+    """Print what a step of an episode was paid, entry by entry: for which slot, because of which step, and why.
+
+    With --slot: who wanted each seed there and with what probability, what the gates said, what it was worth, its end.
+    """
     from actors.replay import recorded_episode
-    from esper_ray.nissa.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
+    if (episode is None) is (env is None):
+        raise UsageError("either --episode or --env is needed: which episode is it about?")
+    if slot is not None and step is not None:
+        raise UsageError("--slot tells of whole lives and --step of one step: leave one of them out")
+    if episode is None:
+        episode = _last_episode(directory, env)
     records = recorded_episode(directory.events(evidence=True), episode)
+    if slot is not None:
+        _tell(directory, records, episode, slot)
+        return
     steps = [record for record in records if record["kind"] == "env_epoch"]
     if step is not None and step > len(steps):
         raise UsageError(f"--step {step}: episode {episode} has the steps 1 to {len(steps)}")
@@ -36,6 +50,39 @@ def explain(
     lines = episode_account(ledger, steps) if step is None else step_account(ledger, steps[step - 1], step)
     for line in lines:
         typer.echo(line)
+
+
+def _last_episode(directory: RunDirectory, env: int | None) -> int:
+    """The last complete episode of an environment.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    ends = [event for event in directory.events(evidence=True) if event["kind"] == "outcome"]
+    found = [event["episode"] for event in ends if event["env"] == env]
+    if not found:
+        there = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"
+        raise UsageError(f"--env {env}: no episode of it is complete; environments with one: {there}")
+    return int(found[-1])
+
+
+def _tell(directory: RunDirectory, records: Sequence[Record], episode: int, slot: str) -> None:
+    from esper_ray.nissa.story import stories, told_lines
+
+    slots = directory.config().growth.slots
+    if slot not in slots:
+        raise UsageError(f"--slot {slot}: it must be one of {', '.join(slots)}")
+    found = stories(records, slot)
+    end = records[-1]
+    typer.echo(
+        f"episode {episode} of environment {end['env']}, round {end['round']}: "
+        f"{len(found)} {'seed' if len(found) == 1 else 'seeds'} in {slot}, return {end['total_reward']:+.4f}, "
+        f"validation {end['val_accuracy_pp']:.2f} %"
+    )
+    for story in found:
+        typer.echo("")
+        for line in told_lines(story):
+            typer.echo(line)
 
 
 def entries_of(record: Record) -> list[LedgerEntry]:

@@ -8,6 +8,7 @@ import typer
 import esper_ray
 from esper_ray.cli import config, train
 from esper_ray.cli import evaluate as evaluating
+from esper_ray.cli import events as happened
 from esper_ray.cli import explain as explaining
 from esper_ray.cli import export as exporting
 from esper_ray.cli import replay as replaying
@@ -34,6 +35,8 @@ app.command(name="sweep")(sweeping.sweep)
 app.command(name="evaluate")(evaluating.evaluate)
 app.command(name="export-policy")(exporting.export_policy)
 app.command(name="explain")(explaining.explain)
+app.command(name="events")(happened.events)
+app.command(name="sql")(happened.sql)
 app.command(name="submit", context_settings=submitting.CONTEXT)(submitting.submit)
 app.command(name="tasks")(listing.tasks)
 

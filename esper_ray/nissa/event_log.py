@@ -157,6 +157,20 @@ class EventLog:
                 if record["seq"] > after:
                     yield record
 
+    def uncompacted(self) -> list[dict[str, Any]]:
+        """The events that are still lines of JSON.
+
+        Raises:
+            EventLogError: if a line cannot be read, or an event is missing among all.
+        """
+        records = list(self._lines(after=self._compacted(), evidence=True))
+        expected = 0
+        for first, last in [*((part.first, part.last) for part in self.parts()), *((r["seq"],) * 2 for r in records)]:
+            if first != expected:
+                raise EventLogError(f"{self.folder}: events {expected} to {first - 1} are missing")
+            expected = last + 1
+        return records
+
     def lines_from(self, sequence: int) -> str:
         """The lines of JSON from event ``sequence`` on, those that have not become Parquet."""
         return "".join(line for line in self._raw_lines() if (_sequence_of(line) or 0) >= sequence)

@@ -1,0 +1,59 @@
+"""The pages of ``docs/`` that follow from the catalogue; ``make pages`` writes them."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from esper_ray.nissa.catalogue.kinds import KINDS, SCHEMA
+from esper_ray.nissa.catalogue.shapes import Field, Kind
+
+_HEAD = f"""\
+# Events
+
+The event log of a run, version {SCHEMA}. `esper events RUN` prints it, `esper sql RUN` asks it in SQL; every kind is a
+table, and so is every list of records inside one (`gate_checks`, `env_epoch_slots`). Written from the catalogue in
+`esper_ray/nissa/catalogue/`; `make pages` writes it anew.
+
+Every record carries `run`, `group` (which side of a comparison it is), `source` (an environment, the learner, the
+driver), `source_seq` and `seq` (its number within the source and within the log, both without gaps), and its clock.
+Numbers that were not finite are null and named in `nonfinite`.
+
+Clock: `round`, `episode` and `env` count from 0; `step` is how many steps of its episode are done.
+"""
+
+
+def events_page() -> str:
+    """``docs/events.md``."""
+    return "\n".join([_HEAD, *(line for kind in KINDS.values() for line in _of_kind(kind))])
+
+
+def _of_kind(kind: Kind) -> Iterator[str]:
+    yield f"## {kind.name}\n"
+    clock = ", ".join(f"`{member}`" for member in kind.clock)
+    yield f"{kind.about} {kind.delivery.capitalize()}; clock: {clock or 'none'}.\n"
+    yield "| field | type | unit | what |"
+    yield "|---|---|---|---|"
+    yield from _rows(kind.fields, "")
+    yield ""
+
+
+def _rows(fields: Sequence[Field], within: str) -> Iterator[str]:
+    for field in fields:
+        kind = field.type + (" or null" if field.optional else "")
+        yield f"| `{within}{field.name}` | {kind} | {field.unit} | {field.about} |"
+        yield from _rows(field.fields, f"{within}{field.name}.")
+
+
+def pages() -> Mapping[str, str]:
+    """Content of every page, by the name of its file."""
+    return {"events.md": events_page()}
+
+
+def main(folder: Path) -> None:
+    """Write the pages into ``folder``."""
+    for name, content in pages().items():
+        (folder / name).write_text(content)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,110 @@
+"""``esper events``, ``esper sql`` and the stories of ``esper explain`` on a real run."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from cli_builders import call
+
+
+@pytest.fixture
+def run(finished):
+    return finished.run.path
+
+
+def rows(answer):
+    return [json.loads(line) for line in answer.out.splitlines()]
+
+
+def test_events_are_chosen_by_kind_and_clock(run):
+    answer = call("events", run, "--kind", "env_epoch", "--env", 1, "--round", 1, "--format", "json", "--limit", 0)
+    assert (answer.code, answer.err) == (0, "")
+    found = rows(answer)
+    assert {(record["kind"], record["env"], record["round"]) for record in found} == {("env_epoch", 1, 1)}
+    assert [record["step"] for record in found] == [1, 2, 3]
+    assert {record["source"] for record in found} == {"env-1"}
+
+
+def test_a_table_has_the_fields_of_its_kind_as_columns(run):
+    answer = call("events", run, "--kind", "outcome", "--evidence")
+    header, rule, *lines = answer.out.splitlines()
+    assert header.split()[:7] == ["seq", "round", "episode", "env", "step", "seed", "total_reward"]
+    assert set(rule) == {"-", " "}
+    assert len(lines) == 4
+
+
+def test_events_of_several_kinds_share_columns_and_the_last_are_shown(run):
+    answer = call("events", run, "--limit", 2)
+    assert [line.split()[5] for line in answer.out.splitlines()[2:]] == ["round", "run_finished"]
+    assert "the last 2 of" in answer.err
+
+
+def test_sql_answers_in_three_forms(run):
+    query = "SELECT round, count(*) AS n FROM env_epoch GROUP BY round ORDER BY round"
+    assert rows(call("sql", run, query, "--format", "json")) == [{"round": 0, "n": 6}, {"round": 1, "n": 6}]
+    assert list(csv.reader(call("sql", run, query, "--format", "csv").out.splitlines())) == [
+        ["round", "n"],
+        ["0", "6"],
+        ["1", "6"],
+    ]
+    assert call("sql", run, query).out.splitlines()[2].split() == ["0", "6"]
+
+
+def test_without_a_query_the_tables_are_listed(run):
+    lines = call("sql", run).out.splitlines()
+    assert any(line.startswith("gate_checks: seq, round, episode, env, step, name, value") for line in lines)
+
+
+def test_the_seeds_of_a_slot_have_stories(finished, run):
+    germinated = [e for e in finished.run.events() if e["kind"] == "seed_transition" and e["to"] == "GERMINATED"]
+    event = germinated[-1]
+    answer = call("explain", run, "--episode", event["episode"], "--slot", event["slot"])
+    assert answer.code == 0
+    assert f"seed {event['seed']} in {event['slot']}: {event['blueprint']}" in answer.out
+    assert "by the policy: GERMINATE" in answer.out
+    last = call("explain", run, "--env", event["env"], "--slot", event["slot"])
+    assert last.out.splitlines()[0].startswith(f"episode {2 + event['env']} of environment {event['env']}, round 1: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["events", "--kind", "seed_transitions"], "--kind seed_transitions: it must be one of run_started, "),
+        (["events", "--format", "csv"], "--format csv: it must be table or json"),
+        (["sql", "SELECT 1", "--format", "xml"], "--format xml: it must be one of table, json, csv"),
+        (["sql", "DELETE FROM gate"], "an event log is only read: SELECT is expected, got DELETE"),
+        (["sql", "SELECT nothing FROM gate"], "nothing"),
+        (["explain", "--slot", "r0c0"], "either --episode or --env is needed"),
+        (["explain", "--episode", "0", "--env", "0"], "either --episode or --env is needed"),
+        (["explain", "--episode", "0", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
+        (
+            ["explain", "--env", "7", "--slot", "r0c0"],
+            "--env 7: no episode of it is complete; environments with one: 0, 1",
+        ),
+        (["explain", "--episode", "0", "--slot", "r0c0", "--step", "1"], "leave one of them out"),
+    ],
+)
+def test_wrong_requests_are_refused(run, words, message):
+    answer = call(words[0], run, *words[1:])
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_half_a_line_is_named_and_evidence_refuses_it(run, tmp_path):
+    broken = shutil.copytree(run, tmp_path / "run")
+    (broken / "events.jsonl").write_text('{"schema": 2, "half')
+    assert call("events", broken, "--limit", 1).code == 0
+    for words in (["events", broken, "--evidence"], ["sql", broken, "SELECT 1"]):
+        answer = call(*words)
+        assert answer.code == 2
+        assert "line 1 of" in answer.err
+
+
+def test_a_run_of_another_version_is_refused(run, tmp_path):
+    old = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(old / "events")
+    (old / "events.jsonl").write_text('{"schema": 1, "run": "r", "seq": 0, "kind": "run_started"}\n')
+    answer = call("events", old)
+    assert answer.code == 2
+    assert "is an event log of version 1, this program reads 2" in answer.err

@@ -1,0 +1,25 @@
+"""The pages that follow from the catalogue are those in ``docs/``."""
+
+from pathlib import Path
+
+import pytest
+
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.catalogue.pages import main, pages
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_the_page_is_up_to_date(name):
+    assert (DOCS / name).read_text() == pages()[name], "run `make pages`"
+
+
+def test_every_kind_and_field_is_on_its_page(tmp_path):
+    main(tmp_path)
+    content = (tmp_path / "events.md").read_text()
+    for kind in KINDS.values():
+        assert f"## {kind.name}\n" in content
+        for field in kind.fields:
+            assert f"| `{field.name}` | {field.type}" in content
+            assert field.about in content

@@ -1,0 +1,76 @@
+"""The story of a seed."""
+
+import math
+
+from nissa_builders import complete
+
+from esper_ray.nissa.story import stories, told_lines
+
+
+def step(number, operation="WAIT", slot=None, worth=None, probability=1.0, **more):
+    report = {"seed": "r0c0-1", "blueprint": "norm", "stage": "HOLDING", "alpha": 0.5, "contribution_pp": worth}
+    report |= {"contribution_error_pp": None if worth is None else 0.25}
+    record = {"kind": "env_epoch", "step": number, "operation": operation, "slot": slot, "slots": {"r0c0": report}}
+    return complete(record | {"log_prob": math.log(probability), "value": 0.5, "reward": -0.25} | more)
+
+
+def moved(source, target, ticks, initiator="clock", slot="r0c0", seed="r0c0-1", **more):
+    record = {"kind": "seed_transition", "slot": slot, "seed": seed, "from": source, "to": target, "ticks": ticks}
+    return complete(record | {"initiator": initiator, "blueprint": "norm"} | more)
+
+
+def gate(name, passed, seed="r0c0-1"):
+    check = {"name": "age", "value": 3.0, "threshold": 4.0, "margin": -1.0, "passed": passed}
+    return complete({"kind": "gate", "slot": "r0c0", "seed": seed, "gate": name, "passed": passed, "checks": [check]})
+
+
+LIFE = [
+    complete({"kind": "episode_started"}),
+    moved("DORMANT", "GERMINATED", 0, "policy"),
+    moved("DORMANT", "GERMINATED", 0, "policy", slot="r0c1", seed="r0c1-1"),
+    step(1, "GERMINATE", "r0c0", probability=0.25, why="nothing else to do"),
+    gate("G2", False),
+    step(2, worth=1.0),
+    gate("G2", True),
+    moved("TRAINING", "BLENDING", 2),
+    step(3, worth=3.0),
+    moved("BLENDING", "PRUNED", 1, reason="its gradients explode"),
+    step(4),
+    moved("DORMANT", "GERMINATED", 0, "policy", seed="r0c0-2"),
+    step(5, "GERMINATE", "r0c0"),
+    complete({"kind": "rollback", "reason": "loss", "value": 9.0, "threshold": 3.0}),
+    step(6),
+]
+
+
+def test_a_life_is_told_from_the_decision_to_the_end():
+    first, second = stories(LIFE, "r0c0")
+    assert (first.seed, first.blueprint) == ("r0c0-1", "norm")
+    assert [number for number, _ in first.lines] == [1, 2, 3, 3, 4, 6]
+    said = [what for _, what in first.lines]
+    assert said[0] == (
+        "DORMANT -> GERMINATED after 0 steps, by the policy: GERMINATE r0c0, probability 0.25, "
+        "value before +0.500, pay -0.250 (nothing else to do)"
+    )
+    assert said[1] == "gate G2 stayed shut: NOT age 3 (wanted 4)"
+    assert said[2] == "gate G2 opened: age 3 (wanted 4)"
+    assert said[4] == "BLENDING -> PRUNED after 1 steps, by the clock: its gradients explode"
+    assert first.end == f"step 4: {said[4]}"
+    assert first.worth == [(2, 1.0, 0.25, 0.5), (3, 3.0, 0.25, 0.5)]
+    assert second.seed == "r0c0-2"
+    assert second.end == "still there at the end of the episode"
+    assert second.lines[-1] == (6, "rolled back: loss (9 > 3)")
+
+
+def test_another_slot_has_its_own_seeds():
+    assert [story.seed for story in stories(LIFE, "r0c1")] == ["r0c1-1"]
+    assert stories(LIFE, "r0c2") == []
+
+
+def test_the_text_has_contribution_over_time_and_the_end():
+    first, second = (list(told_lines(story)) for story in stories(LIFE, "r0c0"))
+    assert first[0] == "seed r0c0-1 in r0c0: norm"
+    assert "  contribution, steps 2 to 3: [ @]" in first
+    assert "    lowest +1.00 pp, highest +3.00 pp, last +3.00 +/- 0.25 pp at amplitude 0.50" in first
+    assert first[-1].startswith("  end: step 4: BLENDING -> PRUNED")
+    assert "  contribution: never measured" in second
