@@ -2,7 +2,8 @@
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_
 from actors.controller import Controller
 from actors.hire import make_crew
 from actors.keeping import Keeping
+from actors.observing import observed
 from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.errors import UsageError
@@ -23,6 +25,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.exposition import Exporter, PrometheusExporter
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import RunDirectory
@@ -45,6 +48,7 @@ class PPOJob:
         run_id: str | None = None,
         storage: str | None = None,
         label: str = "",
+        metrics_port: int | None = None,
     ) -> None:
         """
         Args:
@@ -54,6 +58,7 @@ class PPOJob:
             run_id: name of the run directory, if it is not to be made up.
             storage: where to keep a copy of the run; that of ``previous`` if it is not given.
             label: begins every line of progress, where several runs are shown together.
+            metrics_port: where to serve metrics for Prometheus while the run goes on; 0 takes a free port.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
@@ -63,6 +68,7 @@ class PPOJob:
         self.serial = serial
         self.save = save
         self.label = label
+        self.metrics_port = metrics_port
         self.console = Console()
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
@@ -97,7 +103,11 @@ class PPOJob:
                 stop.listen()
                 self.console.print(crew.describe(), highlight=False, soft_wrap=True)
                 done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
-                with progress_for(self.config, self.console, done_before, self.label) as listener:
+                with (
+                    self._exporter() as exporter,
+                    progress_for(self.config, self.console, done_before, self.label) as shown,
+                    observed(self.config, exporter, shown) as listener,
+                ):
                     controller = Controller(self.config, crew, run, listener, stop, self._mirror)
                     if self.checkpoint is None:
                         controller.start()
@@ -110,6 +120,16 @@ class PPOJob:
             self._abandon()
             raise
         return self._finish(controller, digest) if done else self._interrupted(controller, stop)
+
+    @contextmanager
+    def _exporter(self) -> Iterator[Exporter | None]:
+        """Serves metrics, if that is wanted."""
+        if self.metrics_port is None:
+            yield None
+            return
+        with PrometheusExporter(self.run_directory.run_id, self.label, self.metrics_port) as exporter:
+            self.console.print(f"metrics http://127.0.0.1:{exporter.port}/metrics", highlight=False, soft_wrap=True)
+            yield exporter
 
     def _snapshots(self) -> str:
         """Where episodes are kept while they are played."""

@@ -58,6 +58,9 @@ def ppo(
         int, typer.Option(min=2, help="held-out seeds on which the verdict of --dual-ab is based")
     ] = 20,
     save: Annotated[Path | None, typer.Option(help="also write the final checkpoint here")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="serve metrics for Prometheus on this port; 0: a free one")
+    ] = None,
     num_workers: opt.NumWorkers = None,
     gpu_preload: opt.GpuPreload = False,
     compile_mode: opt.CompileMode = None,
@@ -78,6 +81,8 @@ def ppo(
     pair = None if dual_ab is None else pair_of(dual_ab)
     if pair is not None and (resume, reward_mode, save) != (None, None, None):
         raise UsageError("--dual-ab names its reward modes and its runs: leave --resume, --reward-mode and --save out")
+    if pair is not None and metrics_port is not None:
+        raise UsageError("--metrics-port serves one run; --dual-ab has two")
     previous = run_to_resume(resume, telemetry_dir) if resume is not None else None
     if run_id is not None and pair is None:
         previous = run_of_name(run_id, telemetry_dir or RUNS, storage)
@@ -124,6 +129,7 @@ def ppo(
         command=sys.argv,
         run_id=run_id,
         storage=storage,
+        metrics_port=metrics_port,
     )
     raise SystemExit(job.run())
 

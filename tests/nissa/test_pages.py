@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.pages import main, pages
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -13,6 +14,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 @pytest.mark.parametrize("name", pages())
 def test_the_page_is_up_to_date(name):
     assert (DOCS / name).read_text() == pages()[name], "run `make pages`"
+
+
+def test_every_metric_is_on_its_page():
+    content = pages()["metrics.md"]
+    for metric in METRICS.values():
+        assert f"| `{metric.name}` | {metric.type} |" in content
+        assert metric.about in content
 
 
 def test_every_kind_and_field_is_on_its_page(tmp_path):

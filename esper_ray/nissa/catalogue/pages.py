@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from esper_ray.nissa.catalogue.kinds import KINDS, SCHEMA
+from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import Field, Kind
 
 _HEAD = f"""\
@@ -27,6 +28,27 @@ def events_page() -> str:
     return "\n".join([_HEAD, *(line for kind in KINDS.values() for line in _of_kind(kind))])
 
 
+_METRICS = """\
+# Metrics
+
+What Prometheus can know of a run. `esper train ppo --metrics-port 9400` serves them under these names. Every metric
+has the labels `run` and `group`, the latter for what belongs together, such as a side of a comparison.
+Written from the catalogue in `esper_ray/nissa/catalogue/`; `make pages` writes it anew.
+
+| metric | type | labels | unit | what |
+|---|---|---|---|---|
+"""
+
+
+def metrics_page() -> str:
+    """``docs/metrics.md``."""
+    rows = []
+    for metric in METRICS.values():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.unit} | {metric.about} |\n")
+    return _METRICS + "".join(rows)
+
+
 def _of_kind(kind: Kind) -> Iterator[str]:
     yield f"## {kind.name}\n"
     clock = ", ".join(f"`{member}`" for member in kind.clock)
@@ -46,7 +68,7 @@ def _rows(fields: Sequence[Field], within: str) -> Iterator[str]:
 
 def pages() -> Mapping[str, str]:
     """Content of every page, by the name of its file."""
-    return {"events.md": events_page()}
+    return {"events.md": events_page(), "metrics.md": metrics_page()}
 
 
 def main(folder: Path) -> None:

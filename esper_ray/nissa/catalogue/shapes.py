@@ -46,3 +46,23 @@ class Kind:
     def by_name(self) -> Mapping[str, Field]:
         """Its fields."""
         return {field.name: field for field in self.fields}
+
+
+MetricType = Literal["counter", "gauge", "histogram"]
+COMMON_LABELS = ("run", "group")
+"""Every metric has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number that is followed over time."""
+
+    name: str
+    """As Prometheus has it; Ray puts ``ray_`` before it."""
+    type: MetricType
+    about: str
+    labels: tuple[str, ...] = ()
+    """Beside run and group. Their values are few; never a seed, an episode or free text."""
+    unit: Unit = ""
+    buckets: tuple[float, ...] = ()
+    """Upper limits, for a histogram."""

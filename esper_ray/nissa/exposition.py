@@ -1,0 +1,78 @@
+"""Metrics of one process for Prometheus, without Ray."""
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from esper_ray.nissa.catalogue.metrics import METRICS
+from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
+from esper_ray.nissa.fold import Change
+
+
+class ExporterError(Exception):
+    """Metrics cannot be exported as it was asked for."""
+
+
+class Exporter(Protocol):
+    """Shows metrics to somebody."""
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed."""
+
+    def close(self) -> None:
+        """Show nothing any more."""
+
+
+class PrometheusExporter:
+    """Serves ``/metrics`` on a port of this machine."""
+
+    def __init__(self, run: str, group: str, port: int, address: str = "127.0.0.1") -> None:
+        """
+        Args:
+            port: 0 takes a free one; see :attr:`port`.
+
+        Raises:
+            ExporterError: if the port is taken.
+        """
+        self._common = (run, group)
+        self.registry = CollectorRegistry()
+        self._metrics = {name: self._registered(metric) for name, metric in METRICS.items()}
+        try:
+            self._server, self._thread = start_http_server(port, address, self.registry)
+        except OSError as error:
+            raise ExporterError(f"metrics cannot be served on {address}:{port}: {error.strerror or error}") from error
+        self.port = int(self._server.server_port)
+
+    def _registered(self, metric: Metric) -> Counter | Gauge | Histogram:
+        labels = (*COMMON_LABELS, *metric.labels)
+        if metric.type == "histogram":
+            return Histogram(metric.name, metric.about, labels, buckets=metric.buckets, registry=self.registry)
+        made = Counter if metric.type == "counter" else Gauge
+        return made(metric.name, metric.about, labels, registry=self.registry)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed."""
+        for change in changes:
+            metric = self._metrics[change.metric].labels(*self._common, *change.labels)
+            if isinstance(metric, Gauge):
+                metric.set(change.value)
+            elif isinstance(metric, Counter):
+                metric.inc(change.value)
+            else:
+                metric.observe(change.value)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> "PrometheusExporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

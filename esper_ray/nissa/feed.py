@@ -1,0 +1,67 @@
+"""Tells an exporter what a run does: events by folding them, and what only the clock and the driver know."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from esper_ray.leyline.actions import head_sizes
+from esper_ray.leyline.config import RunConfig
+from esper_ray.nissa.catalogue.metrics import STATES
+from esper_ray.nissa.event_log import source_of
+from esper_ray.nissa.exposition import Exporter
+from esper_ray.nissa.fold import Change, Fold
+
+logger = logging.getLogger(__name__)
+
+
+class Feed:
+    """One run for one exporter. An exporter that fails is reported once and left alone; the run goes on."""
+
+    def __init__(self, config: RunConfig, exporter: Exporter, now: Callable[[], float] = time.time) -> None:
+        self._exporter, self._now, self._broken = exporter, now, False
+        self._fold = Fold(config.growth.slots, choices_of(config))
+        info = (config.task.name, config.reward.mode, "tamiyo", config.digest()[:12])
+        self._apply([Change("esper_run_info", 1, info), Change("esper_rounds_target", config.ppo.rounds)])
+
+    def state(self, state: str) -> None:
+        """The run is in this state, one of ``STATES``."""
+        self._apply(Change("esper_run_state", float(one == state), (one,)) for one in STATES)
+
+    def records(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """These events have happened, in this order."""
+        self._apply(self._folded(records))
+
+    def phase(self, name: str, seconds: float) -> None:
+        """``play`` or ``update`` has taken so long."""
+        self._apply([Change("esper_phase_duration_seconds", seconds, (name,))])
+
+    def throughput(self, steps_per_second: float) -> None:
+        """Environment steps per second of a round."""
+        self._apply([Change("esper_env_steps_per_second", steps_per_second)])
+
+    def fault(self, kind: str) -> None:
+        """Something went wrong with processes, or is right again."""
+        self._apply([Change("esper_faults_total", 1, (kind,))])
+
+    def _folded(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Change]:
+        for record in records:
+            source = source_of(record).partition("-")[0]
+            yield Change("esper_last_event_timestamp_seconds", self._now(), (source,))
+            yield from self._fold.changes(record)
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        if self._broken:
+            return
+        try:
+            self._exporter.apply(changes)
+        except Exception:
+            self._broken = True
+            logger.exception("metrics are not exported any more")
+
+
+def choices_of(config: RunConfig) -> dict[str, int]:
+    """How many legal choices each head has at most."""
+    growth = config.growth
+    limited = {"blueprint": len(growth.blueprints), "style": len(growth.styles)}
+    return head_sizes(len(growth.slots)) | limited

@@ -1,0 +1,52 @@
+"""``--metrics-port``: a run that Prometheus can watch without Ray."""
+
+from contextlib import closing
+from socket import socket
+from urllib.request import urlopen
+
+import pytest
+from cli_builders import SMALL, call
+
+from actors.observing import Observing
+from esper_ray.nissa.exposition import PrometheusExporter
+
+
+def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
+    """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""
+    ports, pages, original = [], [], Observing.round_finished
+
+    def read_afterwards(self, row, timing):
+        original(self, row, timing)
+        pages.append(urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10).read().decode())
+
+    def remember(self, *arguments, **options):
+        made(self, *arguments, **options)
+        ports.append(self.port)
+
+    made = PrometheusExporter.__init__
+    monkeypatch.setattr(PrometheusExporter, "__init__", remember)
+    monkeypatch.setattr(Observing, "round_finished", read_afterwards)
+    quiet = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
+    seen = call(
+        *("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "seen", "--run-id", "seen"),
+        *("--metrics-port", 0),
+    )
+    assert (quiet.code, seen.code) == (0, 0)
+    assert f"metrics http://127.0.0.1:{ports[0]}/metrics" in seen.out
+    assert 'esper_rounds_total{group="",run="seen"} 2.0' in pages[1]
+    assert 'esper_run_state{group="",run="seen",state="training"} 1.0' in pages[1]
+    assert 'esper_env_accuracy_ratio{env="1",group="",run="seen"}' in pages[0]
+    with pytest.raises(OSError, match="refused"):
+        urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=2)
+    first, second = (next((tmp_path / name).glob("*/rounds.csv")).read_bytes() for name in ("quiet", "seen"))
+    assert first == second
+
+
+def test_a_port_for_metrics_that_is_taken_is_refused(tmp_path):
+    with closing(socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--metrics-port", port)
+    assert answer.code == 2
+    assert f"metrics cannot be served on 127.0.0.1:{port}" in answer.err

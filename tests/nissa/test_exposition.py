@@ -1,0 +1,115 @@
+"""Metrics as Prometheus reads them, and the feed that fills them."""
+
+import logging
+from urllib.request import urlopen
+
+import pytest
+from nissa_builders import complete
+from prometheus_client.parser import text_string_to_metric_families
+
+from esper_ray.nissa.catalogue.metrics import METRICS, STATES
+from esper_ray.nissa.exposition import ExporterError, PrometheusExporter
+from esper_ray.nissa.feed import Feed, choices_of
+from esper_ray.nissa.fold import Change
+
+
+@pytest.fixture
+def exporter():
+    with PrometheusExporter("run-1", "A", 0) as made:
+        yield made
+
+
+def samples(exporter):
+    """(name, values of the labels beside run and group by their names) -> value, as read over HTTP."""
+    with urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    found = {}
+    for family in families:
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert (labels.pop("run"), labels.pop("group")) == ("run-1", "A")
+            found[sample.name, *(labels[name] for name in sorted(labels))] = sample.value
+    return found
+
+
+def test_counters_grow_gauges_change_and_histograms_see(exporter):
+    exporter.apply([Change("esper_rounds_total", 1), Change("esper_return_mean", 2.5)])
+    exporter.apply(iter([Change("esper_rounds_total", 2), Change("esper_return_mean", -1.0)]))
+    exporter.apply([Change("esper_phase_duration_seconds", 0.5, ("play",))])
+    found = samples(exporter)
+    assert (found["esper_rounds_total",], found["esper_return_mean",]) == (3.0, -1.0)
+    assert found["esper_phase_duration_seconds_sum", "play"] == 0.5
+    assert found["esper_phase_duration_seconds_bucket", "0.3", "play"] == 0.0
+    assert found["esper_phase_duration_seconds_bucket", "1.0", "play"] == 1.0
+
+
+def test_every_metric_of_the_catalogue_can_be_exported(exporter):
+    exporter.apply(Change(m.name, 1.0, tuple(f"v{i}" for i in range(len(m.labels)))) for m in METRICS.values())
+    shown = {name[0] for name in samples(exporter)}
+    for metric in METRICS.values():
+        assert (f"{metric.name}_sum" if metric.type == "histogram" else metric.name) in shown
+
+
+def test_a_port_that_is_taken_is_refused(exporter):
+    with pytest.raises(ExporterError, match=rf"cannot be served on 127.0.0.1:{exporter.port}"):
+        PrometheusExporter("run-2", "", exporter.port)
+
+
+def test_after_the_end_nobody_answers():
+    with PrometheusExporter("run-1", "A", 0) as made:
+        port = made.port
+    with pytest.raises(OSError, match=r"refused|urlopen"):
+        urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2)
+
+
+def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny_config):
+    feed = Feed(tiny_config, exporter, now=lambda: 1234.5)
+    feed.state("training")
+    feed.records([complete({"kind": "episode_started"}), complete({"kind": "round"})])
+    feed.phase("update", 2.0)
+    feed.throughput(7.0)
+    feed.fault("learner_died")
+    found = samples(exporter)
+    assert found["esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1
+    assert found["esper_rounds_target",] == tiny_config.ppo.rounds
+    assert {state: found["esper_run_state", state] for state in STATES} == dict.fromkeys(STATES, 0.0) | {"training": 1}
+    assert found["esper_last_event_timestamp_seconds", "env"] == 1234.5
+    assert found["esper_last_event_timestamp_seconds", "driver"] == 1234.5
+    assert found["esper_env_steps_per_second",] == 7.0
+    assert found["esper_faults_total", "learner_died"] == 1
+
+
+def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, caplog):
+    class Broken:
+        calls = 0
+
+        def apply(self, changes):
+            self.calls += 1
+            list(changes)
+            if self.calls > 1:
+                raise OSError("the network is gone")
+
+        def close(self):
+            pass
+
+    exporter = Broken()
+    feed = Feed(tiny_config, exporter)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(5):
+            feed.records([complete({"kind": "round"})])
+    assert exporter.calls == 2
+    assert caplog.text.count("metrics are not exported any more") == 1
+    assert "the network is gone" in caplog.text
+
+
+def test_heads_have_as_many_choices_as_the_rules_of_growth_allow(tiny_config):
+    assert choices_of(tiny_config) == {
+        "op": 6,
+        "slot": 3,
+        "blueprint": 4,
+        "style": 2,
+        "tempo": 3,
+        "alpha_target": 3,
+        "alpha_speed": 4,
+        "alpha_curve": 5,
+    }
