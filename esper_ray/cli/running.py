@@ -2,8 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from actors.observing import observed
 from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.errors import UsageError
+from esper_ray.cli.exporters import exporters
 from esper_ray.cli.progress import describe_duration, describe_operations, progress_for
 from esper_ray.cli.signals import StopRequest
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.exposition import Exporter, PrometheusExporter
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import RunDirectory
@@ -104,7 +103,7 @@ class PPOJob:
                 self.console.print(crew.describe(), highlight=False, soft_wrap=True)
                 done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
                 with (
-                    self._exporter() as exporter,
+                    exporters(*self._names(), self.metrics_port, serial=self.serial, console=self.console) as exporter,
                     progress_for(self.config, self.console, done_before, self.label) as shown,
                     observed(self.config, exporter, shown) as listener,
                 ):
@@ -121,15 +120,10 @@ class PPOJob:
             raise
         return self._finish(controller, digest) if done else self._interrupted(controller, stop)
 
-    @contextmanager
-    def _exporter(self) -> Iterator[Exporter | None]:
-        """Serves metrics, if that is wanted."""
-        if self.metrics_port is None:
-            yield None
-            return
-        with PrometheusExporter(self.run_directory.run_id, self.label, self.metrics_port) as exporter:
-            self.console.print(f"metrics http://127.0.0.1:{exporter.port}/metrics", highlight=False, soft_wrap=True)
-            yield exporter
+    def _names(self) -> tuple[str, str]:
+        """Run and group of the metrics; what is shown together has the name of the folder around it."""
+        path = self.run_directory.path
+        return (path.parent.name, self.label) if self.label else (path.name, "")
 
     def _snapshots(self) -> str:
         """Where episodes are kept while they are played."""

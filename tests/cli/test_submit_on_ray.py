@@ -2,6 +2,8 @@
 
 import json
 import signal
+import time
+from contextlib import suppress
 from urllib.request import Request, urlopen
 
 import pytest
@@ -39,6 +41,7 @@ def test_a_job_runs_is_followed_and_leaves_its_status(head, tmp_path):
     assert sorted(actors) == [
         (f"{run.name}/environment-0#1", "EnvironmentActor", "DEAD"),  # as the job is over
         (f"{run.name}/learner#0", "LearnerActor", "DEAD"),
+        (f"{run.name}/telemetry#2", "TelemetryActor", "DEAD"),
     ]
 
 
@@ -50,6 +53,32 @@ def actors_of(head):
     with urlopen(Request(f"{head.address}/api/v0/actors?detail=true", headers=headers), timeout=60) as answer:
         found = json.load(answer)["data"]["result"]["result"]
     return [(actor["name"], actor["class_name"], actor["state"]) for actor in found]
+
+
+def metrics_of(head):
+    """Lines of our metrics, from wherever Ray's service discovery for Prometheus points to."""
+    discovery = head.folder / "ray" / "prom_metrics_service_discovery.json"
+    found = []
+    for group in json.loads(discovery.read_text()) if discovery.exists() else []:
+        for target in group["targets"]:
+            with suppress(OSError), urlopen(f"http://{target}/metrics", timeout=30) as answer:
+                found += [line for line in answer.read().decode().splitlines() if line.startswith("ray_esper_")]
+    return found
+
+
+def test_prometheus_finds_the_metrics_of_a_job_and_how_it_ended(head, tmp_path):
+    command = ["--", *TRAIN, "--telemetry-dir", str(tmp_path), "--run-id", "watched"]
+    finished, seen = 'state="finished"', set()
+    with head.start(*command) as process:
+        while process.poll() is None:
+            for line in metrics_of(head):
+                series, value = line.rsplit(" ", 1)
+                if 'run="watched"' in series and float(value) == 1.0:
+                    seen.add(series.partition("{")[0])
+                    seen |= {finished} if finished in series else set()
+            time.sleep(0.5)
+    assert process.returncode == 0
+    assert {"ray_esper_rounds_total", "ray_esper_run_info", "ray_esper_episodes_total", finished} <= seen
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(head):

@@ -111,6 +111,7 @@ _SAFETY = (
 _SYSTEM = (
     _metric("phase_duration_seconds", "histogram", "how long a round plays and learns", ("phase",), "seconds", SECONDS),
     _metric("env_steps_per_second", "gauge", "environment steps per second of the last round"),
+    _metric("telemetry_restarts_total", "counter", "telemetry actors that had to be started again"),
     _metric("telemetry_events_total", "counter", "records", ("delivery",)),
     _metric(
         "telemetry_dropped_total", "counter", "records that were lost or are not as declared", ("delivery", "reason")

@@ -1,0 +1,146 @@
+"""Metrics through Ray: an actor registers them with the metrics agent of its node, where Prometheus finds them.
+
+Driver and actor never wait for each other. What changes is gathered until the actor has taken what it
+was sent before, so that nothing piles up: gauges keep their newest value, counters their sum. An actor
+that dies is started again and told all gauges; what it had not confirmed is sent once more.
+"""
+
+import threading
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.metrics import Counter, Gauge, Histogram, Metric
+
+from actors.workers import Worker
+from esper_ray.nissa.batch import Batch, Key
+from esper_ray.nissa.catalogue.metrics import METRICS
+from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
+from esper_ray.nissa.fold import Change
+
+HEARTBEAT_SECONDS = 5.0
+"""Ray forgets a gauge that is not set again within about twenty seconds."""
+EXPORT_SECONDS = 12.0
+"""By then what an actor shows has been exported."""
+
+
+@ray.remote(num_cpus=0)
+class TelemetryActor:
+    """Shows metrics to Ray."""
+
+    def __init__(self, run: str, group: str) -> None:
+        self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
+        self._metrics: dict[str, Metric] = {}
+        self._gauges: dict[Key, float] = {}
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def ready(self) -> str:
+        """The name of the node that this actor is on."""
+        return str(ray.util.get_node_ip_address())
+
+    def apply(self, batch: Batch) -> None:
+        """Show what has changed."""
+        with self._lock:
+            self._gauges |= batch.gauges
+            self._show(batch.gauges)
+            for key, amount in batch.counters.items():
+                if amount > 0:  # Ray refuses to count nothing
+                    self._metric(key).inc(amount, self._labels(key))
+            for key, value in batch.observations:
+                self._metric(key).observe(value, self._labels(key))
+
+    def _beat(self) -> None:
+        while not threading.Event().wait(HEARTBEAT_SECONDS):
+            with self._lock:
+                self._show(self._gauges)
+
+    def _show(self, gauges: dict[Key, float]) -> None:
+        for key, value in gauges.items():
+            self._metric(key).set(value, self._labels(key))
+
+    def _metric(self, key: Key) -> Any:
+        name = key[0]
+        if name not in self._metrics:
+            declared = METRICS[name]
+            labels = (*COMMON_LABELS, *declared.labels)
+            if declared.type == "histogram":
+                made: Metric = Histogram(name, declared.about, list(declared.buckets), labels)
+            else:
+                made = (Counter if declared.type == "counter" else Gauge)(name, declared.about, labels)
+            self._metrics[name] = made
+        return self._metrics[name]
+
+    def _labels(self, key: Key) -> dict[str, str]:
+        return self._common | dict(zip(METRICS[key[0]].labels, key[1], strict=True))
+
+
+class RayExporter:
+    """The driver's side: an :class:`~esper_ray.nissa.exposition.Exporter` that never blocks."""
+
+    def __init__(self, run: str, group: str = "") -> None:
+        self._worker = Worker(partial(_started, run, group), f"{run}/telemetry")
+        self._waiting, self._sent = Batch(), Batch()
+        self._gauges: dict[Key, float] = {}
+        self._answer: Any = None
+        self.restarts = 0
+        self._worker.start()
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed, as soon as the actor has taken what came before."""
+        fresh = Batch()
+        fresh.add(changes)
+        self._gauges |= fresh.gauges
+        self._waiting = self._waiting.before(fresh)
+        self._pump(0.0)
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Have the last changes shown, and end the actor.
+
+        Args:
+            linger_s: how long they are to be seen.
+        """
+        self._pump(10.0)
+        self._pump(10.0)
+        if linger_s:
+            threading.Event().wait(linger_s)
+        self._worker.stop()
+
+    def _pump(self, wait_s: float) -> None:
+        if self._worker.starting is not None:
+            if not _is_there(self._worker.starting, wait_s):
+                return
+            self._confirm(self._worker.started)
+        if self._answer is not None:
+            if not _is_there(self._answer, wait_s):
+                return
+            answer, self._answer = self._answer, None
+            self._confirm(partial(ray.get, answer))
+        if self._waiting and self._worker.alive:
+            self._sent, self._waiting = self._waiting, Batch()
+            self._answer = self._worker.call("apply", self._sent)
+
+    def _confirm(self, answer: Any) -> None:
+        """Take an answer of the actor; start another one if it is gone."""
+        try:
+            answer()
+        except RayError:
+            self.restarts += 1
+            lost = Batch(dict(self._gauges), self._sent.counters, self._sent.observations)
+            again = Batch()
+            again.add([Change("esper_telemetry_restarts_total", 1)])
+            self._waiting = lost.before(self._waiting).before(again)
+            self._worker.stop()
+            self._worker.start()
+        self._sent = Batch()
+
+
+def _started(run: str, group: str, name: str) -> Any:
+    return TelemetryActor.options(name=name).remote(run, group)  # type: ignore[attr-defined]
+
+
+def _is_there(reference: Any, wait_s: float) -> bool:
+    ready, _ = ray.wait([reference], timeout=wait_s)
+    return bool(ready)

@@ -1,0 +1,55 @@
+"""Who shows the metrics of a run: a port of this machine, Ray's metrics agents, both, or nobody."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+
+from esper_ray.nissa.exposition import Exporter, PrometheusExporter
+from esper_ray.nissa.fold import Change
+
+
+class Several:
+    """Exporters as one."""
+
+    def __init__(self, exporters: Iterable[Exporter]) -> None:
+        self._exporters = tuple(exporters)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed."""
+        found = list(changes)
+        for exporter in self._exporters:
+            exporter.apply(found)
+
+    def close(self) -> None:
+        """Show nothing any more."""
+        for exporter in self._exporters:
+            exporter.close()
+
+
+@contextmanager
+def exporters(run: str, group: str, port: int | None, *, serial: bool, console: Console) -> Iterator[Exporter | None]:
+    """Exporters for as long as a run goes on; ``None`` if nobody wants its metrics.
+
+    A cluster that is there already (``RAY_ADDRESS``) has somebody who scrapes it; one of our own has nobody.
+
+    Args:
+        port: of this machine, to serve metrics on; 0 takes a free one.
+
+    Raises:
+        ExporterError: if the port is taken.
+    """
+    with ExitStack() as stack:
+        found: list[Exporter] = []
+        if port is not None:
+            served = stack.enter_context(PrometheusExporter(run, group, port))
+            console.print(f"metrics http://127.0.0.1:{served.port}/metrics", highlight=False, soft_wrap=True)
+            found.append(served)
+        if not serial and "RAY_ADDRESS" in os.environ:
+            from actors.telemetry import EXPORT_SECONDS, RayExporter
+
+            through_ray = RayExporter(run, group)
+            stack.callback(through_ray.close, EXPORT_SECONDS)
+            found.append(through_ray)
+        yield Several(found) if found else None

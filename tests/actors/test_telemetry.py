@@ -1,0 +1,80 @@
+"""Metrics through Ray: exported, and there again after the actor has been killed."""
+
+import time
+from urllib.request import urlopen
+
+import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import RayError
+
+from actors.telemetry import RayExporter
+from esper_ray.nissa.fold import Change
+
+WAIT_SECONDS = 120
+
+
+def exported():
+    """(name, labels of ours) -> value, as the agents of all nodes show them."""
+    found = {}
+    for node in ray.nodes():
+        address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        with urlopen(address, timeout=30) as answer:
+            text = answer.read().decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name.startswith("ray_esper_"):
+                    labels = {k: v for k, v in sample.labels.items() if k in ("run", "group", "state", "phase", "le")}
+                    key = (sample.name, *(labels[name] for name in sorted(labels)))
+                    found.setdefault(key, []).append(sample.value)
+    return found
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        found = exported()
+        if condition(found):
+            return found
+        time.sleep(1.0)
+    raise AssertionError(f"after {WAIT_SECONDS} s: {found}")
+
+
+def wait_for_the_death_of(actor):
+    try:
+        while True:
+            ray.get(actor.ready.remote(), timeout=WAIT_SECONDS)
+    except RayError:
+        return
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_metrics_are_exported_and_there_again_after_the_actor_was_killed(ray_cluster):
+    exporter = RayExporter("run-t", "A")
+    rounds = ("ray_esper_rounds_total", "A", "run-t")
+    mean = ("ray_esper_return_mean", "A", "run-t")
+    exporter.apply([Change("esper_rounds_total", 2), Change("esper_return_mean", 1.5)])
+    exporter.apply([Change("esper_phase_duration_seconds", 0.5, ("play",))])
+
+    def pumped(found):
+        exporter.apply([])
+        return found.get(rounds) == [2.0] and found.get(mean) == [1.5]
+
+    found = wait_for(pumped)
+    assert found["ray_esper_phase_duration_seconds_count", "A", "play", "run-t"] == [1.0]
+
+    actor = exporter._worker._actor
+    ray.kill(actor)
+    wait_for_the_death_of(actor)
+    exporter.apply([Change("esper_rounds_total", 1), Change("esper_return_mean", 2.5)])
+
+    def back(found):
+        exporter.apply([])
+        return sum(found.get(rounds, [])) == 3.0 and 2.5 in found.get(mean, [])
+
+    wait_for(back)
+    assert exporter.restarts == 1
+    assert "ray_esper_telemetry_restarts_total" in {key[0] for key in exported()}
+    exporter.close()
