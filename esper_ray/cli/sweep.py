@@ -156,6 +156,8 @@ def seeds_of(text: str) -> int | list[int]:
         UsageError: if it is none of them.
     """
     if re.fullmatch(r"\d+", text):
+        if int(text) < 1:
+            raise UsageError(f"--seeds {text}: one seed at least; a single seed is a list such as 7,")
         return int(text)
     if match := re.fullmatch(r"(\d+)-(\d+)", text):
         first, last = map(int, match.groups())

@@ -27,7 +27,7 @@ REFUSED = {
     "modes": (["--reward-modes", "basic", "basic"], ["'basic' is listed twice"]),
     "seeds": (["--seeds", "many"], ["--seeds takes a number", "got 'many'"]),
     "backwards": (["--seeds", "5-3"], ["--seeds 5-3", "must not be below"]),
-    "no seeds": (["--seeds", "0"], ["seeds", "greater than or equal to 1", "got 0"]),
+    "no seeds": (["--seeds", "0"], ["--seeds 0", "one seed at least"]),
     "scheduler": (["--scheduler", "hyperband"], ["scheduler", "'none', 'asha', 'pbt' or 'pb2'"]),
     "population": (["--scheduler", "pbt"], ["'pbt' changes settings", "grid needs a key"]),
     "sweep": (["--sweep", "reward_mode"], ["unknown sweep 'reward_mode'; did you mean 'reward_modes'?"]),
