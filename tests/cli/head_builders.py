@@ -9,11 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
+
+import psutil
 
 START_SECONDS = 180
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
@@ -81,31 +83,32 @@ def running_head(environment: dict[str, str]) -> Iterator[Head]:
     words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
     words += [f"--temp-dir={folder / 'ray'}", "--num-cpus=2", "--disable-usage-stats", "--block"]
     log = folder / "head.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [str(binaries / "ray"), "start", "--head", *words],
-            env=clean | settings | environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = orphan([str(binaries / "ray"), "start", "--head", *words], clean | settings | environment, log)
     try:
         head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, ports["port"], folder)
         wait_until_it_answers(head, process, log)
         yield head
     finally:
-        process.send_signal(signal.SIGTERM)  # with --block Ray takes its own processes along
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()  # with --block Ray takes its own processes along
         try:
             process.wait(60)
-        except subprocess.TimeoutExpired:
+        except psutil.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def orphan(words, environment, log):
+    """A process whose parent is gone: Ray looks for ``uv run`` among a head's ancestors, and tests run under it."""
+    script = f'setsid "$@" > {log} 2>&1 & echo $!'
+    done = subprocess.run(["sh", "-c", script, "sh", *words], env=environment, stdout=subprocess.PIPE, check=True)
+    return psutil.Process(int(done.stdout))
 
 
 def wait_until_it_answers(head, process, log):
     """Until the dashboard answers, be it that it wants a token."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_running():
         try:
             urlopen(f"{head.address}/api/version", timeout=5).close()
             return
