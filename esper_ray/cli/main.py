@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import esper_ray
-from esper_ray.cli import config, train
+from esper_ray.cli import config, dashboards, train
 from esper_ray.cli import evaluate as evaluating
 from esper_ray.cli import events as happened
 from esper_ray.cli import explain as explaining
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(config.app, name="config")
+app.add_typer(dashboards.app, name="dashboards")
 app.command(name="replay")(replaying.replay)
 app.command(name="sweep")(sweeping.sweep)
 app.command(name="evaluate")(evaluating.evaluate)

@@ -48,9 +48,9 @@ class PrometheusExporter:
     def _registered(self, metric: Metric) -> Counter | Gauge | Histogram:
         labels = (*COMMON_LABELS, *metric.labels)
         if metric.type == "histogram":
-            return Histogram(metric.name, metric.about, labels, buckets=metric.buckets, registry=self.registry)
+            return Histogram(metric.exported, metric.about, labels, buckets=metric.buckets, registry=self.registry)
         made = Counter if metric.type == "counter" else Gauge
-        return made(metric.name, metric.about, labels, registry=self.registry)
+        return made(metric.exported, metric.about, labels, registry=self.registry)
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Show what has changed."""

@@ -33,9 +33,9 @@ def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
     )
     assert (quiet.code, seen.code) == (0, 0)
     assert f"metrics http://127.0.0.1:{ports[0]}/metrics" in seen.out
-    assert 'esper_rounds_total{group="",run="seen"} 2.0' in pages[1]
-    assert 'esper_run_state{group="",run="seen",state="training"} 1.0' in pages[1]
-    assert 'esper_env_accuracy_ratio{env="1",group="",run="seen"}' in pages[0]
+    assert 'ray_esper_rounds_total{group="",run="seen"} 2.0' in pages[1]
+    assert 'ray_esper_run_state{group="",run="seen",state="training"} 1.0' in pages[1]
+    assert 'ray_esper_env_accuracy_ratio{env="1",group="",run="seen"}' in pages[0]
     with pytest.raises(OSError, match="refused"):
         urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=2)
     first, second = (next((tmp_path / name).glob("*/rounds.csv")).read_bytes() for name in ("quiet", "seen"))

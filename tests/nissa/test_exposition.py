@@ -37,17 +37,17 @@ def test_counters_grow_gauges_change_and_histograms_see(exporter):
     exporter.apply(iter([Change("esper_rounds_total", 2), Change("esper_return_mean", -1.0)]))
     exporter.apply([Change("esper_phase_duration_seconds", 0.5, ("play",))])
     found = samples(exporter)
-    assert (found["esper_rounds_total",], found["esper_return_mean",]) == (3.0, -1.0)
-    assert found["esper_phase_duration_seconds_sum", "play"] == 0.5
-    assert found["esper_phase_duration_seconds_bucket", "0.3", "play"] == 0.0
-    assert found["esper_phase_duration_seconds_bucket", "1.0", "play"] == 1.0
+    assert (found["ray_esper_rounds_total",], found["ray_esper_return_mean",]) == (3.0, -1.0)
+    assert found["ray_esper_phase_duration_seconds_sum", "play"] == 0.5
+    assert found["ray_esper_phase_duration_seconds_bucket", "0.3", "play"] == 0.0
+    assert found["ray_esper_phase_duration_seconds_bucket", "1.0", "play"] == 1.0
 
 
 def test_every_metric_of_the_catalogue_can_be_exported(exporter):
     exporter.apply(Change(m.name, 1.0, tuple(f"v{i}" for i in range(len(m.labels)))) for m in METRICS.values())
     shown = {name[0] for name in samples(exporter)}
     for metric in METRICS.values():
-        assert (f"{metric.name}_sum" if metric.type == "histogram" else metric.name) in shown
+        assert (f"{metric.exported}_sum" if metric.type == "histogram" else metric.exported) in shown
 
 
 def test_a_port_that_is_taken_is_refused(exporter):
@@ -70,13 +70,15 @@ def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny
     feed.throughput(7.0)
     feed.fault("learner_died")
     found = samples(exporter)
-    assert found["esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1
-    assert found["esper_rounds_target",] == tiny_config.ppo.rounds
-    assert {state: found["esper_run_state", state] for state in STATES} == dict.fromkeys(STATES, 0.0) | {"training": 1}
-    assert found["esper_last_event_timestamp_seconds", "env"] == 1234.5
-    assert found["esper_last_event_timestamp_seconds", "driver"] == 1234.5
-    assert found["esper_env_steps_per_second",] == 7.0
-    assert found["esper_faults_total", "learner_died"] == 1
+    assert found["ray_esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1
+    assert found["ray_esper_rounds_target",] == tiny_config.ppo.rounds
+    assert {state: found["ray_esper_run_state", state] for state in STATES} == dict.fromkeys(STATES, 0.0) | {
+        "training": 1
+    }
+    assert found["ray_esper_last_event_timestamp_seconds", "env"] == 1234.5
+    assert found["ray_esper_last_event_timestamp_seconds", "driver"] == 1234.5
+    assert found["ray_esper_env_steps_per_second",] == 7.0
+    assert found["ray_esper_faults_total", "learner_died"] == 1
 
 
 def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, caplog):

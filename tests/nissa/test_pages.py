@@ -19,7 +19,7 @@ def test_the_page_is_up_to_date(name):
 def test_every_metric_is_on_its_page():
     content = pages()["metrics.md"]
     for metric in METRICS.values():
-        assert f"| `{metric.name}` | {metric.type} |" in content
+        assert f"| `{metric.exported}` | {metric.type} |" in content
         assert metric.about in content
 
 

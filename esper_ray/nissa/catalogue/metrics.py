@@ -104,7 +104,6 @@ _REWARD = (
 )
 _SAFETY = (
     _metric("nonfinite_total", "counter", "numbers that were not finite, by kind of event", ("where",)),
-    _metric("anomalies_total", "counter", "findings that want a look", ("type",)),
     _metric("faults_total", "counter", "what went wrong in processes, and what was right again", ("kind",)),
     _metric("environments_quarantined", "gauge", "environments that are given up"),
 )

@@ -31,9 +31,9 @@ def events_page() -> str:
 _METRICS = """\
 # Metrics
 
-What Prometheus can know of a run. `esper train ppo --metrics-port 9400` serves them under these names. Every metric
-has the labels `run` and `group`, the latter for what belongs together, such as a side of a comparison.
-Written from the catalogue in `esper_ray/nissa/catalogue/`; `make pages` writes it anew.
+What Prometheus can know of a run, under the names that Ray gives; `esper train ppo --metrics-port 9400` serves the same
+without Ray. Every metric has the labels `run` and `group`, the latter for what belongs together, such as a side of a
+comparison. Written from the catalogue in `esper_ray/nissa/catalogue/`; `make pages` writes it anew.
 
 | metric | type | labels | unit | what |
 |---|---|---|---|---|
@@ -45,7 +45,7 @@ def metrics_page() -> str:
     rows = []
     for metric in METRICS.values():
         labels = ", ".join(f"`{label}`" for label in metric.labels)
-        rows.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.unit} | {metric.about} |\n")
+        rows.append(f"| `{metric.exported}` | {metric.type} | {labels} | {metric.unit} | {metric.about} |\n")
     return _METRICS + "".join(rows)
 
 

@@ -58,7 +58,7 @@ class Metric:
     """One number that is followed over time."""
 
     name: str
-    """As Prometheus has it; Ray puts ``ray_`` before it."""
+    """As it is registered with Ray."""
     type: MetricType
     about: str
     labels: tuple[str, ...] = ()
@@ -66,3 +66,63 @@ class Metric:
     unit: Unit = ""
     buckets: tuple[float, ...] = ()
     """Upper limits, for a histogram."""
+
+    @property
+    def exported(self) -> str:
+        """As Prometheus has it: Ray puts ``ray_`` before every name, and we do so without Ray too."""
+        return f"ray_{self.name}"
+
+
+Severity = Literal["page", "ticket"]
+"""``page``: somebody should look now. ``ticket``: somebody should look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule for Prometheus."""
+
+    name: str
+    expression: str
+    """PromQL that has a result while something is wrong."""
+    wait: str
+    """How long it must have one, as Prometheus writes durations."""
+    severity: Severity
+    about: str
+    """What it means and where to look."""
+
+
+PanelType = Literal["timeseries", "stat", "bargauge", "heatmap", "state-timeline", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One expression of a panel."""
+
+    expression: str
+    legend: str = ""
+    """What its series are called; names of labels in ``{{}}``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture of the dashboard."""
+
+    title: str
+    about: str
+    type: PanelType
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    """As Grafana calls it."""
+    width: int = 6
+    """Of 24."""
+    steps: tuple[tuple[float | None, str], ...] = ()
+    """Colours from which value on, where colours mean something."""
+    stacked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Panels that answer one question."""
+
+    title: str
+    panels: tuple[Panel, ...]

@@ -1,0 +1,183 @@
+"""Dashboard and alert rules as Grafana and Prometheus read them, made from the catalogue."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from esper_ray.nissa.catalogue.alerts import ALERTS
+from esper_ray.nissa.catalogue.metrics import METRICS
+from esper_ray.nissa.catalogue.panels import ANNOTATIONS, ROWS
+from esper_ray.nissa.catalogue.shapes import Panel
+
+UID, TITLE = "esper", "esper-ray"
+WIDTH, HEIGHT = 24, 8
+RAY_METRICS = frozenset(
+    {
+        "ray_node_gram_used",
+        "ray_node_gram_available",
+        "ray_node_gpus_utilization",
+        "ray_node_cpu_utilization",
+        "ray_actors",
+    }
+)
+"""Metrics of Ray itself that the dashboard shows."""
+_SUFFIXES = re.compile(r"_(bucket|count|sum)$")
+
+
+def dashboard() -> dict[str, Any]:
+    """``dashboards/esper.json``."""
+    return {
+        "uid": UID,
+        "title": TITLE,
+        "tags": ["esper-ray"],
+        "timezone": "browser",
+        "schemaVersion": 41,
+        "version": 1,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {"list": _variables()},
+        "annotations": {"list": [_annotation(*one) for one in ANNOTATIONS]},
+        "panels": list(_panels()),
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    ]
+    info, accuracy = METRICS["esper_run_info"].exported, METRICS["esper_env_accuracy_ratio"].exported
+    chosen = f'{info}{{run="$run"}}'
+    queries = {
+        "run": ("Run", f"label_values({info}, run)", False),
+        "group": ("Group", f"label_values({chosen}, group)", True),
+        "env": ("Environment", f'label_values({accuracy}{{run="$run"}}, env)', True),
+    }
+    for name, (label, query, several) in queries.items():
+        variable = {"name": name, "label": label, "type": "query", "refresh": 2, "sort": 2 if name == "run" else 3}
+        variable |= {"datasource": _source(), "query": {"query": query, "refId": name}, "definition": query}
+        variable |= {"multi": several, "includeAll": several} | ({"allValue": ".*"} if several else {})
+        if several:
+            variable["current"] = {"text": "All", "value": "$__all"}
+        found.append(variable)
+    return found
+
+
+def _panels() -> Iterator[dict[str, Any]]:
+    number, y = 0, 0
+    for row in ROWS:
+        number += 1
+        place = {"h": 1, "w": WIDTH, "x": 0, "y": y}
+        yield {"id": number, "type": "row", "title": row.title, "collapsed": False, "gridPos": place, "panels": []}
+        x, y = 0, y + 1
+        for panel in row.panels:
+            if x + panel.width > WIDTH:
+                x, y = 0, y + HEIGHT
+            number += 1
+            yield _panel(panel, number, {"h": HEIGHT, "w": panel.width, "x": x, "y": y})
+            x += panel.width
+        y += HEIGHT
+
+
+def _panel(panel: Panel, number: int, place: Mapping[str, int]) -> dict[str, Any]:
+    targets = [
+        {"refId": chr(65 + i), "datasource": _source(), "expr": query.expression, "legendFormat": query.legend}
+        for i, query in enumerate(panel.queries)
+    ]
+    defaults: dict[str, Any] = {"unit": panel.unit, "color": {"mode": "palette-classic"}}
+    if panel.steps:
+        steps = [{"value": value, "color": colour} for value, colour in panel.steps]
+        defaults |= {"thresholds": {"mode": "absolute", "steps": steps}, "color": {"mode": "thresholds"}}
+    if panel.unit == "percentunit" and not panel.stacked:
+        defaults["max"] = 1
+    options: dict[str, Any] = {}
+    if panel.type == "timeseries":
+        stacking = {"mode": "normal" if panel.stacked else "none"}
+        defaults["custom"] = {"fillOpacity": 40 if panel.stacked else 0, "stacking": stacking, "spanNulls": False}
+        options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+    elif panel.type in ("stat", "bargauge"):
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "textMode": "value_and_name"}
+        if panel.type == "bargauge":
+            options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "orientation": "horizontal"}
+    return {
+        "id": number,
+        "type": panel.type,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": _source(),
+        "gridPos": dict(place),
+        "targets": targets,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+    }
+
+
+def _annotation(title: str, query: str, text: str, colour: str) -> dict[str, Any]:
+    return {
+        "name": title,
+        "datasource": _source(),
+        "enable": True,
+        "expr": query,
+        "titleFormat": title,
+        "textFormat": text,
+        "iconColor": colour,
+        "step": "60s",
+    }
+
+
+def _source() -> dict[str, str]:
+    return {"type": "prometheus", "uid": "${datasource}"}
+
+
+def rules() -> dict[str, Any]:
+    """``dashboards/alerts.yaml``."""
+    made = [
+        {
+            "alert": alert.name,
+            "expr": alert.expression,
+            "for": alert.wait,
+            "labels": {"severity": alert.severity},
+            "annotations": {"summary": f"{alert.name}: {{{{ $labels.run }}}}", "description": alert.about},
+        }
+        for alert in ALERTS.values()
+    ]
+    return {"groups": [{"name": "esper", "interval": "10s", "rules": made}]}
+
+
+def files() -> Mapping[str, str]:
+    """Content of every file, by its name."""
+    head = "# Alert rules for Prometheus, made from esper_ray/nissa/catalogue/alerts.py by `esper dashboards render`.\n"
+    return {
+        "esper.json": json.dumps(dashboard(), indent=1) + "\n",
+        "alerts.yaml": head + yaml.safe_dump(rules(), sort_keys=False, width=1000),
+    }
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Every query of dashboard and alerts, with the name of what it belongs to; variables have values."""
+    for row in ROWS:
+        for panel in row.panels:
+            for query in panel.queries:
+                yield f"panel {panel.title!r}", _filled(query.expression)
+    for title, expression, _, _ in ANNOTATIONS:
+        yield f"annotation {title!r}", _filled(expression)
+    for alert in ALERTS.values():
+        yield f"alert {alert.name}", alert.expression
+
+
+def _filled(expression: str) -> str:
+    values = {"$__rate_interval": "1m", "$__range": "1h", "$run": "run", "$group": ".*", "$env": ".*"}
+    for name, value in values.items():
+        expression = expression.replace(name, value)
+    return expression
+
+
+def unknown_metrics(expression: str) -> list[str]:
+    """Metrics in ``expression`` that are neither of the catalogue nor among those of Ray that we show."""
+    names = re.findall(r"\bray_\w+", expression)
+    known = RAY_METRICS | {metric.exported for metric in METRICS.values()}
+    return sorted({name for name in names if name not in known and _SUFFIXES.sub("", name) not in known})

@@ -1,0 +1,46 @@
+"""``esper dashboards``: files from the catalogue, and whether they and their queries are right."""
+
+import pytest
+from cli_builders import call
+
+from esper_ray.nissa import dashboard as module
+from esper_ray.nissa.dashboard import files
+
+
+def test_what_is_rendered_passes_the_check(tmp_path):
+    rendered = call("dashboards", "render", "--out", tmp_path)
+    assert rendered.code == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(files())
+    checked = call("dashboards", "check", "--folder", tmp_path)
+    assert (checked.code, checked.err) == (0, "")
+    assert checked.out.endswith("queries, 0 problems\n")
+
+
+def test_files_that_are_missing_or_old_are_problems(tmp_path):
+    (tmp_path / "esper.json").write_text("{}")
+    answer = call("dashboards", "check", "--folder", tmp_path)
+    assert answer.code == 1
+    assert "esper.json is not what the catalogue makes" in answer.err
+    assert "alerts.yaml does not exist" in answer.err
+    assert answer.out.endswith("2 problems\n")
+
+
+@pytest.mark.parametrize(
+    ("expression", "problem"),
+    [
+        ("sum(ray_esper_round_total)", "there is no metric ray_esper_round_total"),
+        ("sum(ray_esper_rounds_total", "panel 'x': "),
+    ],
+)
+def test_queries_that_are_wrong_are_problems(tmp_path, monkeypatch, expression, problem):
+    call("dashboards", "render", "--out", tmp_path)
+    monkeypatch.setattr(module, "expressions", lambda: [("panel 'x'", expression)])
+    answer = call("dashboards", "check", "--folder", tmp_path)
+    assert answer.code == 1
+    assert problem in answer.err
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    answer = call("dashboards", "render", "--out", tmp_path / "nowhere")
+    assert answer.code == 2
+    assert "it must be a folder that exists" in answer.err

@@ -1,0 +1,156 @@
+"""Every alert fires when its fault is injected, and not before, and is silent again afterwards: by promtool."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+import yaml
+
+from esper_ray.nissa.catalogue.alerts import ALERTS
+from esper_ray.nissa.dashboard import files
+
+PROMTOOL = shutil.which("promtool")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROMTOOL is None, reason="no promtool on this machine (Debian's package prometheus has it)"),
+]
+RUN = 'run="r",group="g"'
+TRAINING = f'ray_esper_run_state{{{RUN},state="training"}}'
+FINISHED = f'ray_esper_run_state{{{RUN},state="finished"}}'
+
+
+@dataclass(frozen=True)
+class Case:
+    """Series, one value a minute, in Prometheus' notation, and minutes at which the alert rings or does not."""
+
+    series: dict[str, str]
+    rings: str
+    """Minute."""
+    silent: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    """Beside run and group, as name=value."""
+
+
+def own(name, labels=""):
+    return f"ray_esper_{name}{{{RUN}{',' if labels else ''}{labels}}}"
+
+
+CASES = {
+    "RunStalled": Case(
+        {own("last_event_timestamp_seconds", 'source="env"'): "0x20 1200+60x20", TRAINING: "1x40"}, "15m", ("8m", "30m")
+    ),
+    "ExporterGone": Case({TRAINING: "1x5 _x20 1x10"}, "14m", ("4m", "30m")),
+    "RunFailed": Case({own("run_state", 'state="failed"'): "0x5 1x5 0x10"}, "7m", ("4m", "15m")),
+    "EvidenceLost": Case(
+        {own("telemetry_dropped_total", 'delivery="evidence",reason="malformed"'): "_x5 1x40"}, "7m", ("4m", "30m")
+    ),
+    "NonFinite": Case(
+        {own("nonfinite_total", 'where="ppo_update"'): "_x5 2x40"}, "7m", ("4m", "30m"), ("where=ppo_update",)
+    ),
+    "UpdatesWithoutSteps": Case(
+        {own("ppo_updates_total", 'result="nothing"'): "0x5 0+1x10 10x60"}, "12m", ("3m", "60m")
+    ),
+    "EnvironmentGivenUp": Case({own("environments_quarantined"): "0x5 1x5 0x10"}, "7m", ("4m", "15m")),
+    "RollbackStorm": Case(
+        {
+            own("rollbacks_total", 'reason="loss"'): "0x5 0+4x20 80x60",
+            own("episodes_total", 'outcome="finished"'): "0+8x90",
+        },
+        "20m",
+        ("4m", "80m"),
+    ),
+    "HeadCollapsed": Case(
+        {
+            own("head_entropy_ratio", 'head="op"'): "0.5x5 0.01x20 0.5x20",
+            own("head_entropy_floor_ratio", 'head="op"'): "0.08x60",
+        },
+        "20m",
+        ("10m", "40m"),
+        ("head=op",),
+    ),
+    "UpdateTooLarge": Case({own("ppo_kl_nats"): "0.01x5 0.5x20 0.01x40"}, "20m", ("5m", "60m")),
+    "CriticUseless": Case(
+        {own("ppo_explained_variance_ratio"): "0.5x5 -1x40 0.5x20", own("ppo_low_return_variance"): "0x70"},
+        "40m",
+        ("20m", "60m"),
+    ),
+    "AccuracyRegressed": Case({own("round_accuracy_rolling_ratio"): "0.8x10 0.7x40 0.8x20"}, "30m", ("12m", "60m")),
+    "LifecycleDead": Case(
+        {
+            own("rounds_total"): "0+1x200",
+            own("seed_transitions_total", 'from_stage="DORMANT",to_stage="GERMINATED"'): "0+1x20 20x80 20+1x90",
+        },
+        "95m",
+        ("20m", "120m"),
+    ),
+    "NoAgency": Case({own("decision_density_ratio"): "0.6x5 0.01x40 0.6x20"}, "30m", ("10m", "60m")),
+    "RewardInverted": Case({own("reward_accuracy_correlation_ratio"): "0.6x5 -0.5x90 0.6x20"}, "80m", ("30m", "110m")),
+    "ThroughputHalved": Case({own("env_steps_total"): "0+100x120 12000+1x60 12060+100x300"}, "150m", ("100m", "400m")),
+    "GpuMemoryTight": Case(
+        {
+            'ray_node_gram_used{NodeAddress="n",GpuIndex="0"}': "50x5 99x10 50x10",
+            'ray_node_gram_available{NodeAddress="n",GpuIndex="0"}': "50x5 1x10 50x10",
+        },
+        "12m",
+        ("7m", "20m"),
+        ("NodeAddress=n", "GpuIndex=0"),
+    ),
+}
+
+
+def test_every_alert_has_a_case():
+    assert set(CASES) == set(ALERTS)
+
+
+def check(folder, name, case, moments):
+    """What promtool says of the rules; ``moments``: (minute, whether the alert rings then)."""
+    (folder / "alerts.yaml").write_text(files()["alerts.yaml"])
+    alert = ALERTS[name]
+    labels = dict(label.split("=") for label in case.labels) | {"severity": alert.severity}
+    if name != "GpuMemoryTight":
+        labels |= {"run": "r", "group": "g"}
+    summary = f"{name}: {labels.get('run', '')}"
+    expected = [{"exp_labels": labels, "exp_annotations": {"summary": summary, "description": alert.about}}]
+    tests = [
+        {"eval_time": minute, "alertname": name, "exp_alerts": expected if rings else []} for minute, rings in moments
+    ]
+    series = [{"series": series, "values": values} for series, values in case.series.items()]
+    tree = {
+        "rule_files": ["alerts.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": tests}],
+    }
+    (folder / "test.yaml").write_text(yaml.safe_dump(tree))
+    command = [PROMTOOL, "test", "rules", "test.yaml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_rings_for_its_fault_and_is_silent_before_and_after(name, tmp_path):
+    case = CASES[name]
+    moments = sorted([(case.rings, True), *((minute, False) for minute in case.silent)])
+    done = check(tmp_path, name, case, moments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_check_can_fail(name, tmp_path):
+    done = check(tmp_path, name, CASES[name], [(CASES[name].rings, False)])
+    assert done.returncode == 1
+    assert "exp:[" in done.stdout + done.stderr
+
+
+def test_a_run_that_finished_in_order_is_not_missed(tmp_path):
+    case = Case({TRAINING: "1x5 0x1 _x30", FINISHED: "0x5 1x1 _x30"}, "", ())
+    done = check(tmp_path, "ExporterGone", case, [(f"{minute}m", False) for minute in range(5, 35, 3)])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_rules():
+    from pathlib import Path
+
+    file = Path(__file__).parents[2] / "dashboards" / "alerts.yaml"
+    done = subprocess.run([PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(ALERTS)} rules found" in done.stdout + done.stderr

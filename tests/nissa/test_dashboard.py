@@ -1,0 +1,127 @@
+"""Dashboard and alert rules: up to date, parsed, about metrics that exist, and complete."""
+
+import json
+import re
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+from nissa_builders import complete
+
+from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
+from esper_ray.nissa.catalogue.panels import ROWS
+from esper_ray.nissa.dashboard import HEIGHT, WIDTH, dashboard, expressions, files, rules, unknown_metrics
+from esper_ray.nissa.fold import Fold
+
+DASHBOARDS = Path(__file__).parents[2] / "dashboards"
+UNITS = {"s", "none", "ops", "percentunit", "percent", "short"}
+SERIES = 3000
+"""More than these no group of a run may have."""
+
+
+@pytest.mark.parametrize("name", files())
+def test_the_file_is_what_the_catalogue_makes(name):
+    assert (DASHBOARDS / name).read_text() == files()[name], "run `esper dashboards render`"
+
+
+def test_every_query_parses_and_names_metrics_that_exist():
+    found = list(expressions())
+    assert len(found) > 60
+    for whose, expression in found:
+        assert promql_parser.parse(expression) is not None, whose
+        assert unknown_metrics(expression) == [], whose
+        assert "$" not in expression, whose
+
+
+def test_a_metric_that_does_not_exist_is_named():
+    assert unknown_metrics("sum(ray_esper_round_total) / ray_esper_rounds_total") == ["ray_esper_round_total"]
+    assert unknown_metrics("ray_esper_phase_duration_seconds_bucket + ray_node_cpu_utilization") == []
+    assert unknown_metrics("ray_node_gpu_utilization") == ["ray_node_gpu_utilization"]
+
+
+def test_every_metric_is_shown_or_rung_for():
+    shown = {name for _, expression in expressions() for name in re.findall(r"\bray_esper_\w+", expression)}
+    shown = {re.sub(r"_bucket$", "", name) for name in shown}
+    silent = {metric.exported for metric in METRICS.values()} - shown
+    assert silent == {  # for those who write their own queries, and what the variables of the dashboard are made of
+        "ray_esper_run_info",
+        "ray_esper_env_best_accuracy_ratio",
+        "ray_esper_env_val_loss_nats",
+        "ray_esper_env_growth_ratio",
+        "ray_esper_slot_stage_code",
+        "ray_esper_gate_evaluations_total",
+        "ray_esper_return_std",
+        "ray_esper_ppo_optimizer_steps",
+        "ray_esper_ppo_policy_loss_nats",
+        "ray_esper_ppo_value_loss",
+        "ray_esper_ppo_entropy_nats",
+        "ray_esper_ppo_epsilon_ratio",
+        "ray_esper_ppo_entropy_coefficient",
+        "ray_esper_env_steps_per_second",
+        "ray_esper_telemetry_events_total",
+        "ray_esper_telemetry_restarts_total",
+    }
+
+
+def test_the_dashboard_has_seven_rows_whose_panels_lie_side_by_side():
+    panels = dashboard()["panels"]
+    assert [panel["title"].partition(":")[0] for panel in panels if panel["type"] == "row"] == [
+        "Pulse",
+        "Task",
+        "Lifecycle",
+        "Policy",
+        "Critic and reward",
+        "Safety and numerics",
+        "System",
+    ]
+    taken = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= WIDTH
+        cells = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert {panel["gridPos"]["h"] for panel in panels} == {1, HEIGHT}
+
+
+def test_every_panel_says_what_it_shows_and_in_which_unit():
+    for panel in (panel for row in ROWS for panel in row.panels):
+        assert len(panel.about) > 10
+        assert panel.about.endswith(".")
+        assert panel.unit in UNITS
+        for query in panel.queries:
+            assert query.legend, panel.title
+            wanted = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+            assert wanted <= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", query.expression))))
+
+
+def test_the_dashboard_asks_for_source_run_group_and_environment():
+    tree = json.loads(files()["esper.json"])
+    assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
+    assert [one["name"] for one in tree["annotations"]["list"]] == ["Rollbacks", "Fossilised"]
+
+
+def test_every_alert_has_a_severity_and_says_what_to_look_at():
+    (group,) = yaml.safe_load(files()["alerts.yaml"])["groups"]
+    assert group == rules()["groups"][0]
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert re.fullmatch(r"\d+[mh]", rule["for"])
+        assert len(rule["annotations"]["description"]) > 30
+
+
+@pytest.mark.parametrize("envs", [1, 16, 64, 512])
+def test_the_number_of_series_is_bounded(envs):
+    """Of everything that depends on environments and slots; the rest is counted generously."""
+    slots = ("r0c0", "r0c1", "r0c2")
+    fold, found = Fold(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), set()
+    report = {"seed": "s", "blueprint": "norm", "stage": "HOLDING", "alpha": 1.0, "contribution_pp": 2.0}
+    for env in range(envs):
+        for record in (
+            {"kind": "episode_started", "env": env, "val_loss": 1.0},
+            {"kind": "env_epoch", "env": env, "slots": dict.fromkeys(slots, report), "val_loss": 1.0},
+        ):
+            found |= {(change.metric, change.labels) for change in fold.changes(complete(record))}
+    assert len(found) <= SERIES - 500

@@ -1,0 +1,162 @@
+"""A real Prometheus scrapes a run; every panel and every alert is evaluated by it."""
+
+import json
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from nissa_builders import complete
+
+from esper_ray.leyline.actions import HEADS
+from esper_ray.nissa.dashboard import RAY_METRICS, expressions, files
+from esper_ray.nissa.exposition import PrometheusExporter
+from esper_ray.nissa.feed import Feed
+
+PROMETHEUS = shutil.which("prometheus")
+WAIT_SECONDS = 60
+EMPTY_PANELS = {
+    "Kept and pruned",
+    "What keeps gates shut",
+    "Length of lives",
+    "Worth of blueprints",
+    "Vetoes",
+    "Rollbacks",
+    "Not finite",
+    "Faults",
+    "GPU memory",
+    "GPUs at work",
+    "CPUs at work",
+    "Actors",
+    "Pay follows accuracy",
+    "Explained variance",
+}
+"""Panels that may be empty: what they show has not happened, needs a longer run, or is told by Ray."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus on this machine (Debian's package prometheus has it)"),
+]
+
+
+class Prometheus:
+    """Its HTTP interface."""
+
+    def __init__(self, port):
+        self.address = f"http://127.0.0.1:{port}"
+
+    def get(self, path, **query):
+        try:
+            with urlopen(f"{self.address}/api/v1/{path}?{urlencode(query)}", timeout=30) as answer:
+                return json.load(answer)["data"]
+        except HTTPError as error:
+            raise AssertionError(f"{query}: {error.read().decode()}") from error
+
+    def values(self, expression):
+        return [float(one["value"][1]) for one in self.get("query", query=expression)["result"]]
+
+    def wait_for(self, expression):
+        deadline = time.monotonic() + WAIT_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if found := self.values(expression):
+                    return found
+            except OSError:
+                pass
+            time.sleep(0.3)
+        raise AssertionError(f"{expression} has no result after {WAIT_SECONDS} s")
+
+
+@contextmanager
+def running_prometheus(folder, target):
+    from contextlib import closing
+    from socket import socket
+
+    with closing(socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    scrape = {"job_name": "ray", "static_configs": [{"targets": [target]}]}
+    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    tree = {"global": times, "rule_files": ["alerts.yaml"], "scrape_configs": [scrape]}
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(tree))
+    (folder / "alerts.yaml").write_text(files()["alerts.yaml"])
+    words = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [PROMETHEUS, *words, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        yield Prometheus(port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def a_round(index, envs=2, steps=4):
+    """Events of a round in which little happens."""
+    report = {"seed": "r0c0-1", "blueprint": "norm", "stage": "BLENDING", "alpha": 0.5, "contribution_pp": 3.0}
+    entries = [{"source": "rent", "slot": None, "amount": -0.1, "cause_step": 0, "why": ""}]
+    for env in range(envs):
+        base = {"env": env, "round": index, "episode": index * envs + env, "val_accuracy_pp": 50.0, "val_loss": 1.0}
+        yield complete({"kind": "episode_started", **base})
+        born = {"kind": "seed_transition", "slot": "r0c0", "seed": "r0c0-1", "from": "DORMANT", "to": "GERMINATED"}
+        yield complete(born | {"env": env, "blueprint": "norm", "initiator": "policy"})
+        for step in range(1, steps + 1):
+            record = {"kind": "env_epoch", **base, "step": step, "operation": "WAIT", "success": step > 1}
+            yield complete(record | {"slots": {"r0c0": report}, "entries": entries, "log_prob": -0.5})
+        yield complete({"kind": "outcome", **base, "step": steps, "total_reward": env + 1.0})
+    update = {"kind": "ppo_update", "kl": 0.01, "optimizer_steps": 4}
+    yield complete(update | {f"entropy_{head}": 0.5 for head in HEADS})
+    yield complete({"kind": "round", "round": index, "val_accuracy_ratio": 0.5})
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, tiny_config):
+    """Prometheus after it has seen three rounds of a run."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    with (
+        PrometheusExporter("run", "", 0) as exporter,
+        running_prometheus(folder, f"127.0.0.1:{exporter.port}") as prometheus,
+    ):
+        feed = Feed(tiny_config, exporter)
+        feed.state("training")
+        for index in range(3):
+            feed.records(a_round(index))
+            feed.phase("play", 2.0)
+            feed.phase("update", 0.5)
+            prometheus.wait_for(f"sum(ray_esper_rounds_total) == {index + 1}")
+        prometheus.wait_for("sum(increase(ray_esper_rounds_total[5m])) > 0")
+        yield prometheus
+
+
+@pytest.mark.parametrize(("whose", "expression"), list(expressions()))
+def test_every_query_can_be_evaluated_and_has_data_where_it_must(watched, whose, expression):
+    found = watched.values(expression)
+    title = whose.partition(" ")[2].strip("'")
+    if whose.startswith("panel") and title not in EMPTY_PANELS:
+        assert found, expression
+    if whose.startswith("alert"):
+        assert found == [], expression
+
+
+def test_what_ray_tells_is_not_here(watched):
+    assert [name for name in RAY_METRICS if watched.values(name)] == []
+
+
+def test_the_numbers_are_those_of_the_run(watched):
+    assert watched.values("sum(ray_esper_env_steps_total)") == [24.0]
+    assert watched.values('sum(ray_esper_actions_total{result="refused"})') == [6.0]
+    assert watched.values("ray_esper_round_accuracy_ratio") == [0.5]
+    assert watched.values('ray_esper_slot_contribution_ratio{env="1",slot="r0c0"}') == [0.03]
+    assert watched.values('ray_esper_reward_component_mean{component="rent"}') == [pytest.approx(-0.1)]
+
+
+def test_all_rules_are_loaded_and_healthy(watched):
+    (group,) = watched.get("rules")["groups"]
+    assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
+    assert len(group["rules"]) == 17
