@@ -1,5 +1,6 @@
 """``esper dashboards``: the Grafana dashboard and the alert rules."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,31 @@ def check(
     typer.echo(f"{count} queries, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}")
     if problems:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def push(
+    url: Annotated[str, typer.Option(help="front page of Grafana, http://host:3000")],
+    token_env: Annotated[
+        str, typer.Option(help="environment variable with the token of a service account that may edit")
+    ] = "GRAFANA_TOKEN",
+    datasource: Annotated[
+        str | None, typer.Option(help="name of the Prometheus data source, where there are several")
+    ] = None,
+) -> None:
+    """Make or replace folder, dashboard and alert rules in a Grafana. To do it again changes nothing more."""
+    from esper_ray.nissa.grafana import Grafana, GrafanaError
+
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url}: it must begin with http:// or https://")
+    token = os.environ.get(token_env)
+    if not token:
+        raise UsageError(f"--token-env {token_env}: there is no such environment variable, or it is empty")
+    try:
+        for line in Grafana(url, token).push(datasource):
+            typer.echo(line)
+    except GrafanaError as error:
+        raise UsageError(str(error)) from error
 
 
 def _syntax_error(expression: str) -> str | None:

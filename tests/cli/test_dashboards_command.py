@@ -44,3 +44,16 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
     answer = call("dashboards", "render", "--out", tmp_path / "nowhere")
     assert answer.code == 2
     assert "it must be a folder that exists" in answer.err
+
+
+def test_pushing_needs_an_address_and_a_token(monkeypatch):
+    monkeypatch.delenv("GRAFANA_TOKEN", raising=False)
+    missing = call("dashboards", "push", "--url", "http://127.0.0.1:1")
+    assert (missing.code, "--token-env GRAFANA_TOKEN: there is no such" in missing.err) == (2, True)
+    monkeypatch.setenv("MINE", "glsa_x")
+    wrong = call("dashboards", "push", "--url", "grafana:3000", "--token-env", "MINE")
+    assert (wrong.code, "must begin with http" in wrong.err) == (2, True)
+    nobody = call("dashboards", "push", "--url", "http://127.0.0.1:1", "--token-env", "MINE")
+    assert nobody.code == 2
+    assert "http://127.0.0.1:1" in nobody.err
+    assert "glsa_x" not in nobody.err
