@@ -5,8 +5,9 @@ was sent before, so that nothing piles up: gauges keep their newest value, count
 that dies is started again and told all gauges; what it had not confirmed is sent once more.
 """
 
+import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,14 @@ import ray
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
-from actors.workers import Worker
+from actors.crew import Fault
+from actors.workers import Worker, reason
 from esper_ray.nissa.batch import Batch, Key
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.fold import Change
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 """Ray forgets a gauge that is not set again within about twenty seconds."""
@@ -77,10 +81,19 @@ class TelemetryActor:
         return self._common | dict(zip(METRICS[key[0]].labels, key[1], strict=True))
 
 
+def _warn(fault: Fault) -> None:
+    logger.warning("%s", fault.describe())
+
+
 class RayExporter:
     """The driver's side: an :class:`~esper_ray.nissa.exposition.Exporter` that never blocks."""
 
-    def __init__(self, run: str, group: str = "") -> None:
+    def __init__(self, run: str, group: str = "", on_fault: Callable[[Fault], None] = _warn) -> None:
+        """
+        Args:
+            on_fault: told when the actor has died, and when another one works in its place.
+        """
+        self._on_fault = on_fault
         self._worker = Worker(partial(_started, run, group), f"{run}/telemetry")
         self._waiting, self._sent = Batch(), Batch()
         self._gauges: dict[Key, float] = {}
@@ -112,7 +125,7 @@ class RayExporter:
         if self._worker.starting is not None:
             if not _is_there(self._worker.starting, wait_s):
                 return
-            self._confirm(self._worker.started)
+            self._confirm(self._begun)
         if self._answer is not None:
             if not _is_there(self._answer, wait_s):
                 return
@@ -122,12 +135,18 @@ class RayExporter:
             self._sent, self._waiting = self._waiting, Batch()
             self._answer = self._worker.call("apply", self._sent)
 
+    def _begun(self) -> None:
+        seconds = self._worker.started()
+        if self.restarts:
+            self._on_fault(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
+
     def _confirm(self, answer: Any) -> None:
         """Take an answer of the actor; start another one if it is gone."""
         try:
             answer()
-        except RayError:
+        except RayError as error:
             self.restarts += 1
+            self._on_fault(Fault("telemetry_actor_died", self._worker.name, reason(error)))
             lost = Batch(dict(self._gauges), self._sent.counters, self._sent.observations)
             again = Batch()
             again.add([Change("esper_telemetry_restarts_total", 1)])

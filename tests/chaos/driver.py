@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,7 @@ os.environ.setdefault("PYTHONPATH", str(ROOT))
 from actors.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
 from actors.controller import Controller  # noqa: E402
 from actors.keeping import Keeping  # noqa: E402
+from actors.observing import observed  # noqa: E402
 from actors.settings import choose_ray_settings  # noqa: E402
 from actors.slots import EnvironmentSlots  # noqa: E402
 from esper_ray.leyline.config import RunConfig  # noqa: E402
@@ -109,6 +111,7 @@ def main() -> None:
     import ray
 
     from actors.cluster import RayCrew
+    from actors.telemetry import RayExporter
 
     config, path = chaos_config(), options.folder / "run"
     if options.nodes:
@@ -128,8 +131,12 @@ def main() -> None:
         directory = RunDirectory.create(options.folder, config, sys.argv, "run")
         found = []
     keeping = Keeping(str(path / "snapshots"), config.system.snapshot_every)
-    with RayCrew(config, keeping, "chaos", player=NotingSlots) as crew:
-        controller = Controller(config, crew, directory, Noting(path), lambda: False)
+    noting = Noting(path)
+    with RayCrew(config, keeping, "chaos", player=NotingSlots) as crew, ExitStack() as stack:
+        exporter = RayExporter("chaos", on_fault=noting.fault_happened)
+        stack.callback(exporter.close)
+        listener = stack.enter_context(observed(config, exporter, noting))
+        controller = Controller(config, crew, directory, listener, lambda: False)
         if found:
             controller.resume(load_checkpoint(found[-1], config))
         else:

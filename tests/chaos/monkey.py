@@ -22,7 +22,7 @@ class Kill:
     """Somebody is killed when so many steps have been executed."""
 
     kind: str
-    """environment, learner, driver or node."""
+    """environment, learner, telemetry, driver or node."""
     at_step: int
     delay_s: float
     """Between the event that is waited for and the kill."""
@@ -130,8 +130,7 @@ class Monkey:
         elif kind == "node":
             victims = self._node(family)
         else:
-            actor = "LearnerActor" if kind == "learner" else "EnvironmentActor"
-            named = [process for process in family if _is_actor(process, actor)]
+            named = [process for process in family if _is_actor(process, f"{kind.capitalize()}Actor")]
             victims = [random.Random(self._steps).choice(named).pid] if named else []
         if not victims:
             return False
@@ -165,8 +164,8 @@ def _is_back(killed: str, words: list[str]) -> bool:
     """Whether this line shows that what was killed works again."""
     if killed == "driver":
         return words[1] == "driver"
-    back = "learner_recovered" if killed == "learner" else "environment_actor_recovered"
-    return words[1] == "fault" and words[2] == back
+    back = {"learner": "learner_recovered", "telemetry": "telemetry_actor_recovered"}
+    return words[1] == "fault" and words[2] == back.get(killed, "environment_actor_recovered")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

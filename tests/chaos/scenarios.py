@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
@@ -23,7 +24,7 @@ from actors.serial import SerialCrew  # noqa: E402
 from esper_ray.leyline.config import RunConfig  # noqa: E402
 from esper_ray.nissa.run_directory import RunDirectory  # noqa: E402
 
-ACTORS = {"environment": 10, "learner": 6, "driver": 4}
+ACTORS = {"environment": 9, "learner": 5, "telemetry": 2, "driver": 4}
 """Twenty kills in one run."""
 NODES = {"node": 1}
 
@@ -34,6 +35,7 @@ class Quiet:
 
     digest: str
     rounds: bytes
+    events: list[dict[str, Any]]
     steps: int
 
 
@@ -47,13 +49,28 @@ def quiet_run(folder: Path, make: Callable[[RunConfig], Crew] = SerialCrew) -> Q
         controller.run()
         digest = controller.weights_digest()
         steps = controller.progress.env_steps
-    return Quiet(digest, (directory.path / "rounds.csv").read_bytes(), steps)
+    return Quiet(digest, (directory.path / "rounds.csv").read_bytes(), events_of(directory), steps)
 
 
-def disturbed_run(folder: Path, counts: dict[str, int], steps: int, nodes: int = 0) -> tuple[Outcome, bytes]:
-    """A run with kills at seeded steps; what it came to, and its ``rounds.csv``."""
-    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=steps), nodes).run()
-    return outcome, (folder / "run" / "rounds.csv").read_bytes()
+def events_of(run: RunDirectory) -> list[dict[str, Any]]:
+    """Everything that a run has logged.
+
+    Raises:
+        EventLogError: if anything is missing.
+    """
+    return list(run.events(evidence=True))
+
+
+def disturbed_run(folder: Path, counts: dict[str, int], quiet: Quiet, nodes: int = 0) -> tuple[Outcome, list[str]]:
+    """A run with kills at seeded steps; what it came to, and in what it differs from the quiet one."""
+    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=quiet.steps), nodes).run()
+    run = RunDirectory.open(folder / "run")
+    pairs = {
+        "weights": (outcome.digest, quiet.digest),
+        "rounds": ((run.path / "rounds.csv").read_bytes(), quiet.rounds),
+        "events": (events_of(run), quiet.events),
+    }
+    return outcome, [name for name, (found, expected) in pairs.items() if found != expected]
 
 
 def main() -> None:
@@ -66,13 +83,15 @@ def main() -> None:
         print("| killed | times | results | seconds to recover, median (worst) |\n|---|---:|---|---:|")
         notes = []
         for folder, counts, nodes in ((folders[1], ACTORS, 0), (folders[2], NODES, 2)):
-            outcome, rounds = disturbed_run(folder, counts, quiet.steps, nodes)
-            same = outcome.digest == quiet.digest and rounds == quiet.rounds
+            outcome, different = disturbed_run(folder, counts, quiet, nodes)
             notes.append(f"{sum(counts.values())} kills: {outcome.repeated} of {quiet.steps} steps executed again")
             for kind, times in Counter(outcome.kills).items():
                 seconds = sorted(outcome.recoveries.get(kind, []))
                 took = f"{seconds[len(seconds) // 2]:.1f} ({seconds[-1]:.1f})" if seconds else "not awaited"
-                print(f"| {kind} | {times} | {'identical' if same else 'DIFFERENT'} | {took} |", flush=True)
+                print(
+                    f"| {kind} | {times} | {f'DIFFERENT {different}' if different else 'identical'} | {took} |",
+                    flush=True,
+                )
         print("\n" + "; ".join(notes))
 
 
