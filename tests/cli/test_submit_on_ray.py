@@ -2,12 +2,15 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from head_builders import running_head
+from head_builders import running_head, variables
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -115,6 +118,25 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
     assert "no longer following; job followed goes on" in err
     assert "Traceback" not in err
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
+
+
+def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it_was(head, tmp_path):
+    """As ``ray submit`` would start it on a head, with what can be given to it."""
+    script = Path(__file__).parents[2] / "examples" / "train_on_cluster.py"
+    small = ["episode_length=3", "policy.memory_size=16", "ppo.epochs=1", "training.steps_per_epoch=2"]
+    options = ["--envs", "1", "--folder", str(tmp_path), *(word for key in small for word in ("--set", key))]
+
+    def run(rounds):
+        command = [sys.executable, str(script), "--rounds", rounds, *options, "--address", f"127.0.0.1:{head.port}"]
+        environment = variables(head.environment)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+    first, again = run("1"), run("1")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert f":{head.port}: environment actors" in first.stdout
+    assert (tmp_path / "on-cluster" / "rounds.csv").read_text().count("\n") == 2
+    assert again.returncode == 0
+    assert "is finished: 1 rounds" in again.stdout
 
 
 def test_a_wrong_or_missing_token_is_refused_with_what_to_set(head):
