@@ -179,8 +179,9 @@ class EventLog:
         """Forget what was written after ``position``.
 
         Raises:
-            EventLogError: if the log is shorter than that.
+            EventLogError: if the log is shorter than that, or of another version.
         """
+        next(self._lines(after=-1, evidence=False), None)  # of another version nothing is changed
         sequence, compacted = position["sequence"], -1
         for part in self.parts():
             if part.last >= sequence:

@@ -203,6 +203,16 @@ def test_a_log_of_another_version_is_refused(log):
         numbers(log)
 
 
+def test_a_log_of_another_version_is_not_gone_on_with(log):
+    add(log, 0, 1)
+    position = log.counts.position()
+    old = log.tail.read_text().replace('"schema": 2', '"schema": 1')
+    log.tail.write_text(old)
+    with pytest.raises(EventLogError, match="version 1, this program reads 2"):
+        log.rewind(position)
+    assert log.tail.read_text() == old
+
+
 def test_integrity_counts_what_there_is(log):
     log.append([quarantined(0), transition(3, 1), transition(3, 2)])
     log.compact(always=True)
