@@ -20,6 +20,7 @@ class Feed:
 
     def __init__(self, config: RunConfig, exporter: Exporter, now: Callable[[], float] = time.time) -> None:
         self._exporter, self._now, self._broken = exporter, now, False
+        self._heard, self._silence = now(), 0.0
         self._fold = Fold(config.growth.slots, choices_of(config))
         info = (config.task.name, config.reward.mode, "tamiyo", config.digest()[:12])
         self._apply([Change("esper_run_info", 1, info), Change("esper_rounds_target", config.ppo.rounds)])
@@ -30,7 +31,10 @@ class Feed:
 
     def records(self, records: Iterable[Mapping[str, Any]]) -> None:
         """These events have happened, in this order."""
-        self._apply(self._folded(records))
+        moment = self._now()
+        self._silence, self._heard = max(self._silence, moment - self._heard), moment
+        self._apply([Change("esper_longest_silence_seconds", self._silence)])
+        self._apply(self._folded(records, moment))
 
     def phase(self, name: str, seconds: float) -> None:
         """``play`` or ``update`` has taken so long."""
@@ -44,10 +48,10 @@ class Feed:
         """Something went wrong with processes, or is right again."""
         self._apply([Change("esper_faults_total", 1, (kind,))])
 
-    def _folded(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Change]:
+    def _folded(self, records: Iterable[Mapping[str, Any]], moment: float) -> Iterator[Change]:
         for record in records:
             source = source_of(record).partition("-")[0]
-            yield Change("esper_last_event_timestamp_seconds", self._now(), (source,))
+            yield Change("esper_last_event_timestamp_seconds", moment, (source,))
             yield from self._fold.changes(record)
 
     def _apply(self, changes: Iterable[Change]) -> None:

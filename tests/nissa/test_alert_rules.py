@@ -38,7 +38,13 @@ def own(name, labels=""):
 
 CASES = {
     "RunStalled": Case(
-        {own("last_event_timestamp_seconds", 'source="env"'): "0x20 1200+60x20", TRAINING: "1x40"}, "15m", ("8m", "30m")
+        {
+            own("last_event_timestamp_seconds", 'source="env"'): "0x20 1200+60x20",
+            own("longest_silence_seconds"): "100x40",
+            TRAINING: "1x40",
+        },
+        "15m",
+        ("8m", "30m"),
     ),
     "ExporterGone": Case({TRAINING: "1x5 _x20 1x10"}, "14m", ("4m", "30m")),
     "RunFailed": Case({own("run_state", 'state="failed"'): "0x5 1x5 0x10"}, "7m", ("4m", "15m")),
@@ -144,6 +150,14 @@ def test_the_check_can_fail(name, tmp_path):
 def test_a_run_that_finished_in_order_is_not_missed(tmp_path):
     case = Case({TRAINING: "1x5 0x1 _x30", FINISHED: "0x5 1x1 _x30"}, "", ())
     done = check(tmp_path, "ExporterGone", case, [(f"{minute}m", False) for minute in range(5, 35, 3)])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_whose_episodes_are_long_is_not_stalled_within_one(tmp_path):
+    """Half an hour without an event, where it has been twenty minutes before."""
+    events = own("last_event_timestamp_seconds", 'source="env"')
+    case = Case({events: "0x60", own("longest_silence_seconds"): "1200x90", TRAINING: "1x90"}, "", ())
+    done = check(tmp_path, "RunStalled", case, [("30m", False), ("55m", False)])
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -81,6 +81,16 @@ def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny
     assert found["ray_esper_faults_total", "learner_died"] == 1
 
 
+def test_the_longest_silence_is_remembered(exporter, tiny_config):
+    clock = iter([0.0, 40.0, 45.0, 145.0, 150.0])
+    feed = Feed(tiny_config, exporter, now=lambda: next(clock))
+    longest = []
+    for _ in range(4):
+        feed.records([complete({"kind": "round"})])
+        longest.append(samples(exporter)["ray_esper_longest_silence_seconds",])
+    assert longest == [40.0, 40.0, 100.0, 100.0]
+
+
 def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, caplog):
     class Broken:
         calls = 0
@@ -99,7 +109,7 @@ def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, cap
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             feed.records([complete({"kind": "round"})])
-    assert exporter.calls == 2
+    assert exporter.calls == 2  # the run's information, and what failed
     assert caplog.text.count("metrics are not exported any more") == 1
     assert "the network is gone" in caplog.text
 

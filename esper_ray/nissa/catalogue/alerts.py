@@ -6,6 +6,7 @@ from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import Alert
 
 STALL_SECONDS = 600
+STALL_MULTIPLE = 3
 LARGE_KL_NATS = 0.1
 REGRESSION_RATIO = 0.03
 FEW_CHOICES_RATIO = 0.1
@@ -24,6 +25,7 @@ def _grown(name: str, window: str, labels: str = "", by: str = "run, group") -> 
     return f"sum by ({by}) (increase({series}[{window}])) > 0 or {first}"
 
 
+_SILENCE = f"time() - max by (run, group) ({_m('last_event_timestamp_seconds')})"
 _IN_TRAINING = _m("run_state", 'state="training"')
 _IN_FAILURE = _m("run_state", 'state="failed"')
 _AT_AN_END = _m("run_state", 'state=~"finished|interrupted|failed"')
@@ -32,11 +34,12 @@ _NO_STEPS = _m("ppo_updates_total", 'result="nothing"')
 _PAGES = (
     Alert(
         "RunStalled",
-        f"time() - max by (run, group) ({_m('last_event_timestamp_seconds')}) > {STALL_SECONDS} "
+        f"{_SILENCE} > {STALL_SECONDS} and on (run, group) "
+        f"{_SILENCE} > {STALL_MULTIPLE} * max by (run, group) ({_m('longest_silence_seconds')}) "
         f"and on (run, group) max by (run, group) ({_IN_TRAINING}) == 1",
         "2m",
         "page",
-        "No event for ten minutes while the run says that it trains: look at the actors in Ray's dashboard.",
+        "No event for ten minutes, and thrice as long as ever, while it trains: look at the actors in Ray's dashboard.",
     ),
     Alert(
         "ExporterGone",

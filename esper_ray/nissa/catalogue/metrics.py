@@ -39,6 +39,7 @@ _PULSE = (
     _metric("run_info", "gauge", "1; tells what the run is", ("task", "reward_mode", "policy", "config")),
     _metric("run_state", "gauge", "1 for the state that the run is in, else 0", ("state",)),
     _metric("last_event_timestamp_seconds", "gauge", "Unix time of the newest event", ("source",), "seconds"),
+    _metric("longest_silence_seconds", "gauge", "longest time between two events so far", unit="seconds"),
     _metric("rounds_total", "counter", "rounds that are finished", unit="rounds"),
     _metric("rounds_target", "gauge", "rounds that the run is to have", unit="rounds"),
     _metric("env_steps_total", "counter", "environment steps that have been played", unit="steps"),
