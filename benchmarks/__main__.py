@@ -8,7 +8,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coalitions, env_step, gpu, growth, host_epoch, ppo_update, scale, scaling, slots, strategies
+from benchmarks import (
+    coalitions,
+    env_step,
+    gpu,
+    growth,
+    host_epoch,
+    ppo_update,
+    scale,
+    scaling,
+    slots,
+    strategies,
+    telemetry,
+)
 from benchmarks.report import Result
 
 BENCHMARKS = {
@@ -20,6 +32,7 @@ BENCHMARKS = {
     "scaling": scaling,
     "strategies": strategies,
     "ppo_update": ppo_update,
+    "telemetry": telemetry,
     "scale": scale,
     "gpu": gpu,
 }
