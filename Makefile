@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
-RUN := $(UV) run --no-sync
+# Not `uv run`: with RAY_ADDRESS Ray would have the workers of every node start with that command too.
+RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
@@ -12,29 +13,29 @@ export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every 
 .PHONY: train test lint fast chaos bench pages setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
-	$(RUN) esper train ppo --preset digits $(ARGS)
+	$(RUN)/esper train ppo --preset digits $(ARGS)
 
 test: lint ## every check: ruff, format, mypy, import contracts, all tests
-	$(RUN) pytest -m "not ray" -n 2
-	$(RUN) pytest -m ray
+	$(RUN)/pytest -m "not ray" -n 2
+	$(RUN)/pytest -m ray
 
 lint: setup ## ruff, format check, mypy, import contracts
-	$(RUN) ruff check .
-	$(RUN) ruff format --check .
-	$(RUN) mypy
-	$(RUN) lint-imports --no-logo
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that need no Ray, under a minute
-	$(RUN) pytest -m "not ray and not slow" -n 2
+	$(RUN)/pytest -m "not ray and not slow" -n 2
 
 chaos: setup ## kill actors, learner, driver and a node of real runs; a table of what that costs (some minutes)
-	$(RUN) python tests/chaos/scenarios.py
+	$(RUN)/python tests/chaos/scenarios.py
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
-	$(RUN) python -m benchmarks $(ARGS)
+	$(RUN)/python -m benchmarks $(ARGS)
 
 pages: setup ## write the pages of docs/ that follow from the catalogue of telemetry
-	$(RUN) python -m esper_ray.nissa.catalogue.pages docs
+	$(RUN)/python -m esper_ray.nissa.catalogue.pages docs
 
 setup: $(STAMP) ## bring uv and everything the project needs into the repository
 
