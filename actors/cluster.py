@@ -34,6 +34,7 @@ from actors.placement import Place, Plan, ResourceError, make_plan
 from actors.ppo import LearnerState
 from actors.recording import Assignment
 from actors.rollout import Interrupted
+from actors.telemetry import EXPORT_SECONDS, RayExporter
 from actors.workers import LOST, Worker, reason
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -56,17 +57,21 @@ class RayCrew:
         keeping: Keeping | None = None,
         label: str = "esper",
         player: Callable[..., Any] | None = None,
+        metrics: tuple[str, str] | None = None,
     ) -> None:
         """
         Args:
             keeping: where episodes are kept while they are played; without it a fault costs the whole episode.
             label: begins the names of the actors.
+            metrics: run and group, as metrics name them; without it there is no telemetry actor.
             player: what plays in an environment actor instead of real environments, for measuring the rest.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
         """
         self.config, self.keeping, self._label, self._player = config, keeping, label, player
+        self._metrics = metrics
+        self.exporter: RayExporter | None = None
         self._plan = make_plan(config.system)
         self._dealer = Dealer(config.system.devices, config.system.tries)
         self._group: PlacementGroup | None = None
@@ -90,6 +95,8 @@ class RayCrew:
             if get_current_placement_group() is None:  # a trial of a sweep has a group already
                 self._group = _reserve(self._plan, self.config.system.wait_for_resources_s, self._label)
             self._learner.start()
+            if self._metrics is not None:
+                self.exporter = RayExporter(*self._metrics)
             for index, place in enumerate(self._plan.environments):
                 worker = Worker(partial(self._make_environment, place), f"{self._label}/environment-{index}")
                 self._workers.append(worker)
@@ -100,6 +107,9 @@ class RayCrew:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self.exporter is not None:
+            self.exporter.close(EXPORT_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)  # somebody may scrape it
+            self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()
         self._workers = []
@@ -187,6 +197,17 @@ class RayCrew:
                 elif reference in starting:
                     self._welcome(starting[reference], watch)
             self._report(watch)
+            self._fetch(watch)
+
+    def _fetch(self, watch: Watch) -> None:
+        """Take in what the telemetry actor has been told, and how it is."""
+        if self.exporter is None:
+            return
+        samples = self.exporter.samples()
+        if samples and watch.on_samples is not None:
+            watch.on_samples(samples)
+        while self.exporter.faults:
+            watch.on_fault(self.exporter.faults.pop(0))
 
     def _hand_out(self) -> None:
         busy = Counter(worker.name for worker, _, _ in self._running.values())
@@ -197,7 +218,8 @@ class RayCrew:
                 job = self._dealer.next(place.device)
                 if job is not None:
                     busy[worker.name] += 1
-                    reference = worker.call("play", job.assignment, job.behaviour, job.weights)
+                    telemetry = None if self.exporter is None else self.exporter.actor
+                    reference = worker.call("play", job.assignment, job.behaviour, job.weights, telemetry)
                     self._running[reference] = (worker, worker.attempt, job)
 
     def _take(self, reference: Any, watch: Watch) -> None:

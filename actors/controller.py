@@ -19,7 +19,7 @@ storage: whoever goes on, a new actor or a new driver, repeats the steps since a
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -31,11 +31,14 @@ from actors.keeping import Behaviour
 from actors.ppo import exploration_share
 from actors.recording import Assignment
 from actors.rollout import Interrupted, episode_seed
+from actors.sampling import Record
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.anomalies import anomalies
+from esper_ray.nissa.feed import choices_of
 from esper_ray.nissa.mirror import Mirror
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.run_directory import RunDirectory, as_numbers
 from esper_ray.nissa.storage import StorageError
 from policies.bundle import weights_digest
 
@@ -74,6 +77,19 @@ class Listener(Protocol):
         """Something went wrong, or is right again; the run goes on."""
 
 
+class Audience(Protocol):
+    """Follows events and samples. Nothing in a run depends on it."""
+
+    def resumed(self) -> None:
+        """The run goes on after what its event log holds."""
+
+    def happened(self, records: Sequence[Record]) -> None:
+        """These events are about a round as a whole; those of episodes come with them."""
+
+    def sampled(self, records: Sequence[Record]) -> None:
+        """Samples have arrived, and steps of episodes that are being played."""
+
+
 @dataclass(slots=True)
 class Progress:
     """What a run has counted, all of it in every checkpoint."""
@@ -86,6 +102,8 @@ class Progress:
     """The episode with the highest validation accuracy so far."""
     best_round: dict[str, Any] = field(default_factory=dict)
     """The round with the highest validation accuracy so far, and the checkpoint of the policy that played it."""
+    control_pp: list[float] = field(default_factory=list)
+    """Validation accuracies without growth, of the episodes of which they are known."""
 
 
 class Controller:
@@ -99,10 +117,12 @@ class Controller:
         listener: Listener,
         should_stop: ShouldStop,
         mirror: Mirror | None = None,
+        audience: Audience | None = None,
     ) -> None:
         """
         Args:
             mirror: keeps a copy of the run elsewhere, after every round.
+            audience: follows what happens; without it nothing is sampled.
         """
         self.config = config
         self.crew = crew
@@ -111,7 +131,11 @@ class Controller:
         self.should_stop = should_stop
         self.mirror = mirror
         self.progress = Progress()
-        self._watch = Watch(listener.episode_finished, self._note_fault, should_stop)
+        self.audience = audience
+        sampled = None if audience is None or config.telemetry.level == "off" else audience.sampled
+        self._watch = Watch(listener.episode_finished, self._note_fault, should_stop, sampled)
+        self._rows: list[dict[str, Any]] = []
+        self._choices = choices_of(config)
         self._begun: dict[int, tuple[list[Assignment], Behaviour]] = {}
         self._behind: Weights | None = None
         """What plays the next round, if it is not the learner's own weights."""
@@ -129,6 +153,9 @@ class Controller:
             self.mirror.rewind(checkpoint.position)
         self.progress = Progress(**checkpoint.progress)
         self._behind = checkpoint.behind
+        self._rows = [as_numbers(row) for row in self.run_directory.rounds()]
+        if self.audience is not None:
+            self.audience.resumed()
 
     def run(self) -> bool:
         """Play and learn until all rounds are done (true) or ``should_stop`` says so (false).
@@ -168,17 +195,30 @@ class Controller:
 
         row = self._summarise(episodes, diagnostics, behaviour)
         self.run_directory.log(record | {"round": index} for episode in episodes for record in episode.log)
-        self.run_directory.log(
-            {"kind": "environment_quarantined", "round": index, "env": env, "error": why}
-            for env, why in given_up.items()
-        )
-        self.run_directory.log([{"kind": "ppo_update", "round": index, **diagnostics}, {"kind": "round", **row}])
+        about = self._about(row, diagnostics, given_up)
+        self.run_directory.log(about)
         timing = self._timing(episodes, played - began, learnt - played)
         self.run_directory.add_round(row, timing)
         self.progress.round_index = index + 1
         self._save()
-        self.run_directory.event_log.compact()
+        self.run_directory.compact()
+        if self.audience is not None:
+            self.audience.happened(about)
         self.listener.round_finished(row, timing)
+
+    def _about(
+        self, row: dict[str, Any], diagnostics: Mapping[str, float], given_up: Mapping[int, str]
+    ) -> list[dict[str, Any]]:
+        """The events of a round as a whole."""
+        index = row["round"]
+        self._rows.append(row)
+        control = float(np.mean(self.progress.control_pp)) / 100.0 if self.progress.control_pp else None
+        return [
+            *({"kind": "environment_quarantined", "round": index, "env": e, "error": w} for e, w in given_up.items()),
+            {"kind": "ppo_update", "round": index, **diagnostics},
+            {"kind": "round", **row},
+            *anomalies(self._rows, self._choices, control, sorted(given_up)),
+        ]
 
     def _begin_rounds(self, index: int) -> None:
         """Hand round ``index`` to the crew if that has not been done, and the next one if it may be stale."""
@@ -210,6 +250,8 @@ class Controller:
         best = max(episodes, key=lambda episode: episode.val_accuracy_pp)
         if not self.progress.best or best.val_accuracy_pp > self.progress.best["val_accuracy_pp"]:
             self.progress.best = {"episode": best.index, "val_accuracy_pp": best.val_accuracy_pp}
+        controls = (record for episode in episodes for record in episode.log if record["kind"] == "control")
+        self.progress.control_pp += [record["val_accuracy_pp"] for record in controls]
         returns = [episode.total_reward for episode in episodes]
         row: dict[str, Any] = {
             "round": index,

@@ -10,7 +10,9 @@ import torch
 from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState
 from actors.recording import Assignment
+from actors.sampling import Record
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.exposition import Exporter
 from policies.bundle import weights_digest
 
 ShouldStop = Callable[[], bool]
@@ -45,6 +47,8 @@ class Watch:
     on_episode: Callable[[Episode], None]
     on_fault: Callable[[Fault], None]
     should_stop: ShouldStop
+    on_samples: Callable[[Sequence[Record]], None] | None = None
+    """Told how far episodes are; nobody: nothing is sampled."""
 
 
 QUIET = Watch(lambda _: None, lambda _: None, lambda: False)
@@ -56,6 +60,10 @@ class Crew(AbstractContextManager["Crew"], Protocol):
 
     keeping: Keeping | None
     """Where episodes are kept while they are played."""
+
+    @property
+    def exporter(self) -> Exporter | None:
+        """Shows metrics where the crew works, while it works; not closed by whoever uses it."""
 
     @property
     def quarantined(self) -> Mapping[int, str]:

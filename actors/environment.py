@@ -6,7 +6,9 @@ import ray
 import torch
 
 from actors.keeping import Behaviour, Keeping
+from actors.pushing import Pushing
 from actors.recording import Assignment
+from actors.rollout import never
 from actors.slots import EnvironmentSlots, Played
 from esper_ray.leyline.config import RunConfig
 
@@ -32,7 +34,14 @@ class EnvironmentActor:
         """The name of the node that this actor is on, once it can play."""
         return str(ray.util.get_node_ip_address())
 
-    def play(self, assignment: Assignment, behaviour: Behaviour, weights: dict[str, torch.Tensor]) -> Played:
-        """One episode. Ray hands the weights over once per node, not once per call."""
-        played: Played = self._slots.play(assignment, behaviour, weights)
+    def play(
+        self, assignment: Assignment, behaviour: Behaviour, weights: dict[str, torch.Tensor], telemetry: Any = None
+    ) -> Played:
+        """One episode. Ray hands the weights over once per node, not once per call.
+
+        Args:
+            telemetry: the actor that is told of it while it is played.
+        """
+        send = None if telemetry is None else Pushing(telemetry)
+        played: Played = self._slots.play(assignment, behaviour, weights, never, send)
         return played

@@ -11,12 +11,20 @@ from actors.settings import choose_ray_settings
 from esper_ray.leyline.config import RunConfig
 
 
-def make_crew(config: RunConfig, *, serial: bool, keeping: Keeping | None = None, label: str = "esper") -> Crew:
+def make_crew(
+    config: RunConfig,
+    *,
+    serial: bool,
+    keeping: Keeping | None = None,
+    label: str = "esper",
+    metrics: tuple[str, str] | None = None,
+) -> Crew:
     """The crew of one process, or the one on Ray.
 
     Args:
         keeping: where episodes are kept while they are played.
         label: begins the names of actors.
+        metrics: run and group, as metrics name them; without it there is no telemetry actor.
 
     Raises:
         ResourceError: if the configuration asks for more of a GPU than there is of one.
@@ -26,7 +34,7 @@ def make_crew(config: RunConfig, *, serial: bool, keeping: Keeping | None = None
     choose_ray_settings()
     from actors.cluster import RayCrew
 
-    return RayCrew(config, keeping, label)
+    return RayCrew(config, keeping, label, metrics=metrics)
 
 
 @contextmanager

@@ -1,28 +1,56 @@
-"""A listener that tells an exporter what a run does, and passes everything on. No Ray in here."""
+"""Between the controller and whoever watches a run: exporters of metrics, the log of samples. No Ray in here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from actors.controller import Listener
 from actors.crew import Fault
+from actors.sampling import Record
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.exposition import Exporter
 from esper_ray.nissa.feed import Feed
+from esper_ray.nissa.run_directory import RunDirectory
 
 
 class Observing:
-    """Between the controller and whoever shows the run."""
+    """Listens, tells the exporter, and passes everything on. Without an exporter samples are kept all the same."""
 
-    def __init__(self, feed: Feed, inner: Listener) -> None:
-        self._feed, self._inner = feed, inner
+    def __init__(self, config: RunConfig, run: RunDirectory, exporter: Exporter | None, inner: Listener) -> None:
+        self._run, self._inner, self._envs = run, inner, config.system.envs
+        self._sampling, self._full = config.telemetry.level != "off", False
+        self.feed = None if exporter is None else Feed(config, exporter)
         self.rounds = 0
         """Number of the last round that was finished, from 1."""
 
+    def resumed(self) -> None:
+        """The run goes on: what is known of it is shown again."""
+        if self.feed is not None:
+            self.feed.resume(self._run.event_log.of_kinds(("round", "control", "anomaly", "environment_quarantined")))
+
+    def sampled(self, records: Sequence[Record]) -> None:
+        """Samples have arrived, and steps of episodes that are being played. The run does not depend on it."""
+        if not self._sampling:
+            return
+        kept = [record for record in records if KINDS[record["kind"]].delivery == "sample"]
+        lost = self._run.samples.add(kept) if not self._full else len(kept)
+        self._full |= lost > 0
+        if self.feed is not None:
+            self.feed.samples(records)
+            if lost:
+                self.feed.lost(lost, "full")
+
+    def happened(self, records: Sequence[Record]) -> None:
+        """These events are about a round as a whole."""
+        if self.feed is not None:
+            self.feed.records(records)
+
     def episode_finished(self, episode: Episode) -> None:
         """An episode has arrived."""
-        self._feed.records(episode.log)
+        if self.feed is not None:
+            self.feed.records([{**record, "round": episode.index // self._envs} for record in episode.log])
         self._inner.episode_finished(episode)
 
     def updating(self) -> None:
@@ -31,27 +59,28 @@ class Observing:
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """A round has been learnt from and saved."""
-        self._feed.records([{"kind": "ppo_update", **row}, {"kind": "round", **row}])
-        self._feed.phase("play", timing["play_seconds"])
-        self._feed.phase("update", timing["update_seconds"])
-        self._feed.throughput(timing["env_steps_per_second"])
+        if self.feed is not None:
+            self.feed.phase("play", timing["play_seconds"])
+            self.feed.phase("update", timing["update_seconds"])
+            self.feed.throughput(timing["env_steps_per_second"])
         self.rounds = int(row["round"]) + 1
         self._inner.round_finished(row, timing)
 
     def fault_happened(self, fault: Fault) -> None:
         """Something went wrong, or is right again."""
-        self._feed.fault(fault.kind)
+        if self.feed is not None:
+            self.feed.fault(fault.kind)
         self._inner.fault_happened(fault)
 
 
 @contextmanager
-def observed(config: RunConfig, exporter: Exporter | None, inner: Listener) -> Iterator[Listener]:
+def observed(config: RunConfig, run: RunDirectory, exporter: Exporter | None, inner: Listener) -> Iterator[Observing]:
     """``inner``, and everything that it hears for the exporter as well, which is told how the run ends."""
-    if exporter is None:
-        yield inner
+    observing = Observing(config, run, exporter, inner)
+    feed = observing.feed
+    if feed is None:
+        yield observing
         return
-    feed = Feed(config, exporter)
-    observing = Observing(feed, inner)
     feed.state("training")
     try:
         yield observing

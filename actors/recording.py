@@ -6,7 +6,7 @@ unpickling.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -67,12 +67,20 @@ class Recording:
         """Whose records these are."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
-    def begin(self, info: Mapping[str, Any]) -> None:
-        """Note what ``reset`` gave."""
-        self.log.append(started_record(self.clock, self.assignment.seed, info))
+    def begin(self, info: Mapping[str, Any], control_pp: Sequence[float] = ()) -> None:
+        """Note what ``reset`` gave, and the validation accuracies without growth where they are known."""
+        seed = self.assignment.seed
+        self.log.append(started_record(self.clock, seed, info))
+        if control_pp:
+            curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
+            self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
 
-    def add(self, view: View, decision: Decision, info: Mapping[str, Any]) -> None:
-        """Note a step: what was seen, what was decided, and what ``step`` gave, with its reward as ``reward``."""
+    def add(self, view: View, decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Note a step: what was seen, what was decided, and what ``step`` gave, with its reward as ``reward``.
+
+        Returns:
+            Its records, the state that it led to last.
+        """
         values = (
             view.features,
             view.blueprints,
@@ -85,7 +93,9 @@ class Recording:
         )
         for name, value in zip(_COLUMNS, values, strict=True):
             self.columns[name].append(value)
-        self.log += step_records(self.clock, decision, info)
+        happened = step_records(self.clock, decision, info)
+        self.log += happened
+        return happened
 
     def finished(self, env: MorphogenesisEnv, *, terminated: bool) -> Episode:
         """The episode, at its end in ``env``."""

@@ -91,7 +91,7 @@ def replay(env: MorphogenesisEnv, records: Sequence[Record]) -> Replay:
 def _steps(records: Sequence[Record]) -> list[list[Record]]:
     """The records of each step; the decision comes last."""
     steps: list[list[Record]] = [[]]
-    for record in records[1:-1]:
+    for record in (record for record in records[1:-1] if record["kind"] != "control"):
         steps[-1].append(record)
         if record["kind"] == "env_epoch":
             steps.append([])

@@ -1,6 +1,6 @@
 """The crew of one process, without Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,9 +11,11 @@ from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState, PPOLearner
 from actors.recording import Assignment
 from actors.rollout import Interrupted
+from actors.sampling import Record, Send
 from actors.slots import EnvironmentSlots
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.exposition import Exporter
 
 
 class SerialCrew:
@@ -28,6 +30,8 @@ class SerialCrew:
             player: what plays instead of real environments.
         """
         self.config, self.keeping = config, keeping
+        self.exporter: Exporter | None = None
+        """None: whoever drives this crew is in the same process."""
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentSlots
@@ -69,8 +73,9 @@ class SerialCrew:
         return self._dealer.collected(assignments)
 
     def _play(self, job: Job, player: Any, watch: Watch) -> None:
+        send = None if watch.on_samples is None else _at_once(watch.on_samples)
         try:
-            episode = player.play(job.assignment, job.behaviour, job.weights, watch.should_stop).episode
+            episode = player.play(job.assignment, job.behaviour, job.weights, watch.should_stop, send).episode
         except Interrupted:
             raise
         except Exception as error:
@@ -92,3 +97,13 @@ class SerialCrew:
     def load(self, state: LearnerState) -> None:
         """See :class:`Crew`."""
         self.learner.load(state)
+
+
+def _at_once(tell: Callable[[Sequence[Record]], None]) -> Send:
+    """Sends to somebody in this process; nothing is lost."""
+
+    def send(records: Sequence[Record]) -> Mapping[str, int]:
+        tell(records)
+        return {}
+
+    return send

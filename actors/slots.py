@@ -15,6 +15,7 @@ import torch
 from actors.keeping import Behaviour, Keeping
 from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, never
+from actors.sampling import Sampler, Send
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -40,6 +41,11 @@ class Played:
     seconds: float
 
 
+def clock_of(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
+    """Numbers of round, episode and environment."""
+    return {"round": behaviour.round_index, "episode": assignment.index, "env": assignment.env}
+
+
 class EnvironmentSlots:
     """Environments on one device, each with a copy of the policy. :meth:`play` may be called from several threads."""
 
@@ -49,7 +55,7 @@ class EnvironmentSlots:
             keeping: where episodes are kept while they are played; without it, nowhere.
         """
         self._slots = [self._slot(config, device) for _ in range(count)]
-        self._keeping = keeping
+        self._keeping, self._telemetry = keeping, config.telemetry
         self._free: SimpleQueue[_Slot] = SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
@@ -60,19 +66,24 @@ class EnvironmentSlots:
         behaviour: Behaviour,
         weights: Mapping[str, torch.Tensor],
         should_stop: Callable[[], bool] = never,
+        send: Send | None = None,
     ) -> Played:
         """One episode in the next free slot, with these weights: from its beginning, or from where it was kept.
+
+        Args:
+            send: takes samples while it is played.
 
         Raises:
             Interrupted: if ``should_stop`` says so between two steps.
         """
         began = time.monotonic()
         keeper = None if self._keeping is None else self._keeping.of(behaviour)
+        sampler = None if send is None else Sampler(self._telemetry, send, clock_of(assignment, behaviour))
         slot = self._free.get()
         try:
             with slot.current():
                 slot.policy.load(dict(weights), behaviour.epsilon)
-                episode = slot.runner.play(assignment, should_stop, keeper)
+                episode = slot.runner.play(assignment, should_stop, keeper, sampler)
         finally:
             self._free.put(slot)
         return Played(episode, time.monotonic() - began)
@@ -80,7 +91,8 @@ class EnvironmentSlots:
     @staticmethod
     def _slot(config: RunConfig, device: str) -> _Slot:
         policy = LearnedPolicy(config.policy, device)
-        runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy), None
+        controls = 0 if config.telemetry.level == "off" else min(config.telemetry.control_episodes, config.system.envs)
+        runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))  # which has data and weights to make

@@ -21,11 +21,12 @@ from actors.crew import Crew, Fault, ShouldStop
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.run_directory import Names, RunDirectory
 from esper_ray.nissa.sweep_directory import SweepDirectory
 
 LOCK_SECONDS = 120.0
 """How long a trial waits for the process that ran it before to be gone."""
+COMMAND = ("esper", "sweep")
 OnRound = Callable[[RunDirectory], None]
 
 
@@ -88,11 +89,14 @@ class TrialRun:
         if newest is None:
             name = self.trial
             shutil.rmtree(self.sweep.trials_path / name, ignore_errors=True)  # what has no manifest yet
-            return RunDirectory.create(self.sweep.trials_path, self.config, ["esper", "sweep"], name), None
+            return RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, name, self._names()), None
         changes = difference(newest.config(), self.config)
         if changes:
             raise CheckpointError(f"{newest.path} was run with another configuration:\n" + "\n".join(changes))
         return newest, newest_valid(newest, self.config)
+
+    def _names(self) -> Names:
+        return Names(self.sweep.path.name, self.trial)
 
     def _follows(self, newest: RunDirectory | None) -> bool:
         """Whether going on in ``newest`` is to go on from the origin: it is that run, or branched off there."""
@@ -113,7 +117,7 @@ class TrialRun:
         temporary = f".{name}.tmp"
         for left_over in (name, temporary):
             shutil.rmtree(self.sweep.trials_path / left_over, ignore_errors=True)
-        run = RunDirectory.create(self.sweep.trials_path, self.config, ["esper", "sweep"], temporary)
+        run = RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, temporary, self._names())
         run.copy_history(source, checkpoint.position)
         save_checkpoint(run.checkpoints, checkpoint, self.config)
         lineage = {"run": origin.run, "round": origin.round_index, "taken_after_round": checkpoint.round_index}

@@ -1,13 +1,13 @@
-"""Metrics through Ray: an actor registers them with the metrics agent of its node, where Prometheus finds them.
+"""The telemetry actor: shows metrics to the metrics agent of its node, where Prometheus finds them, and takes in
+what environments tell while they play, until the driver fetches it.
 
-Driver and actor never wait for each other. What changes is gathered until the actor has taken what it
-was sent before, so that nothing piles up: gauges keep their newest value, counters their sum. An actor
-that dies is started again and told all gauges; what it had not confirmed is sent once more.
+Nobody waits for it. What changes is gathered until the actor has taken what it was sent before, so that
+nothing piles up: gauges keep their newest value, counters their sum. An actor that dies is started again
+and told all gauges; what it had not confirmed is sent once more. Samples that it held are lost with it.
 """
 
-import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,12 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from actors.crew import Fault
+from actors.sampling import Record
 from actors.workers import Worker, reason
 from esper_ray.nissa.batch import Batch, Key
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.fold import Change
-
-logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 """Ray forgets a gauge that is not set again within about twenty seconds."""
@@ -30,14 +29,19 @@ EXPORT_SECONDS = 12.0
 """By then what an actor shows has been exported."""
 
 
+MAILBOX = 8192
+"""Samples that wait for the driver at most."""
+
+
 @ray.remote(num_cpus=0)
 class TelemetryActor:
-    """Shows metrics to Ray."""
+    """Shows metrics to Ray, and holds samples."""
 
     def __init__(self, run: str, group: str) -> None:
         self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
         self._metrics: dict[str, Metric] = {}
         self._gauges: dict[Key, float] = {}
+        self._samples: list[Record] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -55,6 +59,17 @@ class TelemetryActor:
                     self._metric(key).inc(amount, self._labels(key))
             for key, value in batch.observations:
                 self._metric(key).observe(value, self._labels(key))
+
+    def take_in(self, samples: list[Record]) -> int:
+        """Hold what an environment tells. Returns how many there was no room for."""
+        kept = samples[: MAILBOX - len(self._samples)]
+        self._samples += kept
+        return len(samples) - len(kept)
+
+    def hand_out(self) -> list[Record]:
+        """What has been told since the last time, in order."""
+        found, self._samples = self._samples, []
+        return found
 
     def _beat(self) -> None:
         while not threading.Event().wait(HEARTBEAT_SECONDS):
@@ -81,25 +96,24 @@ class TelemetryActor:
         return self._common | dict(zip(METRICS[key[0]].labels, key[1], strict=True))
 
 
-def _warn(fault: Fault) -> None:
-    logger.warning("%s", fault.describe())
-
-
 class RayExporter:
     """The driver's side: an :class:`~esper_ray.nissa.exposition.Exporter` that never blocks."""
 
-    def __init__(self, run: str, group: str = "", on_fault: Callable[[Fault], None] = _warn) -> None:
-        """
-        Args:
-            on_fault: told when the actor has died, and when another one works in its place.
-        """
-        self._on_fault = on_fault
+    def __init__(self, run: str, group: str = "") -> None:
         self._worker = Worker(partial(_started, run, group), f"{run}/telemetry")
         self._waiting, self._sent = Batch(), Batch()
         self._gauges: dict[Key, float] = {}
         self._answer: Any = None
+        self._mail: Any = None
         self.restarts = 0
+        self.faults: list[Fault] = []
+        """Deaths of the actor, and when another one worked in its place; for whoever takes them."""
         self._worker.start()
+
+    @property
+    def actor(self) -> Any:
+        """Handle for those who send samples; ``None`` while there is no actor."""
+        return self._worker.actor
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Show what has changed, as soon as the actor has taken what came before."""
@@ -108,6 +122,17 @@ class RayExporter:
         self._gauges |= fresh.gauges
         self._waiting = self._waiting.before(fresh)
         self._pump(0.0)
+
+    def samples(self) -> list[Record]:
+        """What the actor has been told, as far as it has arrived here."""
+        self._pump(0.0)
+        found: list[Record] = []
+        if self._mail is not None and _is_there(self._mail, 0.0):
+            mail, self._mail = self._mail, None
+            found = self._result(mail) or []
+        if self._mail is None and self._worker.alive:
+            self._mail = self._worker.call("hand_out")
+        return found
 
     def close(self, linger_s: float = 0.0) -> None:
         """Have the last changes shown, and end the actor.
@@ -125,35 +150,44 @@ class RayExporter:
         if self._worker.starting is not None:
             if not _is_there(self._worker.starting, wait_s):
                 return
-            self._confirm(self._begun)
+            self._welcome()
         if self._answer is not None:
             if not _is_there(self._answer, wait_s):
                 return
             answer, self._answer = self._answer, None
-            self._confirm(partial(ray.get, answer))
+            self._result(answer)
+            self._sent = Batch()
         if self._waiting and self._worker.alive:
             self._sent, self._waiting = self._waiting, Batch()
             self._answer = self._worker.call("apply", self._sent)
 
-    def _begun(self) -> None:
-        seconds = self._worker.started()
-        if self.restarts:
-            self._on_fault(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
-
-    def _confirm(self, answer: Any) -> None:
-        """Take an answer of the actor; start another one if it is gone."""
+    def _welcome(self) -> None:
         try:
-            answer()
+            seconds = self._worker.started()
         except RayError as error:
-            self.restarts += 1
-            self._on_fault(Fault("telemetry_actor_died", self._worker.name, reason(error)))
-            lost = Batch(dict(self._gauges), self._sent.counters, self._sent.observations)
-            again = Batch()
-            again.add([Change("esper_telemetry_restarts_total", 1)])
-            self._waiting = lost.before(self._waiting).before(again)
-            self._worker.stop()
-            self._worker.start()
-        self._sent = Batch()
+            self._begin_again(error)
+        else:
+            if self.restarts:
+                self.faults.append(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
+
+    def _result(self, reference: Any) -> Any:
+        """What a call has returned; if the actor is gone another one is started."""
+        try:
+            return ray.get(reference)
+        except RayError as error:
+            self._begin_again(error)
+            return None
+
+    def _begin_again(self, error: RayError) -> None:
+        self.restarts += 1
+        self.faults.append(Fault("telemetry_actor_died", self._worker.name, reason(error)))
+        lost = Batch(dict(self._gauges), self._sent.counters, self._sent.observations)
+        again = Batch()
+        again.add([Change("esper_telemetry_restarts_total", 1)])
+        self._waiting = lost.before(self._waiting).before(again)
+        self._sent, self._answer, self._mail = Batch(), None, None
+        self._worker.stop()
+        self._worker.start()
 
 
 def _started(run: str, group: str, name: str) -> Any:

@@ -49,6 +49,11 @@ class Worker:
         return self._actor is not None and self.starting is None
 
     @property
+    def actor(self) -> Any:
+        """Handle of the present actor if it can work, as far as we know; else ``None``."""
+        return self._actor if self.alive else None
+
+    @property
     def waiting_s(self) -> float:
         """Seconds since the present actor was asked for."""
         return time.monotonic() - self._began

@@ -68,7 +68,7 @@ class Sleeping:
     ) -> None:
         self.template, self.step_s = template, step_s
 
-    def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any]) -> Played:
+    def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any], *_: Any) -> Played:
         """An episode of this environment, after a while."""
         seconds = seconds_of(assignment.seed, self.step_s)
         sleep(seconds)

@@ -32,6 +32,7 @@ from esper_ray.leyline.observation import (
 )
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
+from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.life import Life
 from esper_ray.simic.accounts.books import Books, needs_control
 from esper_ray.simic.accounts.transition import Transition, committed_accuracy, fossil_parameters
@@ -100,6 +101,8 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
         self._flops = flops
         self._over = True
+        self.seconds: Mapping[str, float] = {}
+        """Wall time of the last step by phase. For those who watch: nothing follows from it."""
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -138,6 +141,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.illegal_actions += illegal
         taken = WAIT if illegal else asked
         before, known = self.reports, self.measured
+        watch = Stopwatch()
 
         events: list[Event] = []
         result: EpochResult | None = None
@@ -147,8 +151,11 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 self._last_intervention = self.epoch
             self._last_success &= not illegal
             events = [*events, *self.life.tick()]
+            watch.lap("execute")
             result = self.life.train()
+            watch.lap("train")
             verdict = self.life.measure_and_judge(result)
+            watch.lap("measure")
         except (RuntimeError, MemoryError) as error:
             verdict = self.life.out_of_memory(error)
         if verdict.panic:
@@ -164,7 +171,16 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         entries = self._settle(taken, before, known, truncated=truncated, terminated=terminated)
         reward = sum((entry.amount for entry in entries), 0.0)
         self._over = terminated or truncated
-        return self._observation(), reward, terminated, truncated, self._info(taken, illegal, events, entries, result)
+        outcome = (
+            self._observation(),
+            reward,
+            terminated,
+            truncated,
+            self._info(taken, illegal, events, entries, result),
+        )
+        watch.lap("settle")
+        self.seconds = watch.seconds
+        return outcome
 
     def action_masks(self) -> NDArray[np.bool_]:
         """The masks of the eight heads one after another, for algorithms with independent heads."""
@@ -199,6 +215,14 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def measured(self) -> Measurement:
         """The last pass over the validation split."""
         return self.life.measured
+
+    def control(self, seed: int) -> tuple[float, ...]:
+        """(episode length + 1,) validation accuracies, in percentage points, of an episode's host without growth.
+
+        Raises:
+            DeviceMemoryError: if the device has no memory for the host.
+        """
+        return self._controls.of(seed)
 
     def test_measurement(self) -> Measurement:
         """Loss, accuracy and coalitions on the test split: for reports only, never for decisions."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esper_ray.leyline.actions import Action
+from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config import PolicyConfig
 from esper_ray.leyline.policy import Decision, View
 from policies.distribution import ActionDistribution, MaskTensors
@@ -73,9 +73,19 @@ class LearnedPolicy:
         actions = choice.actions
         scale = self.network.value_scale
         value, taken = state_value(distribution.op, output.q), output.q.gather(1, actions[:, :1]).squeeze(1)
-        numbers = torch.cat([choice.log_prob_op, choice.log_prob_arguments, value * scale, taken * scale]).tolist()
+        one = [choice.log_prob_op, choice.log_prob_arguments, value * scale, taken * scale]
+        numbers = torch.cat([*one, distribution.op[0].exp(), output.q[0] * scale]).tolist()  # one wait for the device
+        log_prob_op, log_prob_arguments, value_now, q_taken, *of_ops = numbers
         action = Action.from_indices(actions[0].tolist(), view.masks.slot_by_op.shape[1])
-        return Decision(action, *numbers)
+        return Decision(
+            action,
+            log_prob_op,
+            log_prob_arguments,
+            value_now,
+            q_taken,
+            op_probabilities=tuple(of_ops[: len(LifecycleOp)]),
+            op_values=tuple(of_ops[len(LifecycleOp) :]),
+        )
 
     def _look(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
         features = torch.from_numpy(view.features).to(self.device)[None, None]

@@ -18,7 +18,7 @@ SHOWN = 1000
 
 def events(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
-    kind: Annotated[str | None, typer.Option(help="kind of event")] = None,
+    kind: Annotated[str | None, typer.Option(help="kind of event; samples only if asked for")] = None,
     env: Annotated[int | None, typer.Option(min=0, help="of this environment only")] = None,
     episode: Annotated[int | None, typer.Option(min=0, help="of this episode only")] = None,
     round_index: Annotated[int | None, typer.Option("--round", min=0, help="of this round only")] = None,
@@ -38,9 +38,12 @@ def events(
     wanted = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     directory = RunDirectory.open(run)
+    sampled = kind is not None and KINDS[kind].delivery == "sample"
+    if sampled and evidence:
+        raise UsageError(f"--evidence: {kind} is a sample, which may be lost; `esper sql` finds samples_lost")
     found = [
         record
-        for record in directory.events(evidence=evidence)
+        for record in (directory.samples.everything(evidence=False) if sampled else directory.events(evidence=evidence))
         if all(record.get(name) == value for name, value in wanted.items())
     ]
     shown = found[-limit:] if limit else found
@@ -64,7 +67,8 @@ def sql(
 
     if form not in FORMATS:
         raise UsageError(f"--format {form}: it must be one of {', '.join(FORMATS)}")
-    with EventDatabase(RunDirectory.open(run).event_log) as database:
+    directory = RunDirectory.open(run)
+    with EventDatabase(directory.event_log, directory.samples) as database:
         if query is None:
             for name, columns in database.tables().items():
                 typer.echo(f"{name}: {', '.join(columns)}")

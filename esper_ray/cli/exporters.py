@@ -1,6 +1,5 @@
 """Who shows the metrics of a run: a port of this machine, Ray's metrics agents, both, or nobody."""
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -29,27 +28,22 @@ class Several:
 
 
 @contextmanager
-def exporters(run: str, group: str, port: int | None, *, serial: bool, console: Console) -> Iterator[Exporter | None]:
+def exporters(
+    run: str, group: str, port: int | None, through: Exporter | None, console: Console
+) -> Iterator[Exporter | None]:
     """Exporters for as long as a run goes on; ``None`` if nobody wants its metrics.
-
-    A cluster that is there already (``RAY_ADDRESS``) has somebody who scrapes it; one of our own has nobody.
 
     Args:
         port: of this machine, to serve metrics on; 0 takes a free one.
+        through: shows them where the crew works.
 
     Raises:
         ExporterError: if the port is taken.
     """
+    found = [] if through is None else [through]
     with ExitStack() as stack:
-        found: list[Exporter] = []
         if port is not None:
             served = stack.enter_context(PrometheusExporter(run, group, port))
             console.print(f"metrics http://127.0.0.1:{served.port}/metrics", highlight=False, soft_wrap=True)
             found.append(served)
-        if not serial and "RAY_ADDRESS" in os.environ:
-            from actors.telemetry import EXPORT_SECONDS, RayExporter
-
-            through_ray = RayExporter(run, group)
-            stack.callback(through_ray.close, EXPORT_SECONDS)
-            found.append(through_ray)
         yield Several(found) if found else None

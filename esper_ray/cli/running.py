@@ -27,7 +27,7 @@ from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.run_directory import Names, RunDirectory
 from esper_ray.nissa.storage import Storage, StorageError, place_within
 from policies.network import parameter_count
 
@@ -72,7 +72,8 @@ class PPOJob:
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
         self.checkpoint = None if previous is None else _checkpoint_to_resume(previous, config)
-        self.run_directory = previous or RunDirectory.create(parent, config, command, run_id)
+        names = Names(parent.name, label) if label else None  # sides of a comparison are shown together
+        self.run_directory = previous or RunDirectory.create(parent, config, command, run_id, names)
         self._fresh = previous is None
         storage = storage or self.run_directory.read_manifest().get("storage")
         self._mirror = None if storage is None else Mirror(Storage(storage), self.run_directory)
@@ -95,7 +96,8 @@ class PPOJob:
         try:
             run = self.run_directory
             keeping = Keeping(self._snapshots(), self.config.system.snapshot_every)
-            hired = make_crew(self.config, serial=self.serial, keeping=keeping, label=run.run_id)
+            metrics = None if self.config.telemetry.level == "off" else run.names
+            hired = make_crew(self.config, serial=self.serial, keeping=keeping, label=run.run_id, metrics=metrics)
             self.console.print(f"run {run.path}", highlight=False, soft_wrap=True)
             self.console.print(f"{self._headline()}\nplan: {hired.plan()}", highlight=False, soft_wrap=True)
             with hired as crew:
@@ -103,11 +105,11 @@ class PPOJob:
                 self.console.print(crew.describe(), highlight=False, soft_wrap=True)
                 done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
                 with (
-                    exporters(*self._names(), self.metrics_port, serial=self.serial, console=self.console) as exporter,
+                    exporters(*run.names, self.metrics_port, crew.exporter, self.console) as exporter,
                     progress_for(self.config, self.console, done_before, self.label) as shown,
-                    observed(self.config, exporter, shown) as listener,
+                    observed(self.config, run, exporter, shown) as watching,
                 ):
-                    controller = Controller(self.config, crew, run, listener, stop, self._mirror)
+                    controller = Controller(self.config, crew, run, watching, stop, self._mirror, watching)
                     if self.checkpoint is None:
                         controller.start()
                     else:
@@ -119,11 +121,6 @@ class PPOJob:
             self._abandon()
             raise
         return self._finish(controller, digest) if done else self._interrupted(controller, stop)
-
-    def _names(self) -> tuple[str, str]:
-        """Run and group of the metrics; what is shown together has the name of the folder around it."""
-        path = self.run_directory.path
-        return (path.parent.name, self.label) if self.label else (path.name, "")
 
     def _snapshots(self) -> str:
         """Where episodes are kept while they are played."""

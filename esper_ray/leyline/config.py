@@ -16,6 +16,7 @@ from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.sections import Count, Fraction, NonNegative, Number, Positive, Section, known_names
 from esper_ray.leyline.slots import ordered_slot_ids
 from esper_ray.leyline.system_config import SystemConfig
+from esper_ray.leyline.telemetry_config import TelemetryConfig
 
 CompileMode = Annotated[
     Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
@@ -193,6 +194,7 @@ class RunConfig(Section):
     policy: PolicyConfig = PolicyConfig()
     ppo: PPOConfig = PPOConfig()
     system: SystemConfig = SystemConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @model_validator(mode="after")
     def _slots_exist(self) -> Self:
@@ -203,14 +205,14 @@ class RunConfig(Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that decides results: everything but where and how actors are placed."""
-        tree = self.model_dump(mode="json")
+        """SHA-256, in hexadecimal, of all that decides results: not where actors are placed, nor who watches."""
+        tree = self.model_dump(mode="json", exclude={"telemetry"})
         tree["system"] = self.system.decisive()
         return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def environment_digest(self) -> str:
         """SHA-256 of what decides how an episode goes: everything but names, places, the policy and its learner."""
-        tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system"})
+        tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
         for place in ("data_dir", "cache_dir"):
             del tree["task"][place]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -106,6 +106,8 @@ def difference(before: RunConfig, after: RunConfig) -> list[str]:
     for tree in (old, new):
         for key in FREE:
             del tree[f"system.{key}"]
+        for key in [key for key in tree if key.startswith("telemetry.")]:
+            del tree[key]
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -48,6 +48,10 @@ class Decision:
     q_taken: float = 0.0
     """Q(s, operation taken)."""
     reason: str = ""
+    op_probabilities: tuple[float, ...] = ()
+    """(6,) of the operations, 0 for what is illegal; empty where nothing was drawn."""
+    op_values: tuple[float, ...] = ()
+    """(6,) Q of the operations, whether legal or not; empty where nothing is known."""
 
 
 class Policy(Protocol):

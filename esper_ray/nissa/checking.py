@@ -26,6 +26,7 @@ _PLAIN: Mapping[str, Any] = {
     "float": _Float,
     "text": StrictStr,
     "ints": list[StrictInt],
+    "floats": list[_Float],
     "texts": list[StrictStr],
     "floats by name": dict[StrictStr, _Float],
 }

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ COMPACT_BYTES = 4 * 2**20
 """Lines of JSON beyond which a round that is over is made Parquet."""
 STRICT = "ESPER_STRICT_TELEMETRY"
 """Environment variable: records that are not as declared are errors. Set in tests; a training run goes on."""
-_TAIL, _PARTS = "events.jsonl", "events"
 
 
 class RecordError(ValueError):
@@ -54,14 +53,15 @@ class Counts:
 class EventLog:
     """The log in the folder of one run."""
 
-    def __init__(self, folder: Path, run: str, group: str = "") -> None:
+    def __init__(self, folder: Path, run: str, group: str = "", name: str = "events") -> None:
         """
         Args:
             run: its name, which every record carries.
             group: which of several runs that belong together it is, such as a side of an A/B comparison.
+            name: of the file of lines and of the folder with the rest.
         """
         self.folder, self.run, self.group = folder, run, group
-        self.tail = folder / _TAIL
+        self.tail, self._parts = folder / f"{name}.jsonl", folder / name
         self.counts = Counts()
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -99,12 +99,12 @@ class EventLog:
             return
         records = list(self._lines(after=self._compacted(), evidence=True))
         if records:
-            write_part(self.folder / _PARTS, records)
+            write_part(self._parts, records)
         _replace(self.tail, "")
 
     def parts(self) -> list[Part]:
         """Its folders of Parquet files, in order."""
-        return parts_in(self.folder / _PARTS)
+        return parts_in(self._parts)
 
     def _compacted(self) -> int:
         """Number of the last event that is Parquet; -1 if there is none."""
@@ -130,6 +130,18 @@ class EventLog:
                 logger.warning("%s", problem)
             expected = record["seq"] + 1
             yield record
+
+    def of_kinds(self, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
+        """The events of some kinds, in order within each part. Files of other kinds are not read.
+
+        Raises:
+            EventLogError: if a file is of another version or cannot be read.
+        """
+        last = -1
+        for part in self.parts():
+            yield from part.records(kinds)
+            last = part.last
+        yield from (line for line in self._lines(after=last, evidence=False) if line["kind"] in kinds)
 
     def everything(self, *, evidence: bool) -> Iterator[dict[str, Any]]:
         """All events, in order, whether or not numbers are missing between them. Otherwise like ``records``."""
@@ -187,7 +199,7 @@ class EventLog:
             if part.last >= sequence:
                 kept = [record for record in part.records() if record["seq"] < sequence]
                 if kept:
-                    write_part(self.folder / _PARTS, kept)
+                    write_part(self._parts, kept)
                 shutil.rmtree(part.path)
             compacted = min(part.last, sequence - 1)
         kept_lines, end = [], compacted + 1
@@ -203,6 +215,11 @@ class EventLog:
         _replace(self.tail, "".join(kept_lines))
         sources = {name.removeprefix("source/"): n for name, n in position.items() if name.startswith("source/")}
         self.counts = Counts(sequence, Counter(sources))
+
+    def keep_whole_lines(self) -> None:
+        """Drop lines that were cut off."""
+        if self.tail.exists():
+            _replace(self.tail, "".join(line for line in self._raw_lines() if _sequence_of(line) is not None))
 
     def _raw_lines(self) -> list[str]:
         return self.tail.read_text().splitlines(keepends=True) if self.tail.exists() else []

@@ -7,7 +7,7 @@ from typing import Any
 
 from esper_ray.leyline.actions import head_sizes
 from esper_ray.leyline.config import RunConfig
-from esper_ray.nissa.catalogue.metrics import STATES
+from esper_ray.nissa.catalogue.metrics import METRICS, STATES
 from esper_ray.nissa.event_log import source_of
 from esper_ray.nissa.exposition import Exporter
 from esper_ray.nissa.fold import Change, Fold
@@ -36,6 +36,21 @@ class Feed:
         self._apply([Change("esper_longest_silence_seconds", self._silence)])
         self._apply(self._folded(records, moment))
 
+    def resume(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """The run goes on after these events: gauges show what they say, counters begin anew."""
+        told = (change for record in records for change in self._fold.changes(record))
+        self._apply([change for change in told if METRICS[change.metric].type == "gauge"])
+
+    def samples(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Samples have arrived, and steps of episodes that are being played."""
+        moment = self._now()
+        self._silence, self._heard = max(self._silence, moment - self._heard), moment
+        self._apply(self._watched(records, moment))
+
+    def lost(self, count: int, reason: str) -> None:
+        """So many samples were lost on this side."""
+        self._apply([Change("esper_telemetry_dropped_total", count, ("sample", reason))])
+
     def phase(self, name: str, seconds: float) -> None:
         """``play`` or ``update`` has taken so long."""
         self._apply([Change("esper_phase_duration_seconds", seconds, (name,))])
@@ -47,6 +62,13 @@ class Feed:
     def fault(self, kind: str) -> None:
         """Something went wrong with processes, or is right again."""
         self._apply([Change("esper_faults_total", 1, (kind,))])
+
+    def _watched(self, records: Iterable[Mapping[str, Any]], moment: float) -> Iterator[Change]:
+        yield Change("esper_longest_silence_seconds", self._silence)
+        yield Change("esper_last_event_timestamp_seconds", moment, ("env",))
+        for record in records:
+            preview = record["kind"] == "env_epoch"
+            yield from self._fold.preview(record) if preview else self._fold.changes(record)
 
     def _folded(self, records: Iterable[Mapping[str, Any]], moment: float) -> Iterator[Change]:
         for record in records:

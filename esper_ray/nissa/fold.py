@@ -13,7 +13,8 @@ import numpy as np
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.leyline.stages import Stage
-from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, GAMING
 
 Record = Mapping[str, Any]
 ROLLING_ROUNDS = 10
@@ -58,6 +59,10 @@ class Fold:
         """
         self._slots, self._choices = tuple(slots), dict(choices)
         self._envs: dict[int, _Env] = defaultdict(_Env)
+        self._seen: dict[int, tuple[int, _Env]] = {}
+        """Of each environment the episode that is being watched, and what is known of it ahead of its end."""
+        self._open: Counter[str] = Counter()
+        self._controls: list[float] = []
         self._rounds: deque[float] = deque(maxlen=ROLLING_ROUNDS)
         self._episodes: deque[tuple[float, float]] = deque(maxlen=CORRELATED_EPISODES)
         self._worth: dict[str, float] = {}
@@ -69,17 +74,33 @@ class Fold:
     def changes(self, record: Record) -> Iterator[Change]:
         """What ``record`` changes. Records of one environment must come in their order."""
         kind = record["kind"]
-        yield Change("esper_telemetry_events_total", 1, ("evidence",))
+        yield Change("esper_telemetry_events_total", 1, (KINDS[kind].delivery,))
         if record.get("nonfinite"):
             yield Change("esper_nonfinite_total", len(record["nonfinite"]), (kind,))
         teller = _TELLERS.get(kind)
         if teller is not None:
             yield from teller(self, record)
 
+    def preview(self, record: Record) -> Iterator[Change]:
+        """What an ``env_epoch`` shows while its episode is still being played. Nothing is counted."""
+        number, episode = record["env"], record["episode"]
+        watched, env = self._seen.get(number, (-1, _Env()))
+        if watched > episode:
+            return  # it was overtaken by the end of its episode
+        if watched != episode:
+            env = _Env()
+        self._seen[number] = (episode, env)
+        yield from self._state(record, env)
+
     def _episode_started(self, record: Record) -> Iterator[Change]:
-        self._envs[record["env"]] = _Env(record["val_accuracy_pp"], 0)
-        yield from self._host(record)
+        self._envs[record["env"]] = env = _Env(record["val_accuracy_pp"], 0)
+        self._seen[record["env"]] = (record["episode"] + 1, _Env())  # all of it is told now
+        yield from self._host(record, env)
         yield from self._slot_counts()
+
+    def _control(self, record: Record) -> Iterator[Change]:
+        self._controls.append(record["val_accuracy_pp"] / 100.0)
+        yield Change("esper_round_accuracy_control_ratio", fmean(self._controls))
 
     def _transition(self, record: Record) -> Iterator[Change]:
         env, source, target = self._envs[record["env"]], record["from"], record["to"]
@@ -113,17 +134,22 @@ class Fold:
         yield Change("esper_rollbacks_total", 1, (record["reason"],))
 
     def _step(self, record: Record) -> Iterator[Change]:
-        env, number = self._envs[record["env"]], record["step"]
         self._steps += 1
         self._open_steps += record["log_prob"] != 0.0
         for entry in record["entries"]:
             self._paid[entry["source"]] += entry["amount"]
-        if record["val_accuracy_pp"] > env.best_pp:
-            env.best_pp, env.best_step = record["val_accuracy_pp"], number
+            if entry["source"] in GAMING and entry["amount"] < 0:
+                yield Change("esper_reward_gaming_total", 1, (GAMING[entry["source"]],))
         yield Change("esper_env_steps_total", 1)
         result = "ok" if record["success"] else "refused"
         yield Change("esper_actions_total", 1, (record["operation"], result))
-        yield from self._host(record)
+        yield from self._state(record, self._envs[record["env"]])
+
+    def _state(self, record: Record, env: _Env) -> Iterator[Change]:
+        """What a step has led to."""
+        if record["val_accuracy_pp"] > env.best_pp:
+            env.best_pp, env.best_step = record["val_accuracy_pp"], record["step"]
+        yield from self._host(record, env)
         if record["env"] < ENV_LABELS:
             yield from self._slots_of(record, env)
 
@@ -140,8 +166,7 @@ class Fold:
                 env.worth_pp[report["seed"]] = worth
             yield Change("esper_slot_contribution_ratio", (worth or 0.0) / 100.0, (name, slot))
 
-    def _host(self, record: Record) -> Iterator[Change]:
-        env = self._envs[record["env"]]
+    def _host(self, record: Record, env: _Env) -> Iterator[Change]:
         if record["env"] >= ENV_LABELS:
             return
         name = (str(record["env"]),)
@@ -190,6 +215,7 @@ class Fold:
         accuracy = record["val_accuracy_ratio"]
         self._rounds.append(accuracy)
         yield Change("esper_rounds_total", 1)
+        yield Change("esper_rounds_done", record["round"] + 1)
         yield Change("esper_round_accuracy_ratio", accuracy)
         yield Change("esper_round_accuracy_rolling_ratio", fmean(self._rounds))
         yield Change("esper_round_committed_accuracy_ratio", record["committed_accuracy_ratio"])
@@ -210,6 +236,23 @@ class Fold:
         self._of_round, self._steps, self._open_steps = [], 0, 0
         self._paid = Counter(dict.fromkeys(self._paid, 0.0))
 
+    def _anomaly(self, record: Record) -> Iterator[Change]:
+        name = record["type"]
+        self._open[name] += 1 if record["open"] else -1
+        if record["open"]:
+            yield Change("esper_anomalies_total", 1, (name,))
+        yield Change("esper_anomalies_open", self._open[name], (name,))
+
+    def _profile(self, record: Record) -> Iterator[Change]:
+        for phase, seconds in record["seconds"].items():
+            yield Change("esper_step_duration_seconds", seconds, (phase,))
+        if record["env"] < ENV_LABELS:
+            for state, size in record["cuda_bytes"].items():
+                yield Change("esper_env_cuda_memory_bytes", size, (str(record["env"]), state))
+
+    def _samples_lost(self, record: Record) -> Iterator[Change]:
+        yield Change("esper_telemetry_dropped_total", record["count"], ("sample", record["reason"]))
+
     def _malformed(self, record: Record) -> Iterator[Change]:
         yield Change("esper_telemetry_dropped_total", 1, ("evidence", "malformed"))
 
@@ -229,6 +272,7 @@ _OF_UPDATE = {
 }
 _TELLERS: Mapping[str, Callable[[Fold, Record], Iterator[Change]]] = {
     "episode_started": Fold._episode_started,
+    "control": Fold._control,
     "seed_transition": Fold._transition,
     "gate": Fold._gate,
     "veto": Fold._veto,
@@ -238,5 +282,8 @@ _TELLERS: Mapping[str, Callable[[Fold, Record], Iterator[Change]]] = {
     "environment_quarantined": Fold._quarantine,
     "ppo_update": Fold._update,
     "round": Fold._round,
+    "anomaly": Fold._anomaly,
+    "profile": Fold._profile,
+    "samples_lost": Fold._samples_lost,
     "malformed": Fold._malformed,
 }

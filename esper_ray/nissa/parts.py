@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -51,14 +51,18 @@ class Part:
         check_schema(index.get("schema"), self.path)
         return index
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self, kinds: Collection[str] | None = None) -> list[dict[str, Any]]:
         """Its events, in order.
+
+        Args:
+            kinds: of these only.
 
         Raises:
             EventLogError: if a file cannot be read.
         """
         found: list[dict[str, Any]] = []
-        for kind in self.index()["kinds"]:
+        there: list[str] = list(self.index()["kinds"])
+        for kind in there if kinds is None else [kind for kind in there if kind in kinds]:
             try:
                 found += records_of(kind, pq.read_table(self.path / f"{kind}.parquet"))
             except (OSError, ValueError, KeyError) as error:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -24,6 +24,7 @@ from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.event_log import EventLog, integrity
+from esper_ray.nissa.sample_log import SampleLog
 
 GROWING = ("rounds.csv", "timings.csv")
 """Files that a run appends to, and that a checkpoint knows the lengths of."""
@@ -34,25 +35,46 @@ class RunDirectoryError(Exception):
     """A run directory that cannot be made, read or continued."""
 
 
+class Names(NamedTuple):
+    """By which events and metrics tell runs apart."""
+
+    run: str
+    """A run, or several that belong together: a comparison, a sweep."""
+    group: str = ""
+    """Which of them."""
+
+
 class RunDirectory:
     """The files of one run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Names | None = None) -> None:
+        """
+        Args:
+            names: what records of the run are told to belong to; the directory's name and no group if not given.
+        """
         self.path = path
+        self.names = names or Names(path.name)
         self.checkpoints = path / "checkpoints"
         self.snapshots = path / "snapshots"
         self.picture = path / "summary.png"
         self._files = {name: path / name for name in GROWING}
-        self.event_log = EventLog(path, path.name)
+        self.event_log = EventLog(path, *self.names)
+        self.samples = SampleLog(path, *self.names)
 
     @classmethod
     def create(
-        cls, parent: Path, config: RunConfig, command: Sequence[str], run_id: str | None = None
+        cls,
+        parent: Path,
+        config: RunConfig,
+        command: Sequence[str],
+        run_id: str | None = None,
+        names: Names | None = None,
     ) -> "RunDirectory":
         """A new directory under ``parent`` with manifest and configuration.
 
         Args:
             run_id: its name, if it is not to be made of time, configuration and seed.
+            names: see above.
 
         Raises:
             RunDirectoryError: if it cannot be written.
@@ -61,12 +83,12 @@ class RunDirectory:
         name = run_id or f"{started:%Y%m%d-%H%M%S}-{config.name}-s{config.seed}"
         try:
             path = _make_unique(parent, name)
-            run = cls(path)
+            run = cls(path, names)
             run.checkpoints.mkdir()
             for file in (*run._files.values(), run.event_log.tail):
                 file.touch()
             (path / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-            run.write_manifest(manifest(path.name, config, started, command))
+            run.write_manifest(manifest(path.name, config, started, command) | run.names._asdict())
         except OSError as error:
             raise RunDirectoryError(f"cannot write a run directory in {parent}: {error.strerror or error}") from error
         return run
@@ -81,7 +103,9 @@ class RunDirectory:
         missing = [name for name in ("manifest.json", "config.yaml", "checkpoints") if not (path / name).exists()]
         if missing:
             raise RunDirectoryError(f"{path} is not a run directory: it has no {', '.join(missing)}")
-        return cls(path)
+        run = cls(path)
+        tree = run.read_manifest()
+        return cls(path, Names(tree.get("run", path.name), tree.get("group", "")))
 
     @property
     def run_id(self) -> str:
@@ -123,8 +147,14 @@ class RunDirectory:
 
     def close(self) -> None:
         """The run is over: make all events Parquet, and write down in ``integrity.json`` what there is."""
-        self.event_log.compact(always=True)
-        (self.path / "integrity.json").write_text(json.dumps(integrity(self.event_log), indent=2) + "\n")
+        self.compact(always=True)
+        found = integrity(self.event_log) | self.samples.summary()
+        (self.path / "integrity.json").write_text(json.dumps(found, indent=2) + "\n")
+
+    def compact(self, *, always: bool = False) -> None:
+        """A round is over: make events and samples Parquet if they are many, or ``always``."""
+        self.event_log.compact(always=always)
+        self.samples.compact(always=always)
 
     def add_round(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Append one line to ``rounds.csv`` and one to ``timings.csv``."""
@@ -180,6 +210,20 @@ class RunDirectory:
     def events(self, *, evidence: bool = False) -> Iterator[dict[str, Any]]:
         """The events, in order, see :meth:`EventLog.records`."""
         return self.event_log.records(evidence=evidence)
+
+
+def as_numbers(row: Mapping[str, str]) -> dict[str, Any]:
+    """A line of ``rounds.csv`` as it was written: integers and floats; what is empty is ``None``."""
+    return {name: _number(text) for name, text in row.items()}
+
+
+def _number(text: str) -> int | float | None:
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:

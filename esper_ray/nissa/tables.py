@@ -23,6 +23,7 @@ _PLAIN = {
     "float": pa.float64(),
     "text": pa.string(),
     "ints": pa.list_(pa.int64()),
+    "floats": pa.list_(pa.float64()),
     "texts": pa.list_(pa.string()),
     "floats by name": pa.map_(pa.string(), pa.float64()),
 }

@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.shapes import Field, Kind
 from esper_ray.nissa.event_log import EventLog
+from esper_ray.nissa.sample_log import SampleLog
 from esper_ray.nissa.tables import by_kind, schema_of, table_of
 
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
@@ -33,15 +34,15 @@ class Answer:
 
 
 class EventDatabase:
-    """Read-only tables over an event log."""
+    """Read-only tables over an event log, and over samples where there are any."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, samples: SampleLog | None = None) -> None:
         """
         Raises:
-            EventLogError: if the log is of another version, a file cannot be read, or an event is missing.
+            EventLogError: if a log is of another version, a file cannot be read, or an event is missing.
         """
-        lines = by_kind(log.uncompacted())
-        parts = log.parts()
+        lines = by_kind([*log.uncompacted(), *(samples.uncompacted() if samples is not None else ())])
+        parts = [*log.parts(), *(samples.parts() if samples is not None else ())]
         held = {
             kind: [part.path / f"{kind}.parquet" for part in parts if kind in part.index()["kinds"]] for kind in KINDS
         }

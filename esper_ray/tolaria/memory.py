@@ -34,3 +34,17 @@ def memory_for(what: str, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(f"{device} has no memory for {what}: {str(error).splitlines()[0]}") from error
+
+
+def memory_in_use(device: torch.device) -> dict[str, float]:
+    """Bytes that this process holds on a GPU: ``allocated`` to tensors, ``reserved``, and ``peak`` of the first.
+
+    Nothing for a CPU. It does not wait for the device.
+    """
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": float(torch.cuda.memory_allocated(device)),
+        "reserved": float(torch.cuda.memory_reserved(device)),
+        "peak": float(torch.cuda.max_memory_allocated(device)),
+    }

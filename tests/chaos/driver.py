@@ -10,7 +10,6 @@ import argparse
 import os
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +110,6 @@ def main() -> None:
     import ray
 
     from actors.cluster import RayCrew
-    from actors.telemetry import RayExporter
 
     config, path = chaos_config(), options.folder / "run"
     if options.nodes:
@@ -132,11 +130,11 @@ def main() -> None:
         found = []
     keeping = Keeping(str(path / "snapshots"), config.system.snapshot_every)
     noting = Noting(path)
-    with RayCrew(config, keeping, "chaos", player=NotingSlots) as crew, ExitStack() as stack:
-        exporter = RayExporter("chaos", on_fault=noting.fault_happened)
-        stack.callback(exporter.close)
-        listener = stack.enter_context(observed(config, exporter, noting))
-        controller = Controller(config, crew, directory, listener, lambda: False)
+    with (
+        RayCrew(config, keeping, "chaos", player=NotingSlots, metrics=("chaos", "")) as crew,
+        observed(config, directory, crew.exporter, noting) as watching,
+    ):
+        controller = Controller(config, crew, directory, watching, lambda: False, None, watching)
         if found:
             controller.resume(load_checkpoint(found[-1], config))
         else:

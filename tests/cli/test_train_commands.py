@@ -30,6 +30,8 @@ def test_a_run_writes_every_file_that_is_promised(finished):
         "integrity.json",
         "manifest.json",
         "rounds.csv",
+        "samples",
+        "samples.jsonl",
         "summary.png",
         "timings.csv",
     ]

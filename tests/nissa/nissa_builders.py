@@ -13,6 +13,7 @@ PLAIN = {
     "float": FLOATS,
     "text": WORDS,
     "ints": st.lists(COUNTS, max_size=3),
+    "floats": st.lists(FLOATS, max_size=3),
     "texts": st.lists(WORDS, max_size=3),
     "floats by name": st.dictionaries(WORDS, FLOATS, max_size=3),
 }
@@ -50,7 +51,7 @@ def transition(env, step):
     return record | {"blueprint": "norm"}
 
 
-EMPTY = {"bool": False, "int": 0, "float": 0.0, "text": "", "ints": [], "texts": [], "records": []}
+EMPTY = {"bool": False, "int": 0, "float": 0.0, "text": "", "ints": [], "floats": [], "texts": [], "records": []}
 
 
 def complete(record):

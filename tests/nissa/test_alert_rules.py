@@ -82,6 +82,30 @@ CASES = {
         ("20m", "60m"),
     ),
     "AccuracyRegressed": Case({own("round_accuracy_rolling_ratio"): "0.8x10 0.7x40 0.8x20"}, "30m", ("12m", "60m")),
+    "BelowControl": Case(
+        {
+            own("round_accuracy_rolling_ratio"): "0.4x90 0.6x30",
+            own("round_accuracy_control_ratio"): "0.5x120",
+        },
+        "80m",
+        ("50m", "110m"),
+    ),
+    "RewardGamed": Case(
+        {
+            own("reward_gaming_total", 'pattern="claims"'): "0x5 0+20x20 400x60",
+            own("env_steps_total"): "0+100x90",
+        },
+        "25m",
+        ("4m", "80m"),
+    ),
+    "SampleLoss": Case(
+        {
+            own("telemetry_dropped_total", 'delivery="sample",reason="busy"'): "0x5 0+5x40 200x60",
+            own("telemetry_events_total", 'delivery="sample"'): "0+100x110",
+        },
+        "40m",
+        ("10m", "90m"),
+    ),
     "LifecycleDead": Case(
         {
             own("rounds_total"): "0+1x200",

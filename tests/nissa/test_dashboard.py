@@ -15,7 +15,7 @@ from esper_ray.nissa.dashboard import HEIGHT, WIDTH, dashboard, expressions, fil
 from esper_ray.nissa.fold import Fold
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
-UNITS = {"s", "none", "ops", "percentunit", "percent", "short"}
+UNITS = {"bytes", "s", "none", "ops", "percentunit", "percent", "short"}
 SERIES = 3000
 """More than these no group of a run may have."""
 
@@ -59,7 +59,6 @@ def test_every_metric_is_shown_or_rung_for():
         "ray_esper_ppo_epsilon_ratio",
         "ray_esper_ppo_entropy_coefficient",
         "ray_esper_env_steps_per_second",
-        "ray_esper_telemetry_events_total",
         "ray_esper_telemetry_restarts_total",
     }
 
@@ -100,7 +99,7 @@ def test_every_panel_says_what_it_shows_and_in_which_unit():
 def test_the_dashboard_asks_for_source_run_group_and_environment():
     tree = json.loads(files()["esper.json"])
     assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
-    assert [one["name"] for one in tree["annotations"]["list"]] == ["Rollbacks", "Fossilised"]
+    assert [one["name"] for one in tree["annotations"]["list"]] == ["Rollbacks", "Fossilised", "Anomalies"]
 
 
 def test_every_alert_has_a_severity_and_says_what_to_look_at():

@@ -1,12 +1,14 @@
 """From events to metrics."""
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import any_records, complete, quarantined
 
+from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
 from esper_ray.nissa.event_log import written
 from esper_ray.nissa.fold import ENV_LABELS, Fold
@@ -51,6 +53,12 @@ def report(stage, worth=None, alpha=0.5, seed="r0c0-1"):
     return {"seed": seed, "blueprint": "norm", "stage": stage, "alpha": alpha, "contribution_pp": worth}
 
 
+def _amount(value):
+    if isinstance(value, dict):
+        return {name: _amount(one) for name, one in value.items()}
+    return abs(value) if math.isfinite(value) else 0.0
+
+
 @given(st.lists(any_records, max_size=4))
 def test_every_record_that_is_declared_changes_declared_metrics(records):
     board, stages = Board(), ("DORMANT", "TRAINING", "PRUNED")
@@ -58,10 +66,15 @@ def test_every_record_that_is_declared_changes_declared_metrics(records):
         for name in ("from", "to"):
             if name in record:
                 record[name] = stages[len(record[name]) % 3]
+        for name in ("seconds", "cuda_bytes", "count"):  # of these nobody reports less than nothing
+            if name in record:
+                record[name] = _amount(record[name])
         for state in record.get("slots", {}).values():
             state["stage"] = "BLENDING"
         board.add({k: 0.0 if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
-    assert board.values.get(("telemetry_events_total", "evidence"), 0) == len(records)
+    counted = Counter(KINDS[record["kind"]].delivery for record in records)
+    for delivery in ("evidence", "sample"):
+        assert board.values.get(("telemetry_events_total", delivery), 0) == counted[delivery]
 
 
 def test_an_environment_is_followed_step_by_step():
@@ -194,3 +207,52 @@ def test_numbers_that_were_not_finite_are_counted_and_not_shown():
 def test_a_malformed_record_counts_as_lost():
     board = Board().add({"kind": "malformed", "problem": "p", "record": "{}"})
     assert board["telemetry_dropped_total", "evidence", "malformed"] == 1
+
+
+def preview(board, number, episode, accuracy, **more):
+    for change in board.fold.preview(step(0, number, accuracy, episode=episode, **more)):
+        assert METRICS[change.metric].type == "gauge"
+        board.values[(change.metric.removeprefix("esper_"), *change.labels)] = change.value
+
+
+def test_what_is_seen_ahead_shows_and_counts_nothing_and_the_end_of_the_episode_overtakes_it():
+    board = Board()
+    preview(board, 1, 7, 30.0, slots={"r0c0": report("BLENDING", worth=3.0)})
+    preview(board, 2, 7, 20.0)
+    assert (board["env_accuracy_ratio", "0"], board["env_best_accuracy_ratio", "0"]) == (0.2, 0.3)
+    assert (board["env_steps_since_best", "0"], board["slot_alpha_ratio", "0", "r0c0"]) == (1, 0.0)
+    assert not {"env_steps_total", "actions_total"} & {key[0] for key in board.values}
+    board.add(complete({"kind": "episode_started", "episode": 7, "val_accuracy_pp": 10.0}))
+    board.add(step(number=1, accuracy=30.0, episode=7), step(number=2, accuracy=20.0, episode=7))
+    assert (board["env_steps_total"], board["env_best_accuracy_ratio", "0"]) == (2, 0.3)
+    preview(board, 1, 7, 99.0)
+    assert board["env_accuracy_ratio", "0"] == 0.2
+    preview(board, 1, 8, 5.0)
+    assert (board["env_accuracy_ratio", "0"], board["env_best_accuracy_ratio", "0"]) == (0.05, 0.05)
+
+
+def test_samples_show_where_time_and_memory_go_and_how_many_are_lost():
+    seconds, memory = {"train": 0.5, "decide": 0.25}, {"allocated": 1e9}
+    board = Board().add(complete({"kind": "profile", "env": 3, "seconds": seconds, "cuda_bytes": memory}))
+    assert board["step_duration_seconds", "train"] == 0.5
+    assert board["env_cuda_memory_bytes", "3", "allocated"] == 1e9
+    board.add(*(complete({"kind": "samples_lost", "count": 5, "reason": "busy"}) for _ in range(2)))
+    assert board["telemetry_dropped_total", "sample", "busy"] == 10
+
+
+def test_controls_are_averaged_and_anomalies_are_open_until_they_are_over():
+    board = Board().add(*(complete({"kind": "control", "val_accuracy_pp": pp}) for pp in (20.0, 40.0)))
+    assert board["round_accuracy_control_ratio"] == pytest.approx(0.3)
+    one = {"kind": "anomaly", "type": "head_collapsed"}
+    board.add(*(complete(one | {"subject": head, "open": True}) for head in ("op", "slot")))
+    board.add(complete(one | {"subject": "op", "open": False}))
+    assert (board["anomalies_open", "head_collapsed"], board["anomalies_total", "head_collapsed"]) == (1, 2)
+
+
+def test_gaming_is_counted_by_pattern_where_something_is_charged():
+    entry = {"slot": None, "cause_step": 0, "why": ""}
+    board = Board().add(step(entries=[entry | {"source": "suspicion", "amount": -0.1}]))
+    board.add(
+        step(entries=[entry | {"source": "suspicion", "amount": 0.0}, entry | {"source": "shock", "amount": -1.0}])
+    )
+    assert (board["reward_gaming_total", "claims"], board["reward_gaming_total", "shocks"]) == (1, 1)

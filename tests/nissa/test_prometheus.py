@@ -14,6 +14,7 @@ import yaml
 from nissa_builders import complete
 
 from esper_ray.leyline.actions import HEADS
+from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.dashboard import RAY_METRICS, expressions, files
 from esper_ray.nissa.exposition import PrometheusExporter
 from esper_ray.nissa.feed import Feed
@@ -27,6 +28,7 @@ EMPTY_PANELS = {
     "Worth of blueprints",
     "Vetoes",
     "Rollbacks",
+    "Charged for gaming",
     "Not finite",
     "Faults",
     "GPU memory",
@@ -104,6 +106,7 @@ def a_round(index, envs=2, steps=4):
     for env in range(envs):
         base = {"env": env, "round": index, "episode": index * envs + env, "val_accuracy_pp": 50.0, "val_loss": 1.0}
         yield complete({"kind": "episode_started", **base})
+        yield complete({"kind": "control", **base})
         born = {"kind": "seed_transition", "slot": "r0c0", "seed": "r0c0-1", "from": "DORMANT", "to": "GERMINATED"}
         yield complete(born | {"env": env, "blueprint": "norm", "initiator": "policy"})
         for step in range(1, steps + 1):
@@ -113,6 +116,8 @@ def a_round(index, envs=2, steps=4):
     update = {"kind": "ppo_update", "kl": 0.01, "optimizer_steps": 4}
     yield complete(update | {f"entropy_{head}": 0.5 for head in HEADS})
     yield complete({"kind": "round", "round": index, "val_accuracy_ratio": 0.5})
+    if index == 1:
+        yield complete({"kind": "anomaly", "round": index, "type": "nothing_grows", "open": True})
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,7 @@ def watched(tmp_path_factory, tiny_config):
         feed.state("training")
         for index in range(3):
             feed.records(a_round(index))
+            feed.samples([complete({"kind": "profile", "seconds": {"train": 0.5}, "cuda_bytes": {"peak": 1e9}})])
             feed.phase("play", 2.0)
             feed.phase("update", 0.5)
             prometheus.wait_for(f"sum(ray_esper_rounds_total) == {index + 1}")
@@ -159,4 +165,4 @@ def test_the_numbers_are_those_of_the_run(watched):
 def test_all_rules_are_loaded_and_healthy(watched):
     (group,) = watched.get("rules")["groups"]
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
-    assert len(group["rules"]) == 17
+    assert len(group["rules"]) == len(ALERTS)

@@ -48,6 +48,10 @@ def test_every_kind_is_a_table_and_every_list_of_records_another(log):
         "env_epoch_entries",
         "env_epoch_slots",
         "outcome_reward_by_source",
+        "decision_operations",
+        "decision_values",
+        "profile_seconds",
+        "profile_cuda_bytes",
     }
     assert tables["gate_checks"][:5] == ("seq", "round", "episode", "env", "step")
 

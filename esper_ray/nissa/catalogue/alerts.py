@@ -11,6 +11,8 @@ LARGE_KL_NATS = 0.1
 REGRESSION_RATIO = 0.03
 FEW_CHOICES_RATIO = 0.1
 ROLLBACK_SHARE = 0.25
+GAMED_SHARE = 0.05
+LOST_SHARE = 0.01
 
 
 def _m(name: str, labels: str = "") -> str:
@@ -30,6 +32,8 @@ _IN_TRAINING = _m("run_state", 'state="training"')
 _IN_FAILURE = _m("run_state", 'state="failed"')
 _AT_AN_END = _m("run_state", 'state=~"finished|interrupted|failed"')
 _NO_STEPS = _m("ppo_updates_total", 'result="nothing"')
+_DROPPED = _m("telemetry_dropped_total", 'delivery="sample"')
+_SAMPLES = _m("telemetry_events_total", 'delivery="sample"')
 
 _PAGES = (
     Alert(
@@ -127,6 +131,14 @@ _TICKETS = (
         "The mean of ten rounds is three points below what it has been: look at rollbacks and at the policy.",
     ),
     Alert(
+        "BelowControl",
+        f"max by (run, group) ({_m('round_accuracy_rolling_ratio')}) < "
+        f"max by (run, group) ({_m('round_accuracy_control_ratio')})",
+        "1h",
+        "ticket",
+        "The mean of ten rounds is below what the host learns without growth: growing costs more than it gives.",
+    ),
+    Alert(
         "LifecycleDead",
         f"sum by (run, group) (increase({_m('rounds_total')}[1h])) > 5 unless on (run, group) "
         f"sum by (run, group) (increase({_m('seed_transitions_total')}[1h])) > 0",
@@ -142,6 +154,14 @@ _TICKETS = (
         "The policy has a choice in less than a tenth of the steps: too few slots, or all are fossilised early.",
     ),
     Alert(
+        "RewardGamed",
+        f"sum by (run, group) (increase({_m('reward_gaming_total')}[30m])) > "
+        f"{GAMED_SHARE} * sum by (run, group) (increase({_m('env_steps_total')}[30m]))",
+        "10m",
+        "ticket",
+        "In a twentieth of the steps something is charged for claims beyond their worth, or for shocks of amplitude.",
+    ),
+    Alert(
         "RewardInverted",
         f"max by (run, group) ({_m('reward_accuracy_correlation_ratio')}) < 0",
         "1h",
@@ -155,6 +175,13 @@ _TICKETS = (
         "10m",
         "ticket",
         "Half as many steps per second as in the hours before: hosts have grown, or the machine is shared.",
+    ),
+    Alert(
+        "SampleLoss",
+        f"sum by (run, group) (rate({_DROPPED}[15m])) > {LOST_SHARE} * sum by (run, group) (rate({_SAMPLES}[15m]))",
+        "15m",
+        "ticket",
+        "More than a hundredth of the samples is lost: the telemetry actor or the driver does not keep up.",
     ),
     Alert(
         "GpuMemoryTight",

@@ -5,6 +5,19 @@ from collections.abc import Mapping
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.nissa.catalogue.shapes import CLOCK, Field, Kind
 
+ANOMALIES = (
+    "head_collapsed",
+    "update_too_large",
+    "update_without_steps",
+    "critic_useless",
+    "rollback_storm",
+    "accuracy_regressed",
+    "below_control",
+    "nothing_grows",
+    "nonfinite",
+    "environment_given_up",
+)
+"""Types of anomalies."""
 SCHEMA = 2
 """Of event logs. It changes when a record of an older log would mean something else."""
 
@@ -75,6 +88,50 @@ _ROUND = (
     *(Field(f"op_{op.name.lower()}", "int", f"steps with {op.name}", "steps") for op in LifecycleOp),
 )
 
+_TIME = Field("time", "float", "Unix time at which it was taken", "seconds")
+_SAMPLES = (
+    Kind(
+        "decision",
+        "What the policy thought before a step: whenever something is done, and now and then else.",
+        CLOCK,
+        (
+            _TIME,
+            Field("operation", "text", "what it asked for"),
+            Field("slot", "text", "for which slot", optional=True),
+            Field("probability", "float", "of the operation", "ratio"),
+            Field("argument_probability", "float", "of slot and arguments given the operation", "ratio"),
+            Field("operations", "floats by name", "probability of each legal operation", "ratio"),
+            Field("values", "floats by name", "Q of each legal operation", "reward"),
+            Field("value", "float", "V of the state", "reward"),
+        ),
+        "sample",
+    ),
+    Kind(
+        "profile",
+        "Where the time of a step went, and the memory of its device.",
+        CLOCK,
+        (
+            _TIME,
+            Field(
+                "seconds", "floats by name", "wall time by phase: decide, execute, train, measure, settle", "seconds"
+            ),
+            Field("cuda_bytes", "floats by name", "memory of the process: allocated, reserved, peak", "bytes"),
+        ),
+        "sample",
+    ),
+    Kind(
+        "samples_lost",
+        "Samples of an environment that nobody took in time, or that there was no room for.",
+        ("round", "episode", "env"),
+        (
+            _TIME,
+            Field("count", "int", "how many"),
+            Field("reason", "text", "busy: too many were under way; gone: the telemetry actor was; full: of the log"),
+        ),
+        "sample",
+    ),
+)
+
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
@@ -84,6 +141,16 @@ KINDS: Mapping[str, Kind] = {
             "An environment begins an episode: a fresh host.",
             CLOCK,
             (_SEED, *_HOST),
+        ),
+        Kind(
+            "control",
+            "What the host of an episode learns without growth: same seed, same data, same order.",
+            CLOCK,
+            (
+                _SEED,
+                Field("val_accuracy_pp", "float", "validation accuracy at its end", "pp"),
+                Field("curve_pp", "floats", "validation accuracy before the first step and after each", "pp"),
+            ),
         ),
         Kind(
             "seed_transition",
@@ -174,6 +241,19 @@ KINDS: Mapping[str, Kind] = {
         Kind("ppo_update", "The learner has learnt from a round.", ("round",), _UPDATE),
         Kind("round", "A round is over.", ("round",), (*_ROUND, *_UPDATE)),
         Kind(
+            "anomaly",
+            "Something that should not be has begun, or is over.",
+            ("round",),
+            (
+                Field("type", "text", f"one of {', '.join(ANOMALIES)}"),
+                Field("open", "bool", "whether it has begun, or is over"),
+                Field("subject", "text", "what it is about, where there are several, such as a head", optional=True),
+                Field("value", "float", "what was found", optional=True),
+                Field("threshold", "float", "where it begins", optional=True),
+                Field("rounds", "int", "how long it has lasted", "rounds"),
+            ),
+        ),
+        Kind(
             "run_finished",
             "All rounds are done.",
             (),
@@ -188,6 +268,7 @@ KINDS: Mapping[str, Kind] = {
                 Field("record", "text", "the record, as JSON"),
             ),
         ),
+        *_SAMPLES,
     )
 }
 """By name."""

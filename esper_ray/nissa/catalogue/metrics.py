@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from esper_ray.nissa.catalogue.shapes import Metric, MetricType, Unit
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+STEP_SECONDS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LIVES = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 150.0)
 STATES = ("starting", "training", "finished", "interrupted", "failed")
 """Of a run."""
+GAMING: Mapping[str, str] = {"suspicion": "claims", "shock": "shocks"}
+"""Sources of pay that charge for gaming, and what the pattern is called."""
 ENTROPY_FLOORS: Mapping[str, float] = {
     "op": 0.08,
     "slot": 0.10,
@@ -41,6 +44,7 @@ _PULSE = (
     _metric("last_event_timestamp_seconds", "gauge", "Unix time of the newest event", ("source",), "seconds"),
     _metric("longest_silence_seconds", "gauge", "longest time between two events so far", unit="seconds"),
     _metric("rounds_total", "counter", "rounds that are finished", unit="rounds"),
+    _metric("rounds_done", "gauge", "rounds that are finished, those before a resumption too", unit="rounds"),
     _metric("rounds_target", "gauge", "rounds that the run is to have", unit="rounds"),
     _metric("env_steps_total", "counter", "environment steps that have been played", unit="steps"),
     _metric("episodes_total", "counter", "episodes that are over", ("outcome",), "episodes"),
@@ -50,6 +54,7 @@ _TASK = (
     _metric("round_accuracy_min_ratio", "gauge", "lowest validation accuracy of a round's episodes", unit="ratio"),
     _metric("round_accuracy_max_ratio", "gauge", "highest validation accuracy of a round's episodes", unit="ratio"),
     _metric("round_accuracy_rolling_ratio", "gauge", "mean of the last ten rounds", unit="ratio"),
+    _metric("round_accuracy_control_ratio", "gauge", "mean accuracy at the end without growth", unit="ratio"),
     _metric("round_committed_accuracy_ratio", "gauge", "mean accuracy with fossilised seeds only", unit="ratio"),
     _metric("round_growth_ratio", "gauge", "mean of total parameters over those of the host", unit="ratio"),
     _metric("env_accuracy_ratio", "gauge", "validation accuracy of the newest step", ("env",), "ratio"),
@@ -101,15 +106,32 @@ _REWARD = (
     _metric(
         "reward_component_mean", "gauge", "pay per step over the round, by what it is for", ("component",), "reward"
     ),
+    _metric(
+        "reward_gaming_total",
+        "counter",
+        "steps that were charged for claims or tricks beyond what they are worth",
+        ("pattern",),
+    ),
     _metric("reward_accuracy_correlation_ratio", "gauge", "of return and accuracy over 100 episodes", unit="ratio"),
 )
 _SAFETY = (
     _metric("nonfinite_total", "counter", "numbers that were not finite, by kind of event", ("where",)),
     _metric("faults_total", "counter", "what went wrong in processes, and what was right again", ("kind",)),
     _metric("environments_quarantined", "gauge", "environments that are given up"),
+    _metric("anomalies_total", "counter", "anomalies that have begun", ("type",)),
+    _metric("anomalies_open", "gauge", "anomalies that are not over", ("type",)),
 )
 _SYSTEM = (
     _metric("phase_duration_seconds", "histogram", "how long a round plays and learns", ("phase",), "seconds", SECONDS),
+    _metric(
+        "step_duration_seconds",
+        "histogram",
+        "where the time of sampled steps goes",
+        ("phase",),
+        "seconds",
+        STEP_SECONDS,
+    ),
+    _metric("env_cuda_memory_bytes", "gauge", "GPU memory of the environment's process", ("env", "state"), "bytes"),
     _metric("env_steps_per_second", "gauge", "environment steps per second of the last round"),
     _metric("telemetry_restarts_total", "counter", "telemetry actors that had to be started again"),
     _metric("telemetry_events_total", "counter", "records", ("delivery",)),

@@ -17,5 +17,6 @@ ANNOTATIONS = (
         "{{blueprint}}",
         "green",
     ),
+    ("Anomalies", f"sum by (type) (increase({series('anomalies_total')}[1m])) > 0", "{{type}}", "orange"),
 )
 """Title, query, text and colour of marks on all time series."""

@@ -4,10 +4,7 @@ from esper_ray.nissa.catalogue.queries import grown, over, series, top
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 
 _AGE = f"time() - {top('last_event_timestamp_seconds')}"
-_LEFT = (
-    f"({top('rounds_target')} - sum by (group) ({series('rounds_total')})) "
-    f"/ sum by (group) (rate({series('rounds_total')}[30m]))"
-)
+_LEFT = f"({top('rounds_target')} - {top('rounds_done')}) / sum by (group) (rate({series('rounds_total')}[30m]))"
 _LOST = f"sum by (group) ({series('telemetry_dropped_total')}) or 0 * {top('rounds_target')}"
 
 PULSE = Row(
@@ -15,7 +12,7 @@ PULSE = Row(
     (
         Panel(
             "Newest event",
-            "Seconds since anything happened. An episode tells at its end.",
+            "Seconds since anything happened: a step, where telemetry is on.",
             "stat",
             (Query(_AGE, "{{group}}"),),
             "s",
@@ -43,7 +40,7 @@ PULSE = Row(
             "Rounds that are finished, and that there are to be.",
             "stat",
             (
-                Query(f"sum by (group) ({series('rounds_total')})", "{{group}} done"),
+                Query(top("rounds_done"), "{{group}} done"),
                 Query(top("rounds_target"), "{{group}} of"),
             ),
             "none",
@@ -59,7 +56,7 @@ PULSE = Row(
         ),
         Panel(
             "Lost records",
-            "Records that are not as declared; they are in the log all the same.",
+            "Events that are not as declared (they are in the log all the same), and samples that nobody took.",
             "stat",
             (Query(_LOST, "{{group}}"),),
             "none",
@@ -74,7 +71,7 @@ TASK = Row(
         Panel(
             "Accuracy of a round",
             "Validation accuracy at the end of the episodes: mean, span, mean of ten rounds, "
-            "and with fossilised seeds only.",
+            "with fossilised seeds only, and what the host learns without growth.",
             "timeseries",
             (
                 Query(top("round_accuracy_ratio"), "{{group}} mean"),
@@ -82,6 +79,7 @@ TASK = Row(
                 Query(top("round_accuracy_max_ratio"), "{{group}} highest"),
                 Query(top("round_accuracy_rolling_ratio"), "{{group}} ten rounds"),
                 Query(top("round_committed_accuracy_ratio"), "{{group}} fossilised only"),
+                Query(top("round_accuracy_control_ratio"), "{{group}} without growth"),
             ),
             "percentunit",
             9,

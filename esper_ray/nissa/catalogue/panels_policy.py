@@ -97,6 +97,20 @@ REWARD = Row(
             stacked=True,
         ),
         Panel(
+            "Charged for gaming",
+            "Share of steps that were charged for claims beyond their worth, or for shocks of amplitude.",
+            "timeseries",
+            (
+                Query(
+                    f"{grown('reward_gaming_total', 'group, pattern', '10m')} / on (group) group_left () "
+                    f"{grown('env_steps_total', 'group', '10m')}",
+                    "{{group}} {{pattern}}",
+                ),
+            ),
+            "percentunit",
+            5,
+        ),
+        Panel(
             "Pay follows accuracy",
             "Correlation of return and accuracy over 100 episodes.",
             "timeseries",
@@ -142,6 +156,14 @@ SAFETY = Row(
             4,
         ),
         Panel(
+            "Anomalies",
+            "Events of kind anomaly that are not over, by type.",
+            "timeseries",
+            (Query(f"{top('anomalies_open', 'group, type')} > 0", "{{group}} {{type}}"),),
+            "none",
+            5,
+        ),
+        Panel(
             "Environments given up",
             "They get no more episodes.",
             "stat",
@@ -168,6 +190,28 @@ SYSTEM = Row(
                 for q in (0.5, 0.95)
             ),
             "s",
+            6,
+        ),
+        Panel(
+            "A step",
+            "Where the time of sampled steps goes: medians.",
+            "timeseries",
+            (
+                Query(
+                    f"histogram_quantile(0.5, sum by (phase, le) (rate("
+                    f"{series('step_duration_seconds').replace('_seconds{', '_seconds_bucket{')}[10m])))",
+                    "{{phase}}",
+                ),
+            ),
+            "s",
+            6,
+        ),
+        Panel(
+            "GPU memory of environments",
+            "What the processes of environments hold, by environment.",
+            "timeseries",
+            (Query(top("env_cuda_memory_bytes", "env, state", 'env=~"$env"'), "env {{env}} {{state}}"),),
+            "bytes",
             6,
         ),
         Panel(

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Type = Literal["bool", "int", "float", "text", "ints", "texts", "floats by name", "records", "records by name"]
-"""Of a field. ``ints`` and ``texts`` are lists; records have fields of their own; names are of slots or sources."""
+Type = Literal[
+    "bool", "int", "float", "text", "ints", "floats", "texts", "floats by name", "records", "records by name"
+]
+"""Of a field. ``ints``, ``floats`` and ``texts`` are lists; records have fields of their own."""
 Unit = Literal["", "ratio", "pp", "nats", "seconds", "bytes", "steps", "rounds", "episodes", "parameters", "reward"]
 """``pp`` are percentage points; accuracies in [0, 1] are a ``ratio``."""
 Delivery = Literal["evidence", "sample"]

@@ -1,0 +1,133 @@
+"""What is not as it should be, told from the rounds of a run alone: the same for equal runs, resumed or not.
+
+The same thresholds make the alerts; those also know what the clock knows.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from esper_ray.nissa.catalogue.alerts import LARGE_KL_NATS, REGRESSION_RATIO, ROLLBACK_SHARE
+from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
+
+Row = Mapping[str, Any]
+"""A line of ``rounds.csv``; numbers that are not there are NaN or ``None``."""
+ROLLING = 10
+"""Rounds of a mean."""
+STREAK = 3
+"""Rounds in a row that it takes, where one says little."""
+QUIET = 5
+"""Rounds in a row without a germination."""
+LOSSES = ("policy_loss", "value_loss", "kl", "grad_norm")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong."""
+
+    type: str
+    subject: str | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What it is, whatever the numbers."""
+        return self.type, self.subject
+
+
+def anomalies(
+    rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None, given_up: Sequence[int] = ()
+) -> list[dict[str, Any]]:
+    """Records of kind ``anomaly`` for the last round: what has begun with it, and what is over.
+
+    Args:
+        rows: all rounds so far.
+        choices: how many legal choices each head has at most.
+        control_ratio: accuracy without growth, if it is known.
+        given_up: environments that were given up in this round.
+    """
+    number = len(rows) - 1
+    now = {one.key: one for one in findings(rows, choices, control_ratio)}
+    before = {one.key: one for one in findings(rows[:-1], choices, control_ratio)}
+    found = [_record(number, one, begins=True, rounds=0) for key, one in now.items() if key not in before]
+    for key, one in before.items():
+        if key not in now:
+            found.append(_record(number, one, begins=False, rounds=_lasted(rows, key, choices, control_ratio)))
+    gone = (Finding("environment_given_up", str(env)) for env in given_up)
+    return [*found, *(_record(number, one, begins=True, rounds=0) for one in gone)]
+
+
+def findings(rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None) -> Iterator[Finding]:
+    """What is wrong after the last of ``rows``."""
+    if not rows:
+        return
+    last, recent = rows[-1], rows[-STREAK:]
+    full = len(recent) == STREAK
+    bad = [name for name in LOSSES if not _finite(last[name])]
+    yield from (Finding("nonfinite", name) for name in bad)
+    if full:
+        yield from _collapsed(recent, choices)
+        yield from _critic(recent)
+        yield from _rollbacks(recent)
+    if _finite(last["kl"]) and last["kl"] > LARGE_KL_NATS:
+        yield Finding("update_too_large", None, last["kl"], LARGE_KL_NATS)
+    if full and all(row["optimizer_steps"] == 0 for row in recent):
+        yield Finding("update_without_steps", None, 0.0, 1.0)
+    if len(rows) >= QUIET and not any(row["op_germinate"] for row in rows[-QUIET:]):
+        yield Finding("nothing_grows", None, 0.0, 1.0)
+    yield from _accuracy(rows, control_ratio)
+
+
+def _collapsed(recent: Sequence[Row], choices: Mapping[str, int]) -> Iterator[Finding]:
+    for head, floor in ENTROPY_FLOORS.items():
+        entropies = [row[f"entropy_{head}"] for row in recent]
+        if choices[head] > 1 and all(map(_finite, entropies)):
+            shares = [entropy / math.log(choices[head]) for entropy in entropies]
+            if max(shares) < floor:
+                yield Finding("head_collapsed", head, shares[-1], floor)
+
+
+def _critic(recent: Sequence[Row]) -> Iterator[Finding]:
+    explained = [row["explained_variance"] for row in recent]
+    if all(map(_finite, explained)) and max(explained) < 0 and not any(row["low_variance"] for row in recent):
+        yield Finding("critic_useless", None, explained[-1], 0.0)
+
+
+def _rollbacks(recent: Sequence[Row]) -> Iterator[Finding]:
+    share = sum(row["rollbacks"] for row in recent) / sum(row["episodes"] for row in recent)
+    if share > ROLLBACK_SHARE:
+        yield Finding("rollback_storm", None, share, ROLLBACK_SHARE)
+
+
+def _accuracy(rows: Sequence[Row], control_ratio: float | None) -> Iterator[Finding]:
+    accuracies = [row["val_accuracy_ratio"] for row in rows]
+    means = [fmean(accuracies[end - ROLLING : end]) for end in range(ROLLING, len(rows) + 1)]
+    if means and max(means) - means[-1] > REGRESSION_RATIO:
+        yield Finding("accuracy_regressed", None, means[-1], max(means) - REGRESSION_RATIO)
+    mean = fmean(accuracies[-ROLLING:])
+    if control_ratio is not None and len(rows) >= STREAK and mean < control_ratio:
+        yield Finding("below_control", None, mean, control_ratio)
+
+
+def _lasted(
+    rows: Sequence[Row], key: tuple[str, str | None], choices: Mapping[str, int], control_ratio: float | None
+) -> int:
+    """For how many rounds before the last one something was so."""
+    count = 0
+    for end in range(len(rows) - 1, 0, -1):
+        if key not in {one.key for one in findings(rows[:end], choices, control_ratio)}:
+            break
+        count += 1
+    return count
+
+
+def _record(number: int, one: Finding, *, begins: bool, rounds: int) -> dict[str, Any]:
+    where = {"subject": one.subject, "value": one.value, "threshold": one.threshold}
+    return {"kind": "anomaly", "round": number, "type": one.type, "open": begins, **where, "rounds": rounds}
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
