@@ -1,0 +1,110 @@
+"""Samples on their way to the telemetry actor: bounded, counted when lost, never waited for."""
+
+import asyncio
+import time
+
+import pytest
+import ray
+from watching_builders import samples, told, watched_run
+
+from actors.pushing import IN_FLIGHT, Pushing
+from actors.telemetry import MAILBOX, TelemetryActor
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+SAMPLE = {"kind": "profile"}
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    """Takes samples in when it is told to."""
+
+    def __init__(self):
+        self.open = False
+
+    async def take_in(self, samples):
+        while not self.open:
+            await asyncio.sleep(0.01)
+        return 0
+
+    async def let_in(self):
+        self.open = True
+
+
+@pytest.fixture
+def actor():
+    made = TelemetryActor.remote("run", "")
+    ray.get(made.ready.remote())
+    yield made
+    ray.kill(made)
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("nothing after a minute")
+
+
+def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
+    push, found = Pushing(actor), []
+    assert [push([{"number": number}]) for number in range(IN_FLIGHT)] == [{}] * IN_FLIGHT
+
+    def all_of_it():
+        found.extend(record["number"] for record in ray.get(actor.hand_out.remote()))
+        return len(found) == IN_FLIGHT
+
+    until(all_of_it)
+    assert found == list(range(IN_FLIGHT))
+    assert ray.get(actor.hand_out.remote()) == []
+
+
+def test_more_than_a_few_calls_are_never_under_way_and_the_rest_is_counted():
+    slow = Slow.remote()
+    push = Pushing(slow)
+    lost = [push([SAMPLE, SAMPLE]) for _ in range(IN_FLIGHT + 3)]
+    assert lost == [{}] * IN_FLIGHT + [{"busy": 2}] * 3
+    ray.get(slow.let_in.remote())
+    until(lambda: not push([SAMPLE]))
+    ray.kill(slow)
+
+
+def test_a_mailbox_that_is_full_says_how_much_it_did_not_take(actor):
+    ray.get(actor.take_in.remote([SAMPLE] * (MAILBOX - 1)))
+    push = Pushing(actor)
+    assert push([SAMPLE] * 3) == {}
+    assert until(lambda: push([])) == {"busy": 2}
+    assert len(ray.get(actor.hand_out.remote())) == MAILBOX
+
+
+def test_an_actor_that_is_gone_loses_what_it_was_sent_and_all_that_follows(actor):
+    push = Pushing(actor)
+    ray.kill(actor)
+    push([SAMPLE] * 2)
+    first = until(lambda: push([SAMPLE]))
+    assert first["gone"] >= 3
+    assert push([SAMPLE] * 5) == {"gone": 5}
+
+
+@pytest.fixture(scope="module")
+def on_ray(tiny_config, tmp_path_factory, ray_cluster):
+    return watched_run(tiny_config, tmp_path_factory.mktemp("ray"), "debug", serial=False)
+
+
+def test_a_run_on_ray_is_the_same_however_closely_it_is_watched(on_ray, tiny_config, tmp_path):
+    run, digest, _ = on_ray
+    quiet, quiet_digest, _ = watched_run(tiny_config, tmp_path, "off", serial=True)
+    assert digest == quiet_digest
+    assert (run.path / "rounds.csv").read_bytes() == (quiet.path / "rounds.csv").read_bytes()
+    assert told(run) == told(quiet)
+
+
+def test_samples_of_environment_actors_arrive_while_they_play(on_ray):
+    run, _, telling = on_ray
+    seen = samples(run, "profile")
+    assert {record["env"] for record in seen} <= {0, 1, 2}
+    assert seen
+    assert all(record["seconds"].keys() >= {"decide", "train", "measure"} for record in seen)
+    counted = sum(change.value for change in telling.changes if change.labels == ("sample",))
+    assert counted == len(seen) + len(samples(run, "decision")) + len(samples(run, "samples_lost"))
