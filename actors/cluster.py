@@ -34,7 +34,7 @@ from actors.placement import Place, Plan, ResourceError, make_plan
 from actors.ppo import LearnerState
 from actors.recording import Assignment
 from actors.rollout import Interrupted
-from actors.telemetry import EXPORT_SECONDS, RayExporter
+from actors.telemetry import RayExporter
 from actors.workers import LOST, Worker, reason
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -58,19 +58,21 @@ class RayCrew:
         label: str = "esper",
         player: Callable[..., Any] | None = None,
         metrics: tuple[str, str] | None = None,
+        linger_s: float = 0.0,
     ) -> None:
         """
         Args:
             keeping: where episodes are kept while they are played; without it a fault costs the whole episode.
             label: begins the names of the actors.
             metrics: run and group, as metrics name them; without it there is no telemetry actor.
+            linger_s: how long the last metrics are to be seen at the end.
             player: what plays in an environment actor instead of real environments, for measuring the rest.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
         """
         self.config, self.keeping, self._label, self._player = config, keeping, label, player
-        self._metrics = metrics
+        self._metrics, self._linger_s = metrics, linger_s
         self.exporter: RayExporter | None = None
         self._plan = make_plan(config.system)
         self._dealer = Dealer(config.system.devices, config.system.tries)
@@ -108,7 +110,7 @@ class RayCrew:
 
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
-            self.exporter.close(EXPORT_SECONDS if "RAY_ADDRESS" in os.environ else 0.0)  # somebody may scrape it
+            self.exporter.close(self._linger_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()

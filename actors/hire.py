@@ -1,5 +1,6 @@
 """Picks the crew of a run. Ray is only imported if it is needed, and after its settings are chosen."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -33,8 +34,10 @@ def make_crew(
         return SerialCrew(config, keeping)
     choose_ray_settings()
     from actors.cluster import RayCrew
+    from actors.telemetry import EXPORT_SECONDS
 
-    return RayCrew(config, keeping, label, metrics=metrics)
+    scraped = "RAY_ADDRESS" in os.environ  # a cluster of our own has nobody who looks at its end
+    return RayCrew(config, keeping, label, metrics=metrics, linger_s=EXPORT_SECONDS if scraped else 0.0)
 
 
 @contextmanager

@@ -74,14 +74,20 @@ class Observing:
 
 
 @contextmanager
-def observed(config: RunConfig, run: RunDirectory, exporter: Exporter | None, inner: Listener) -> Iterator[Observing]:
-    """``inner``, and everything that it hears for the exporter as well, which is told how the run ends."""
+def observed(
+    config: RunConfig, run: RunDirectory, exporter: Exporter | None, inner: Listener, state: str = "training"
+) -> Iterator[Observing]:
+    """``inner``, and everything that it hears for the exporter as well, which is told how the run ends.
+
+    Args:
+        state: of the run until then.
+    """
     observing = Observing(config, run, exporter, inner)
     feed = observing.feed
     if feed is None:
         yield observing
         return
-    feed.state("training")
+    feed.state(state)
     try:
         yield observing
     except BaseException:

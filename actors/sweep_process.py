@@ -11,6 +11,7 @@ from actors.cluster import RayCrew
 from actors.keeping import Keeping
 from actors.sweep_schedulers import METRIC, TIME
 from actors.sweep_trial import Origin, TrialRun
+from actors.telemetry import EXPORT_SECONDS
 from esper_ray.leyline.loading import build
 from esper_ray.leyline.sweep import POPULATION_SCHEDULERS
 from esper_ray.nissa.run_directory import RunDirectory
@@ -40,7 +41,8 @@ def run_trial(config: dict[str, Any]) -> None:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     keeping = Keeping(str(sweep.trials_path / f".{name}.episodes"), run_config.system.snapshot_every)
-    with RayCrew(run_config, keeping, name) as crew:
+    names = (sweep.path.name, name) if config["watched"] and run_config.telemetry.level != "off" else None
+    with RayCrew(run_config, keeping, name, metrics=names, linger_s=EXPORT_SECONDS) as crew:
         TrialRun(sweep, name, run_config, _origin() if is_population else None).run(crew, report)
 
 

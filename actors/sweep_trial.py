@@ -18,6 +18,7 @@ from typing import Any
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, round_of, save_checkpoint
 from actors.controller import Controller
 from actors.crew import Crew, Fault, ShouldStop
+from actors.observing import observed
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
@@ -62,15 +63,17 @@ class TrialRun:
         """
         with _alone(self.sweep.trials_path / f".{self.trial}.lock"):
             run, checkpoint = self._take_up()
-            controller = Controller(self.config, crew, run, _Rounds(run, on_round), should_stop)
-            if checkpoint is None:
-                controller.start()
-            else:
-                controller.resume(checkpoint)
-            self.sweep.set_status(self.trial, "running")
-            if controller.progress.round_index >= self.config.ppo.rounds:
-                on_round(run)
-            done = controller.run()
+            with observed(self.config, run, crew.exporter, _Rounds(run, on_round), "trial") as watching:
+                audience = watching if crew.exporter is not None else None
+                controller = Controller(self.config, crew, run, watching, should_stop, None, audience)
+                if checkpoint is None:
+                    controller.start()
+                else:
+                    controller.resume(checkpoint)
+                self.sweep.set_status(self.trial, "running")
+                if controller.progress.round_index >= self.config.ppo.rounds:
+                    on_round(run)
+                done = controller.run()
             if done:
                 digest = controller.weights_digest()
                 run.log([{"kind": "run_finished", "policy_sha256": digest}])

@@ -61,6 +61,9 @@ def ppo(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="serve metrics for Prometheus on this port; 0: a free one")
     ] = None,
+    telemetry: Annotated[
+        str | None, typer.Option(help="off, normal or debug: how closely the run is watched; it learns the same")
+    ] = None,
     num_workers: opt.NumWorkers = None,
     gpu_preload: opt.GpuPreload = False,
     compile_mode: opt.CompileMode = None,
@@ -103,11 +106,14 @@ def ppo(
         "reward.mode": reward_mode,
         "growth.slots": slots or None,
         "growth.max_seeds": max_seeds,
+        "telemetry.level": telemetry,
     }
     base = previous.config() if previous is not None else None
     config = opt.configuration(preset, config_json, flags, settings, base)
     opt.check_devices(config, on_cluster=not serial and "RAY_ADDRESS" in os.environ)
     opt.check_run(config)
+    if metrics_port is not None and config.telemetry.level == "off":
+        raise UsageError(f"--metrics-port {metrics_port}: with telemetry off there are no metrics")
     if pair is not None:
         dual = DualJob(
             config,

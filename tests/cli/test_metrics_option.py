@@ -52,3 +52,18 @@ def test_a_port_for_metrics_that_is_taken_is_refused(tmp_path):
         answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--metrics-port", port)
     assert answer.code == 2
     assert f"metrics cannot be served on 127.0.0.1:{port}" in answer.err
+
+
+def test_metrics_of_a_run_without_telemetry_are_refused(tmp_path):
+    answer = call(
+        "train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--metrics-port", 0, "--telemetry", "off"
+    )
+    assert answer.code == 2
+    assert "--metrics-port 0: with telemetry off there are no metrics" in answer.err
+
+
+def test_an_unknown_level_is_refused_with_those_that_there_are(tmp_path):
+    answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--telemetry", "loud")
+    assert answer.code == 2
+    assert "telemetry.level" in answer.err
+    assert "'off', 'normal' or 'debug'" in answer.err

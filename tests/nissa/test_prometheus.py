@@ -1,26 +1,15 @@
 """A real Prometheus scrapes a run; every panel and every alert is evaluated by it."""
 
-import json
-import shutil
-import subprocess
-import time
-from contextlib import contextmanager
-from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import urlopen
-
 import pytest
-import yaml
 from nissa_builders import complete
+from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.dashboard import RAY_METRICS, expressions, files
+from esper_ray.nissa.dashboard import RAY_METRICS, expressions
 from esper_ray.nissa.exposition import PrometheusExporter
 from esper_ray.nissa.feed import Feed
 
-PROMETHEUS = shutil.which("prometheus")
-WAIT_SECONDS = 60
 EMPTY_PANELS = {
     "Kept and pruned",
     "What keeps gates shut",
@@ -40,63 +29,7 @@ EMPTY_PANELS = {
 }
 """Panels that may be empty: what they show has not happened, needs a longer run, or is told by Ray."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus on this machine (Debian's package prometheus has it)"),
-]
-
-
-class Prometheus:
-    """Its HTTP interface."""
-
-    def __init__(self, port):
-        self.address = f"http://127.0.0.1:{port}"
-
-    def get(self, path, **query):
-        try:
-            with urlopen(f"{self.address}/api/v1/{path}?{urlencode(query)}", timeout=30) as answer:
-                return json.load(answer)["data"]
-        except HTTPError as error:
-            raise AssertionError(f"{query}: {error.read().decode()}") from error
-
-    def values(self, expression):
-        return [float(one["value"][1]) for one in self.get("query", query=expression)["result"]]
-
-    def wait_for(self, expression):
-        deadline = time.monotonic() + WAIT_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                if found := self.values(expression):
-                    return found
-            except OSError:
-                pass
-            time.sleep(0.3)
-        raise AssertionError(f"{expression} has no result after {WAIT_SECONDS} s")
-
-
-@contextmanager
-def running_prometheus(folder, target):
-    from contextlib import closing
-    from socket import socket
-
-    with closing(socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    scrape = {"job_name": "ray", "static_configs": [{"targets": [target]}]}
-    times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    tree = {"global": times, "rule_files": ["alerts.yaml"], "scrape_configs": [scrape]}
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(tree))
-    (folder / "alerts.yaml").write_text(files()["alerts.yaml"])
-    words = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [PROMETHEUS, *words, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        yield Prometheus(port)
-    finally:
-        process.terminate()
-        process.wait(30)
+pytestmark = [pytest.mark.slow, needs_prometheus]
 
 
 def a_round(index, envs=2, steps=4):
@@ -126,7 +59,7 @@ def watched(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("prometheus")
     with (
         PrometheusExporter("run", "", 0) as exporter,
-        running_prometheus(folder, f"127.0.0.1:{exporter.port}") as prometheus,
+        running_prometheus(folder, static_configs=[{"targets": [f"127.0.0.1:{exporter.port}"]}]) as prometheus,
     ):
         feed = Feed(tiny_config, exporter)
         feed.state("training")

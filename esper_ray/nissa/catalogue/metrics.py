@@ -10,8 +10,8 @@ from esper_ray.nissa.catalogue.shapes import Metric, MetricType, Unit
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 STEP_SECONDS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LIVES = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 150.0)
-STATES = ("starting", "training", "finished", "interrupted", "failed")
-"""Of a run."""
+STATES = ("training", "trial", "finished", "interrupted", "failed")
+"""Of a run. A trial of a sweep may be ended at any moment, so nobody is called when it is."""
 GAMING: Mapping[str, str] = {"suspicion": "claims", "shock": "shocks"}
 """Sources of pay that charge for gaming, and what the pattern is called."""
 ENTROPY_FLOORS: Mapping[str, float] = {
