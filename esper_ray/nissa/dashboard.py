@@ -157,20 +157,20 @@ def files() -> Mapping[str, str]:
     }
 
 
-def expressions() -> Iterator[tuple[str, str]]:
+def expressions(run: str = "run") -> Iterator[tuple[str, str]]:
     """Every query of dashboard and alerts, with the name of what it belongs to; variables have values."""
     for row in ROWS:
         for panel in row.panels:
             for query in panel.queries:
-                yield f"panel {panel.title!r}", _filled(query.expression)
+                yield f"panel {panel.title!r}", _filled(query.expression, run)
     for title, expression, _, _ in ANNOTATIONS:
-        yield f"annotation {title!r}", _filled(expression)
+        yield f"annotation {title!r}", _filled(expression, run)
     for alert in ALERTS.values():
         yield f"alert {alert.name}", alert.expression
 
 
-def _filled(expression: str) -> str:
-    values = {"$__rate_interval": "1m", "$__range": "1h", "$run": "run", "$group": ".*", "$env": ".*"}
+def _filled(expression: str, run: str) -> str:
+    values = {"$__rate_interval": "1m", "$__range": "1h", "$run": run, "$group": ".*", "$env": ".*"}
     for name, value in values.items():
         expression = expression.replace(name, value)
     return expression

@@ -108,3 +108,13 @@ def test_samples_of_environment_actors_arrive_while_they_play(on_ray):
     assert all(record["seconds"].keys() >= {"decide", "train", "measure"} for record in seen)
     counted = sum(change.value for change in telling.changes if change.labels == ("sample",))
     assert counted == len(seen) + len(samples(run, "decision")) + len(samples(run, "samples_lost"))
+
+
+def test_an_episode_on_ray_shows_before_it_is_over(tiny_config, tmp_path):
+    training = tiny_config.training.model_copy(update={"steps_per_epoch": 150})
+    system = tiny_config.system.model_copy(update={"envs": 1, "envs_per_actor": 1})
+    ppo = tiny_config.ppo.model_copy(update={"rounds": 1})
+    changes = {"training": training, "system": system, "ppo": ppo, "episode_length": 20}
+    _, _, telling = watched_run(tiny_config.model_copy(update=changes), tmp_path, "normal", serial=False)
+    names = [one[0] for one in telling.heard]
+    assert names.index("esper_env_accuracy_ratio") < names.index("episode")

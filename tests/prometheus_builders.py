@@ -74,8 +74,10 @@ def running_prometheus(folder, rules=None, **where):
         process = subprocess.Popen(
             [PROMETHEUS, *words, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=subprocess.STDOUT
         )
+    prometheus = Prometheus(port)
     try:
-        yield Prometheus(port)
+        prometheus.wait_for("vector(1)")
+        yield prometheus
     finally:
         process.terminate()
         process.wait(30)
