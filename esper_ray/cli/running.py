@@ -12,6 +12,7 @@ from rich.table import Table
 
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
 from actors.controller import Controller
+from actors.delivering import Delivering, close_delivery
 from actors.hire import make_crew
 from actors.keeping import Keeping
 from actors.observing import observed
@@ -28,6 +29,9 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import Names, RunDirectory
+from esper_ray.nissa.sinks.delivery import Delivery
+from esper_ray.nissa.sinks.known import SINKS
+from esper_ray.nissa.sinks.protocol import RunFacts
 from esper_ray.nissa.storage import Storage, StorageError, place_within
 from policies.network import parameter_count
 
@@ -48,6 +52,7 @@ class PPOJob:
         storage: str | None = None,
         label: str = "",
         metrics_port: int | None = None,
+        sinks: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -58,6 +63,7 @@ class PPOJob:
             storage: where to keep a copy of the run; that of ``previous`` if it is not given.
             label: begins every line of progress, where several runs are shown together.
             metrics_port: where to serve metrics for Prometheus while the run goes on; 0 takes a free port.
+            sinks: names of other places that get the numbers of rounds.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
@@ -67,7 +73,7 @@ class PPOJob:
         self.serial = serial
         self.save = save
         self.label = label
-        self.metrics_port = metrics_port
+        self.metrics_port, self.sinks = metrics_port, sinks
         self.console = Console()
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
@@ -93,6 +99,7 @@ class PPOJob:
             )
             self._copy_final_checkpoint()
             return 0
+        delivery = self._delivery()
         try:
             run = self.run_directory
             keeping = Keeping(self._snapshots(), self.config.system.snapshot_every)
@@ -109,7 +116,8 @@ class PPOJob:
                     progress_for(self.config, self.console, done_before, self.label) as shown,
                     observed(self.config, run, exporter, shown) as watching,
                 ):
-                    controller = Controller(self.config, crew, run, watching, stop, self._mirror, watching)
+                    listener = Delivering(delivery, run, watching)
+                    controller = Controller(self.config, crew, run, listener, stop, self._mirror, watching)
                     if self.checkpoint is None:
                         controller.start()
                     else:
@@ -118,9 +126,23 @@ class PPOJob:
                     done = controller.run()
                 digest = controller.weights_digest()
         except BaseException:
+            self._close(delivery, "failed")
             self._abandon()
             raise
-        return self._finish(controller, digest) if done else self._interrupted(controller, stop)
+        code = self._finish(controller, digest) if done else self._interrupted(controller, stop)
+        self._close(delivery, "finished" if done else "interrupted")
+        return code
+
+    def _delivery(self) -> Delivery:
+        run, done = self.run_directory, 0 if self.checkpoint is None else self.checkpoint.round_index
+        facts = RunFacts(*run.names, run.path, self.config.flat(), done)
+        return Delivery((SINKS[name]() for name in self.sinks), facts)
+
+    def _close(self, delivery: Delivery, status: str) -> None:
+        """End the sinks; say what they could not do."""
+        picture = self.run_directory.picture if status == "finished" else None
+        for fault in close_delivery(delivery, self.run_directory, status, picture):
+            self.console.print(fault.describe(), highlight=False, soft_wrap=True)
 
     def _snapshots(self) -> str:
         """Where episodes are kept while they are played."""

@@ -61,6 +61,11 @@ def ppo(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="serve metrics for Prometheus on this port; 0: a free one")
     ] = None,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="also to Weights & Biases (WANDB_PROJECT, WANDB_MODE)")
+    ] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="also to MLflow (MLFLOW_TRACKING_URI)")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also as files for TensorBoard")] = False,
     telemetry: Annotated[
         str | None, typer.Option(help="off, normal or debug: how closely the run is watched; it learns the same")
     ] = None,
@@ -73,6 +78,7 @@ def ppo(
     from esper_ray.cli.dual import DualJob, pair_of
     from esper_ray.cli.finding import run_of_name, run_to_resume
     from esper_ray.cli.running import PPOJob
+    from esper_ray.nissa.sinks.known import check_sinks
 
     opt.refuse_unavailable(num_workers, force_compile)
     if gpu_preload:
@@ -84,8 +90,10 @@ def ppo(
     pair = None if dual_ab is None else pair_of(dual_ab)
     if pair is not None and (resume, reward_mode, save) != (None, None, None):
         raise UsageError("--dual-ab names its reward modes and its runs: leave --resume, --reward-mode and --save out")
-    if pair is not None and metrics_port is not None:
-        raise UsageError("--metrics-port serves one run; --dual-ab has two")
+    sinks = [name for name, asked in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if asked]
+    if pair is not None and (metrics_port is not None or sinks):
+        raise UsageError("--metrics-port, --wandb, --mlflow and --tensorboard watch one run; --dual-ab has two")
+    check_sinks(sinks)
     previous = run_to_resume(resume, telemetry_dir) if resume is not None else None
     if run_id is not None and pair is None:
         previous = run_of_name(run_id, telemetry_dir or RUNS, storage)
@@ -136,6 +144,7 @@ def ppo(
         run_id=run_id,
         storage=storage,
         metrics_port=metrics_port,
+        sinks=sinks,
     )
     raise SystemExit(job.run())
 

@@ -1,0 +1,166 @@
+"""Each sink, offline: what it was told is read back from what it has written."""
+
+import json
+import struct
+
+import pytest
+from PIL import Image
+
+from esper_ray.nissa.sinks.known import SINKS, SinkError, check_sinks
+from esper_ray.nissa.sinks.mlflow_tracking import MlflowSink
+from esper_ray.nissa.sinks.protocol import RunFacts
+from esper_ray.nissa.sinks.tensorboard_files import TensorBoardSink
+from esper_ray.nissa.sinks.weights_and_biases import WandbSink
+
+CONFIG = {"seed": 42, "ppo.lr": 0.0003, "growth.slots": ["r0c0"]}
+ROUNDS = ({"round/accuracy": 0.5, "ppo/kl": 0.01}, {"round/accuracy": 0.75, "ppo/kl": 0.02})
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "summary.png"
+    Image.new("RGB", (8, 4), (255, 0, 0)).save(path)
+    return path
+
+
+def written(sink, folder, picture=None, first=0, status="finished", run="r"):
+    """A run of two rounds, from number ``first`` on."""
+    folder.mkdir(exist_ok=True)
+    sink.open(RunFacts(run, "", folder, CONFIG, first))
+    for index, values in enumerate(ROUNDS):
+        sink.round(values, first + index)
+    sink.close(status, picture)
+
+
+class TestTensorBoard:
+    def read(self, folder):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        return events
+
+    def test_scalars_configuration_status_and_picture_are_in_its_files(self, tmp_path, picture):
+        written(TensorBoardSink(), tmp_path / "r", picture)
+        events = self.read(tmp_path / "r")
+        assert [(e.step, e.value) for e in events.Scalars("round/accuracy")] == [(0, 0.5), (1, 0.75)]
+        assert [e.value for e in events.Scalars("ppo/kl")] == pytest.approx([0.01, 0.02])
+        (image,) = events.Images("summary")
+        assert (image.width, image.height) == (8, 4)
+        texts = {tag: events.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
+        assert texts["status/text_summary"] == "finished"
+        assert '    growth.slots: ["r0c0"]' in texts["config/text_summary"]
+
+    def test_rounds_that_are_played_again_replace_the_first(self, tmp_path):
+        written(TensorBoardSink(), tmp_path / "r", first=4)
+        written(TensorBoardSink(), tmp_path / "r", first=5)
+        events = self.read(tmp_path / "r")
+        assert [(e.step, e.value) for e in events.Scalars("round/accuracy")] == [(4, 0.5), (5, 0.5), (6, 0.75)]
+
+
+class TestMLflow:
+    @pytest.fixture(autouse=True)
+    def _here(self, monkeypatch):
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+    def runs(self, place, experiment="esper-ray"):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=place)
+        return client, client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+    def test_metrics_parameters_and_picture_are_in_the_store_beside_the_run(self, tmp_path, picture):
+        written(MlflowSink(), tmp_path / "r", picture)
+        client, (run,) = self.runs((tmp_path / "mlruns").as_uri())
+        history = client.get_metric_history(run.info.run_id, "round/accuracy")
+        assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.75)]
+        assert run.data.params == {"seed": "42", "ppo.lr": "0.0003", "growth.slots": "['r0c0']"}
+        assert (run.info.status, run.info.run_name, run.data.tags["esper.status"]) == ("FINISHED", "r", "finished")
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["summary.png"]
+
+    def test_a_run_that_goes_on_is_the_same_run(self, tmp_path):
+        written(MlflowSink(), tmp_path / "r", status="interrupted")
+        written(MlflowSink(), tmp_path / "r", first=2)
+        client, (run,) = self.runs((tmp_path / "mlruns").as_uri())
+        assert run.info.status == "FINISHED"
+        assert [m.step for m in client.get_metric_history(run.info.run_id, "ppo/kl")] == [0, 1, 2, 3]
+
+    def test_place_and_experiment_are_the_users_choice(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "elsewhere").as_uri())
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+        written(MlflowSink(), tmp_path / "r", status="failed")
+        _, (run,) = self.runs((tmp_path / "elsewhere").as_uri(), "mine")
+        assert run.info.status == "FAILED"
+        assert not (tmp_path / "mlruns").exists()
+
+    def test_many_parameters_are_handed_over_in_parts(self, tmp_path):
+        (tmp_path / "r").mkdir()
+        sink = MlflowSink()
+        sink.open(RunFacts("r", "", tmp_path / "r", {f"key{number}": number for number in range(250)}))
+        sink.close("finished", None)
+        _, (run,) = self.runs((tmp_path / "mlruns").as_uri())
+        assert len(run.data.params) == 250
+
+
+class TestWandb:
+    @pytest.fixture(autouse=True)
+    def _offline(self, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+        monkeypatch.delenv("WANDB_PROJECT", raising=False)
+
+    def test_history_configuration_and_end_are_in_its_file(self, tmp_path, picture):
+        written(WandbSink(), tmp_path / "r", picture)
+        (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-r.wandb")
+        found = list(records(file))
+        history = [
+            {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            for record in found
+            if record.WhichOneof("record_type") == "history"
+        ]
+        told = [{name: row[name] for name in ("_step", *ROUNDS[0])} for row in history]
+        assert told == [{"_step": index, **values} for index, values in enumerate(ROUNDS)]
+        assert history[-1]["summary._type"] == "image-file"
+        (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+        assert (run.project, run.run_id, run.display_name) == ("esper-ray", "r", "r")
+        config = {item.key: json.loads(item.value_json) for item in run.config.update}
+        assert config.items() >= CONFIG.items()
+        (end,) = [record.exit.exit_code for record in found if record.WhichOneof("record_type") == "exit"]
+        assert end == 0
+
+
+def records(file):
+    """What a run file of W&B holds: after seven bytes, records in the log format of LevelDB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, parts = file.read_bytes(), 7, b""
+    while position < len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        parts += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def test_a_package_that_is_missing_is_named_with_what_brings_it(monkeypatch):
+    monkeypatch.setattr("esper_ray.nissa.sinks.known.find_spec", lambda name: None if name == "mlflow" else name)
+    with pytest.raises(SinkError, match="uv sync --extra mlflow"):
+        check_sinks(["tensorboard", "mlflow"])
+
+
+def test_nobody_logged_in_at_wandb_is_told_before_a_run(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr("wandb.login", lambda prompt: False)
+    with pytest.raises(SinkError, match="wandb login"):
+        check_sinks(["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_sinks(SINKS)
