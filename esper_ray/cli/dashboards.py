@@ -57,6 +57,27 @@ def check(
 
 
 @app.command()
+def picture(
+    folder: Annotated[Path, typer.Argument(help="where the pictures go; it must exist")],
+    prometheus: Annotated[str, typer.Option(help="where it answers")] = "http://localhost:9090",
+    run: Annotated[str | None, typer.Option(help="name of the run; the only one otherwise")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="how much is shown, up to now")] = 15.0,
+) -> None:
+    """Draw every row of the dashboard, from the same queries, for those who have no Grafana."""
+    from esper_ray.nissa.panel_pictures import draw_rows
+    from esper_ray.nissa.prometheus import PrometheusApi
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder} must be a folder that exists")
+    api = PrometheusApi(prometheus.rstrip("/"))
+    known = api.label_values("run") if run is None else [run]
+    if len(known) != 1:
+        raise UsageError(f"--run: {prometheus} knows {', '.join(known) or 'no run'}; say which")
+    for path in draw_rows(api, known[0], folder, minutes * 60.0):
+        typer.echo(str(path))
+
+
+@app.command()
 def push(
     url: Annotated[str, typer.Option(help="front page of Grafana, http://host:3000")],
     token_env: Annotated[

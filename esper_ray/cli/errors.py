@@ -24,6 +24,7 @@ def mendable() -> tuple[type[Exception], ...]:
         ("esper_ray.tolaria.memory", "DeviceMemoryError"),
         ("esper_ray.nissa.parts", "EventLogError"),
         ("esper_ray.nissa.exposition", "ExporterError"),
+        ("esper_ray.nissa.prometheus", "PrometheusError"),
         ("esper_ray.nissa.sinks.known", "SinkError"),
         ("esper_ray.nissa.storage", "StorageError"),
         ("actors.replay", "ReplayError"),

@@ -11,6 +11,7 @@ from esper_ray.cli import evaluate as evaluating
 from esper_ray.cli import events as happened
 from esper_ray.cli import explain as explaining
 from esper_ray.cli import export as exporting
+from esper_ray.cli import monitor as monitoring
 from esper_ray.cli import replay as replaying
 from esper_ray.cli import submit as submitting
 from esper_ray.cli import sweep as sweeping
@@ -38,6 +39,7 @@ app.command(name="export-policy")(exporting.export_policy)
 app.command(name="explain")(explaining.explain)
 app.command(name="events")(happened.events)
 app.command(name="sql")(happened.sql)
+app.command(name="monitor", context_settings=monitoring.CONTEXT)(monitoring.monitor)
 app.command(name="submit", context_settings=submitting.CONTEXT)(submitting.submit)
 app.command(name="tasks")(listing.tasks)
 

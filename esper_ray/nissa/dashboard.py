@@ -162,15 +162,24 @@ def expressions(run: str = "run") -> Iterator[tuple[str, str]]:
     for row in ROWS:
         for panel in row.panels:
             for query in panel.queries:
-                yield f"panel {panel.title!r}", _filled(query.expression, run)
+                yield f"panel {panel.title!r}", filled(query.expression, run)
     for title, expression, _, _ in ANNOTATIONS:
-        yield f"annotation {title!r}", _filled(expression, run)
+        yield f"annotation {title!r}", filled(expression, run)
     for alert in ALERTS.values():
         yield f"alert {alert.name}", alert.expression
 
 
-def _filled(expression: str, run: str) -> str:
-    values = {"$__rate_interval": "1m", "$__range": "1h", "$run": run, "$group": ".*", "$env": ".*"}
+def filled(
+    expression: str, run: str = "run", group: str = ".*", env: str = ".*", interval: str = "1m", span: str = "1h"
+) -> str:
+    """``expression`` with values for the variables that Grafana would fill in.
+
+    Args:
+        group: regular expression, as is ``env``.
+        interval: of rates, as Prometheus writes durations.
+        span: what is shown.
+    """
+    values = {"$__rate_interval": interval, "$__range": span, "$run": run, "$group": group, "$env": env}
     for name, value in values.items():
         expression = expression.replace(name, value)
     return expression

@@ -1,10 +1,15 @@
 """Metrics of one process for Prometheus, without Ray."""
 
+import time
+from collections import deque
 from collections.abc import Iterable
+from threading import Event
 from types import TracebackType
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics_core import Metric as PrometheusMetric
+from prometheus_client.registry import Collector
 
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
@@ -25,6 +30,31 @@ class Exporter(Protocol):
         """Show nothing any more."""
 
 
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 30.0
+
+
+class _Scrapes(Collector):
+    """Shows nothing, and notes when somebody looks."""
+
+    def __init__(self) -> None:
+        self.times: deque[float] = deque(maxlen=2)
+        self.fresh = Event()
+        """Whether somebody has looked since it was cleared."""
+
+    def collect(self) -> Iterable[PrometheusMetric]:
+        self.times.append(time.monotonic())
+        self.fresh.set()
+        return ()
+
+    def patience_s(self) -> float:
+        """How long the next look may take: twice as long as the last."""
+        if not self.times:
+            return 0.0
+        if len(self.times) == 1:
+            return FIRST_WAIT_SECONDS
+        return min(2.0 * (self.times[1] - self.times[0]) + 1.0, LONGEST_WAIT_SECONDS)
+
+
 class PrometheusExporter:
     """Serves ``/metrics`` on a port of this machine."""
 
@@ -39,6 +69,9 @@ class PrometheusExporter:
         self._common = (run, group)
         self.registry = CollectorRegistry()
         self._metrics = {name: self._registered(metric) for name, metric in METRICS.items()}
+        self._scrapes = _Scrapes()
+        self.registry.register(self._scrapes)
+        self._scrapes.times.clear()  # registering looks, too
         try:
             self._server, self._thread = start_http_server(port, address, self.registry)
         except OSError as error:
@@ -64,7 +97,9 @@ class PrometheusExporter:
                 metric.observe(change.value)
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving, once those who look from time to time have seen the end."""
+        self._scrapes.fresh.clear()
+        self._scrapes.fresh.wait(self._scrapes.patience_s())
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

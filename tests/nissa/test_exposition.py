@@ -1,6 +1,8 @@
 """Metrics as Prometheus reads them, and the feed that fills them."""
 
 import logging
+import threading
+import time
 from urllib.request import urlopen
 
 import pytest
@@ -125,3 +127,23 @@ def test_heads_have_as_many_choices_as_the_rules_of_growth_allow(tiny_config):
         "alpha_speed": 4,
         "alpha_curve": 5,
     }
+
+
+def test_at_the_end_it_waits_until_those_who_look_from_time_to_time_have_looked():
+    exporter = PrometheusExporter("run", "", 0)
+    address = f"http://127.0.0.1:{exporter.port}/metrics"
+    for _ in range(2):
+        urlopen(address, timeout=10).read()
+    exporter.apply([Change("esper_rounds_done", 7)])
+    closing = threading.Thread(target=exporter.close)
+    closing.start()
+    last = urlopen(address, timeout=10).read().decode()
+    closing.join(10)
+    assert not closing.is_alive()
+    assert 'ray_esper_rounds_done{group="",run="run"} 7.0' in last
+
+
+def test_nobody_is_waited_for_who_has_never_looked():
+    began = time.monotonic()
+    PrometheusExporter("run", "", 0).close()
+    assert time.monotonic() - began < 1.9

@@ -64,6 +64,7 @@ PULSE = Row(
             ((None, "green"), (1, "red")),
         ),
     ),
+    "the newest event is seconds old, and nothing is lost.",
 )
 TASK = Row(
     "Task: does it learn?",
@@ -115,6 +116,7 @@ TASK = Row(
             5,
         ),
     ),
+    "the mean of ten rounds rises, and is above what the host learns without growth.",
 )
 LIFECYCLE = Row(
     "Lifecycle: what grows, and where does it get stuck?",
@@ -200,4 +202,5 @@ LIFECYCLE = Row(
             4,
         ),
     ),
+    "seeds move on and end FOSSILIZED or PRUNED; none of the stages only fills up.",
 )

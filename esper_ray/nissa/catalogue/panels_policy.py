@@ -64,6 +64,7 @@ POLICY = Row(
             4,
         ),
     ),
+    "every head is above zero, and updates stay below 0.1 nats.",
 )
 REWARD = Row(
     "Critic and reward: is it paid for the right thing?",
@@ -119,6 +120,7 @@ REWARD = Row(
             5,
         ),
     ),
+    "values explain returns (above zero), and episodes that are paid more are more accurate.",
 )
 SAFETY = Row(
     "Safety and numerics: is anything broken?",
@@ -173,6 +175,7 @@ SAFETY = Row(
             ((None, "green"), (1, "red")),
         ),
     ),
+    "little or nothing.",
 )
 SYSTEM = Row(
     "System: is the machine enough?",
@@ -253,4 +256,5 @@ SYSTEM = Row(
             5,
         ),
     ),
+    "rounds take as long as before, and memory stays below its limit.",
 )

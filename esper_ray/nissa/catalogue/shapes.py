@@ -128,3 +128,5 @@ class Row:
 
     title: str
     panels: tuple[Panel, ...]
+    healthy: str
+    """How it looks when all is well."""

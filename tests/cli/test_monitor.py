@@ -1,0 +1,121 @@
+"""``esper monitor``: a run with a real Prometheus beside it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from socket import socket
+from urllib.parse import parse_qs, urlparse
+
+import psutil
+import pytest
+from cli_builders import SMALL, call
+from prometheus_builders import needs_prometheus
+
+from esper_ray.nissa.catalogue.panels import ROWS
+from esper_ray.nissa.run_directory import RunDirectory
+
+WORDS = ["train", "ppo"]
+
+
+def monitor(*words, **options):
+    """``esper monitor <words>`` in a process of its own."""
+    command = [sys.executable, "-m", "esper_ray.cli.main", "monitor", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def training(folder, rounds):
+    return ["--", "--serial", *SMALL, "--rounds", str(rounds), "--telemetry-dir", str(folder), "--run-id", "r"]
+
+
+@needs_prometheus
+@pytest.mark.slow
+def test_links_are_printed_the_run_is_seen_and_nothing_stays(tmp_path):
+    with monitor("--no-keep", *training(tmp_path, 3), env=os.environ | {"COLUMNS": "200"}) as process:
+        out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    links = [urlparse(line.strip()) for line in out.splitlines() if "/graph?" in line]
+    assert len(links) == len(ROWS)
+    (accuracy,) = (q for q in (parse_qs(link.query) for link in links) if "round_accuracy_control" in str(q))
+    assert accuracy["g0.expr"] == ["max by (group) (ray_esper_round_accuracy_ratio)"]
+    for row in ROWS:
+        assert f"Healthy: {row.healthy}" in out
+    run = RunDirectory.open(tmp_path / "r")
+    last = run.rounds()[-1]
+    assert re.search(r"rounds +│ 3 ", out), out
+    assert re.search(rf"growth +│ {float(last['growth_ratio']):.2f}x", out), out
+    port = links[0].port
+    with closing(socket()) as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # nobody listens any more
+
+
+@needs_prometheus
+@pytest.mark.slow
+def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
+    with monitor("--keep", *training(tmp_path, 500), start_new_session=True) as process:
+        for line in process.stdout:
+            if line.startswith("round 2/"):
+                break
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert {"prometheus"} < {one.name() for one in family}
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        process.wait(100)
+    assert process.returncode == 130, rest
+    assert "go on with: esper train ppo --resume" in rest
+    assert "as Prometheus saw it last" in rest
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "interrupted"
+
+
+@needs_prometheus
+@pytest.mark.slow
+def test_a_prometheus_that_ends_is_told_and_the_run_goes_on(tmp_path):
+    with monitor("--no-keep", *training(tmp_path, 8)) as process:
+        out = ""
+        for line in process.stdout:
+            out += line
+            if line.startswith("round 1/"):
+                break
+        (server,) = (p for p in psutil.Process(process.pid).children() if p.name() == "prometheus")
+        server.kill()
+        out += process.stdout.read()
+        process.wait(100)
+    assert process.returncode == 0, out
+    assert "Prometheus has ended, the run goes on" in out
+    assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "finished"
+
+
+@needs_prometheus
+def test_a_run_that_cannot_begin_gives_its_own_exit_code():
+    with monitor("--no-keep", "--", "--preset", "nowhere") as process:
+        out, _ = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "nowhere" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--prometheus", "/nowhere/prometheus"], "there is no program /nowhere/prometheus: Debian"),
+        (["--", "--metrics-port", "3"], "--metrics-port is chosen by esper monitor"),
+        (["--", "--preset", "digits", "--metrics-port=3"], "--metrics-port is chosen by esper monitor"),
+    ],
+)
+def test_what_cannot_be_done_is_told(words, message):
+    answer = call("monitor", *words)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+@needs_prometheus
+def test_a_port_that_is_taken_is_refused():
+    with closing(socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        answer = call("monitor", "--port", taken.getsockname()[1])
+    assert answer.code == 2
+    assert "cannot be had: Address already in use" in answer.err
