@@ -10,10 +10,13 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train test lint fast chaos bench pages setup help clean
+.PHONY: train monitoring test lint fast chaos bench pages setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
+
+monitoring: setup ## the same with a Prometheus beside it: links, what to look at, alerts
+	$(RUN)/esper monitor -- --preset digits $(ARGS)
 
 test: lint ## every check: ruff, format, mypy, import contracts, all tests
 	$(RUN)/pytest -m "not ray" -n 2

@@ -60,9 +60,7 @@ class Observing:
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """A round has been learnt from and saved."""
         if self.feed is not None:
-            self.feed.phase("play", timing["play_seconds"])
-            self.feed.phase("update", timing["update_seconds"])
-            self.feed.throughput(timing["env_steps_per_second"])
+            self.feed.timed(timing)
         self.rounds = int(row["round"]) + 1
         self._inner.round_finished(row, timing)
 

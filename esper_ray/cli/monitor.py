@@ -115,7 +115,7 @@ class Run:
             return
         try:
             for name, (metric, _) in HEADLINES.items():
-                for curve in self._server.api.now(f"last_over_time({METRICS[f'esper_{metric}'].exported}[5m])"):
+                for curve in self._server.api.at(f"last_over_time({METRICS[f'esper_{metric}'].exported}[5m])"):
                     self._values[name] = curve.points[-1][1]
             ringing = self._server.api.firing()
         except PrometheusError as error:

@@ -51,13 +51,17 @@ class Feed:
         """So many samples were lost on this side."""
         self._apply([Change("esper_telemetry_dropped_total", count, ("sample", reason))])
 
-    def phase(self, name: str, seconds: float) -> None:
-        """``play`` or ``update`` has taken so long."""
-        self._apply([Change("esper_phase_duration_seconds", seconds, (name,))])
-
-    def throughput(self, steps_per_second: float) -> None:
-        """Environment steps per second of a round."""
-        self._apply([Change("esper_env_steps_per_second", steps_per_second)])
+    def timed(self, timing: Mapping[str, float]) -> None:
+        """A line of ``timings.csv``: how long a round played and learnt, and how fast."""
+        play, update = timing["play_seconds"], timing["update_seconds"]
+        self._apply(
+            [
+                Change("esper_phase_duration_seconds", play, ("play",)),
+                Change("esper_phase_duration_seconds", update, ("update",)),
+                Change("esper_round_duration_seconds", play + update),
+                Change("esper_env_steps_per_second", timing["env_steps_per_second"]),
+            ]
+        )
 
     def fault(self, kind: str) -> None:
         """Something went wrong with processes, or is right again."""

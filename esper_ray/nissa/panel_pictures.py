@@ -98,7 +98,7 @@ def asked(api: PrometheusApi, run: str, panel: Panel, window: Window) -> Named:
         if panel.type in ("timeseries", "state-timeline", "heatmap"):
             curves = api.over(expression, window.begin, window.end, window.step_s)
         else:
-            curves = api.now(f"({expression}) @ {window.end:.3f}")
+            curves = api.at(expression, window.end)
         found += [(legend(query, curve.labels), curve) for curve in curves]
     return found
 
@@ -167,6 +167,8 @@ def _curves(axes: Axes, panel: Panel, found: Named, window: Window) -> None:
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=7)
     handles, names = axes.get_legend_handles_labels()
+    if set(names) == {"value"}:
+        return  # the title says it all
     if len(names) > LEGEND:
         names[LEGEND - 1] = f"... {len(names) - LEGEND + 1} more"
     axes.legend(handles[:LEGEND], names[:LEGEND], fontsize=6, loc="best", framealpha=0.6)
@@ -188,13 +190,14 @@ def _states(axes: Axes, found: Named, window: Window) -> None:
 def _bars(axes: Axes, panel: Panel, found: Named) -> None:
     ordered = sorted(found, key=lambda one: one[1].points[-1][1])[-LEGEND:]
     values = [curve.points[-1][1] for _, curve in ordered]
-    axes.barh(range(len(ordered)), values, color=[_colour(panel, value) for value in values])
-    axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=7)
-    for place, value in enumerate(values):
-        axes.text(max(value, 0.0), place, f" {shown(value, panel.unit)}", va="center", fontsize=7)
-    axes.margins(x=0.2)
+    axes.barh(range(len(ordered)), values, height=0.4, color=[_colour(panel, value) for value in values])
+    for place, (name, curve) in enumerate(ordered):
+        text = f"{name}: {shown(curve.points[-1][1], panel.unit)}"
+        axes.text(min(0.0, *values, 0.0), place + 0.24, text, va="bottom", fontsize=7)
+    axes.set_ylim(-0.5, max(len(ordered), 4) - 0.2)
     axes.xaxis.set_visible(False)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.yaxis.set_visible(False)
+    axes.spines[:].set_color("lightgrey")
 
 
 def _numbers(axes: Axes, panel: Panel, found: Named) -> None:

@@ -43,13 +43,17 @@ class PrometheusApi:
     address: str
     """Such as ``http://127.0.0.1:9090``."""
 
-    def now(self, expression: str) -> list[Curve]:
-        """What an expression gives at this moment: one point for each series.
+    def at(self, expression: str, moment: float | None = None) -> list[Curve]:
+        """What an expression gives at a moment: one point for each series.
+
+        Args:
+            moment: Unix time; now if not given.
 
         Raises:
             PrometheusError: if nobody answers, or the expression cannot be evaluated.
         """
-        found = self._get("query", query=expression)["result"]
+        when = {} if moment is None else {"time": moment}
+        found = self._get("query", query=expression, **when)["result"]
         return [Curve(one["metric"], [(float(one["value"][0]), float(one["value"][1]))]) for one in found]
 
     def over(self, expression: str, begin: float, end: float, step_s: float) -> list[Curve]:

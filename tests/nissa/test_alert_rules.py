@@ -92,7 +92,7 @@ CASES = {
     ),
     "RewardGamed": Case(
         {
-            own("reward_gaming_total", 'pattern="claims"'): "0x5 0+20x20 400x60",
+            own("reward_gaming_total", 'pattern="claims"'): "0x5 0+40x20 800x60",
             own("env_steps_total"): "0+100x90",
         },
         "25m",

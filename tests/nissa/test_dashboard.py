@@ -58,7 +58,6 @@ def test_every_metric_is_shown_or_rung_for():
         "ray_esper_ppo_entropy_nats",
         "ray_esper_ppo_epsilon_ratio",
         "ray_esper_ppo_entropy_coefficient",
-        "ray_esper_env_steps_per_second",
         "ray_esper_telemetry_restarts_total",
     }
 

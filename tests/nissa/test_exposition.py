@@ -68,8 +68,7 @@ def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny
     feed = Feed(tiny_config, exporter, now=lambda: 1234.5)
     feed.state("training")
     feed.records([complete({"kind": "episode_started"}), complete({"kind": "round"})])
-    feed.phase("update", 2.0)
-    feed.throughput(7.0)
+    feed.timed({"play_seconds": 3.0, "update_seconds": 2.0, "env_steps_per_second": 7.0})
     feed.fault("learner_died")
     found = samples(exporter)
     assert found["ray_esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1

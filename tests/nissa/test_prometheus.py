@@ -66,8 +66,7 @@ def watched(tmp_path_factory, tiny_config):
         for index in range(3):
             feed.records(a_round(index))
             feed.samples([complete({"kind": "profile", "seconds": {"train": 0.5}, "cuda_bytes": {"peak": 1e9}})])
-            feed.phase("play", 2.0)
-            feed.phase("update", 0.5)
+            feed.timed({"play_seconds": 2.0, "update_seconds": 0.5, "env_steps_per_second": 3.2})
             prometheus.wait_for(f"sum(ray_esper_rounds_total) == {index + 1}")
         prometheus.wait_for("sum(increase(ray_esper_rounds_total[5m])) > 0")
         yield prometheus

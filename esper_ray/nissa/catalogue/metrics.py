@@ -45,6 +45,7 @@ _PULSE = (
     _metric("longest_silence_seconds", "gauge", "longest time between two events so far", unit="seconds"),
     _metric("rounds_total", "counter", "rounds that are finished", unit="rounds"),
     _metric("rounds_done", "gauge", "rounds that are finished, those before a resumption too", unit="rounds"),
+    _metric("round_duration_seconds", "gauge", "how long the last round took, learning included", unit="seconds"),
     _metric("rounds_target", "gauge", "rounds that the run is to have", unit="rounds"),
     _metric("env_steps_total", "counter", "environment steps that have been played", unit="steps"),
     _metric("episodes_total", "counter", "episodes that are over", ("outcome",), "episodes"),

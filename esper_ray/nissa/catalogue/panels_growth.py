@@ -4,7 +4,14 @@ from esper_ray.nissa.catalogue.queries import grown, over, series, top
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 
 _AGE = f"time() - {top('last_event_timestamp_seconds')}"
-_LEFT = f"({top('rounds_target')} - {top('rounds_done')}) / sum by (group) (rate({series('rounds_total')}[30m]))"
+_LEFT = (
+    f"({top('rounds_target')} - {top('rounds_done')}) "
+    f"* avg by (group) (avg_over_time({series('round_duration_seconds')}[30m]))"
+)
+_PER_EPISODE = (
+    f"{grown('seed_transitions_total', 'to_stage', '10m')} / on () group_left () "
+    f"sum(rate({series('episodes_total')}[10m]))"
+)
 _LOST = f"sum by (group) ({series('telemetry_dropped_total')}) or 0 * {top('rounds_target')}"
 
 PULSE = Row(
@@ -29,9 +36,9 @@ PULSE = Row(
         ),
         Panel(
             "Steps per second",
-            "Environment steps: one is one epoch of one host.",
+            "Environment steps: one is one epoch of one host. Of the last round, learning included.",
             "timeseries",
-            (Query(grown("env_steps_total", "group", "5m"), "{{group}}"),),
+            (Query(top("env_steps_per_second"), "{{group}}"),),
             "ops",
             4,
         ),
@@ -132,10 +139,10 @@ LIFECYCLE = Row(
         ),
         Panel(
             "Transitions",
-            "Changes of stage per second.",
+            "Changes of stage in an episode, by where they lead.",
             "timeseries",
-            (Query(grown("seed_transitions_total", "to_stage", "10m"), "to {{to_stage}}"),),
-            "ops",
+            (Query(_PER_EPISODE, "to {{to_stage}}"),),
+            "none",
             5,
         ),
         Panel(

@@ -75,7 +75,7 @@ REWARD = Row(
             "timeseries",
             (Query(_EXPLAINED, "{{group}}"),),
             "none",
-            5,
+            4,
         ),
         Panel(
             "Returns",
@@ -86,7 +86,7 @@ REWARD = Row(
                 Query(top("return_mean"), "{{group}} mean"),
             ),
             "none",
-            6,
+            5,
         ),
         Panel(
             "Pay by what it is for",
@@ -94,12 +94,12 @@ REWARD = Row(
             "timeseries",
             (Query(top("reward_component_mean", "group, component"), "{{group}} {{component}}"),),
             "none",
-            8,
+            6,
             stacked=True,
         ),
         Panel(
             "Charged for gaming",
-            "Share of steps that were charged for claims beyond their worth, or for shocks of amplitude.",
+            "Share of steps that were charged for claims beyond their worth, or for shocks, which blending causes.",
             "timeseries",
             (
                 Query(
@@ -109,7 +109,7 @@ REWARD = Row(
                 ),
             ),
             "percentunit",
-            5,
+            4,
         ),
         Panel(
             "Pay follows accuracy",
@@ -131,7 +131,7 @@ SAFETY = Row(
             "bargauge",
             (Query(over("rollbacks_total", "reason"), "{{reason}}"),),
             "none",
-            6,
+            5,
         ),
         Panel(
             "Not finite",
@@ -139,7 +139,7 @@ SAFETY = Row(
             "timeseries",
             (Query(f"sum by (group, where) ({series('nonfinite_total')})", "{{group}} {{where}}"),),
             "none",
-            5,
+            4,
         ),
         Panel(
             "Gradient of the learner",
@@ -147,7 +147,7 @@ SAFETY = Row(
             "timeseries",
             (Query(top("ppo_grad_norm"), "{{group}}"),),
             "none",
-            5,
+            4,
         ),
         Panel(
             "Faults",
@@ -163,7 +163,7 @@ SAFETY = Row(
             "timeseries",
             (Query(f"{top('anomalies_open', 'group, type')} > 0", "{{group}} {{type}}"),),
             "none",
-            5,
+            4,
         ),
         Panel(
             "Environments given up",
@@ -171,7 +171,7 @@ SAFETY = Row(
             "stat",
             (Query(f"{top('environments_quarantined')} or 0 * {top('rounds_target')}", "{{group}}"),),
             "none",
-            4,
+            3,
             ((None, "green"), (1, "red")),
         ),
     ),
@@ -193,7 +193,7 @@ SYSTEM = Row(
                 for q in (0.5, 0.95)
             ),
             "s",
-            6,
+            4,
         ),
         Panel(
             "A step",
@@ -207,7 +207,7 @@ SYSTEM = Row(
                 ),
             ),
             "s",
-            6,
+            4,
         ),
         Panel(
             "GPU memory of environments",
@@ -215,7 +215,7 @@ SYSTEM = Row(
             "timeseries",
             (Query(top("env_cuda_memory_bytes", "env, state", 'env=~"$env"'), "env {{env}} {{state}}"),),
             "bytes",
-            6,
+            4,
         ),
         Panel(
             "GPU memory",
@@ -229,7 +229,7 @@ SYSTEM = Row(
                 ),
             ),
             "percentunit",
-            5,
+            3,
         ),
         Panel(
             "GPUs at work",
@@ -237,7 +237,7 @@ SYSTEM = Row(
             "timeseries",
             (Query("max by (NodeAddress, GpuIndex) (ray_node_gpus_utilization)", "{{NodeAddress}} {{GpuIndex}}"),),
             "percent",
-            4,
+            3,
         ),
         Panel(
             "CPUs at work",
@@ -245,7 +245,7 @@ SYSTEM = Row(
             "timeseries",
             (Query("max by (NodeAddress) (ray_node_cpu_utilization)", "{{NodeAddress}}"),),
             "percent",
-            4,
+            3,
         ),
         Panel(
             "Actors",
@@ -253,7 +253,7 @@ SYSTEM = Row(
             "timeseries",
             (Query("sum by (State) (ray_actors)", "{{State}}"),),
             "none",
-            5,
+            3,
         ),
     ),
     "rounds take as long as before, and memory stays below its limit.",

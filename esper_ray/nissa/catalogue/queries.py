@@ -22,5 +22,5 @@ def grown(name: str, by: str, window: str = "$__rate_interval", more: str = "") 
 
 
 def over(name: str, by: str, more: str = "") -> str:
-    """How much a counter has grown over what is shown."""
-    return f"sum by ({by}) (increase({series(name, more)}[$__range]))"
+    """How much a counter has grown over what is shown, in whole numbers."""
+    return f"round(sum by ({by}) (increase({series(name, more)}[$__range])))"
