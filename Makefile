@@ -54,4 +54,4 @@ clean: ## remove what setup and runs have made
 	rm -rf .venv .tools runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20

@@ -72,7 +72,8 @@ def _tell(directory: RunDirectory, records: Sequence[Record], episode: int, slot
     slots = directory.config().growth.slots
     if slot not in slots:
         raise UsageError(f"--slot {slot}: it must be one of {', '.join(slots)}")
-    found = stories(records, slot)
+    samples = directory.samples.of_kinds(("decision",))
+    found = stories(records, slot, [sample for sample in samples if sample["episode"] == episode])
     end = records[-1]
     typer.echo(
         f"episode {episode} of environment {end['env']}, round {end['round']}: "

@@ -24,26 +24,28 @@ class SeedStory:
     end: str = "still there at the end of the episode"
 
 
-def stories(records: Iterable[Record], slot: str) -> list[SeedStory]:
+def stories(records: Iterable[Record], slot: str, decisions: Iterable[Record] = ()) -> list[SeedStory]:
     """The seeds of one slot in one episode, in the order of their germination.
 
     Args:
         records: of the episode, from its beginning.
+        decisions: samples of the same episode, as far as there are any: what else might have been done.
     """
     told: dict[str, SeedStory] = {}
+    thoughts = {sample["step"]: sample for sample in decisions}
     happened: list[Record] = []
     for record in records:
         if record["kind"] in ("seed_transition", "gate", "veto", "rollback"):
             happened.append(record)
         if record["kind"] == "env_epoch":
             for event in happened:
-                _tell(told, event, record, slot)
+                _tell(told, event, record, slot, thoughts.get(record["step"]))
             happened = []
             _measure(told, record, slot)
     return list(told.values())
 
 
-def _tell(told: dict[str, SeedStory], event: Record, step: Record, slot: str) -> None:
+def _tell(told: dict[str, SeedStory], event: Record, step: Record, slot: str, thought: Record | None) -> None:
     if event["kind"] == "rollback":
         for story in told.values():
             why = f"rolled back: {event['reason']} ({_number(event['value'])} > {_number(event['threshold'])})"
@@ -56,9 +58,10 @@ def _tell(told: dict[str, SeedStory], event: Record, step: Record, slot: str) ->
         story.lines.append((step["step"], _gate(event)))
     elif event["kind"] == "seed_transition":
         story.blueprint = event["blueprint"] or story.blueprint
-        story.lines.append((step["step"], _transition(event, step)))
+        what = _transition(event, step, thought)
+        story.lines.append((step["step"], what))
         if event["to"] in ENDS:
-            story.end = f"step {step['step']}: {_transition(event, step)}"
+            story.end = f"step {step['step']}: {what}"
 
 
 def _measure(told: Mapping[str, SeedStory], step: Record, slot: str) -> None:
@@ -68,14 +71,26 @@ def _measure(told: Mapping[str, SeedStory], step: Record, slot: str) -> None:
         told[report["seed"]].worth.append(measured)
 
 
-def _transition(event: Record, step: Record) -> str:
+def _transition(event: Record, step: Record, thought: Record | None) -> str:
     what = f"{event['from']} -> {event['to']} after {event['ticks']} steps"
     if event["initiator"] != "policy":
         return f"{what}, by the clock" + (f": {event['reason']}" if event["reason"] else "")
     probability = math.exp(step["log_prob"])
     chosen = f"{what}, by the policy: {step['operation']} {step['slot']}, probability {probability:.3g}"
     chosen += f", value before {step['value']:+.3f}, pay {step['reward']:+.3f}"
+    chosen += "" if thought is None else _alternative(thought)
     return chosen + (f" ({step['why']})" if step["why"] else "")
+
+
+def _alternative(thought: Record) -> str:
+    """The likeliest other operation, with its probability and Q."""
+    others = {name: p for name, p in thought["operations"].items() if name != thought["operation"]}
+    if not others:
+        return ", nothing else was legal"
+    name = max(others, key=lambda one: others[one])
+    q, own = thought["values"].get(name), thought["values"].get(thought["operation"])
+    known = "" if q is None or own is None else f", Q {q:+.3f} against {own:+.3f}"
+    return f"; {thought['operation']} itself {thought['probability']:.3g}, else {name} {others[name]:.3g}{known}"
 
 
 def _gate(event: Record) -> str:

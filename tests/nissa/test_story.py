@@ -74,3 +74,15 @@ def test_the_text_has_contribution_over_time_and_the_end():
     assert "    lowest +1.00 pp, highest +3.00 pp, last +3.00 +/- 0.25 pp at amplitude 0.50" in first
     assert first[-1].startswith("  end: step 4: BLENDING -> PRUNED")
     assert "  contribution: never measured" in second
+
+
+def test_what_else_might_have_been_done_is_told_where_it_is_known():
+    thought = {"kind": "decision", "step": 1, "operation": "GERMINATE", "probability": 0.3}
+    thought |= {"operations": {"GERMINATE": 0.3, "WAIT": 0.5, "PRUNE": 0.2}, "values": {"GERMINATE": 1.0, "WAIT": 0.5}}
+    first, second = stories(LIFE, "r0c0", [thought])
+    assert first.lines[0][1].endswith(
+        "; GERMINATE itself 0.3, else WAIT 0.5, Q +0.500 against +1.000 (nothing else to do)"
+    )
+    assert "itself" not in second.lines[0][1]
+    alone = thought | {"operations": {"GERMINATE": 1.0}}
+    assert ", nothing else was legal" in stories(LIFE, "r0c0", [alone])[0].lines[0][1]
