@@ -1,49 +1,82 @@
-"""What telemetry costs: the share of a round that goes into its events, its metrics and making Parquet of it.
+"""What telemetry costs: the share of a run that goes into events, Parquet, metrics, samples and the control.
 
 A round of the preset digits is played and learnt from in one process. The same episodes are then logged,
-compacted, folded into metrics and shown to an exporter again and again; the median of that over the round is
-the overhead. Two whole runs, one with and one without, differ by more than that from one time to the next.
+compacted, folded into metrics and shown to an exporter again and again, and so is what was told while they
+were played; the median of that over the round is the overhead, to which the control without growth adds its
+share of all rounds. Two whole runs, one with and one without, differ by more than that from one time to the
+next.
 """
 
 import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from actors.crew import QUIET, play
+from actors.crew import Fault, Watch, play
+from actors.observing import Observing
 from actors.recording import Assignment
 from actors.rollout import episode_seed
+from actors.sampling import Record
 from actors.serial import SerialCrew
 from benchmarks.report import Bar, Result
+from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.event_log import EventLog
 from esper_ray.nissa.exposition import PrometheusExporter
 from esper_ray.nissa.feed import Feed
+from esper_ray.nissa.run_directory import RunDirectory
 
 REPEATS = 15
 
 
-def _a_round(config: RunConfig) -> tuple[list[Episode], float]:
-    """Episodes of a round, and the seconds that playing and learning took."""
+def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
+    """Episodes of a round, what was told meanwhile, and the seconds that a round and a control take."""
+    told: list[Sequence[Record]] = []
+    watch = Watch(lambda _: None, lambda _: None, lambda: False, told.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
     with SerialCrew(config) as crew:
         began = time.perf_counter()
-        episodes = play(crew, assignments, 0.1)
-        crew.update(episodes, 0, QUIET)
-        return episodes, time.perf_counter() - began
+        episodes = play(crew, assignments, 0.1, watch)
+        crew.update(episodes, 0, watch)
+        seconds = time.perf_counter() - began
+    env = MorphogenesisEnv(config)
+    began = time.perf_counter()
+    env.control(assignments[0].seed)
+    control = time.perf_counter() - began
+    return episodes, told, seconds - control * config.telemetry.control_episodes, control
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def episode_finished(self, episode: Episode) -> None:
+        """Nothing."""
+
+    def updating(self) -> None:
+        """Nothing."""
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        """Nothing."""
+
+    def fault_happened(self, fault: Fault) -> None:
+        """Nothing."""
 
 
 def measure() -> Result:
     """Seconds per round, and their share of it."""
     config = build(read_preset("digits"))
-    episodes, round_seconds = _a_round(config)
+    episodes, told, round_seconds, control_seconds = _a_round(config)
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
-    spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": []}
+    spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
         feed = Feed(config, exporter)
+        run = RunDirectory.create(Path(folder), config, [])
+        watching = Observing(config, run, exporter, Silent())
         for repeat in range(REPEATS):
             log = EventLog(Path(folder) / str(repeat), "benchmark")
             log.folder.mkdir()
@@ -54,11 +87,17 @@ def measure() -> Result:
             marks.append(time.perf_counter())
             feed.records(records)
             marks.append(time.perf_counter())
+            for batch in told:
+                watching.sampled(batch)
+            run.compact(always=True)
+            marks.append(time.perf_counter())
             for name, (begin, end) in zip(spent, itertools.pairwise(marks), strict=True):
                 spent[name].append(end - begin)
     medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
     total = sum(medians.values())
     figures = {"round_seconds": round_seconds, "records": float(len(records))}
     figures |= {f"{name}_ms": 1000.0 * seconds for name, seconds in medians.items()}
-    figures["overhead_ratio"] = total / round_seconds
+    figures["control_seconds"] = control_seconds
+    control = control_seconds * config.telemetry.control_episodes / config.ppo.rounds
+    figures["overhead_ratio"] = (total + control) / round_seconds
     return Result("telemetry", figures, {"overhead_ratio": Bar(0.02)})

@@ -4,12 +4,15 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
@@ -21,7 +24,9 @@ POINTS = 240
 INCHES = 18.0
 """Of the whole width."""
 LINE_INCHES = 3.0
+DPI = 75
 DAY = 86400.0
+COLOURS = colormaps["tab20"]
 LEGEND = 12
 """Names that a legend has room for."""
 
@@ -64,7 +69,10 @@ def draw_rows(api: PrometheusApi, run: str, folder: Path, seconds: float, now: f
     paths = []
     for number, row in enumerate(ROWS, 1):
         path = folder / f"{number}-{re.sub('[^a-z]+', '-', row.title.partition(':')[0].lower())}.png"
-        draw_row(api, run, row, Window(end - seconds, end)).savefig(path, dpi=70)
+        content = BytesIO()
+        draw_row(api, run, row, Window(end - seconds, end)).savefig(content, dpi=DPI)
+        with Image.open(content) as image:  # lines and letters need few colours
+            image.convert("RGB").quantize(128).save(path, optimize=True)
         paths.append(path)
     return paths
 
@@ -154,9 +162,7 @@ def _draw(axes: Axes, panel: Panel, found: Named, window: Window) -> None:
 
 def _curves(axes: Axes, panel: Panel, found: Named, window: Window) -> None:
     if panel.stacked:
-        moments = sorted({moment for _, curve in found for moment, _ in curve.points})
-        heights = [[dict(curve.points).get(moment, 0.0) for moment in moments] for _, curve in found]
-        axes.stackplot([_time(moment) for moment in moments], *heights, labels=[name for name, _ in found], alpha=0.8)
+        _stack(axes, found)
     else:
         for name, curve in found:
             values = [value for _, value in curve.points]
@@ -172,6 +178,16 @@ def _curves(axes: Axes, panel: Panel, found: Named, window: Window) -> None:
     if len(names) > LEGEND:
         names[LEGEND - 1] = f"... {len(names) - LEGEND + 1} more"
     axes.legend(handles[:LEGEND], names[:LEGEND], fontsize=6, loc="best", framealpha=0.6)
+
+
+def _stack(axes: Axes, found: Named) -> None:
+    """Areas upon each other, what is negative downwards."""
+    moments = sorted({moment for _, curve in found for moment, _ in curve.points})
+    heights = [[dict(curve.points).get(moment, 0.0) for moment in moments] for _, curve in found]
+    colours = [COLOURS(number % COLOURS.N) for number in range(len(found))]
+    for sign, names in ((1.0, [name for name, _ in found]), (-1.0, ())):
+        parts = [[sign * max(sign * value, 0.0) for value in row] for row in heights]
+        axes.stackplot([_time(moment) for moment in moments], *parts, labels=names, colors=colours, alpha=0.8)
 
 
 def _states(axes: Axes, found: Named, window: Window) -> None:

@@ -100,7 +100,9 @@ def test_stacked_curves_are_areas_and_steps_colour_numbers(api):
         "A row", (panel("timeseries", stacked=True), panel("stat", steps=((None, "green"), (0.2, "red")))), "well."
     )
     stacked, stat = draw_row(api, "run", row, Window(END - 60, END)).axes
-    assert len(stacked.collections) == 2
+    upwards, downwards = stacked.collections[:2], stacked.collections[2:]
+    assert len(upwards) == len(downwards) == 2
+    assert max(path.vertices[:, 1].max() for area in upwards for path in area.get_paths()) == 2.0
     assert [text.get_color() for text in stat.texts if text.get_text() == "0.25"] == ["red", "red"]
 
 
