@@ -4,6 +4,7 @@ import shutil
 from contextlib import suppress
 
 import pytest
+from watching_builders import Telling
 
 from actors.checkpoint import CheckpointError, checkpoints_in
 from actors.serial import SerialCrew
@@ -64,6 +65,17 @@ def test_a_trial_is_a_run_directory_of_its_own_name(sweep, undisturbed):
     assert run.read_manifest()["status"] == "finished"
     assert len(run.rounds()) == 3
     assert [event["kind"] for event in run.events()][-1] == "run_finished"
+
+
+def test_a_trial_belongs_to_its_sweep_and_shows_that_it_is_one(sweep, undisturbed):
+    crew = SerialCrew(sweep.trials[FIRST].config)
+    crew.exporter = telling = Telling()
+    TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(crew, lambda run: None)
+    run = sweep.run(FIRST)
+    assert {(event["run"], event["group"]) for event in run.events()} == {("sweep", FIRST)}
+    states = [change.labels[0] for change in telling.changes if change.metric == "esper_run_state" and change.value]
+    assert states == ["trial", "finished"]
+    assert table(run) == table(undisturbed[FIRST])
 
 
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -36,6 +36,8 @@ def check(folder):
     seeds = [[e["seed"] for e in side.events() if e["kind"] == "episode_started"] for side in sides]
     assert seeds[0] == seeds[1]
     assert len(seeds[0]) == 4
+    names = [{(e["run"], e["group"]) for e in side.events()} for side in sides]
+    assert names == [{(folder.name, "A-escrow")}, {(folder.name, "B-basic")}]
     return [(side.path / "rounds.csv").read_bytes() for side in sides]
 
 

@@ -40,6 +40,26 @@ def test_events_of_several_kinds_share_columns_and_the_last_are_shown(run):
     assert "the last 2 of" in answer.err
 
 
+def test_samples_are_printed_where_they_are_asked_for(run):
+    answer = call("events", run, "--kind", "decision", "--format", "json", "--limit", 0)
+    assert answer.code == 0
+    assert rows(answer)
+    for decision in rows(answer):
+        assert decision["operations"][decision["operation"]] == decision["probability"]
+    everything = call("events", run, "--format", "json", "--limit", 0)
+    assert "decision" not in {record["kind"] for record in rows(everything)}
+    refused = call("events", run, "--kind", "decision", "--evidence")
+    assert refused.code == 2
+    assert "decision is a sample, which may be lost" in refused.err
+
+
+def test_samples_are_tables_too(run):
+    answer = call(
+        "sql", run, "SELECT count(*) AS n FROM decision JOIN env_epoch USING (episode, step)", "--format", "json"
+    )
+    assert rows(answer)[0]["n"] > 0
+
+
 def test_sql_answers_in_three_forms(run):
     query = "SELECT round, count(*) AS n FROM env_epoch GROUP BY round ORDER BY round"
     assert rows(call("sql", run, query, "--format", "json")) == [{"round": 0, "n": 6}, {"round": 1, "n": 6}]

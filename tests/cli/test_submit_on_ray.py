@@ -42,9 +42,9 @@ def test_a_job_runs_is_followed_and_leaves_its_status(head, tmp_path):
     assert f":{head.port}: environment actors" in done.stdout  # the job has joined this head
     actors = [actor for actor in actors_of(head) if actor[0].startswith(run.name)]
     assert sorted(actors) == [
-        (f"{run.name}/environment-0#1", "EnvironmentActor", "DEAD"),  # as the job is over
+        (f"{run.name}/environment-0#2", "EnvironmentActor", "DEAD"),  # as the job is over
         (f"{run.name}/learner#0", "LearnerActor", "DEAD"),
-        (f"{run.name}/telemetry#2", "TelemetryActor", "DEAD"),
+        (f"{run.name}/telemetry#1", "TelemetryActor", "DEAD"),
     ]
 
 
