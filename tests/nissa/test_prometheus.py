@@ -6,7 +6,8 @@ from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.dashboard import RAY_METRICS, expressions
+from esper_ray.nissa.catalogue.queries import over
+from esper_ray.nissa.dashboard import RAY_METRICS, expressions, filled
 from esper_ray.nissa.exposition import PrometheusExporter
 from esper_ray.nissa.feed import Feed
 
@@ -98,3 +99,9 @@ def test_all_rules_are_loaded_and_healthy(watched):
     (group,) = watched.get("rules")["groups"]
     assert {rule["health"] for rule in group["rules"]} <= {"ok", "unknown"}
     assert len(group["rules"]) == len(ALERTS)
+
+
+def test_what_has_happened_over_what_is_shown_includes_its_first_appearance(watched):
+    expression = filled(over("ppo_updates_total", "result"), run="run")
+    assert watched.values(expression) == [3.0]
+    assert watched.values(filled(over("env_steps_total", "group"), run="run")) == [24.0]

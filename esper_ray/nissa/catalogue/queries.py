@@ -22,5 +22,11 @@ def grown(name: str, by: str, window: str = "$__rate_interval", more: str = "") 
 
 
 def over(name: str, by: str, more: str = "") -> str:
-    """How much a counter has grown over what is shown, in whole numbers."""
-    return f"round(sum by ({by}) (increase({series(name, more)}[$__range])))"
+    """How much a counter has grown over what is shown, its first appearance included, and exactly.
+
+    Prometheus' ``increase`` extrapolates, and knows nothing of what was there when a counter appeared. After a restart
+    Ray's counters are series of their own; one that begins anew in its place counts from its highest.
+    """
+    one = series(name, more)
+    most = f"max_over_time({one}[$__range])"
+    return f"sum by ({by}) ({most} - ({one} offset $__range or 0 * {most}))"
