@@ -9,7 +9,7 @@ from ray.exceptions import RayError
 
 from actors.sampling import Record
 
-IN_FLIGHT = 4
+IN_FLIGHT = 16
 """Calls that may be under way at a time; what comes then is lost, and counted."""
 
 

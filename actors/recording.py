@@ -18,8 +18,9 @@ from safetensors.numpy import load, save
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
-from esper_ray.leyline.records import SlotReport
+from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
 from esper_ray.leyline.stages import Stage
+from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
 
 VERSION = 1
 _TEXT = "text"
@@ -99,6 +100,7 @@ class Recording:
 
     def finished(self, env: MorphogenesisEnv, *, terminated: bool) -> Episode:
         """The episode, at its end in ``env``."""
+        clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
         host = {key: steps[-1][key] for key in _HOST_STATE}
         reports = [report for report in env.reports if report is not None]
@@ -122,7 +124,7 @@ class Recording:
                 bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
                 terminated=terminated,
             ),
-            log=(*self.log, {"kind": "outcome", **self.clock, "step": env.epoch, **outcome}),
+            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **outcome}),
             total_reward=env.ledger.total(),
             val_accuracy_pp=host["val_accuracy_pp"],
             committed_accuracy_pp=host["committed_accuracy_pp"],
@@ -227,6 +229,38 @@ def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str
     """
     happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
     return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
+
+
+def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
+    """What was measured at the end of an episode with some seeds only, and what each is worth by that."""
+    if not measured.players:
+        return []
+    complete = len(measured.coalitions) == 2 ** len(measured.players)
+    coalitions = [{"members": sorted(c.members), "accuracy_pp": c.accuracy_pp} for c in measured.coalitions]
+    seen = {"players": list(measured.players), "examples": measured.examples, "complete": complete}
+    shapley, alone = shapley_values(measured), leave_one_out(measured)
+    slots = [
+        {
+            "slot": slot,
+            "shapley_pp": _value(shapley[slot]),
+            "shapley_error_pp": getattr(shapley[slot], "error_pp", None),
+            "leave_one_out_pp": _value(alone[slot]),
+        }
+        for slot in measured.players
+    ]
+    pairs = [
+        dict(zip(("first", "second"), sorted(pair), strict=True)) | {"interaction_pp": _value(found)}
+        for pair, found in pair_interactions(measured).items()
+    ]
+    method = {"method": "exact" if complete else "orders", "orders": 0 if complete else len(measured.orders)}
+    return [
+        {"kind": "counterfactual", **clock, **seen, "coalitions": coalitions},
+        {"kind": "attribution", **clock, **method, "slots": slots, "pairs": pairs},
+    ]
+
+
+def _value(found: Attribution) -> float | None:
+    return found.value_pp if isinstance(found, Estimate) else None
 
 
 def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Whether a record is as its kind is declared."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     NonNegativeInt,
@@ -15,9 +18,10 @@ from pydantic import (
     create_model,
 )
 from pydantic import Field as Entry
+from pydantic_core import PydanticCustomError
 
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.catalogue.shapes import Field, Kind
+from esper_ray.nissa.catalogue.shapes import BOUNDS, SLACK, Field, Kind
 
 _Float = Annotated[float, Strict()]
 _PLAIN: Mapping[str, Any] = {
@@ -43,10 +47,21 @@ def _model(name: str, fields: Sequence[Field], **more: Any) -> type[BaseModel]:
 def _type(field: Field, within: str) -> Any:
     if field.type in _PLAIN:
         kind = _PLAIN[field.type]
+        if field.unit in BOUNDS:
+            kind = Annotated[kind, AfterValidator(partial(_in_unit, unit=field.unit))]
     else:
         record = _model(f"{within}.{field.name}", field.fields)
         kind = list[record] if field.type == "records" else dict[StrictStr, record]  # type: ignore[valid-type]
     return kind | None if field.optional else kind
+
+
+def _in_unit(value: Any, unit: str) -> Any:
+    """See that finite numbers can be in a unit."""
+    low, high = BOUNDS[unit]
+    for number in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
+        if math.isfinite(number) and not low - SLACK <= number <= high + SLACK:
+            raise PydanticCustomError("unit", f"in the unit {unit} it lies in [{low:g}, {high:g}]")
+    return value
 
 
 def _of_kind(kind: Kind) -> type[BaseModel]:

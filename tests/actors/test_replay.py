@@ -90,7 +90,7 @@ def test_an_episode_that_ends_elsewhere_is_a_difference(env, records):
 def test_what_was_not_recorded_is_an_error(records):
     with pytest.raises(ReplayError, match="episode 9 was not recorded; the log holds 4 to 4"):
         recorded_episode(records, 9)
-    with pytest.raises(ReplayError, match="episode 4 is not complete: it ends with 'env_epoch'"):
+    with pytest.raises(ReplayError, match="episode 4 is not complete: it ends with 'attribution'"):
         recorded_episode(records[:-1], 4)
     with pytest.raises(ReplayError, match="the log holds none"):
         recorded_episode([], 0)

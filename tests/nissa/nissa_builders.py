@@ -1,8 +1,11 @@
 """Records as the catalogue declares them, made up."""
 
+import math
+
 from hypothesis import strategies as st
 
 from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.catalogue.shapes import BOUNDS
 
 WORDS = st.text(st.characters(codec="utf-8"), max_size=8)
 COUNTS = st.integers(0, 2**40)
@@ -19,10 +22,21 @@ PLAIN = {
 }
 
 
+def bounded(field):
+    """Values that can be in the unit of a field, or are no numbers at all."""
+    low, high = (None if math.isinf(bound) else bound for bound in BOUNDS[field.unit])
+    floats = st.floats(low, high) | st.just(math.nan)
+    if field.type == "floats":
+        return st.lists(floats, max_size=3)
+    if field.type == "floats by name":
+        return st.dictionaries(WORDS, floats, max_size=3)
+    return COUNTS if field.type == "int" else floats
+
+
 def values(field):
     """Values that a field may have."""
     if field.type in PLAIN:
-        found = PLAIN[field.type]
+        found = PLAIN[field.type] if field.unit not in BOUNDS else bounded(field)
     else:
         record = st.fixed_dictionaries({inner.name: values(inner) for inner in field.fields})
         found = st.lists(record, max_size=3) if field.type == "records" else st.dictionaries(WORDS, record, max_size=3)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from hypothesis import given
-from nissa_builders import any_records, quarantined, transition
+from nissa_builders import any_records, complete, quarantined, transition
 
 from esper_ray.nissa.checking import problem_of
 
@@ -55,3 +55,24 @@ def test_records_inside_are_checked():
 def test_what_is_optional_may_be_null():
     assert problem_of(transition(0, 1) | {"seed": None, "blueprint": None}) is None
     assert problem_of(quarantined(0) | {"error": None}) is not None
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "problem"),
+    [
+        ("round", {"val_accuracy_ratio": 85.0}, "val_accuracy_ratio: in the unit share it lies in [0, 1], got 85.0"),
+        ("outcome", {"val_accuracy_pp": 850.0}, "val_accuracy_pp: in the unit pp it lies in [-100, 100], got 850.0"),
+        ("outcome", {"total_parameters": -1}, "total_parameters: in the unit parameters it lies in [0, inf], got -1"),
+        ("control", {"curve_pp": [101.0]}, "curve_pp: in the unit pp it lies in [-100, 100], got [101.0]"),
+        ("decision", {"operations": {"WAIT": 50.0}}, "operations: in the unit share it lies in [0, 1], got {"),
+        ("profile", {"seconds": {"train": -1.0}}, "seconds: in the unit seconds it lies in [0, inf], got {"),
+    ],
+)
+def test_a_value_in_another_unit_is_told_with_what_it_can_be(kind, changes, problem):
+    assert problem_of(complete({"kind": kind})) is None
+    assert problem_of(complete({"kind": kind}) | changes).startswith(f"{kind}.{problem}")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.00001, math.nan, math.inf])
+def test_arithmetic_may_go_a_little_beyond_and_what_is_not_finite_is_told_elsewhere(value):
+    assert problem_of(complete({"kind": "round"}) | {"val_accuracy_ratio": value}) is None

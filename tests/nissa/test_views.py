@@ -52,6 +52,9 @@ def test_every_kind_is_a_table_and_every_list_of_records_another(log):
         "decision_values",
         "profile_seconds",
         "profile_cuda_bytes",
+        "counterfactual_coalitions",
+        "attribution_slots",
+        "attribution_pairs",
     }
     assert tables["gate_checks"][:5] == ("seq", "round", "episode", "env", "step")
 

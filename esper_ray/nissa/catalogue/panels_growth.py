@@ -12,7 +12,8 @@ _PER_EPISODE = (
     f"{grown('seed_transitions_total', 'to_stage', '10m')} / on () group_left () "
     f"sum(rate({series('episodes_total')}[10m]))"
 )
-_LOST = f"sum by (group) ({series('telemetry_dropped_total')}) or 0 * {top('rounds_target')}"
+_EVIDENCE = 'delivery="evidence"'
+_LOST = f"sum by (group) ({series('telemetry_dropped_total', _EVIDENCE)}) or 0 * {top('rounds_target')}"
 
 PULSE = Row(
     "Pulse: is it alive?",
@@ -62,8 +63,8 @@ PULSE = Row(
             3,
         ),
         Panel(
-            "Lost records",
-            "Events that are not as declared (they are in the log all the same), and samples that nobody took.",
+            "Events amiss",
+            "Events that are not as declared; they are in the log all the same. Samples have an alert of their own.",
             "stat",
             (Query(_LOST, "{{group}}"),),
             "none",

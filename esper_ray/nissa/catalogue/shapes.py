@@ -1,5 +1,6 @@
 """What a declaration consists of: fields and kinds of events. No behaviour in here beyond looking things up."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +9,18 @@ Type = Literal[
     "bool", "int", "float", "text", "ints", "floats", "texts", "floats by name", "records", "records by name"
 ]
 """Of a field. ``ints``, ``floats`` and ``texts`` are lists; records have fields of their own."""
-Unit = Literal["", "ratio", "pp", "nats", "seconds", "bytes", "steps", "rounds", "episodes", "parameters", "reward"]
-"""``pp`` are percentage points; accuracies in [0, 1] are a ``ratio``."""
+Unit = Literal[
+    "", "ratio", "share", "pp", "nats", "seconds", "bytes", "steps", "rounds", "episodes", "parameters", "reward"
+]
+"""A ``share`` lies in [0, 1], a ``ratio`` anywhere; ``pp`` are percentage points."""
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "share": (0.0, 1.0),
+    "pp": (-100.0, 100.0),
+    **dict.fromkeys(("seconds", "bytes", "steps", "rounds", "episodes", "parameters"), (0.0, math.inf)),
+}
+"""What a finite value in a unit can be at all; beyond it, it is in another unit."""
+SLACK = 1e-4
+"""By which arithmetic may go beyond."""
 Delivery = Literal["evidence", "sample"]
 """Evidence is never lost, and the same for equal runs. Samples may be lost, which is counted, and know the time."""
 Clock = Literal["round", "episode", "env", "step"]
