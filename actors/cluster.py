@@ -110,7 +110,8 @@ class RayCrew:
 
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
-            self.exporter.close(self._linger_s)
+            gives_up = bool(exception) and exception[0] is SystemExit  # somebody has asked twice to stop
+            self.exporter.close(0.0 if gives_up else self._linger_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()

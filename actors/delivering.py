@@ -47,9 +47,11 @@ def faults_of(delivery: Delivery) -> list[Fault]:
     return [Fault("sink_failed", problem.sink, problem.what) for problem in delivery.problems()]
 
 
-def close_delivery(delivery: Delivery, run: RunDirectory, status: str, picture: Path | None) -> list[Fault]:
+def close_delivery(
+    delivery: Delivery, run: RunDirectory, status: str, picture: Path | None, patience_s: float
+) -> list[Fault]:
     """End the sinks of a run that is over; what they could not do is in ``faults.jsonl``, too."""
-    delivery.close(status, picture)
+    delivery.close(status, picture, patience_s)
     faults = faults_of(delivery)
     for fault in faults:
         run.add_fault({"round": None, **asdict(fault)})

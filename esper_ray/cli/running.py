@@ -29,7 +29,7 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run
 from esper_ray.nissa.run_directory import Names, RunDirectory
-from esper_ray.nissa.sinks.delivery import Delivery
+from esper_ray.nissa.sinks.delivery import PATIENCE_SECONDS, Delivery
 from esper_ray.nissa.sinks.known import SINKS
 from esper_ray.nissa.sinks.protocol import RunFacts
 from esper_ray.nissa.storage import Storage, StorageError, place_within
@@ -125,8 +125,8 @@ class PPOJob:
                     _set_status(self.run_directory, "running")
                     done = controller.run()
                 digest = controller.weights_digest()
-        except BaseException:
-            self._close(delivery, "failed")
+        except BaseException as error:
+            self._close(delivery, "failed", 1.0 if isinstance(error, SystemExit) else PATIENCE_SECONDS)
             self._abandon()
             raise
         code = self._finish(controller, digest) if done else self._interrupted(controller, stop)
@@ -138,10 +138,10 @@ class PPOJob:
         facts = RunFacts(*run.names, run.path, self.config.flat(), done)
         return Delivery((SINKS[name]() for name in self.sinks), facts)
 
-    def _close(self, delivery: Delivery, status: str) -> None:
+    def _close(self, delivery: Delivery, status: str, patience_s: float = PATIENCE_SECONDS) -> None:
         """End the sinks; say what they could not do."""
         picture = self.run_directory.picture if status == "finished" else None
-        for fault in close_delivery(delivery, self.run_directory, status, picture):
+        for fault in close_delivery(delivery, self.run_directory, status, picture, patience_s):
             self.console.print(fault.describe(), highlight=False, soft_wrap=True)
 
     def _snapshots(self) -> str:

@@ -96,10 +96,10 @@ class PrometheusExporter:
             else:
                 metric.observe(change.value)
 
-    def close(self) -> None:
-        """Stop serving, once those who look from time to time have seen the end."""
+    def close(self, *, at_once: bool = False) -> None:
+        """Stop serving, ``at_once`` or when those who look from time to time have seen the end."""
         self._scrapes.fresh.clear()
-        self._scrapes.fresh.wait(self._scrapes.patience_s())
+        self._scrapes.fresh.wait(0.0 if at_once else self._scrapes.patience_s())
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -110,4 +110,4 @@ class PrometheusExporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(at_once=kind is SystemExit)  # somebody has asked twice to stop

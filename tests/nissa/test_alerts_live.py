@@ -92,12 +92,9 @@ def test_an_alert_rings_for_its_fault_and_is_silent_afterwards(watched, name, re
     watched.until(name, rings=False)
 
 
-def test_a_dead_environment_rings(watched):
-    watched.until("EnvironmentGivenUp", {"kind": "environment_quarantined", "env": 1})
-
-
-def test_an_exporter_that_is_gone_rings_and_one_that_is_back_does_not(watched, tiny_config):
+def test_a_dead_environment_and_an_exporter_that_is_gone_ring_until_the_run_is_begun_again(watched, tiny_config):
     prometheus = watched.prometheus
+    watched.until("EnvironmentGivenUp", {"kind": "environment_quarantined", "env": 1})
     watched.exporter.close()
     deadline = time.monotonic() + WAIT_SECONDS
     while "ExporterGone" not in prometheus.ringing():
@@ -106,3 +103,4 @@ def test_an_exporter_that_is_gone_rings_and_one_that_is_back_does_not(watched, t
     with PrometheusExporter("run", "", watched.exporter.port) as back:
         again = Watched(prometheus, back, tiny_config)
         again.until("ExporterGone", rings=False)
+        assert "EnvironmentGivenUp" not in prometheus.ringing()
