@@ -30,7 +30,7 @@ class Exporter(Protocol):
         """Show nothing any more."""
 
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 30.0
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.5, 30.0
 
 
 class _Scrapes(Collector):
@@ -47,10 +47,8 @@ class _Scrapes(Collector):
         return ()
 
     def patience_s(self) -> float:
-        """How long the next look may take: twice as long as the last."""
-        if not self.times:
-            return 0.0
-        if len(self.times) == 1:
+        """How long the next look may take: twice as long as the last; a moment if that is not known."""
+        if len(self.times) < 2:
             return FIRST_WAIT_SECONDS
         return min(2.0 * (self.times[1] - self.times[0]) + 1.0, LONGEST_WAIT_SECONDS)
 

@@ -109,7 +109,7 @@ class PrometheusServer:
     def __init__(self, target: str, port: int = 0, program: str | None = None) -> None:
         """
         Args:
-            target: ``host:port`` that it scrapes every two seconds.
+            target: ``host:port`` that it scrapes every second.
             port: where it answers, on this machine only; 0: a free one.
             program: its executable; that on the PATH if not given.
 
@@ -131,7 +131,7 @@ class PrometheusServer:
     def __enter__(self) -> Self:
         folder = Path(self._folder.name)
         scrape = {"job_name": "esper", "static_configs": [{"targets": [self._target]}]}
-        times = {"scrape_interval": "2s", "evaluation_interval": "2s"}
+        times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         tree = {"global": times, "rule_files": ["alerts.yaml"], "scrape_configs": [scrape]}
         (folder / "prometheus.yml").write_text(yaml.safe_dump(tree))
         (folder / "alerts.yaml").write_text(files()["alerts.yaml"])

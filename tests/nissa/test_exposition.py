@@ -142,7 +142,14 @@ def test_at_the_end_it_waits_until_those_who_look_from_time_to_time_have_looked(
     assert 'ray_esper_rounds_done{group="",run="run"} 7.0' in last
 
 
-def test_nobody_is_waited_for_who_has_never_looked():
+def test_whoever_has_never_looked_has_a_moment_for_it_and_none_if_it_must_end_at_once():
+    exporter = PrometheusExporter("run", "", 0)
+    address = f"http://127.0.0.1:{exporter.port}/metrics"
+    closing = threading.Thread(target=exporter.close)
+    closing.start()
+    assert "ray_esper_rounds_done" in urlopen(address, timeout=10).read().decode()
+    closing.join(10)
+    assert not closing.is_alive()
     began = time.monotonic()
-    PrometheusExporter("run", "", 0).close()
+    PrometheusExporter("run", "", 0).close(at_once=True)
     assert time.monotonic() - began < 1.9
