@@ -29,6 +29,8 @@ EXPORT_SECONDS = 12.0
 """By then what an actor shows has been exported."""
 
 
+TRIES = 5
+"""Starts in a row that may fail before there is no telemetry actor any more."""
 MAILBOX = 8192
 """Samples that wait for the driver at most."""
 
@@ -187,7 +189,10 @@ class RayExporter:
         self._waiting = lost.before(self._waiting).before(again)
         self._sent, self._answer, self._mail = Batch(), None, None
         self._worker.stop()
-        self._worker.start()
+        if self._worker.failures < TRIES:
+            self._worker.start()
+        else:
+            self.faults.append(Fault("telemetry_actor_given_up", self._worker.name, reason(error)))
 
 
 def _started(run: str, group: str, name: str) -> Any:

@@ -8,7 +8,7 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
-from actors.telemetry import RayExporter
+from actors.telemetry import TRIES, RayExporter
 from esper_ray.nissa.fold import Change
 
 WAIT_SECONDS = 120
@@ -77,4 +77,33 @@ def test_metrics_are_exported_and_there_again_after_the_actor_was_killed(ray_clu
     wait_for(back)
     assert exporter.restarts == 1
     assert "ray_esper_telemetry_restarts_total" in {key[0] for key in exported()}
+    exporter.close()
+
+
+@ray.remote(num_cpus=0)
+class Broken:
+    """Cannot be started."""
+
+    def __init__(self):
+        raise OSError("no metrics agent here")
+
+    def ready(self):
+        raise AssertionError
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluster, monkeypatch):
+    monkeypatch.setattr("actors.telemetry._started", lambda run, group, name: Broken.remote())
+    exporter = RayExporter("run-b")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):
+        assert time.monotonic() < deadline, exporter.faults
+        exporter.apply([Change("esper_return_mean", 1.0)])
+        assert exporter.samples() == []
+        time.sleep(0.1)
+    assert [fault.kind for fault in exporter.faults] == ["telemetry_actor_died"] * TRIES + ["telemetry_actor_given_up"]
+    assert exporter.actor is None
+    exporter.apply([Change("esper_return_mean", 2.0)])
     exporter.close()
