@@ -24,6 +24,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.arriving import PATIENCE_SECONDS as ARRIVAL_SECONDS
+from actors.arriving import Arrivals
 from actors.crew import CrewError, Fault, Watch, Weights
 from actors.dealing import Dealer, Job, straggling
 from actors.environment import EnvironmentActor
@@ -46,6 +48,9 @@ POLL_SECONDS = 0.2
 """How often a wait looks up to see whether it should stop."""
 PATIENCE_SECONDS = 60.0
 """After which an actor that has no place yet is reported."""
+LOOK_SECONDS = 0.02
+LAST_SAMPLES_SECONDS = 2.0
+"""How long samples are waited for when there are no more rounds."""
 
 
 class RayCrew:
@@ -74,6 +79,7 @@ class RayCrew:
         self.config, self.keeping, self._label, self._player = config, keeping, label, player
         self._metrics, self._linger_s = metrics, linger_s
         self.exporter: RayExporter | None = None
+        self._arrivals = Arrivals()
         self._plan = make_plan(config.system)
         self._dealer = Dealer(config.system.devices, config.system.tries)
         self._group: PlacementGroup | None = None
@@ -169,6 +175,14 @@ class RayCrew:
                 found: dict[str, float] = diagnostics
                 return found
 
+    def wind_up(self, watch: Watch) -> None:
+        """See ``Crew.wind_up``."""
+        deadline = time.monotonic() + LAST_SAMPLES_SECONDS
+        while not self._arrivals.complete and time.monotonic() < deadline:
+            self._fetch(watch)
+            time.sleep(LOOK_SECONDS)
+        self._fetch(watch, 0.0)
+
     def state(self) -> LearnerState:
         """See ``Crew.state``."""
         if self._state is None:
@@ -202,11 +216,11 @@ class RayCrew:
             self._report(watch)
             self._fetch(watch)
 
-    def _fetch(self, watch: Watch) -> None:
+    def _fetch(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
         """Take in what the telemetry actor has been told, and how it is."""
         if self.exporter is None:
             return
-        samples = self.exporter.samples()
+        samples = [*self._arrivals.take(self.exporter.told()), *self._arrivals.settle(patience_s)]
         if samples and watch.on_samples is not None:
             watch.on_samples(samples)
         while self.exporter.faults:
@@ -229,7 +243,7 @@ class RayCrew:
         """An episode has arrived, or word that it never will."""
         worker, attempt, job = self._running.pop(reference)
         try:
-            episode = ray.get(reference).episode
+            played = ray.get(reference)
         except LOST as error:
             if worker.attempt == attempt:
                 self._again(worker, error, watch)
@@ -237,8 +251,10 @@ class RayCrew:
         except RayTaskError as error:
             self._failed(job, reason(error), watch)
         else:
-            self._dealer.finished(episode)
-            watch.on_episode(episode)
+            if played.receipt is not None:
+                self._arrivals.finished(played.receipt)
+            self._dealer.finished(played.episode)
+            watch.on_episode(played.episode)
 
     def _failed(self, job: Job, error: str, watch: Watch) -> None:
         stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)

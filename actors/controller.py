@@ -165,6 +165,11 @@ class Controller:
         Raises:
             CrewError: if nobody is left to play or to learn.
         """
+        done = self._rounds()
+        self.crew.wind_up(self._watch)
+        return done
+
+    def _rounds(self) -> bool:
         while self.progress.round_index < self.config.ppo.rounds:
             if self.should_stop():
                 return False

@@ -98,6 +98,9 @@ class Crew(AbstractContextManager["Crew"], Protocol):
             CrewError: if the learner dies again and again.
         """
 
+    def wind_up(self, watch: Watch) -> None:
+        """No more rounds: wait a moment for samples that have not arrived yet, and tell how many are lost."""
+
     def state(self) -> LearnerState:
         """Everything that the learner would need to go on."""
 

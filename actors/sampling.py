@@ -6,8 +6,9 @@ those who watch: it may be lost, which is counted, and nobody waits for it.
 
 import math
 import time
-from collections import Counter
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
@@ -15,8 +16,34 @@ from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.telemetry_config import TelemetryConfig
 
 Record = Mapping[str, Any]
-Send = Callable[[Sequence[Record]], Mapping[str, int]]
-"""Takes records without waiting. Returns how many were lost, now or earlier, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of one step."""
+
+    teller: str
+    """Who tells: one for every time that an episode is played or gone on with."""
+    before: int
+    """Samples that the teller had told before."""
+    state: Record
+    """Where the step led to, as the event log will have it."""
+    samples: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """How much was told of an episode that is over. It comes with the episode, so it is never lost."""
+
+    teller: str
+    clock: Mapping[str, int]
+    """Numbers of round, episode and environment."""
+    count: int
+    """Samples that were told."""
+
+
+Send = Callable[[Told], None]
+"""Takes what is told without waiting, or loses it."""
 
 
 class Sampler:
@@ -31,7 +58,11 @@ class Sampler:
             now: Unix time.
         """
         self._config, self._send, self._clock, self._now = config, send, dict(clock), now
-        self._lost: Counter[str] = Counter()
+        self._teller, self._count = uuid.uuid4().hex, 0
+
+    def receipt(self) -> Receipt:
+        """How much has been told so far."""
+        return Receipt(self._teller, self._clock, self._count)
 
     def step(
         self,
@@ -51,18 +82,14 @@ class Sampler:
         step, moment = state["step"], self._now()
         asked, thought = decision.action.operation, bool(decision.op_probabilities)
         sampled = step % self._config.wait_every == 0 or self._config.level == "debug"
-        told: list[Record] = [state]
+        samples: list[Record] = []
         if thought and (sampled or asked is not LifecycleOp.WAIT):
-            told.append(self._decision(step, moment, decision, state["slot"]))
+            samples.append(self._decision(step, moment, decision, state["slot"]))
         if sampled:
             at = {"kind": "profile", **self._clock, "step": step, "time": moment}
-            told.append(at | {"seconds": dict(seconds), "cuda_bytes": dict(cuda_bytes)})
-        lost = [
-            {"kind": "samples_lost", **self._clock, "time": moment, "count": count, "reason": reason}
-            for reason, count in self._lost.items()
-        ]
-        self._lost.clear()
-        self._lost.update(self._send([*lost, *told]))
+            samples.append(at | {"seconds": dict(seconds), "cuda_bytes": dict(cuda_bytes)})
+        self._send(Told(self._teller, self._count, state, tuple(samples)))
+        self._count += len(samples)
 
     def _decision(self, step: int, moment: float, decision: Decision, slot: str | None) -> Record:
         asked = decision.action.operation

@@ -1,6 +1,6 @@
 """The crew of one process, without Ray."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState, PPOLearner
 from actors.recording import Assignment
 from actors.rollout import Interrupted
-from actors.sampling import Record, Send
+from actors.sampling import Record, Send, Told
 from actors.slots import EnvironmentSlots
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -90,6 +90,9 @@ class SerialCrew:
         torch.set_num_threads(self.config.system.learner_threads)
         return self.learner.update(episodes, round_index)
 
+    def wind_up(self, watch: Watch) -> None:
+        """See :class:`Crew`. Everything has been told at once."""
+
     def state(self) -> LearnerState:
         """See :class:`Crew`."""
         return self.learner.state()
@@ -102,8 +105,7 @@ class SerialCrew:
 def _at_once(tell: Callable[[Sequence[Record]], None]) -> Send:
     """Sends to somebody in this process; nothing is lost."""
 
-    def send(records: Sequence[Record]) -> Mapping[str, int]:
-        tell(records)
-        return {}
+    def send(told: Told) -> None:
+        tell([told.state, *told.samples])
 
     return send

@@ -15,7 +15,7 @@ import torch
 from actors.keeping import Behaviour, Keeping
 from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, never
-from actors.sampling import Sampler, Send
+from actors.sampling import Receipt, Sampler, Send
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -39,6 +39,8 @@ class Played:
 
     episode: Episode
     seconds: float
+    receipt: Receipt | None = None
+    """How much was told of it, if anything."""
 
 
 def clock_of(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
@@ -86,7 +88,8 @@ class EnvironmentSlots:
                 episode = slot.runner.play(assignment, should_stop, keeper, sampler)
         finally:
             self._free.put(slot)
-        return Played(episode, time.monotonic() - began)
+        receipt = None if sampler is None else sampler.receipt()
+        return Played(episode, time.monotonic() - began, receipt)
 
     @staticmethod
     def _slot(config: RunConfig, device: str) -> _Slot:

@@ -3,7 +3,8 @@ what environments tell while they play, until the driver fetches it.
 
 Nobody waits for it. What changes is gathered until the actor has taken what it was sent before, so that
 nothing piles up: gauges keep their newest value, counters their sum. An actor that dies is started again
-and told all gauges; what it had not confirmed is sent once more. Samples that it held are lost with it.
+and told all gauges; what it had not confirmed is sent once more. Samples that it held are lost with it,
+which the driver notices.
 """
 
 import threading
@@ -16,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from actors.crew import Fault
-from actors.sampling import Record
+from actors.sampling import Told
 from actors.workers import Worker, reason
 from esper_ray.nissa.batch import Batch, Key
 from esper_ray.nissa.catalogue.metrics import METRICS
@@ -32,7 +33,7 @@ EXPORT_SECONDS = 12.0
 TRIES = 5
 """Starts in a row that may fail before there is no telemetry actor any more."""
 MAILBOX = 8192
-"""Samples that wait for the driver at most."""
+"""Steps that wait for the driver at most."""
 
 
 @ray.remote(num_cpus=0)
@@ -43,7 +44,7 @@ class TelemetryActor:
         self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
         self._metrics: dict[str, Metric] = {}
         self._gauges: dict[Key, float] = {}
-        self._samples: list[Record] = []
+        self._told: list[Told] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -62,15 +63,14 @@ class TelemetryActor:
             for key, value in batch.observations:
                 self._metric(key).observe(value, self._labels(key))
 
-    def take_in(self, samples: list[Record]) -> int:
-        """Hold what an environment tells. Returns how many there was no room for."""
-        kept = samples[: MAILBOX - len(self._samples)]
-        self._samples += kept
-        return len(samples) - len(kept)
+    def take_in(self, told: Told) -> None:
+        """Hold what an environment tells, if there is room."""
+        if len(self._told) < MAILBOX:
+            self._told.append(told)
 
-    def hand_out(self) -> list[Record]:
+    def hand_out(self) -> list[Told]:
         """What has been told since the last time, in order."""
-        found, self._samples = self._samples, []
+        found, self._told = self._told, []
         return found
 
     def _beat(self) -> None:
@@ -125,10 +125,10 @@ class RayExporter:
         self._waiting = self._waiting.before(fresh)
         self._pump(0.0)
 
-    def samples(self) -> list[Record]:
+    def told(self) -> list[Told]:
         """What the actor has been told, as far as it has arrived here."""
         self._pump(0.0)
-        found: list[Record] = []
+        found: list[Told] = []
         if self._mail is not None and _is_there(self._mail, 0.0):
             mail, self._mail = self._mail, None
             found = self._result(mail) or []

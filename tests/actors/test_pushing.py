@@ -7,11 +7,12 @@ import pytest
 import ray
 from watching_builders import samples, told, watched_run
 
+from actors.arriving import Arrivals
 from actors.pushing import IN_FLIGHT, Pushing
-from actors.telemetry import MAILBOX, TelemetryActor
+from actors.sampling import Told
+from actors.telemetry import MAILBOX, RayExporter, TelemetryActor
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
-SAMPLE = {"kind": "profile"}
 
 
 @ray.remote(num_cpus=0)
@@ -19,12 +20,15 @@ class Slow:
     """Takes samples in when it is told to."""
 
     def __init__(self):
-        self.open = False
+        self.open, self.found = False, []
 
-    async def take_in(self, samples):
+    async def take_in(self, told):
         while not self.open:
             await asyncio.sleep(0.01)
-        return 0
+        self.found.append(told.before)
+
+    async def taken(self):
+        return self.found
 
     async def let_in(self):
         self.open = True
@@ -47,12 +51,17 @@ def until(condition):
     raise AssertionError("nothing after a minute")
 
 
+def step(number):
+    return Told("a", number, {"step": number}, ())
+
+
 def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
     push, found = Pushing(actor), []
-    assert [push([{"number": number}]) for number in range(IN_FLIGHT)] == [{}] * IN_FLIGHT
+    for number in range(IN_FLIGHT):
+        push(step(number))
 
     def all_of_it():
-        found.extend(record["number"] for record in ray.get(actor.hand_out.remote()))
+        found.extend(told.before for told in ray.get(actor.hand_out.remote()))
         return len(found) == IN_FLIGHT
 
     until(all_of_it)
@@ -60,31 +69,36 @@ def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
     assert ray.get(actor.hand_out.remote()) == []
 
 
-def test_more_than_a_few_calls_are_never_under_way_and_the_rest_is_counted():
+def test_more_than_a_few_calls_are_never_under_way():
     slow = Slow.remote()
     push = Pushing(slow)
-    lost = [push([SAMPLE, SAMPLE]) for _ in range(IN_FLIGHT + 3)]
-    assert lost == [{}] * IN_FLIGHT + [{"busy": 2}] * 3
+    for number in range(IN_FLIGHT + 3):
+        push(step(number))
     ray.get(slow.let_in.remote())
-    until(lambda: not push([SAMPLE]))
+    until(lambda: len(ray.get(slow.taken.remote())) == IN_FLIGHT)
+    push(step(99))
+    assert until(lambda: ray.get(slow.taken.remote())[IN_FLIGHT:]) == [99]
     ray.kill(slow)
 
 
-def test_a_mailbox_that_is_full_says_how_much_it_did_not_take(actor):
-    ray.get(actor.take_in.remote([SAMPLE] * (MAILBOX - 1)))
-    push = Pushing(actor)
-    assert push([SAMPLE] * 3) == {}
-    assert until(lambda: push([])) == {"busy": 2}
-    assert len(ray.get(actor.hand_out.remote())) == MAILBOX
+def test_a_mailbox_that_is_full_takes_no_more(actor):
+    for number in range(MAILBOX + 3):
+        last = actor.take_in.remote(step(number))
+    ray.get(last)
+    assert [told.before for told in ray.get(actor.hand_out.remote())] == list(range(MAILBOX))
 
 
-def test_an_actor_that_is_gone_loses_what_it_was_sent_and_all_that_follows(actor):
+def test_an_actor_that_is_gone_is_left_alone(actor):
     push = Pushing(actor)
     ray.kill(actor)
-    push([SAMPLE] * 2)
-    first = until(lambda: push([SAMPLE]))
-    assert first["gone"] >= 3
-    assert push([SAMPLE] * 5) == {"gone": 5}
+
+    def noticed():
+        push(step(0))
+        return push._gone
+
+    until(noticed)
+    push(step(1))
+    assert push._flying == []
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +132,30 @@ def test_an_episode_on_ray_shows_before_it_is_over(tiny_config, tmp_path):
     _, _, telling = watched_run(tiny_config.model_copy(update=changes), tmp_path, "normal", serial=False)
     names = [one[0] for one in telling.heard]
     assert names.index("esper_env_accuracy_ratio") < names.index("episode")
+
+
+def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(tiny_config, tmp_path, monkeypatch):
+    receipts, killed = [], []
+    finished, told = Arrivals.finished, RayExporter.told
+
+    def kill_it(exporter):
+        found = told(exporter)
+        if not killed and any(one.samples for one in found):
+            killed.append(True)
+            ray.kill(exporter.actor)
+        return found
+
+    def remember(arrivals, receipt):
+        receipts.append(receipt)
+        finished(arrivals, receipt)
+
+    monkeypatch.setattr(RayExporter, "told", kill_it)
+    monkeypatch.setattr(Arrivals, "finished", remember)
+    training = tiny_config.training.model_copy(update={"steps_per_epoch": 100})
+    config = tiny_config.model_copy(update={"training": training, "episode_length": 20})
+    run, _, _ = watched_run(config, tmp_path, "debug", serial=False)
+    arrived = len(samples(run, "decision")) + len(samples(run, "profile"))
+    lost = sum(record["count"] for record in samples(run, "samples_lost"))
+    assert killed
+    assert lost > 0
+    assert arrived + lost == sum(receipt.count for receipt in receipts)

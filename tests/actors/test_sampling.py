@@ -14,16 +14,14 @@ OPS = (0.5, 0.25, 0.0, 0.25, 0.0, 0.0)
 
 
 class Way:
-    """Takes records, or loses them."""
+    """Takes what is told."""
 
     def __init__(self):
-        self.taken, self.lost = [], {}
+        self.told, self.taken = [], []
 
-    def __call__(self, records):
-        if self.lost:
-            return self.lost
-        self.taken += records
-        return {}
+    def __call__(self, told):
+        self.told.append(told)
+        self.taken += [told.state, *told.samples]
 
     def kinds(self):
         return [record["kind"] for record in self.taken]
@@ -82,18 +80,13 @@ def test_a_decision_tells_what_else_it_might_have_been():
     assert decision["values"] == dict(zip(legal, (0, 1, 3), strict=True))
 
 
-def test_what_is_lost_is_counted_and_told_when_somebody_listens_again():
+def test_samples_are_numbered_and_the_receipt_says_how_many_there_were():
     way = Way()
-    way.lost = {"busy": 2}
-    sampler = stepped(way, [1])
-    sampler.step([{"kind": "env_epoch", "step": 2, "slot": None}], Decision(Action(0, 0, *[0] * 6)), {}, {})
-    way.lost = {}
-    for step in (3, 5):
-        sampler.step([{"kind": "env_epoch", "step": step, "slot": None}], Decision(Action(0, 0, *[0] * 6)), {}, {})
-    first, *others = way.taken
-    assert (first["kind"], first["count"], first["reason"]) == ("samples_lost", 2, "busy")
-    assert problem_of(first) is None
-    assert {record["kind"] for record in others} == {"env_epoch"}
+    sampler = stepped(way, range(1, 9))
+    assert [told.before for told in way.told] == [0, 0, 0, 0, 2, 2, 2, 2]
+    assert {told.teller for told in way.told} == {sampler.receipt().teller}
+    assert (sampler.receipt().clock, sampler.receipt().count) == (CLOCK, 4)
+    assert stepped(Way(), []).receipt().teller != sampler.receipt().teller
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluste
     while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):
         assert time.monotonic() < deadline, exporter.faults
         exporter.apply([Change("esper_return_mean", 1.0)])
-        assert exporter.samples() == []
+        assert exporter.told() == []
         time.sleep(0.1)
     assert [fault.kind for fault in exporter.faults] == ["telemetry_actor_died"] * TRIES + ["telemetry_actor_given_up"]
     assert exporter.actor is None

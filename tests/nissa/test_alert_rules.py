@@ -100,7 +100,7 @@ CASES = {
     ),
     "SampleLoss": Case(
         {
-            own("telemetry_dropped_total", 'delivery="sample",reason="busy"'): "0x5 0+5x40 200x60",
+            own("telemetry_dropped_total", 'delivery="sample",reason="in_transit"'): "0x5 0+5x40 200x60",
             own("telemetry_events_total", 'delivery="sample"'): "0+100x110",
         },
         "40m",

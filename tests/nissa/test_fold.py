@@ -236,8 +236,8 @@ def test_samples_show_where_time_and_memory_go_and_how_many_are_lost():
     board = Board().add(complete({"kind": "profile", "env": 3, "seconds": seconds, "cuda_bytes": memory}))
     assert board["step_duration_seconds", "train"] == 0.5
     assert board["env_cuda_memory_bytes", "3", "allocated"] == 1e9
-    board.add(*(complete({"kind": "samples_lost", "count": 5, "reason": "busy"}) for _ in range(2)))
-    assert board["telemetry_dropped_total", "sample", "busy"] == 10
+    board.add(*(complete({"kind": "samples_lost", "count": 5, "reason": "in_transit"}) for _ in range(2)))
+    assert board["telemetry_dropped_total", "sample", "in_transit"] == 10
 
 
 def test_controls_are_averaged_and_anomalies_are_open_until_they_are_over():

@@ -126,7 +126,7 @@ _SAMPLES = (
         (
             _TIME,
             Field("count", "int", "how many"),
-            Field("reason", "text", "busy: too many were under way; gone: the telemetry actor was; full: of the log"),
+            Field("reason", "text", "in_transit: the telemetry actor was busy or died; full: of the log"),
         ),
         "sample",
     ),
