@@ -8,13 +8,13 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("PYTHONPATH", str(ROOT))
 
 from actors.settings import choose_ray_settings  # noqa: E402
+from actors.slots import Played  # noqa: E402
 from esper_ray.leyline.loading import build, read_preset  # noqa: E402
 
 choose_ray_settings()
@@ -40,7 +40,7 @@ class Telling:
     def play(self, assignment, *_):
         context = ray.get_runtime_context()
         where = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return SimpleNamespace(episode=Somewhere(assignment.index, where, context.get_node_id(), os.getpid()))
+        return Played(Somewhere(assignment.index, where, context.get_node_id(), os.getpid()), seconds=0.0)
 
 
 def places(**settings):
