@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
+from grafana_schema import changed_in_dashboard, changed_in_rule
+
 TOKEN = "glsa_right"
 
 
@@ -47,6 +49,8 @@ class FakeGrafana:
             return 412, {"message": "a dashboard with the same uid exists"}
         if board.get("id") is not None:
             return 400, {"message": "id must be null"}
+        if unknown := changed_in_dashboard(board):
+            return 400, {"message": f"no such fields: {unknown}"}
         self.dashboards[board["uid"]] = body
         return 200, {"uid": board["uid"], "url": f"/d/{board['uid']}/esper-ray", "status": "success"}
 
@@ -57,6 +61,8 @@ class FakeGrafana:
             refs = [query["refId"] for query in rule["data"]]
             if rule["condition"] not in refs or rule["folderUID"] != folder or len(rule["uid"]) > 40:
                 return 400, {"message": f"invalid rule {rule['title']}"}
+            if unknown := changed_in_rule(rule):
+                return 400, {"message": f"no such fields of rule {rule['title']}: {unknown}"}
         self.groups[folder, group] = body
         return 200, body
 
