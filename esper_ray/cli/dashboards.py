@@ -86,18 +86,31 @@ def push(
     datasource: Annotated[
         str | None, typer.Option(help="name of the Prometheus data source, where there are several")
     ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="run directory whose marks become annotations; as often as you like")
+    ] = None,
 ) -> None:
-    """Make or replace folder, dashboard and alert rules in a Grafana. To do it again changes nothing more."""
+    """Make or replace folder, dashboard, alert rules and annotations in a Grafana. To do it again changes nothing more.
+
+    Annotations are what befell a run, from its events: seeds fossilised, rollbacks, anomalies.
+    """
     from esper_ray.nissa.grafana import Grafana, GrafanaError
+    from esper_ray.nissa.marks import marks_of
+    from esper_ray.nissa.run_directory import RunDirectory
 
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url}: it must begin with http:// or https://")
     token = os.environ.get(token_env)
     if not token:
         raise UsageError(f"--token-env {token_env}: there is no such environment variable, or it is empty")
+    directories = [RunDirectory.open(path) for path in run or ()]
+    marks = [(directory.names, marks_of(directory)) for directory in directories]
     try:
-        for line in Grafana(url, token).push(datasource):
+        grafana = Grafana(url, token)
+        for line in grafana.push(datasource):
             typer.echo(line)
+        for names, found in marks:
+            typer.echo(grafana.annotate(names, found))
     except GrafanaError as error:
         raise UsageError(str(error)) from error
 

@@ -41,7 +41,7 @@ def dashboard() -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-3h", "to": "now"},
         "templating": {"list": _variables()},
-        "annotations": {"list": [_annotation(*one) for one in ANNOTATIONS]},
+        "annotations": {"list": [*(_annotation(*one) for one in ANNOTATIONS), _pushed()]},
         "panels": list(_panels()),
     }
 
@@ -127,6 +127,18 @@ def _annotation(title: str, query: str, text: str, colour: str) -> dict[str, Any
         "iconColor": colour,
         "step": "60s",
     }
+
+
+def _pushed() -> dict[str, Any]:
+    """The run's annotations that ``esper dashboards push --run`` has made, found by their tags."""
+    target = {"type": "tags", "tags": run_tags("$run"), "matchAny": False, "limit": 1000}
+    source = {"type": "grafana", "uid": "-- Grafana --"}
+    return {"name": "From events", "datasource": source, "enable": True, "iconColor": "blue", "target": target}
+
+
+def run_tags(run: str) -> list[str]:
+    """Tags that all annotations of a run carry."""
+    return [UID, f"run:{run}"]
 
 
 def _source() -> dict[str, str]:

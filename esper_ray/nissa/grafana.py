@@ -1,8 +1,9 @@
-"""Brings dashboard and alerts into a Grafana, by its HTTP interface. To do it twice changes nothing more."""
+"""Brings dashboard, alerts and marks of runs into a Grafana, by its HTTP interface; twice is the same as once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 from grafana_client.api import GrafanaApi
 from grafana_client.client import GrafanaClientError, GrafanaException, GrafanaTimeoutError, GrafanaUnauthorizedError
@@ -10,9 +11,13 @@ from niquests.exceptions import RequestException
 
 from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.catalogue.shapes import Alert
-from esper_ray.nissa.dashboard import TITLE, UID, dashboard
+from esper_ray.nissa.dashboard import TITLE, UID, dashboard, run_tags
+from esper_ray.nissa.marks import MARKED, Mark
+from esper_ray.nissa.run_directory import Names
 
 INTERVAL_SECONDS = 60
+MOST_MARKS = 1_000_000
+"""Asked for at once: Grafana's interface has no pages, and answers a hundred if no number is said."""
 _NOT_FOUND, _FORBIDDEN = 404, 403
 
 
@@ -59,6 +64,36 @@ class Grafana:
             f"{len(rules)} alert rules, asking the data source {source}",
         ]
 
+    def annotate(self, names: Names, marks: Sequence[Mark]) -> str:
+        """Make a run's annotations what ``marks`` says: what is missing is made, what is no longer so removed.
+
+        They belong to the organisation and are found by their tags, so that they outlive the dashboard. What people
+        have noted themselves, and what another group of the run has been through, stays.
+
+        Returns:
+            What was done.
+
+        Raises:
+            GrafanaError: as :meth:`push`.
+        """
+        tags = run_tags(names.run) + ([f"group:{names.group}"] if names.group else [])
+        whose = "/".join(filter(None, names))
+        with self._understood():
+            found = self._api.annotations.find_annotations(
+                tags=[quote(tag, safe="") for tag in tags], ann_type="annotation", limit=MOST_MARKS
+            )
+            ours = {one["id"]: mark for one in found if (mark := _as_there(one, tags)).kind in MARKED}
+            there = {mark: number for number, mark in ours.items()}
+            missing = [mark for mark in marks if mark not in there]
+            obsolete = ours.keys() - {there[mark] for mark in marks if mark in there}
+            for mark in missing:
+                self._api.annotations.add_annotation(
+                    time_from=mark.start, time_to=mark.end, tags=[*tags, mark.kind], text=mark.text
+                )
+            for number in sorted(obsolete):
+                self._api.annotations.delete_annotations_by_id(number)
+        return f"annotations of {whose}: {len(marks)} ({len(missing)} made, {len(obsolete)} removed)"
+
     def _folder(self) -> bool:
         """Make our folder, if it is not there."""
         try:
@@ -94,6 +129,12 @@ class Grafana:
             raise GrafanaError(f"{self.url} answers {error.status_code}: {may}{_message(error)}") from error
         except (RequestException, OSError, ValueError, KeyError) as error:
             raise GrafanaError(f"there is no Grafana at {self.url}: {error}") from error
+
+
+def _as_there(one: dict[str, Any], tags: Sequence[str]) -> Mark:
+    """An annotation as Grafana tells of it; a point may have no end, and tags have no order."""
+    kind = " ".join(tag for tag in one["tags"] if tag not in tags)
+    return Mark(one["time"], one.get("timeEnd") or one["time"], kind, one["text"])
 
 
 def _message(error: GrafanaException) -> str:

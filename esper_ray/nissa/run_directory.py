@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -157,8 +158,8 @@ class RunDirectory:
         self.samples.compact(always=always)
 
     def add_round(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Append one line to ``rounds.csv`` and one to ``timings.csv``."""
-        for name, values in (("rounds.csv", row), ("timings.csv", timing)):
+        """Append one line to ``rounds.csv``, and one to ``timings.csv`` with the time, in seconds since 1970."""
+        for name, values in (("rounds.csv", row), ("timings.csv", {**timing, "ended": round(time.time(), 3)})):
             with self._files[name].open("a", newline="") as file:
                 writer = csv.DictWriter(file, fieldnames=list(values))
                 if file.tell() == 0:
@@ -204,7 +205,14 @@ class RunDirectory:
 
     def rounds(self) -> list[dict[str, str]]:
         """The lines of ``rounds.csv``."""
-        with self._files["rounds.csv"].open(newline="") as file:
+        return self._lines("rounds.csv")
+
+    def timings(self) -> list[dict[str, str]]:
+        """The lines of ``timings.csv``."""
+        return self._lines("timings.csv")
+
+    def _lines(self, name: str) -> list[dict[str, str]]:
+        with self._files[name].open(newline="") as file:
             return list(csv.DictReader(file))
 
     def events(self, *, evidence: bool = False) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 import pytest
 from cli_builders import call
+from grafana_builders import TOKEN, FakeGrafana, running
 
+from esper_ray.leyline.loading import build, read_preset
 from esper_ray.nissa import dashboard as module
 from esper_ray.nissa.dashboard import files
+from esper_ray.nissa.run_directory import Names, RunDirectory
 
 
 def test_what_is_rendered_passes_the_check(tmp_path):
@@ -57,3 +60,31 @@ def test_pushing_needs_an_address_and_a_token(monkeypatch):
     assert nobody.code == 2
     assert "http://127.0.0.1:1" in nobody.err
     assert "glsa_x" not in nobody.err
+
+
+def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
+    rollback = {"kind": "rollback", "round": 0, "episode": 0, "env": 0, "step": 3, "reason": "loss diverges"}
+    chosen = []
+    for group in ("shaped", "basic"):
+        run = RunDirectory.create(tmp_path, build(read_preset("digits")), [], f"ab-{group}", Names("ab", group))
+        run.log([rollback | {"value": 9.0, "threshold": 6.0}])
+        run.add_round({"round": 0}, {"round": 0})
+        chosen += ["--run", run.path]
+    fake = FakeGrafana([{"name": "Prometheus", "type": "prometheus", "uid": "p1"}])
+    with running(fake) as url:
+        answers = [call("dashboards", "push", "--url", url, *chosen) for _ in range(2)]
+    assert [answer.code for answer in answers] == [0, 0]
+    for group in ("shaped", "basic"):
+        assert f"annotations of ab/{group}: 1 (1 made, 0 removed)" in answers[0].out
+        assert f"annotations of ab/{group}: 1 (0 made, 0 removed)" in answers[1].out
+    assert len(fake.annotations) == 2
+
+
+def test_a_run_that_is_none_is_refused_before_anything_is_pushed(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
+    fake = FakeGrafana([])
+    with running(fake) as url:
+        answer = call("dashboards", "push", "--url", url, "--run", tmp_path)
+    assert (answer.code, f"{tmp_path} is not a run directory" in answer.err) == (2, True)
+    assert fake.requests == []

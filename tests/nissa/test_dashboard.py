@@ -98,7 +98,8 @@ def test_every_panel_says_what_it_shows_and_in_which_unit():
 def test_the_dashboard_asks_for_source_run_group_and_environment():
     tree = json.loads(files()["esper.json"])
     assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
-    assert [one["name"] for one in tree["annotations"]["list"]] == ["Rollbacks", "Fossilised", "Anomalies"]
+    names = ["Rollbacks", "Fossilised", "Anomalies", "From events"]
+    assert [one["name"] for one in tree["annotations"]["list"]] == names
 
 
 def test_every_alert_has_a_severity_and_says_what_to_look_at():

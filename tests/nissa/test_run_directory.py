@@ -89,11 +89,13 @@ def test_runs_of_one_second_get_different_names(tmp_path):
     assert [run.read_manifest()["run_id"] for run in runs] == [run.run_id for run in runs]
 
 
-def test_rounds_and_timings_have_one_header_and_one_line_each(run):
+def test_rounds_and_timings_have_one_header_and_one_line_each(run, monkeypatch):
+    monkeypatch.setattr(module.time, "time", iter([1000.0004, 1002.5]).__next__)
     run.add_round({"round": 0, "return": 0.1 + 0.2}, {"round": 0, "seconds": 1.5})
     run.add_round({"round": 1, "return": math.nan}, {"round": 1, "seconds": 2.5})
     assert (run.path / "rounds.csv").read_text().split() == ["round,return", "0,0.30000000000000004", "1,nan"]
-    assert (run.path / "timings.csv").read_text().split() == ["round,seconds", "0,1.5", "1,2.5"]
+    assert (run.path / "timings.csv").read_text().split() == ["round,seconds,ended", "0,1.5,1000.0", "1,2.5,1002.5"]
+    assert run.timings()[1] == {"round": "1", "seconds": "2.5", "ended": "1002.5"}
     assert run.rounds() == [{"round": "0", "return": "0.30000000000000004"}, {"round": "1", "return": "nan"}]
 
 

@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from urllib.parse import parse_qs
 
 from grafana_schema import changed_in_dashboard, changed_in_rule
 
@@ -16,6 +17,7 @@ class FakeGrafana:
     def __init__(self, datasources):
         self.datasources = datasources
         self.folders, self.dashboards, self.groups, self.requests = {}, {}, {}, []
+        self.annotations = {}
         self.forbidden = False
 
     def answer(self, method, path, token, body):
@@ -25,7 +27,15 @@ class FakeGrafana:
             return 401, {"message": "Invalid API key"}
         if self.forbidden and method != "GET":
             return 403, {"message": "You'll need additional permissions"}
+        path, _, query = path.partition("?")
         match (method, path.strip("/").split("/")):
+            case ("GET", ["api", "annotations"]):
+                return 200, self._annotations(parse_qs(query))
+            case ("POST", ["api", "annotations"]):
+                return self._annotate(body)
+            case ("DELETE", ["api", "annotations", number]):
+                gone = self.annotations.pop(int(number), None)
+                return (200, {"message": "Annotation deleted"}) if gone else (404, {"message": "not found"})
             case ("GET", ["api", "datasources"]):
                 return 200, self.datasources
             case ("GET", ["api", "folders", uid]):
@@ -40,6 +50,20 @@ class FakeGrafana:
             case ("PUT", ["api", "v1", "provisioning", "folder", folder, "rule-groups", group]):
                 return self._group(folder, group, body)
         return 404, {"message": "Not found"}
+
+    def _annotations(self, asked):
+        """Those with all tags, the newest first, a hundred if nothing else is said."""
+        found = [one for one in self.annotations.values() if set(asked.get("tags", [])) <= set(one["tags"])]
+        newest = sorted(found, key=lambda one: -one["time"])
+        return newest[: int(asked.get("limit", ["100"])[0])]
+
+    def _annotate(self, body):
+        if not body["text"] or not all(isinstance(body[name], int) for name in ("time", "timeEnd")):
+            return 400, {"message": "text and times in milliseconds are needed"}
+        number = max(self.annotations, default=0) + 1
+        told = {name: body[name] for name in ("time", "timeEnd", "text")}
+        self.annotations[number] = {"id": number, **told, "tags": sorted(body["tags"]), "panelId": 0}
+        return 200, {"message": "Annotation added", "id": number}
 
     def _dashboard(self, body):
         board = body["dashboard"]
@@ -83,7 +107,7 @@ def running(grafana):
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = respond
+        do_GET = do_POST = do_PUT = do_DELETE = respond
 
         def log_message(self, *arguments):
             """Nothing."""
