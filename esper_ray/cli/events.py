@@ -3,13 +3,16 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from esper_ray.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper_ray.nissa.run_directory import RunDirectory
 
 FORMATS = ("table", "json", "csv")
 SHOWN = 1000
@@ -38,6 +41,7 @@ def events(
     wanted = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     directory = RunDirectory.open(run)
+    _check_wanted(directory, kind, wanted)
     sampled = kind is not None and KINDS[kind].delivery == "sample"
     if sampled and evidence:
         raise UsageError(f"--evidence: {kind} is a sample, which may be lost; `esper sql` finds samples_lost")
@@ -52,8 +56,30 @@ def events(
             typer.echo(json.dumps(record))
         return
     _print_table(*_as_rows(shown, kind))
+    if not found:
+        typer.echo("the run has no such events so far", err=True)
     if len(shown) < len(found):
         typer.echo(f"the last {len(shown)} of {len(found)}; --limit 0 prints all", err=True)
+
+
+def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[str, Any]) -> None:
+    """See that there can be such events.
+
+    Raises:
+        UsageError: if a kind has no such field, or the run no such environment or slot.
+    """
+    from esper_ray.nissa.catalogue.kinds import KINDS
+
+    if kind is not None:
+        known = {"kind", *KINDS[kind].clock, *KINDS[kind].by_name}
+        for name in wanted.keys() - known:
+            raise UsageError(f"--{name} {wanted[name]}: events of kind {kind} have no {name}")
+    config = directory.config()
+    envs, slots = config.system.envs, config.growth.slots
+    if wanted.get("env", 0) >= envs:
+        raise UsageError(f"--env {wanted['env']}: the run has the environments 0 to {envs - 1}")
+    if wanted.get("slot", slots[0]) not in slots:
+        raise UsageError(f"--slot {wanted['slot']}: it must be one of {', '.join(slots)}")
 
 
 def sql(

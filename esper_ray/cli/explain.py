@@ -31,7 +31,8 @@ def explain(
 
     directory = RunDirectory.open(run)
     if (episode is None) is (env is None):
-        raise UsageError("either --episode or --env is needed: which episode is it about?")
+        both = "" if episode is None else ", not both"
+        raise UsageError(f"either --episode or --env is needed{both}: which episode is it about?")
     if slot is not None and step is not None:
         raise UsageError("--slot tells of whole lives and --step of one step: leave one of them out")
     if episode is None:

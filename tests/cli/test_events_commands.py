@@ -40,6 +40,12 @@ def test_events_of_several_kinds_share_columns_and_the_last_are_shown(run):
     assert "the last 2 of" in answer.err
 
 
+def test_that_there_are_none_is_said(run):
+    answer = call("events", run, "--kind", "round", "--round", 99)
+    assert answer.code == 0
+    assert "the run has no such events so far" in answer.err
+
+
 def test_samples_are_printed_where_they_are_asked_for(run):
     answer = call("events", run, "--kind", "decision", "--format", "json", "--limit", 0)
     assert answer.code == 0
@@ -91,12 +97,15 @@ def test_the_seeds_of_a_slot_have_stories(finished, run):
     ("words", "message"),
     [
         (["events", "--kind", "seed_transitions"], "--kind seed_transitions: it must be one of run_started, "),
+        (["events", "--env", "7"], "--env 7: the run has the environments 0 to 1"),
+        (["events", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
+        (["events", "--kind", "round", "--env", "0"], "--env 0: events of kind round have no env"),
         (["events", "--format", "csv"], "--format csv: it must be table or json"),
         (["sql", "SELECT 1", "--format", "xml"], "--format xml: it must be one of table, json, csv"),
         (["sql", "DELETE FROM gate"], "an event log is only read: SELECT is expected, got DELETE"),
         (["sql", "SELECT nothing FROM gate"], "nothing"),
         (["explain", "--slot", "r0c0"], "either --episode or --env is needed"),
-        (["explain", "--episode", "0", "--env", "0"], "either --episode or --env is needed"),
+        (["explain", "--episode", "0", "--env", "0"], "either --episode or --env is needed, not both"),
         (["explain", "--episode", "0", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
         (
             ["explain", "--env", "7", "--slot", "r0c0"],
