@@ -51,7 +51,7 @@ def recorded_episode(events: Iterable[Record], episode: int) -> list[Record]:
     """The records of one episode, from its beginning to its outcome.
 
     Raises:
-        ReplayError: if there is no such episode, naming those that there are, or it has no end.
+        ReplayError: if there is no such episode, naming those that there are, it has no end, or records are missing.
     """
     found: list[Record] = []
     known: set[int] = set()
@@ -65,6 +65,9 @@ def recorded_episode(events: Iterable[Record], episode: int) -> list[Record]:
         raise ReplayError(f"episode {episode} was not recorded; the log holds {there}")
     if found[0]["kind"] != "episode_started" or found[-1]["kind"] != "outcome":
         raise ReplayError(f"the record of episode {episode} is not complete: it ends with {found[-1]['kind']!r}")
+    numbers = [record["source_seq"] for record in found if record["source"] == found[0]["source"]]
+    if missing := numbers[-1] - numbers[0] + 1 - len(numbers):
+        raise ReplayError(f"the record of episode {episode} is not complete: of its records {missing} are missing")
     return found
 
 

@@ -86,6 +86,7 @@ def sql(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
     query: Annotated[str | None, typer.Argument(help="one SELECT; the tables and their columns without it")] = None,
     form: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
+    evidence: Annotated[bool, typer.Option("--evidence", help="fail if any event is missing or damaged")] = False,
 ) -> None:
     """Ask the event log of a run in SQL (DuckDB). It is only read."""
     from esper_ray.nissa.run_directory import RunDirectory
@@ -94,7 +95,7 @@ def sql(
     if form not in FORMATS:
         raise UsageError(f"--format {form}: it must be one of {', '.join(FORMATS)}")
     directory = RunDirectory.open(run)
-    with EventDatabase(directory.event_log, directory.samples) as database:
+    with EventDatabase(directory.event_log, directory.samples, evidence=evidence) as database:
         if query is None:
             for name, columns in database.tables().items():
                 typer.echo(f"{name}: {', '.join(columns)}")

@@ -37,7 +37,7 @@ def explain(
         raise UsageError("--slot tells of whole lives and --step of one step: leave one of them out")
     if episode is None:
         episode = _last_episode(directory, env)
-    records = recorded_episode(directory.events(evidence=True), episode)
+    records = recorded_episode(directory.events(), episode)
     if slot is not None:
         _tell(directory, records, episode, slot)
         return
@@ -59,7 +59,7 @@ def _last_episode(directory: RunDirectory, env: int | None) -> int:
     Raises:
         UsageError: if it has none.
     """
-    ends = [event for event in directory.events(evidence=True) if event["kind"] == "outcome"]
+    ends = [event for event in directory.events() if event["kind"] == "outcome"]
     found = [event["episode"] for event in ends if event["env"] == env]
     if not found:
         there = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"

@@ -34,7 +34,7 @@ def replay(
     config = directory.config()
     if data_dir is not None:
         config = build(config.model_dump(mode="json"), {"task.data_dir": str(data_dir)})
-    records = recorded_episode(directory.events(evidence=True), episode)
+    records = recorded_episode(directory.events(), episode)
     where = device or config.system.devices[records[0]["env"] % len(config.system.devices)]
     if where != "cpu" and not where.startswith("cuda"):
         raise UsageError(f"--device {where}: it must be cpu or cuda:<index>")

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 COMPACT_BYTES = 4 * 2**20
 """Lines of JSON beyond which a round that is over is made Parquet."""
+INTEGRITY = "integrity.json"
+"""Says of a run that is over how many events there are."""
 STRICT = "ESPER_STRICT_TELEMETRY"
 """Environment variable: records that are not as declared are errors. Set in tests; a training run goes on."""
 
@@ -115,21 +117,59 @@ class EventLog:
         """All events, in order.
 
         Args:
-            evidence: whether everything must be there.
+            evidence: whether everything must be there, and as it was written.
 
         Raises:
             EventLogError: if a file is of another version or cannot be read; for ``evidence`` also if a line cannot be
-                read or a number is missing. Otherwise such lines are left out, with a warning that names them.
+                read, a file is not what was written, or an event is missing, at the end too if the run is over.
+                Otherwise such lines are left out, with a warning that names them.
         """
+        parts, lines = self.held(evidence=evidence)
+        for part in parts:
+            yield from part.records()
+        yield from lines
+
+    def held(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
+        """The folders of Parquet files, and the events that are still lines of JSON.
+
+        Args:
+            evidence: whether everything must be there, and as it was written.
+
+        Raises:
+            EventLogError: see :meth:`records`. What is missing or damaged is a warning where it is no error.
+        """
+        parts, lines = self._snapshot(evidence=evidence)
+        problems = list(self._missing(parts, lines))
+        if evidence:
+            problems += [problem for part in parts for problem in part.damage()]
+        for problem in problems:
+            if evidence:
+                raise EventLogError(problem)
+            logger.warning("%s", problem)
+        return parts, lines
+
+    def _snapshot(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
+        """Lines are read first: what becomes Parquet meanwhile is among the parts then, and in neither twice."""
+        lines = list(self._lines(after=-1, evidence=evidence))
+        parts = self.parts()
+        compacted = parts[-1].last if parts else -1
+        return parts, [line for line in lines if line["seq"] > compacted]
+
+    def _missing(self, parts: Sequence[Part], lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         expected = 0
-        for record in self.everything(evidence=evidence):
-            if record["seq"] != expected:
-                problem = f"{self.folder}: events {expected} to {record['seq'] - 1} are missing"
-                if evidence:
-                    raise EventLogError(problem)
-                logger.warning("%s", problem)
-            expected = record["seq"] + 1
-            yield record
+        for first, last in [*((part.first, part.last) for part in parts), *((line["seq"],) * 2 for line in lines)]:
+            if first != expected:
+                yield f"{self.folder}: events {expected} to {first - 1} are missing"
+            expected = last + 1
+        try:
+            counted = int(json.loads((self.folder / INTEGRITY).read_text())["events"])
+        except FileNotFoundError:
+            return  # the run is not over
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            yield f"{self.folder / INTEGRITY} cannot be read: {error}"
+            return
+        if expected < counted:
+            yield f"{self.folder}: events {expected} to {counted - 1} are missing: {INTEGRITY} counts {counted}"
 
     def of_kinds(self, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
         """The events of some kinds, in order within each part. Files of other kinds are not read.
@@ -137,19 +177,17 @@ class EventLog:
         Raises:
             EventLogError: if a file is of another version or cannot be read.
         """
-        last = -1
-        for part in self.parts():
+        parts, lines = self._snapshot(evidence=False)
+        for part in parts:
             yield from part.records(kinds)
-            last = part.last
-        yield from (line for line in self._lines(after=last, evidence=False) if line["kind"] in kinds)
+        yield from (line for line in lines if line["kind"] in kinds)
 
     def everything(self, *, evidence: bool) -> Iterator[dict[str, Any]]:
         """All events, in order, whether or not numbers are missing between them. Otherwise like ``records``."""
-        last = -1
-        for part in self.parts():
+        parts, lines = self._snapshot(evidence=evidence)
+        for part in parts:
             yield from part.records()
-            last = part.last
-        yield from self._lines(after=last, evidence=evidence)
+        yield from lines
 
     def _lines(self, *, after: int, evidence: bool) -> Iterator[dict[str, Any]]:
         """The events in ``events.jsonl`` whose number is beyond ``after``."""
@@ -168,20 +206,6 @@ class EventLog:
                 check_schema(record.pop("schema", None), self.tail)
                 if record["seq"] > after:
                     yield record
-
-    def uncompacted(self) -> list[dict[str, Any]]:
-        """The events that are still lines of JSON.
-
-        Raises:
-            EventLogError: if a line cannot be read, or an event is missing among all.
-        """
-        records = list(self._lines(after=self._compacted(), evidence=True))
-        expected = 0
-        for first, last in [*((part.first, part.last) for part in self.parts()), *((r["seq"],) * 2 for r in records)]:
-            if first != expected:
-                raise EventLogError(f"{self.folder}: events {expected} to {first - 1} are missing")
-            expected = last + 1
-        return records
 
     def lines_from(self, sequence: int) -> str:
         """The lines of JSON from event ``sequence`` on, those that have not become Parquet."""
@@ -212,6 +236,7 @@ class EventLog:
                 end = number + 1
         if end < sequence:
             raise EventLogError(f"{self.folder}: the log ends with event {end - 1}, the checkpoint with {sequence - 1}")
+        (self.folder / INTEGRITY).unlink(missing_ok=True)
         _replace(self.tail, "".join(kept_lines))
         sources = {name.removeprefix("source/"): n for name, n in position.items() if name.startswith("source/")}
         self.counts = Counts(sequence, Counter(sources))

@@ -40,7 +40,7 @@ def marks_of(run: RunDirectory) -> list[Mark]:
         EventLogError: if its events cannot be read.
     """
     ends = _ends(run)
-    with EventDatabase(run.event_log) as database:
+    with EventDatabase(run.event_log, evidence=True) as database:
         seeds, rollbacks, anomalies = (
             [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
             for answer in map(database.ask, (_FOSSILISED, _ROLLBACKS, _ANOMALIES))

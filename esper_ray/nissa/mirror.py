@@ -8,11 +8,12 @@ byte travels once; events that have become Parquet replace their pieces. A check
 from collections.abc import Mapping
 from pathlib import Path
 
+from esper_ray.nissa.event_log import INTEGRITY
 from esper_ray.nissa.parts import INDEX, parts_in
 from esper_ray.nissa.run_directory import GROWING, RunDirectory, RunDirectoryError
 from esper_ray.nissa.storage import Storage
 
-WHOLE = ("config.yaml", "manifest.json", "faults.jsonl", "integrity.json")
+WHOLE = ("config.yaml", "manifest.json", "faults.jsonl", INTEGRITY)
 """Files that are copied as they are."""
 STATE, TENSORS = "state.json", "learner.safetensors"
 _LINES, _PARTS = "events.jsonl", "events"
@@ -33,6 +34,7 @@ class Mirror:
 
     def rewind(self, position: Mapping[str, int]) -> None:
         """Forget what was copied after ``position``, to which the run directory has been rewound."""
+        self.storage.remove(INTEGRITY)
         for name, end in (*((name, position[name]) for name in GROWING), (_LINES, position["sequence"])):
             pieces = [int(piece) for piece in self.storage.names(_pieces(name))]
             for begin in pieces:

@@ -24,7 +24,7 @@ import yaml
 from esper_ray.leyline.config import RunConfig
 from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
-from esper_ray.nissa.event_log import EventLog, integrity
+from esper_ray.nissa.event_log import INTEGRITY, EventLog, integrity
 from esper_ray.nissa.sample_log import SampleLog
 
 GROWING = ("rounds.csv", "timings.csv")
@@ -150,7 +150,7 @@ class RunDirectory:
         """The run is over: make all events Parquet, and write down in ``integrity.json`` what there is."""
         self.compact(always=True)
         found = integrity(self.event_log) | self.samples.summary()
-        (self.path / "integrity.json").write_text(json.dumps(found, indent=2) + "\n")
+        (self.path / INTEGRITY).write_text(json.dumps(found, indent=2) + "\n")
 
     def compact(self, *, always: bool = False) -> None:
         """A round is over: make events and samples Parquet if they are many, or ``always``."""

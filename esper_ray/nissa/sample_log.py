@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from esper_ray.nissa.event_log import Counts, EventLog
+from esper_ray.nissa.parts import Part
 
 LIMIT = 1_000_000
 """Samples that are kept of a run."""
@@ -60,9 +61,9 @@ class SampleLog(EventLog):
         self.keep_whole_lines()
         self.counts = Counts(lines[-1]["seq"] + 1 if lines else compacted + 1, sources)
 
-    def uncompacted(self) -> list[dict[str, Any]]:
-        """The samples that are still lines of JSON, those that can be read."""
-        return list(self._lines(after=self._compacted(), evidence=False))
+    def held(self, *, evidence: bool = False) -> tuple[list[Part], list[dict[str, Any]]]:
+        """See :meth:`EventLog.held`. Samples may be missing."""
+        return self._snapshot(evidence=evidence)
 
     def compact(self, *, always: bool = False) -> None:
         """See :meth:`EventLog.compact`."""

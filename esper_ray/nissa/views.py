@@ -36,13 +36,20 @@ class Answer:
 class EventDatabase:
     """Read-only tables over an event log, and over samples where there are any."""
 
-    def __init__(self, log: EventLog, samples: SampleLog | None = None) -> None:
+    def __init__(self, log: EventLog, samples: SampleLog | None = None, *, evidence: bool = False) -> None:
         """
+        Args:
+            evidence: whether every event must be there, and as it was written.
+
         Raises:
-            EventLogError: if a log is of another version, a file cannot be read, or an event is missing.
+            EventLogError: if a log is of another version or an index cannot be read; for ``evidence`` also if an event
+                is missing or a file is not what was written. Otherwise that is a warning.
         """
-        lines = by_kind([*log.uncompacted(), *(samples.uncompacted() if samples is not None else ())])
-        parts = [*log.parts(), *(samples.parts() if samples is not None else ())]
+        parts, left = log.held(evidence=evidence)
+        if samples is not None:
+            sampled, more = samples.held()
+            parts, left = [*parts, *sampled], [*left, *more]
+        lines = by_kind(left)
         held = {
             kind: [part.path / f"{kind}.parquet" for part in parts if kind in part.index()["kinds"]] for kind in KINDS
         }

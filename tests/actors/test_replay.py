@@ -26,7 +26,8 @@ def records(tiny_config, env):
     """A whole episode of an untrained policy, as the event log holds it."""
     policy = LearnedPolicy(tiny_config.policy)
     policy.load(PPOLearner(tiny_config).weights(), 1.0)
-    return [written(record) for record in EpisodeRunner(env, policy).play(Assignment(4, 1, 77)).log]
+    log = EpisodeRunner(env, policy).play(Assignment(4, 1, 77)).log
+    return [written(record) | {"source": "env-1", "source_seq": 30 + i} for i, record in enumerate(log)]
 
 
 def test_an_untouched_episode_has_no_difference(env, records):
@@ -92,5 +93,7 @@ def test_what_was_not_recorded_is_an_error(records):
         recorded_episode(records, 9)
     with pytest.raises(ReplayError, match="episode 4 is not complete: it ends with 'attribution'"):
         recorded_episode(records[:-1], 4)
+    with pytest.raises(ReplayError, match="episode 4 is not complete: of its records 2 are missing"):
+        recorded_episode([*records[:5], *records[7:]], 4)
     with pytest.raises(ReplayError, match="the log holds none"):
         recorded_episode([], 0)

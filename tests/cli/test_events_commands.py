@@ -123,11 +123,22 @@ def test_wrong_requests_are_refused(run, words, message):
 def test_half_a_line_is_named_and_evidence_refuses_it(run, tmp_path):
     broken = shutil.copytree(run, tmp_path / "run")
     (broken / "events.jsonl").write_text('{"schema": 2, "half')
-    assert call("events", broken, "--limit", 1).code == 0
-    for words in (["events", broken, "--evidence"], ["sql", broken, "SELECT 1"]):
+    for words in (["events", broken], ["sql", broken, "SELECT 1"], ["explain", broken, "--env", 0, "--slot", "r0c0"]):
+        assert call(*words).code == 0
+    for words in (["events", broken, "--evidence"], ["sql", broken, "SELECT 1", "--evidence"]):
         answer = call(*words)
         assert answer.code == 2
         assert "line 1 of" in answer.err
+
+
+def test_a_finished_run_whose_events_are_gone_is_no_evidence(run, tmp_path):
+    robbed = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(robbed / "events")
+    assert call("events", robbed).code == 0
+    for words in (["events", robbed, "--evidence"], ["sql", robbed, "SELECT 1", "--evidence"]):
+        answer = call(*words)
+        assert answer.code == 2
+        assert "are missing: integrity.json counts" in answer.err
 
 
 def test_a_run_of_another_version_is_refused(run, tmp_path):

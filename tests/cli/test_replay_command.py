@@ -61,10 +61,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert "is not a run directory" in answer.err
 
 
-def test_a_damaged_log_is_refused_with_its_line(run):
+def test_an_episode_with_a_damaged_line_is_refused_and_the_line_is_named(run, caplog):
     lines = [json.dumps(line) for line in as_lines(run)]
     (run / "events.jsonl").write_text("\n".join([*lines[:2], lines[2][:-20], *lines[3:]]))
     answer = call("replay", run, "--episode", 0)
     assert answer.code == 2
-    assert "line 3 of" in answer.err
-    assert "is no JSON" in answer.err
+    assert "the record of episode 0 is not complete: of its records 1 are missing" in answer.err
+    assert "line 3 of" in caplog.text
+    assert "is no JSON" in caplog.text

@@ -4,12 +4,13 @@ import json
 import math
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import quarantined, transition
 
-from esper_ray.nissa.event_log import EventLog, RecordError, integrity, written
+from esper_ray.nissa.event_log import INTEGRITY, EventLog, RecordError, integrity, written
 from esper_ray.nissa.parts import EventLogError
 
 
@@ -228,3 +229,53 @@ def test_integrity_counts_what_there_is(log):
         "sources": {"driver": 1, "env-1": 1, "env-3": 2},
         "parts": ["000000000000-000000000002"],
     }
+
+
+def test_a_file_that_was_changed_is_no_evidence_though_it_can_be_read(log):
+    add(log, 0, 1)
+    log.compact(always=True)
+    (part,) = log.parts()
+    file = part.path / "environment_quarantined.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 1), file)
+    assert numbers(log) == [0]
+    with pytest.raises(EventLogError, match=r"environment_quarantined\.parquet is not what was written"):
+        numbers(log, evidence=True)
+
+
+def test_what_a_finished_run_counted_is_missed_at_the_end_and_forgotten_by_rewinding(log, caplog):
+    add(log, 0, 1, 2)
+    position = log.counts.position()
+    (log.folder / INTEGRITY).write_text(json.dumps(integrity(log)))
+    assert numbers(log, evidence=True) == [0, 1, 2]
+    lines = log.tail.read_text().splitlines(keepends=True)
+    log.tail.write_text(lines[0])
+    assert numbers(log) == [0]
+    assert "events 1 to 2 are missing: integrity.json counts 3" in caplog.text
+    with pytest.raises(EventLogError, match=r"events 1 to 2 are missing: integrity\.json counts 3"):
+        numbers(log, evidence=True)
+    log.tail.write_text("".join(lines))
+    log.rewind(position | {"sequence": 2})
+    assert numbers(log, evidence=True) == [0, 1]
+
+
+def test_an_integrity_file_that_cannot_be_read_is_no_evidence(log):
+    add(log, 0)
+    (log.folder / INTEGRITY).write_text("{}")
+    assert numbers(log) == [0]
+    with pytest.raises(EventLogError, match=r"integrity\.json cannot be read"):
+        numbers(log, evidence=True)
+
+
+def test_what_becomes_parquet_while_it_is_read_is_there_once(log, monkeypatch):
+    add(log, 0, 1)
+    looked = log.parts
+
+    def compacted_meanwhile():
+        monkeypatch.setattr(log, "parts", looked)
+        log.compact(always=True)
+        return looked()
+
+    monkeypatch.setattr(log, "parts", compacted_meanwhile)
+    parts, lines = log.held(evidence=True)
+    assert [(part.first, part.last) for part in parts] == [(0, 1)]
+    assert lines == []

@@ -77,6 +77,22 @@ def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 
+def test_a_run_that_goes_on_is_no_longer_counted_as_over(run, storage, tmp_path):
+    mirror = Mirror(storage, run)
+    progress(run, 0)
+    position = run.position()
+    progress(run, 1)
+    run.close()
+    mirror.push()
+    assert storage.read("one/integrity.json") is not None
+    run.rewind(position)
+    mirror.rewind(position)
+    mirror.push()
+    copied = pull(storage, "one", tmp_path / "elsewhere")
+    assert not (run.path / "integrity.json").exists()
+    assert [event["round"] for event in copied.events(evidence=True)] == [0, 0, 0]
+
+
 def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_path):
     mirror = Mirror(storage, run)
     for index in range(3):

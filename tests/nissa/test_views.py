@@ -102,11 +102,24 @@ def test_whatever_is_no_reading_of_the_log_is_refused(log, tmp_path, sql, messag
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_a_log_with_a_gap_is_not_asked(tmp_path):
+def test_a_log_with_a_gap_is_asked_with_a_warning_and_never_for_evidence(tmp_path, caplog):
     log = EventLog(tmp_path, "run")
     for number in range(3):
         log.append([quarantined(number)])
         log.compact(always=True)
     shutil.rmtree(log.parts()[1].path)
+    with EventDatabase(log) as database:
+        assert database.ask("SELECT error FROM environment_quarantined ORDER BY seq").rows == [("e0",), ("e2",)]
+    assert "events 1 to 1 are missing" in caplog.text
     with pytest.raises(EventLogError, match="events 1 to 1 are missing"):
-        EventDatabase(log)
+        EventDatabase(log, evidence=True)
+
+
+def test_half_a_line_at_the_end_of_a_live_log_is_left_out(tmp_path, caplog):
+    log = EventLog(tmp_path, "run")
+    log.append([quarantined(0)])
+    with log.tail.open("a") as file:
+        file.write('{"schema": 2, "ki')
+    with EventDatabase(log) as database:
+        assert database.ask("SELECT count(*) FROM environment_quarantined").rows == [(1,)]
+    assert f"line 2 of {log.tail} is no JSON" in caplog.text
