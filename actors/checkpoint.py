@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from actors.ppo import LearnerState
 from esper_ray.leyline.actions import action_names
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import schema_hash
 
 VERSION = 2
@@ -23,8 +24,10 @@ BEHIND = "behind."
 LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be found, read or used."""
+
+    remedy = "Resume with the configuration of the run, or from another checkpoint."
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config import PolicyConfig, RunConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
 from esper_ray.leyline.sections import unknown
@@ -35,8 +36,10 @@ UNSTEERED = (WIDE, SCRATCH)
 network, and that final network trained from scratch. They are derived from the episodes of another contestant."""
 
 
-class ContestantError(ValueError):
+class ContestantError(UserError, ValueError):
     """A policy that cannot be found, read or used."""
+
+    remedy = "Name a policy that `esper evaluate --help` lists, a bundle or a run directory."
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from actors.keeping import Behaviour, Keeping
 from actors.ppo import LearnerState
 from actors.recording import Assignment
 from actors.sampling import Record
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.exposition import Exporter
 from policies.bundle import weights_digest
@@ -19,8 +20,11 @@ ShouldStop = Callable[[], bool]
 Weights = Mapping[str, torch.Tensor]
 
 
-class CrewError(Exception):
-    """Nobody is left to do the work."""
+class CrewError(UserError):
+    """No worker is left that can do the work."""
+
+    exit_code = 1
+    remedy = "Read the last error of a worker in `faults.jsonl`, correct its cause, and resume the run."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,15 @@ from pathlib import Path
 import ray
 from ray.exceptions import AuthenticationError
 
+from esper_ray.leyline.errors import UserError
+
 CONNECT_SECONDS = 5.0
 
 
-class ClusterError(Exception):
+class ClusterError(UserError):
     """There is no cluster where one should be, or it does not take us."""
+
+    remedy = "Start a cluster at the address, or correct RAY_ADDRESS and the token."
 
 
 def start_ray(cpus: float) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.system_config import SystemConfig
 
 Resources = Mapping[str, float]
@@ -16,8 +17,10 @@ Resources = Mapping[str, float]
 EPSILON = 1e-6
 
 
-class ResourceError(Exception):
+class ResourceError(UserError):
     """The cluster does not have what the run asks for."""
+
+    remedy = "Ask for fewer environments, smaller GPU shares or other devices, or add nodes."
 
 
 @dataclass(frozen=True, slots=True)

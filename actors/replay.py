@@ -7,6 +7,7 @@ from typing import Any
 from actors.recording import started_record, step_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Decision
 from esper_ray.nissa.event_log import written
 
@@ -18,8 +19,10 @@ THOUGHTS = ("why", "log_prob", "value")
 """Keys that the policy alone knows."""
 
 
-class ReplayError(ValueError):
+class ReplayError(UserError, ValueError):
     """An episode that was not recorded, or not completely."""
+
+    remedy = "Choose an episode that the log holds completely."
 
 
 @dataclass(frozen=True, slots=True)

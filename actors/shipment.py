@@ -12,6 +12,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from esper_ray.leyline.errors import UserError
+
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS")
 """Variables that may hold the address, in the order in which they are asked."""
 
@@ -32,8 +34,10 @@ MIB = 1024**2
 PROBE_SECONDS = 10.0
 
 
-class SubmissionError(Exception):
+class SubmissionError(UserError):
     """A job that cannot be submitted as it was asked for."""
+
+    remedy = "Check the address and the token of the cluster, and the size of the working folder."
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from esper_ray.kasmina.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.accounts.books import SavedBooks
 from esper_ray.tolaria.governor import GovernorState
@@ -23,8 +24,10 @@ TEXT = "episode"
 """Name of the tensor that holds the JSON text."""
 
 
-class EpisodeStateError(ValueError):
+class EpisodeStateError(UserError, ValueError):
     """A saved episode that cannot be gone on with here."""
+
+    remedy = "Load the state into an environment with the same configuration, data and host."
 
 
 @dataclass(frozen=True, slots=True)

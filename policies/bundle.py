@@ -21,6 +21,7 @@ from torch import Tensor
 from esper_ray.leyline.actions import action_names
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config import GrowthConfig, PolicyConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import observation_names
 from esper_ray.leyline.sections import Section
 from policies.network import PolicyNetwork
@@ -33,8 +34,10 @@ KEY = "esper"
 EXTENSION = ".esper"
 
 
-class BundleError(ValueError):
+class BundleError(UserError, ValueError):
     """A bundle that cannot be read, or a policy that does not fit what is asked of it."""
+
+    remedy = "Export the policy again with `esper export-policy`, or choose slots that it has learnt to serve."
 
 
 class Provenance(Section):

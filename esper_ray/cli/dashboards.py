@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from esper_ray.cli.errors import FAILED, UsageError
+from esper_ray.cli.errors import FAILED
+from esper_ray.leyline.errors import UsageError
 
 app = typer.Typer(help="The Grafana dashboard and the alert rules.", no_args_is_help=True)
 
@@ -94,7 +95,7 @@ def push(
 
     Annotations are what befell a run, from its events: seeds fossilised, rollbacks, anomalies.
     """
-    from esper_ray.nissa.grafana import Grafana, GrafanaError
+    from esper_ray.nissa.grafana import Grafana
     from esper_ray.nissa.marks import marks_of
     from esper_ray.nissa.run_directory import RunDirectory
 
@@ -105,14 +106,11 @@ def push(
         raise UsageError(f"--token-env {token_env}: there is no such environment variable, or it is empty")
     directories = [RunDirectory.open(path) for path in run or ()]
     marks = [(directory.names, marks_of(directory)) for directory in directories]
-    try:
-        grafana = Grafana(url, token)
-        for line in grafana.push(datasource):
-            typer.echo(line)
-        for names, found in marks:
-            typer.echo(grafana.annotate(names, found))
-    except GrafanaError as error:
-        raise UsageError(str(error)) from error
+    grafana = Grafana(url, token)
+    for line in grafana.push(datasource):
+        typer.echo(line)
+    for names, found in marks:
+        typer.echo(grafana.annotate(names, found))
 
 
 def _syntax_error(expression: str) -> str | None:

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from actors.contestants import contestant
 from actors.hire import join_cluster
-from esper_ray.cli.errors import UsageError
 from esper_ray.cli.evaluating import EvaluationJob
 from esper_ray.cli.finding import run_of_name
 from esper_ray.cli.running import PPOJob
 from esper_ray.cli.signals import StopRequest
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.loading import build
 from esper_ray.leyline.reward_config import REWARD_MODES
 from esper_ray.leyline.scores import Verdict

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 
 EVALUATIONS = Path("evaluations")
 

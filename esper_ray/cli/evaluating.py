@@ -15,9 +15,9 @@ from rich.text import Text
 from actors.contestants import Contestant
 from actors.evaluation_pool import Players, all_scores, make_players
 from actors.rollout import Interrupted
-from esper_ray.cli.errors import UsageError
 from esper_ray.cli.signals import StopRequest
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.scores import Duel, Score, Summary
 from esper_ray.nissa import scoreboard
 from esper_ray.nissa.learning import draw_learning, objective_by_round

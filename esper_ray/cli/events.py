@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
     from esper_ray.nissa.run_directory import RunDirectory
@@ -90,7 +90,7 @@ def sql(
 ) -> None:
     """Ask the event log of a run in SQL (DuckDB). It is only read."""
     from esper_ray.nissa.run_directory import RunDirectory
-    from esper_ray.nissa.views import EventDatabase, QueryError
+    from esper_ray.nissa.views import EventDatabase
 
     if form not in FORMATS:
         raise UsageError(f"--format {form}: it must be one of {', '.join(FORMATS)}")
@@ -100,10 +100,7 @@ def sql(
             for name, columns in database.tables().items():
                 typer.echo(f"{name}: {', '.join(columns)}")
             return
-        try:
-            answer = database.ask(query)
-        except QueryError as error:
-            raise UsageError(str(error)) from error
+        answer = database.ask(query)
     if form == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow(answer.columns)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.records import LedgerEntry
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from actors.checkpoint import checkpoints_in, round_of
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.mirror import STATE, pull
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.nissa.storage import Storage, split_place

@@ -16,8 +16,9 @@ from esper_ray.cli import replay as replaying
 from esper_ray.cli import submit as submitting
 from esper_ray.cli import sweep as sweeping
 from esper_ray.cli import tasks as listing
-from esper_ray.cli.errors import UsageError, reported
+from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
+from esper_ray.leyline.errors import UsageError
 
 VARIADIC = ("--slots", "--devices", "--reward-modes")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""

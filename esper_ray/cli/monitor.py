@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from esper_ray.cli.errors import UsageError
 from esper_ray.cli.signals import StopRequest
+from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
     from esper_ray.nissa.prometheus import PrometheusServer

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 
 DIFFERENT = 1
 """Exit code of a replay that departs from its record."""

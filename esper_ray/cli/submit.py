@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
     from actors.submission import Cluster

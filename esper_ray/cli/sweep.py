@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.reward_config import REWARD_MODES
 from esper_ray.leyline.sweep import SCHEDULERS, SweepConfig, expand, read_sweep, sweep_config
 

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from actors.settings import choose_ray_settings
 from esper_ray.cli import options as opt
-from esper_ray.cli.errors import UsageError
 from esper_ray.cli.signals import StopRequest
 from esper_ray.cli.sweep_progress import sweep_progress
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.standings import DONE, Ranked, Standing
 from esper_ray.leyline.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
 from esper_ray.nissa import sweep_report

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 
 app = typer.Typer(help="Train on growing networks.", no_args_is_help=True)
 

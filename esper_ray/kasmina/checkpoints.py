@@ -20,6 +20,7 @@ from esper_ray.kasmina.alpha import AlphaController
 from esper_ray.kasmina.growth import GrowthRecord
 from esper_ray.kasmina.lifecycle import SeedState
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ HEADER = "esper_ray"
 Manifest = dict[str, Any]
 
 
-class TopologyError(ValueError):
+class TopologyError(UserError, ValueError):
     """A checkpoint that does not belong to the model. The message lists the differences."""
+
+    remedy = "Wrap the same model with the same slots before the state is loaded."
 
 
 def manifest_of(model: "MorphogeneticModel") -> Manifest:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 import esper_ray
 from esper_ray.leyline.config import RunConfig, flatten
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.host_config import HOST_FAMILIES
 from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.system_config import FREE
@@ -21,8 +22,10 @@ Tree = dict[str, Any]
 Models = tuple[type[BaseModel], ...]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be used. The message is meant for the person who wrote it."""
+
+    remedy = "Correct the key that the message names; `esper config schema` lists all keys and their limits."
 
 
 def data_folder(name: str) -> Path:

@@ -7,11 +7,15 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
+from esper_ray.leyline.errors import UserError
+
 _PATTERN = re.compile(r"r(0|[1-9]\d*)c(0|[1-9]\d*)", re.ASCII)
 
 
-class SlotIdError(ValueError):
+class SlotIdError(UserError, ValueError):
     """A string that is no slot identifier."""
+
+    remedy = "Write slots as r<row>c<column>, each once, for example r0c0 r0c1."
 
 
 def parse_slot_id(slot_id: str) -> tuple[int, int]:

@@ -11,13 +11,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.metrics_core import Metric as PrometheusMetric
 from prometheus_client.registry import Collector
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
 from esper_ray.nissa.fold import Change
 
 
-class ExporterError(Exception):
+class ExporterError(UserError):
     """Metrics cannot be exported as it was asked for."""
+
+    remedy = "Choose another port, or 0 for a free one."
 
 
 class Exporter(Protocol):

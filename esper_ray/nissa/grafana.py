@@ -9,6 +9,7 @@ from grafana_client.api import GrafanaApi
 from grafana_client.client import GrafanaClientError, GrafanaException, GrafanaTimeoutError, GrafanaUnauthorizedError
 from niquests.exceptions import RequestException
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.catalogue.shapes import Alert
 from esper_ray.nissa.dashboard import TITLE, UID, dashboard, run_tags
@@ -21,8 +22,10 @@ MOST_MARKS = 1_000_000
 _NOT_FOUND, _FORBIDDEN = 404, 403
 
 
-class GrafanaError(Exception):
+class GrafanaError(UserError):
     """A Grafana that cannot be reached, or does not let us."""
+
+    remedy = "Check the address and the rights of the token."
 
 
 class Grafana:

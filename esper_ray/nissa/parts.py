@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.kinds import SCHEMA
 from esper_ray.nissa.tables import by_kind, records_of, table_of
 
@@ -19,8 +20,10 @@ INDEX = "part.json"
 """Tells what a folder holds."""
 
 
-class EventLogError(Exception):
+class EventLogError(UserError):
     """A log that cannot be read, is of another version, or lacks something."""
+
+    remedy = "Copy the run again from where it was written, or read it without `--evidence`."
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,17 @@ from urllib.request import urlopen
 
 import yaml
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.dashboard import files
 
 READY_SECONDS = 60.0
 ANSWER_SECONDS = 10.0
 
 
-class PrometheusError(Exception):
+class PrometheusError(UserError):
     """A Prometheus that cannot be found, started or asked."""
+
+    remedy = "Check the address, or install Prometheus where the message looked for it."
 
 
 @dataclass(frozen=True, slots=True)

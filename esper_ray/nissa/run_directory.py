@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.event_log import INTEGRITY, EventLog, integrity
@@ -32,8 +33,10 @@ GROWING = ("rounds.csv", "timings.csv")
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
 
-class RunDirectoryError(Exception):
+class RunDirectoryError(UserError):
     """A run directory that cannot be made, read or continued."""
+
+    remedy = "Give the path of a run directory: the folder that holds `manifest.json`."
 
 
 class Names(NamedTuple):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pyarrow import ArrowException, fs
 
+from esper_ray.leyline.errors import UserError
+
 _HIDDEN = "."
 """Files that are being written begin with it."""
 
@@ -17,8 +19,10 @@ _FLAT = ("s3", "gcs")
 """Object stores have no folders; to make one would cost a request for each part of a path."""
 
 
-class StorageError(Exception):
+class StorageError(UserError):
     """A place that cannot be reached, read or written."""
+
+    remedy = "Check that the place exists and that this machine may read and write it."
 
 
 class Storage:

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.shapes import Field, Kind
 from esper_ray.nissa.event_log import EventLog
@@ -21,8 +22,10 @@ from esper_ray.nissa.tables import by_kind, schema_of, table_of
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
-class QueryError(ValueError):
+class QueryError(UserError, ValueError):
     """SQL that cannot be run, or that would do more than read."""
+
+    remedy = "Write one SELECT; without a query the command lists tables and columns."
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
 from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.sections import unknown
@@ -38,8 +39,10 @@ HostBuilder = Callable[[AnyData], HostSpec]
 ADAM_BETA2 = 0.999
 
 
-class GrowthError(ValueError):
+class GrowthError(UserError, ValueError):
     """A growth configuration that asks for what does not exist."""
+
+    remedy = "Choose slots and blueprints that fit the host, as the message lists them."
 
 
 def derived_seed(*key: int) -> int:

@@ -5,9 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
+from esper_ray.leyline.errors import UserError
 
-class DeviceMemoryError(RuntimeError):
+
+class DeviceMemoryError(UserError, RuntimeError):
     """A device has no memory for what has to be there. The message says what."""
+
+    remedy = "Use a smaller batch or host, fewer environments per device, or another device."
 
 
 SIGNS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")

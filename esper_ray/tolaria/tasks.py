@@ -16,6 +16,7 @@ import torch
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.sections import unknown
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
@@ -29,8 +30,10 @@ Loader = Callable[[TaskConfig, torch.device], Dataset[Any]]
 ENTRY_POINTS = "esper_ray.tasks"
 
 
-class TaskError(ValueError):
+class TaskError(UserError, ValueError):
     """A task that cannot be had. The message says how to get it."""
+
+    remedy = "Bring the data to the folder that the message names, or choose another task."
 
 
 @dataclass(frozen=True, slots=True)

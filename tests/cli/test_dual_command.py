@@ -7,7 +7,7 @@ import pytest
 from cli_builders import SMALL, call
 
 from esper_ray.cli.dual import Pair, describe, pair_of, split
-from esper_ray.cli.errors import UsageError
+from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.scores import Interval, Verdict
 from esper_ray.nissa.run_directory import RunDirectory

@@ -12,9 +12,9 @@ from cli_builders import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper_ray.cli.errors import UsageError
 from esper_ray.cli.evaluate import seed_list
 from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.errors import UsageError
 
 QUICK = [
     *("--serial", "--episode-length", "3", "--set", "training.steps_per_epoch=1", "--set", "training.batch_size=16"),

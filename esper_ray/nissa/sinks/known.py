@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 
+from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.sinks import weights_and_biases
 from esper_ray.nissa.sinks.mlflow_tracking import MlflowSink
 from esper_ray.nissa.sinks.protocol import Sink
@@ -17,8 +18,10 @@ SINKS: Mapping[str, Callable[[], Sink]] = {
 """Their packages have the same names."""
 
 
-class SinkError(Exception):
+class SinkError(UserError):
     """A sink that cannot be used as things are."""
+
+    remedy = "Install the extra that the message names, or leave the option out."
 
 
 def check_sinks(names: Iterable[str]) -> None:

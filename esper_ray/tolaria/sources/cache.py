@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from esper_ray.leyline.errors import UserError
+
 Arrays = dict[str, NDArray[Any]]
 
 ENVIRONMENT_VARIABLE = "ESPER_RAY_CACHE"
@@ -27,8 +29,10 @@ CHUNK = 1 << 20
 """Bytes that are hashed at a time."""
 
 
-class CacheError(ValueError):
+class CacheError(UserError, ValueError):
     """A cache folder that was asked for and cannot be written."""
+
+    remedy = "Choose a folder that this process may write, or leave the cache folder out."
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,81 @@
+"""Exception classes: what a user can correct derives from UserError and says what to do."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from esper_ray.cli.errors import reported
+from esper_ray.leyline.errors import UsageError, UserError
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("esper_ray", "actors", "policies")
+INTERNAL = {
+    "Interrupted": "a request to stop, handled by the controller",
+    "RecordError": "a record of ours that is not as its kind is declared: a fault of the program",
+    "RewardError": "a measurement that is not finite; the environment's user sees it, no command raises it",
+    "LifecycleError": "a misuse of the Python interface of a growing model",
+    "RecordingError": "a damaged snapshot of an episode, handled by playing the episode from its beginning",
+}
+"""Exception classes that no command raises for a user's mistake, and why."""
+
+
+def exception_classes():
+    """Name to (bases, whether the class has a remedy) of every exception class in our packages."""
+    classes = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+                    assigned = [
+                        target.id for part in node.body if isinstance(part, ast.Assign) for target in part.targets
+                    ]
+                    classes[node.name] = (bases, "remedy" in assigned)
+    known = {"Exception", "BaseException", "ValueError", "RuntimeError", "OSError", "TypeError", "KeyError"}
+    found, grown = {}, True
+    while grown:
+        new = {name for name, (bases, _) in classes.items() if name not in found and known & {*bases}}
+        known |= new
+        found |= {name: classes[name] for name in new}
+        grown = bool(new)
+    return found
+
+
+def derives(name, classes):
+    return name == "UserError" or any(derives(base, classes) for base in classes.get(name, ((), False))[0])
+
+
+def test_every_exception_class_is_a_user_error_or_listed_as_internal():
+    classes = exception_classes()
+    others = {name for name in classes if not derives(name, classes)}
+    assert others == set(INTERNAL)
+    assert len(classes) > 25
+
+
+def test_every_user_error_has_a_remedy_of_its_own():
+    classes = exception_classes()
+    without = [name for name, (_, remedy) in classes.items() if derives(name, classes) and not remedy]
+    assert without == ["UserError"]
+
+
+def test_a_user_error_is_printed_line_by_line_without_traceback(capsys):
+    with pytest.raises(SystemExit) as end, reported():
+        raise UsageError("--seed -1\nmust be at least 0")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "esper: error: --seed -1\nesper: error: must be at least 0\n"
+
+
+def test_a_user_error_exits_with_its_own_code(capsys):
+    class Lost(UserError):
+        exit_code = 1
+
+    with pytest.raises(SystemExit) as end, reported():
+        raise Lost
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "esper: error: Lost\n"
+
+
+def test_another_error_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), reported():
+        raise ZeroDivisionError
