@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from actors.ppo import LearnerState
 from esper_ray.leyline.actions import action_names
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import schema_hash
 

@@ -38,7 +38,7 @@ from actors.recording import Assignment
 from actors.rollout import Interrupted
 from actors.telemetry import RayExporter
 from actors.workers import LOST, Worker, reason
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 
 Learner: Any = LearnerActor

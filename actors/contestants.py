@@ -10,11 +10,11 @@ from torch import Tensor
 
 from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
-from esper_ray.leyline.config import PolicyConfig, RunConfig
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import PolicyConfig, RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
-from esper_ray.leyline.sections import unknown
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from policies.bundle import BundleError, check_topologies, load_bundle
@@ -113,7 +113,9 @@ def contestant(name: str) -> tuple[Contestant, RunConfig | None]:
         learnt = (manifest.topologies, manifest.provenance.task)
         return Contestant(label or path.stem, config=manifest.policy, weights=bundle.weights, learnt=learnt), None
     if not path.exists():
-        raise ContestantError(f"{unknown('policy', what, list(BASELINES))}, and there is no such file or directory")
+        raise ContestantError(
+            f"{unknown_name_message('policy', what, list(BASELINES))}, and there is no such file or directory"
+        )
     return _trained(path, label)
 
 

@@ -33,7 +33,7 @@ from actors.recording import Assignment
 from actors.rollout import Interrupted, episode_seed
 from actors.sampling import Record
 from esper_ray.leyline.actions import HEADS, LifecycleOp
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.anomalies import anomalies
 from esper_ray.nissa.feed import choices_of

@@ -10,7 +10,7 @@ from actors.pushing import Pushing
 from actors.recording import Assignment
 from actors.rollout import never
 from actors.slots import EnvironmentSlots, Played
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 
 
 @ray.remote

@@ -10,15 +10,15 @@ from actors.contestants import BASELINES, SCRATCH, UNSTEERED, WIDE, Contestant
 from actors.rollout import POLICY_STREAM, Interrupted
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.initialisation import count_parameters
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.host_config import AnyHostConfig, CNNHostConfig, MLPHostConfig
+from esper_ray.kasmina.modules import count_parameters
+from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.evaluation_results import Score
 from esper_ray.leyline.records import Reports
-from esper_ray.leyline.scores import Score
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.life import Life, Planted
-from esper_ray.simic.accounts.transition import committed_accuracy
-from esper_ray.simic.rewards.endings import priced_value
+from esper_ray.simic.live.transition import committed_accuracy
+from esper_ray.simic.rewards.terminal import priced_value
 from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
 

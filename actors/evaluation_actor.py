@@ -8,7 +8,7 @@ import torch
 from actors.contestants import Contestant
 from actors.evaluation import Evaluator, Verdict
 from actors.evaluation_pool import Job, played
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 
 
 @ray.remote

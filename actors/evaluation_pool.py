@@ -18,8 +18,8 @@ from actors.contestants import Contestant
 from actors.evaluation import Evaluator, Final, Verdict
 from actors.rollout import Interrupted
 from actors.settings import choose_ray_settings
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.scores import Score
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.evaluation_results import Score
 
 ShouldStop = Callable[[], bool]
 OnScore = Callable[[Score], None]

@@ -9,7 +9,7 @@ from actors.keeping import Keeping
 from actors.placement import make_plan
 from actors.serial import SerialCrew
 from actors.settings import choose_ray_settings
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 
 
 def make_crew(

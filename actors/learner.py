@@ -6,7 +6,7 @@ import ray
 import torch
 
 from actors.ppo import LearnerState, PPOLearner
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from actors.controller import Listener
 from actors.crew import Fault
 from actors.sampling import Record
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.exposition import Exporter

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from esper_ray.leyline.config.system import SystemConfig
 from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.system_config import SystemConfig
 
 Resources = Mapping[str, float]
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from esper_ray.leyline.actions import HEADS, LifecycleOp
-from esper_ray.leyline.config import PPOConfig, RunConfig
+from esper_ray.leyline.config.run import PPOConfig, RunConfig
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE
 from esper_ray.leyline.policy import Episode
 from esper_ray.simic import ppo
 from esper_ray.simic.advantages import argument_advantages, generalised_advantages, standardised
 from esper_ray.simic.normalisation import ReturnScale
-from esper_ray.simic.statistics import Moments
+from esper_ray.simic.running_moments import Moments
 from esper_ray.tolaria.assembly import derived_seed
 from policies.distribution import ActionDistribution, MaskTensors
 from policies.network import PolicyNetwork

@@ -23,8 +23,8 @@ from ray.tune.registry import register_env
 from actors.ppo import POLICY_INIT
 from actors.rllib_learner import FactoredPPOLearner
 from esper_ray.environment import MorphogenesisEnv, Observation
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.tolaria.assembly import derived_seed
 from policies.rllib import PolicyV2Module
 

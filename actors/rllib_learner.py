@@ -24,7 +24,7 @@ from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE
 from esper_ray.simic import ppo
 from esper_ray.simic.advantages import argument_advantages, generalised_advantages, standardised
 from esper_ray.simic.normalisation import ReturnScale
-from esper_ray.simic.statistics import Moments
+from esper_ray.simic.running_moments import Moments
 from policies.rllib import Q_VALUES, FactoredDistribution
 
 OP_ADVANTAGES, ARGUMENT_ADVANTAGES, RETURNS = "op_advantages", "argument_advantages", "returns"

@@ -10,7 +10,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode, Policy, ResumablePolicy
 from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.tolaria.assembly import derived_seed
-from esper_ray.tolaria.memory import memory_in_use
+from esper_ray.tolaria.device_memory import memory_in_use
 
 POLICY_STREAM = 3
 """Key of the random stream that a policy draws from; the environment's own streams have others."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
-from esper_ray.leyline.telemetry_config import TelemetryConfig
 
 Record = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from actors.recording import Assignment
 from actors.rollout import Interrupted
 from actors.sampling import Record, Send, Told
 from actors.slots import EnvironmentSlots
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.exposition import Exporter
 

@@ -17,7 +17,7 @@ from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, never
 from actors.sampling import Receipt, Sampler, Send
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from policies.tamiyo import LearnedPolicy
 

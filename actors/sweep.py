@@ -23,8 +23,8 @@ from actors.joining import start_ray
 from actors.sweep_process import run_trial
 from actors.sweep_resources import KINDS, amount, bundles, check_fits, check_places
 from actors.sweep_schedulers import make_scheduler
-from esper_ray.leyline.standings import DONE
-from esper_ray.leyline.sweep import Trial
+from esper_ray.leyline.config.sweep import Trial
+from esper_ray.leyline.sweep_results import DONE
 from esper_ray.nissa.sweep_directory import SweepDirectory
 
 SETTINGS = {

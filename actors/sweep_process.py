@@ -12,8 +12,8 @@ from actors.keeping import Keeping
 from actors.sweep_schedulers import METRIC, TIME
 from actors.sweep_trial import Origin, TrialRun
 from actors.telemetry import EXPORT_SECONDS
-from esper_ray.leyline.loading import build
-from esper_ray.leyline.sweep import POPULATION_SCHEDULERS
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.nissa.sweep_directory import SweepDirectory
 

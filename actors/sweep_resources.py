@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from actors.placement import ResourceError, Resources, make_plan
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 
 KINDS = ("CPU", "GPU")
 

@@ -12,7 +12,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 
-from esper_ray.leyline.sweep import HalvingConfig, SweepConfig
+from esper_ray.leyline.config.sweep import HalvingConfig, SweepConfig
 from esper_ray.nissa.sweep_directory import SweepDirectory
 
 METRIC, TIME = "objective_pp", "round"

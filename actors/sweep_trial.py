@@ -19,8 +19,8 @@ from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_
 from actors.controller import Controller
 from actors.crew import Crew, Fault, ShouldStop
 from actors.observing import observed
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import difference
+from esper_ray.leyline.config.loading import difference
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.run_directory import Names, RunDirectory
 from esper_ray.nissa.sweep_directory import SweepDirectory

@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.host_epoch import CPU, configured, random_images
 from benchmarks.report import Bar, Result, paired_seconds
-from esper_ray.kasmina.coalitions import subsets
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.branching import subsets
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria import measurement
 from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.coalitions import few_coalitions
+from esper_ray.tolaria.coalition_sampling import few_coalitions
 from esper_ray.tolaria.data import ImageData
 
 SLOTS = ("r0c0", "r0c1", "r0c2")

@@ -21,8 +21,8 @@ from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.leyline.actions import WAIT
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.tolaria.data import epoch_batches
 
 PAIRS = 40

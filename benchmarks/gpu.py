@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.host_epoch import configured, random_images
 from benchmarks.report import Bar, Result
-from esper_ray.leyline.loading import build
+from esper_ray.leyline.config.loading import build
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, ImageSplit
 from esper_ray.tolaria.training import Trainer

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.report import Bar, Result
 from esper_ray.kasmina import Organism
-from esper_ray.kasmina.gradmax import birth_gradient, features_and_gradient
 from esper_ray.kasmina.hosts import CNN_VARIANTS
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.kasmina.network.gradmax import birth_gradient, features_and_gradient
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, dataset_of

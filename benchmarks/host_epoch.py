@@ -23,9 +23,9 @@ from torch.utils.data import Dataset as PictureSet
 
 from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.kasmina.hosts import CNN_VARIANTS, build_host
-from esper_ray.kasmina.initialisation import seeded_initialisation
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed
 from esper_ray.tolaria.data import EpochPlan, ImageData, dataset_of
 

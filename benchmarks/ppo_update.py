@@ -13,9 +13,9 @@ from torch import Tensor
 from actors.ppo import PPOLearner, padded_batch
 from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.leyline.actions import ARGUMENT_HEADS, head_sizes
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.legality import Masks
-from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, blueprint_indices, observation_size
 from esper_ray.leyline.policy import Episode, Trajectory, View
 from esper_ray.leyline.records import HostSignals

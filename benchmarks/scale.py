@@ -31,8 +31,8 @@ from actors.rollout import episode_seed
 from actors.settings import choose_ray_settings
 from actors.slots import EnvironmentSlots, Played
 from benchmarks.report import Bar, Result
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.run_directory import RunDirectory
 

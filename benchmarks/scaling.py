@@ -24,8 +24,8 @@ from benchmarks.report import Result
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.stages import Stage
 
 SEEDS = tuple(range(11))

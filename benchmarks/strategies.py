@@ -24,11 +24,11 @@ from rich.table import Table
 from benchmarks.report import Bar, Result
 from benchmarks.scripted import STRATEGIES, decision
 from esper_ray.environment import MorphogenesisEnv, make_environment
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.reward_config import REWARD_MODES
-from esper_ray.simic.accounts.books import Books
-from esper_ray.simic.accounts.transition import Transition
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.simic.ledger import Ledger
+from esper_ray.simic.live.engine import RewardEngine
+from esper_ray.simic.live.transition import Transition
 from esper_ray.simic.normalisation import discounted_returns
 
 TASKS = ("patterns", "digits")
@@ -82,7 +82,9 @@ def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
 def booked(config: RunConfig, mode: str, env: MorphogenesisEnv, seen: Sequence[Transition]) -> Ledger:
     """The same episode in another mode."""
     reward = config.reward.model_copy(update={"mode": mode})
-    books = Books(reward, config.gamma, config.governor.penalty, env.life.first_accuracy_pp, env.books.control_pp)
+    books = RewardEngine(
+        reward, config.gamma, config.governor.penalty, env.life.first_accuracy_pp, env.books.control_pp
+    )
     for transition in seen:
         books.settle(transition)
     return books.ledger

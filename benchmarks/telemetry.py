@@ -23,8 +23,8 @@ from actors.sampling import Record
 from actors.serial import SerialCrew
 from benchmarks.report import Bar, Result
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.event_log import EventLog
 from esper_ray.nissa.exposition import PrometheusExporter

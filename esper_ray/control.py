@@ -2,7 +2,7 @@
 
 import torch
 
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.life import Life
 from esper_ray.tolaria.assembly import AnyData, HostBuilder
 

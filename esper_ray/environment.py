@@ -19,9 +19,9 @@ from esper_ray.control import ControlCurves
 from esper_ray.episode import EpisodeState, PlayProgress, packed, unpacked
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.legality import Masks, legality, mask_vector_size
-from esper_ray.leyline.loading import build, read_preset
 from esper_ray.leyline.observation import (
     BOUND,
     HISTORY,
@@ -34,12 +34,12 @@ from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
 from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.life import Life
-from esper_ray.simic.accounts.books import Books, needs_control
-from esper_ray.simic.accounts.transition import Transition, committed_accuracy, fossil_parameters
 from esper_ray.simic.ledger import Ledger
+from esper_ray.simic.live.engine import RewardEngine, needs_control
+from esper_ray.simic.live.transition import Transition, committed_accuracy, fossil_parameters
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
+from esper_ray.tolaria.device_memory import memory_for
 from esper_ray.tolaria.flops import FlopMeter
-from esper_ray.tolaria.memory import memory_for
 from esper_ray.tolaria.tasks import load_task
 from esper_ray.tolaria.training import EpochResult
 
@@ -296,10 +296,10 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         )
         return self.books.settle(transition)
 
-    def _new_books(self, control_pp: Sequence[float]) -> Books:
+    def _new_books(self, control_pp: Sequence[float]) -> RewardEngine:
         config = self.config
         first = self.life.first_accuracy_pp
-        return Books(config.reward, config.gamma, config.governor.penalty, first, control_pp)
+        return RewardEngine(config.reward, config.gamma, config.governor.penalty, first, control_pp)
 
     def _observe(self) -> None:
         self.reports: Reports = self.life.reports()

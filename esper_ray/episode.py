@@ -10,14 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esper_ray.kasmina.growth import GrowthRecord
+from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.records import Measurement
-from esper_ray.simic.accounts.books import SavedBooks
+from esper_ray.simic.live.engine import SavedBooks
 from esper_ray.tolaria.governor import GovernorState
-from esper_ray.tolaria.vitals import Vitals
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 
 VERSION = 2
 TEXT = "episode"
@@ -40,7 +40,7 @@ class LifeProgress:
     since_snapshot: int
     """Epochs since the trusted state was taken."""
     measured: Measurement
-    vitals: Vitals
+    vitals: MeasuredSeeds
     governor: GovernorState
 
 
@@ -64,7 +64,7 @@ class Trusted:
     """The last state that the governor trusted."""
 
     organism: OrganismSnapshot
-    vitals: Vitals
+    vitals: MeasuredSeeds
     measured: Measurement
 
 
@@ -95,7 +95,7 @@ class _Text(BaseModel):
     life: LifeProgress
     growth: GrowthRecord
     trusted_growth: GrowthRecord
-    trusted_vitals: Vitals
+    trusted_vitals: MeasuredSeeds
     trusted_measured: Measurement
     plain: dict[str, Any]
     """Numbers that optimisers keep beside tensors, by name."""

@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.cell import Incubation
-from esper_ray.kasmina.commands import command_of
-from esper_ray.kasmina.discovery import find_slots
-from esper_ray.kasmina.growth import GrowthOptions
+from esper_ray.kasmina.lifecycle.commands import command_of
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.attachment import attach, evaluation_mode
+from esper_ray.kasmina.network.cell import Incubation
+from esper_ray.kasmina.network.discovery import find_slots
+from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
-from esper_ray.kasmina.wrapping import attach, still
 from esper_ray.leyline.actions import Blueprint, LifecycleOp
-from esper_ray.leyline.config import GovernorConfig, GrowthConfig
+from esper_ray.leyline.config.run import GovernorConfig, GrowthConfig
 from esper_ray.leyline.legality import legality
 from esper_ray.leyline.observation import HISTORY
 from esper_ray.leyline.policy import Decision, View
@@ -42,7 +42,7 @@ from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 from esper_ray.tolaria.governor import Governor
 from esper_ray.tolaria.gradients import GradientWatch
 from esper_ray.tolaria.measurement import measure
-from esper_ray.tolaria.vitals import Vitals
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 from policies.bundle import PolicyBundle, load_bundle
 
 Pairs = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
@@ -120,7 +120,7 @@ class HeldOut:
         Raises:
             ValueError: if it does not yield (B, classes) or (B, T, classes) logits for these targets.
         """
-        with torch.no_grad(), still(model):
+        with torch.no_grad(), evaluation_mode(model):
             logits = model(self.inputs[:2])
         expected = (*self.targets[:2].shape, "classes")
         if not isinstance(logits, Tensor) or logits.shape[:-1] != self.targets[:2].shape:
@@ -150,7 +150,7 @@ class Growing:
         self._organism, self._data = organism, held_out
         self._policy = bundle.player(str(organism.device), greedy=greedy)
         self._policy.begin_episode(seed)
-        self._watch, self._vitals = GradientWatch(organism), Vitals()
+        self._watch, self._vitals = GradientWatch(organism), MeasuredSeeds()
         self.measured: Measurement = self._measured()
         chance_pp = 100.0 / held_out.classes
         guess = float(np.log(held_out.classes))
@@ -265,7 +265,7 @@ class Growing:
         elif verdict.healthy:
             self._trusted = self._snapshot()
 
-    def _snapshot(self) -> tuple[OrganismSnapshot, Vitals, Measurement]:
+    def _snapshot(self) -> tuple[OrganismSnapshot, MeasuredSeeds, Measurement]:
         return self._organism.snapshot(), self._vitals, self.measured
 
     def _measured(self) -> Measurement:

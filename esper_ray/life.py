@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 
 from esper_ray.episode import EpisodeState, EpisodeStateError, LifeProgress, Trusted
-from esper_ray.kasmina.alpha import AlphaController
-from esper_ray.kasmina.commands import command_of, logged
-from esper_ray.kasmina.lifecycle import LifecycleEvent, SeedState
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.commands import command_of, logged
+from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
-from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
-from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions, few_coalitions
+from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions, few_coalitions
 from esper_ray.tolaria.data import EpochPlan
+from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
-from esper_ray.tolaria.governor import Governor, Verdict
+from esper_ray.tolaria.governor import Governor, HealthVerdict
 from esper_ray.tolaria.measurement import measure
-from esper_ray.tolaria.memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.preflight import Preflight
-from esper_ray.tolaria.randomness import keyed_randomness
+from esper_ray.tolaria.rng import keyed_randomness
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 from esper_ray.tolaria.training import EpochResult
-from esper_ray.tolaria.vitals import Vitals
 
 PROBE_EXAMPLES = 512
 """Most training examples that a gradient-informed start looks at."""
@@ -92,7 +92,7 @@ class Life:
             self.measured = self._measured(everything=True)
         chance_pp = 100.0 / data.classes
         self.governor = Governor(config.governor, data.random_guess_loss, chance_pp, self.measured.examples)
-        self.vitals = Vitals()
+        self.vitals = MeasuredSeeds()
         self.first_accuracy_pp = self.measured.accuracy_pp
         self._trusted = self._trusted_state()
         self._since_snapshot = 0
@@ -138,7 +138,7 @@ class Life:
         self.organism.model.epoch_elapsed()
         return result
 
-    def measure_and_judge(self, result: EpochResult) -> Verdict:
+    def measure_and_judge(self, result: EpochResult) -> HealthVerdict:
         """A pass over the validation split, and what the governor says to it."""
         known, epoch = self.measured.accuracy_pp, self.epoch + 1
         due = epoch % self.config.measurement.every == 0 or epoch >= self.config.episode_length
@@ -158,7 +158,7 @@ class Life:
             self._trusted, self._since_snapshot = self._trusted_state(), 0
         return verdict
 
-    def out_of_memory(self, error: Exception) -> Verdict:
+    def out_of_memory(self, error: Exception) -> HealthVerdict:
         """A panic, if growth may be answerable for ``error``: the network goes back to where it was smaller.
 
         Raises:
@@ -174,9 +174,9 @@ class Life:
         if all(model.cell(slot).seed is None for slot in model.slot_ids):
             batch = self.config.training.batch_size
             raise DeviceMemoryError(f"{self.device} has no memory for a host and batches of {batch}") from error
-        return Verdict(True, False, "out of memory", float(self.total_parameters), float("inf"))
+        return HealthVerdict(True, False, "out of memory", float(self.total_parameters), float("inf"))
 
-    def roll_back(self, verdict: Verdict) -> Event:
+    def roll_back(self, verdict: HealthVerdict) -> Event:
         """Go back to the last state that the governor trusted."""
         self.organism.restore(self._trusted.organism)
         self.rollbacks += 1
@@ -207,7 +207,7 @@ class Life:
         known = growth.record()
         for seed in seeds:
             if seed.slot not in known.states:
-                raise ValueError(unknown("slot", seed.slot, list(known.states)))
+                raise ValueError(unknown_name_message("slot", seed.slot, list(known.states)))
         states = {**known.states, **{seed.slot: committed_seed(seed) for seed in seeds}}
         record = replace(known, states=states)
         growth.options = replace(growth.options, freeze_fossils=False)

@@ -19,7 +19,7 @@ from esper_ray.kasmina import (
     Rules,
     seeded_initialisation,
 )
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.records import Estimate, SeedMeasurements
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out

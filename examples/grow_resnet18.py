@@ -16,7 +16,7 @@ from torchvision.models import resnet18
 
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import HostSpec
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.tolaria.data import ImageData, dataset_of
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from policies.heuristic import HeuristicConfig, HeuristicPolicy

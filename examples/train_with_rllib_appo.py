@@ -11,7 +11,7 @@ import logging
 import time
 
 from actors.settings import choose_ray_settings
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from esper_ray.leyline.actions import HEADS_OF_OP, WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Decision, View
-from esper_ray.leyline.sections import Section
 from esper_ray.leyline.stages import Stage
 
 FULL, FAST = 2, 0

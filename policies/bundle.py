@@ -20,10 +20,10 @@ from torch import Tensor
 
 from esper_ray.leyline.actions import action_names
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config import GrowthConfig, PolicyConfig
+from esper_ray.leyline.config.base import Section
+from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import observation_names
-from esper_ray.leyline.sections import Section
 from policies.network import PolicyNetwork
 from policies.tamiyo import LearnedPolicy
 

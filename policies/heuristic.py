@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from esper_ray.leyline.actions import WAIT, Action, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Decision, View
 from esper_ray.leyline.records import SlotReport
-from esper_ray.leyline.sections import Section
 from esper_ray.leyline.stages import Stage
 
 FULL = 2

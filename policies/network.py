@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, Blueprint, LifecycleOp, head_sizes
-from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.observation import BASE_CONTINUOUS, BASE_SIZE, SLOT_CONTINUOUS, SLOT_SIZE
 from policies.distribution import ActionLogits
 

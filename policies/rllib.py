@@ -25,7 +25,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, LifecycleOp, head_sizes
-from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.legality import mask_vector_size
 from policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from policies.network import Memory, PolicyNetwork, PolicyOutput, state_value

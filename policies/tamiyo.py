@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from esper_ray.leyline.actions import Action, LifecycleOp
-from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.policy import Decision, View
 from policies.distribution import ActionDistribution, MaskTensors
 from policies.network import Memory, PolicyNetwork, PolicyOutput, state_value

@@ -9,8 +9,8 @@ import torch
 from hypothesis import settings
 
 from actors.settings import choose_ray_settings
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 
 os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
 choose_ray_settings()  # before any test module imports Ray, which reads them once

@@ -12,9 +12,9 @@ from gymnasium.utils.env_checker import check_env
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import ARGUMENT_HEADS, WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.loading import ConfigError
+from esper_ray.leyline.config.loading import ConfigError
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.accounts.state import Accounts
+from esper_ray.simic.live.state import Accounts
 from esper_ray.tolaria.assembly import GrowthError
 from esper_ray.tolaria.tasks import TaskError
 

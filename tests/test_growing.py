@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.growing import grow
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, derived_seed
 from policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation

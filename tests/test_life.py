@@ -8,9 +8,9 @@ from torch import nn
 from esper_ray.environment import MorphogenesisEnv, make_environment
 from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
-from esper_ray.tolaria.memory import DeviceMemoryError, is_out_of_memory
+from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory
 
 QUICK = {
     "episode_length": 30,

@@ -7,11 +7,11 @@ from esper_ray.control import ControlCurves
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology, seed_parameter_count
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.life import Life, Planted
 from esper_ray.tolaria.assembly import configured_host
-from esper_ray.tolaria.governor import Verdict
+from esper_ray.tolaria.governor import HealthVerdict
 from esper_ray.tolaria.tasks import load_task
 
 SMALL = {
@@ -85,7 +85,7 @@ def test_a_panic_is_undone_and_counted_and_life_goes_on(monkeypatch):
 
     def nervous(governor, *measured):
         verdict = judge(governor, *measured)
-        return Verdict(True, False, "nerves", 1.0, 0.0) if life.epoch == 3 else verdict
+        return HealthVerdict(True, False, "nerves", 1.0, 0.0) if life.epoch == 3 else verdict
 
     monkeypatch.setattr(type(life.governor), "judge", nervous)
     trained = [(measured, weights(life)) for measured in life.live_alone()]
@@ -160,7 +160,7 @@ def test_a_panic_in_the_first_epochs_goes_back_to_the_planted_network():
     before = weights(life)
     life.train()
     assert not equal(weights(life), before)
-    life.roll_back(Verdict(True, False, "nerves", 1.0, 0.0))
+    life.roll_back(HealthVerdict(True, False, "nerves", 1.0, 0.0))
     assert equal(weights(life), before)
     assert life.reports()[0].stage is Stage.FOSSILIZED
 

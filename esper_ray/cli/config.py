@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli.options import Preset, Settings, configuration
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import preset_names
+from esper_ray.leyline.config.loading import preset_names
+from esper_ray.leyline.config.run import RunConfig
 
 app = typer.Typer(help="Look at configurations.", no_args_is_help=True)
 

@@ -16,12 +16,12 @@ from esper_ray.cli.evaluating import EvaluationJob
 from esper_ray.cli.finding import run_of_name
 from esper_ray.cli.running import PPOJob
 from esper_ray.cli.signals import StopRequest
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.loading import build
-from esper_ray.leyline.reward_config import REWARD_MODES
-from esper_ray.leyline.scores import Verdict
-from esper_ray.leyline.sections import unknown
+from esper_ray.leyline.evaluation_results import ComparisonVerdict
 from esper_ray.nissa.storage import place_within
 from esper_ray.simic.comparison import verdict
 
@@ -52,7 +52,7 @@ def pair_of(text: str) -> Pair:
         raise UsageError(f"--dual-ab takes MODE{SEPARATOR}MODE, for example shaped{SEPARATOR}simplified, got {text!r}")
     for mode in (first, second):
         if mode not in REWARD_MODES:
-            raise UsageError(f"--dual-ab {text}: {unknown('reward mode', mode, REWARD_MODES)}")
+            raise UsageError(f"--dual-ab {text}: {unknown_name_message('reward mode', mode, REWARD_MODES)}")
     if first == second:
         raise UsageError(f"--dual-ab {text}: a mode cannot be compared with itself")
     return Pair(first, second)
@@ -165,7 +165,7 @@ class DualJob:
         return 0
 
 
-def describe(result: Verdict, pair: Pair) -> str:
+def describe(result: ComparisonVerdict, pair: Pair) -> str:
     """The verdict in words."""
     heads = {
         "first": f"A is better: {pair.first}",

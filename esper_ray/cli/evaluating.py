@@ -16,9 +16,9 @@ from actors.contestants import Contestant
 from actors.evaluation_pool import Players, all_scores, make_players
 from actors.rollout import Interrupted
 from esper_ray.cli.signals import StopRequest
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.scores import Duel, Score, Summary
+from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
 from esper_ray.nissa import scoreboard
 from esper_ray.nissa.learning import draw_learning, objective_by_round
 from esper_ray.nissa.run_directory import RunDirectory
@@ -189,7 +189,7 @@ class EvaluationJob:
     def _reference(self) -> str:
         return self.contestants[0].label
 
-    def _show(self, found: Sequence[Summary], fought: Sequence[Duel]) -> None:
+    def _show(self, found: Sequence[Summary], fought: Sequence[PairedComparison]) -> None:
         width = self.console.width
         for headings, rows in scoreboard.layouts(found):
             table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)

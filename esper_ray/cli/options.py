@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.loading import build, preset_names, read_file, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.loading import build, preset_names, read_file, read_preset
 
 DEFAULT_PRESET = "digits"
 

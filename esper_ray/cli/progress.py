@@ -12,7 +12,7 @@ from rich.text import Text
 
 from actors.crew import Fault
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 
 ROWS = 12

@@ -27,7 +27,7 @@ def replay(
     from actors.replay import recorded_episode
     from actors.replay import replay as played
     from esper_ray.environment import MorphogenesisEnv
-    from esper_ray.leyline.loading import build
+    from esper_ray.leyline.config.loading import build
     from esper_ray.nissa.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)

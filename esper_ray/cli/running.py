@@ -22,9 +22,9 @@ from esper_ray.cli.exporters import exporters
 from esper_ray.cli.progress import describe_duration, describe_operations, progress_for
 from esper_ray.cli.signals import StopRequest
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.loading import difference
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.loading import difference
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.mirror import Mirror
 from esper_ray.nissa.picture import draw_run

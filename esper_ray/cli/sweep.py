@@ -11,9 +11,9 @@ import typer
 import yaml
 
 from esper_ray.cli import options as opt
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.sweep import SCHEDULERS, SweepConfig, expand, read_sweep, sweep_config
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.reward_config import REWARD_MODES
-from esper_ray.leyline.sweep import SCHEDULERS, SweepConfig, expand, read_sweep, sweep_config
 
 SWEEPS = Path("sweeps")
 

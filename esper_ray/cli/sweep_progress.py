@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_ray.cli.progress import describe_duration
-from esper_ray.leyline.standings import DONE, Standing
+from esper_ray.leyline.sweep_results import DONE, TrialResult
 from esper_ray.nissa.sweep_directory import SweepDirectory
 
 ORDER = ("running", "failed", "interrupted", "finished", "stopped", "waiting")
@@ -35,11 +35,11 @@ class SweepProgress(Protocol):
 class Estimate:
     """Time left, from the rounds of this process."""
 
-    def __init__(self, standings: Iterable[Standing]) -> None:
+    def __init__(self, standings: Iterable[TrialResult]) -> None:
         self._began = time.monotonic()
         self._before = sum(standing.round_index for standing in standings)
 
-    def left(self, standings: Iterable[Standing]) -> float | None:
+    def left(self, standings: Iterable[TrialResult]) -> float | None:
         """Seconds; None before the first round."""
         known = list(standings)
         done = sum(standing.round_index for standing in known) - self._before
@@ -116,12 +116,12 @@ class LiveSweepProgress:
         return Group(*parts, Text(summary, style="dim"))
 
 
-def _at_rest(standing: Standing) -> str:
+def _at_rest(standing: TrialResult) -> str:
     """Status of a trial before this process runs any."""
     return standing.status if standing.status in DONE else "waiting"
 
 
-def _row(standing: Standing, status: str) -> tuple[str, ...]:
+def _row(standing: TrialResult, status: str) -> tuple[str, ...]:
     means = standing.means
     if standing.score_pp is None:
         return (standing.trial, status, f"0/{standing.rounds}", "", "", "", "", "")
@@ -142,7 +142,7 @@ def _counts(statuses: Iterable[str]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
 
 
-def _left(estimate: Estimate, standings: Iterable[Standing]) -> str:
+def _left(estimate: Estimate, standings: Iterable[TrialResult]) -> str:
     seconds = estimate.left(standings)
     return "" if seconds is None else f"; left about {describe_duration(seconds)}"
 

@@ -12,10 +12,10 @@ from actors.settings import choose_ray_settings
 from esper_ray.cli import options as opt
 from esper_ray.cli.signals import StopRequest
 from esper_ray.cli.sweep_progress import sweep_progress
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.standings import DONE, Ranked, Standing
-from esper_ray.leyline.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
+from esper_ray.leyline.sweep_results import DONE, RankedChoice, TrialResult
 from esper_ray.nissa import sweep_report
 from esper_ray.nissa.sweep_directory import SweepDirectory
 from esper_ray.simic.ranking import LEVEL, ranking
@@ -101,7 +101,7 @@ class SweepJob:
             return FAILED
         return 0
 
-    def _rank(self, directory: SweepDirectory, done: Sequence[Standing]) -> None:
+    def _rank(self, directory: SweepDirectory, done: Sequence[TrialResult]) -> None:
         rankings = rankings_of(self.sweep, done)
         title = f"{self.sweep.name}: {len(done)} trials of {self.base.name}, {self.base.ppo.rounds} rounds"
         notes = self._notes(rankings)
@@ -120,7 +120,7 @@ class SweepJob:
             self.console.print(note, style="dim", highlight=False, markup=False)
         self._say(f"written to {directory.path}, picture {picture}")
 
-    def _notes(self, rankings: Mapping[str, Sequence[Ranked]]) -> list[str]:
+    def _notes(self, rankings: Mapping[str, Sequence[RankedChoice]]) -> list[str]:
         """What one needs to know to read the ranking."""
         price = 100.0 * self.base.reward.param_penalty_weight / self.base.reward.param_budget * 1000
         notes = [
@@ -175,16 +175,16 @@ def checked(trials: Sequence[Trial]) -> dict[str, int]:
     return found
 
 
-def grouped(sweep: SweepConfig, standings: Sequence[Standing]) -> dict[str, list[Standing]]:
+def grouped(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
     """Trials by choice: everything that sets them apart but the seed, and what a population changes on the way."""
     keys = ["reward.mode"] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
-    groups: dict[str, list[Standing]] = {}
+    groups: dict[str, list[TrialResult]] = {}
     for standing in standings:
         groups.setdefault(sweep_report.choice_of(standing.settings, keys), []).append(standing)
     return groups
 
 
-def rankings_of(sweep: SweepConfig, standings: Sequence[Standing]) -> dict[str, list[Ranked]]:
+def rankings_of(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
     """The ranking of the choices; and, of several keys, one of the values of each, stratified by the others."""
     choices = grouped(sweep, standings)
     strata = {name: [[s.score_pp for s in group if s.score_pp is not None]] for name, group in choices.items()}
@@ -204,5 +204,5 @@ def rankings_of(sweep: SweepConfig, standings: Sequence[Standing]) -> dict[str, 
     return rankings
 
 
-def _stopped(standings: Sequence[Standing]) -> int:
+def _stopped(standings: Sequence[TrialResult]) -> int:
     return sum(standing.status == "stopped" for standing in standings)

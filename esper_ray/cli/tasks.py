@@ -15,7 +15,7 @@ def tasks() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from esper_ray.leyline.loading import preset_names
+    from esper_ray.leyline.config.loading import preset_names
     from esper_ray.tolaria.tasks import TaskError, find_task, task_names
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esper_ray.kasmina.blueprints import SlotShape, blueprint_names, register_blueprint, unregister_blueprint
-    from esper_ray.kasmina.cell import Incubation
-    from esper_ray.kasmina.checkpoints import TopologyError
-    from esper_ray.kasmina.gates import GateRules
-    from esper_ray.kasmina.growth import GrowthOptions, Outcome, SlotEvent
-    from esper_ray.kasmina.initialisation import seeded_initialisation
-    from esper_ray.kasmina.lifecycle import Rules
+    from esper_ray.kasmina.export.checkpoints import TopologyError
+    from esper_ray.kasmina.lifecycle.gates import GateRules
+    from esper_ray.kasmina.lifecycle.reducer import Rules
     from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
+    from esper_ray.kasmina.modules import seeded_initialisation
+    from esper_ray.kasmina.network.cell import Incubation
+    from esper_ray.kasmina.network.growth import GrowthOptions, Outcome, SlotEvent
     from esper_ray.kasmina.optimizer import GrowingOptimizer
     from esper_ray.kasmina.organism import Organism
     from esper_ray.leyline.blueprints import Topology
@@ -28,14 +28,14 @@ _HOMES = {
     "blueprint_names": "esper_ray.kasmina.blueprints",
     "register_blueprint": "esper_ray.kasmina.blueprints",
     "unregister_blueprint": "esper_ray.kasmina.blueprints",
-    "Incubation": "esper_ray.kasmina.cell",
-    "TopologyError": "esper_ray.kasmina.checkpoints",
-    "GateRules": "esper_ray.kasmina.gates",
-    "GrowthOptions": "esper_ray.kasmina.growth",
-    "Outcome": "esper_ray.kasmina.growth",
-    "SlotEvent": "esper_ray.kasmina.growth",
-    "seeded_initialisation": "esper_ray.kasmina.initialisation",
-    "Rules": "esper_ray.kasmina.lifecycle",
+    "Incubation": "esper_ray.kasmina.network.cell",
+    "TopologyError": "esper_ray.kasmina.export.checkpoints",
+    "GateRules": "esper_ray.kasmina.lifecycle.gates",
+    "GrowthOptions": "esper_ray.kasmina.network.growth",
+    "Outcome": "esper_ray.kasmina.network.growth",
+    "SlotEvent": "esper_ray.kasmina.network.growth",
+    "seeded_initialisation": "esper_ray.kasmina.modules",
+    "Rules": "esper_ray.kasmina.lifecycle.reducer",
     "LifecycleError": "esper_ray.kasmina.model",
     "MorphogeneticModel": "esper_ray.kasmina.model",
     "GrowingOptimizer": "esper_ray.kasmina.optimizer",

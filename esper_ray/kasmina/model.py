@@ -19,21 +19,21 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from esper_ray.kasmina import lifecycle
-from esper_ray.kasmina.cell import Incubation, SeedCell
-from esper_ray.kasmina.checkpoints import check_rebuilt, load_model, load_state, manifest_tensor, save_model
-from esper_ray.kasmina.coalitions import repeated, switched
-from esper_ray.kasmina.commands import report_of
-from esper_ray.kasmina.drawing import draw
-from esper_ray.kasmina.growth import Growth, GrowthOptions, LossOf, Outcome, SlotEvent
-from esper_ray.kasmina.incubation import incubate, shadowed
-from esper_ray.kasmina.initialisation import count_parameters
-from esper_ray.kasmina.lifecycle import LifecycleEvent, Refused, Rules, SeedState
-from esper_ray.kasmina.plain import plain_module
-from esper_ray.kasmina.wrapping import Attachment, SlotHook, attach, still
+from esper_ray.kasmina.export.checkpoints import check_rebuilt, load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.export.plain import plain_module
+from esper_ray.kasmina.export.text_diagram import draw
+from esper_ray.kasmina.lifecycle import reducer
+from esper_ray.kasmina.lifecycle.commands import report_of
+from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused, Rules, SeedState
+from esper_ray.kasmina.modules import count_parameters
+from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach, evaluation_mode
+from esper_ray.kasmina.network.branching import repeated, switched
+from esper_ray.kasmina.network.cell import Incubation, SeedCell
+from esper_ray.kasmina.network.growth import Growth, GrowthOptions, LossOf, Outcome, SlotEvent
+from esper_ray.kasmina.network.incubation import incubate, shadowed
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
+from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
-from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.slots import ordered_slot_ids
 
 
@@ -158,7 +158,7 @@ class MorphogeneticModel(nn.Module):
             ValueError: if there is no such slot.
         """
         if slot not in self.cells:
-            raise ValueError(unknown("slot", slot, list(self.slot_ids)))
+            raise ValueError(unknown_name_message("slot", slot, list(self.slot_ids)))
         return cast(SeedCell, self.cells[slot])
 
     # What one does with a seed
@@ -188,7 +188,7 @@ class MorphogeneticModel(nn.Module):
         if not isinstance(name, str):
             raise ValueError(f"a blueprint is a Blueprint or a registered name, got {name!r}")
         self.cell(slot)
-        command = lifecycle.Germinate(
+        command = reducer.Germinate(
             self.growth.next_seed_id(slot),
             name,
             GerminationStyle.of(style),
@@ -203,7 +203,7 @@ class MorphogeneticModel(nn.Module):
         Raises:
             LifecycleError: if the slot is empty or its seed has nowhere to advance to.
         """
-        return self._obeyed(slot, self.execute(slot, lifecycle.Advance(), measured))
+        return self._obeyed(slot, self.execute(slot, reducer.Advance(), measured))
 
     def retarget(
         self,
@@ -222,7 +222,7 @@ class MorphogeneticModel(nn.Module):
             ValueError: if the target is out of range.
         """
         new = None if style is None else GerminationStyle.of(style)
-        command = lifecycle.SetAlphaTarget(target, ticks, curve, steepness, new)
+        command = reducer.SetAlphaTarget(target, ticks, curve, steepness, new)
         return self._obeyed(slot, self.execute(slot, command))
 
     def prune(
@@ -233,7 +233,7 @@ class MorphogeneticModel(nn.Module):
         Raises:
             LifecycleError: if the slot is empty, or its seed is committed or gone.
         """
-        return self._obeyed(slot, self.execute(slot, lifecycle.Prune(ticks, curve, reason=reason)))
+        return self._obeyed(slot, self.execute(slot, reducer.Prune(ticks, curve, reason=reason)))
 
     def fossilise(self, slot: str, measured: SeedMeasurements) -> Outcome:
         """Commit a holding seed for good, if its gate opens; the outcome tells whether it did.
@@ -241,12 +241,12 @@ class MorphogeneticModel(nn.Module):
         Raises:
             LifecycleError: if the slot is empty or its seed does not hold.
         """
-        return self._obeyed(slot, self.execute(slot, lifecycle.Fossilize(), measured))
+        return self._obeyed(slot, self.execute(slot, reducer.Fossilize(), measured))
 
     def execute(
         self,
         slot: str,
-        command: lifecycle.Command,
+        command: reducer.Command,
         measured: SeedMeasurements = UNMEASURED,
         loss_of: LossOf | None = None,
     ) -> Outcome:
@@ -380,7 +380,7 @@ class MorphogeneticModel(nn.Module):
 
     def _calm(self, loss_of: LossOf) -> LossOf:
         def loss() -> Tensor:
-            with still(self):
+            with evaluation_mode(self):
                 return loss_of()
 
         return loss

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.growth import HOST_GROUP
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.growth import HOST_GROUP
 
 ParameterState = dict[str, Any]
 """What an optimiser keeps for one parameter: momentum and the like."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper_ray.kasmina.checkpoints import EXTRA_STATE
-from esper_ray.kasmina.growth import GrowthRecord
+from esper_ray.kasmina.export.checkpoints import EXTRA_STATE
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import GrowingOptimizer, ParameterState
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from esper_ray.leyline.actions import head_sizes
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.nissa.catalogue.metrics import METRICS, STATES
 from esper_ray.nissa.event_log import source_of
 from esper_ray.nissa.exposition import Exporter

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from esper_ray.leyline.scores import Summary
+from esper_ray.leyline.evaluation_results import Summary
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.nissa.scoreboard import COLOURS, FAINT, INK
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.loading import ConfigError, build, read_file
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.loading import ConfigError, build, read_file
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.event_log import INTEGRITY, EventLog, integrity
 from esper_ray.nissa.sample_log import SampleLog

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from esper_ray.leyline.scores import Duel, Score, Summary
+from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
 
 ASIDE_INCHES = 0.12
 """How far a policy is drawn beside another that costs the same."""
@@ -96,7 +96,7 @@ def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
 
 
 def write_markdown(
-    folder: Path, summaries: Sequence[Summary], duels: Sequence[Duel], title: str, notes: Sequence[str]
+    folder: Path, summaries: Sequence[Summary], duels: Sequence[PairedComparison], title: str, notes: Sequence[str]
 ) -> Path:
     """``comparison.md``: the table with what one needs to read it, and what one policy gains over each other."""
     path = folder / "comparison.md"
@@ -116,13 +116,13 @@ def write_markdown(
     return path
 
 
-def duel_line(duel: Duel) -> str:
+def duel_line(duel: PairedComparison) -> str:
     """One duel in words."""
     test, objective = _gains_of(duel)
     return f"gain of {duel.policy} over {duel.over}: test {test}, objective {objective}"
 
 
-def _gains_of(duel: Duel) -> tuple[str, str]:
+def _gains_of(duel: PairedComparison) -> tuple[str, str]:
     return duel.test_gain_pp.signed, duel.objective_gain_pp.signed
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import ConfigError, build, difference
-from esper_ray.leyline.standings import Standing
-from esper_ray.leyline.sweep import SweepConfig, Trial, expand, sweep_config
+from esper_ray.leyline.config.loading import ConfigError, build, difference
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.sweep import SweepConfig, Trial, expand, sweep_config
+from esper_ray.leyline.sweep_results import TrialResult
 from esper_ray.nissa.run_directory import MEASURED_PACKAGES, RunDirectory, RunDirectoryError, package_version
 
 SCHEMA = 1
@@ -176,14 +176,14 @@ class SweepDirectory:
             for row in rows
         )
 
-    def standing(self, trial: str) -> Standing:
+    def standing(self, trial: str) -> TrialResult:
         """What a trial has come to so far, as its files tell."""
         run, config = self.run(trial), self.trials[trial].config
         rows = [] if run is None else complete_rows(run)
         status = "waiting" if run is None else str(run.read_manifest()["status"])
         curve = self.objective(trial, rows)
         last = rows[-self.sweep.window :]
-        return Standing(
+        return TrialResult(
             trial=trial,
             settings=self.settings(trial),
             status=status,
@@ -198,7 +198,7 @@ class SweepDirectory:
             run="" if run is None else str(run.path.relative_to(self.path)),
         )
 
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[TrialResult]:
         """Of all trials, in their order."""
         return [self.standing(name) for name in self.trials]
 

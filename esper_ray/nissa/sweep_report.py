@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from esper_ray.leyline.standings import Ranked, Standing
+from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
 from esper_ray.nissa.scoreboard import COLOURS, FAINT, INK
 from esper_ray.nissa.sweep_directory import MEANS
 
@@ -26,7 +26,7 @@ def choice_of(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
     )
 
 
-def write_sweep(folder: Path, standings: Sequence[Standing]) -> Path:
+def write_sweep(folder: Path, standings: Sequence[TrialResult]) -> Path:
     """``sweep.csv``: one line a trial; equal for equal sweeps, whatever happened on the way."""
     path = folder / "sweep.csv"
     keys = list(standings[0].settings)
@@ -43,7 +43,7 @@ def write_sweep(folder: Path, standings: Sequence[Standing]) -> Path:
     return path
 
 
-def write_ranking(folder: Path, rankings: Mapping[str, Sequence[Ranked]]) -> Path:
+def write_ranking(folder: Path, rankings: Mapping[str, Sequence[RankedChoice]]) -> Path:
     """``ranking.csv``: every ranking, one line a choice."""
     path = folder / "ranking.csv"
     with path.open("w", newline="") as file:
@@ -57,7 +57,7 @@ def write_ranking(folder: Path, rankings: Mapping[str, Sequence[Ranked]]) -> Pat
     return path
 
 
-def table_rows(ranked: Sequence[Ranked]) -> list[tuple[str, ...]]:
+def table_rows(ranked: Sequence[RankedChoice]) -> list[tuple[str, ...]]:
     """A ranking for people, in the order of :data:`HEADINGS`."""
     return [
         (
@@ -74,7 +74,9 @@ def table_rows(ranked: Sequence[Ranked]) -> list[tuple[str, ...]]:
     ]
 
 
-def write_markdown(folder: Path, rankings: Mapping[str, Sequence[Ranked]], title: str, notes: Sequence[str]) -> Path:
+def write_markdown(
+    folder: Path, rankings: Mapping[str, Sequence[RankedChoice]], title: str, notes: Sequence[str]
+) -> Path:
     """``ranking.md``: the rankings as tables, and what one needs to know to read them."""
     lines = [f"# {title}", ""]
     for name, ranked in rankings.items():
@@ -86,7 +88,9 @@ def write_markdown(folder: Path, rankings: Mapping[str, Sequence[Ranked]], title
     return path
 
 
-def draw_sweep(folder: Path, groups: Mapping[str, Sequence[Standing]], ranked: Sequence[Ranked], title: str) -> Path:
+def draw_sweep(
+    folder: Path, groups: Mapping[str, Sequence[TrialResult]], ranked: Sequence[RankedChoice], title: str
+) -> Path:
     """``sweep.png``: on the left how each choice learnt, on the right what it came to.
 
     Args:
@@ -120,7 +124,7 @@ def _curve(axes: Axes, curves: Sequence[Sequence[float]], colour: str) -> None:
 
 
 def _ranks(
-    axes: Axes, groups: Mapping[str, Sequence[Standing]], ranked: Sequence[Ranked], colours: Mapping[str, str]
+    axes: Axes, groups: Mapping[str, Sequence[TrialResult]], ranked: Sequence[RankedChoice], colours: Mapping[str, str]
 ) -> None:
     for row, r in enumerate(ranked):
         colour = colours[r.choice]

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from esper_ray.leyline.scores import Duel, Interval, Score, Summary, Verdict
+from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval, PairedComparison, Score, Summary
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -36,7 +36,7 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, leve
     return Interval(float(array.mean()), float(low), float(high))
 
 
-def verdict(differences: Sequence[float]) -> Verdict:
+def verdict(differences: Sequence[float]) -> ComparisonVerdict:
     """Who is better, from paired differences of one against the other, and how many seeds it takes to tell.
 
     Args:
@@ -59,17 +59,17 @@ def verdict(differences: Sequence[float]) -> Verdict:
     better: Literal["first", "second", "undecided"] = "undecided"
     if interval.low > 0 or interval.high < 0:
         better = "first" if interval.low > 0 else "second"
-    return Verdict(better, interval, len(differences), needed)
+    return ComparisonVerdict(better, interval, len(differences), needed)
 
 
-def duels(scores: Sequence[Score], policy: str) -> list[Duel]:
+def duels(scores: Sequence[Score], policy: str) -> list[PairedComparison]:
     """What ``policy`` gains over each of the others.
 
     Raises:
         ValueError: if there is no such policy, or policies were played on different seeds.
     """
     return [
-        Duel(policy, other, against.test_gain_pp, against.objective_gain_pp)
+        PairedComparison(policy, other, against.test_gain_pp, against.objective_gain_pp)
         for other in dict.fromkeys(score.policy for score in scores)
         if other != policy
         for against in summaries([s for s in scores if s.policy in (policy, other)], control=other)

@@ -2,11 +2,31 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esper_ray.leyline.records import LedgerEntry, Source
+
+
+class RewardError(ValueError):
+    """Evidence that a payment needs is missing or broken; nothing is paid."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A short name of what is wrong, for programs."""
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse evidence that is no number.
+
+    Raises:
+        RewardError: naming it.
+    """
+    if not isfinite(value):
+        raise RewardError("non_finite_measurement", f"{name} is {value}, it must be finite; nothing was paid")
 
 
 class Ledger:

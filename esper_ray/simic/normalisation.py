@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from esper_ray.simic.statistics import FloatArray, Moments
+from esper_ray.simic.running_moments import FloatArray, Moments
 
 
 def discounted_returns(rewards: FloatArray, gamma: float) -> FloatArray:

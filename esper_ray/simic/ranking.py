@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_ray.leyline.scores import Interval
-from esper_ray.leyline.standings import Ranked
+from esper_ray.leyline.evaluation_results import Interval
+from esper_ray.leyline.sweep_results import RankedChoice
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -43,7 +43,7 @@ def ranking(
     stopped: Mapping[str, int] | None = None,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
-) -> list[Ranked]:
+) -> list[RankedChoice]:
     """The choices, highest interquartile mean first; equal ones in the order in which they came.
 
     Args:
@@ -63,7 +63,7 @@ def ranking(
         low, high = np.quantile(drawn[name], [tail, 1.0 - tail])
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         interval = Interval(means[name], float(low), float(high))
-        found.append(Ranked(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
+        found.append(RankedChoice(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
     return sorted(found, key=lambda entry: -entry.score_pp.mean)
 
 

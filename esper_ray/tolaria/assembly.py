@@ -6,29 +6,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from esper_ray.kasmina.birth import check_newborn
 from esper_ray.kasmina.blueprints import build_seed
-from esper_ray.kasmina.cell import Incubation, SeedCell
-from esper_ray.kasmina.gates import Gate, GateRules
-from esper_ray.kasmina.growth import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.hosts import HostSpec, build_host
-from esper_ray.kasmina.initialisation import seeded_initialisation
-from esper_ray.kasmina.lifecycle import Rules
+from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
+from esper_ray.kasmina.lifecycle.reducer import Rules
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.network.cell import Incubation, SeedCell
+from esper_ray.kasmina.network.growth import HOST_GROUP, GrowthOptions
+from esper_ray.kasmina.network.newborn import check_newborn
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
-from esper_ray.leyline.config import GrowthConfig, RunConfig, TrainingConfig
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.host import HostConfig
+from esper_ray.leyline.config.run import GrowthConfig, RunConfig, TrainingConfig
 from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.host_config import HostConfig
 from esper_ray.leyline.legality import Limits
-from esper_ray.leyline.sections import unknown
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
-from esper_ray.tolaria.steps import CapturedRunner, EagerRunner, StepRunner
+from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 from esper_ray.tolaria.training import EpochSettings, Rates, Trainer
 
 AnyData = Dataset[Any]
@@ -70,7 +70,7 @@ def build_organism(
         spec = (host or configured_host(config.host))(data)
     for slot in config.growth.slots:
         if slot not in spec.slot_modules:
-            raise ValueError(unknown("slot", slot, list(spec.slot_modules)))
+            raise ValueError(unknown_name_message("slot", slot, list(spec.slot_modules)))
     growth, training = config.growth, config.training
     model = MorphogeneticModel.wrap(
         spec.module.to(device),

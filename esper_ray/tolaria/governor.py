@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from esper_ray.leyline.config import GovernorConfig
+from esper_ray.leyline.config.run import GovernorConfig
 
 MAD_TO_DEVIATION = 1.4826
 """Median absolute deviation to standard deviation of a normal distribution."""
@@ -16,7 +16,7 @@ MIN_ACCURACY_DEVIATION_PP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthVerdict:
     """Judgement of one epoch."""
 
     panic: bool
@@ -27,7 +27,7 @@ class Verdict:
     threshold: float = 0.0
 
 
-HEALTHY = Verdict(panic=False, healthy=True)
+HEALTHY = HealthVerdict(panic=False, healthy=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Governor:
         self.examples = examples
         self.state = GovernorState()
 
-    def judge(self, train_loss: float, val_loss: float, committed_pp: float) -> Verdict:
+    def judge(self, train_loss: float, val_loss: float, committed_pp: float) -> HealthVerdict:
         """Verdict on an epoch.
 
         A loss that is not finite is a panic at once. Suspicious, and a panic when confirmed, are
@@ -70,7 +70,7 @@ class Governor:
         """
         for name, loss in (("training", train_loss), ("validation", val_loss)):
             if not math.isfinite(loss):
-                return Verdict(True, False, f"{name} loss is not finite", loss, math.inf)
+                return HealthVerdict(True, False, f"{name} loss is not finite", loss, math.inf)
         highest, lowest = self._divergence_threshold(), self._collapse_threshold()
         if val_loss > highest:
             return self._suspicious("validation loss diverges", val_loss, highest)
@@ -81,9 +81,9 @@ class Governor:
         self.state = GovernorState(losses, accuracies)
         return HEALTHY
 
-    def _suspicious(self, reason: str, value: float, threshold: float) -> Verdict:
+    def _suspicious(self, reason: str, value: float, threshold: float) -> HealthVerdict:
         self.state = replace(self.state, suspicions=self.state.suspicions + 1)
-        return Verdict(self.state.suspicions >= self.config.confirmations, False, reason, value, threshold)
+        return HealthVerdict(self.state.suspicions >= self.config.confirmations, False, reason, value, threshold)
 
     def _divergence_threshold(self) -> float:
         losses = self.state.losses

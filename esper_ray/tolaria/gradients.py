@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper_ray.kasmina.growth import HOST_GROUP
+from esper_ray.kasmina.network.growth import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 
 VANISHING_NORM = 1e-7

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.wrapping import still
+from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.tolaria.coalitions import Chosen, chosen_coalitions
+from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions
 
 Members = frozenset[str]
 Choice = Callable[[tuple[str, ...]], Chosen]
@@ -57,7 +57,7 @@ def measure(
     everybody = frozenset(players)
     limit = min(examples or len(split), len(split))
     chosen = choose(players)
-    with still(model), model.branching(everybody, chosen.coalitions) as members:
+    with evaluation_mode(model), model.branching(everybody, chosen.coalitions) as members:
         loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
     by_members = dict(zip(members, scores, strict=True))
     full = by_members[everybody]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import build_seed
-from esper_ray.kasmina.cell import SeedCell
-from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.wrapping import still
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.network.attachment import evaluation_mode
+from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import seed_parameter_count
-from esper_ray.leyline.config import GovernorConfig
+from esper_ray.leyline.config.run import GovernorConfig
 from esper_ray.tolaria.data import Dataset
 
 COPIES = 4
@@ -89,6 +89,10 @@ def _saved_bytes(run: Callable[[], Any], module: nn.Module, inputs: Tensor) -> i
             sizes[place] = tensor  # held, so that no other tensor can take its place
         return tensor
 
-    with torch.enable_grad(), still(module), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with (
+        torch.enable_grad(),
+        evaluation_mode(module),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
         run()
     return sum(tensor.untyped_storage().nbytes() for tensor in sizes.values())

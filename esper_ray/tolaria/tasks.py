@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.sections import unknown
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
 from esper_ray.tolaria.sources.digits import load_digits
@@ -89,7 +89,7 @@ def find_task(name: str) -> Task:
         return _TASKS[name]
     offered = _offered()
     if name not in offered:
-        raise TaskError(unknown("task", name, task_names()))
+        raise TaskError(unknown_name_message("task", name, task_names()))
     return _imported(offered[name])
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import ImageData, split_dataset
 
 

@@ -14,7 +14,7 @@ from actors.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from actors.contestants import BASELINES, UNSTEERED, Contestant, ContestantError, contestant
 from actors.ppo import PPOLearner
 from esper_ray.environment import make_environment
-from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from policies.heuristic import HeuristicPolicy

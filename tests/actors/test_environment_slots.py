@@ -10,7 +10,7 @@ from actors.keeping import Behaviour
 from actors.ppo import PPOLearner
 from actors.recording import Assignment
 from actors.slots import EnvironmentSlots
-from esper_ray.leyline.loading import ConfigError, build
+from esper_ray.leyline.config.loading import ConfigError, build
 
 
 def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):

@@ -11,9 +11,9 @@ from actors.recording import Assignment
 from actors.rollout import EpisodeRunner, Interrupted
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import GerminationStyle
-from esper_ray.leyline.config import PolicyConfig
-from esper_ray.leyline.host_config import CNNHostConfig, MLPHostConfig, TransformerHostConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.host import CNNHostConfig, MLPHostConfig, TransformerHostConfig
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.life import Planted
 from esper_ray.tolaria.tasks import load_task
 from policies.baselines import RandomPolicy, ScriptLine
@@ -220,7 +220,7 @@ def test_seeds_that_are_frozen_once_committed_are_trained_from_scratch_all_the_s
 def test_a_rollback_ends_an_episode_and_is_counted(monkeypatch):
     evaluator = Evaluator(config_of())
     governor = "esper_ray.tolaria.governor.Governor.judge"
-    from esper_ray.tolaria.governor import Verdict as Judgement
+    from esper_ray.tolaria.governor import HealthVerdict as Judgement
 
     monkeypatch.setattr(governor, lambda *_: Judgement(True, False, "nerves", 1.0, 0.0))
     score = evaluator.play(STATIC, 0).score

@@ -6,7 +6,7 @@ from actors.contestants import SCRATCH, WIDE, Contestant
 from actors.evaluation import Evaluator
 from actors.evaluation_pool import Job, RayPlayers, SerialPlayers, all_scores, make_players
 from actors.rollout import Interrupted
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 
 CONTESTANTS = {name: Contestant(name, baseline=name) for name in ("static", "random")}
 SEEDS = (5, 9)

@@ -13,7 +13,7 @@ from actors.ppo import Batch, PPOLearner, Targets, entropy_coefficient, explorat
 from actors.recording import Assignment
 from actors.rollout import episode_seed
 from actors.serial import SerialCrew
-from esper_ray.leyline.config import PPOConfig
+from esper_ray.leyline.config.run import PPOConfig
 
 CPU = torch.device("cpu")
 

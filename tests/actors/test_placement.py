@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.placement import ResourceError, make_plan
-from esper_ray.leyline.system_config import SystemConfig
+from esper_ray.leyline.config.system import SystemConfig
 
 
 def plan(**settings):

@@ -9,7 +9,7 @@ from actors.recording import Assignment
 from actors.replay import ReplayError, recorded_episode, replay
 from actors.rollout import EpisodeRunner
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.leyline.loading import build
+from esper_ray.leyline.config.loading import build
 from esper_ray.nissa.event_log import written
 from policies.tamiyo import LearnedPolicy
 

@@ -14,7 +14,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 from esper_ray.leyline.policy import Decision
 from esper_ray.tolaria.assembly import derived_seed
-from esper_ray.tolaria.governor import Verdict
+from esper_ray.tolaria.governor import HealthVerdict
 
 GROW = Action(LifecycleOp.GERMINATE, 1, tempo=0)
 ADVANCE = Action(LifecycleOp.ADVANCE, 1)
@@ -124,7 +124,9 @@ def test_nothing_follows_an_episode_that_has_reached_its_length(played):
 
 
 def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was_caused(env, monkeypatch):
-    verdicts = iter([Verdict(False, True), Verdict(False, True), Verdict(True, False, "test", 1.0, 0.5)])
+    verdicts = iter(
+        [HealthVerdict(False, True), HealthVerdict(False, True), HealthVerdict(True, False, "test", 1.0, 0.5)]
+    )
     monkeypatch.setattr(life.Governor, "judge", lambda self, train, val, committed: next(verdicts))
     runner = runner_of(env, [GROW, WAIT, WAIT])
     episode = runner.play(Assignment(0, 0, 5))

@@ -5,8 +5,8 @@ from watching_builders import samples, told, watched_run
 
 from actors.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
+from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
-from esper_ray.leyline.telemetry_config import TelemetryConfig
 from esper_ray.nissa.checking import problem_of
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}

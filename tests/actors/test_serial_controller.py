@@ -4,70 +4,11 @@ import json
 
 import pytest
 from learner_builders import small_config
+from serial_runs import SETTINGS, events, rounds_csv, run
 
 from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
-from actors.controller import DIAGNOSTICS, Controller
+from actors.controller import DIAGNOSTICS
 from actors.rollout import episode_seed
-from actors.serial import SerialCrew
-from esper_ray.nissa.run_directory import RunDirectory
-
-SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo__checkpoints_kept": 2}
-
-
-class Watcher:
-    """Remembers what a run told it, and may ask it to stop."""
-
-    def __init__(self, stop_after=None):
-        self.heard = []
-        self.rows = []
-        self.asked = 0
-        self.stop_after = stop_after
-
-    def episode_finished(self, episode):
-        self.heard.append(("episode", episode.index))
-
-    def fault_happened(self, fault):
-        self.heard.append(("fault", fault.kind))
-
-    def updating(self):
-        self.heard.append(("updating",))
-
-    def round_finished(self, row, timing):
-        self.heard.append(("round", row["round"]))
-        self.rows.append((row, timing))
-
-    def should_stop(self):
-        self.asked += 1
-        return self.stop_after is not None and self.stop_after(self)
-
-
-def run(folder, resume=None, stop_after=None, **changes):
-    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new crew and controller."""
-    config = small_config(**(SETTINGS | changes))
-    watcher = Watcher(stop_after)
-    directory = RunDirectory.create(folder, config, ["test"]) if resume is None else RunDirectory.open(resume)
-    with SerialCrew(config) as crew:
-        controller = Controller(config, crew, directory, watcher, watcher.should_stop)
-        if resume is None:
-            controller.start()
-        else:
-            controller.resume(load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config))
-        done = controller.run()
-        return directory, controller, watcher, done
-
-
-def rounds_csv(directory):
-    return (directory.path / "rounds.csv").read_bytes()
-
-
-def events(directory):
-    """The event log without the name of the run."""
-    return [{key: value for key, value in event.items() if key != "run"} for event in directory.events()]
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("straight"))
 
 
 def test_equal_seeds_give_equal_runs_byte_for_byte(straight, tmp_path):

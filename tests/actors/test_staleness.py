@@ -2,7 +2,7 @@
 
 import pytest
 from learner_builders import small_config
-from test_serial_controller import events, rounds_csv, run
+from serial_runs import events, rounds_csv, run
 
 from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.keeping import Behaviour
@@ -59,6 +59,6 @@ def test_the_checkpoint_of_the_best_round_is_that_of_the_policy_that_played_it(s
 
 
 def _settings():
-    from test_serial_controller import SETTINGS
+    from serial_runs import SETTINGS
 
     return SETTINGS | STALE

@@ -7,8 +7,8 @@ import pytest
 from actors.placement import ResourceError
 from actors.sweep_resources import bundles, check_fits, check_places
 from actors.sweep_schedulers import METRIC, TIME, Halving, Populations
-from esper_ray.leyline.loading import build
-from esper_ray.leyline.sweep import HalvingConfig
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.sweep import HalvingConfig
 
 HALVES = HalvingConfig(grace_rounds=2, reduction=2.0)
 

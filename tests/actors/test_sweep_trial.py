@@ -9,8 +9,8 @@ from watching_builders import Telling
 from actors.checkpoint import CheckpointError, checkpoints_in
 from actors.serial import SerialCrew
 from actors.sweep_trial import Origin, TrialRun
-from esper_ray.leyline.loading import build
-from esper_ray.leyline.sweep import expand, sweep_config
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.nissa.sweep_directory import SweepDirectory
 

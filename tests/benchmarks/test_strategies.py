@@ -7,7 +7,7 @@ from benchmarks import strategies
 from benchmarks.scripted import STRATEGIES, decision
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import REWARD_MODES
+from esper_ray.leyline.config.reward import REWARD_MODES
 
 QUICK = {
     "episode_length": 24,

@@ -21,7 +21,7 @@ from monkey import Monkey, Outcome, plan  # noqa: E402
 from actors.controller import Controller  # noqa: E402
 from actors.crew import Crew  # noqa: E402
 from actors.serial import SerialCrew  # noqa: E402
-from esper_ray.leyline.config import RunConfig  # noqa: E402
+from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.run_directory import RunDirectory  # noqa: E402
 
 ACTORS = {"environment": 9, "learner": 5, "telemetry": 2, "driver": 4}

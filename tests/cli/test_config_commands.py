@@ -5,8 +5,8 @@ import json
 import yaml
 
 import esper_ray
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 
 
 def test_show_prints_a_configuration_that_can_be_used_again(esper, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from cli_builders import call
 from grafana_builders import TOKEN, FakeGrafana, running
 
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.nissa import dashboard as module
 from esper_ray.nissa.dashboard import files
 from esper_ray.nissa.run_directory import Names, RunDirectory

@@ -7,9 +7,9 @@ import pytest
 from cli_builders import SMALL, call
 
 from esper_ray.cli.dual import Pair, describe, pair_of, split
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.loading import build, read_preset
-from esper_ray.leyline.scores import Interval, Verdict
+from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval
 from esper_ray.nissa.run_directory import RunDirectory
 
 
@@ -121,7 +121,7 @@ def test_one_gpu_is_not_enough():
     ],
 )
 def test_the_verdict_in_words(better, needed, words):
-    assert words in describe(Verdict(better, Interval(2.0, 1.0, 3.0), 5, needed), Pair("shaped", "sparse"))
+    assert words in describe(ComparisonVerdict(better, Interval(2.0, 1.0, 3.0), 5, needed), Pair("shaped", "sparse"))
 
 
 def test_a_pair_is_read():

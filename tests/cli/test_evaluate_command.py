@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esper_ray.cli.evaluate import seed_list
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 
 QUICK = [
@@ -107,8 +107,8 @@ def test_equal_evaluations_give_equal_scores(told, tmp_path):
 def test_narrow_terminals_see_whole_cells(columns, told, monkeypatch, capsys):
     """Every number of the widest layout is to be found in one piece, and no line is too long."""
     from esper_ray.cli.evaluating import EvaluationJob
-    from esper_ray.leyline.loading import build, read_preset
-    from esper_ray.leyline.scores import Interval, Summary
+    from esper_ray.leyline.config.loading import build, read_preset
+    from esper_ray.leyline.evaluation_results import Interval, Summary
 
     monkeypatch.setenv("COLUMNS", columns)
     gain = Interval(-11.1, -22.2, -10.5)

@@ -16,7 +16,7 @@ from esper_ray.cli.progress import (
     describe_operations,
     progress_for,
 )
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 
 CONFIG = build(read_preset("digits"), {"ppo.rounds": 3, "system.envs": 2})
 TIMING = {"env_steps_per_second": 12.345}

@@ -84,7 +84,7 @@ def test_the_same_command_begins_a_run_or_goes_on_with_it(work, monkeypatch):
 
 
 def test_a_run_that_died_before_its_first_checkpoint_is_begun_anew(work):
-    from esper_ray.leyline.config import RunConfig
+    from esper_ray.leyline.config.run import RunConfig
 
     RunDirectory.create(work / "runs", RunConfig(), ["test"], "r")
     assert train("--run-id", "r").code == 0

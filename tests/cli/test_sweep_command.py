@@ -7,9 +7,9 @@ from rich.console import Console
 
 from esper_ray.cli.sweep import grid_of, seeds_of
 from esper_ray.cli.sweep_progress import LiveSweepProgress, PlainSweepProgress
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.loading import build, read_preset
-from esper_ray.leyline.sweep import expand, sweep_config
 from esper_ray.nissa.run_directory import RunDirectory
 from esper_ray.nissa.sweep_directory import SweepDirectory
 

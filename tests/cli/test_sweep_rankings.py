@@ -1,15 +1,15 @@
 """Rankings of a sweep: of its choices, and of the values of each key."""
 
 from esper_ray.cli.sweeping import grouped, rankings_of
-from esper_ray.leyline.standings import Standing
-from esper_ray.leyline.sweep import sweep_config
+from esper_ray.leyline.config.sweep import sweep_config
+from esper_ray.leyline.sweep_results import TrialResult
 
 TREE = {"reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}}
 
 
 def standing(mode, seed, score, lr=1e-4, status="finished"):
     settings = {"reward.mode": mode, "seed": seed, "ppo.lr": lr}
-    return Standing(f"{mode}-{lr}-{seed}", settings, status, 2, 4, score, (score - 10.0, score), {}, 0, 80)
+    return TrialResult(f"{mode}-{lr}-{seed}", settings, status, 2, 4, score, (score - 10.0, score), {}, 0, 80)
 
 
 TRIALS = (

@@ -10,7 +10,7 @@ from cli_builders import only_run
 
 from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.ppo import PPOLearner
-from esper_ray.leyline.reward_config import REWARD_MODES
+from esper_ray.leyline.config.reward import REWARD_MODES
 from policies.bundle import weights_digest
 
 LINE = re.compile(

@@ -7,13 +7,13 @@ import numpy as np
 from conformance_steps import GAMMA
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.records import Coalition, Estimate, Measurement
-from esper_ray.leyline.reward_config import RewardConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic import attribution
-from esper_ray.simic.rewards import bonuses, credit, operations, potentials, prices
-from esper_ray.simic.statistics import Moments
-from esper_ray.tolaria.coalitions import EXACT_PLAYERS
+from esper_ray.simic.rewards import bonuses, costs, credit, operations, shaping
+from esper_ray.simic.running_moments import Moments
+from esper_ray.tolaria.coalition_sampling import EXACT_PLAYERS
 
 
 def _timing(given, constants):
@@ -47,9 +47,7 @@ def _drip(given, constants):
 def _potential(given, constants):
     if not given["has_active_seed"]:
         return {"value": 0.0}
-    return {
-        "value": potentials.seed_potential(Stage(given["seed_stage"]), given["seed_epochs_in_stage"], RewardConfig())
-    }
+    return {"value": shaping.seed_potential(Stage(given["seed_stage"]), given["seed_epochs_in_stage"], RewardConfig())}
 
 
 NATURAL = (Stage.DORMANT, Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED)
@@ -63,7 +61,7 @@ def _table(given, constants):
     rows = []
     for previous, stage in pairwise(NATURAL):
         for ticks in TABLE_TICKS:
-            bonus = potentials.stage_bonus(stage, ticks, previous, TABLE_PREVIOUS_TICKS, given["gamma"], config)
+            bonus = shaping.stage_bonus(stage, ticks, previous, TABLE_PREVIOUS_TICKS, given["gamma"], config)
             rows.append(
                 {
                     "stage": stage.name,
@@ -92,12 +90,12 @@ def _weights(given, constants):
         alpha = state["alpha"] if active else 0.0
         count = state["seed_param_count"] + state.get("gate_params", 0) if active else 0
         before = given["prev_slot_alphas"].get(slot, 0.0), given["prev_slot_params"].get(slot, 0)
-        changes += prices.squared_change(before[0], alpha, before[1], host, floor)
+        changes += costs.squared_change(before[0], alpha, before[1], host, floor)
         alphas[slot], parameters[slot] = alpha, count
         if active:
-            loads[slot] = prices.Load(Stage[state["stage"]], alpha, count)
+            loads[slot] = costs.Load(Stage[state["stage"]], alpha, count)
     return {
-        "effective_seed_params": prices.effective_parameters(loads, host, ratio),
+        "effective_seed_params": costs.effective_parameters(loads, host, ratio),
         "alpha_delta_sq_sum": changes,
         "slot_alphas_after": alphas,
         "slot_params_after": parameters,

@@ -1,12 +1,14 @@
 """Cases about one step of one slot: kinds ``reward`` and ``loss_reward``."""
 
+import reference_step as step
+from reference_inputs import LossInputs, Seed, StepInputs
+
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import LossRewardConfig, RewardConfig
+from esper_ray.leyline.config.reward import LossRewardConfig, RewardConfig
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.rewards import credit, prices, step
+from esper_ray.simic.ledger import RewardError
+from esper_ray.simic.rewards import costs, credit
 from esper_ray.simic.rewards.bonuses import Drip
-from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.inputs import LossInputs, Seed, StepInputs
 
 GAMMA = 0.995
 """The one discount of the run that the cases belong to."""
@@ -111,7 +113,7 @@ def components(x, reward, config):
     if config.mode in ("basic", "basic_plus"):
         record |= {
             "compute_rent": reward.of("rent"),
-            "growth_ratio": prices.growth(x.overhead, x.host_parameters, config),
+            "growth_ratio": costs.growth(x.overhead, x.host_parameters, config),
             "pbrs_bonus": reward.of("shaping"),
             "fossilize_terminal_bonus": reward.of("commitment"),
             "drip_this_epoch": reward.of("drip"),
@@ -143,7 +145,7 @@ def components(x, reward, config):
         "num_contributing_fossilized": x.contributing_committed_seeds,
         "n_active_seeds": x.live_seeds,
         "acc_at_germination": x.accuracy_at_germination,
-        "growth_ratio": prices.growth(x.overhead, x.host_parameters, config) if x.host_parameters else 0.0,
+        "growth_ratio": costs.growth(x.overhead, x.host_parameters, config) if x.host_parameters else 0.0,
     }
     early = shaped and measured and x.contribution >= 0
     record |= dict.fromkeys(NEVER_SET, 0.0) | {"timing_discount": step.timing(x, config) if early else 1.0}

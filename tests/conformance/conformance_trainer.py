@@ -5,6 +5,7 @@ of the reference, written down here from its description; the formulas are ours.
 :mod:`esper_ray.simic.accounts`, which is different on purpose and has tests of its own.
 """
 
+import reference_step as step
 from conformance_steps import (
     GAMMA,
     components,
@@ -15,11 +16,11 @@ from conformance_steps import (
     reward_config,
     seed_of,
 )
+from reference_inputs import LossInputs, Seed, StepInputs
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import COOLDOWN, Stage
-from esper_ray.simic.rewards import bonuses, potentials, prices, step
-from esper_ray.simic.rewards.inputs import LossInputs, Seed, StepInputs
+from esper_ray.simic.rewards import bonuses, costs, shaping
 
 CLIP, HISTORY = 10.0, 5
 """Of rewards, and of the accuracies that are remembered."""
@@ -60,7 +61,7 @@ def step_inputs(given, operation, config):
     slot, without = given["slots"][name], given["leave_one_out_accs"]
     occupied = {key: state for key, state in given["slots"].items() if state is not None}
     loads = {
-        key: prices.Load(Stage[state["stage"]], state["alpha"], state["params"] + state.get("gate_params", 0))
+        key: costs.Load(Stage[state["stage"]], state["alpha"], state["params"] + state.get("gate_params", 0))
         for key, state in occupied.items()
     }
     info = None
@@ -92,7 +93,7 @@ def step_inputs(given, operation, config):
         live_seeds=sum(state["stage"] not in ("FOSSILIZED", "PRUNED") for state in occupied.values()),
         committed_seeds=kept.get("seeds_fossilized", 0),
         contributing_committed_seeds=kept.get("contributing_fossilized", 0),
-        effective_parameters=prices.effective_parameters(loads, given["host_params"], config.base_slot_rent_ratio),
+        effective_parameters=costs.effective_parameters(loads, given["host_params"], config.base_slot_rent_ratio),
         escrow_credit=kept.get("escrow_credit", {}).get(name, 0.0),
         slot_id=name,
         seed_id=None if slot is None else slot["seed_id"],
@@ -105,7 +106,7 @@ def clawback(given, config, gamma):
     """What was deposited for seeds that were never blended in, with interest."""
     if given["epoch"] != given["max_epochs"] or config.mode not in ("shaped", "escrow") or config.disable_pbrs:
         return 0.0
-    deposit = potentials.shaping(0.0, potentials.stage_potential(Stage.GERMINATED), gamma, config.pbrs_weight)
+    deposit = shaping.shaping(0.0, shaping.stage_potential(Stage.GERMINATED), gamma, config.pbrs_weight)
     early = [s for s in given["slots"].values() if s is not None and s["stage"] in ("GERMINATED", "TRAINING")]
     return sum(deposit / gamma ** state["age"] for state in early)
 

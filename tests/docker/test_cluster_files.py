@@ -2,31 +2,11 @@
 
 import re
 import tomllib
-from pathlib import Path
 
 import pytest
-import yaml
+from docker_files import DOCKER, KUBERAY, LAUNCHER, LOCKED, ROOT, instructions, read
 
-from esper_ray.leyline.loading import preset_names
-
-ROOT = Path(__file__).parents[2]
-DOCKER = ROOT / "docker"
-LOCKED = {
-    package["name"]: package.get("version") for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
-}
-KUBERAY = sorted((DOCKER / "kuberay").glob("*.yaml"))
-LAUNCHER = sorted((ROOT / "configs" / "cluster").glob("*.yaml"))
-
-
-def read(path):
-    return yaml.safe_load(path.read_text())
-
-
-def instructions():
-    """(word, rest) of each instruction of the Dockerfile, continuation lines joined."""
-    text = re.sub(r"\\\n\s*", "", (DOCKER / "Dockerfile").read_text())
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    return [tuple(line.split(None, 1)) for line in lines]
+from esper_ray.leyline.config.loading import preset_names
 
 
 def test_the_image_copies_what_exists_and_what_the_builder_is_sent():

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_cluster_files import ROOT, instructions
+from docker_files import ROOT, instructions
 
 UV = shutil.which("uv") or next((str(p) for p in [ROOT / ".tools" / "uv" / "bin" / "uv"] if p.exists()), None)
 
@@ -102,6 +102,6 @@ def test_the_cpu_variant_leaves_out_cuda_and_takes_the_locked_versions(tmp_path)
     names = {name.strip() for name in left_out}
     assert {"torch", "torchvision", "triton", "nvidia-cudnn-cu13"} <= names
     assert "ray" not in names
-    from test_cluster_files import LOCKED
+    from docker_files import LOCKED
 
     assert f"torch=={LOCKED['torch']} torchvision=={LOCKED['torchvision']}" in install

@@ -9,7 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from test_cluster_files import DOCKER, KUBERAY, read
+from docker_files import DOCKER, KUBERAY, read
 
 BIN = Path(sys.executable).parent
 

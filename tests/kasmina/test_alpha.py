@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper_ray.kasmina.alpha import AlphaController, ramp_share
+from esper_ray.kasmina.lifecycle.alpha import AlphaController, ramp_share
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode
 
 UNIT = st.floats(0, 1)

@@ -25,8 +25,8 @@ from cell_builders import (
     same_tensors,
 )
 
-from esper_ray.kasmina.cell import Incubation, SeedCell
-from esper_ray.kasmina.operators import GateNetwork
+from esper_ray.kasmina.network.cell import Incubation, SeedCell
+from esper_ray.kasmina.network.operators import GateNetwork
 from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
 from esper_ray.leyline.stages import Stage

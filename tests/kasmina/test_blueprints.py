@@ -16,8 +16,8 @@ from esper_ray.kasmina.blueprints import (
 )
 from esper_ray.kasmina.blueprints.images import group_norm
 from esper_ray.kasmina.blueprints.sequences import WINDOW, SelfAttention, WindowAttention, flex_window_attention
-from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology, seed_parameter_count
 

@@ -6,9 +6,9 @@ import torch
 from kasmina_builders import READY, SLOTS, WORTHY, grow, images, make_organism, wake
 from torch import nn
 
-from esper_ray.kasmina.coalitions import Fork, forks, subsets
-from esper_ray.kasmina.initialisation import seeded_initialisation
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.network.branching import Fork, forks, subsets
 from esper_ray.leyline.stages import Stage
 
 SEEDS = {"r0c0": "conv_light", "r0c1": "bottleneck", "r1c0": "depthwise"}

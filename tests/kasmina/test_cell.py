@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from esper_ray.kasmina.blueprints import SlotShape
-from esper_ray.kasmina.cell import Incubation, SeedCell, StraightThrough
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.cell import Incubation, SeedCell, StraightThrough
 from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.stages import AMPLIFIED, COOLDOWN, IN_FORWARD, Stage

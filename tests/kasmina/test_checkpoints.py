@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
-from esper_ray.kasmina.checkpoints import EXTRA_STATE, TopologyError
-from esper_ray.kasmina.lifecycle import Fossilize, Prune, SetAlphaTarget
+from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, TopologyError
+from esper_ray.kasmina.lifecycle.reducer import Fossilize, Prune, SetAlphaTarget
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.blueprints import Topology
@@ -119,7 +119,7 @@ def test_a_fresh_process_goes_on_bit_by_bit(tmp_path):
     torch.save(organism.optimizer.state_by_name(), tmp_path / "o")
     told = subprocess.run(
         [sys.executable, "-c", GO_ON, tmp_path / "m", tmp_path / "o"],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "builders",
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
@@ -255,7 +255,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
         Path(place).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("esper_ray.kasmina.checkpoints.save_file", full)
+    monkeypatch.setattr("esper_ray.kasmina.export.checkpoints.save_file", full)
     with pytest.raises(OSError, match="disk full"):
         organism.model.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

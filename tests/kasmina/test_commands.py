@@ -1,10 +1,10 @@
 import pytest
 from lifecycle_builders import seed_in
 
-from esper_ray.kasmina import lifecycle
-from esper_ray.kasmina.commands import command_of, logged
-from esper_ray.kasmina.gates import Check, Gate, GateResult
-from esper_ray.kasmina.lifecycle import AlphaMoved, GateEvaluated, Refused, StageChanged
+from esper_ray.kasmina.lifecycle import reducer
+from esper_ray.kasmina.lifecycle.commands import command_of, logged
+from esper_ray.kasmina.lifecycle.gates import Check, Gate, GateResult
+from esper_ray.kasmina.lifecycle.reducer import AlphaMoved, GateEvaluated, Refused, StageChanged
 from esper_ray.leyline.actions import WAIT, Action, AlphaCurve, GerminationStyle
 from esper_ray.leyline.records import Event
 from esper_ray.leyline.stages import Stage
@@ -13,15 +13,15 @@ from esper_ray.leyline.stages import Stage
 @pytest.mark.parametrize(
     ("indices", "expected"),
     [
-        ((1, 2, 8, 3, 2, 1, 0, 0), lifecycle.Germinate("s-9", "lora", GerminationStyle.GATED_GATE, 8, 0.7)),
+        ((1, 2, 8, 3, 2, 1, 0, 0), reducer.Germinate("s-9", "lora", GerminationStyle.GATED_GATE, 8, 0.7)),
         (
             (2, 0, 0, 1, 0, 0, 2, 4),
-            lifecycle.SetAlphaTarget(0.5, 5, AlphaCurve.SIGMOID, 24.0, GerminationStyle.LINEAR_MULTIPLY),
+            reducer.SetAlphaTarget(0.5, 5, AlphaCurve.SIGMOID, 24.0, GerminationStyle.LINEAR_MULTIPLY),
         ),
-        ((3, 0, 0, 0, 0, 0, 3, 1), lifecycle.Prune(8, AlphaCurve.COSINE, 12.0)),
-        ((3, 0, 0, 0, 0, 0, 0, 2), lifecycle.Prune(0, AlphaCurve.SIGMOID, 6.0)),
-        ((4, 0, 0, 0, 0, 0, 0, 0), lifecycle.Fossilize()),
-        ((5, 1, 0, 0, 0, 0, 0, 0), lifecycle.Advance()),
+        ((3, 0, 0, 0, 0, 0, 3, 1), reducer.Prune(8, AlphaCurve.COSINE, 12.0)),
+        ((3, 0, 0, 0, 0, 0, 0, 2), reducer.Prune(0, AlphaCurve.SIGMOID, 6.0)),
+        ((4, 0, 0, 0, 0, 0, 0, 0), reducer.Fossilize()),
+        ((5, 1, 0, 0, 0, 0, 0, 0), reducer.Advance()),
     ],
 )
 def test_indices_mean_commands(indices, expected):

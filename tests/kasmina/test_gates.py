@@ -1,7 +1,7 @@
 import pytest
 
-from esper_ray.kasmina.alpha import AlphaController
-from esper_ray.kasmina.gates import Check, Gate, GateRules, evaluate_gate
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.gates import Check, Gate, GateRules, evaluate_gate
 from esper_ray.leyline.actions import AlphaCurve
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.stages import Stage

@@ -18,10 +18,10 @@ from kasmina_builders import (
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
-from esper_ray.kasmina.gates import GateRules
-from esper_ray.kasmina.growth import GrowthOptions
-from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Prune, Rules, SetAlphaTarget
+from esper_ray.kasmina.lifecycle.gates import GateRules
+from esper_ray.kasmina.lifecycle.reducer import Advance, Fossilize, Germinate, Prune, Rules, SetAlphaTarget
 from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
+from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
 from esper_ray.leyline.blueprints import Topology

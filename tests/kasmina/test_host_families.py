@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS, build_host
-from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
-from esper_ray.leyline.host_config import CNNHostConfig, MLPHostConfig, TransformerHostConfig
-from esper_ray.leyline.loading import ConfigError, build
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
+from esper_ray.leyline.config.host import CNNHostConfig, MLPHostConfig, TransformerHostConfig
+from esper_ray.leyline.config.loading import ConfigError, build
 
 SMALL = TransformerHostConfig(embedding=32, heads=4, layers=4, context=16, segments=2)
 

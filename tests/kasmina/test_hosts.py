@@ -5,8 +5,8 @@ import torch
 from kasmina_builders import images
 
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.initialisation import count_parameters, seeded_initialisation
-from esper_ray.leyline.host_config import CNNHostConfig
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
+from esper_ray.leyline.config.host import CNNHostConfig
 
 FAMILY = [  # base, blocks, pools, kernel, input channels, parameters
     (2, 3, 2, 1, 1, 160),

@@ -23,8 +23,8 @@ from kasmina_builders import READY, wake
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
-from esper_ray.kasmina.cell import Incubation
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.cell import Incubation
 from esper_ray.leyline.stages import Stage
 
 STRAIGHT = Incubation("straight_through")

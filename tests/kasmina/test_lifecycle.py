@@ -1,8 +1,8 @@
 import pytest
 from lifecycle_builders import HEALTHY, WORTHY, Slot, changes, ramping, rules_with, seed_in, worked
 
-from esper_ray.kasmina.gates import Gate
-from esper_ray.kasmina.lifecycle import (
+from esper_ray.kasmina.lifecycle.gates import Gate
+from esper_ray.kasmina.lifecycle.reducer import (
     Advance,
     AlphaMoved,
     Fossilize,

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from lifecycle_builders import changes
 
-from esper_ray.kasmina.commands import command_of
-from esper_ray.kasmina.gates import Gate, GateRules
-from esper_ray.kasmina.lifecycle import Refused, Rules, epoch_elapsed, execute, tick
+from esper_ray.kasmina.lifecycle.commands import command_of
+from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
+from esper_ray.kasmina.lifecycle.reducer import Refused, Rules, epoch_elapsed, execute, tick
 from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.legality import Limits, legality
 from esper_ray.leyline.records import SeedMeasurements, SlotReport

@@ -3,8 +3,8 @@
 import pytest
 from lifecycle_builders import HEALTHY, WORTHY, Slot, rules_with
 
-from esper_ray.kasmina.gates import Gate
-from esper_ray.kasmina.lifecycle import Advance, Fossilize, Germinate, Prune, SetAlphaTarget
+from esper_ray.kasmina.lifecycle.gates import Gate
+from esper_ray.kasmina.lifecycle.reducer import Advance, Fossilize, Germinate, Prune, SetAlphaTarget
 from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
 
 SIGMOID_5 = Germinate("r0c0-1", "norm", GerminationStyle.SIGMOID_ADD, 5)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from esper_ray.kasmina.blueprints import SlotShape
-from esper_ray.kasmina.operators import OPEN_BIAS, blend
+from esper_ray.kasmina.network.operators import OPEN_BIAS, blend
 from esper_ray.leyline.actions import BlendOperator
 from esper_ray.leyline.blueprints import Topology, gate_parameters
 

@@ -5,12 +5,12 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from esper_ray.leyline.config import RunConfig, flatten
-from esper_ray.leyline.host_config import CNNHostConfig
-from esper_ray.leyline.loading import ConfigError, build, difference
-from esper_ray.leyline.reward_config import REWARD_MODES
-from esper_ray.leyline.sections import unknown
-from esper_ray.leyline.system_config import FREE
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.host import CNNHostConfig
+from esper_ray.leyline.config.loading import ConfigError, build, difference
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig, flatten
+from esper_ray.leyline.config.system import FREE
 
 FLOATS = [key for key, value in RunConfig().flat().items() if isinstance(value, float)]
 
@@ -253,4 +253,4 @@ def test_flatten_names_leaves_by_their_path():
 
 
 def test_an_unknown_name_without_neighbour_gets_no_guess():
-    assert unknown("thing", "qqq", ["alpha", "beta"]) == "unknown thing 'qqq' (known: alpha, beta)"
+    assert unknown_name_message("thing", "qqq", ["alpha", "beta"]) == "unknown thing 'qqq' (known: alpha, beta)"

@@ -2,8 +2,16 @@ import json
 
 import pytest
 
-from esper_ray.leyline.config import flatten
-from esper_ray.leyline.loading import ConfigError, build, data_folder, merged, preset_names, read_file, read_preset
+from esper_ray.leyline.config.loading import (
+    ConfigError,
+    build,
+    data_folder,
+    merged,
+    preset_names,
+    read_file,
+    read_preset,
+)
+from esper_ray.leyline.config.run import flatten
 
 
 def test_there_are_presets_and_digits_is_one_of_them():

@@ -3,9 +3,9 @@
 import pytest
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
-from esper_ray.leyline.config import RunConfig, flatten
-from esper_ray.leyline.host_config import TransformerHostConfig
-from esper_ray.leyline.loading import build, preset_names, read_preset
+from esper_ray.leyline.config.host import TransformerHostConfig
+from esper_ray.leyline.config.loading import build, preset_names, read_preset
+from esper_ray.leyline.config.run import RunConfig, flatten
 
 THREE = ("r0c0", "r0c1", "r0c2")
 FIVE = (*THREE, "r0c3", "r0c4")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from esper_ray.leyline.loading import ConfigError, build, read_preset
-from esper_ray.leyline.reward_config import REWARD_MODES
-from esper_ray.leyline.sweep import LONGEST_NAME, expand, read_sweep, sweep_config, sweep_names, trial_name
+from esper_ray.leyline.config.loading import ConfigError, build, read_preset
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.sweep import LONGEST_NAME, expand, read_sweep, sweep_config, sweep_names, trial_name
 
 BASE = build(read_preset("digits"))
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 from matplotlib.image import imread
 
-from esper_ray.leyline.scores import Interval, Summary
+from esper_ray.leyline.evaluation_results import Interval, Summary
 from esper_ray.nissa.learning import draw_learning, objective_by_round, smooth
 
 

@@ -3,7 +3,7 @@
 import pytest
 from nissa_builders import complete, transition
 
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.nissa import run_directory as module
 from esper_ray.nissa.marks import NAMED, Mark, marks_of
 from esper_ray.nissa.parts import EventLogError

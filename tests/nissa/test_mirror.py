@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from esper_ray.leyline.config import RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.nissa.mirror import Mirror, pull
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from esper_ray.nissa.storage import Storage, StorageError

@@ -5,7 +5,7 @@ import struct
 import pytest
 from nissa_builders import complete
 
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.nissa.picture import best_episode, draw_run
 from esper_ray.nissa.run_directory import RunDirectory
 

@@ -9,8 +9,8 @@ from importlib.metadata import version
 import pytest
 import yaml
 
-from esper_ray.leyline.config import RunConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa import run_directory as module
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError, package_version

@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from esper_ray.leyline.scores import Duel, Interval, Score, Summary
+from esper_ray.leyline.evaluation_results import Interval, PairedComparison, Score, Summary
 from esper_ray.nissa import scoreboard
 
 READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilised": int, "policy": str}
@@ -205,7 +205,7 @@ def test_ticks_are_plain_numbers_and_keep_their_distance(value, text):
 
 
 def test_duels_have_a_table_of_their_own(tmp_path):
-    duel = Duel("a", "b|c", Interval(1.0, -2.0, 3.5), Interval(10.0, 5.0, 15.0))
+    duel = PairedComparison("a", "b|c", Interval(1.0, -2.0, 3.5), Interval(10.0, 5.0, 15.0))
     text = scoreboard.write_markdown(tmp_path, [summary("a"), CONTROL], [duel], "title", []).read_text()
     table = ["| a over | test gain | objective gain |", "|---|---:|---:|"]
     table.append("| b&#124;c | +1.0 [-2.0, +3.5] | +10.0 [+5.0, +15.0] |")

@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
-from esper_ray.leyline.loading import build, read_preset
-from esper_ray.leyline.scores import Interval
-from esper_ray.leyline.standings import Ranked, Standing
-from esper_ray.leyline.sweep import expand, sweep_config
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.sweep import expand, sweep_config
+from esper_ray.leyline.evaluation_results import Interval
+from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
 from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
 from esper_ray.nissa.sweep_directory import SweepDirectory
 from esper_ray.nissa.sweep_report import (
@@ -47,7 +47,7 @@ def sweep(tmp_path):
 def standing(mode, seed, score, lr=1e-4, status="finished", curve=None):
     curve = (score - 10.0, score) if curve is None else curve
     settings = {"reward.mode": mode, "seed": seed, "ppo.lr": lr}
-    return Standing(f"{mode}-{lr}-{seed}", settings, status, len(curve), 4, score, curve, {}, 0, 80)
+    return TrialResult(f"{mode}-{lr}-{seed}", settings, status, len(curve), 4, score, curve, {}, 0, 80)
 
 
 class TestDirectory:
@@ -111,7 +111,7 @@ class TestDirectory:
 
 
 def ranked(choice, mean, trials=3, stopped=0):
-    return Ranked(choice, trials, Interval(mean, mean - 4.0, mean + 3.0), 2.5, 0.125, stopped)
+    return RankedChoice(choice, trials, Interval(mean, mean - 4.0, mean + 3.0), 2.5, 0.125, stopped)
 
 
 def test_choices_in_words():

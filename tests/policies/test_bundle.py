@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from esper_ray.leyline.actions import HEADS_OF_OP, action_names
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config import GrowthConfig, PolicyConfig
+from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 from policies import bundle as module
 from policies.bundle import (
     BundleError,

@@ -8,7 +8,7 @@ from actors.recording import Assignment
 from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action, Blueprint
-from esper_ray.tolaria.vitals import Vitals
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 QUICK = {
@@ -99,12 +99,12 @@ def test_what_contributes_nothing_is_replaced_by_the_next_that_fits(make):
 
 def test_what_contributes_is_committed(make, monkeypatch):
     """Whether so small a seed contributes is chance, so it is told that it does; all else is real."""
-    truth = Vitals.of
+    truth = MeasuredSeeds.of
 
     def generous(vitals, slot):
         return replace(truth(vitals, slot), contribution_pp=5.0)
 
-    monkeypatch.setattr(Vitals, "of", generous)
+    monkeypatch.setattr(MeasuredSeeds, "of", generous)
     env = make(episode_length=30)
     episode = played(env)
     for slot in ("r0c0", "r0c1"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from esper_ray.leyline.actions import ARGUMENT_HEADS, LifecycleOp
-from esper_ray.leyline.config import PolicyConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.observation import (
     BASE_CONTINUOUS,
     BASE_SIZE,

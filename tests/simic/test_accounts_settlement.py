@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.rewards.errors import RewardError
+from esper_ray.simic.ledger import RewardError
 
 SLOTS = ("r0c0", "r0c1")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.accounts.transition import committed_accuracy, fossil_parameters
-from esper_ray.simic.rewards.errors import RewardError
+from esper_ray.simic.ledger import RewardError
+from esper_ray.simic.live.transition import committed_accuracy, fossil_parameters
 
 SHAPED_MODES = ("shaped", "simplified", "basic", "basic_plus", "escrow")
 SLOTS = ("r0c0", "r0c1", "r0c2")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.leyline.scores import Interval, Score
+from esper_ray.leyline.evaluation_results import Interval, Score
 from esper_ray.simic.comparison import bootstrap_interval, duels, summaries
 
 

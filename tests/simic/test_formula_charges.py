@@ -1,4 +1,4 @@
-"""Properties of warnings, prices, operations and potentials in the formulas (section 18, P19 to P29 and P31)."""
+"""Properties of warnings, costs, operations and potentials in the formulas (section 18, P19 to P29 and P31)."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ from formula_builders import CONFIGS, GAMMA, SHAPED, STEP_MODES, maybe, pay, poi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.kasmina.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.leyline.actions import AlphaCurve, LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import STAGES, Stage
-from esper_ray.simic.rewards import operations, potentials, prices
+from esper_ray.simic.rewards import costs, operations, shaping
 
 credit_modes = st.sampled_from(["shaped", "escrow"])
 stages = st.sampled_from(STAGES)
@@ -62,11 +62,11 @@ def test_each_further_epoch_of_holding_costs_a_twentieth_more_up_to_the_floor(ti
 def test_logarithmic_rent_rises_ever_slower_up_to_its_cap(overhead, step_up, host):
     """P21."""
     low, middle, high = (
-        prices.logarithmic_rent(overhead + k * step_up, host, RewardConfig(max_rent=100.0)) for k in (0, 1, 2)
+        costs.logarithmic_rent(overhead + k * step_up, host, RewardConfig(max_rent=100.0)) for k in (0, 1, 2)
     )
     assert 0.0 < low < middle < high
     assert high - middle <= (middle - low) * (1 + 1e-9)
-    capped = prices.logarithmic_rent(overhead, host, SHAPED)
+    capped = costs.logarithmic_rent(overhead, host, SHAPED)
     assert capped == pytest.approx(min(low, 1.5))
 
 
@@ -74,25 +74,25 @@ def test_logarithmic_rent_rises_ever_slower_up_to_its_cap(overhead, step_up, hos
 @given(overhead=points(1, 1e5), host=st.integers(1, 200), relief=points(0, 1e6))
 def test_a_tiny_host_pays_like_one_of_two_hundred_parameters(overhead, host, relief):
     """P21: and nothing is due without overhead or host."""
-    rent = prices.logarithmic_rent(overhead, host, SHAPED)
-    assert rent == prices.logarithmic_rent(overhead, 200, SHAPED)
-    assert prices.logarithmic_rent(-relief, host, SHAPED) == prices.logarithmic_rent(overhead, 0, SHAPED) == 0.0
+    rent = costs.logarithmic_rent(overhead, host, SHAPED)
+    assert rent == costs.logarithmic_rent(overhead, 200, SHAPED)
+    assert costs.logarithmic_rent(-relief, host, SHAPED) == costs.logarithmic_rent(overhead, 0, SHAPED) == 0.0
 
 
 @settings(max_examples=60)
 @given(overhead=points(0, 1e6), more=points(1, 1e6), budget=points(1, 1e6))
 def test_linear_rent_is_proportional(overhead, more, budget):
     config = RewardConfig(param_budget=budget)
-    together = prices.linear_rent(overhead + more, config)
-    assert together == pytest.approx(prices.linear_rent(overhead, config) + 0.1 * more / budget)
+    together = costs.linear_rent(overhead + more, config)
+    assert together == pytest.approx(costs.linear_rent(overhead, config) + 0.1 * more / budget)
 
 
 @settings(max_examples=60)
 @given(changes=points(0, 1e4), more=points(0, 1e4))
 def test_shock_lies_between_nothing_and_its_cap(changes, more):
     """P22."""
-    assert -1.0 <= prices.shock(changes + more, SHAPED) <= prices.shock(changes, SHAPED) <= 0.0
-    assert prices.shock(changes, RewardConfig(disable_anti_gaming=True)) == 0.0
+    assert -1.0 <= costs.shock(changes + more, SHAPED) <= costs.shock(changes, SHAPED) <= 0.0
+    assert costs.shock(changes, RewardConfig(disable_anti_gaming=True)) == 0.0
 
 
 @settings(max_examples=60)
@@ -113,7 +113,7 @@ def test_a_slower_ramp_of_the_amplitude_costs_less(curve, steepness, start, move
         total = 0.0
         for _ in range(ticks):
             after = controller.ticked()
-            total += prices.squared_change(controller.alpha, after.alpha, 1000, 2000, 200)
+            total += costs.squared_change(controller.alpha, after.alpha, 1000, 2000, 200)
             controller = after
         assert controller.alpha == target
         sums.append(total)
@@ -127,8 +127,8 @@ def test_every_seed_beyond_the_free_ones_occupies_whether_live_or_committed(live
     """P23: commitment is no escape. Which stages count as live is decided where seeds are counted."""
     config = RewardConfig(free_slots=free)
     places = [0.01 for _ in range(live + committed)][free:]
-    assert prices.occupancy(live, committed, config) == pytest.approx(sum(places))
-    assert prices.upkeep(committed, config) == pytest.approx(0.002 * committed)
+    assert costs.occupancy(live, committed, config) == pytest.approx(sum(places))
+    assert costs.upkeep(committed, config) == pytest.approx(0.002 * committed)
 
 
 @settings(max_examples=60)
@@ -207,11 +207,11 @@ def test_a_commitment_that_hurts_costs_at_any_dwell(ticks, contribution, improve
 def test_potentials_rise_along_the_lifecycle_and_are_zero_where_nothing_grows(earlier, later, ticks, empty):
     """P28: at equal dwell, which adds the same in every stage."""
     first, second = LIFECYCLE[earlier], LIFECYCLE[min(5, earlier + later)]
-    assert potentials.stage_potential(first) < potentials.stage_potential(second)
-    assert potentials.seed_potential(first, ticks, SHAPED) < potentials.seed_potential(second, ticks, SHAPED)
-    assert potentials.seed_potential(second, 0, SHAPED) == potentials.stage_potential(second)
+    assert shaping.stage_potential(first) < shaping.stage_potential(second)
+    assert shaping.seed_potential(first, ticks, SHAPED) < shaping.seed_potential(second, ticks, SHAPED)
+    assert shaping.seed_potential(second, 0, SHAPED) == shaping.stage_potential(second)
     if empty in EMPTY_OR_FAILED:
-        assert potentials.stage_potential(empty) == 0.0
+        assert shaping.stage_potential(empty) == 0.0
 
 
 @settings(max_examples=60)
@@ -230,7 +230,7 @@ def test_the_stage_bonus_is_the_same_in_every_mode_that_has_one(inputs):
 def test_discounted_shaping_telescopes_over_any_path_of_potentials(path, gamma, weight):
     """P29."""
     ends = len(path) - 1
-    total = sum(gamma**t * potentials.shaping(path[t], path[t + 1], gamma, weight) for t in range(ends))
+    total = sum(gamma**t * shaping.shaping(path[t], path[t + 1], gamma, weight) for t in range(ends))
     assert total == pytest.approx(weight * (gamma**ends * path[-1] - path[0]), abs=1e-9)
 
 
@@ -241,7 +241,7 @@ def test_stage_bonuses_without_discount_telescope_over_a_life(dwells):
     total, previous, previous_ticks = 0.0, Stage.DORMANT, 0
     for stage, dwell in zip(LIFECYCLE[1:], dwells, strict=False):
         for ticks in range(dwell + 1):
-            total += potentials.stage_bonus(stage, ticks, previous, previous_ticks, 1.0, SHAPED)
+            total += shaping.stage_bonus(stage, ticks, previous, previous_ticks, 1.0, SHAPED)
         previous, previous_ticks = stage, dwell
     reached = {1: 1.0, 2: 2.0, 3: 3.5, 4: 5.5}[len(dwells)] + min(0.3 * dwells[-1], 2.0)
     assert total == pytest.approx(0.3 * reached)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import STAGES, Stage
+from esper_ray.simic.ledger import RewardError
 from esper_ray.simic.rewards.bonuses import Drip, drip_of, epoch_drip
 from esper_ray.simic.rewards.credit import escrow_move
-from esper_ray.simic.rewards.errors import RewardError
 
 LIVE = tuple(stage for stage in STAGES if stage is not Stage.FOSSILIZED)
 PATIENT = tuple(operation for operation in LifecycleOp if operation is not LifecycleOp.PRUNE)

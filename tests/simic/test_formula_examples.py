@@ -2,13 +2,13 @@
 
 import pytest
 from formula_builders import GAMMA, SHAPED, pay, seed, step
+from reference_inputs import LossInputs, Seed
+from reference_step import loss_step_reward
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards.bonuses import Drip
-from esper_ray.simic.rewards.inputs import LossInputs, Seed
-from esper_ray.simic.rewards.step import loss_step_reward
 
 WAIT, PRUNE, FOSSILIZE = LifecycleOp.WAIT, LifecycleOp.PRUNE, LifecycleOp.FOSSILIZE
 

@@ -6,13 +6,13 @@ import pytest
 from formula_builders import CONFIGS, GAMMA, OPERATIONS, maybe, pay, points, seed, seeds, step, steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_inputs import LossInputs
+from reference_step import loss_step_reward, step_reward
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import STAGES
-from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.inputs import LossInputs
-from esper_ray.simic.rewards.step import loss_step_reward, step_reward
+from esper_ray.simic.ledger import RewardError
 
 SPARSE, MINIMAL, SIMPLIFIED = CONFIGS["sparse"], CONFIGS["minimal"], CONFIGS["simplified"]
 LOSS = RewardConfig(family="loss")

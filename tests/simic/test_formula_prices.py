@@ -6,13 +6,13 @@ import pytest
 from formula_builders import GAMMA, SHAPED, seed, step
 from formula_builders import pay as reward_of
 from pydantic import ValidationError
+from reference_inputs import LossInputs
+from reference_step import loss_step_reward
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import LossRewardConfig, RewardConfig
+from esper_ray.leyline.config.reward import LossRewardConfig, RewardConfig
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.rewards import bonuses, endings, losses, operations, prices
-from esper_ray.simic.rewards.inputs import LossInputs
-from esper_ray.simic.rewards.step import loss_step_reward
+from esper_ray.simic.rewards import bonuses, costs, losses, operations, terminal
 
 TERMS = LossRewardConfig()
 FAMILY = RewardConfig(family="loss")
@@ -32,12 +32,12 @@ FAMILY = RewardConfig(family="loss")
     ],
 )
 def test_logarithmic_rent(overhead, host, rent):
-    assert prices.logarithmic_rent(overhead, host, SHAPED) == pytest.approx(rent, abs=1e-9)
+    assert costs.logarithmic_rent(overhead, host, SHAPED) == pytest.approx(rent, abs=1e-9)
 
 
 def test_linear_rent():
-    assert prices.linear_rent(25_000.0, SHAPED) == pytest.approx(0.005)
-    assert prices.linear_rent(50.0, RewardConfig(param_budget=2000, param_penalty_weight=0.2)) == pytest.approx(0.005)
+    assert costs.linear_rent(25_000.0, SHAPED) == pytest.approx(0.005)
+    assert costs.linear_rent(50.0, RewardConfig(param_budget=2000, param_penalty_weight=0.2)) == pytest.approx(0.005)
 
 
 def test_without_effective_parameters_all_extra_ones_count():
@@ -50,7 +50,7 @@ def test_without_effective_parameters_all_extra_ones_count():
 
 @pytest.mark.parametrize(("changes", "shock"), [(0.0, 0.0), (0.011, -0.0021538), (5.1, -0.99858), (5.2, -1.0)])
 def test_shock(changes, shock):
-    assert prices.shock(changes, SHAPED) == pytest.approx(shock)
+    assert costs.shock(changes, SHAPED) == pytest.approx(shock)
 
 
 @pytest.mark.parametrize(
@@ -64,20 +64,20 @@ def test_shock(changes, shock):
     ],
 )
 def test_squared_changes_of_the_amplitude(before, after, parameters, host, square):
-    assert prices.squared_change(before, after, parameters, host, 200) == pytest.approx(square)
+    assert costs.squared_change(before, after, parameters, host, 200) == pytest.approx(square)
 
 
 def test_parameters_count_in_proportion_to_their_amplitude_from_blending_on():
     loads = {
-        "r0c0": prices.Load(Stage.TRAINING, 1.0, 9000),
-        "r0c1": prices.Load(Stage.BLENDING, 0.5, 1000),
-        "r0c2": prices.Load(Stage.HOLDING, 1.0, 500),
-        "r0c3": prices.Load(Stage.FOSSILIZED, 0.25, 400),
-        "r0c4": prices.Load(Stage.PRUNED, 0.5, 7000),
+        "r0c0": costs.Load(Stage.TRAINING, 1.0, 9000),
+        "r0c1": costs.Load(Stage.BLENDING, 0.5, 1000),
+        "r0c2": costs.Load(Stage.HOLDING, 1.0, 500),
+        "r0c3": costs.Load(Stage.FOSSILIZED, 0.25, 400),
+        "r0c4": costs.Load(Stage.PRUNED, 0.5, 7000),
     }
     # 500 + 500 + 100, and 390 for each of three slots
-    assert prices.effective_parameters(loads, 100_000, 0.0039) == pytest.approx(2270.0)
-    assert prices.effective_parameters({}, 100_000, 0.0039) == 0.0
+    assert costs.effective_parameters(loads, 100_000, 0.0039) == pytest.approx(2270.0)
+    assert costs.effective_parameters({}, 100_000, 0.0039) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_parameters_count_in_proportion_to_their_amplitude_from_blending_on():
     [(0, 0, 1, 0.0), (1, 0, 1, 0.0), (0, 2, 1, 0.01), (2, 1, 1, 0.02), (2, 1, 0, 0.03)],
 )
 def test_occupancy(live, committed, free, price):
-    assert prices.occupancy(live, committed, RewardConfig(free_slots=free)) == pytest.approx(price)
+    assert costs.occupancy(live, committed, RewardConfig(free_slots=free)) == pytest.approx(price)
 
 
 @pytest.mark.parametrize(("epochs_left", "scale"), [(130, 0.01), (5, 0.26), (4, 0.26), (0, 0.26)])
@@ -135,15 +135,15 @@ def test_drips_of_a_share_of_zero_or_without_a_name_are_paid_at_once():
 )
 def test_pay_for_committed_accuracy(accuracy, parameters, scale, paid):
     config = RewardConfig(sparse_reward_scale=scale)
-    assert endings.committed_pay(accuracy, parameters, config) == pytest.approx(paid)
+    assert terminal.committed_pay(accuracy, parameters, config) == pytest.approx(paid)
 
 
 def test_other_pay_at_the_end():
-    assert endings.accuracy_pay(70.0, SHAPED) == pytest.approx(3.5)
-    assert endings.accuracy_pay(70.0, RewardConfig(disable_terminal_reward=True)) == 0.0
-    assert endings.gain_pay(2.0, SHAPED) == pytest.approx(0.1)
-    assert endings.gain_pay(-3.0, SHAPED) == pytest.approx(-0.15)
-    assert endings.simplified_pay(80.0, 2, SHAPED) == pytest.approx(6.4)
+    assert terminal.accuracy_pay(70.0, SHAPED) == pytest.approx(3.5)
+    assert terminal.accuracy_pay(70.0, RewardConfig(disable_terminal_reward=True)) == 0.0
+    assert terminal.gain_pay(2.0, SHAPED) == pytest.approx(0.1)
+    assert terminal.gain_pay(-3.0, SHAPED) == pytest.approx(-0.15)
+    assert terminal.simplified_pay(80.0, 2, SHAPED) == pytest.approx(6.4)
 
 
 @pytest.mark.parametrize("mode", ["basic", "sparse"])

@@ -23,14 +23,14 @@ from formula_builders import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_inputs import LossInputs
+from reference_step import loss_step_reward, step_reward
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, STAGES, Stage
+from esper_ray.simic.ledger import RewardError
 from esper_ray.simic.rewards import credit
-from esper_ray.simic.rewards.errors import RewardError
-from esper_ray.simic.rewards.inputs import LossInputs
-from esper_ray.simic.rewards.step import loss_step_reward, step_reward
 
 modes = st.sampled_from(STEP_MODES)
 credit_modes = st.sampled_from(["shaped", "escrow"])

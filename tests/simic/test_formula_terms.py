@@ -5,9 +5,9 @@ from formula_builders import GAMMA, PREDECESSORS, SHAPED, seed, step
 from formula_builders import pay as reward_of
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import STAGES, TRANSITIONS, Stage
-from esper_ray.simic.rewards import bonuses, credit, operations, potentials
+from esper_ray.simic.rewards import bonuses, credit, operations, shaping
 
 HOLDING, BLENDING = Stage.HOLDING, Stage.BLENDING
 BONUSES = {
@@ -25,19 +25,19 @@ def test_the_table_of_stage_bonuses(stage):
     """Section 6.4."""
     before = PREDECESSORS[stage]
     assert stage in TRANSITIONS[before]
-    found = [potentials.stage_bonus(stage, n, before, 4, GAMMA, SHAPED) for n in (0, 1, 2, 6, 7, 8, 20)]
+    found = [shaping.stage_bonus(stage, n, before, 4, GAMMA, SHAPED) for n in (0, 1, 2, 6, 7, 8, 20)]
     assert found == pytest.approx(BONUSES[stage], abs=1e-12)
 
 
 def test_potentials_on_entering_each_stage():
     expected = {Stage.GERMINATED: 1.0, Stage.TRAINING: 2.0, BLENDING: 3.5, HOLDING: 5.5, Stage.FOSSILIZED: 6.0}
-    found = {stage: potentials.stage_potential(stage) for stage in STAGES}
+    found = {stage: shaping.stage_potential(stage) for stage in STAGES}
     assert found == {stage: expected.get(stage, 0.0) for stage in STAGES}
 
 
 @pytest.mark.parametrize(("ticks", "dwell"), [(0, 0.0), (1, 0.3), (6, 1.8), (7, 2.0), (500, 2.0)])
 def test_potential_grows_with_dwell_up_to_two_in_every_stage(ticks, dwell):
-    grown = [potentials.seed_potential(s, ticks, SHAPED) - potentials.stage_potential(s) for s in STAGES]
+    grown = [shaping.seed_potential(s, ticks, SHAPED) - shaping.stage_potential(s) for s in STAGES]
     assert grown == pytest.approx([dwell] * 10)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, Action, LifecycleOp, head_sizes
-from esper_ray.leyline.reward_config import REWARD_MODES
+from esper_ray.leyline.config.reward import REWARD_MODES
 from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 GAMMA = 0.995

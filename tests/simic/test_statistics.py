@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from esper_ray.simic.statistics import Moments
+from esper_ray.simic.running_moments import Moments
 
 rows = hnp.arrays(
     np.float64,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper_ray.kasmina.alpha import AlphaController
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 from esper_ray.tolaria.assembly import build_organism
 from esper_ray.tolaria.data import TokenData, TokenSplit

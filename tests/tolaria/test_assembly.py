@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from esper_ray.kasmina.blueprints import SlotShape
-from esper_ray.kasmina.gates import Gate
 from esper_ray.kasmina.hosts import HostSpec
+from esper_ray.kasmina.lifecycle.gates import Gate
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config import GrowthConfig
-from esper_ray.leyline.loading import build
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.run import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError, build_organism, derived_seed, growth_limits, lifecycle_rules
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.sources.cifar import read_cifar10
 from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 

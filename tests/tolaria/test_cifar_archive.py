@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.sources import cifar_archive
 from esper_ray.tolaria.sources.cifar import find_cifar10, read_cifar10
 from esper_ray.tolaria.tasks import TaskError, load_task

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import TokenData, TokenSplit, dataset_of, epoch_batches, split_dataset
 from esper_ray.tolaria.data.images import PADDING
 from esper_ray.tolaria.tasks import load_task

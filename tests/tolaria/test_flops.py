@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.life import Life, Planted
 from esper_ray.tolaria.assembly import configured_host

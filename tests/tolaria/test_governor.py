@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.leyline.config import GovernorConfig
+from esper_ray.leyline.config.run import GovernorConfig
 from esper_ray.tolaria.governor import Governor
 
 RANDOM_GUESS = math.log(10)

@@ -13,7 +13,7 @@ from esper_ray.leyline.records import Unmeasured
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out, total_improvement
 from esper_ray.tolaria import measurement
-from esper_ray.tolaria.coalitions import few_coalitions
+from esper_ray.tolaria.coalition_sampling import few_coalitions
 from esper_ray.tolaria.measurement import measure
 
 BLENDED = {

@@ -6,9 +6,9 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.initialisation import seeded_initialisation
-from esper_ray.leyline.config import TaskConfig
-from esper_ray.leyline.loading import build, read_preset
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.tasks import TaskError, load_task
 
 CPU = torch.device("cpu")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from esper_ray.kasmina.initialisation import count_parameters
+from esper_ray.kasmina.modules import count_parameters
 from esper_ray.leyline.actions import BlendOperator, Blueprint
-from esper_ray.leyline.config import GovernorConfig
+from esper_ray.leyline.config.run import GovernorConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.preflight import MEGABYTE, Preflight, _saved_bytes, seed_activation_bytes
 

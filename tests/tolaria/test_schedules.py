@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from esper_ray.leyline.loading import build
+from esper_ray.leyline.config.loading import build
 from esper_ray.tolaria.assembly import learning_rates
 from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
 

@@ -7,7 +7,7 @@ import torch
 
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, build_trainer
-from esper_ray.tolaria.steps import WARM_UP, CapturedRunner, EagerRunner
+from esper_ray.tolaria.step_runners import WARM_UP, CapturedRunner, EagerRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 SETTINGS = EpochSettings(1.0, 1.0, 0.5)
@@ -105,7 +105,7 @@ def test_a_captured_graph_equals_eager_steps_on_a_gpu(config, data):
 @pytest.mark.parametrize("mode", ["off", "captured"])
 def test_an_epoch_waits_for_the_device_once(config, mode):
     """Everything but the read-out at the end runs while torch raises on every wait."""
-    from esper_ray.leyline.loading import build
+    from esper_ray.leyline.config.loading import build
     from esper_ray.tolaria.tasks import load_task
 
     device = torch.device("cuda:0")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria import tasks
 from esper_ray.tolaria.tasks import TaskError, check_task, find_task, load_task, register_task, task_names
 

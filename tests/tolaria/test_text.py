@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.sources import tinystories
 from esper_ray.tolaria.sources.text import encode
 from esper_ray.tolaria.sources.tinystories import pieces

@@ -9,16 +9,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from esper_ray.kasmina.growth import HOST_GROUP
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.initialisation import seeded_initialisation
+from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.network.growth import HOST_GROUP
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.loading import build
+from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan, epoch_batches
-from esper_ray.tolaria.randomness import keyed_randomness
+from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 SETTINGS = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.5)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from esper_ray.kasmina.lifecycle import SeedState
+from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, Estimate, Measurement, Unmeasured
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.tolaria.gradients import GradientStatistics
-from esper_ray.tolaria.vitals import Vitals
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 
 SLOT = "r0c1"
 HEALTHY = GradientStatistics(norm=0.5, ratio=1.5, health=0.9, vanishing=False, exploding=False, finite=True)
@@ -31,13 +31,13 @@ def updated(vitals, state, known=50.0, now=50.0, contribution=None, error=None, 
 
 
 def test_an_empty_slot_is_unmeasured():
-    assert Vitals().of(SLOT) is UNMEASURED
-    assert updated(Vitals(), None).by_slot() == {}
+    assert MeasuredSeeds().of(SLOT) is UNMEASURED
+    assert updated(MeasuredSeeds(), None).by_slot() == {}
 
 
 def test_contribution_velocity_by_hand():
     """v <- 0.7 v + 0.3 (c - c_prev), from the second measurement on."""
-    vitals = Vitals()
+    vitals = MeasuredSeeds()
     velocities = []
     for contribution in (2.0, 4.0, 3.0):
         vitals = updated(vitals, seed(), contribution=contribution)
@@ -47,12 +47,12 @@ def test_contribution_velocity_by_hand():
 
 
 def test_contribution_comes_with_its_error_and_interaction():
-    seen = updated(Vitals(), seed(), contribution=2.0, error=0.4, interaction=-1.0).of(SLOT)
+    seen = updated(MeasuredSeeds(), seed(), contribution=2.0, error=0.4, interaction=-1.0).of(SLOT)
     assert (seen.contribution_pp, seen.contribution_error_pp, seen.interaction_pp) == (2.0, 0.4, -1.0)
 
 
 def test_freshness_is_unknown_until_measured_and_then_counts_epochs():
-    vitals = updated(updated(Vitals(), seed(Stage.TRAINING)), seed(Stage.TRAINING))
+    vitals = updated(updated(MeasuredSeeds(), seed(Stage.TRAINING)), seed(Stage.TRAINING))
     assert vitals.of(SLOT).epochs_since_measured is None
     assert vitals.of(SLOT).contribution_pp is None
     ages = []
@@ -63,12 +63,12 @@ def test_freshness_is_unknown_until_measured_and_then_counts_epochs():
 
 
 def test_an_unmeasured_epoch_keeps_the_last_contribution():
-    vitals = updated(updated(Vitals(), seed(), contribution=2.5), seed())
+    vitals = updated(updated(MeasuredSeeds(), seed(), contribution=2.5), seed())
     assert vitals.of(SLOT).contribution_pp == 2.5
 
 
 def test_improvement_is_counted_from_the_accuracy_before_the_stage_began():
-    vitals = updated(Vitals(), seed(Stage.TRAINING), known=40.0, now=43.0)
+    vitals = updated(MeasuredSeeds(), seed(Stage.TRAINING), known=40.0, now=43.0)
     assert vitals.of(SLOT).improvement_pp == 3.0
     vitals = updated(vitals, seed(Stage.TRAINING), known=43.0, now=47.0)
     assert vitals.of(SLOT).improvement_pp == 7.0
@@ -77,13 +77,13 @@ def test_improvement_is_counted_from_the_accuracy_before_the_stage_began():
 
 
 def test_a_new_seed_in_the_same_slot_starts_from_nothing():
-    vitals = updated(Vitals(), seed(), contribution=9.0, known=40.0, now=60.0, gradients=HEALTHY)
+    vitals = updated(MeasuredSeeds(), seed(), contribution=9.0, known=40.0, now=60.0, gradients=HEALTHY)
     fresh = updated(vitals, seed(number=2), known=60.0, now=61.0).of(SLOT)
     assert fresh == replace(UNMEASURED, improvement_pp=1.0)
 
 
 def test_a_seed_that_returns_to_a_stage_gets_a_new_baseline():
-    vitals = updated(Vitals(), seed(Stage.BLENDING), known=40.0, now=50.0)
+    vitals = updated(MeasuredSeeds(), seed(Stage.BLENDING), known=40.0, now=50.0)
     vitals = updated(vitals, seed(Stage.HOLDING), known=50.0, now=55.0)
     vitals = updated(vitals, seed(Stage.BLENDING), known=55.0, now=57.0)
     assert vitals.of(SLOT).improvement_pp == 2.0
@@ -91,17 +91,17 @@ def test_a_seed_that_returns_to_a_stage_gets_a_new_baseline():
 
 @pytest.mark.parametrize("stage", [Stage.PRUNED, Stage.EMBARGOED, Stage.RESETTING])
 def test_nothing_is_remembered_about_a_removed_seed(stage):
-    vitals = updated(Vitals(), seed(), contribution=9.0)
+    vitals = updated(MeasuredSeeds(), seed(), contribution=9.0)
     assert updated(vitals, seed(stage)).of(SLOT) is UNMEASURED
 
 
 @pytest.mark.parametrize("stage", sorted(WITH_MODULE))
 def test_every_stage_with_a_module_is_followed(stage):
-    assert updated(Vitals(), seed(stage), contribution=1.0).of(SLOT).contribution_pp == 1.0
+    assert updated(MeasuredSeeds(), seed(stage), contribution=1.0).of(SLOT).contribution_pp == 1.0
 
 
 def test_gradient_health_shifts_to_the_previous_one():
-    vitals = updated(Vitals(), seed(Stage.TRAINING), gradients=HEALTHY)
+    vitals = updated(MeasuredSeeds(), seed(Stage.TRAINING), gradients=HEALTHY)
     seen = vitals.of(SLOT)
     assert (seen.gradient_norm, seen.gradient_ratio, seen.gradient_health) == (0.5, 1.5, 0.9)
     assert (seen.vanishing, seen.exploding, seen.finite) == (False, False, True)
@@ -112,7 +112,7 @@ def test_gradient_health_shifts_to_the_previous_one():
 
 def test_an_update_leaves_the_old_vitals_as_they_were():
     """A snapshot of the vitals is a reference."""
-    old = updated(Vitals(), seed(), contribution=1.0)
+    old = updated(MeasuredSeeds(), seed(), contribution=1.0)
     kept = old.by_slot()
     updated(old, seed(), contribution=5.0)
     assert old.by_slot() == kept

@@ -16,7 +16,7 @@ from esper_ray.kasmina.blueprints import features, images, sequences
 from esper_ray.kasmina.blueprints.delta import Delta, Noop
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.sections import unknown
+from esper_ray.leyline.config.base import unknown_name_message
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
                 f"blueprint {name!r} is made for {' and '.join(others)}, not for {shape.topology.value}; "
                 f"{shape.topology.value} can take {known}"
             )
-        raise ValueError(unknown("blueprint", name, blueprint_names(shape.topology)))
+        raise ValueError(unknown_name_message("blueprint", name, blueprint_names(shape.topology)))
     body = build(shape)
     return body if isinstance(body, Noop) else Delta(body, shape.channels, images=shape.topology is Topology.IMAGES)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from esper_ray.kasmina.tracing import is_symbolic
+from esper_ray.kasmina.modules import is_symbolic
 
 WINDOW = 64
 """Tokens that window attention looks back on, the own one included."""

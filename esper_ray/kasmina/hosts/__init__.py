@@ -10,7 +10,7 @@ from torch import nn
 from esper_ray.kasmina.hosts.cnn import CNNHost
 from esper_ray.kasmina.hosts.mlp import MLPHost
 from esper_ray.kasmina.hosts.transformer import TransformerHost
-from esper_ray.leyline.host_config import AnyHostConfig, CNNHostConfig, MLPHostConfig, TransformerHostConfig
+from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig, TransformerHostConfig
 
 CNN_VARIANTS: Mapping[str, CNNHostConfig] = MappingProxyType(
     {

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from esper_ray.leyline.host_config import CNNHostConfig
+from esper_ray.leyline.config.host import CNNHostConfig
 
 
 class ConvBlock(nn.Sequential):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from esper_ray.leyline.host_config import MLPHostConfig
+from esper_ray.leyline.config.host import MLPHostConfig
 
 
 class ResidualBlock(nn.Module):

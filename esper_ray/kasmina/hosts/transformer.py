@@ -5,8 +5,8 @@ from math import sqrt
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from esper_ray.kasmina.tracing import is_symbolic
-from esper_ray.leyline.host_config import TransformerHostConfig
+from esper_ray.kasmina.modules import is_symbolic
+from esper_ray.leyline.config.host import TransformerHostConfig
 
 INITIAL_DEVIATION = 0.02
 """Of all weights at birth; logits of an untrained host are near zero, its loss near ln V."""

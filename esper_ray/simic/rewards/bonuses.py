@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import tanh
 
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 
 
 def synergy(interaction_sum: float, weight: float) -> float:

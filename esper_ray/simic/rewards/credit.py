@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import exp, sqrt
 from types import MappingProxyType
 
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 
 LARGEST_EXPONENT = 700.0

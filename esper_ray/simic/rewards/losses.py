@@ -2,7 +2,7 @@
 
 from math import log
 
-from esper_ray.leyline.reward_config import LossRewardConfig
+from esper_ray.leyline.config.reward import LossRewardConfig
 
 
 def change_pay(change: float, config: LossRewardConfig) -> float:

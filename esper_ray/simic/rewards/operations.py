@@ -3,7 +3,7 @@
 from math import tanh
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.reward_config import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.rewards.credit import COMBINATIONS, is_ransom
 

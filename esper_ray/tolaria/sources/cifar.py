@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import ImageData, dataset_of
 from esper_ray.tolaria.sources import cifar_archive
 from esper_ray.tolaria.sources.cache import Arrays, cache_at, cache_key

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import ImageData, dataset_of
 
 CLASSES = 4

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esper_ray.leyline.config import TaskConfig
+from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import TokenData, TokenSplit
 from esper_ray.tolaria.sources.cache import Arrays, Cache, cache_at, cache_key
 from esper_ray.tolaria.sources.text import decode_utf8, stretch

@@ -1,0 +1,1 @@
+"""What leaves a growing network: checkpoints, a plain module, a text diagram."""

@@ -1,0 +1,250 @@
+"""A grown model on disk: the manifest says what grows where, so that a fresh process can rebuild it.
+
+The manifest is JSON; in ``state_dict()`` it travels as a tensor of bytes, so that all values there are
+tensors. Files are safetensors; nothing is unpickled.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.network.growth import GrowthRecord
+from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
+from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.stages import Stage
+
+if TYPE_CHECKING:
+    from esper_ray.kasmina.model import MorphogeneticModel
+
+VERSION = 1
+EXTRA_STATE = "_extra_state"
+HEADER = "esper_ray"
+Manifest = dict[str, Any]
+
+
+class TopologyError(UserError, ValueError):
+    """A checkpoint that does not belong to the model. The message lists the differences."""
+
+    remedy = "Wrap the same model with the same slots before the state is loaded."
+
+
+def manifest_of(model: "MorphogeneticModel") -> Manifest:
+    """Slots, shapes and seeds of ``model`` as plain data."""
+    record = model.growth.record()
+    slots = {
+        slot: {
+            "module": at.module,
+            "topology": at.shape.topology.value,
+            "channels": at.shape.channels,
+            "causal": at.shape.causal,
+        }
+        for slot, at in model.attachments.items()
+    }
+    seeds = {slot: None if state is None else seed_to_json(state) for slot, state in record.states.items()}
+    return {
+        "version": VERSION,
+        "slots": slots,
+        "seeds": seeds,
+        "germinations": dict(record.germinations),
+        "epoch": record.epoch,
+        "seed": record.seed,
+    }
+
+
+def manifest_tensor(model: "MorphogeneticModel") -> Tensor:
+    """The manifest as UTF-8 bytes in a (N,) uint8 tensor."""
+    return torch.tensor(list(json.dumps(manifest_of(model), sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def seed_to_json(state: SeedState) -> dict[str, Any]:
+    """``state`` in JSON's types; enumerations become their names."""
+    tree = asdict(state)
+    for key in ("style", "stage", "previous_stage"):
+        tree[key] = tree[key].name
+    tree["outgoing"] = None if state.outgoing is None else state.outgoing.name
+    tree["alpha"] |= {"mode": state.alpha.mode.name, "curve": state.alpha.curve.name}
+    return tree | {"shut_by": list(state.shut_by)}
+
+
+def seed_from_json(tree: Mapping[str, Any]) -> SeedState:
+    """The state that :func:`seed_to_json` wrote.
+
+    Raises:
+        KeyError, TypeError: if a field is missing or unknown.
+    """
+    alpha = dict(tree["alpha"])
+    alpha |= {"mode": AlphaMode[alpha["mode"]], "curve": AlphaCurve[alpha["curve"]]}
+    fields = dict(tree) | {
+        "style": GerminationStyle[tree["style"]],
+        "stage": Stage[tree["stage"]],
+        "previous_stage": Stage[tree["previous_stage"]],
+        "outgoing": None if tree["outgoing"] is None else BlendOperator[tree["outgoing"]],
+        "shut_by": tuple(tree["shut_by"]),
+        "alpha": AlphaController(**alpha),
+    }
+    return SeedState(**fields)
+
+
+def load_state(model: "MorphogeneticModel", state: Mapping[str, Any], load: Callable[..., Any]) -> Any:
+    """Rebuild the seeds that ``state`` holds, then ``load`` its tensors strictly.
+
+    Raises:
+        TopologyError: naming every difference; ``model`` is as it was then.
+    """
+    manifest = _manifest(state)
+    record = _record(manifest)
+    differences = _slot_differences(manifest["slots"], manifest_of(model)["slots"])
+    if differences:
+        raise TopologyError(_told(differences))
+    try:
+        modules = model.growth.rebuild(record)
+    except ValueError as error:
+        raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
+    differences = _tensor_differences(state, _expected_shapes(model, modules))
+    if differences:
+        raise TopologyError(_told(differences))
+    model.growth.adopt(record, modules)
+    return load(state, strict=True)
+
+
+def check_rebuilt(model: "MorphogeneticModel", packed: Any) -> None:
+    """See that ``model`` has the slots and seeds of a manifest.
+
+    Raises:
+        TopologyError: if it has others.
+    """
+    theirs, ours = _manifest({EXTRA_STATE: packed}), manifest_of(model)
+    if json.loads(json.dumps(ours)) != theirs:
+        raise TopologyError(
+            "the state holds other seeds than the model, or seeds in another stage; a grown model that is part of "
+            "another module is loaded by its own load_state_dict(), before that of the other"
+        )
+
+
+def save_model(model: "MorphogeneticModel", path: Path) -> None:
+    """Write ``model`` to ``path``: first beside it, then renamed. Tied tensors are stored once.
+
+    Raises:
+        ValueError: if the host's state holds something else than tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    aliases = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} of the host is a {type(tensor).__name__}; only tensors can be stored")
+        place = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        original = first.setdefault(place, name) if tensor.numel() else name
+        if original == name:
+            views = tensor.untyped_storage().nbytes() != tensor.nbytes  # others may see the same memory
+            tensors[name] = tensor.detach().clone() if views else tensor.detach()
+            tensors[name] = tensors[name].contiguous()
+        else:
+            aliases[name] = original
+    header = {HEADER: json.dumps({"aliases": aliases})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, beside, metadata=header)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_model(model: "MorphogeneticModel", path: Path) -> None:
+    """Make ``model`` what :func:`save_model` wrote to ``path``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        TopologyError: see :func:`load_state`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no model at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            state |= {name: state[original] for name, original in header["aliases"].items()}
+    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise TopologyError(f"{path} was not written by save(): {error!r}") from error
+    model.load_state_dict(state)
+
+
+def _manifest(state: Mapping[str, Any]) -> Manifest:
+    packed = state.get(EXTRA_STATE)
+    if not isinstance(packed, Tensor):
+        raise TopologyError(f"the state has no manifest ({EXTRA_STATE!r}); it was not made by a grown model")
+    try:
+        manifest: Manifest = json.loads(bytes(packed.tolist()))
+    except (ValueError, TypeError) as error:
+        raise TopologyError(f"the manifest cannot be read: {error}") from error
+    return manifest
+
+
+def _record(manifest: Manifest) -> GrowthRecord:
+    version = manifest.get("version") if isinstance(manifest, dict) else None
+    if version != VERSION:
+        raise TopologyError(f"the manifest has version {version!r}; this program reads {VERSION}")
+    try:
+        states = {slot: None if tree is None else seed_from_json(tree) for slot, tree in manifest["seeds"].items()}
+        record = GrowthRecord(states, dict(manifest["germinations"]), manifest["epoch"], manifest["seed"])
+        slots = manifest["slots"].keys()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TopologyError(f"the manifest is damaged: {error!r}") from error
+    if not slots == record.states.keys() == record.germinations.keys():
+        raise TopologyError("the manifest is damaged: slots, seeds and germinations name different slots")
+    return record
+
+
+def _slot_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    lines = [f"slot {slot} is in the checkpoint only" for slot in theirs if slot not in ours]
+    lines += [f"slot {slot} is in the model only" for slot in ours if slot not in theirs]
+    for slot in ours:
+        for key, mine in ours[slot].items():
+            stored = theirs.get(slot, {}).get(key, mine)
+            if stored != mine:
+                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {mine!r} in the model")
+    return lines
+
+
+def _expected_shapes(
+    model: "MorphogeneticModel", modules: Mapping[str, Mapping[str, nn.Module | None]]
+) -> dict[str, torch.Size | None]:
+    shapes = {f"host.{name}": _shape(value) for name, value in model.host.state_dict().items()}
+    for slot, parts in modules.items():
+        shapes |= {f"cells.{slot}.{name}": torch.Size() for name in ("alpha", "operator_share")}
+        for part, module in parts.items():
+            tensors = {} if module is None else module.state_dict()
+            shapes |= {f"cells.{slot}.{part}.{name}": _shape(value) for name, value in tensors.items()}
+    return shapes
+
+
+def _shape(value: Any) -> torch.Size | None:
+    """``None`` for what is no tensor: a module may keep other things in its state."""
+    return value.shape if isinstance(value, Tensor) else None
+
+
+def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, torch.Size | None]) -> list[str]:
+    stored = {name: _shape(value) for name, value in state.items() if name != EXTRA_STATE}
+    lines = [f"tensor {name} is in the checkpoint only" for name in stored if name not in expected]
+    lines += [f"tensor {name} is in the model only" for name in expected if name not in stored]
+    for name in expected.keys() & stored.keys():
+        if expected[name] != stored[name]:
+            theirs, ours = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
+            lines.append(f"tensor {name} has shape {theirs} in the checkpoint, {ours} in the model")
+    return sorted(lines)
+
+
+def _told(differences: list[str], most: int = 12) -> str:
+    more = [f"and {len(differences) - most} more"] if len(differences) > most else []
+    return "\n  ".join(["the checkpoint belongs to another model:", *differences[:most], *more])

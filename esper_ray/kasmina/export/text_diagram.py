@@ -1,0 +1,53 @@
+"""A growing network in text."""
+
+from typing import TYPE_CHECKING
+
+from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.leyline.actions import AlphaMode
+from esper_ray.leyline.stages import WITH_MODULE
+
+if TYPE_CHECKING:
+    from esper_ray.kasmina.model import MorphogeneticModel
+
+BAR = 10
+"""Characters of an amplitude bar."""
+
+
+def draw(model: "MorphogeneticModel") -> str:
+    """One line for the host, one for each slot in the order of a forward pass: place, shape, what grows there.
+
+    For example ``├ layer1  64 x 8 x 8  r0c0  conv_light  BLENDING 3  add 0.60 ██████░░░░ to 1.00  37,056 parameters``.
+    """
+    grown = sum(model.seed_parameters(slot) for slot in model.slot_ids)
+    title = f"{type(model.host).__name__}  {model.host_parameters:,} parameters"
+    title += f" + {grown:,} grown" if grown else ""
+    rows = []
+    for slot, at in model.attachments.items():
+        shape = " x ".join(map(str, at.example_shape))
+        rows.append((at.module, shape, slot, _seed(model.states[slot], model.seed_parameters(slot))))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
+    ]
+    branches = ["├ "] * (len(lines) - 1) + ["└ "]
+    return "\n".join([f"{title}  epoch {model.growth.epoch}", *map(str.__add__, branches, lines)])
+
+
+def _seed(state: SeedState | None, parameters: int) -> str:
+    if state is None:
+        return "empty"
+    parts = [state.blueprint, f"{state.stage.name} {state.ticks_in_stage}"]
+    if state.stage in WITH_MODULE:
+        parts += [_amplitude(state), f"{parameters:,} parameters"]
+    return "  ".join(parts)
+
+
+def _amplitude(state: SeedState) -> str:
+    alpha = state.alpha
+    full = round(alpha.alpha * BAR)
+    operator = state.operator.name.lower()
+    if state.outgoing is not None:
+        operator = f"{state.outgoing.name.lower()} to {operator}"
+    bar = "█" * full + "░" * (BAR - full)
+    aim = "" if alpha.mode is AlphaMode.HOLD else f" to {alpha.target:.2f}"
+    return f"{operator} {alpha.alpha:.2f} {bar}{aim}"

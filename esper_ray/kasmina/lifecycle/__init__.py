@@ -1,0 +1,1 @@
+"""The lifecycle of a seed: a pure, torch-free state machine with gates and amplitude ramps."""

@@ -1,0 +1,96 @@
+"""Between the indices that policies speak and the commands and events of the lifecycle."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from esper_ray.kasmina.lifecycle import reducer
+from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, SeedState, StageChanged
+from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
+
+
+def command_of(action: Action, seed_id: str) -> reducer.Command:
+    """The command that ``action`` means.
+
+    Args:
+        seed_id: identity of the seed, should one be germinated.
+
+    Raises:
+        ValueError: for WAIT, which is no command.
+    """
+    ticks, curve, steepness = action.ramp
+    match action.operation:
+        case LifecycleOp.GERMINATE:
+            return reducer.Germinate(
+                seed_id,
+                Blueprint(action.blueprint).id,
+                GerminationStyle(action.style),
+                TEMPO_TICKS[action.tempo],
+                ALPHA_TARGETS[action.alpha_target],
+            )
+        case LifecycleOp.SET_ALPHA_TARGET:
+            target, style = ALPHA_TARGETS[action.alpha_target], GerminationStyle(action.style)
+            return reducer.SetAlphaTarget(target, ticks, curve, steepness, style)
+        case LifecycleOp.PRUNE:
+            return reducer.Prune(ticks, curve, steepness)
+        case LifecycleOp.FOSSILIZE:
+            return reducer.Fossilize()
+        case LifecycleOp.ADVANCE:
+            return reducer.Advance()
+        case LifecycleOp.WAIT:
+            raise ValueError("WAIT is no command")
+
+
+def logged(
+    slot: str, state: SeedState | None, happened: Iterable[LifecycleEvent], epoch: int, initiator: str
+) -> list[Event]:
+    """Transitions and gate verdicts as plain data for the event log; amplitudes are left to the step records.
+
+    Args:
+        state: of the seed that it happened to.
+        initiator: ``policy`` or ``clock``.
+    """
+    log = []
+    for event in happened:
+        data: dict[str, Any] = {"slot": slot, "seed": None if state is None else state.seed_id}
+        if isinstance(event, StageChanged):
+            data |= {"from": event.source.name, "to": event.target.name, "ticks": event.ticks}
+            data |= {"reason": event.reason, "initiator": initiator}
+            data |= {"blueprint": None if state is None else state.blueprint}
+            log.append(Event("seed_transition", epoch, data))
+        elif isinstance(event, GateEvaluated):
+            checks = [
+                {"name": c.name, "value": c.value, "threshold": c.threshold, "margin": c.margin, "passed": c.passed}
+                for c in event.result.checks
+            ]
+            data |= {"gate": event.result.gate.name, "passed": event.result.passed, "checks": checks}
+            log.append(Event("gate", epoch, data))
+    return log
+
+
+def report_of(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
+    """What policies may know about the seed in ``slot``.
+
+    Raises:
+        ValueError: if its blueprint is none of the thirteen that policies know.
+    """
+    alpha = state.alpha
+    return SlotReport(
+        slot_id=slot,
+        seed_id=state.seed_id,
+        blueprint=Blueprint.named(state.blueprint),
+        stage=state.stage,
+        previous_stage=state.previous_stage,
+        ticks_in_stage=state.ticks_in_stage,
+        age=state.age,
+        alpha=alpha.alpha,
+        alpha_mode=alpha.mode,
+        alpha_target=alpha.target,
+        alpha_velocity=alpha.velocity,
+        ramp_total=alpha.total,
+        ramp_done=alpha.done,
+        operator=state.operator,
+        tempo=state.tempo,
+        parameters=parameters,
+        measured=measured,
+    )

@@ -1,0 +1,1 @@
+"""The growing network: slots, cells, growth as one transaction, how seeds attach and start."""

@@ -1,0 +1,173 @@
+"""Where slots can sit: finds out, in one evaluation pass, what the outputs of submodules look like."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.slots import ordered_slot_ids
+
+TOPOLOGY_OF_DIMENSIONS = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A slot on the output of a submodule."""
+
+    slot: str
+    module: str
+    """Name of the submodule, as in ``host.named_modules()``."""
+    shape: SlotShape
+    example_shape: tuple[int, ...]
+    """Shape of the features of one example, as seen."""
+    dtype: torch.dtype = torch.float32
+    """Of the features, as seen."""
+    branches: bool = False
+    """Whether the batch can be doubled here: no other path goes around the slot."""
+
+
+class SlotHook:
+    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
+
+    def __init__(self, cell: SeedCell) -> None:
+        self.cell = cell
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        """The submodule's output as its cell passes it on."""
+        cell = self.cell
+        if cell.seed is None and cell.tap is None:
+            return output
+        result: Tensor = cell(output)
+        return result
+
+
+def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
+    """The slots in the order in which a forward pass meets them. The host is left as it was.
+
+    Raises:
+        SlotIdError: if a slot id is malformed or there is none.
+        ValueError: if a submodule does not exist, carries two slots, is never called, is called more
+            than once, or returns something that no seed can work on.
+    """
+    ids = ordered_slot_ids(slots)
+    named = dict(host.named_modules(remove_duplicate=False))
+    named.pop("")
+    owners: dict[int, str] = {}
+    for slot in ids:
+        name = slots[slot]
+        if name not in named:
+            raise ValueError(f"slot {slot}: {unknown_name_message('submodule', name, list(named))}")
+        other = owners.setdefault(id(named[name]), slot)
+        if other != slot:
+            raise ValueError(f"slots {other} and {slot} sit on the same submodule: {slots[other]!r}, {name!r}")
+    seen = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
+    called = [slot for slot, _ in seen]
+    for slot in ids:
+        times = called.count(slot)
+        if times == 0:
+            raise ValueError(f"slot {slot}: submodule {slots[slot]!r} is never called in a forward pass")
+        if times > 1:
+            raise ValueError(
+                f"slot {slot}: submodule {slots[slot]!r} is shared, it is called {times} times in a forward pass; "
+                "a slot needs a place that is passed once"
+            )
+    batch = _batch_size(example_input)
+    return [
+        _attachment(slot, slots[slot], output, batch, causal, _branches(host, named[slots[slot]], example_input))
+        for slot, output in seen
+    ]
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Within it, ``modules`` are in evaluation mode; afterwards every submodule is in the mode it was in."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """``model`` on one example input: a tensor, a tuple of positional or a mapping of named arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> list[tuple[str, Any]]:
+    seen: list[tuple[str, Any]] = []
+
+    def watch(slot: str) -> Any:
+        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            seen.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
+
+        return note
+
+    handles = [module.register_forward_hook(watch(slot)) for slot, module in modules.items()]
+    try:
+        with torch.no_grad(), evaluation_mode(host):
+            call(host, example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _batch_size(example_input: Any) -> int | None:
+    parts = example_input.values() if isinstance(example_input, Mapping) else example_input
+    first = example_input if isinstance(example_input, Tensor) else next(iter(parts), None)
+    return first.shape[0] if isinstance(first, Tensor) and first.dim() else None
+
+
+def _branches(host: nn.Module, module: nn.Module, example_input: Any) -> bool:
+    """Whether doubling the batch at ``module`` doubles the host's output, and does nothing else."""
+    if (_batch_size(example_input) or 1) < 2:
+        return False  # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
+    with torch.no_grad(), evaluation_mode(host):
+        once = call(host, example_input)
+        handle = module.register_forward_hook(_doubled)
+        try:
+            twice = call(host, example_input)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+        finally:
+            handle.remove()
+    if not isinstance(once, Tensor) or not isinstance(twice, Tensor) or twice.shape[0] != 2 * once.shape[0]:
+        return False
+    return bool(torch.allclose(twice, torch.cat([once, once]), rtol=1e-4, atol=1e-5))
+
+
+def _doubled(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    return torch.cat([output, output]) if isinstance(output, Tensor) else output
+
+
+def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool, branches: bool) -> Attachment:
+    place = f"slot {slot}: submodule {module!r}"
+    if not isinstance(output, Tensor):
+        raise ValueError(
+            f"{place} returns a {type(output).__name__}; a slot needs one tensor, so attach it to a submodule inside"
+        )
+    if output.dim() not in TOPOLOGY_OF_DIMENSIONS or not output.is_floating_point():
+        raise ValueError(
+            f"{place} returns {output.dtype} of shape {tuple(output.shape)}; a slot needs floating-point "
+            "(B, C, H, W), (B, T, D) or (B, D)"
+        )
+    if batch is not None and output.shape[0] != batch:
+        raise ValueError(
+            f"{place} returns {tuple(output.shape)} for a batch of {batch}; the batch must be the first dimension"
+        )
+    topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
+    channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
+    shape = SlotShape(topology, channels, causal)
+    return Attachment(slot, module, shape, tuple(output.shape[1:]), output.dtype, branches)

@@ -1,0 +1,105 @@
+"""A gradient-informed start: inner weights for which a newborn seed gets the largest gradient.
+
+At birth the output scale s is zero, so the loss depends on the seed to first order only through
+``dL/ds_c = sum g J body_c(h)``: g is the loss gradient at the slot's output, J the slope of the blend
+in the change, summed over examples and positions. GradMax (Evci et al., 2022, "GradMax: Growing
+Neural Networks using Gradient Information") chooses new weights so that this gradient is largest.
+For bodies with normalisations and nonlinearities there is no closed form, so its norm is climbed
+directly, each weight tensor keeping the norm that it was born with. The output stays as it was,
+since s stays zero.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.blueprints.delta import Delta
+from esper_ray.kasmina.network.attachment import evaluation_mode
+from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.leyline.actions import BlendOperator
+from esper_ray.leyline.blueprints import Topology
+
+STEPS = 30
+RATE = 0.1
+"""Length of a step, as a share of each tensor's norm."""
+
+
+def maximise_birth_gradient(
+    seed: nn.Module, cell: SeedCell, operator: BlendOperator, loss_of: Callable[[], Tensor]
+) -> None:
+    """Change the inner weights of ``seed``, newborn for the empty slot ``cell``, in place.
+
+    Args:
+        loss_of: runs the model that holds the slot on a batch and returns its scalar loss.
+
+    Raises:
+        ValueError: if the loss does not depend on the slot, its gradient there is not finite, or the model
+            was not run exactly once.
+    """
+    if not isinstance(seed, Delta):
+        return
+    features, gradient = (part.to(seed.scale) for part in features_and_gradient(cell, loss_of))  # they may be bf16
+    if operator is BlendOperator.MULTIPLY:
+        gradient = gradient * features
+    weights = [p for p in seed.body.parameters() if p.dim() > 1 and p.requires_grad and p.detach().norm() > 0]
+    if weights:
+        with evaluation_mode(seed):  # no dropout, no running statistics
+            _climb(weights, lambda: birth_gradient(seed.body, cell, features, gradient).norm())
+
+
+def birth_gradient(body: nn.Module, cell: SeedCell, features: Tensor, gradient: Tensor) -> Tensor:
+    """(C,) gradient of the loss with respect to the output scale, per example.
+
+    Args:
+        features: at the slot.
+        gradient: of the loss with respect to the change, of the same shape.
+    """
+    channel = 1 if cell.shape.topology is Topology.IMAGES else -1
+    product = (gradient * body(features)).movedim(channel, 0)
+    slope: Tensor = product.flatten(1).sum(dim=1)
+    return slope
+
+
+def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Features at the slot, and the gradient of the loss with respect to them.
+
+    Raises:
+        ValueError: if the loss does not depend on the slot, or its gradient there is not finite.
+    """
+    cell.tap = []
+    try:
+        with torch.enable_grad():
+            loss = loss_of()
+        if len(cell.tap) != 1:
+            raise ValueError(f"gradmax: the loss must run the model with the slot once, not {len(cell.tap)} times")
+        (features,) = cell.tap
+        gradient = torch.autograd.grad(loss, features, allow_unused=True)[0] if loss.requires_grad else None
+    finally:
+        cell.tap = None
+    if gradient is None or not bool(torch.isfinite(gradient).all()):
+        what = "does not depend on the slot" if gradient is None else "has no finite gradient at the slot"
+        raise ValueError(f"gradmax: the loss {what}")
+    return features.detach(), gradient
+
+
+def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
+    """Normalised gradient ascent on ``height``; every tensor keeps its norm, and the best point is kept."""
+    norms = [weight.detach().norm() for weight in weights]
+    best, kept = -1.0, [weight.detach().clone() for weight in weights]
+    for step in range(STEPS + 1):
+        with torch.enable_grad():
+            value = height()
+            slopes = torch.autograd.grad(value, weights, allow_unused=True)
+        if value.item() > best:
+            best, kept = value.item(), [weight.detach().clone() for weight in weights]
+        rate = RATE * (1.0 - step / (STEPS + 1))
+        with torch.no_grad():
+            for weight, slope, norm in zip(weights, slopes, norms, strict=True):
+                if slope is None or not slope.norm() > 0:
+                    continue
+                moved = weight + rate * norm * slope / slope.norm()
+                weight.copy_(moved * (norm / moved.norm()))
+    with torch.no_grad():
+        for weight, values in zip(weights, kept, strict=True):
+            weight.copy_(values)

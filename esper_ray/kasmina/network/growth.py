@@ -1,0 +1,350 @@
+"""Structure changes as transactions: lifecycle, modules and optimiser move together or not at all.
+
+Decisions come from the pure reducer in :mod:`esper_ray.kasmina.lifecycle.reducer`; this class carries out
+what they mean for modules and parameters, and tells whoever optimises them. A new seed is built,
+initialised and probed before anything is touched.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.blueprints import build_seed, is_built_in
+from esper_ray.kasmina.lifecycle import reducer
+from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, Refused, Rules, SeedState
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
+from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.gradmax import maximise_birth_gradient
+from esper_ray.kasmina.network.newborn import check_newborn, preserved_rng
+from esper_ray.kasmina.network.operators import GateNetwork
+from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
+from esper_ray.leyline.blueprints import seed_parameter_count
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
+from esper_ray.leyline.slots import parse_slot_id
+from esper_ray.leyline.stages import WITH_MODULE, Stage
+
+HOST_GROUP = "host"
+
+Initialisation = Literal["zero_scale", "gradmax"]
+LossOf = Callable[[], Tensor]
+"""Runs the model on some batch and returns the scalar loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthOptions:
+    """What a model does with its seeds, besides the rules of their lifecycle."""
+
+    freeze_fossils: bool = False
+    """Stop training a seed when it is committed."""
+    initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
+    """Start of the inner weights for each style, or its id; ``zero_scale`` where nothing is said."""
+
+    def __post_init__(self) -> None:
+        starts = {GerminationStyle.of(style): start for style, start in self.initialisation.items()}
+        object.__setattr__(self, "initialisation", starts)
+        for style, start in starts.items():
+            if start not in get_args(Initialisation):
+                problem = unknown_name_message("initialisation", start, list(get_args(Initialisation)))
+                raise ValueError(f"style {style.id!r}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command did. True if it took effect."""
+
+    events: tuple[LifecycleEvent, ...]
+
+    @property
+    def success(self) -> bool:
+        """Whether the command took effect: nothing refused it, no gate stayed shut."""
+        return not any(
+            isinstance(event, Refused) or (isinstance(event, GateEvaluated) and not event.result.passed)
+            for event in self.events
+        )
+
+    def __str__(self) -> str:
+        return "done" if self.success else f"no effect: {self.message}"
+
+    @property
+    def message(self) -> str:
+        """Why it took no effect, empty if it did."""
+        reasons = [event.reason for event in self.events if isinstance(event, Refused)]
+        reasons += [event.result.message for event in self.events if isinstance(event, GateEvaluated)]
+        return "; ".join(filter(None, reasons))
+
+    def __bool__(self) -> bool:
+        return self.success
+
+
+@dataclass(frozen=True, slots=True)
+class SlotEvent:
+    """Something that happened in a slot."""
+
+    epoch: int
+    """Epochs that the model had been trained."""
+    slot: str
+    seed_id: str | None
+    event: LifecycleEvent
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}  {self.seed_id or self.slot}  {self.event}"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthRecord:
+    """Where all seeds stand, as plain data."""
+
+    states: Mapping[str, SeedState | None]
+    germinations: Mapping[str, int]
+    epoch: int
+    seed: int
+
+
+class GrowthListener(Protocol):
+    """Whoever needs to know which parameters are trained; an optimiser."""
+
+    def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
+        """From now on train ``groups``: the host with its committed seeds, and one group per slot with a live one.
+
+        Args:
+            resting: parameters that are not trained for the moment and will be again.
+        """
+
+
+class Growth:
+    """The seeds of one model: one lifecycle state per slot, and the modules that belong to it."""
+
+    def __init__(
+        self, host: nn.Module, cells: Mapping[str, SeedCell], rules: Rules, options: GrowthOptions, seed: int
+    ) -> None:
+        """
+        Args:
+            seed: seeds the initial weights of germinated modules, together with slot and count.
+
+        Raises:
+            ValueError: if ``seed`` is negative.
+        """
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        self.rules, self.options, self.seed = rules, options, seed
+        self.states: dict[str, SeedState | None] = dict.fromkeys(cells)
+        self.epoch = 0
+        self.log: list[SlotEvent] = []
+        self._host, self._cells = host, dict(cells)
+        self._germinations = dict.fromkeys(cells, 0)
+        self._listeners: list[GrowthListener] = []
+        self._revision = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a model is not trained by the optimiser of the original."""
+        return self.__dict__ | {"_listeners": []}
+
+    def listen(self, listener: GrowthListener) -> None:
+        """Tell ``listener`` now, and whenever it changes, which parameters are trained."""
+        listener.arrange(*self.arrangement())
+        self._listeners.append(listener)
+
+    def arrangement(self) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
+        """Trained parameters by group, and those that rest. A pure function of host and states."""
+        groups = {HOST_GROUP: [p for p in self._host.parameters() if p.requires_grad]}
+        resting: list[nn.Parameter] = []
+        for slot, cell in self._cells.items():
+            state, parameters = self.states[slot], cell.learnable()
+            if state is None or not parameters:
+                continue
+            if state.fading:
+                resting += parameters
+            elif state.stage is not Stage.FOSSILIZED:
+                groups[slot] = parameters
+            elif not self.options.freeze_fossils:
+                groups[HOST_GROUP] += parameters
+        return groups, resting
+
+    def structure(self) -> Hashable:
+        """Changes whenever a forward pass would run other code, or other parameters would be trained, than before."""
+        cells = self._cells.values()
+        return self._revision, *((cell.stage, cell.open, cell.operator, cell.outgoing) for cell in cells)
+
+    def seed_parameters(self, slot: str) -> int:
+        """Structural parameter count of the seed in ``slot`` with its gate network, 0 if it holds no module.
+
+        Built-in blueprints have closed forms; own ones are counted.
+        """
+        state, cell = self.states[slot], self._cells[slot]
+        if state is None or cell.seed is None:
+            return 0
+        if not is_built_in(state.blueprint):
+            return sum(count_parameters(module) for module in (cell.seed, cell.gate) if module is not None)
+        operator = BlendOperator.GATE if cell.gate is not None else state.operator
+        return seed_parameter_count(
+            cell.shape.topology, Blueprint.named(state.blueprint), cell.shape.channels, operator
+        )
+
+    def next_seed_id(self, slot: str) -> str:
+        """The identity that the next seed of ``slot`` will have, for example ``r0c1-3``."""
+        return f"{slot}-{self._germinations[slot] + 1}"
+
+    def execute(
+        self,
+        slot: str,
+        command: reducer.Command,
+        measured: SeedMeasurements = UNMEASURED,
+        loss_of: LossOf | None = None,
+    ) -> Outcome:
+        """Carry out ``command`` on ``slot``. If anything raises, nothing has changed.
+
+        Args:
+            loss_of: needed by styles whose seeds start gradient-informed.
+        """
+        before = self.states[slot]
+        state, events = reducer.execute(before, command, self.rules, measured)
+        self._apply(slot, state, loss_of)
+        self._note(slot, before, events)
+        return Outcome(events)
+
+    def tick(self, measured: Mapping[str, SeedMeasurements]) -> dict[str, tuple[LifecycleEvent, ...]]:
+        """Move what moves by itself by one step; the events of each slot in which something happened."""
+        happened = {}
+        for slot, before in list(self.states.items()):
+            state, events = reducer.tick(before, self.rules, measured.get(slot, UNMEASURED))
+            self._apply(slot, state, None)
+            if events:
+                happened[slot] = events
+                self._note(slot, before, events)
+        return happened
+
+    def epoch_elapsed(self) -> None:
+        """Count one trained epoch for the model and every occupied slot."""
+        self.epoch += 1
+        for slot, state in self.states.items():
+            self.states[slot] = reducer.epoch_elapsed(state)
+
+    def record(self) -> GrowthRecord:
+        """Where all seeds stand."""
+        return GrowthRecord(dict(self.states), dict(self._germinations), self.epoch, self.seed)
+
+    def rebuild(self, record: GrowthRecord) -> dict[str, dict[str, nn.Module | None]]:
+        """Modules for the seeds of ``record``, with fresh weights, by slot: ``seed`` and ``gate``. Changes nothing."""
+        return {slot: self._modules(slot, state, 0) for slot, state in record.states.items()}
+
+    def adopt(self, record: GrowthRecord, modules: Mapping[str, Mapping[str, nn.Module | None]]) -> None:
+        """Stand where ``record`` says, with ``modules`` as :meth:`rebuild` makes them. Listeners are told."""
+        for slot, state in record.states.items():
+            self._cells[slot].seed, self._cells[slot].gate = modules[slot]["seed"], modules[slot]["gate"]
+            self._cells[slot].pinned = _pinned(modules[slot]["seed"])
+            self.states[slot] = state
+            self._label(slot, state)
+        self._germinations = dict(record.germinations)
+        self.epoch, self.seed = record.epoch, record.seed
+        self._announce([])
+
+    def _apply(self, slot: str, state: SeedState | None, loss_of: LossOf | None) -> None:
+        """Make modules and listeners agree with ``state``; the only place where structure changes."""
+        before, cell = self.states[slot], self._cells[slot]
+        if before is state:
+            return
+        modules: Mapping[str, nn.Module | None] = {"seed": cell.seed, "gate": cell.gate}
+        if before is None and state is not None:
+            modules = self._modules(slot, state, self._germinations[slot] + 1)
+            self._start(slot, state, modules["seed"], loss_of)
+        elif _structure(before) != _structure(state):
+            modules = self._kept(slot, state)
+        undo = (before, cell.seed, cell.gate, cell.pinned)
+        if modules["seed"] is not cell.seed:
+            cell.pinned = _pinned(modules["seed"])
+        told: list[GrowthListener] = []
+        try:
+            self.states[slot], cell.seed, cell.gate = state, modules["seed"], modules["gate"]
+            self._label(slot, state)
+            if _structure(before) != _structure(state):
+                self._announce(told)
+        except BaseException:
+            self.states[slot], cell.seed, cell.gate, cell.pinned = undo
+            self._label(slot, before)
+            for listener in told:
+                listener.arrange(*self.arrangement())
+            raise
+        self._germinations[slot] += before is None
+
+    def _kept(self, slot: str, state: SeedState | None) -> dict[str, nn.Module | None]:
+        """The present modules as far as ``state`` keeps them, with a gate network if it has come to need one."""
+        cell = self._cells[slot]
+        if state is None or state.stage not in WITH_MODULE:
+            return {"seed": None, "gate": None}
+        if not _gated(state):
+            return {"seed": cell.seed, "gate": None}
+        return {"seed": cell.seed, "gate": cell.gate or self._modules(slot, state, self._germinations[slot])["gate"]}
+
+    def _label(self, slot: str, state: SeedState | None) -> None:
+        cell = self._cells[slot]
+        cell.stage = Stage.DORMANT if state is None else state.stage
+        cell.operator = BlendOperator.ADD if state is None else state.operator
+        cell.outgoing = None if state is None else state.outgoing
+        cell.open = state is not None and state.alpha.alpha > 0.0
+        with torch.no_grad():
+            cell.alpha.fill_(0.0 if state is None else state.alpha.alpha)
+            cell.operator_share.fill_(1.0 if state is None else state.operator_share)
+        if state is not None:
+            frozen = state.fading or (state.stage is Stage.FOSSILIZED and self.options.freeze_fossils)
+            for parameter in cell.learnable():
+                parameter.requires_grad_(not frozen)
+                parameter.grad = None if frozen else parameter.grad
+
+    def _announce(self, told: list[GrowthListener]) -> None:
+        """Tell all listeners; those that have taken it are added to ``told``."""
+        self._revision += 1
+        groups, resting = self.arrangement()
+        for listener in self._listeners:
+            listener.arrange(groups, resting)
+            told.append(listener)
+
+    def _note(self, slot: str, before: SeedState | None, events: tuple[LifecycleEvent, ...]) -> None:
+        state = before or self.states[slot]
+        seed_id = None if state is None else state.seed_id
+        self.log += [SlotEvent(self.epoch, slot, seed_id, event) for event in events]
+
+    def _modules(self, slot: str, state: SeedState | None, number: int) -> dict[str, nn.Module | None]:
+        """Seed and gate network of ``state``, freshly initialised as the slot's ``number``-th seed."""
+        if state is None or state.stage not in WITH_MODULE:
+            return {"seed": None, "gate": None}
+        cell = self._cells[slot]
+        key = [self.seed, *parse_slot_id(slot), number]
+        with seeded_initialisation(int(np.random.SeedSequence(key).generate_state(1)[0])):
+            seed = build_seed(state.blueprint, cell.shape).to(cell.alpha).train(cell.training)
+            gate = GateNetwork(cell.shape).to(cell.alpha).train(cell.training) if _gated(state) else None
+        return {"seed": seed, "gate": gate}
+
+    def _start(self, slot: str, state: SeedState, seed: nn.Module | None, loss_of: LossOf | None) -> None:
+        """Give a newborn seed its start, and see that it keeps the shape and does nothing."""
+        cell = self._cells[slot]
+        if seed is None:
+            return
+        with preserved_rng(cell.alpha.device):
+            check_newborn(slot, seed, cell)
+        if self.options.initialisation.get(state.style, "zero_scale") == "gradmax":
+            if loss_of is None:
+                raise ValueError(f"slot {slot}: style {state.style.id!r} starts with gradmax, which needs a loss")
+            with preserved_rng(cell.alpha.device):
+                maximise_birth_gradient(seed, cell, state.operator, loss_of)
+                check_newborn(slot, seed, cell)
+
+
+def _gated(state: SeedState) -> bool:
+    return BlendOperator.GATE in (state.operator, state.outgoing)
+
+
+def _pinned(seed: nn.Module | None) -> list[nn.Parameter]:
+    """Parameters that the author of a newborn ``seed`` does not want to be trained."""
+    return [] if seed is None else [parameter for parameter in seed.parameters() if not parameter.requires_grad]
+
+
+def _structure(state: SeedState | None) -> tuple[Any, ...] | None:
+    """What decides which modules there are and how they are trained."""
+    if state is None or state.stage not in WITH_MODULE:
+        return None
+    return state.seed_id, state.stage is Stage.FOSSILIZED, state.fading, _gated(state)

@@ -1,0 +1,73 @@
+"""What a newborn seed must be before it may enter a network."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.blueprints.delta import Delta
+from esper_ray.kasmina.modules import GLOBAL_GENERATOR
+from esper_ray.kasmina.network.cell import SeedCell
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Bodies that draw random numbers (dropout) leave no trace in the global generators.
+
+    Except while a CUDA graph is captured, which forbids it: the graph has a stream of numbers of its own.
+    """
+    if device.type != "cuda":
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            yield
+    elif torch.cuda.is_current_stream_capturing():
+        yield
+    else:
+        with torch.random.fork_rng(devices=[device]):
+            yield
+
+
+def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
+    """See that ``seed`` works on the features of ``slot``, keeps their shape, leaves them alone and changes nothing.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    copied = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
+    for batch in (2, 1):
+        size = (batch, *cell.example_shape)
+        probe = torch.linspace(-1.0, 1.0, int(np.prod(size))).reshape(size).to(cell.alpha)
+        _check(slot, copied, probe)
+        copied.eval()  # one example alone is no batch that statistics can be learned from
+
+
+def _check(slot: str, seed: nn.Module, probe: Tensor) -> None:
+    untouched = probe.clone()
+    with torch.no_grad():
+        try:
+            output = seed.body(probe) if isinstance(seed, Delta) else probe
+            change = seed(probe) if _same_shape(output, probe) else output
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ValueError(f"slot {slot}: the seed cannot work on features {tuple(probe.shape)}: {error}") from error
+    if not torch.equal(probe, untouched):
+        raise ValueError(f"slot {slot}: the seed works in place, on features that belong to the host")
+    _check_shape(slot, change, probe)
+    if not change.abs().max() == 0:
+        raise ValueError(
+            f"slot {slot}: the seed is not the identity at birth, its change reaches {change.abs().max():.3g}"
+        )
+
+
+def _check_shape(slot: str, output: Any, probe: Tensor) -> None:
+    if not _same_shape(output, probe):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(
+            f"slot {slot}: the seed turns {tuple(probe.shape)} into {shape}; it must keep the shape of the features"
+        )
+
+
+def _same_shape(output: Any, probe: Tensor) -> bool:
+    return isinstance(output, Tensor) and output.shape == probe.shape

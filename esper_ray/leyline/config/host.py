@@ -1,0 +1,81 @@
+"""The network that every episode starts from: one section for each family of built-in hosts."""
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from esper_ray.leyline.config.base import Count, Section
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CNNHostConfig(Section):
+    """A convolutional network for images."""
+
+    family: Literal["cnn"] = "cnn"
+    base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
+    blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
+    pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
+    kernel_size: Literal[1, 3, 5, 7] = 1
+    memory_format: Literal["contiguous", "channels_last"] = Field("contiguous", description="layout of the features")
+
+    @model_validator(mode="after")
+    def _pools_fit(self) -> Self:
+        if self.pools > self.blocks:
+            raise ValueError(f"pools ({self.pools}) must not exceed blocks ({self.blocks})")
+        return self
+
+    def available_slots(self) -> tuple[str, ...]:
+        """Slots that this host offers: row 0 after each block, row 1 after each pool."""
+        return tuple(f"r0c{i}" for i in range(self.blocks)) + tuple(f"r1c{i}" for i in range(self.pools))
+
+
+class TransformerHostConfig(Section):
+    """A decoder for token sequences in the manner of GPT-2. The vocabulary is the task's."""
+
+    family: Literal["transformer"] = "transformer"
+    embedding: Count = Field(384, description="width of the residual stream")
+    heads: Count = Field(6, description="attention heads; they divide the embedding")
+    layers: Count = Field(6, description="blocks of attention and MLP")
+    context: Count = Field(256, description="longest sequence, in tokens")
+    dropout: Dropout = Field(0.1, description="of embeddings, attention weights and residual branches")
+    segments: Count = Field(3, description="equal runs of layers, each with a slot at its end; they divide the layers")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.embedding % self.heads:
+            raise ValueError(f"embedding ({self.embedding}) must be divisible by heads ({self.heads})")
+        if self.layers % self.segments:
+            raise ValueError(f"layers ({self.layers}) must be divisible by segments ({self.segments})")
+        return self
+
+    def available_slots(self) -> tuple[str, ...]:
+        """Slots that this host offers: row 0 after each segment."""
+        return tuple(f"r0c{i}" for i in range(self.segments))
+
+
+class MLPHostConfig(Section):
+    """A residual multi-layer perceptron for inputs of any shape, which it flattens."""
+
+    family: Literal["mlp"] = "mlp"
+    width: Count = Field(16, description="features of the residual stream")
+    blocks: Count = Field(3, description="residual blocks")
+    expansion: Count = Field(2, description="hidden units of a block for each feature of the residual stream")
+    dropout: Dropout = Field(0.0, description="of residual branches")
+
+    def available_slots(self) -> tuple[str, ...]:
+        """Slots that this host offers: row 0 after each residual block."""
+        return tuple(f"r0c{i}" for i in range(self.blocks))
+
+
+AnyHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig
+
+HOST_FAMILIES: tuple[str, ...] = tuple(model.model_fields["family"].default for model in get_args(AnyHostConfig))
+
+
+def _cnn_unless_told(value: Any) -> Any:
+    return {"family": "cnn", **value} if isinstance(value, dict) else value
+
+
+HostConfig = Annotated[AnyHostConfig, Field(discriminator="family"), BeforeValidator(_cnn_unless_told)]
+"""Whichever section ``family`` names; a mapping without it describes a CNN."""

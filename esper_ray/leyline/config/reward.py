@@ -1,0 +1,146 @@
+"""What is paid, and for what: the section ``reward`` of the configuration."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from esper_ray.leyline.config.base import (
+    Count,
+    Fraction,
+    NonNegative,
+    NonPositive,
+    Number,
+    Positive,
+    Section,
+    known_names,
+)
+
+REWARD_MODES = ("shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement")
+REWARD_FAMILIES = ("contribution", "loss")
+Whole = Annotated[int, Field(ge=0)]
+
+
+class LossRewardConfig(Section):
+    """The family ``loss``, which pays for lower validation loss."""
+
+    loss_delta_weight: NonNegative = Field(5.0, description="reward for one typical change of the loss")
+    typical_loss_delta_std: Positive = Field(0.1, description="nats that count as one typical change")
+    max_loss_delta: Positive = Field(5.0, description="most typical changes that count in one step")
+    regression_penalty_scale: NonNegative = Field(0.5, description="weight of a rise of the loss against a fall")
+    compute_rent_weight: NonNegative = Field(0.05, description="of the logarithm of growth, each step")
+    max_rent_penalty: NonNegative = 5.0
+    grace_epochs: Whole = Field(3, description="age below which a seed is free of rent")
+    stage_potential_weight: NonNegative = 0.1
+    baseline_loss: Number = Field(2.3, description="final loss in nats that is worth nothing")
+    target_loss: Number = Field(0.3, description="final loss in nats that is worth the whole terminal weight")
+    terminal_loss_weight: NonNegative = 1.0
+
+
+class SettlementConfig(Section):
+    """The mode ``settlement``, which pays changes of committed, priced value against a run without growth."""
+
+    scale: Positive = Field(10.0, description="reward for a value of 1: 100 points of accuracy above the control")
+    window_epochs: Count = Field(5, description="epochs over which values are averaged; single ones fluctuate")
+    vesting_epochs: Count = Field(5, description="epochs over which the value of a committed seed vests")
+
+
+class RewardConfig(Section):
+    """What is paid. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
+
+    mode: str = Field("shaped", description=f"one of {', '.join(REWARD_MODES)}")
+    family: str = Field("contribution", description="contribution: accuracy; loss: validation loss, mode shaped only")
+
+    contribution_weight: NonNegative = Field(1.0, description="reward per point of attributed accuracy and step")
+    proxy_confidence_factor: NonNegative = Field(0.3, description="of that weight, where a seed is unmeasured")
+    attribution_formula: Literal["harmonic", "minimum"] = Field("harmonic", description="of progress and contribution")
+    escrow_stable_window: Count = Field(3, description="epochs whose least accuracy counts as stable")
+    escrow_delta_clip: NonNegative = Field(2.0, description="most credit gained or lost in one step; 0: no limit")
+
+    pbrs_weight: NonNegative = Field(0.3, description="weight of the stage potentials")
+    epoch_progress_bonus: NonNegative = Field(0.3, description="potential gained by each epoch in a stage")
+    max_progress_bonus: NonNegative = Field(2.0, description="most potential gained so")
+    synergy_weight: NonNegative = Field(0.1, description="most that positive interactions pay per step")
+
+    param_budget: Positive = Field(500_000, description="parameters that cost one unit of penalty weight")
+    param_penalty_weight: NonNegative = Field(0.1, description="price of one budget of parameters")
+    rent_weight: NonNegative = Field(0.5, description="shaped: rent per e-fold of growth and step")
+    max_rent: NonNegative = 1.5
+    rent_host_params_floor: Count = Field(200, description="least host size against which growth is counted")
+    base_slot_rent_ratio: NonNegative = Field(0.0039, description="rent of a slot in use, as a share of the host")
+    alpha_shock_coef: NonNegative = Field(0.1958, description="price of squared changes of amplitude")
+    alpha_shock_cap: NonNegative = 1.0
+    seed_occupancy_cost: NonNegative = Field(0.01, description="of each seed beyond the free ones, each step")
+    free_slots: Whole = 1
+    fossilized_maintenance_cost: NonNegative = Field(0.002, description="of each committed seed, each step")
+
+    germinate_cost: NonPositive = -0.15
+    fossilize_cost: NonPositive = -0.01
+    prune_cost: NonPositive = -0.005
+    set_alpha_target_cost: NonPositive = -0.005
+    germinate_with_seed_penalty: NonPositive = -0.3
+    invalid_fossilize_penalty: NonPositive = -1.0
+    prune_fossilized_penalty: NonPositive = -1.0
+    advance_from_training_penalty: NonPositive = -0.1
+    auto_prune_penalty: NonPositive = Field(-0.2, description="for each seed that a restored network loses")
+
+    fossilize_base_bonus: NonNegative = 0.5
+    fossilize_contribution_scale: NonNegative = Field(0.1, description="bonus per point of contribution")
+    fossilize_noncontributing_penalty: NonPositive = -0.2
+    fossilize_terminal_scale: NonNegative = 3.0
+    fossilize_quality_ceiling: Positive = 3.0
+    min_fossilize_contribution: NonNegative = Field(1.0, description="points from which a commitment is paid")
+    min_holding_epochs: Count = Field(5, description="epochs in HOLDING from which it is paid in full")
+
+    prune_hurting_bonus: NonNegative = 0.15
+    prune_acceptable_bonus: NonNegative = 0.1
+    prune_good_seed_penalty: NonPositive = Field(-0.3, description="also the most that suspicion takes")
+    prune_hurting_threshold: Number = Field(-0.5, description="contribution below which a seed hurts")
+    min_prune_age: Whole = Field(5, description="age below which pruning is punished")
+    min_prune_bonus_age: Whole = 3
+    early_prune_threshold: Whole = Field(5, description="minimal: age below which pruning is punished")
+    early_prune_penalty: NonPositive = -0.1
+
+    improvement_safe_threshold: NonNegative = Field(0.1, description="joint improvement below which claims are doubted")
+    hacking_ratio_threshold: Positive = Field(5.0, description="contribution over joint improvement that is suspect")
+    attribution_sigmoid_steepness: NonNegative = 3.0
+    germination_warmup_epochs: Whole = Field(10, description="epochs in which germination is paid less")
+    germination_discount_floor: Fraction = 0.4
+
+    hindsight_credit_weight: NonNegative = Field(0.1, description="most for one seed that helped another")
+    max_hindsight_credit: NonNegative = Field(0.2, description="most for all that helped one commitment")
+
+    terminal_acc_weight: NonNegative = Field(0.05, description="per point of final accuracy")
+    sparse_reward_scale: Positive = 1.0
+    basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
+    basic_fossilize_base_bonus: NonNegative = 0.3
+    basic_contribution_scale: NonNegative = Field(0.5, description="bonus per point of contribution")
+    basic_fossilize_invalid_penalty: NonPositive = -0.5
+    basic_fossilize_noncontributing_penalty: NonPositive = -0.2
+    drip_fraction: Fraction = Field(0.7, description="basic_plus: share of the bonus that is paid later")
+    max_drip_per_epoch: Positive = 0.1
+    min_drip_epochs: Count = Field(5, description="least number of epochs that the share is spread over")
+    negative_drip_ratio: Fraction = Field(0.5, description="most that is taken per epoch over most that is paid")
+
+    disable_pbrs: bool = Field(False, description="ablation: no stage potentials")
+    disable_terminal_reward: bool = Field(False, description="ablation: no pay for final accuracy")
+    disable_anti_gaming: bool = Field(False, description="ablation: no suspicion, no price of changing amplitudes")
+    disable_timing_discount: bool = Field(False, description="ablation: early germination is paid in full")
+
+    loss: LossRewardConfig = LossRewardConfig()
+    settlement: SettlementConfig = SettlementConfig()
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, mode: str) -> str:
+        return known_names("reward mode", (mode,), REWARD_MODES)[0]
+
+    @field_validator("family")
+    @classmethod
+    def _known_family(cls, family: str) -> str:
+        return known_names("reward family", (family,), REWARD_FAMILIES)[0]
+
+    @model_validator(mode="after")
+    def _mode_belongs_to_family(self) -> Self:
+        if self.family == "loss" and self.mode != "shaped":
+            raise ValueError(f"reward family 'loss' has the mode 'shaped' only, got mode {self.mode!r}")
+        return self

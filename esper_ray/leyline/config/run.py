@@ -1,0 +1,232 @@
+"""The configuration of a run: one tree of frozen models, closed against unknown keys.
+
+Every field has a unit or a range in its description; ``esper config schema`` prints them.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
+from esper_ray.leyline.config.base import Count, Fraction, NonNegative, Number, Positive, Section, known_names
+from esper_ray.leyline.config.host import CNNHostConfig, HostConfig
+from esper_ray.leyline.config.reward import RewardConfig
+from esper_ray.leyline.config.system import SystemConfig, TelemetryConfig
+from esper_ray.leyline.slots import ordered_slot_ids
+
+CompileMode = Annotated[
+    Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
+    BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare off as false
+]
+
+
+class TaskConfig(Section):
+    """What the hosts learn."""
+
+    name: str = Field("digits", description="registered task")
+    data_dir: Path | None = Field(None, description="folder with the data, for tasks that read files")
+    train_size: Annotated[int, Field(ge=0)] = Field(0, description="training examples; 0: all that there are")
+    validation_size: Count = Field(400, description="examples that rewards, gates and governor see")
+    test_size: Count = Field(300, description="examples that only evaluation reports see")
+    block_size: Count = Field(128, description="tokens that one example of text is long")
+    augment: bool = Field(False, description="vary training examples: images cropped and mirrored, text shifted")
+    split_seed: int = Field(0, ge=0, description="seed of the split; the same for every environment")
+    cache_dir: Path | None = Field(None, description="folder for decoded data; else ESPER_RAY_CACHE, else the user's")
+
+
+class IncubationConfig(Section):
+    """How a seed learns behind the host, whose output it does not touch."""
+
+    method: Literal["shadow", "straight_through"] = Field(
+        "shadow", description="on the loss of a second pass with the seed on; or on the host's gradient, bounded"
+    )
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="shadow: share of each batch in that pass")
+    weight: NonNegative = Field(10.0, description="straight-through: weight of the penalty on the excess ratio")
+    bound: Positive = Field(0.25, description="straight-through: free RMS of the change over that of the features")
+
+
+class InitialisationConfig(Section):
+    """Inner weights of newborn seeds, by germination style. The output does not change at birth in either case."""
+
+    linear_add: Literal["zero_scale", "gradmax"] = Field(
+        "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
+    )
+    linear_multiply: Literal["zero_scale", "gradmax"] = "zero_scale"
+    sigmoid_add: Literal["zero_scale", "gradmax"] = "zero_scale"
+    gated_gate: Literal["zero_scale", "gradmax"] = "zero_scale"
+
+
+class GrowthConfig(Section):
+    """Slots, seeds and the gates between their stages."""
+
+    slots: tuple[str, ...] = ("r0c0", "r0c1", "r0c2")
+    max_seeds: Annotated[int, Field(ge=0)] = Field(0, description="most seeds at a time, fossils included; 0: no limit")
+    blueprints: tuple[str, ...] = ("norm", "conv_light", "depthwise", "bottleneck")
+    styles: tuple[str, ...] = ("linear_add", "sigmoid_add")
+    gates: Literal["permissive", "strict"] = "permissive"
+    auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field((), description="gates that open by themselves")
+    min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: epochs in TRAINING")
+    min_blending_epochs: Annotated[int, Field(ge=0)] = Field(10, description="strict G3: epochs in BLENDING")
+    min_training_improvement_pp: NonNegative = Field(0.5, description="strict G2: gain since TRAINING began")
+    min_gradient_ratio: NonNegative = Field(0.1, description="strict G2: seed over host gradient RMS")
+    min_gradient_health: Fraction = Field(0.7, description="permissive G2")
+    min_contribution_pp: NonNegative = Field(1.0, description="strict G5: contribution")
+    embargo_ticks: Annotated[int, Field(ge=0)] = Field(5, description="steps between removal and resetting")
+    freeze_fossils: bool = Field(False, description="stop training a seed when it is committed")
+    incubation: IncubationConfig = IncubationConfig()
+    initialisation: InitialisationConfig = InitialisationConfig()
+
+    @field_validator("slots")
+    @classmethod
+    def _ordered(cls, slots: tuple[str, ...]) -> tuple[str, ...]:
+        return ordered_slot_ids(slots)
+
+    @field_validator("blueprints")
+    @classmethod
+    def _known_blueprints(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_names("blueprint", names, [blueprint.id for blueprint in Blueprint])
+
+    @field_validator("styles")
+    @classmethod
+    def _known_styles(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return known_names("style", names, [style.id for style in GerminationStyle])
+
+
+class TrainingConfig(Section):
+    """How a host and its seeds are trained within one environment step."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
+    seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of all learning rates, over an episode")
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which all learning rates rise from zero")
+    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of TRAINING in which that of a seed rises")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd; the first beta of adamw")
+    weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
+    batch_size: Count = 64
+    steps_per_epoch: Count = Field(17, description="SGD steps per environment step, however many environments run")
+    host_grad_clip: Positive = Field(1.0, description="L2 norm")
+    seed_grad_clip: Positive = Field(1.0, description="L2 norm, for each seed by itself")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass (autocast)")
+    compile_mode: CompileMode = Field(
+        "off", description="torch.compile of every block, or a captured CUDA graph of the whole step"
+    )
+
+
+class MeasurementConfig(Section):
+    """How seeds are judged on the validation split, with each of them on and off."""
+
+    every: Count = Field(1, description="epochs between measurements of the coalitions of seeds")
+    examples: Annotated[int, Field(ge=0)] = Field(0, description="validation examples that are looked at; 0: all")
+    permutations: Count = Field(4, description="above four seeds: pairs of orders whose coalitions are measured")
+
+
+class GovernorConfig(Section):
+    """When a host counts as broken, and what is done about it."""
+
+    window: Annotated[int, Field(ge=3)] = Field(20, description="healthy validation losses that are remembered")
+    min_history: Annotated[int, Field(ge=2)] = Field(5, description="losses needed before divergence is judged")
+    loss_multiple: Positive = Field(3.0, description="divergence: loss above this multiple of random guessing")
+    deviations: Positive = Field(6.0, description="divergence: robust z-score above this")
+    confirmations: Count = Field(2, description="consecutive divergent epochs that make a panic")
+    snapshot_every: Count = Field(5, description="healthy epochs between snapshots")
+    collapse_share: Fraction = Field(
+        0.5, description="collapse: committed accuracy above chance falls below this share of its median; 0: never"
+    )
+    max_parameters: Annotated[int, Field(ge=0)] = Field(
+        0, description="most parameters of host and seeds; births beyond are vetoed; 0: no limit"
+    )
+    max_memory_mb: NonNegative = Field(
+        0.0, description="most memory that training should need, estimated; births beyond are vetoed; 0: no limit"
+    )
+    penalty: NonNegative = Field(10.0, description="reward taken for a panic")
+    watch_window: Count = Field(10, description="steps back in which an operation is held answerable")
+
+
+class PolicyConfig(Section):
+    """Policy V2."""
+
+    feature_size: Count = Field(512, description="width of the feature network")
+    memory_size: Count = Field(512, description="width of the LSTM")
+    wait_logit: Number = Field(1.0, description="initial advantage of WAIT, so that early seeds live long enough")
+    prune_logit: Number = Field(-2.0, description="initial handicap of PRUNE")
+    critic: Literal["q_op", "v"] = Field("q_op", description="Q(s, op) with hierarchical baselines, or plain V(s)")
+
+
+class PPOConfig(Section):
+    """The learner."""
+
+    rounds: Count = 100
+    epochs: Count = Field(4, description="passes over each round's episodes")
+    minibatch_episodes: Count = Field(2, description="whole episodes per optimiser step")
+    lr: Positive = 3e-4
+    gae_lambda: Fraction = 0.95
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    target_kl: Positive = Field(0.02, description="a minibatch above 1.5 times this ends the update before its step")
+    grad_clip: Positive = 1.0
+    value_coefficient: NonNegative = 0.5
+    entropy_start: NonNegative = Field(0.02, description="entropy bonus in the first round")
+    entropy_end: NonNegative = Field(0.005, description="entropy bonus in the last round")
+    epsilon_start: Fraction = Field(0.1, description="share of uniform legal choices in the first round")
+    epsilon_fraction: Fraction = Field(0.4, description="share of the rounds over which that falls to zero")
+    checkpoints_kept: Count = 3
+
+
+class RunConfig(Section):
+    """Everything that decides what a run computes."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field("custom", min_length=1, description="label of the run")
+    seed: int = Field(42, ge=0, lt=2**32)
+    episode_length: Count = Field(150, description="environment steps per episode")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.995, description="discount of rewards and potentials alike")
+    task: TaskConfig = TaskConfig()
+    host: HostConfig = CNNHostConfig()
+    growth: GrowthConfig = GrowthConfig()
+    training: TrainingConfig = TrainingConfig()
+    measurement: MeasurementConfig = MeasurementConfig()
+    governor: GovernorConfig = GovernorConfig()
+    reward: RewardConfig = RewardConfig()
+    policy: PolicyConfig = PolicyConfig()
+    ppo: PPOConfig = PPOConfig()
+    system: SystemConfig = SystemConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _slots_exist(self) -> Self:
+        available = self.host.available_slots()
+        for slot in self.growth.slots:
+            if slot not in available:
+                raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that decides results: not where actors are placed, nor who watches."""
+        tree = self.model_dump(mode="json", exclude={"telemetry"})
+        tree["system"] = self.system.decisive()
+        return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def environment_digest(self) -> str:
+        """SHA-256 of what decides how an episode goes: everything but names, places, the policy and its learner."""
+        tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
+        for place in ("data_dir", "cache_dir"):
+            del tree["task"][place]
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+    def flat(self) -> dict[str, Any]:
+        """Every leaf by its dotted name."""
+        return flatten(self.model_dump(mode="json"))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"ppo": {"lr": 1}}`` as ``{"ppo.lr": 1}``."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves

@@ -1,0 +1,248 @@
+"""A sweep: many runs that differ in reward mode, seed and any other configuration keys, and what they come to.
+
+Everything here is pure: a sweep is expanded to the configurations of all its trials before anything is started.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from esper_ray.leyline.config.base import Count, Fraction, Section, known_names, unknown_name_message
+from esper_ray.leyline.config.loading import ConfigError, build, data_folder, read_file
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig
+
+SCHEDULERS = ("none", "asha", "pbt", "pb2")
+POPULATION_SCHEDULERS = ("pbt", "pb2")
+OF_OTHER_FLAGS = {"seed": "--seeds", "reward.mode": "--reward-modes"}
+"""Keys that a grid may not hold, and where they belong."""
+NEVER_SWEPT = ("name", "schema_version")
+PER_TRIAL = ("ppo.rounds", "ppo.checkpoints_kept")
+"""Keys of the learner that decide how long a trial is or what it keeps, not how it learns."""
+LONGEST_NAME = 100
+
+
+class HalvingConfig(Section):
+    """Successive halving (ASHA): at a few milestones, trials that are behind are stopped."""
+
+    grace_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds that every trial gets; 0: a quarter")
+    reduction: Annotated[float, Field(gt=1)] = Field(3.0, description="about one trial in so many passes a milestone")
+
+
+class PopulationConfig(Section):
+    """Population-based training: trials that are behind go on from those ahead, with other settings."""
+
+    interval_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds between changes; 0: a tenth")
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="share that copies, and is copied")
+    resample: Fraction = Field(0.25, description="pbt: probability of a fresh value instead of a neighbouring one")
+
+
+def _modes(value: Any) -> Any:
+    return REWARD_MODES if value in ("all", ["all"], ("all",)) else value
+
+
+class SweepConfig(Section):
+    """What a sweep tries. A file in ``configs/sweeps`` is one of these."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field("sweep", min_length=1, description="label of the sweep")
+    preset: str = Field("digits", description="configuration that all trials share")
+    settings: dict[str, Any] = Field({}, description="keys of that configuration that are set otherwise, for all")
+    reward_modes: Annotated[tuple[str, ...], BeforeValidator(_modes)] = Field(
+        (), description="reward modes to try, or all; none: that of the preset"
+    )
+    seeds: Count | tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+        3, description="run seeds: so many from that of the preset on, or a list"
+    )
+    grid: dict[str, tuple[Any, ...]] = Field({}, description="further keys with the values to try, each with each")
+    scheduler: Literal["none", "asha", "pbt", "pb2"] = "none"
+    asha: HalvingConfig = HalvingConfig()
+    population: PopulationConfig = PopulationConfig()
+    window: Count = Field(5, description="last rounds of a trial whose mean objective is its score")
+    concurrent: Annotated[int, Field(ge=0)] = Field(0, description="trials at a time; 0: as many as fit")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="times that a trial is taken up again after an error")
+
+    @field_validator("reward_modes")
+    @classmethod
+    def _known_modes(cls, modes: tuple[str, ...]) -> tuple[str, ...]:
+        return _distinct("reward mode", known_names("reward mode", modes, REWARD_MODES)) if modes else modes
+
+    @field_validator("seeds")
+    @classmethod
+    def _some_seeds(cls, seeds: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if seeds == ():
+            raise ValueError("at least one seed is needed, got none")
+        return seeds if isinstance(seeds, int) else _distinct("seed", seeds)
+
+    @field_validator("grid")
+    @classmethod
+    def _full_grid(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in grid.items():
+            if key in OF_OTHER_FLAGS:
+                raise ValueError(f"{key!r} has an option of its own, {OF_OTHER_FLAGS[key]}")
+            if key in NEVER_SWEPT:
+                raise ValueError(f"{key!r} cannot be swept: it does not change what a run computes")
+            if not values:
+                raise ValueError(f"{key!r} has no values to try")
+            _distinct(f"value of {key!r}", values)
+        return grid
+
+    @model_validator(mode="after")
+    def _scheduler_fits(self) -> Self:
+        if self.scheduler != "none" and "ppo.rounds" in self.grid:
+            raise ValueError(
+                f"scheduler {self.scheduler!r} compares trials round by round; take ppo.rounds out of grid"
+            )
+        if self.scheduler not in POPULATION_SCHEDULERS:
+            return self
+        if self.concurrent:
+            raise ValueError(f"the trials of scheduler {self.scheduler!r} take turns; leave concurrent at 0")
+        if not any(len(values) > 1 for values in self.grid.values()):
+            raise ValueError(f"scheduler {self.scheduler!r} changes settings: grid needs a key with two values or more")
+        for key, values in self.grid.items():
+            _check_changeable(self.scheduler, key, values)
+        return self
+
+
+def _distinct(kind: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{kind} {value!r} is listed twice")
+    return values
+
+
+def _check_changeable(scheduler: str, key: str, values: Sequence[Any]) -> None:
+    """See that a policy can go on under another value of ``key``.
+
+    Raises:
+        ValueError: if it cannot, or PB2 is to find values between such as are no numbers.
+    """
+    if not key.startswith(("ppo.", "reward.")) or key in (*PER_TRIAL, "reward.family"):
+        raise ValueError(
+            f"scheduler {scheduler!r} changes settings while a policy learns; {key!r} cannot change then: "
+            f"keys of ppo and reward can, without {', '.join((*PER_TRIAL, 'reward.family'))}"
+        )
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if scheduler == "pb2" and not (numbers and len(values) > 1):
+        raise ValueError(f"scheduler 'pb2' searches between the values of {key!r}: two numbers or more, got {values!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run of a sweep."""
+
+    name: str
+    """Its folder; the same whenever the same sweep is expanded."""
+    settings: Mapping[str, Any]
+    """What sets it apart, by configuration key: reward mode and seed first, then the grid."""
+    config: RunConfig
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.config.seed
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The settings without the seed."""
+        return {key: value for key, value in self.settings.items() if key != "seed"}
+
+
+def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
+    """All trials: for each seed every point of the grid, and at each point every reward mode.
+
+    Seeds are outermost, so that a sweep that is cut short has tried everything with its first seeds.
+
+    Args:
+        base: the configuration that all trials share; its seed is the first if ``sweep.seeds`` is a number.
+
+    Raises:
+        ConfigError: if the configuration of a trial is not valid, naming each problem and the trials that have it.
+    """
+    modes = sweep.reward_modes or (base.reward.mode,)
+    seeds = range(base.seed, base.seed + sweep.seeds) if isinstance(sweep.seeds, int) else sweep.seeds
+    points = list(itertools.product(seeds, *sweep.grid.values(), modes))
+    tree = base.model_dump(mode="json")
+    digits = len(str(len(points) - 1))
+    trials: list[Trial] = []
+    problems: dict[str, list[str]] = {}
+    for index, (seed, *values, mode) in enumerate(points):
+        asked = {"reward.mode": mode, "seed": seed} | dict(zip(sweep.grid, values, strict=True))
+        name = trial_name(index, digits, asked)
+        try:
+            config = build(tree, asked)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                problems.setdefault(line, []).append(name)
+            continue
+        flat = config.flat()
+        trials.append(Trial(name, {key: flat.get(key, value) for key, value in asked.items()}, config))
+    if problems:
+        raise ConfigError("\n".join(_of_trials(line, names, len(points)) for line, names in problems.items()))
+    return trials
+
+
+def trial_name(index: int, digits: int, settings: Mapping[str, Any]) -> str:
+    """A name for a folder: number, reward mode, grid, seed."""
+    parts = [f"{index:0{digits}d}", str(settings["reward.mode"])]
+    parts += [
+        f"{key.rpartition('.')[2]}={value}" for key, value in settings.items() if key not in ("seed", "reward.mode")
+    ]
+    parts.append(f"s{settings['seed']}")
+    name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts))
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - len(parts[-1]) - 1]}-{parts[-1]}"
+
+
+def _of_trials(line: str, names: Sequence[str], total: int) -> str:
+    if len(names) == total:
+        return line
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"trial {names[0]}{more}: {line}"
+
+
+def sweep_config(tree: Mapping[str, Any]) -> SweepConfig:
+    """The validated sweep.
+
+    Raises:
+        ConfigError: listing every problem with its key, its value and what is allowed.
+    """
+    try:
+        return SweepConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
+
+
+def sweep_names() -> list[str]:
+    """Names of the sweeps that are shipped."""
+    return sorted(path.stem for path in (data_folder("configs") / "sweeps").glob("*.yaml"))
+
+
+def read_sweep(name: str) -> dict[str, Any]:
+    """The tree of a shipped sweep by its name, or of a file by its path.
+
+    Raises:
+        ConfigError: if there is neither, or the file cannot be read.
+    """
+    if name in sweep_names():
+        return read_file(data_folder("configs") / "sweeps" / f"{name}.yaml")
+    if Path(name).suffix in (".yaml", ".yml", ".json") or Path(name).exists():
+        return read_file(Path(name))
+    raise ConfigError(f"{unknown_name_message('sweep', name, sweep_names())}; a path of a file will do, too")
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    *parents, leaf = [str(part) for part in problem["loc"]] or [""]
+    key = ".".join([*parents, leaf])
+    if problem["type"] == "extra_forbidden":
+        section = SweepConfig.model_fields[parents[0]].annotation if parents else SweepConfig
+        known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        return unknown_name_message("key of a sweep", key, [".".join([*parents, name]) for name in known])
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else str(message)  # which names the value itself
+    return f"{key}: {message} (got {problem['input']!r})"

@@ -1,0 +1,96 @@
+"""Where the workers of a run are placed, what happens after faults, and how much telemetry is recorded."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from esper_ray.leyline.config.base import Count, NonNegative, Positive, Section
+
+Level = Literal["off", "normal", "debug"]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+FREE = (
+    "envs_per_actor",
+    "slots_per_actor",
+    "gpus_per_actor",
+    "gpus_for_learner",
+    "placement",
+    "wait_for_resources_s",
+    "snapshot_every",
+    "tries",
+    "straggler_s",
+)
+"""Fields that no result depends on: a run may be resumed with others."""
+
+
+class SystemConfig(Section):
+    """Where things run."""
+
+    envs: Count = Field(2, description="episodes per round")
+    envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
+    slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")
+    device: str = Field("cpu", description="device of the learner")
+    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, dealt out in turn")
+    threads: Count = Field(1, description="torch threads of each environment actor")
+    learner_threads: Count = Field(1, description="torch threads of the learner")
+    gpus_per_actor: Share | None = Field(
+        None, description="share of a GPU that each environment actor takes; null: a device is divided among its actors"
+    )
+    gpus_for_learner: Share | None = Field(None, description="share of a GPU that the learner takes; null: as above")
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
+        "pack", description="how Ray places the actors of a run on the nodes of a cluster"
+    )
+    wait_for_resources_s: NonNegative = Field(
+        0.0, description="seconds to wait for nodes that a cluster may still start, before a run is refused"
+    )
+    snapshot_every: Annotated[int, Field(ge=0)] = Field(
+        10, description="steps after which an episode is kept, to be gone on with after a fault; 0: only its end"
+    )
+    tries: Count = Field(3, description="failures in a row without a step forward before an environment is given up")
+    straggler_s: Positive | None = Field(
+        None, description="seconds after which an episode that is still being played is reported"
+    )
+    staleness: Annotated[int, Field(ge=0, le=1)] = Field(
+        0, description="versions by which the policy that plays may be behind the one that learns"
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """What results depend on. Which GPU, and how many actors share the work, is not among it."""
+        tree = self.model_dump(mode="json", exclude=set(FREE))
+        kinds = [name.partition(":")[0] for name in self.devices]
+        return tree | {"device": self.device.partition(":")[0], "devices": kinds[:1] if len(set(kinds)) == 1 else kinds}
+
+    @field_validator("device", "devices")
+    @classmethod
+    def _devices(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (value,) if isinstance(value, str) else value
+        if not names:
+            raise ValueError("at least one device is needed, got none")
+        for name in names:
+            if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+                raise ValueError(f"device {name!r} is not one of 'cpu', 'cuda', 'cuda:<index>'")
+        full = tuple("cuda:0" if name == "cuda" else name for name in names)
+        return full[0] if isinstance(value, str) else full
+
+    @model_validator(mode="after")
+    def _slots_are_filled(self) -> Self:
+        if self.slots_per_actor > self.envs_per_actor:
+            raise ValueError(
+                f"slots_per_actor ({self.slots_per_actor}) must not exceed envs_per_actor ({self.envs_per_actor}): "
+                "an actor cannot play more episodes at a time than it has"
+            )
+        return self
+
+
+class TelemetryConfig(Section):
+    """What is told beside the event log, which every run writes: resuming, replaying and pictures rest on it."""
+
+    level: Level = Field(
+        "normal",
+        description="off: no metrics, no samples, no control; normal: samples of what matters; debug: of every step",
+    )
+    wait_every: Count = Field(8, description="steps in which nothing is done, of which one is sampled (normal)")
+    control_episodes: Annotated[int, Field(ge=0)] = Field(
+        1, description="episodes of the first round that are also played without growth, to be compared with"
+    )

@@ -1,5 +1,0 @@
-"""Rewards of whole live episodes: after the fact, on success, and for every slot alike.
-
-:class:`~esper_ray.simic.accounts.books.Books` turns each transition into ledger entries. Shaping runs over the
-potentials of all slots and ends at 0; pay that comes late names the step that caused it.
-"""

@@ -1,0 +1,45 @@
+"""Potentials of stages, and shaping by them."""
+
+from types import MappingProxyType
+
+from esper_ray.leyline.config.reward import RewardConfig
+from esper_ray.leyline.stages import Stage
+
+STAGE_POTENTIALS = MappingProxyType(
+    {
+        Stage.GERMINATED: 1.0,
+        Stage.TRAINING: 2.0,
+        Stage.BLENDING: 3.5,
+        Stage.HOLDING: 5.5,
+        Stage.FOSSILIZED: 6.0,
+    }
+)
+"""Potential of a seed's stage; 0 for all others."""
+
+
+def stage_potential(stage: Stage) -> float:
+    """Potential of ``stage`` alone."""
+    return STAGE_POTENTIALS.get(stage, 0.0)
+
+
+def seed_potential(stage: Stage, ticks: int, config: RewardConfig) -> float:
+    """Potential of one slot: its stage, plus a bonus that grows with the epochs in it."""
+    return stage_potential(stage) + min(config.epoch_progress_bonus * ticks, config.max_progress_bonus)
+
+
+def shaping(before: float, after: float, gamma: float, weight: float) -> float:
+    """``weight (gamma after - before)``: potential-based shaping, which leaves optimal policies as they are.
+
+    Source: Ng, Harada and Russell, Policy invariance under reward transformations (1999).
+    """
+    return weight * (gamma * after - before)
+
+
+def stage_bonus(
+    stage: Stage, ticks: int, previous: Stage, previous_ticks: int, gamma: float, config: RewardConfig
+) -> float:
+    """Shaping of one slot seen by itself: from an epoch ago in the stage, or from the end of the previous stage."""
+    before = (
+        seed_potential(previous, previous_ticks, config) if ticks == 0 else seed_potential(stage, ticks - 1, config)
+    )
+    return shaping(before, seed_potential(stage, ticks, config), gamma, config.pbrs_weight)

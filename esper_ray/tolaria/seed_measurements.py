@@ -1,0 +1,104 @@
+"""Keeps what has been measured about each live seed, step after step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.leyline.records import UNMEASURED, Attribution, Estimate, Measurement, SeedMeasurements
+from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.tolaria.gradients import GradientStatistics
+
+VELOCITY_DECAY = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    seed_id: str
+    stage: Stage
+    baseline_pp: float
+    """Validation accuracy when the stage began."""
+    measured: SeedMeasurements = UNMEASURED
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSeeds:
+    """Measurements by slot. Immutable: every update is a new object, so that a snapshot is a reference."""
+
+    entries: Mapping[str, _Entry] = field(default_factory=dict)
+
+    def of(self, slot: str) -> SeedMeasurements:
+        """What is known about the seed in ``slot``."""
+        entry = self.entries.get(slot)
+        return UNMEASURED if entry is None else entry.measured
+
+    def by_slot(self) -> dict[str, SeedMeasurements]:
+        """What is known about every seed."""
+        return {slot: entry.measured for slot, entry in self.entries.items()}
+
+    def updated(
+        self,
+        states: Mapping[str, SeedState | None],
+        known_accuracy_pp: float,
+        measured: Measurement,
+        gradients: Mapping[str, GradientStatistics],
+        contributions: Mapping[str, Attribution],
+        interactions: Mapping[str, float],
+    ) -> "MeasuredSeeds":
+        """The vitals after one more epoch.
+
+        Args:
+            states: lifecycle after the epoch.
+            known_accuracy_pp: validation accuracy before the epoch; the baseline of stages entered in this step.
+            measured: the pass over the validation split after the epoch.
+            contributions: leave-one-out contribution of each player.
+            interactions: summed pair interactions of each measured seed.
+        """
+        entries = {}
+        for slot, state in states.items():
+            if state is None or state.stage not in WITH_MODULE:
+                continue
+            entry = self.entries.get(slot)
+            if entry is None or entry.seed_id != state.seed_id:
+                entry = _Entry(state.seed_id, state.stage, known_accuracy_pp)
+            elif entry.stage is not state.stage:
+                entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
+            seen = _with_gradients(entry.measured, gradients.get(slot))
+            seen = _with_contribution(seen, contributions.get(slot), interactions.get(slot))
+            seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
+            entries[slot] = replace(entry, measured=seen)
+        return MeasuredSeeds(entries)
+
+
+def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
+    if gradients is None:
+        return replace(seen, previous_gradient_health=seen.gradient_health)
+    return replace(
+        seen,
+        gradient_norm=gradients.norm,
+        gradient_ratio=gradients.ratio,
+        gradient_health=gradients.health,
+        previous_gradient_health=seen.gradient_health,
+        vanishing=gradients.vanishing,
+        exploding=gradients.exploding,
+        finite=gradients.finite,
+    )
+
+
+def _with_contribution(
+    seen: SeedMeasurements, contribution: Attribution | None, interaction: float | None
+) -> SeedMeasurements:
+    if not isinstance(contribution, Estimate):
+        age = seen.epochs_since_measured
+        return replace(seen, epochs_since_measured=None if age is None else age + 1)
+    velocity = None
+    if seen.contribution_pp is not None:
+        change = contribution.value_pp - seen.contribution_pp
+        velocity = VELOCITY_DECAY * (seen.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
+    return replace(
+        seen,
+        contribution_pp=contribution.value_pp,
+        contribution_error_pp=contribution.error_pp,
+        contribution_velocity_pp=velocity,
+        interaction_pp=interaction,
+        epochs_since_measured=0,
+    )
