@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.arriving import PATIENCE_SECONDS as ARRIVAL_SECONDS
 from actors.arriving import Arrivals
-from actors.crew import CrewError, Fault, Watch, Weights
+from actors.crew import CrewError, Watch, Weights
 from actors.dealing import Dealer, Job, straggling
 from actors.environment import EnvironmentActor
 from actors.joining import start_ray
@@ -39,6 +39,7 @@ from actors.rollout import Interrupted
 from actors.telemetry import RayExporter
 from actors.workers import LOST, Worker, reason
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
 
 Learner: Any = LearnerActor

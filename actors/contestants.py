@@ -15,7 +15,7 @@ from esper_ray.leyline.config.run import PolicyConfig, RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
-from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from policies.bundle import BundleError, check_topologies, load_bundle
 from policies.heuristic import HeuristicPolicy

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from actors.checkpoint import Checkpoint, save_checkpoint
-from actors.crew import Crew, CrewError, Fault, ShouldStop, Watch, Weights
+from actors.crew import Crew, CrewError, ShouldStop, Watch, Weights
 from actors.keeping import Behaviour
 from actors.ppo import exploration_share
 from actors.recording import Assignment
@@ -34,12 +34,13 @@ from actors.rollout import Interrupted, episode_seed
 from actors.sampling import Record
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.anomalies import anomalies
-from esper_ray.nissa.feed import choices_of
-from esper_ray.nissa.mirror import Mirror
-from esper_ray.nissa.run_directory import RunDirectory, as_numbers
-from esper_ray.nissa.storage import StorageError
+from esper_ray.nissa.metrics.anomalies import anomalies
+from esper_ray.nissa.metrics.publisher import head_choices
+from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.run_directory import RunDirectory, as_numbers
+from esper_ray.nissa.runs.storage import StorageError
 from policies.bundle import weights_digest
 
 DIAGNOSTICS = (
@@ -116,7 +117,7 @@ class Controller:
         run: RunDirectory,
         listener: Listener,
         should_stop: ShouldStop,
-        mirror: Mirror | None = None,
+        mirror: RemoteCopy | None = None,
         audience: Audience | None = None,
     ) -> None:
         """
@@ -135,7 +136,7 @@ class Controller:
         sampled = None if audience is None or config.telemetry.level == "off" else audience.sampled
         self._watch = Watch(listener.episode_finished, self._note_fault, should_stop, sampled)
         self._rows: list[dict[str, Any]] = []
-        self._choices = choices_of(config)
+        self._choices = head_choices(config)
         self._begun: dict[int, tuple[list[Assignment], Behaviour]] = {}
         self._behind: Weights | None = None
         """What plays the next round, if it is not the learner's own weights."""

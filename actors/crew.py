@@ -12,8 +12,9 @@ from actors.ppo import LearnerState
 from actors.recording import Assignment
 from actors.sampling import Record
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.exposition import Exporter
+from esper_ray.nissa.metrics.exporter import Exporter
 from policies.bundle import weights_digest
 
 ShouldStop = Callable[[], bool]
@@ -25,23 +26,6 @@ class CrewError(UserError):
 
     exit_code = 1
     remedy = "Read the last error of a worker in `faults.jsonl`, correct its cause, and resume the run."
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that went wrong, or that is right again; training goes on."""
-
-    kind: str
-    """In the words of the log, such as ``environment_actor_died`` or ``episode_failed``."""
-    who: str
-    detail: str
-    seconds: float | None = None
-    """How long it took, where that is known."""
-
-    def describe(self) -> str:
-        """One line for people."""
-        took = "" if self.seconds is None else f" after {self.seconds:.1f} s"
-        return f"{self.kind.replace('_', ' ')}{took}: {self.who}" + (f": {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True, slots=True)

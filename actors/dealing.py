@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.crew import Fault
 from actors.keeping import Behaviour
 from actors.recording import Assignment
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.controller import Listener
-from actors.crew import Fault
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.sinks.delivery import Delivery
 from esper_ray.nissa.sinks.protocol import values_of
 

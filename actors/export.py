@@ -6,7 +6,7 @@ import esper_ray
 from actors.checkpoint import CheckpointError, checkpoints_in
 from actors.contestants import contestant
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 from policies.bundle import Manifest, Provenance, save_bundle
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from actors.recording import Assignment, Middle, RecordingError, packed_episode, unpacked
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.storage import Storage, StorageError
+from esper_ray.nissa.runs.storage import Storage, StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from actors.controller import Listener
-from actors.crew import Fault
 from actors.sampling import Record
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.exposition import Exporter
-from esper_ray.nissa.feed import Feed
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.metrics.exporter import Exporter
+from esper_ray.nissa.metrics.publisher import MetricsPublisher
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 class Observing:
@@ -21,7 +21,7 @@ class Observing:
     def __init__(self, config: RunConfig, run: RunDirectory, exporter: Exporter | None, inner: Listener) -> None:
         self._run, self._inner, self._envs = run, inner, config.system.envs
         self._sampling, self._full = config.telemetry.level != "off", False
-        self.feed = None if exporter is None else Feed(config, exporter)
+        self.feed = None if exporter is None else MetricsPublisher(config, exporter)
         self.rounds = 0
         """Number of the last round that was finished, from 1."""
 

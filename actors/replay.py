@@ -9,7 +9,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Decision
-from esper_ray.nissa.event_log import written
+from esper_ray.nissa.log.events import written
 
 Record = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from actors.sampling import Record, Send, Told
 from actors.slots import EnvironmentSlots
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.exposition import Exporter
+from esper_ray.nissa.metrics.exporter import Exporter
 
 
 class SerialCrew:

@@ -25,7 +25,7 @@ from actors.sweep_resources import KINDS, amount, bundles, check_fits, check_pla
 from actors.sweep_schedulers import make_scheduler
 from esper_ray.leyline.config.sweep import Trial
 from esper_ray.leyline.sweep_results import DONE
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours

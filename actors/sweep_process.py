@@ -14,8 +14,8 @@ from actors.sweep_trial import Origin, TrialRun
 from actors.telemetry import EXPORT_SECONDS
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS
-from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 ORIGIN = "origin.json"
 """The one file of a checkpoint as Tune sees it: which state of which trial it stands for."""

@@ -13,7 +13,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.schedulers.pb2 import PB2
 
 from esper_ray.leyline.config.sweep import HalvingConfig, SweepConfig
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 METRIC, TIME = "objective_pp", "round"
 History = Mapping[str, Sequence[float]]

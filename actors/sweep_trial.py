@@ -17,13 +17,14 @@ from typing import Any
 
 from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint, round_of, save_checkpoint
 from actors.controller import Controller
-from actors.crew import Crew, Fault, ShouldStop
+from actors.crew import Crew, ShouldStop
 from actors.observing import observed
 from esper_ray.leyline.config.loading import difference
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.run_directory import Names, RunDirectory
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.run_directory import Names, RunDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 LOCK_SECONDS = 120.0
 """How long a trial waits for the process that ran it before to be gone."""

@@ -16,13 +16,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
-from actors.crew import Fault
 from actors.sampling import Told
 from actors.workers import Worker, reason
-from esper_ray.nissa.batch import Batch, Key
+from esper_ray.leyline.faults import Fault
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
-from esper_ray.nissa.fold import Change
+from esper_ray.nissa.metrics.batch import Key, MetricsBatch
+from esper_ray.nissa.metrics.reducer import Change
 
 HEARTBEAT_SECONDS = 5.0
 """Ray forgets a gauge that is not set again within about twenty seconds."""
@@ -52,7 +52,7 @@ class TelemetryActor:
         """The name of the node that this actor is on."""
         return str(ray.util.get_node_ip_address())
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, batch: MetricsBatch) -> None:
         """Show what has changed."""
         with self._lock:
             self._gauges |= batch.gauges
@@ -99,11 +99,11 @@ class TelemetryActor:
 
 
 class RayExporter:
-    """The driver's side: an :class:`~esper_ray.nissa.exposition.Exporter` that never blocks."""
+    """The driver's side: an :class:`~esper_ray.nissa.metrics.exporter.Exporter` that never blocks."""
 
     def __init__(self, run: str, group: str = "") -> None:
         self._worker = Worker(partial(_started, run, group), f"{run}/telemetry")
-        self._waiting, self._sent = Batch(), Batch()
+        self._waiting, self._sent = MetricsBatch(), MetricsBatch()
         self._gauges: dict[Key, float] = {}
         self._answer: Any = None
         self._mail: Any = None
@@ -119,7 +119,7 @@ class RayExporter:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Show what has changed, as soon as the actor has taken what came before."""
-        fresh = Batch()
+        fresh = MetricsBatch()
         fresh.add(changes)
         self._gauges |= fresh.gauges
         self._waiting = self._waiting.before(fresh)
@@ -158,9 +158,9 @@ class RayExporter:
                 return
             answer, self._answer = self._answer, None
             self._result(answer)
-            self._sent = Batch()
+            self._sent = MetricsBatch()
         if self._waiting and self._worker.alive:
-            self._sent, self._waiting = self._waiting, Batch()
+            self._sent, self._waiting = self._waiting, MetricsBatch()
             self._answer = self._worker.call("apply", self._sent)
 
     def _welcome(self) -> None:
@@ -183,11 +183,11 @@ class RayExporter:
     def _begin_again(self, error: RayError) -> None:
         self.restarts += 1
         self.faults.append(Fault("telemetry_actor_died", self._worker.name, reason(error)))
-        lost = Batch(dict(self._gauges), self._sent.counters, self._sent.observations)
-        again = Batch()
+        lost = MetricsBatch(dict(self._gauges), self._sent.counters, self._sent.observations)
+        again = MetricsBatch()
         again.add([Change("esper_telemetry_restarts_total", 1)])
         self._waiting = lost.before(self._waiting).before(again)
-        self._sent, self._answer, self._mail = Batch(), None, None
+        self._sent, self._answer, self._mail = MetricsBatch(), None, None
         self._worker.stop()
         if self._worker.failures < TRIES:
             self._worker.start()

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from actors.controller import Controller
-from actors.crew import Fault
 from actors.keeping import Behaviour, Keeping
 from actors.ppo import PPOLearner
 from actors.recording import Assignment
@@ -33,8 +32,9 @@ from actors.slots import EnvironmentSlots, Played
 from benchmarks.report import Bar, Result
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 ENVIRONMENTS = (1, 8, 64, 256, 512)
 NODES = 4

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.crew import Fault, Watch, play
+from actors.crew import Watch, play
 from actors.observing import Observing
 from actors.recording import Assignment
 from actors.rollout import episode_seed
@@ -25,11 +25,12 @@ from benchmarks.report import Bar, Result
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.event_log import EventLog
-from esper_ray.nissa.exposition import PrometheusExporter
-from esper_ray.nissa.feed import Feed
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.log.events import EventLog
+from esper_ray.nissa.metrics.exporter import PrometheusExporter
+from esper_ray.nissa.metrics.publisher import MetricsPublisher
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 REPEATS = 15
 
@@ -74,7 +75,7 @@ def measure() -> Result:
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
     spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
-        feed = Feed(config, exporter)
+        feed = MetricsPublisher(config, exporter)
         run = RunDirectory.create(Path(folder), config, [])
         watching = Observing(config, run, exporter, Silent())
         for repeat in range(REPEATS):

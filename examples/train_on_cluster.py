@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from esper_ray.cli.errors import reported
-from esper_ray.cli.finding import run_of_name
+from esper_ray.cli.jobs.run_lookup import run_of_name
+from esper_ray.cli.jobs.train import PPOJob
 from esper_ray.cli.options import check_run, checked_storage, configuration
-from esper_ray.cli.running import PPOJob
 
 
 def main() -> None:

@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 import esper_ray
-from esper_ray.cli import config, dashboards, train
-from esper_ray.cli import evaluate as evaluating
-from esper_ray.cli import events as happened
-from esper_ray.cli import explain as explaining
-from esper_ray.cli import export as exporting
-from esper_ray.cli import monitor as monitoring
-from esper_ray.cli import replay as replaying
-from esper_ray.cli import submit as submitting
-from esper_ray.cli import sweep as sweeping
-from esper_ray.cli import tasks as listing
+from esper_ray.cli.commands import config, dashboards, train
+from esper_ray.cli.commands import evaluate as evaluating
+from esper_ray.cli.commands import events as happened
+from esper_ray.cli.commands import explain as explaining
+from esper_ray.cli.commands import export as exporting
+from esper_ray.cli.commands import monitor as monitoring
+from esper_ray.cli.commands import replay as replaying
+from esper_ray.cli.commands import submit as submitting
+from esper_ray.cli.commands import sweep as sweeping
+from esper_ray.cli.commands import tasks as listing
 from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
 from esper_ray.leyline.errors import UsageError
@@ -50,7 +50,7 @@ def version(
     verbose: Annotated[bool, typer.Option("--verbose", help="also what it stands on")] = False,
 ) -> None:
     """Print the version."""
-    from esper_ray.nissa.run_directory import MEASURED_PACKAGES, package_version
+    from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, package_version
 
     typer.echo(f"esper-ray {esper_ray.__version__}")
     if verbose:

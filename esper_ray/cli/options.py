@@ -149,7 +149,7 @@ def checked_storage(place: str) -> str:
     Raises:
         StorageError: if files cannot be written there.
     """
-    from esper_ray.nissa.storage import Storage
+    from esper_ray.nissa.runs.storage import Storage
 
     full = place if "://" in place else str(Path(place).absolute())
     Storage(full).check()

@@ -2,7 +2,7 @@
 
 from actors.arriving import Arrivals
 from actors.sampling import Receipt, Told
-from esper_ray.nissa.checking import problem_of
+from esper_ray.nissa.log.validation import record_problem
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}
 
@@ -21,7 +21,7 @@ def told(before, count, teller="a"):
 
 def losses(records):
     found = [record for record in records if record["kind"] == "samples_lost"]
-    assert [problem_of(record) for record in found] == [None] * len(found)
+    assert [record_problem(record) for record in found] == [None] * len(found)
     assert all({name: record[name] for name in CLOCK} == CLOCK for record in found)
     return [record["count"] for record in found]
 

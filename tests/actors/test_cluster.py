@@ -8,7 +8,7 @@ from actors.crew import Watch, play
 from actors.hire import make_crew
 from actors.recording import Assignment
 from actors.rollout import Interrupted
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 

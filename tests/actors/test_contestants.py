@@ -15,7 +15,7 @@ from actors.contestants import BASELINES, UNSTEERED, Contestant, ContestantError
 from actors.ppo import PPOLearner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.config.run import PolicyConfig
-from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
 from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from policies.heuristic import HeuristicPolicy
 from policies.tamiyo import LearnedPolicy

@@ -11,7 +11,7 @@ from actors.rollout import EpisodeRunner, Interrupted
 from actors.slots import EnvironmentSlots
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.event_log import written
+from esper_ray.nissa.log.events import written
 from policies.tamiyo import LearnedPolicy
 
 CONFIG = small_config(episode_length=9, policy__memory_size=8)

@@ -10,7 +10,7 @@ from actors.controller import Controller
 from actors.crew import CrewError
 from actors.serial import SerialCrew
 from actors.slots import EnvironmentSlots
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
 

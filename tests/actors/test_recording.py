@@ -4,7 +4,7 @@ import pytest
 
 from actors.recording import worth_records
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.nissa.checking import problem_of
+from esper_ray.nissa.log.validation import record_problem
 
 CLOCK = {"episode": 7, "env": 1, "step": 40}
 ACCURACIES = {(): 10.0, ("r0c0",): 20.0, ("r0c1",): 30.0, ("r0c0", "r0c1"): 50.0}
@@ -18,7 +18,7 @@ def measured(accuracies, orders=()):
 def records(*arguments):
     seen, worth = worth_records(CLOCK, measured(*arguments))
     for record in (seen, worth):
-        assert problem_of(record | {"round": 0}) is None
+        assert record_problem(record | {"round": 0}) is None
     return seen, worth
 
 

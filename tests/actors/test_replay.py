@@ -10,7 +10,7 @@ from actors.replay import ReplayError, recorded_episode, replay
 from actors.rollout import EpisodeRunner
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
-from esper_ray.nissa.event_log import written
+from esper_ray.nissa.log.events import written
 from policies.tamiyo import LearnedPolicy
 
 QUICK = {"episode_length": 12, "growth.min_training_epochs": 0, "growth.min_gradient_health": 0.0}

@@ -7,7 +7,7 @@ from actors.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
-from esper_ray.nissa.checking import problem_of
+from esper_ray.nissa.log.validation import record_problem
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}
 OPS = (0.5, 0.25, 0.0, 0.25, 0.0, 0.0)
@@ -72,7 +72,7 @@ def test_a_decision_tells_what_else_it_might_have_been():
     way = Way()
     stepped(way, [1], LifecycleOp.GERMINATE)
     decision = way.taken[1]
-    assert problem_of(decision) is None
+    assert record_problem(decision) is None
     assert (decision["operation"], decision["probability"], decision["value"]) == ("GERMINATE", 0.25, 2.0)
     assert decision["argument_probability"] == pytest.approx(0.36788, abs=1e-5)
     legal = [LifecycleOp(index).name for index in (0, 1, 3)]

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
 from actors.telemetry import TRIES, RayExporter
-from esper_ray.nissa.fold import Change
+from esper_ray.nissa.metrics.reducer import Change
 
 WAIT_SECONDS = 120
 

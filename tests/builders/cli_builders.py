@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from esper_ray.cli.main import main
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SMALL = [
     *("--envs", "2", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"),

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from esper_ray.nissa.dashboard import files
+from esper_ray.nissa.grafana.dashboard import files
 
 PROMETHEUS = shutil.which("prometheus")
 WAIT_SECONDS = 60

@@ -6,7 +6,7 @@ from learner_builders import small_config
 from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.controller import Controller
 from actors.serial import SerialCrew
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo__checkpoints_kept": 2}
 

@@ -4,7 +4,7 @@ from actors.checkpoint import checkpoints_in, load_checkpoint
 from actors.controller import Controller
 from actors.hire import make_crew
 from actors.observing import observed
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 class Telling:

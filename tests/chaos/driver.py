@@ -24,7 +24,7 @@ from actors.settings import choose_ray_settings  # noqa: E402
 from actors.slots import EnvironmentSlots  # noqa: E402
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
-from esper_ray.nissa.run_directory import RunDirectory  # noqa: E402
+from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
 SETTINGS = {
     "name": "chaos",

@@ -22,7 +22,7 @@ from actors.controller import Controller  # noqa: E402
 from actors.crew import Crew  # noqa: E402
 from actors.serial import SerialCrew  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
-from esper_ray.nissa.run_directory import RunDirectory  # noqa: E402
+from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
 ACTORS = {"environment": 9, "learner": 5, "telemetry": 2, "driver": 4}
 """Twenty kills in one run."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cli_builders import Answer, call, only_run, train_below
 
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def train(runs):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs without their picture, which takes longer than a small run."""
-    monkeypatch.setattr("esper_ray.cli.running.draw_run", lambda run: None)
+    monkeypatch.setattr("esper_ray.cli.jobs.train.draw_run", lambda run: None)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from cli_builders import call
 from grafana_builders import TOKEN, FakeGrafana, running
 
 from esper_ray.leyline.config.loading import build, read_preset
-from esper_ray.nissa import dashboard as module
-from esper_ray.nissa.dashboard import files
-from esper_ray.nissa.run_directory import Names, RunDirectory
+from esper_ray.nissa.grafana import dashboard as module
+from esper_ray.nissa.grafana.dashboard import files
+from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 
 
 def test_what_is_rendered_passes_the_check(tmp_path):

@@ -6,11 +6,11 @@ import json
 import pytest
 from cli_builders import SMALL, call
 
-from esper_ray.cli.dual import Pair, describe, pair_of, split
+from esper_ray.cli.jobs.compare import Pair, describe, parse_pair, split
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -125,4 +125,4 @@ def test_the_verdict_in_words(better, needed, words):
 
 
 def test_a_pair_is_read():
-    assert pair_of("basic_plus-vs-settlement") == Pair("basic_plus", "settlement")
+    assert parse_pair("basic_plus-vs-settlement") == Pair("basic_plus", "settlement")

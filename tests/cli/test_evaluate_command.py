@@ -12,7 +12,7 @@ from cli_builders import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper_ray.cli.evaluate import seed_list
+from esper_ray.cli.commands.evaluate import seed_list
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 
@@ -42,7 +42,7 @@ def out(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Evaluations without their picture, which takes longer than a small one."""
-    monkeypatch.setattr("esper_ray.cli.evaluating.scoreboard.draw_comparison", lambda *_: None)
+    monkeypatch.setattr("esper_ray.cli.jobs.evaluate.scoreboard.draw_comparison", lambda *_: None)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_equal_evaluations_give_equal_scores(told, tmp_path):
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_narrow_terminals_see_whole_cells(columns, told, monkeypatch, capsys):
     """Every number of the widest layout is to be found in one piece, and no line is too long."""
-    from esper_ray.cli.evaluating import EvaluationJob
+    from esper_ray.cli.jobs.evaluate import EvaluationJob
     from esper_ray.leyline.config.loading import build, read_preset
     from esper_ray.leyline.evaluation_results import Interval, Summary
 
@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_played(ou
 
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluate, out, monkeypatch):
-    from esper_ray.cli import evaluating
+    from esper_ray.cli.jobs import evaluate as evaluating
 
     original = evaluating.all_scores
 

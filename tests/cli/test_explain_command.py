@@ -3,9 +3,9 @@
 import pytest
 from cli_builders import only_run
 
-from esper_ray.cli.explain import entries_of, step_account
+from esper_ray.cli.commands.explain import entries_of, step_account
 from esper_ray.leyline.records import LedgerEntry
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
 
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 from cli_builders import SMALL, only_run
 
-from esper_ray.cli.progress import PlainProgress
 from esper_ray.cli.signals import StopRequest
+from esper_ray.karn.console.progress import PlainProgress
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_a_second_ctrl_c_gives_up_at_once(strike, train, runs):
 
 def test_an_interrupted_heuristic_run_says_so(esper, runs, monkeypatch):
     monkeypatch.setattr(
-        "esper_ray.cli.running.HeuristicJob._show", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
+        "esper_ray.cli.jobs.train.HeuristicJob._show", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
     )
     answer = esper(*("train", "heuristic", "--episodes", "2", "--episode-length", "2", "--telemetry-dir", runs))
     assert answer.code == 143

@@ -8,7 +8,7 @@ import pytest
 from cli_builders import SMALL, call
 
 from actors.observing import Observing
-from esper_ray.nissa.exposition import PrometheusExporter
+from esper_ray.nissa.metrics.exporter import PrometheusExporter
 
 
 def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):

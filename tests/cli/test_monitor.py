@@ -15,7 +15,7 @@ from cli_builders import SMALL, call
 from prometheus_builders import needs_prometheus
 
 from esper_ray.nissa.catalogue.panels import ROWS
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 WORDS = ["train", "ppo"]
 

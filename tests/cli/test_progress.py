@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from esper_ray.cli import progress
-from esper_ray.cli.progress import (
+from esper_ray.karn.console import progress
+from esper_ray.karn.console.progress import (
     LiveProgress,
     PlainProgress,
     RoundClock,

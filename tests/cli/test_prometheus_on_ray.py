@@ -7,8 +7,8 @@ from head_builders import running_head
 from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.dashboard import expressions
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.grafana.dashboard import expressions
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, needs_prometheus, pytest.mark.timeout(600)]
 TRAIN = [

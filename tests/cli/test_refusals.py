@@ -148,6 +148,6 @@ def test_an_error_of_the_program_keeps_its_traceback(esper, monkeypatch):
     def broken():
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("esper_ray.cli.config.preset_names", broken)
+    monkeypatch.setattr("esper_ray.cli.commands.config.preset_names", broken)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         esper("config", "presets")

@@ -7,7 +7,7 @@ import pytest
 from cli_builders import call
 
 from esper_ray.nissa.catalogue.kinds import SCHEMA
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 from cli_builders import SMALL, call
 
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.sinks.tensorboard_files import TensorBoardSink
 
 
@@ -48,7 +48,7 @@ def test_a_sink_that_fails_is_reported_and_the_run_goes_on(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
 def test_a_package_that_is_missing_is_told_before_anything_is_made(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("esper_ray.nissa.sinks.known.find_spec", lambda name: None)
+    monkeypatch.setattr("esper_ray.nissa.sinks.registry.find_spec", lambda name: None)
     answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, f"--{name}")
     assert answer.code == 2
     assert f"pip install 'esper-ray[{name}]'" in answer.err

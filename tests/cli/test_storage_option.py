@@ -5,8 +5,8 @@ import shutil
 import pytest
 from cli_builders import SMALL, call
 
-from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.nissa.storage import Storage
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.storage import Storage
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from esper_ray.cli.sweep import grid_of, seeds_of
-from esper_ray.cli.sweep_progress import LiveSweepProgress, PlainSweepProgress
+from esper_ray.cli.commands.sweep import parse_grid, parse_seeds
+from esper_ray.karn.console.sweep_progress import LiveSweepProgress, PlainSweepProgress
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.leyline.errors import UsageError
-from esper_ray.nissa.run_directory import RunDirectory
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 FILE = "reward_modes: [basic]\nseeds: 1\n"
 
@@ -129,17 +129,17 @@ class TestResuming:
 
 
 def test_grids_are_read_from_flags():
-    assert grid_of(["ppo.lr=1e-4,3E-4,.5", "task.augment=true,false", "growth.slots=[r0c0],[r0c0,r0c1]"]) == {
+    assert parse_grid(["ppo.lr=1e-4,3E-4,.5", "task.augment=true,false", "growth.slots=[r0c0],[r0c0,r0c1]"]) == {
         "ppo.lr": [1e-4, 3e-4, 0.5],
         "task.augment": [True, False],
         "growth.slots": [["r0c0"], ["r0c0", "r0c1"]],
     }
     with pytest.raises(UsageError, match="is no list"):
-        grid_of(["ppo.lr=[1"])
+        parse_grid(["ppo.lr=[1"])
 
 
 def test_seeds_are_a_number_a_range_or_a_list():
-    assert [seeds_of(text) for text in ("3", "100-102", "1,5,9", "7,")] == [3, [100, 101, 102], [1, 5, 9], [7]]
+    assert [parse_seeds(text) for text in ("3", "100-102", "1,5,9", "7,")] == [3, [100, 101, 102], [1, 5, 9], [7]]
 
 
 ROW = {

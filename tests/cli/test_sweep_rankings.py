@@ -1,6 +1,6 @@
 """Rankings of a sweep: of its choices, and of the values of each key."""
 
-from esper_ray.cli.sweeping import grouped, rankings_of
+from esper_ray.cli.jobs.sweep import grouped, rank_choices
 from esper_ray.leyline.config.sweep import sweep_config
 from esper_ray.leyline.sweep_results import TrialResult
 
@@ -21,7 +21,7 @@ TRIALS = (
 
 
 def test_of_choices_and_of_each_key():
-    found = rankings_of(sweep_config(TREE), TRIALS)
+    found = rank_choices(sweep_config(TREE), TRIALS)
     assert list(found) == ["choices", "by reward.mode", "by ppo.lr"]
     assert [(r.choice, r.score_pp.mean, r.stopped) for r in found["choices"]] == [
         ("basic, lr=0.001", 71.0, 0),
@@ -36,7 +36,7 @@ def test_of_choices_and_of_each_key():
 
 
 def test_one_key_needs_no_second_ranking():
-    found = rankings_of(sweep_config(TREE | {"grid": {}}), TRIALS[:4])
+    found = rank_choices(sweep_config(TREE | {"grid": {}}), TRIALS[:4])
     assert list(found) == ["choices"]
     assert [r.choice for r in found["choices"]] == ["sparse", "basic"]
 
@@ -44,4 +44,4 @@ def test_one_key_needs_no_second_ranking():
 def test_of_a_population_only_reward_modes_are_compared():
     config = sweep_config(TREE | {"scheduler": "pbt"})
     assert list(grouped(config, TRIALS)) == ["basic", "sparse"]
-    assert list(rankings_of(config, TRIALS)) == ["choices"]
+    assert list(rank_choices(config, TRIALS)) == ["choices"]

@@ -12,7 +12,7 @@ import pytest
 from cli_builders import call
 
 from actors.checkpoint import checkpoints_in
-from esper_ray.nissa.sweep_directory import SweepDirectory
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

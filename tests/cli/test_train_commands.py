@@ -138,7 +138,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("esper_ray.cli.running.make_crew", broken)
+    monkeypatch.setattr("esper_ray.cli.jobs.train.make_crew", broken)
     with pytest.raises(ZeroDivisionError):
         train("--rounds", "1")
     assert list(runs.iterdir()) == []
@@ -155,7 +155,7 @@ def test_a_run_that_fails_later_says_so_in_its_manifest(train, runs, monkeypatch
 
 
 def test_gpu_preload_is_taken_with_a_word_of_explanation(train, monkeypatch):
-    monkeypatch.setattr("esper_ray.cli.running.PPOJob.run", lambda job: 0)
+    monkeypatch.setattr("esper_ray.cli.jobs.train.PPOJob.run", lambda job: 0)
     answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--compile-mode", "off")
     assert answer.code == 0
     assert "--gpu-preload: the data set always lives on the device" in answer.out

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.dashboard import files
+from esper_ray.nissa.grafana.dashboard import files
 
 PROMTOOL = shutil.which("promtool")
 pytestmark = [

@@ -12,10 +12,10 @@ from nissa_builders import complete
 from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
-from esper_ray.nissa.dashboard import files
-from esper_ray.nissa.event_log import written
-from esper_ray.nissa.exposition import PrometheusExporter
-from esper_ray.nissa.feed import Feed
+from esper_ray.nissa.grafana.dashboard import files
+from esper_ray.nissa.log.events import written
+from esper_ray.nissa.metrics.exporter import PrometheusExporter
+from esper_ray.nissa.metrics.publisher import MetricsPublisher
 
 pytestmark = [pytest.mark.slow, needs_prometheus, pytest.mark.timeout(600)]
 WAIT_SECONDS = 120
@@ -32,7 +32,7 @@ class Watched:
 
     def __init__(self, prometheus, exporter, config):
         self.prometheus, self.exporter = prometheus, exporter
-        self.feed, self.rounds = Feed(config, exporter), 0
+        self.feed, self.rounds = MetricsPublisher(config, exporter), 0
         self.feed.state("training")
 
     def round(self, *more, entropy=1.0, **update):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from esper_ray.nissa.anomalies import QUIET, STREAK, anomalies
 from esper_ray.nissa.catalogue.kinds import ANOMALIES
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
-from esper_ray.nissa.checking import problem_of
+from esper_ray.nissa.log.validation import record_problem
+from esper_ray.nissa.metrics.anomalies import QUIET, STREAK, anomalies
 
 CHOICES = dict.fromkeys(ENTROPY_FLOORS, 4)
 GOOD = {
@@ -43,7 +43,7 @@ def told(rows, control=None, given_up=()):
     found = []
     for number in range(len(rows)):
         found += anomalies(rows[: number + 1], CHOICES, control, given_up if number == len(rows) - 1 else ())
-    assert [problem_of(record) for record in found] == [None] * len(found)
+    assert [record_problem(record) for record in found] == [None] * len(found)
     return found
 
 

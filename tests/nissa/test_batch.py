@@ -1,11 +1,11 @@
 """Changes of metrics gathered on their way."""
 
-from esper_ray.nissa.batch import OBSERVATIONS, Batch
-from esper_ray.nissa.fold import Change
+from esper_ray.nissa.metrics.batch import OBSERVATIONS, MetricsBatch
+from esper_ray.nissa.metrics.reducer import Change
 
 
 def batch(*changes):
-    made = Batch()
+    made = MetricsBatch()
     made.add(changes)
     return made
 
@@ -22,7 +22,7 @@ def test_of_gauges_the_newest_is_gathered_and_of_counters_the_sum():
     assert made.counters == {("esper_rounds_total", ()): 3.0}
     assert made.observations == [(("esper_phase_duration_seconds", ("play",)), 0.5)]
     assert bool(made)
-    assert not bool(Batch())
+    assert not bool(MetricsBatch())
 
 
 def test_two_batches_are_one():

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from nissa_builders import any_records, complete, quarantined, transition
 
-from esper_ray.nissa.checking import problem_of
+from esper_ray.nissa.log.validation import record_problem
 
 
 @given(any_records)
 def test_a_record_as_declared_has_no_problem(record):
-    assert problem_of(record) is None
+    assert record_problem(record) is None
 
 
 @pytest.mark.parametrize(
@@ -28,33 +28,33 @@ def test_a_record_as_declared_has_no_problem(record):
     ],
 )
 def test_what_is_wrong_is_said_with_place_and_value(changes, problem):
-    assert problem_of(transition(0, 1) | changes).startswith(problem)
+    assert record_problem(transition(0, 1) | changes).startswith(problem)
 
 
 @pytest.mark.parametrize("name", ["round", "slot", "seed", "reason"])
 def test_a_field_that_is_missing_is_named_though_it_may_be_null(name):
     record = transition(0, 1)
     del record[name]
-    assert problem_of(record).startswith(f"seed_transition.{name}: Field required")
+    assert record_problem(record).startswith(f"seed_transition.{name}: Field required")
 
 
 def test_a_kind_without_a_clock_has_none():
     record = {"kind": "run_started", "config_sha256": "x", "step": 1}
-    assert problem_of(record) == "run_started.step: Extra inputs are not permitted, got 1"
+    assert record_problem(record) == "run_started.step: Extra inputs are not permitted, got 1"
 
 
 def test_records_inside_are_checked():
     gate = {**dict.fromkeys(("round", "episode", "env", "step"), 0), "kind": "gate", "slot": "r0c0", "seed": None}
     check = {"name": "age", "value": math.nan, "threshold": 1, "margin": None, "passed": True}
     gate |= {"gate": "G1", "passed": True, "checks": [check]}
-    assert problem_of(gate) is None
+    assert record_problem(gate) is None
     gate["checks"] = [check, check | {"passed": 1}]
-    assert problem_of(gate) == "gate.checks.1.passed: Input should be a valid boolean, got 1"
+    assert record_problem(gate) == "gate.checks.1.passed: Input should be a valid boolean, got 1"
 
 
 def test_what_is_optional_may_be_null():
-    assert problem_of(transition(0, 1) | {"seed": None, "blueprint": None}) is None
-    assert problem_of(quarantined(0) | {"error": None}) is not None
+    assert record_problem(transition(0, 1) | {"seed": None, "blueprint": None}) is None
+    assert record_problem(quarantined(0) | {"error": None}) is not None
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_what_is_optional_may_be_null():
     ],
 )
 def test_a_value_in_another_unit_is_told_with_what_it_can_be(kind, changes, problem):
-    assert problem_of(complete({"kind": kind})) is None
-    assert problem_of(complete({"kind": kind}) | changes).startswith(f"{kind}.{problem}")
+    assert record_problem(complete({"kind": kind})) is None
+    assert record_problem(complete({"kind": kind}) | changes).startswith(f"{kind}.{problem}")
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.00001, math.nan, math.inf])
 def test_arithmetic_may_go_a_little_beyond_and_what_is_not_finite_is_told_elsewhere(value):
-    assert problem_of(complete({"kind": "round"}) | {"val_accuracy_ratio": value}) is None
+    assert record_problem(complete({"kind": "round"}) | {"val_accuracy_ratio": value}) is None

@@ -11,8 +11,8 @@ from nissa_builders import complete
 
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
 from esper_ray.nissa.catalogue.panels import ROWS
-from esper_ray.nissa.dashboard import HEIGHT, WIDTH, dashboard, expressions, files, rules, unknown_metrics
-from esper_ray.nissa.fold import Fold
+from esper_ray.nissa.grafana.dashboard import HEIGHT, WIDTH, dashboard, expressions, files, rules, unknown_metrics
+from esper_ray.nissa.metrics.reducer import MetricsReducer
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 UNITS = {"bytes", "s", "none", "ops", "percentunit", "percent", "short"}
@@ -115,7 +115,7 @@ def test_every_alert_has_a_severity_and_says_what_to_look_at():
 def test_the_number_of_series_is_bounded(envs):
     """Of everything that depends on environments and slots; the rest is counted generously."""
     slots = ("r0c0", "r0c1", "r0c2")
-    fold, found = Fold(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), set()
+    fold, found = MetricsReducer(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), set()
     report = {"seed": "s", "blueprint": "norm", "stage": "HOLDING", "alpha": 1.0, "contribution_pp": 2.0}
     for env in range(envs):
         for record in (

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import quarantined, transition
 
-from esper_ray.nissa.event_log import INTEGRITY, EventLog, RecordError, integrity, written
-from esper_ray.nissa.parts import EventLogError
+from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, written
+from esper_ray.nissa.log.parquet import EventLogError
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_few_lines_stay_lines_and_many_become_parquet(log, monkeypatch):
     before = list(log.records())
     log.compact()
     assert log.parts() == []
-    monkeypatch.setattr("esper_ray.nissa.event_log.COMPACT_BYTES", 100)
+    monkeypatch.setattr("esper_ray.nissa.log.events.COMPACT_BYTES", 100)
     log.compact()
     assert [part.path.name for part in log.parts()] == ["000000000000-000000000001"]
     assert log.tail.read_text() == ""

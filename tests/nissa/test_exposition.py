@@ -10,9 +10,9 @@ from nissa_builders import complete
 from prometheus_client.parser import text_string_to_metric_families
 
 from esper_ray.nissa.catalogue.metrics import METRICS, STATES
-from esper_ray.nissa.exposition import ExporterError, PrometheusExporter
-from esper_ray.nissa.feed import Feed, choices_of
-from esper_ray.nissa.fold import Change
+from esper_ray.nissa.metrics.exporter import ExporterError, PrometheusExporter
+from esper_ray.nissa.metrics.publisher import MetricsPublisher, head_choices
+from esper_ray.nissa.metrics.reducer import Change
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_after_the_end_nobody_answers():
 
 
 def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny_config):
-    feed = Feed(tiny_config, exporter, now=lambda: 1234.5)
+    feed = MetricsPublisher(tiny_config, exporter, now=lambda: 1234.5)
     feed.state("training")
     feed.records([complete({"kind": "episode_started"}), complete({"kind": "round"})])
     feed.timed({"play_seconds": 3.0, "update_seconds": 2.0, "env_steps_per_second": 7.0})
@@ -84,7 +84,7 @@ def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny
 
 def test_the_longest_silence_is_remembered(exporter, tiny_config):
     clock = iter([0.0, 40.0, 45.0, 145.0, 150.0])
-    feed = Feed(tiny_config, exporter, now=lambda: next(clock))
+    feed = MetricsPublisher(tiny_config, exporter, now=lambda: next(clock))
     longest = []
     for _ in range(4):
         feed.records([complete({"kind": "round"})])
@@ -106,7 +106,7 @@ def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, cap
             pass
 
     exporter = Broken()
-    feed = Feed(tiny_config, exporter)
+    feed = MetricsPublisher(tiny_config, exporter)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
             feed.records([complete({"kind": "round"})])
@@ -116,7 +116,7 @@ def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, cap
 
 
 def test_heads_have_as_many_choices_as_the_rules_of_growth_allow(tiny_config):
-    assert choices_of(tiny_config) == {
+    assert head_choices(tiny_config) == {
         "op": 6,
         "slot": 3,
         "blueprint": 4,

@@ -10,8 +10,8 @@ from nissa_builders import any_records, complete, quarantined
 
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
-from esper_ray.nissa.event_log import written
-from esper_ray.nissa.fold import ENV_LABELS, Fold
+from esper_ray.nissa.log.events import written
+from esper_ray.nissa.metrics.reducer import ENV_LABELS, MetricsReducer
 
 CHOICES = dict.fromkeys(ENTROPY_FLOORS, 4)
 
@@ -20,7 +20,7 @@ class Board:
     """What the metrics stand at."""
 
     def __init__(self, slots=("r0c0", "r0c1")):
-        self.fold, self.values, self.seen = Fold(slots, CHOICES), {}, {}
+        self.fold, self.values, self.seen = MetricsReducer(slots, CHOICES), {}, {}
 
     def add(self, *records):
         for record in records:

@@ -6,17 +6,17 @@ import pytest
 from grafana_builders import TOKEN, FakeGrafana, running
 
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.dashboard import dashboard
-from esper_ray.nissa.grafana import Grafana, GrafanaError
-from esper_ray.nissa.marks import Mark
-from esper_ray.nissa.run_directory import Names
+from esper_ray.nissa.grafana.annotations import Annotation
+from esper_ray.nissa.grafana.client import Grafana, GrafanaError
+from esper_ray.nissa.grafana.dashboard import dashboard
+from esper_ray.nissa.runs.run_directory import Names
 
 PROMETHEUS = {"name": "Prometheus", "type": "prometheus", "uid": "p1"}
 OTHER = {"name": "Other", "type": "prometheus", "uid": "p2"}
 LOKI = {"name": "Loki", "type": "loki", "uid": "l1"}
 MARKS = [
-    Mark(1000, 1000, "fossilised", "fossilised in round 0 (1): env 0, r0c0: norm"),
-    Mark(1000, 3000, "anomaly", "anomaly from round 0: nan_loss"),
+    Annotation(1000, 1000, "fossilised", "fossilised in round 0 (1): env 0, r0c0: norm"),
+    Annotation(1000, 3000, "anomaly", "anomaly from round 0: nan_loss"),
 ]
 
 
@@ -159,7 +159,7 @@ def test_any_name_of_a_run_finds_its_own(name):
 
 def test_more_than_a_hundred_are_found_again():
     fake = FakeGrafana([])
-    many = [Mark(time, time, "rollback", "x") for time in range(1, 131)]
+    many = [Annotation(time, time, "rollback", "x") for time in range(1, 131)]
     with running(fake) as url:
         grafana = Grafana(url, TOKEN)
         assert grafana.annotate(Names("r1"), many) == "annotations of r1: 130 (130 made, 0 removed)"

@@ -3,7 +3,7 @@
 import pytest
 from grafana_schema import changed_in_dashboard, changed_in_rule
 
-from esper_ray.nissa.dashboard import dashboard
+from esper_ray.nissa.grafana.dashboard import dashboard
 
 
 def test_grafana_knows_every_field_of_the_dashboard():

@@ -5,8 +5,8 @@ import csv
 import pytest
 from matplotlib.image import imread
 
+from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round, smooth
 from esper_ray.leyline.evaluation_results import Interval, Summary
-from esper_ray.nissa.learning import draw_learning, objective_by_round, smooth
 
 
 class Rounds:

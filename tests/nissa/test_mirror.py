@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.nissa.mirror import Mirror, pull
-from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
-from esper_ray.nissa.storage import Storage, StorageError
+from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.storage import Storage, StorageError
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def files(folder):
 
 
 def test_a_copy_is_the_run_again(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
         checkpoint(run, index)
@@ -52,7 +52,7 @@ def test_a_copy_is_the_run_again(run, storage, tmp_path):
 
 
 def test_every_byte_of_a_growing_file_travels_once(run, storage):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
         mirror.push()
@@ -63,14 +63,14 @@ def test_every_byte_of_a_growing_file_travels_once(run, storage):
 
 
 def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     progress(run, 0)
     position = run.position()
     mirror.push()
     progress(run, 1)
     mirror.push()
     run.rewind(position)
-    again = Mirror(storage, run)
+    again = RemoteCopy(storage, run)
     again.rewind(position)
     progress(run, 7)
     again.push()
@@ -78,7 +78,7 @@ def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
 
 
 def test_a_run_that_goes_on_is_no_longer_counted_as_over(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     progress(run, 0)
     position = run.position()
     progress(run, 1)
@@ -94,7 +94,7 @@ def test_a_run_that_goes_on_is_no_longer_counted_as_over(run, storage, tmp_path)
 
 
 def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
         mirror.push()
@@ -107,7 +107,7 @@ def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_p
 
 @pytest.mark.parametrize("compacted_after", [0, 1, 2])
 def test_a_rewound_run_with_parquet_is_copied_as_it_is(run, storage, tmp_path, compacted_after):
-    mirror, positions = Mirror(storage, run), []
+    mirror, positions = RemoteCopy(storage, run), []
     for index in range(3):
         progress(run, index)
         positions.append(run.position())
@@ -117,7 +117,7 @@ def test_a_rewound_run_with_parquet_is_copied_as_it_is(run, storage, tmp_path, c
             run.event_log.compact(always=True)
     for position in reversed(positions):
         run.rewind(position)
-        again = Mirror(storage, run)
+        again = RemoteCopy(storage, run)
         again.rewind(position)
         again.push()
         copied = pull(storage, "one", tmp_path / f"elsewhere-{position['sequence']}")
@@ -128,7 +128,7 @@ def test_a_rewound_run_with_parquet_is_copied_as_it_is(run, storage, tmp_path, c
 
 
 def test_parquet_that_was_being_copied_does_not_count(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     progress(run, 0)
     mirror.push()
     storage.write("one/events/000000000000-000000000002/environment_quarantined.parquet", b"half of it")
@@ -136,7 +136,7 @@ def test_parquet_that_was_being_copied_does_not_count(run, storage, tmp_path):
 
 
 def test_checkpoints_that_are_gone_here_are_gone_there(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     for index in range(3):
         checkpoint(run, index)
     mirror.push()
@@ -146,7 +146,7 @@ def test_checkpoints_that_are_gone_here_are_gone_there(run, storage, tmp_path):
 
 
 def test_a_checkpoint_without_its_last_file_does_not_count(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     checkpoint(run, 1)
     mirror.push()
     storage.write("one/checkpoints/round-00002/learner.safetensors", b"half of it")
@@ -158,7 +158,7 @@ def test_a_checkpoint_without_its_last_file_does_not_count(run, storage, tmp_pat
 
 
 def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, monkeypatch):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     progress(run, 0)
     write, calls = Storage.write, []
 
@@ -180,13 +180,13 @@ def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, mo
 def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"/two\S* holds no run: it has no config.yaml"):
         pull(storage, "two", tmp_path / "elsewhere")
-    Mirror(storage, run).push()
+    RemoteCopy(storage, run).push()
     with pytest.raises(RunDirectoryError, match="exists: go on with it"):
         pull(storage, "one", run.path.parent)
 
 
 def test_a_lost_part_is_found_out(run, storage, tmp_path):
-    mirror = Mirror(storage, run)
+    mirror = RemoteCopy(storage, run)
     for index in range(2):
         progress(run, index)
         mirror.push()

@@ -7,10 +7,10 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
+from esper_ray.karn.reports.panel_pictures import Window, draw_row, draw_rows, legend, shown
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
-from esper_ray.nissa.panel_pictures import Window, draw_row, draw_rows, legend, shown
-from esper_ray.nissa.prometheus import PrometheusApi, PrometheusError
+from esper_ray.nissa.grafana.prometheus import PrometheusApi, PrometheusError
 
 END = 1_700_000_000.0
 

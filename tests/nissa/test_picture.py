@@ -5,9 +5,9 @@ import struct
 import pytest
 from nissa_builders import complete
 
+from esper_ray.karn.reports.run_summary import best_episode, draw_run
 from esper_ray.leyline.config.loading import build, read_preset
-from esper_ray.nissa.picture import best_episode, draw_run
-from esper_ray.nissa.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 

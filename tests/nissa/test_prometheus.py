@@ -7,9 +7,9 @@ from prometheus_builders import needs_prometheus, running_prometheus
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.catalogue.queries import over
-from esper_ray.nissa.dashboard import RAY_METRICS, expressions, filled
-from esper_ray.nissa.exposition import PrometheusExporter
-from esper_ray.nissa.feed import Feed
+from esper_ray.nissa.grafana.dashboard import RAY_METRICS, expressions, filled
+from esper_ray.nissa.metrics.exporter import PrometheusExporter
+from esper_ray.nissa.metrics.publisher import MetricsPublisher
 
 EMPTY_PANELS = {
     "Kept and pruned",
@@ -62,7 +62,7 @@ def watched(tmp_path_factory, tiny_config):
         PrometheusExporter("run", "", 0) as exporter,
         running_prometheus(folder, static_configs=[{"targets": [f"127.0.0.1:{exporter.port}"]}]) as prometheus,
     ):
-        feed = Feed(tiny_config, exporter)
+        feed = MetricsPublisher(tiny_config, exporter)
         feed.state("training")
         for index in range(3):
             feed.records(a_round(index))

@@ -12,8 +12,8 @@ import yaml
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.observation import schema_hash
-from esper_ray.nissa import run_directory as module
-from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError, package_version
+from esper_ray.nissa.runs import run_directory as module
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError, package_version
 
 CONFIG = build(read_preset("digits"), {"seed": 7, "name": "trial"})
 

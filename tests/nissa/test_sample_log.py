@@ -5,9 +5,9 @@ import json
 import pytest
 from nissa_builders import complete
 
-from esper_ray.nissa.event_log import EventLog
-from esper_ray.nissa.sample_log import SampleLog
-from esper_ray.nissa.views import EventDatabase
+from esper_ray.nissa.log.events import EventLog
+from esper_ray.nissa.log.samples import SampleLog
+from esper_ray.nissa.log.sql import EventDatabase
 
 
 def sample(step, env=0, **more):

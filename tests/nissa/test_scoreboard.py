@@ -7,8 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from esper_ray.karn.reports import evaluation_report as scoreboard
 from esper_ray.leyline.evaluation_results import Interval, PairedComparison, Score, Summary
-from esper_ray.nissa import scoreboard
 
 READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilised": int, "policy": str}
 
@@ -210,4 +210,6 @@ def test_duels_have_a_table_of_their_own(tmp_path):
     table = ["| a over | test gain | objective gain |", "|---|---:|---:|"]
     table.append("| b&#124;c | +1.0 [-2.0, +3.5] | +10.0 [+5.0, +15.0] |")
     assert "\n".join(table) in text
-    assert scoreboard.duel_line(duel) == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
+    assert (
+        scoreboard.comparison_line(duel) == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
+    )

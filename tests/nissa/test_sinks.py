@@ -6,9 +6,9 @@ import struct
 import pytest
 from PIL import Image
 
-from esper_ray.nissa.sinks.known import SINKS, SinkError, check_sinks
 from esper_ray.nissa.sinks.mlflow_tracking import MlflowSink
 from esper_ray.nissa.sinks.protocol import RunFacts
+from esper_ray.nissa.sinks.registry import SINKS, SinkError, check_sinks
 from esper_ray.nissa.sinks.tensorboard_files import TensorBoardSink
 from esper_ray.nissa.sinks.weights_and_biases import WandbSink
 
@@ -152,7 +152,7 @@ def records(file):
 
 
 def test_a_package_that_is_missing_is_named_with_what_brings_it(monkeypatch):
-    monkeypatch.setattr("esper_ray.nissa.sinks.known.find_spec", lambda name: None if name == "mlflow" else name)
+    monkeypatch.setattr("esper_ray.nissa.sinks.registry.find_spec", lambda name: None if name == "mlflow" else name)
     with pytest.raises(SinkError, match="uv sync --extra mlflow"):
         check_sinks(["tensorboard", "mlflow"])
 

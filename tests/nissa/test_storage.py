@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esper_ray.nissa.storage import Storage, StorageError, place_within, split_place
+from esper_ray.nissa.runs.storage import Storage, StorageError, place_within, split_place
 
 
 @pytest.fixture(params=["path", "uri", "s3"])
@@ -84,7 +84,7 @@ def test_an_interrupted_writing_leaves_the_old_content(tmp_path: Path, monkeypat
     def fails(*arguments: object) -> None:
         raise OSError("disk is gone")
 
-    monkeypatch.setattr("esper_ray.nissa.storage.os.replace", fails)
+    monkeypatch.setattr("esper_ray.nissa.runs.storage.os.replace", fails)
     with pytest.raises(StorageError, match="a cannot be written: disk is gone"):
         storage.write("a", b"new")
     assert storage.read("a") == b"old"

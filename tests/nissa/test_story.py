@@ -4,7 +4,7 @@ import math
 
 from nissa_builders import complete
 
-from esper_ray.nissa.story import stories, told_lines
+from esper_ray.karn.reports.seed_story import stories, told_lines
 
 
 def step(number, operation="WAIT", slot=None, worth=None, probability=1.0, **more):

@@ -4,20 +4,20 @@ import csv
 
 import pytest
 
-from esper_ray.leyline.config.loading import build, read_preset
-from esper_ray.leyline.config.sweep import expand, sweep_config
-from esper_ray.leyline.evaluation_results import Interval
-from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
-from esper_ray.nissa.run_directory import RunDirectory, RunDirectoryError
-from esper_ray.nissa.sweep_directory import SweepDirectory
-from esper_ray.nissa.sweep_report import (
-    choice_of,
+from esper_ray.karn.reports.sweep_report import (
+    choice_name,
     draw_sweep,
     table_rows,
     write_markdown,
     write_ranking,
     write_sweep,
 )
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.sweep import expand, sweep_config
+from esper_ray.leyline.evaluation_results import Interval
+from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 BASE = build(read_preset("digits"), {"ppo.rounds": 4})
 TREE = {"name": "mine", "reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}, "window": 2}
@@ -116,7 +116,7 @@ def ranked(choice, mean, trials=3, stopped=0):
 
 def test_choices_in_words():
     settings = {"reward.mode": "basic", "seed": 3, "ppo.lr": 1e-4, "growth.slots": ["r0c0"]}
-    assert choice_of(settings, ["reward.mode", "ppo.lr", "growth.slots"]) == "basic, lr=0.0001, slots=['r0c0']"
+    assert choice_name(settings, ["reward.mode", "ppo.lr", "growth.slots"]) == "basic, lr=0.0001, slots=['r0c0']"
 
 
 def test_rows_for_people():

@@ -6,9 +6,9 @@ import pytest
 from nissa_builders import complete, quarantined, transition
 
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.event_log import EventLog
-from esper_ray.nissa.parts import EventLogError
-from esper_ray.nissa.views import EventDatabase, QueryError
+from esper_ray.nissa.log.events import EventLog
+from esper_ray.nissa.log.parquet import EventLogError
+from esper_ray.nissa.log.sql import EventDatabase, QueryError
 
 CHECKS = [
     {"name": "age", "value": 4.0, "threshold": 5.0, "margin": -1.0, "passed": False},

@@ -267,7 +267,7 @@ def test_the_example_package_works(install, tmp_path):
 
 
 def test_the_table_shows_every_task_and_survives_a_broken_one(install, capsys):
-    from esper_ray.cli.tasks import tasks as print_tasks
+    from esper_ray.cli.commands.tasks import tasks as print_tasks
 
     install("odd-package", "odd", "1 / 0", mine="odd:load")
     print_tasks()

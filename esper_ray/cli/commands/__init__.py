@@ -1,0 +1,1 @@
+"""The commands of ``esper``: options in, a job or a report out."""

@@ -1,0 +1,123 @@
+"""``esper dashboards``: the Grafana dashboard and the alert rules."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper_ray.cli.errors import FAILED
+from esper_ray.leyline.errors import UsageError
+
+app = typer.Typer(help="The Grafana dashboard and the alert rules.", no_args_is_help=True)
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option(help="folder to write to")] = Path("dashboards"),
+) -> None:
+    """Write dashboard and alert rules, as the catalogue of metrics has them."""
+    from esper_ray.nissa.grafana.dashboard import files
+
+    if not out.is_dir():
+        raise UsageError(f"--out {out}: it must be a folder that exists")
+    for name, content in files().items():
+        try:
+            (out / name).write_text(content)
+        except OSError as error:
+            raise UsageError(f"{out / name} cannot be written: {error.strerror or error}") from error
+        typer.echo(str(out / name))
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Option(help="folder with the files to compare")] = Path("dashboards"),
+) -> None:
+    """See that every query names metrics that exist and parses, and that the files are up to date."""
+    from esper_ray.nissa.grafana.dashboard import expressions, files, unknown_metrics
+
+    problems = []
+    count = 0
+    for whose, expression in expressions():
+        count += 1
+        problems += [f"{whose}: there is no metric {name}" for name in unknown_metrics(expression)]
+        problem = _syntax_error(expression)
+        if problem is not None:
+            problems.append(f"{whose}: {problem}: {expression}")
+    for name, content in files().items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{path} does not exist; esper dashboards render writes it")
+        elif path.read_text() != content:
+            problems.append(f"{path} is not what the catalogue makes; esper dashboards render writes it anew")
+    for problem in problems:
+        typer.echo(problem, err=True)
+    typer.echo(f"{count} queries, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}")
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def picture(
+    folder: Annotated[Path, typer.Argument(help="where the pictures go; it must exist")],
+    prometheus: Annotated[str, typer.Option(help="where it answers")] = "http://localhost:9090",
+    run: Annotated[str | None, typer.Option(help="name of the run; the only one otherwise")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="how much is shown, up to now")] = 15.0,
+) -> None:
+    """Draw every row of the dashboard, from the same queries, for those who have no Grafana."""
+    from esper_ray.karn.reports.panel_pictures import draw_rows
+    from esper_ray.nissa.grafana.prometheus import PrometheusApi
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder} must be a folder that exists")
+    api = PrometheusApi(prometheus.rstrip("/"))
+    known = api.label_values("run") if run is None else [run]
+    if len(known) != 1:
+        raise UsageError(f"--run: {prometheus} knows {', '.join(known) or 'no run'}; say which")
+    for path in draw_rows(api, known[0], folder, minutes * 60.0):
+        typer.echo(str(path))
+
+
+@app.command()
+def push(
+    url: Annotated[str, typer.Option(help="front page of Grafana, http://host:3000")],
+    token_env: Annotated[
+        str, typer.Option(help="environment variable with the token of a service account that may edit")
+    ] = "GRAFANA_TOKEN",
+    datasource: Annotated[
+        str | None, typer.Option(help="name of the Prometheus data source, where there are several")
+    ] = None,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="run directory whose marks become annotations; as often as you like")
+    ] = None,
+) -> None:
+    """Make or replace folder, dashboard, alert rules and annotations in a Grafana. To do it again changes nothing more.
+
+    Annotations are what befell a run, from its events: seeds fossilised, rollbacks, anomalies.
+    """
+    from esper_ray.nissa.grafana.annotations import annotations
+    from esper_ray.nissa.grafana.client import Grafana
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url}: it must begin with http:// or https://")
+    token = os.environ.get(token_env)
+    if not token:
+        raise UsageError(f"--token-env {token_env}: there is no such environment variable, or it is empty")
+    directories = [RunDirectory.open(path) for path in run or ()]
+    marks = [(directory.names, annotations(directory)) for directory in directories]
+    grafana = Grafana(url, token)
+    for line in grafana.push(datasource):
+        typer.echo(line)
+    for names, found in marks:
+        typer.echo(grafana.annotate(names, found))
+
+
+def _syntax_error(expression: str) -> str | None:
+    import promql_parser
+
+    try:
+        promql_parser.parse(expression)
+    except ValueError as error:
+        return str(error)
+    return None

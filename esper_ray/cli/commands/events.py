@@ -1,0 +1,165 @@
+"""``esper events`` and ``esper sql``: what happened in a run."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from esper_ray.leyline.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+FORMATS = ("table", "json", "csv")
+SHOWN = 1000
+"""Rows beyond which ``esper sql`` prints a table's beginning only."""
+
+
+def events(
+    run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
+    kind: Annotated[str | None, typer.Option(help="kind of event; samples only if asked for")] = None,
+    env: Annotated[int | None, typer.Option(min=0, help="of this environment only")] = None,
+    episode: Annotated[int | None, typer.Option(min=0, help="of this episode only")] = None,
+    round_index: Annotated[int | None, typer.Option("--round", min=0, help="of this round only")] = None,
+    slot: Annotated[str | None, typer.Option(help="about this slot only")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="the last so many; 0: all")] = 50,
+    form: Annotated[str, typer.Option("--format", help="table or json")] = "table",
+    evidence: Annotated[bool, typer.Option("--evidence", help="fail if anything is missing or damaged")] = False,
+) -> None:
+    """Print events of a run, finished or not, in order."""
+    from esper_ray.nissa.catalogue.kinds import KINDS
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--kind {kind}: it must be one of {', '.join(KINDS)}")
+    if form not in FORMATS[:2]:
+        raise UsageError(f"--format {form}: it must be table or json")
+    wanted = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    directory = RunDirectory.open(run)
+    _check_wanted(directory, kind, wanted)
+    sampled = kind is not None and KINDS[kind].delivery == "sample"
+    if sampled and evidence:
+        raise UsageError(f"--evidence: {kind} is a sample, which may be lost; `esper sql` finds samples_lost")
+    found = [
+        record
+        for record in (directory.samples.everything(evidence=False) if sampled else directory.events(evidence=evidence))
+        if all(record.get(name) == value for name, value in wanted.items())
+    ]
+    shown = found[-limit:] if limit else found
+    if form == "json":
+        for record in shown:
+            typer.echo(json.dumps(record))
+        return
+    _print_table(*_as_rows(shown, kind))
+    if not found:
+        typer.echo("the run has no such events so far", err=True)
+    if len(shown) < len(found):
+        typer.echo(f"the last {len(shown)} of {len(found)}; --limit 0 prints all", err=True)
+
+
+def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[str, Any]) -> None:
+    """See that there can be such events.
+
+    Raises:
+        UsageError: if a kind has no such field, or the run no such environment or slot.
+    """
+    from esper_ray.nissa.catalogue.kinds import KINDS
+
+    if kind is not None:
+        known = {"kind", *KINDS[kind].clock, *KINDS[kind].by_name}
+        for name in wanted.keys() - known:
+            raise UsageError(f"--{name} {wanted[name]}: events of kind {kind} have no {name}")
+    config = directory.config()
+    envs, slots = config.system.envs, config.growth.slots
+    if wanted.get("env", 0) >= envs:
+        raise UsageError(f"--env {wanted['env']}: the run has the environments 0 to {envs - 1}")
+    if wanted.get("slot", slots[0]) not in slots:
+        raise UsageError(f"--slot {wanted['slot']}: it must be one of {', '.join(slots)}")
+
+
+def sql(
+    run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
+    query: Annotated[str | None, typer.Argument(help="one SELECT; the tables and their columns without it")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
+    evidence: Annotated[bool, typer.Option("--evidence", help="fail if any event is missing or damaged")] = False,
+) -> None:
+    """Ask the event log of a run in SQL (DuckDB). It is only read."""
+    from esper_ray.nissa.log.sql import EventDatabase
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+    if form not in FORMATS:
+        raise UsageError(f"--format {form}: it must be one of {', '.join(FORMATS)}")
+    directory = RunDirectory.open(run)
+    with EventDatabase(directory.event_log, directory.samples, evidence=evidence) as database:
+        if query is None:
+            for name, columns in database.tables().items():
+                typer.echo(f"{name}: {', '.join(columns)}")
+            return
+        answer = database.ask(query)
+    if form == "csv":
+        writer = csv.writer(sys.stdout)
+        writer.writerow(answer.columns)
+        writer.writerows(answer.rows)
+    elif form == "json":
+        for row in answer.rows:
+            typer.echo(json.dumps(dict(zip(answer.columns, row, strict=True)), default=str))
+    else:
+        _print_table(answer.columns, [[_cell(value) for value in row] for row in answer.rows[:SHOWN]])
+        if len(answer.rows) > SHOWN:
+            typer.echo(f"{SHOWN} of {len(answer.rows)} rows; --format csv prints all", err=True)
+
+
+def _as_rows(records: Sequence[dict[str, Any]], kind: str | None) -> tuple[Sequence[str], list[list[str]]]:
+    """Columns and cells: of one kind its fields, of several what they have in common and the rest in words."""
+    from esper_ray.nissa.catalogue.kinds import KINDS
+    from esper_ray.nissa.catalogue.shapes import CLOCK
+    from esper_ray.nissa.log.tables import PROVENANCE
+
+    if kind is not None:
+        declared = KINDS[kind]
+        columns = ["seq", *declared.clock, *declared.by_name]
+        return columns, [[_cell(record[name]) for name in columns] for record in records]
+    common = ["seq", *CLOCK, "kind"]
+    rows = []
+    for record in records:
+        rest = {name: value for name, value in record.items() if name not in (*common, *PROVENANCE)}
+        words = ", ".join(f"{name} {_brief(value)}" for name, value in rest.items() if value not in (None, "", [], {}))
+        rows.append([*(_cell(record.get(name)) for name in common), words])
+    return [*common, "what"], rows
+
+
+def _brief(value: Any) -> str:
+    """A cell, or how many there are where records lie within."""
+    nested = isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
+    return f"({len(value)})" if nested else _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, default=str)
+    return str(value)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for line in _table(columns, rows):
+        typer.echo(line)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Cells in columns, cut where the terminal ends if there is one."""
+    from shutil import get_terminal_size
+
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    room = get_terminal_size((120, 0)).columns if sys.stdout.isatty() else None
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield line[:room]

@@ -1,0 +1,167 @@
+"""``esper explain``: why was this reward paid, and what became of this seed?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.records import LedgerEntry
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.simic.ledger import Ledger
+
+Record = Mapping[str, Any]
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
+    episode: Annotated[int | None, typer.Option(min=0, help="number of the episode within the run")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="step of the episode, counted from 1; all of it without")
+    ] = None,
+    env: Annotated[int | None, typer.Option(min=0, help="the last episode of this environment")] = None,
+    slot: Annotated[str | None, typer.Option(help="tell the stories of the seeds in this slot")] = None,
+) -> None:
+    """Print what a step of an episode was paid, entry by entry: for which slot, because of which step, and why.
+
+    With --slot: who wanted each seed there and with what probability, what the gates said, what it was worth, its end.
+    """
+    from actors.replay import recorded_episode
+
+    directory = RunDirectory.open(run)
+    if (episode is None) is (env is None):
+        both = "" if episode is None else ", not both"
+        raise UsageError(f"either --episode or --env is needed{both}: which episode is it about?")
+    if slot is not None and step is not None:
+        raise UsageError("--slot tells of whole lives and --step of one step: leave one of them out")
+    if episode is None:
+        episode = _last_episode(directory, env)
+    records = recorded_episode(directory.events(), episode)
+    if slot is not None:
+        _tell(directory, records, episode, slot)
+        return
+    steps = [record for record in records if record["kind"] == "env_epoch"]
+    if step is not None and step > len(steps):
+        raise UsageError(f"--step {step}: episode {episode} has the steps 1 to {len(steps)}")
+    ledger = Ledger(entry for record in steps for entry in entries_of(record))
+    config = directory.config().reward
+    mode = config.mode if config.family == "contribution" else f"{config.mode} (family {config.family})"
+    typer.echo(f"episode {episode} of {run}, seed {records[0]['seed']}, {len(steps)} steps, reward {mode}")
+    lines = episode_account(ledger, steps) if step is None else step_account(ledger, steps[step - 1], step)
+    for line in lines:
+        typer.echo(line)
+
+
+def _last_episode(directory: RunDirectory, env: int | None) -> int:
+    """The last complete episode of an environment.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    ends = [event for event in directory.events() if event["kind"] == "outcome"]
+    found = [event["episode"] for event in ends if event["env"] == env]
+    if not found:
+        there = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"
+        raise UsageError(f"--env {env}: no episode of it is complete; environments with one: {there}")
+    return int(found[-1])
+
+
+def _tell(directory: RunDirectory, records: Sequence[Record], episode: int, slot: str) -> None:
+    from esper_ray.karn.reports.seed_story import stories, told_lines
+
+    slots = directory.config().growth.slots
+    if slot not in slots:
+        raise UsageError(f"--slot {slot}: it must be one of {', '.join(slots)}")
+    samples = directory.samples.of_kinds(("decision",))
+    found = stories(records, slot, [sample for sample in samples if sample["episode"] == episode])
+    end = records[-1]
+    typer.echo(
+        f"episode {episode} of environment {end['env']}, round {end['round']}: "
+        f"{len(found)} {'seed' if len(found) == 1 else 'seeds'} in {slot}, return {end['total_reward']:+.4f}, "
+        f"validation {end['val_accuracy_pp']:.2f} %"
+    )
+    for story in found:
+        typer.echo("")
+        for line in told_lines(story):
+            typer.echo(line)
+
+
+def entries_of(record: Record) -> list[LedgerEntry]:
+    """The ledger entries of one recorded step."""
+    step = record["step"] - 1
+    return [
+        LedgerEntry(e["source"], e["amount"], step, e["cause_step"], e["slot"], e["why"]) for e in record["entries"]
+    ]
+
+
+def step_account(ledger: Ledger, record: Record, step: int) -> list[str]:
+    """What was decided at ``step`` (from 1), what it was paid, and what came of it later.
+
+    Args:
+        ledger: of the whole episode.
+    """
+    booked = ledger.of_step(step - 1)
+    later = [entry for entry in ledger.caused_by(step - 1).entries if entry.step != step - 1]
+    where = f" {record['slot']}" if record["slot"] else ""
+    effect = "" if record["success"] else ", without effect"
+    reason = f" ({record['why']})" if record["why"] else ""
+    lines = [
+        f"step {step}: {record['operation']}{where}{effect}{reason}; "
+        f"validation {record['val_accuracy_pp']:.2f} %, loss {record['val_loss']:.4f}",
+        "",
+        f"reward {booked.total():+.4f}, the sum of {_entries(len(booked.entries))}",
+        *_table([_row(entry, _cause(entry, step)) for entry in _by_weight(booked.entries)]),
+    ]
+    if later:
+        lines += [
+            "",
+            f"caused by step {step} and paid later {sum(e.amount for e in later):+.4f}, in {_entries(len(later))}",
+            *_table([_row(entry, f"at step {entry.step + 1}") for entry in later]),
+        ]
+    return lines
+
+
+def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
+    """What an episode was paid: by source, by slot, and the steps that were paid most and least."""
+    by_slot = {slot or "the whole network": amount for slot, amount in ledger.by_slot().items()}
+    caused = ledger.by_cause(len(steps))
+    ranked = sorted(range(len(steps)), key=lambda index: -abs(caused[index]))[:5]
+    decisions = {
+        f"step {index + 1}: {steps[index]['operation']} {steps[index]['slot'] or ''}".strip(): float(caused[index])
+        for index in ranked
+    }
+    lines = [f"return {ledger.total():+.4f}, the sum of {_entries(len(ledger.entries))}"]
+    sums: dict[str, Sequence[tuple[str, float]]] = {
+        "by source": tuple(ledger.by_source().items()),
+        "by slot": tuple(by_slot.items()),
+        "decisions that mattered most": tuple(decisions.items()),
+    }
+    for title, rows in sums.items():
+        ranked_rows = sorted(rows, key=lambda row: -abs(row[1]))
+        lines += ["", title, *_table([(name, f"{amount:+.4f}") for name, amount in ranked_rows])]
+    return lines
+
+
+def _row(entry: LedgerEntry, when: str) -> tuple[str, ...]:
+    return f"{entry.amount:+.4f}", entry.source, entry.slot or "-", when, entry.explanation
+
+
+def _cause(entry: LedgerEntry, step: int) -> str:
+    return "this step" if entry.cause_step == step - 1 else f"because of step {entry.cause_step + 1}"
+
+
+def _by_weight(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+    return sorted(entries, key=lambda entry: -abs(entry.amount))
+
+
+def _entries(count: int) -> str:
+    return f"{count} {'entry' if count == 1 else 'entries'}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows in aligned columns, indented."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

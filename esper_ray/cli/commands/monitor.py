@@ -1,0 +1,167 @@
+"""``esper monitor``: a training run with a Prometheus beside it, and what to look at."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlencode
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from esper_ray.cli.signals import StopRequest
+from esper_ray.leyline.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper_ray.nissa.grafana.prometheus import PrometheusServer
+
+CONTEXT = {"allow_interspersed_args": False}
+"""What follows the options belongs to the training, with ``--`` or without."""
+DEFAULT = ("--preset", "digits")
+POLL_SECONDS = 1.0
+HEADLINES = {
+    "rounds": ("rounds_done", "{:.0f}"),
+    "accuracy, mean of ten rounds": ("round_accuracy_rolling_ratio", "{:.1%}"),
+    "accuracy without growth": ("round_accuracy_control_ratio", "{:.1%}"),
+    "accuracy with fossilised seeds only": ("round_committed_accuracy_ratio", "{:.1%}"),
+    "growth": ("round_growth_ratio", "{:.2f}x"),
+    "return": ("return_mean", "{:+.2f}"),
+    "steps per second": ("env_steps_per_second", "{:.1f}"),
+}
+
+
+def monitor(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="options of `esper train ppo`", metavar="-- OPTIONS ...")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of Prometheus; 0: a free one")] = 0,
+    prometheus: Annotated[str | None, typer.Option(help="executable; that on the PATH otherwise")] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option("--keep/--no-keep", help="leave Prometheus there until Ctrl-C; default: at a terminal"),
+    ] = None,
+) -> None:
+    """Train with a Prometheus beside the run: links, what to look at, alerts. The exit status is the run's."""
+    from esper_ray.nissa.grafana.prometheus import PrometheusServer, free_port
+
+    words = arguments or list(DEFAULT)
+    if any(word.partition("=")[0] == "--metrics-port" for word in words):
+        raise UsageError("--metrics-port is chosen by esper monitor: leave it out")
+    console, target = Console(), free_port()
+    stays = sys.stdout.isatty() if keep is None else keep
+    with PrometheusServer(f"127.0.0.1:{target}", port, prometheus) as server, StopRequest() as stop:
+        _print_links(console, server.api.address, target)
+        command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *words, "--metrics-port", str(target)]
+        run = Run(command, server, console)
+        code = run.follow(stop)
+        run.summarise()
+        if stays and not stop():
+            console.print(f"Prometheus stays at {server.api.address}; Ctrl-C ends it", highlight=False, soft_wrap=True)
+            while not stop() and server.alive:
+                time.sleep(POLL_SECONDS / 5)
+    raise SystemExit(code)
+
+
+class Run:
+    """The training, in a process of its own, and the Prometheus that follows it."""
+
+    def __init__(self, command: Sequence[str], server: "PrometheusServer", console: Console) -> None:
+        self._command, self._server, self._console = command, server, console
+        self._ringing: set[str] = set()
+        self._values: dict[str, float] = {}
+        self._gone = False
+
+    def follow(self, stop: StopRequest) -> int:
+        """Run it to its end; signals are passed on to it once each. Its exit code."""
+        process = subprocess.Popen(self._command, start_new_session=True)
+        passed = False
+        try:
+            looked = time.monotonic()
+            while process.poll() is None:
+                if stop() and not passed:
+                    process.send_signal(stop.signal or signal.SIGTERM)
+                    passed = True
+                if time.monotonic() - looked > POLL_SECONDS:
+                    looked = time.monotonic()
+                    self._look()
+                time.sleep(0.05)
+        except SystemExit:  # Ctrl-C again
+            process.send_signal(signal.SIGINT)
+            raise
+        finally:
+            if process.poll() is None:
+                _end(process)
+        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+    def summarise(self) -> None:
+        """Print what Prometheus saw last."""
+        self._look()
+        table = Table(title="as Prometheus saw it last", title_justify="left", show_header=False)
+        for name, (_, form) in HEADLINES.items():
+            value = self._values.get(name, math.nan)
+            table.add_row(name, "not seen" if math.isnan(value) else form.format(value))
+        table.add_row("alerts that ring", ", ".join(sorted(self._ringing)) or "none")
+        self._console.print(table)
+
+    def _look(self) -> None:
+        from esper_ray.nissa.catalogue.metrics import METRICS
+        from esper_ray.nissa.grafana.prometheus import PrometheusError
+
+        if self._gone:
+            return
+        try:
+            for name, (metric, _) in HEADLINES.items():
+                for curve in self._server.api.at(f"last_over_time({METRICS[f'esper_{metric}'].exported}[5m])"):
+                    self._values[name] = curve.points[-1][1]
+            ringing = self._server.api.firing()
+        except PrometheusError as error:
+            if not self._server.alive:
+                self._gone = True
+                self._say(f"Prometheus has ended, the run goes on: {self._server.last_words()}")
+            else:
+                self._say(str(error))
+            return
+        for name in sorted(ringing.keys() - self._ringing):
+            self._say(f"alert {name}: {ringing[name]}")
+        for name in sorted(self._ringing - ringing.keys()):
+            self._say(f"alert {name} is over")
+        self._ringing = set(ringing)
+
+    def _say(self, what: str) -> None:
+        self._console.print(what, highlight=False, soft_wrap=True)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """See that the run ends, giving it time to save."""
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _print_links(console: Console, address: str, target: int) -> None:
+    from esper_ray.nissa.catalogue.panels import ROWS
+    from esper_ray.nissa.catalogue.queries import SELECTED
+    from esper_ray.nissa.grafana.dashboard import filled
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    say(f"Prometheus {address}: alerts {address}/alerts, what is scraped {address}/targets")
+    say(f"metrics themselves http://127.0.0.1:{target}/metrics")
+    say("what to look at, row by row of the dashboard:")
+    for row in ROWS:
+        panel = row.panels[0]
+        query: dict[str, str] = {}
+        for number, one in enumerate(panel.queries):
+            expression = filled(one.expression.replace(SELECTED, "").replace("{}", ""), "")
+            query |= {f"g{number}.expr": expression, f"g{number}.tab": "0", f"g{number}.range_input": "15m"}
+        say(f"  {row.title}\n    {panel.title}: {panel.about} Healthy: {row.healthy}")
+        say(f"    {address}/graph?{urlencode(query)}")
+    say("the whole dashboard in Grafana: esper dashboards push --url http://<grafana>:3000, or docker/compose.yaml")
+    say(f"as pictures, from another terminal: esper dashboards picture --prometheus {address} FOLDER")

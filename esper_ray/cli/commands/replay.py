@@ -1,0 +1,52 @@
+"""``esper replay``: play a recorded episode again and see whether it comes to the same."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from esper_ray.cli import options as opt
+from esper_ray.leyline.errors import UsageError
+
+DIFFERENT = 1
+"""Exit code of a replay that departs from its record."""
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
+    episode: Annotated[int, typer.Option(min=0, help="number of the episode within the run")],
+    device: Annotated[str | None, typer.Option(help="device to play on; that of the episode if it is left out")] = None,
+    data_dir: opt.DataDir = None,
+) -> None:
+    """Play a recorded episode again, from its seed and its actions, and report the first difference.
+
+    On the CPU there must be none. Exit code 0 if there is none, 1 if there is one.
+    """
+    import torch
+
+    from actors.replay import recorded_episode
+    from actors.replay import replay as played
+    from esper_ray.environment import MorphogenesisEnv
+    from esper_ray.leyline.config.loading import build
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+    directory = RunDirectory.open(run)
+    config = directory.config()
+    if data_dir is not None:
+        config = build(config.model_dump(mode="json"), {"task.data_dir": str(data_dir)})
+    records = recorded_episode(directory.events(), episode)
+    where = device or config.system.devices[records[0]["env"] % len(config.system.devices)]
+    if where != "cpu" and not where.startswith("cuda"):
+        raise UsageError(f"--device {where}: it must be cpu or cuda:<index>")
+    torch.set_num_threads(config.system.threads)
+    result = played(MorphogenesisEnv(config, where), records)
+    if result.difference is None:
+        outcome = records[-1]
+        typer.echo(
+            f"episode {episode} of {run}: {result.steps} steps played again on {where}, no difference; "
+            f"return {outcome['total_reward']:+.2f}, validation {outcome['val_accuracy_pp']:.1f} %"
+        )
+        return
+    typer.echo(f"episode {episode} of {run} differs after {result.steps} of {result.recorded} steps on {where}")
+    typer.echo(str(result.difference))
+    raise SystemExit(DIFFERENT)

@@ -1,0 +1,182 @@
+"""``--dual-ab A-vs-B``: two policies are trained at the same time, under two reward modes, and then compared."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from actors.contestants import contestant
+from actors.hire import join_cluster
+from esper_ray.cli.jobs.evaluate import EvaluationJob
+from esper_ray.cli.jobs.run_lookup import run_of_name
+from esper_ray.cli.jobs.train import PPOJob
+from esper_ray.cli.signals import StopRequest
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.evaluation_results import ComparisonVerdict
+from esper_ray.nissa.runs.storage import place_within
+from esper_ray.simic.comparison import verdict
+
+SEPARATOR = "-vs-"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two reward modes."""
+
+    first: str
+    second: str
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Name of the run and reward mode of each."""
+        return (f"A-{self.first}", self.first), (f"B-{self.second}", self.second)
+
+
+def parse_pair(text: str) -> Pair:
+    """What ``A-vs-B`` means.
+
+    Raises:
+        UsageError: if it is no pair of different reward modes.
+    """
+    first, separator, second = text.partition(SEPARATOR)
+    if not separator or not first or not second:
+        raise UsageError(f"--dual-ab takes MODE{SEPARATOR}MODE, for example shaped{SEPARATOR}simplified, got {text!r}")
+    for mode in (first, second):
+        if mode not in REWARD_MODES:
+            raise UsageError(f"--dual-ab {text}: {unknown_name_message('reward mode', mode, REWARD_MODES)}")
+    if first == second:
+        raise UsageError(f"--dual-ab {text}: a mode cannot be compared with itself")
+    return Pair(first, second)
+
+
+def split(config: RunConfig, pair: Pair) -> tuple[RunConfig, RunConfig]:
+    """The configuration of each side: its reward mode, and GPUs of its own.
+
+    Raises:
+        UsageError: if there are not enough GPUs for both.
+    """
+    system = config.system
+    sides = []
+    for side, (_, mode) in enumerate(pair.sides):
+        devices = system.devices if set(system.devices) == {"cpu"} else tuple(dict.fromkeys(system.devices))[side::2]
+        if not devices:
+            raise UsageError(f"--dual-ab needs a device for each side, got --devices {', '.join(system.devices)}")
+        learner = "cpu" if system.device == "cpu" else devices[0]
+        changes = {"reward.mode": mode, "system.devices": list(devices), "system.device": learner}
+        sides.append(build(config.model_dump(mode="json"), changes))
+    return sides[0], sides[1]
+
+
+class ComparisonJob:
+    """Two runs side by side, an evaluation of both, a verdict."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pair: Pair,
+        parent: Path,
+        *,
+        serial: bool,
+        seeds: Sequence[int],
+        command: Sequence[str],
+        run_id: str | None,
+        storage: str | None,
+    ) -> None:
+        """
+        Args:
+            seeds: of the evaluation, the same for both.
+            run_id: name of the comparison, which is gone on with if it exists.
+
+        Raises:
+            UsageError: if there are not enough devices, or a run was begun with another configuration.
+        """
+        self.pair, self.serial, self.seeds = pair, serial, seeds
+        self.console = Console()
+        name = run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}-{pair.first}{SEPARATOR}{pair.second}"
+        self.folder = parent / name
+        place = None if storage is None else place_within(storage, name)
+        self.sides = split(config, pair)
+        self.jobs = [
+            PPOJob(
+                side,
+                self.folder,
+                serial=serial,
+                previous=run_of_name(label, self.folder, place),
+                save=None,
+                command=command,
+                run_id=label,
+                storage=place,
+                label=label,
+            )
+            for side, (label, _) in zip(self.sides, pair.sides, strict=True)
+        ]
+
+    def run(self) -> int:
+        """Exit code: 0 with a verdict, 130 or 143 after a signal."""
+        with StopRequest() as stop, nullcontext() if self.serial else join_cluster(self.sides):
+            stop.listen()
+            codes = [job.run_until(stop) for job in self.jobs] if self.serial else self._together(stop)
+            return max(codes) or self._judge(stop)
+
+    def _together(self, stop: StopRequest) -> list[int]:
+        """Both runs at the same time. If one fails the other is stopped, and both can be gone on with."""
+        with ThreadPoolExecutor(len(self.jobs)) as pool:
+            futures = [pool.submit(job.run_until, stop) for job in self.jobs]
+            running = set(futures)
+            while running:  # looking up often, so that signals are heard
+                done, running = wait(running, timeout=0.2)
+                if any(future.exception() is not None for future in done):
+                    stop.ask()
+        return [future.result() for future in futures]
+
+    def _judge(self, stop: StopRequest) -> int:
+        names = [f"{mode}={self.folder / label}" for label, mode in self.pair.sides]
+        contestants = [contestant(name)[0] for name in names]
+        job = EvaluationJob(
+            self.sides[0],
+            contestants,
+            (),
+            self.pair.second,
+            self.seeds,
+            self.folder / "evaluation",
+            sample=False,
+        )
+        code = job.run(serial=self.serial, workers=None)
+        if code or stop():
+            return code
+        first, second = (
+            {s.seed: s.objective_pp for s in job.scores if s.policy == mode} for _, mode in self.pair.sides
+        )
+        result = verdict([first[seed] - second[seed] for seed in self.seeds])
+        (self.folder / "verdict.json").write_text(
+            json.dumps(asdict(result) | {"pair": asdict(self.pair)}, indent=2) + "\n"
+        )
+        self.console.print(describe(result, self.pair), highlight=False, soft_wrap=True)
+        self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
+        return 0
+
+
+def describe(result: ComparisonVerdict, pair: Pair) -> str:
+    """The verdict in words."""
+    heads = {
+        "first": f"A is better: {pair.first}",
+        "second": f"B is better: {pair.second}",
+        "undecided": "undecided",
+    }
+    enough = "no difference was seen at all"
+    if result.seeds_needed is not None:
+        enough = f"a difference like this takes about {result.seeds_needed} seeds to find"
+    return (
+        f"verdict: {heads[result.better]}. Objective of {pair.first} over {pair.second}: {result.difference.signed} "
+        f"points on {result.seeds} paired seeds; {enough}. It is about these two trained policies; how much reward "
+        "modes differ beyond them, a sweep over training seeds can tell."
+    )

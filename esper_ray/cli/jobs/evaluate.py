@@ -1,0 +1,221 @@
+"""The work of ``esper evaluate``, from the first episode to the picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from actors.contestants import Contestant
+from actors.evaluation_pool import Players, all_scores, make_players
+from actors.rollout import Interrupted
+from esper_ray.cli.signals import StopRequest
+from esper_ray.karn.reports import evaluation_report as scoreboard
+from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.simic.comparison import LEVEL, duels, summaries
+from esper_ray.tolaria.assembly import build_organism, growth_limits
+from esper_ray.tolaria.tasks import load_task
+
+WIDEST = 1000
+"""Columns in which any table fits."""
+
+
+def environment_of(config: RunConfig, contestants: Sequence[Contestant]) -> None:
+    """See that every contestant can play under ``config``, before anything is started.
+
+    Raises:
+        UsageError: if one cannot.
+        ContestantError: if one has learnt to grow on other features.
+    """
+    device = torch.device("cpu")
+    organism = build_organism(config, load_task(config.task, device), device, seed=0)
+    limits = growth_limits(config.growth, organism.model)
+    topologies = {slot: organism.model.cell(slot).shape.topology for slot in organism.model.slot_ids}
+    for entry in contestants:
+        entry.check_serves(topologies)
+        try:
+            entry.policy(limits, config.task.name, "cpu", greedy=True)
+        except ValueError as error:
+            raise UsageError(f"{entry.label} cannot play here: {error}") from error
+
+
+class EvaluationJob:
+    """Plays, compares, writes."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        contestants: Sequence[Contestant],
+        unsteered: Sequence[str],
+        control: str,
+        seeds: Sequence[int],
+        folder: Path,
+        *,
+        sample: bool,
+    ) -> None:
+        self.config, self.contestants, self.unsteered = config, list(contestants), tuple(unsteered)
+        self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
+        self.console = Console()
+        self.scores: list[Score] = []
+        """All that has been played so far, in the order in which it came."""
+
+    def run(self, *, serial: bool, workers: int | None) -> int:
+        """Exit code: 0 when all is played and written, 130 or 143 after a signal; only ``scores.csv`` is written then.
+
+        Raises:
+            UsageError: if the folder cannot be written.
+        """
+        by_label = {entry.label: entry for entry in self.contestants}
+        players = make_players(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
+        self._make_folder()
+        self.console.print(self._headline(), highlight=False, soft_wrap=True)
+        try:
+            with StopRequest() as stop, players:
+                stop.listen()
+                self.console.print(players.describe(), highlight=False, soft_wrap=True)
+                scores = self._play(players, list(by_label), stop)
+        except Interrupted:
+            self._keep()
+            return stop.exit_code
+        except BaseException:
+            self._keep()
+            raise
+        found = summaries(scores, self.control)
+        self._write(scores, found)
+        self._show(found, duels(scores, self._reference))
+        return 0
+
+    def _play(self, players: Players, labels: Sequence[str], stop: StopRequest) -> list[Score]:
+        with _bar(self.console) as bar:
+            task = bar.add_task("playing", total=self._total)
+
+            def on_score(score: Score) -> None:
+                self.scores.append(score)
+                bar.update(task, advance=1, description=f"{score.policy}, seed {score.seed}")
+
+            return all_scores(players, labels, self.unsteered, self._reference, self.seeds, on_score, stop)
+
+    @property
+    def _total(self) -> int:
+        return (len(self.contestants) + len(self.unsteered)) * len(self.seeds)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "scores.csv").touch()
+        except OSError as error:
+            raise UsageError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
+
+    def _keep(self) -> None:
+        """Write what was played before the end came too early."""
+        path = scoreboard.write_scores(self.folder, self.scores)
+        self.console.print(
+            f"stopped after {len(self.scores)} of {self._total} episodes; nothing was compared, their scores are in "
+            f"{path}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _headline(self) -> str:
+        names = ", ".join([*(entry.label for entry in self.contestants), *self.unsteered])
+        config = self.config
+        return (
+            f"{config.name}: task {config.task.name}, {len(self.seeds)} seeds from {self.seeds[0]}, "
+            f"episodes of {config.episode_length} epochs; {names}"
+        )
+
+    def _write(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
+        title = f"{self.config.name}: {len(self.seeds)} paired seeds, {self.seeds[0]} to {self.seeds[-1]}"
+        how = "learned policies draw, without exploration" if self.sample else "no exploration"
+        notes = [f"Episodes of {self.config.episode_length} epochs, {how}.", *self._notes()]
+        scoreboard.write_scores(self.folder, scores)
+        scoreboard.write_summary(self.folder, found)
+        scoreboard.write_markdown(self.folder, found, duels(scores, self._reference), title, notes)
+        scoreboard.draw_comparison(self.folder, scores, found, title)
+        self._draw_learning(scores, found)
+        manifest = {
+            "config": self.config.model_dump(mode="json"),
+            "config_sha256": self.config.digest(),
+            "control": self.control,
+            "seeds": list(self.seeds),
+            "sample": self.sample,
+            "summaries": [asdict(summary) for summary in found],
+            "duels": [asdict(duel) for duel in duels(scores, self._reference)],
+        }
+        (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+    def _draw_learning(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
+        """How policies became what they are, if they come from runs that were played under this very environment."""
+        first = scores[0]
+        price_pp = 100.0 * self.config.reward.param_penalty_weight / self.config.reward.param_budget
+        curves = {}
+        for entry in self.contestants:
+            run = None if entry.run is None else RunDirectory.open(entry.run)
+            if run is not None and run.config().environment_digest() == self.config.environment_digest():
+                curves[entry.label] = objective_by_round(run, first.parameters - first.grown_parameters, price_pp)
+        if curves:
+            title = f"{self.config.name}: learning, and an evaluation on seeds {self.seeds[0]} to {self.seeds[-1]}"
+            draw_learning(self.folder / "learning.png", curves, found, title)
+
+    def _notes(self) -> list[str]:
+        """What one needs to know to read the table."""
+        reward = self.config.reward
+        price = 100.0 * reward.param_penalty_weight / reward.param_budget * 1000
+        notes = [
+            f"Gains are over {self.control}, paired by seed; brackets are {LEVEL:.0%} bootstrap intervals over seeds. "
+            f"Objective: validation accuracy in points, minus {price:g} for every 1,000 parameters beyond those of the "
+            "host. Spread: standard deviation of the test accuracy over seeds. Kept: committed seeds in the final "
+            "network. Frontier: no other is at least as good in test accuracy, parameters, rollbacks and spread, and "
+            "better in one of them."
+        ]
+        if self.unsteered:
+            notes.append(
+                f"{' and '.join(self.unsteered)} are made after the final networks of {self._reference}, seed by seed: "
+                "the host alone with as many parameters from the start, and the final topology trained from scratch."
+            )
+        return notes
+
+    @property
+    def _reference(self) -> str:
+        return self.contestants[0].label
+
+    def _show(self, found: Sequence[Summary], fought: Sequence[PairedComparison]) -> None:
+        width = self.console.width
+        for headings, rows in scoreboard.layouts(found):
+            table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)
+            for name in headings:
+                is_text = name in ("policy", "")
+                table.add_column(name, justify="left" if is_text else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*map(Text, row))
+            if Measurement.get(self.console, self.console.options.update(width=WIDEST), table).maximum <= width:
+                break
+        self.console.print(table)
+        for duel in fought:
+            self.console.print(scoreboard.comparison_line(duel), highlight=False, markup=False)
+        for note in self._notes():
+            self.console.print(note, style="dim", highlight=False, markup=False)
+        self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,208 @@
+"""The work of ``esper sweep``, from valid configurations to ranking and picture."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from actors.settings import choose_ray_settings
+from esper_ray.cli import options as opt
+from esper_ray.cli.signals import StopRequest
+from esper_ray.karn.console.sweep_progress import sweep_progress
+from esper_ray.karn.reports import sweep_report
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
+from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.sweep_results import DONE, RankedChoice, TrialResult
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+from esper_ray.simic.ranking import LEVEL, ranking
+from esper_ray.tolaria.assembly import build_organism
+from esper_ray.tolaria.tasks import TaskError, load_task
+
+FAILED = 1
+"""Exit code when trials failed."""
+
+
+class SweepJob:
+    """Checks, runs, ranks, writes."""
+
+    def __init__(
+        self,
+        sweep: SweepConfig,
+        base: RunConfig,
+        trials: Sequence[Trial],
+        previous: SweepDirectory | None,
+        folder: Path,
+        *,
+        command: Sequence[str],
+    ) -> None:
+        """
+        Args:
+            previous: the sweep to go on with, instead of a new one in ``folder``.
+
+        Raises:
+            UsageError: if a trial cannot be run; see ``options.check_run``.
+        """
+        self.sweep, self.base, self.trials = sweep, base, trials
+        self.previous, self.folder, self.command = previous, folder, command
+        self.console = Console()
+        self.host_parameters = checked(trials)
+        if previous is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(
+                f"--out {folder}: it must be a new or empty folder; --resume {folder} goes on with a sweep"
+            )
+
+    def run(self) -> int:
+        """Exit code: 0 when all trials are done, 1 when some failed, 130 or 143 after a signal."""
+        choose_ray_settings()
+        from actors.sweep import Sweeper
+
+        with StopRequest() as stop, Sweeper(self.trials, self.sweep.concurrent) as sweeper:
+            stop.listen()
+            directory = self.previous or SweepDirectory.create(
+                self.folder, self.sweep, self.base, self.host_parameters, self.command
+            )
+            self._say(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
+            with directory.lock():
+                errors: dict[str, str] = {}
+                if any(standing.status not in DONE for standing in directory.standings()):
+                    with sweep_progress(directory, self.console) as watcher:
+                        errors = sweeper.run(directory, watcher, stop)
+                return self._end(directory, errors, stop)
+
+    def _headline(self, directory: SweepDirectory) -> str:
+        done = sum(standing.status in DONE for standing in directory.standings())
+        resumed = f", {done} of them done" if self.previous is not None else ""
+        grid = "".join(f", {key} in {list(values)}" for key, values in self.sweep.grid.items())
+        modes = list(dict.fromkeys(trial.config.reward.mode for trial in self.trials))
+        seeds = list(dict.fromkeys(trial.seed for trial in self.trials))
+        return (
+            f"{len(self.trials)} trials of {self.base.name}{resumed}: reward modes {', '.join(modes)}{grid}, seeds "
+            f"{', '.join(map(str, seeds))}; {self.base.ppo.rounds} rounds each, scheduler {self.sweep.scheduler}"
+        )
+
+    def _end(self, directory: SweepDirectory, errors: Mapping[str, str], stop: StopRequest) -> int:
+        standings = directory.standings()
+        table = sweep_report.write_sweep(directory.path, standings)
+        done = [standing for standing in standings if standing.status in DONE]
+        go_on = f"esper sweep --resume {shlex.quote(str(directory.path))}"
+        if stop() and len(done) < len(standings):
+            self._say(f"stopped: {len(done)} of {len(standings)} trials are done; so far {table}\ngo on with: {go_on}")
+            return stop.exit_code
+        if done:
+            self._rank(directory, done)
+        for trial, error in errors.items():
+            self._say(f"failed: {trial}: {error}")
+        if len(done) < len(standings):
+            self._say(f"{len(done)} of {len(standings)} trials are done; try the others again with: {go_on}")
+            return FAILED
+        return 0
+
+    def _rank(self, directory: SweepDirectory, done: Sequence[TrialResult]) -> None:
+        rankings = rank_choices(self.sweep, done)
+        title = f"{self.sweep.name}: {len(done)} trials of {self.base.name}, {self.base.ppo.rounds} rounds"
+        notes = self._notes(rankings)
+        sweep_report.write_ranking(directory.path, rankings)
+        sweep_report.write_markdown(directory.path, rankings, title, notes)
+        first = next(iter(rankings))
+        picture = sweep_report.draw_sweep(directory.path, grouped(self.sweep, done), rankings[first], title)
+        for name, ranked in rankings.items():
+            table = Table(title=name, title_justify="left", header_style="bold", box=None, pad_edge=False)
+            for heading in sweep_report.HEADINGS:
+                table.add_column(heading, justify="left" if heading == "choice" else "right", overflow="fold")
+            for row in sweep_report.table_rows(ranked):
+                table.add_row(*row)
+            self.console.print(table)
+        for note in notes:
+            self.console.print(note, style="dim", highlight=False, markup=False)
+        self._say(f"written to {directory.path}, picture {picture}")
+
+    def _notes(self, rankings: Mapping[str, Sequence[RankedChoice]]) -> list[str]:
+        """What one needs to know to read the ranking."""
+        price = 100.0 * self.base.reward.param_penalty_weight / self.base.reward.param_budget * 1000
+        notes = [
+            f"Score of a trial: mean objective of its last {self.sweep.window} rounds, as played, with exploration. "
+            f"Objective: validation accuracy with committed seeds only, in points, minus {price:g} for every 1,000 "
+            "parameters beyond those of the host. Returns are not compared: each reward mode has its own currency. "
+            f"Scores of a choice: interquartile mean over its trials, with a {LEVEL:.0%} bootstrap interval over seeds "
+            "(stratified by everything else). Best in: share of the resamples in which no other does better. The test "
+            "split is looked at by `esper evaluate` alone; it takes run directories of trials."
+        ]
+        ranked = [entry for entries in rankings.values() for entry in entries]
+        if any(entry.trials < 5 for entry in ranked):
+            notes.append(
+                "Intervals from fewer than five trials are rather too narrow, those of one trial mean nothing."
+            )
+        if any(entry.stopped for entry in ranked):
+            notes.append("Trials that were stopped early count with what they had reached by then.")
+        if self.sweep.scheduler in POPULATION_SCHEDULERS:
+            notes.append(
+                "Trials of a population copy each other: they are not independent, and the intervals too narrow. Their "
+                "settings changed on the way; sweep.csv holds the last ones, the manifests where each came from."
+            )
+        return notes
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def checked(trials: Sequence[Trial]) -> dict[str, int]:
+    """See that every trial can run; parameters of the host of each.
+
+    Raises:
+        UsageError: naming the trial.
+        TaskError: likewise.
+    """
+    import os
+
+    known: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for trial in trials:
+        config = trial.config
+        key = config.model_dump_json(include={"task", "host", "growth", "training"})
+        try:
+            opt.check_devices(config, on_cluster="RAY_ADDRESS" in os.environ)
+            if key not in known:
+                opt.check_run(config)
+                cpu = torch.device("cpu")
+                known[key] = build_organism(config, load_task(config.task, cpu), cpu, seed=0).model.host_parameters
+        except (UsageError, TaskError, ValueError) as error:
+            raise UsageError(f"trial {trial.name}: {error}") from error
+        found[trial.name] = known[key]
+    return found
+
+
+def grouped(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Trials by choice: everything that sets them apart but the seed, and what a population changes on the way."""
+    keys = ["reward.mode"] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
+    groups: dict[str, list[TrialResult]] = {}
+    for standing in standings:
+        groups.setdefault(sweep_report.choice_name(standing.settings, keys), []).append(standing)
+    return groups
+
+
+def rank_choices(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
+    """The ranking of the choices; and, of several keys, one of the values of each, stratified by the others."""
+    choices = grouped(sweep, standings)
+    strata = {name: [[s.score_pp for s in group if s.score_pp is not None]] for name, group in choices.items()}
+    rankings = {"choices": ranking(strata, {name: _stopped(group) for name, group in choices.items()})}
+    keys = [] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
+    varied = [key for key in keys if len({sweep_report.choice_name(s.settings, [key]) for s in standings}) > 1]
+    for key in varied if len(varied) > 1 else ():
+        others = [other for other in varied if other != key]
+        cells: dict[str, dict[str, list[float]]] = {}
+        stopped: dict[str, int] = {}
+        for s in standings:
+            value, stratum = sweep_report.choice_name(s.settings, [key]), sweep_report.choice_name(s.settings, others)
+            if s.score_pp is not None:
+                cells.setdefault(value, {}).setdefault(stratum, []).append(s.score_pp)
+            stopped[value] = stopped.get(value, 0) + _stopped([s])
+        rankings[f"by {key}"] = ranking({value: list(found.values()) for value, found in cells.items()}, stopped)
+    return rankings
+
+
+def _stopped(standings: Sequence[TrialResult]) -> int:
+    return sum(standing.status == "stopped" for standing in standings)

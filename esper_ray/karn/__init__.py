@@ -1,0 +1,1 @@
+"""Karn: what an operator looks at, on the console and in reports."""

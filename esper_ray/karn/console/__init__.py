@@ -1,0 +1,1 @@
+"""Progress of runs and sweeps in a terminal or in a log."""

@@ -1,0 +1,152 @@
+"""How a sweep is going: a table with one line for each trial on a terminal, plain lines elsewhere."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from esper_ray.karn.console.progress import describe_duration
+from esper_ray.leyline.sweep_results import DONE, TrialResult
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+
+ORDER = ("running", "failed", "interrupted", "finished", "stopped", "waiting")
+"""Which trials are shown first where there is no room for all."""
+STYLES = {"running": "bold", "failed": "red", "waiting": "dim", "interrupted": "yellow", "stopped": "dim"}
+MARGIN = 6
+"""Lines of a terminal that are kept free for everything else."""
+
+
+class SweepProgress(Protocol):
+    """Shows a sweep. Used within ``with``."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def changed(self, trial: str, status: str) -> None:
+        """A trial has started, finished a round, or ended."""
+
+
+class TimeEstimate:
+    """Time left, from the rounds of this process."""
+
+    def __init__(self, standings: Iterable[TrialResult]) -> None:
+        self._began = time.monotonic()
+        self._before = sum(standing.round_index for standing in standings)
+
+    def left(self, standings: Iterable[TrialResult]) -> float | None:
+        """Seconds; None before the first round."""
+        known = list(standings)
+        done = sum(standing.round_index for standing in known) - self._before
+        open_rounds = sum(s.rounds - s.round_index for s in known if s.status not in (*DONE, "failed"))
+        return (time.monotonic() - self._began) / done * open_rounds if done > 0 else None
+
+
+class PlainSweepProgress:
+    """One line for each round of each trial, for logs and pipes."""
+
+    def __init__(self, sweep: SweepDirectory, console: Console) -> None:
+        self._sweep, self._console = sweep, console
+        self._standings = {standing.trial: standing for standing in sweep.standings()}
+        self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
+        self._estimate = TimeEstimate(self._standings.values())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def changed(self, trial: str, status: str) -> None:
+        """Print the line."""
+        standing = self._sweep.standing(trial)
+        self._standings[trial], self._statuses[trial] = standing, status
+        score = "" if standing.score_pp is None else f"  score {standing.score_pp:+.1f}"
+        accuracy = standing.means.get("committed_accuracy_ratio")
+        more = "" if accuracy is None else f"  committed accuracy {accuracy:.1%}"
+        self._console.print(
+            f"{trial}  {status}  round {standing.round_index}/{standing.rounds}{score}{more}  "
+            f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+class LiveSweepProgress:
+    """A table that redraws itself."""
+
+    def __init__(self, sweep: SweepDirectory, console: Console) -> None:
+        self._sweep, self._console = sweep, console
+        self._standings = {standing.trial: standing for standing in sweep.standings()}
+        self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
+        self._estimate = TimeEstimate(self._standings.values())
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def changed(self, trial: str, status: str) -> None:
+        """Look at its files again."""
+        self._standings[trial] = self._sweep.standing(trial)
+        self._statuses[trial] = status
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("trial", "", "round", "score", "committed", "growth", "kept", "return"):
+            is_text = name in ("trial", "")
+            table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
+        names = sorted(self._standings, key=lambda name: ORDER.index(self._statuses[name]))
+        shown = set(names[: max(4, self._console.height - MARGIN)])
+        for name, standing in self._standings.items():
+            if name in shown:
+                table.add_row(*_row(standing, self._statuses[name]), style=STYLES.get(self._statuses[name], ""))
+        parts: list[Table | Text] = [table]
+        if len(shown) < len(names):
+            parts.append(Text(f"and {len(names) - len(shown)} more", style="dim"))
+        summary = f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
+        return Group(*parts, Text(summary, style="dim"))
+
+
+def _at_rest(standing: TrialResult) -> str:
+    """Status of a trial before this process runs any."""
+    return standing.status if standing.status in DONE else "waiting"
+
+
+def _row(standing: TrialResult, status: str) -> tuple[str, ...]:
+    means = standing.means
+    if standing.score_pp is None:
+        return (standing.trial, status, f"0/{standing.rounds}", "", "", "", "", "")
+    return (
+        standing.trial + (f" g{standing.generation}" if standing.generation else ""),
+        status,
+        f"{standing.round_index}/{standing.rounds}",
+        f"{standing.score_pp:+.1f}",
+        f"{means['committed_accuracy_ratio']:.1%}",
+        f"{means['growth_ratio']:.2f}x",
+        f"{means['fossilised_mean']:.1f}",
+        f"{means['return_mean']:+.2f}",
+    )
+
+
+def _counts(statuses: Iterable[str]) -> str:
+    counts = Counter(statuses)
+    return ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
+
+
+def _left(estimate: TimeEstimate, standings: Iterable[TrialResult]) -> str:
+    seconds = estimate.left(standings)
+    return "" if seconds is None else f"; left about {describe_duration(seconds)}"
+
+
+def sweep_progress(sweep: SweepDirectory, console: Console) -> SweepProgress:
+    """The live table on a terminal, plain lines elsewhere."""
+    return LiveSweepProgress(sweep, console) if console.is_terminal else PlainSweepProgress(sweep, console)

@@ -1,0 +1,1 @@
+"""Pictures, tables and texts about runs, sweeps and evaluations."""

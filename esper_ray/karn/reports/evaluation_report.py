@@ -1,0 +1,234 @@
+"""What an evaluation leaves behind: ``scores.csv``, ``summary.csv``, ``comparison.md``, ``comparison.png``."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.transforms import ScaledTranslation
+
+from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
+
+ASIDE_INCHES = 0.12
+"""How far a policy is drawn beside another that costs the same."""
+LEGEND_COLUMNS = 4
+INK, FAINT = "#22333b", "#c7d3dd"
+COLOURS = (
+    *("#3bb273", "#4d9de0", "#8e6bbf", "#f2c14e", "#d1495b", "#7d8597"),
+    *("#b5651d", "#1d3557", "#e58fb1", "#9bbb1f", "#5b3a29", "#00b4d8"),
+)
+COLUMNS = (
+    "policy",
+    "test %",
+    "test gain",
+    "objective",
+    "objective gain",
+    "parameters",
+    "train GFLOP",
+    "spread",
+    "rollbacks",
+    "kept",
+    "",
+)
+"""Headings of the table; the last column marks the frontier."""
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+"""Headings and rows; texts may have several lines."""
+
+
+def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
+    """The table for people: one row a policy, texts in the order of :data:`COLUMNS`."""
+    return [
+        (
+            s.policy,
+            str(s.test_accuracy_pp),
+            "control" if s.test_gain_pp is None else s.test_gain_pp.signed,
+            str(s.objective_pp),
+            "control" if s.objective_gain_pp is None else s.objective_gain_pp.signed,
+            f"{s.parameters:,.0f}",
+            f"{s.train_gflops:.3g}" if s.train_gflops < 100 else f"{s.train_gflops:,.0f}",
+            f"{s.spread_pp:.1f}",
+            str(s.rollbacks),
+            f"{s.fossilised:.1f}",
+            "frontier" if s.on_frontier else "",
+        )
+        for s in summaries
+    ]
+
+
+def layouts(summaries: Sequence[Summary]) -> list[Table]:
+    """The table as it may be shown, widest first: in single lines, with intervals below their means, and dense."""
+    rows = table_rows(summaries)
+    stacked = [(_below(row[0], row[-1]), *(cell.replace(" [", "\n[") for cell in row[1:-1])) for row in rows]
+    dense = [(*row[:3], row[4], _below(row[5], row[6]), _below(row[7], row[8])) for row in stacked]
+    headings = ("policy", "test %", "test\ngain", "objective\ngain", "parameters\ntrain GFLOP", "spread\nrollbacks")
+    return [
+        (COLUMNS, rows),
+        (tuple(name.replace(" ", "\n") for name in COLUMNS[:-1]), stacked),
+        (headings, dense),
+    ]
+
+
+def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
+    """``scores.csv``: one line an episode."""
+    path = folder / "scores.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([f.name for f in fields(Score)])
+        for score in scores:
+            values = asdict(score) | {"seeds_grown": " ".join(f"{slot}:{b}" for slot, b in score.seeds_grown)}
+            writer.writerow(["" if value is None else value for value in values.values()])
+    return path
+
+
+def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
+    """``summary.csv``: one line a policy; an interval takes three columns."""
+    path = folder / "summary.csv"
+    rows = [_flat(summary) for summary in summaries]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_markdown(
+    folder: Path, summaries: Sequence[Summary], duels: Sequence[PairedComparison], title: str, notes: Sequence[str]
+) -> Path:
+    """``comparison.md``: the table with what one needs to read it, and what one policy gains over each other."""
+    path = folder / "comparison.md"
+    lines = [
+        f"# {title}",
+        "",
+        *(line for note in notes for line in (note, "")),
+        f"| {' | '.join(COLUMNS)} |",
+        "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|",
+    ]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(summaries)]
+    if duels:
+        lines += ["", f"| {duels[0].policy} over | test gain | objective gain |", "|---|---:|---:|"]
+        for duel in duels:
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in (duel.over, *_gains_of(duel)))} |")
+    path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
+    return path
+
+
+def comparison_line(duel: PairedComparison) -> str:
+    """One duel in words."""
+    test, objective = _gains_of(duel)
+    return f"gain of {duel.policy} over {duel.over}: test {test}, objective {objective}"
+
+
+def _gains_of(duel: PairedComparison) -> tuple[str, str]:
+    return duel.test_gain_pp.signed, duel.objective_gain_pp.signed
+
+
+def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:
+    """``comparison.png``: quality against cost, and what each policy gains over the control."""
+    figure = Figure(figsize=(12, max(5.2, 0.4 * len(summaries))), layout="constrained")
+    figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=11, color=INK)
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    _frontier(left, scores, summaries)
+    _gains(right, summaries)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=1.0, ncols=LEGEND_COLUMNS)
+    path = folder / "comparison.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary]) -> None:
+    axes.set_xscale("log")
+    costs = [summary.parameters for summary in summaries]
+    for index, (colour, summary) in enumerate(zip(_colours(len(summaries)), summaries, strict=True)):
+        mine = [score for score in scores if score.policy == summary.policy]
+        axes.scatter(
+            [s.parameters for s in mine], [s.test_accuracy_pp for s in mine], s=14, color=colour, alpha=0.5, linewidth=0
+        )
+        mean = summary.test_accuracy_pp
+        hidden = sum(_overlap(summary, other) for other in summaries[:index])
+        aside = axes.transData + ScaledTranslation(hidden * ASIDE_INCHES, 0.0, axes.figure.dpi_scale_trans)
+        whiskers = [[mean.mean - mean.low], [mean.high - mean.mean]]
+        axes.errorbar(
+            summary.parameters, mean.mean, whiskers, fmt="none", color=colour, capsize=3, linewidth=1.5, transform=aside
+        )
+        axes.plot(
+            [summary.parameters],
+            [mean.mean],
+            color=colour,
+            linestyle="none",
+            marker="o",
+            markersize=8,
+            markeredgecolor=INK if summary.on_frontier else colour,
+            markeredgewidth=1.5,
+            label=_legend(summary),
+            transform=aside,
+            zorder=3,
+        )
+    axes.xaxis.set_major_formatter(_thousands)
+    axes.xaxis.set_minor_formatter(FuncFormatter(_thousands) if max(costs) < 10 * min(costs) else NullFormatter())
+    axes.set_xlabel("parameters of the final network")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title("quality and cost: episodes, means with 95 % intervals; frontier ringed", loc="left", fontsize=9)
+    axes.grid(color=FAINT, linewidth=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _thousands(value: float, _position: float) -> str:
+    """A tick, but none where they would stand too close together."""
+    leading = value / 10 ** math.floor(math.log10(value))
+    return f"{value:,.0f}" if round(leading) in (1, 2, 3, 5) else ""
+
+
+def _overlap(one: Summary, other: Summary) -> bool:
+    """Whether two policies would be drawn over each other."""
+    mine, theirs = one.test_accuracy_pp, other.test_accuracy_pp
+    return abs(other.parameters / one.parameters - 1.0) < 0.02 and mine.low <= theirs.high and theirs.low <= mine.high
+
+
+def _legend(summary: Summary) -> str:
+    rollbacks = f", rollbacks {summary.rollbacks}" if summary.rollbacks else ""
+    return f"{_plain(summary.policy)} (spread {summary.spread_pp:.1f}{rollbacks})"
+
+
+def _plain(label: str) -> str:
+    """A label that is not taken for a formula."""
+    return label.replace("$", r"\$")
+
+
+def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
+    control = next(s.policy for s in summaries if s.objective_gain_pp is None)
+    colours = dict(zip((s.policy for s in summaries), _colours(len(summaries)), strict=True))
+    others = [(s.policy, s.objective_gain_pp) for s in reversed(summaries) if s.objective_gain_pp is not None]
+    for row, (policy, gain) in enumerate(others):
+        axes.plot([gain.low, gain.high], [row, row], color=colours[policy], linewidth=3, solid_capstyle="butt")
+        axes.scatter(gain.mean, row, s=45, color=colours[policy], zorder=3)
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(others)), [_plain(policy) for policy, _ in others])
+    axes.set_xlabel("points of the objective, paired by seed")
+    axes.set_title(f"gain over {_plain(control)}, with 95 % interval", loc="left", fontsize=9)
+    axes.grid(axis="x", color=FAINT, linewidth=0.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _below(text: str, other: str) -> str:
+    return "\n".join(filter(None, (text, other)))
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def _flat(summary: Summary) -> dict[str, object]:
+    row: dict[str, object] = {}
+    for field in fields(Summary):
+        value = getattr(summary, field.name)
+        if "Interval" in str(field.type):
+            for part in ("mean", "low", "high"):
+                row[f"{field.name}_{part}"] = "" if value is None else getattr(value, part)
+        else:
+            row[field.name] = "" if value is None else value
+    return row

@@ -1,0 +1,1 @@
+"""Dashboard, alert rules and annotations for Grafana, and the queries to Prometheus."""

@@ -1,0 +1,1 @@
+"""From records to metrics: reducer, publisher, exporter, anomalies."""

@@ -1,0 +1,114 @@
+"""Metrics of one process for Prometheus, without Ray."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from threading import Event
+from types import TracebackType
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.metrics_core import Metric as PrometheusMetric
+from prometheus_client.registry import Collector
+
+from esper_ray.leyline.errors import UserError
+from esper_ray.nissa.catalogue.metrics import METRICS
+from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
+from esper_ray.nissa.metrics.reducer import Change
+
+
+class ExporterError(UserError):
+    """Metrics cannot be exported as it was asked for."""
+
+    remedy = "Choose another port, or 0 for a free one."
+
+
+class Exporter(Protocol):
+    """Shows metrics to somebody."""
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed."""
+
+    def close(self) -> None:
+        """Show nothing any more."""
+
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.5, 30.0
+
+
+class _Scrapes(Collector):
+    """Shows nothing, and notes when somebody looks."""
+
+    def __init__(self) -> None:
+        self.times: deque[float] = deque(maxlen=2)
+        self.fresh = Event()
+        """Whether somebody has looked since it was cleared."""
+
+    def collect(self) -> Iterable[PrometheusMetric]:
+        self.times.append(time.monotonic())
+        self.fresh.set()
+        return ()
+
+    def patience_s(self) -> float:
+        """How long the next look may take: twice as long as the last; a moment if that is not known."""
+        if len(self.times) < 2:
+            return FIRST_WAIT_SECONDS
+        return min(2.0 * (self.times[1] - self.times[0]) + 1.0, LONGEST_WAIT_SECONDS)
+
+
+class PrometheusExporter:
+    """Serves ``/metrics`` on a port of this machine."""
+
+    def __init__(self, run: str, group: str, port: int, address: str = "127.0.0.1") -> None:
+        """
+        Args:
+            port: 0 takes a free one; see :attr:`port`.
+
+        Raises:
+            ExporterError: if the port is taken.
+        """
+        self._common = (run, group)
+        self.registry = CollectorRegistry()
+        self._metrics = {name: self._registered(metric) for name, metric in METRICS.items()}
+        self._scrapes = _Scrapes()
+        self.registry.register(self._scrapes)
+        self._scrapes.times.clear()  # registering looks, too
+        try:
+            self._server, self._thread = start_http_server(port, address, self.registry)
+        except OSError as error:
+            raise ExporterError(f"metrics cannot be served on {address}:{port}: {error.strerror or error}") from error
+        self.port = int(self._server.server_port)
+
+    def _registered(self, metric: Metric) -> Counter | Gauge | Histogram:
+        labels = (*COMMON_LABELS, *metric.labels)
+        if metric.type == "histogram":
+            return Histogram(metric.exported, metric.about, labels, buckets=metric.buckets, registry=self.registry)
+        made = Counter if metric.type == "counter" else Gauge
+        return made(metric.exported, metric.about, labels, registry=self.registry)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Show what has changed."""
+        for change in changes:
+            metric = self._metrics[change.metric].labels(*self._common, *change.labels)
+            if isinstance(metric, Gauge):
+                metric.set(change.value)
+            elif isinstance(metric, Counter):
+                metric.inc(change.value)
+            else:
+                metric.observe(change.value)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Stop serving, ``at_once`` or when those who look from time to time have seen the end."""
+        self._scrapes.fresh.clear()
+        self._scrapes.fresh.wait(0.0 if at_once else self._scrapes.patience_s())
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> "PrometheusExporter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(at_once=kind is SystemExit)  # somebody has asked twice to stop
