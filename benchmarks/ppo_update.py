@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.network import Memory, PolicyNetwork, PolicyOutput
+from esper_policies.tamiyo import LearnedPolicy
 from torch import Tensor
 
-from actors.ppo import PPOLearner, padded_batch
 from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.leyline.actions import ARGUMENT_HEADS, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
@@ -19,8 +21,6 @@ from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, blueprint_indices, observation_size
 from esper_ray.leyline.policy import Episode, Trajectory, View
 from esper_ray.leyline.records import HostSignals
-from policies.network import Memory, PolicyNetwork, PolicyOutput
-from policies.tamiyo import LearnedPolicy
 
 EPISODES, STEPS, SLOTS = 10, 150, 3
 UPDATE_PAIRS = 7

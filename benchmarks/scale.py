@@ -21,14 +21,14 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 import numpy as np
+from esper_actors.cluster.settings import choose_ray_settings
+from esper_actors.rollout.pool import EnvironmentPool, PlayedEpisode
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
+from esper_actors.training.controller import Controller
+from esper_actors.training.ppo_learner import PPOLearner
 
-from actors.controller import Controller
-from actors.keeping import Behaviour, Keeping
-from actors.ppo import PPOLearner
-from actors.recording import Assignment
-from actors.rollout import episode_seed
-from actors.settings import choose_ray_settings
-from actors.slots import EnvironmentSlots, Played
 from benchmarks.report import Bar, Result
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
@@ -64,16 +64,22 @@ class Sleeping:
     """Plays by waiting."""
 
     def __init__(
-        self, template: Episode, step_s: float, config: RunConfig, device: str, count: int, keeping: Keeping | None
+        self,
+        template: Episode,
+        step_s: float,
+        config: RunConfig,
+        device: str,
+        count: int,
+        keeping: SnapshotPolicy | None,
     ) -> None:
         self.template, self.step_s = template, step_s
 
-    def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any], *_: Any) -> Played:
+    def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any], *_: Any) -> PlayedEpisode:
         """An episode of this environment, after a while."""
         seconds = seconds_of(assignment.seed, self.step_s)
         sleep(seconds)
         whose = {"index": assignment.index, "env": assignment.env, "seed": assignment.seed}
-        return Played(replace(self.template, **whose), seconds)
+        return PlayedEpisode(replace(self.template, **whose), seconds)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def config_of(environments: int, rounds: int) -> RunConfig:
 def template_of(config: RunConfig) -> Episode:
     """A real episode."""
     behaviour, weights = Behaviour(0, 0, "", 0.1), PPOLearner(config).weights()
-    return EnvironmentSlots(config, "cpu", 1).play(Assignment(0, 0, 0), behaviour, weights).episode
+    return EnvironmentPool(config, "cpu", 1).play(Assignment(0, 0, 0), behaviour, weights).episode
 
 
 @contextmanager
@@ -171,16 +177,15 @@ def simulated_nodes() -> Any:
 
 def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
     """Some rounds with so many environments."""
+    from esper_actors.cluster.workers import RayWorkerGroup
     from ray import cloudpickle
-
-    from actors.cluster import RayCrew
 
     config = config_of(environments, rounds + 1)
     template = template_of(config)
     listener = Listening()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.create(Path(folder), config, ["scale"])
-        with RayCrew(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s)) as crew:
+        with RayWorkerGroup(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s)) as crew:
             controller = Controller(config, crew, directory, listener, lambda: False)
             controller.start()
             controller.run()

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from esper_actors.factory import make_workers
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.workers import play_round
 
-from actors.crew import play
-from actors.hire import make_crew
-from actors.recording import Assignment
-from actors.rollout import episode_seed
 from benchmarks.host_epoch import random_images
 from benchmarks.report import Result
 from esper_ray.environment import MorphogenesisEnv
@@ -92,7 +92,7 @@ def environment_rates() -> dict[int, float]:
             read_preset("digits"),
             {"system.envs": count, "system.envs_per_actor": 1, "episode_length": EPISODE, "policy.memory_size": 64},
         )
-        with make_crew(config, serial=False) as crew:
+        with make_workers(config, serial=False) as crew:
             once = partial(_play, crew, config)
             once(0)
             began = perf_counter()
@@ -103,7 +103,7 @@ def environment_rates() -> dict[int, float]:
 
 def _play(crew: Any, config: RunConfig, index: int) -> None:
     assignments = [Assignment(env, env, episode_seed(config.seed, index, env)) for env in range(config.system.envs)]
-    play(crew, assignments, 0.0)
+    play_round(crew, assignments, 0.0)
 
 
 def draw(seeds: dict[int, float], rates: dict[int, float]) -> None:

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.crew import Watch, play
-from actors.observing import Observing
-from actors.recording import Assignment
-from actors.rollout import episode_seed
-from actors.sampling import Record
-from actors.serial import SerialCrew
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.rollout.sampling import Record
+from esper_actors.training.local import LocalWorkerGroup
+from esper_actors.training.observing import MetricsObserver
+from esper_actors.training.workers import Watch, play_round
+
 from benchmarks.report import Bar, Result
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build, read_preset
@@ -40,9 +41,9 @@ def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], 
     told: list[Sequence[Record]] = []
     watch = Watch(lambda _: None, lambda _: None, lambda: False, told.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
-    with SerialCrew(config) as crew:
+    with LocalWorkerGroup(config) as crew:
         began = time.perf_counter()
-        episodes = play(crew, assignments, 0.1, watch)
+        episodes = play_round(crew, assignments, 0.1, watch)
         crew.update(episodes, 0, watch)
         seconds = time.perf_counter() - began
     env = MorphogenesisEnv(config)
@@ -77,7 +78,7 @@ def measure() -> Result:
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
         feed = MetricsPublisher(config, exporter)
         run = RunDirectory.create(Path(folder), config, [])
-        watching = Observing(config, run, exporter, Silent())
+        watching = MetricsObserver(config, run, exporter, Silent())
         for repeat in range(REPEATS):
             log = EventLog(Path(folder) / str(repeat), "benchmark")
             log.folder.mkdir()

@@ -15,8 +15,6 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from esper_ray.control import ControlCurves
-from esper_ray.episode import EpisodeState, PlayProgress, packed, unpacked
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
@@ -33,7 +31,9 @@ from esper_ray.leyline.observation import (
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Event, HostSignals, LedgerEntry, Measurement, Reports
 from esper_ray.leyline.stopwatch import Stopwatch
-from esper_ray.life import Life
+from esper_ray.runtime.control import NoGrowthBaseline
+from esper_ray.runtime.host import HostRuntime
+from esper_ray.runtime.snapshot import EpisodeState, PlayProgress, pack, unpack
 from esper_ray.simic.ledger import Ledger
 from esper_ray.simic.live.engine import RewardEngine, needs_control
 from esper_ray.simic.live.transition import Transition, committed_accuracy, fossil_parameters
@@ -97,7 +97,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 "masks": spaces.MultiBinary(mask_vector_size(slots)),
             }
         )
-        self._controls = ControlCurves(config, self.data, self.device, self.host)
+        self._controls = NoGrowthBaseline(config, self.data, self.device, self.host)
         self.action_space = spaces.MultiDiscrete(list(head_sizes(slots).values()))  # type: ignore[assignment]
         self._flops = flops
         self._over = True
@@ -114,7 +114,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         chosen = int(self.np_random.integers(2**32)) if seed is None else seed
         control = self._controls.of(chosen) if needs_control(self.config.reward) else ()
-        self.life = Life(self.config, self.data, self.device, self.host, chosen, self._flops)
+        self.life = HostRuntime(self.config, self.data, self.device, self.host, chosen, self._flops)
         self.books = self._new_books(control)
         self.illegal_actions = 0
         self._last_operation, self._last_success = LifecycleOp.WAIT, True
@@ -250,7 +250,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         )
         generator = dict(self.np_random.bit_generator.state)
         digest = self.config.environment_digest()
-        return packed(EpisodeState(play, *self.life.saved(), generator, digest, self.data.fingerprint))
+        return pack(EpisodeState(play, *self.life.saved(), generator, digest, self.data.fingerprint))
 
     def load_state(self, blob: bytes) -> tuple[Observation, dict[str, Any]]:
         """Go on with an episode from where :meth:`save_state` left it. Returns what ``reset`` would.
@@ -259,8 +259,8 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             EpisodeStateError: if ``blob`` is no saved episode, or belongs to another configuration, other data or
                 another host. The environment is as it was then.
         """
-        state = unpacked(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
-        life = Life(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
+        state = unpack(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
+        life = HostRuntime(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
         life.resume(state)
         self.life, play = life, state.play
         self.np_random.bit_generator.state = dict(state.generator)

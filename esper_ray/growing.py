@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from esper_policies.bundle import PolicyBundle, load_bundle
 from torch import Tensor, nn
 
 from esper_ray.kasmina.lifecycle.commands import command_of
@@ -43,7 +44,6 @@ from esper_ray.tolaria.governor import Governor
 from esper_ray.tolaria.gradients import GradientWatch
 from esper_ray.tolaria.measurement import measure
 from esper_ray.tolaria.seed_measurements import MeasuredSeeds
-from policies.bundle import PolicyBundle, load_bundle
 
 Pairs = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Inputs and targets, as two tensors or in batches."""
@@ -132,7 +132,7 @@ class HeldOut:
             raise ValueError(f"targets must lie in 0..{self.classes - 1}, the classes of the model; got {low}..{high}")
 
 
-class Growing:
+class GrowthSession:
     """A growing model that Tamiyo steers, epoch by epoch: iterate over it, and train in the body of the loop.
 
     The policy acts when the next step is asked for, and measures what came of it when the one after is. A
@@ -286,7 +286,7 @@ def grow(
     examples: int = 2000,
     greedy: bool = True,
     seed: int = 0,
-) -> Growing:
+) -> GrowthSession:
     """Let a trained Tamiyo steer the growth of ``model`` while you train it.
 
     Args:
@@ -324,7 +324,7 @@ def grow(
     bundle.check_serves({attachment.slot: attachment.shape.topology for attachment in attachments})
     growing = _wrapped(model, places, example, growth, causal=causal, seed=seed)
     organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or SGD, seeds=seeds))
-    return Growing(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)
+    return GrowthSession(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)
 
 
 def _wrapped(

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from torch import nn
 from torchvision.models import resnet18
 
@@ -19,7 +20,6 @@ from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.tolaria.data import ImageData, dataset_of
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
-from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 SETTINGS = {
     "growth.slots": ["r0c0", "r0c1", "r0c2"],

@@ -10,7 +10,8 @@ import argparse
 import logging
 import time
 
-from actors.settings import choose_ray_settings
+from esper_actors.cluster.settings import choose_ray_settings
+
 from esper_ray.leyline.config.loading import build, read_preset
 
 
@@ -29,8 +30,8 @@ def main() -> None:
     config = build(read_preset(arguments.preset), changes)
 
     choose_ray_settings()  # before anything imports Ray
-    from actors.joining import start_ray
-    from actors.rllib import appo_config
+    from esper_actors.cluster.connection import start_ray
+    from esper_actors.rllib.config import appo_config
 
     start_ray(cpus=2)
     for name in ("ray", "ray.rllib"):

@@ -1,10 +1,10 @@
 """The curve of a host that never grows, and what an episode without growth is paid against it."""
 
 import pytest
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
-from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 SMALL = {
     "reward.mode": "settlement",
@@ -53,7 +53,7 @@ def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
 
 
 def test_only_so_many_curves_are_remembered(env, monkeypatch):
-    monkeypatch.setattr("esper_ray.control.KEPT", 2)
+    monkeypatch.setattr("esper_ray.runtime.control.KEPT", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
     kept = [curves.of(seed) for seed in (1, 2, 3)]
     assert list(curves._curves) == [2, 3]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from esper_ray.environment import MorphogenesisEnv, make_environment
-from esper_ray.episode import EpisodeStateError
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.leyline.config.host import CNNHostConfig
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.runtime.snapshot import EpisodeStateError
 from esper_ray.tolaria.data import split_dataset
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -4,6 +4,8 @@ import warnings
 
 import pytest
 import torch
+from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
+from esper_policies.network import PolicyNetwork
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -13,8 +15,6 @@ from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, derived_seed
-from policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
-from policies.network import PolicyNetwork
 
 SETTINGS = {
     "episode_length": 20,

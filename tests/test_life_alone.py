@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from esper_ray.control import ControlCurves
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology, seed_parameter_count
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
-from esper_ray.life import Life, Planted
+from esper_ray.runtime.control import NoGrowthBaseline
+from esper_ray.runtime.host import HostRuntime, PlantedSeed
 from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.governor import HealthVerdict
 from esper_ray.tolaria.tasks import load_task
@@ -30,7 +30,7 @@ def config_of(**changes):
 
 def life_of(config, seed=3):
     device = torch.device("cpu")
-    return Life(config, load_task(config.task, device), device, configured_host(config.host), seed)
+    return HostRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed)
 
 
 def weights(life):
@@ -65,7 +65,7 @@ def test_living_alone_is_stepping_with_wait():
 def test_living_alone_is_the_control_curve():
     config = config_of()
     life = life_of(config, seed=9)
-    curve = ControlCurves(config, life.data, life.device, configured_host(config.host)).of(9)
+    curve = NoGrowthBaseline(config, life.data, life.device, configured_host(config.host)).of(9)
     assert curve == (life.first_accuracy_pp, *(measured.accuracy_pp for measured in life.live_alone()))
 
 
@@ -101,8 +101,8 @@ def test_planted_seeds_are_committed_counted_and_where_they_should_be():
     alone = life.total_parameters
     life.begin_grown(
         [
-            Planted("r0c1", "depthwise", GerminationStyle.LINEAR_ADD),
-            Planted("r0c0", "conv_light", GerminationStyle.GATED_GATE),
+            PlantedSeed("r0c1", "depthwise", GerminationStyle.LINEAR_ADD),
+            PlantedSeed("r0c0", "conv_light", GerminationStyle.GATED_GATE),
         ]
     )
     first, second, third = life.reports()
@@ -123,7 +123,7 @@ def test_planted_seeds_are_committed_counted_and_where_they_should_be():
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.id)
 def test_a_planted_network_begins_where_the_host_does(style):
     life, host = life_of(config_of()), life_of(config_of())
-    life.begin_grown([Planted(f"r0c{i}", "conv_light", style) for i in range(3)])
+    life.begin_grown([PlantedSeed(f"r0c{i}", "conv_light", style) for i in range(3)])
     assert life.first_accuracy_pp == life.measured.accuracy_pp == host.first_accuracy_pp
     assert life.measured.loss == pytest.approx(host.measured.loss)
     assert set(life.measured.players) == {"r0c0", "r0c1", "r0c2"}
@@ -132,7 +132,7 @@ def test_a_planted_network_begins_where_the_host_does(style):
 @pytest.mark.parametrize("freeze", [False, True], ids=["trained", "frozen"])
 def test_planted_seeds_are_trained_with_the_host_whatever_happens_to_later_fossils(freeze):
     life = life_of(config_of(growth__freeze_fossils=freeze, episode_length=3))
-    life.begin_grown([Planted("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
+    life.begin_grown([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     before = weights(life)
     list(life.live_alone())
     after = weights(life)
@@ -145,7 +145,7 @@ def test_planted_seeds_are_trained_with_the_host_whatever_happens_to_later_fossi
 def test_a_planted_life_is_a_function_of_its_seed():
     def lived(seed):
         life = life_of(config_of(), seed)
-        life.begin_grown([Planted("r0c2", "bottleneck", GerminationStyle.LINEAR_ADD)])
+        life.begin_grown([PlantedSeed("r0c2", "bottleneck", GerminationStyle.LINEAR_ADD)])
         return list(life.live_alone()), weights(life)
 
     (ours, final), (again, same) = lived(5), lived(5)
@@ -156,7 +156,7 @@ def test_a_planted_life_is_a_function_of_its_seed():
 
 def test_a_panic_in_the_first_epochs_goes_back_to_the_planted_network():
     life = life_of(config_of())
-    life.begin_grown([Planted("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
+    life.begin_grown([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     before = weights(life)
     life.train()
     assert not equal(weights(life), before)
@@ -174,9 +174,9 @@ def test_nothing_planted_is_the_host():
 def test_seeds_from_the_start_are_refused_afterwards_and_where_there_is_no_slot():
     life = life_of(config_of())
     with pytest.raises(ValueError, match=r"unknown slot 'r9c9'.*\(known: r0c0, r0c1, r0c2\)"):
-        life.begin_grown([Planted("r9c9", "norm", GerminationStyle.LINEAR_ADD)])
+        life.begin_grown([PlantedSeed("r9c9", "norm", GerminationStyle.LINEAR_ADD)])
     assert life.reports() == (None, None, None)
     next(life.live_alone())
     with pytest.raises(ValueError, match="can be there from the start only, not after 1 epochs"):
-        life.begin_grown([Planted("r0c0", "norm", GerminationStyle.LINEAR_ADD)])
+        life.begin_grown([PlantedSeed("r0c0", "norm", GerminationStyle.LINEAR_ADD)])
     assert life.reports() == (None, None, None)

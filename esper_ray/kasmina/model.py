@@ -15,7 +15,7 @@ parameter names stay as they are.
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,142 +24,22 @@ from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.commands import report_of
-from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused, Rules, SeedState
-from esper_ray.kasmina.modules import count_parameters
-from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach, evaluation_mode
-from esper_ray.kasmina.network.branching import repeated, switched
-from esper_ray.kasmina.network.cell import Incubation, SeedCell
-from esper_ray.kasmina.network.growth import Growth, GrowthOptions, LossOf, Outcome, SlotEvent
+from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
+from esper_ray.kasmina.network.attachment import evaluation_mode
+from esper_ray.kasmina.network.growth import LossOf, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
+from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.network.switching import switched
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
-from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
-from esper_ray.leyline.slots import ordered_slot_ids
 
 
 class LifecycleError(ValueError):
     """A command that makes no sense in the state that the slot is in."""
 
 
-class MorphogeneticModel(nn.Module):
-    """A host and its slots. Build it with :meth:`wrap`; ``forward`` is the host's own."""
-
-    def __init__(
-        self,
-        host: nn.Module,
-        attachments: list[Attachment],
-        *,
-        rules: Rules,
-        options: GrowthOptions,
-        incubation: Incubation,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self.host = host
-        self.attachments = {attachment.slot: attachment for attachment in attachments}
-        """Where the slots are, in the order in which a forward pass meets them."""
-        cells = {
-            slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
-            for slot in ordered_slot_ids(self.attachments)
-        }
-        self.cells = nn.ModuleDict(cells)
-        self.copies = 1
-        """How often a pass repeats its batch; more than once only while all coalitions are measured."""
-        self.growth = Growth(host, cells, rules, options, seed)
-        for slot, cell in cells.items():
-            host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
-        first = next(host.parameters(), None)
-        for slot, cell in cells.items():  # type and device of new seeds follow those of their cells
-            cell.to(device=None if first is None else first.device, dtype=self.attachments[slot].dtype)
-
-    @classmethod
-    def wrap(
-        cls,
-        host: nn.Module,
-        slots: Mapping[str, str],
-        example_input: Any,
-        *,
-        rules: Rules | None = None,
-        options: GrowthOptions | None = None,
-        incubation: Incubation | None = None,
-        seed: int = 0,
-        causal: bool = True,
-    ) -> "MorphogeneticModel":
-        """``host`` with slots on the outputs of its submodules.
-
-        Args:
-            host: any module; its code is not changed.
-            slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. Its output must
-                be one (B, C, H, W), (B, T, D) or (B, D) tensor.
-            example_input: input that one evaluation pass can be run on, to discover shapes and order: a tensor,
-                a tuple of positional or a mapping of named arguments, batch first.
-            rules: gates and clocks of the lifecycle.
-            seed: seeds the initial weights of germinated modules.
-            causal: whether tokens of sequences may see earlier tokens only. Say False for encoders.
-
-        Raises:
-            SlotIdError: if a slot id is malformed or there is none.
-            ValueError: if a submodule does not exist, carries two slots, is never called, is called more
-                than once, or returns something else; or if the host is wrapped already.
-        """
-        if any(isinstance(h, SlotHook) for m in host.modules() for h in m._forward_hooks.values()):
-            raise ValueError("the host has slots already; wrap a fresh copy of it")
-        attachments = attach(host, slots, example_input, causal=causal)
-        return cls(
-            host,
-            attachments,
-            rules=rules or Rules(),
-            options=options or GrowthOptions(),
-            incubation=incubation or Incubation(),
-            seed=seed,
-        )
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's output, with every seed doing what its stage says."""
-        if self.copies > 1:
-            args = tuple(repeated(value, self.copies) for value in args)
-            kwargs = {name: repeated(value, self.copies) for name, value in kwargs.items()}
-        return self.host(*args, **kwargs)
-
-    @property
-    def slot_ids(self) -> tuple[str, ...]:
-        """The slots in row-major order."""
-        return tuple(self.cells.keys())
-
-    @property
-    def execution_order(self) -> tuple[str, ...]:
-        """The slots in the order in which a forward pass meets them."""
-        return tuple(self.attachments)
-
-    @property
-    def states(self) -> Mapping[str, SeedState | None]:
-        """Where the seed of each slot stands, ``None`` where the slot is empty."""
-        return self.growth.states
-
-    @property
-    def events(self) -> list[SlotEvent]:
-        """What has happened, oldest first."""
-        return self.growth.log
-
-    @property
-    def host_parameters(self) -> int:
-        """Structural parameter count of the host."""
-        return count_parameters(self.host)
-
-    def seed_parameters(self, slot: str) -> int:
-        """Structural parameter count of the seed in ``slot``, 0 if it holds no module."""
-        self.cell(slot)
-        return self.growth.seed_parameters(slot)
-
-    def cell(self, slot: str) -> SeedCell:
-        """The cell of ``slot``.
-
-        Raises:
-            ValueError: if there is no such slot.
-        """
-        if slot not in self.cells:
-            raise ValueError(unknown_name_message("slot", slot, list(self.slot_ids)))
-        return cast(SeedCell, self.cells[slot])
+class MorphogeneticModel(SlottedNetwork):
+    """A growing network. Build it with :meth:`wrap`; ``forward`` is the host's own."""
 
     # What one does with a seed
 
@@ -384,9 +264,6 @@ class MorphogeneticModel(nn.Module):
                 return loss_of()
 
         return loss
-
-    def _cells(self) -> Iterator[SeedCell]:
-        return (self.cell(slot) for slot in self.slot_ids)
 
     def _obeyed(self, slot: str, outcome: Outcome) -> Outcome:
         for event in outcome.events:

@@ -1,7 +1,8 @@
 """Samples that do not arrive are counted, each once."""
 
-from actors.arriving import Arrivals
-from actors.sampling import Receipt, Told
+from esper_actors.rollout.arriving import SampleTracker
+from esper_actors.rollout.sampling import SampleBatch, StreamSummary
+
 from esper_ray.nissa.log.validation import record_problem
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}
@@ -16,7 +17,7 @@ class Clock:
 
 def told(before, count, teller="a"):
     samples = tuple({"kind": "profile", "number": before + index} for index in range(count))
-    return Told(teller, before, {"kind": "env_epoch", **CLOCK, "step": before}, samples)
+    return SampleBatch(teller, before, {"kind": "env_epoch", **CLOCK, "step": before}, samples)
 
 
 def losses(records):
@@ -27,7 +28,7 @@ def losses(records):
 
 
 def test_what_arrives_is_passed_on_in_order_and_nothing_is_missing():
-    arrivals = Arrivals(Clock())
+    arrivals = SampleTracker(Clock())
     records = list(arrivals.take([told(0, 2), told(2, 0), told(2, 1)]))
     assert [record["kind"] for record in records] == [
         "env_epoch",
@@ -37,23 +38,23 @@ def test_what_arrives_is_passed_on_in_order_and_nothing_is_missing():
         "env_epoch",
         "profile",
     ]
-    arrivals.finished(Receipt("a", CLOCK, 3))
+    arrivals.finished(StreamSummary("a", CLOCK, 3))
     assert arrivals.complete
     assert list(arrivals.settle()) == []
 
 
 def test_what_is_missing_in_between_is_known_when_the_next_one_arrives():
-    arrivals = Arrivals(Clock())
+    arrivals = SampleTracker(Clock())
     assert losses(arrivals.take([told(0, 2), told(5, 1), told(5 + 1, 1), told(9, 0)])) == [3, 2]
-    arrivals.finished(Receipt("a", CLOCK, 9))
+    arrivals.finished(StreamSummary("a", CLOCK, 9))
     assert losses(arrivals.settle(0.0)) == []
 
 
 def test_what_is_missing_at_the_end_is_known_some_time_after_the_episode():
     clock = Clock()
-    arrivals = Arrivals(clock)
+    arrivals = SampleTracker(clock)
     list(arrivals.take([told(0, 2)]))
-    arrivals.finished(Receipt("a", CLOCK, 6))
+    arrivals.finished(StreamSummary("a", CLOCK, 6))
     assert not arrivals.complete
     clock.now += 4.9
     assert list(arrivals.settle(5.0)) == []
@@ -65,20 +66,20 @@ def test_what_is_missing_at_the_end_is_known_some_time_after_the_episode():
 
 
 def test_what_arrives_after_it_was_counted_as_lost_is_dropped():
-    arrivals = Arrivals(Clock())
-    arrivals.finished(Receipt("a", CLOCK, 2))
+    arrivals = SampleTracker(Clock())
+    arrivals.finished(StreamSummary("a", CLOCK, 2))
     assert losses(arrivals.settle(0.0)) == [2]
     assert list(arrivals.take([told(0, 2)])) == []
 
 
 def test_an_episode_that_is_gone_on_with_is_counted_anew():
-    arrivals = Arrivals(Clock())
+    arrivals = SampleTracker(Clock())
     assert losses(arrivals.take([told(0, 2), told(0, 1, "b"), told(2, 1, "b")])) == [1]
-    arrivals.finished(Receipt("b", CLOCK, 3))
+    arrivals.finished(StreamSummary("b", CLOCK, 3))
     assert arrivals.complete
 
 
 def test_an_episode_of_which_nothing_arrived_is_lost_as_a_whole():
-    arrivals = Arrivals(Clock())
-    arrivals.finished(Receipt("a", CLOCK, 7))
+    arrivals = SampleTracker(Clock())
+    arrivals.finished(StreamSummary("a", CLOCK, 7))
     assert losses(arrivals.settle(0.0)) == [7]

@@ -6,18 +6,17 @@ import shutil
 
 import pytest
 import torch
-from learner_builders import drawn, small_config, synthetic, tensors_equal
-
-from actors import checkpoint as module
-from actors.checkpoint import (
+from esper_actors.training import checkpoint as module
+from esper_actors.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoints_in,
     load_checkpoint,
     save_checkpoint,
 )
-from actors.ppo import LearnerState, PPOLearner
-from policies.bundle import weights_digest
+from esper_actors.training.ppo_learner import LearnerState, PPOLearner
+from esper_policies.bundle import weights_digest
+from learner_builders import drawn, small_config, synthetic, tensors_equal
 
 CONFIG = small_config()
 POSITION = {"events.jsonl": 10, "rounds.csv": 20, "timings.csv": 30, "sequence": 4}

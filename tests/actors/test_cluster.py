@@ -1,13 +1,13 @@
 """The crew on Ray does what the crew of one process does."""
 
 import pytest
+from esper_actors.factory import make_workers
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import Interrupted
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.controller import Controller
+from esper_actors.training.workers import Watch, play_round
 
-from actors.checkpoint import checkpoints_in, load_checkpoint
-from actors.controller import Controller
-from actors.crew import Watch, play
-from actors.hire import make_crew
-from actors.recording import Assignment
-from actors.rollout import Interrupted
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
@@ -37,7 +37,7 @@ def run(config, folder, *, serial, rounds=None, resume=None):
     directory = resume or RunDirectory.create(folder, config, ["test"])
     listener = Silent()
     stop = (lambda: len(listener.rounds) >= rounds) if rounds is not None else (lambda: False)
-    with make_crew(config, serial=serial) as crew:
+    with make_workers(config, serial=serial) as crew:
         controller = Controller(config, crew, directory, listener, stop)
         if resume is None:
             controller.start()
@@ -82,30 +82,30 @@ def test_a_run_begun_in_one_process_may_be_ended_on_ray(tiny_config, tmp_path, r
 
 def test_episodes_come_back_in_order_until_somebody_asks_to_stop(tiny_config):
     assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
-    with make_crew(tiny_config, serial=False) as crew:
-        episodes = play(crew, assignments, 0.1)
+    with make_workers(tiny_config, serial=False) as crew:
+        episodes = play_round(crew, assignments, 0.1)
         assert [(e.index, e.seed) for e in episodes] == [(4, 4), (2, 2), (0, 0), (3, 3)]
         with pytest.raises(Interrupted):
-            play(crew, [Assignment(0, 0, 0)], 0.0, Watch(print, print, lambda: True))
+            play_round(crew, [Assignment(0, 0, 0)], 0.0, Watch(print, print, lambda: True))
 
 
 def test_gpus_that_the_cluster_lacks_are_refused_with_the_arithmetic(tiny_config):
-    from actors.placement import ResourceError
+    from esper_actors.cluster.placement import ResourceError
 
     devices = tiny_config.system.model_copy(update={"devices": ("cuda:0", "cuda:1")})
     config = tiny_config.model_copy(update={"system": devices})
     with (
         pytest.raises(ResourceError, match=r"needs 2 x 1 GPU, the cluster has 0"),
-        make_crew(config, serial=False),
+        make_workers(config, serial=False),
     ):
         pass
 
 
 def test_more_actors_than_the_cluster_has_cpus_are_refused_with_the_arithmetic(tiny_config):
-    from actors.placement import ResourceError
+    from esper_actors.cluster.placement import ResourceError
 
     many = tiny_config.system.model_copy(update={"envs": 30, "envs_per_actor": 1})
     config = tiny_config.model_copy(update={"system": many})
     message = r"needs 30 x 1 CPU, the cluster has 2"
-    with pytest.raises(ResourceError, match=message), make_crew(config, serial=False):
+    with pytest.raises(ResourceError, match=message), make_workers(config, serial=False):
         pass

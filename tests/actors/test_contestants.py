@@ -7,18 +7,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from esper_actors.evaluation.candidates import BASELINES, UNSTEERED, Candidate, CandidateError, load_candidate
+from esper_actors.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from esper_actors.training.ppo_learner import PPOLearner
+from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
+from esper_policies.heuristic import HeuristicPolicy
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import small_config
 from safetensors.torch import load_file, save_file
 
-from actors.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from actors.contestants import BASELINES, UNSTEERED, Contestant, ContestantError, contestant
-from actors.ppo import PPOLearner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
-from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
-from policies.heuristic import HeuristicPolicy
-from policies.tamiyo import LearnedPolicy
 
 CONFIG = small_config()
 POSITION = {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
@@ -66,14 +66,14 @@ def same(weights, learner):
 @pytest.mark.parametrize("name", PLAYERS)
 def test_a_policy_by_name(name, limits):
     assert BASELINES.keys() == PLAYERS.keys()
-    entry, config = contestant(name)
-    assert (entry, config) == (Contestant(name, baseline=name), None)
+    entry, config = load_candidate(name)
+    assert (entry, config) == (Candidate(name, baseline=name), None)
     assert type(entry.policy(limits, "patterns", "cpu", greedy=True)) is PLAYERS[name]
 
 
 def test_a_policy_by_another_label():
-    assert contestant("mine=random") == (Contestant("mine", baseline="random"), None)
-    assert contestant("random=random") == contestant("=random") == contestant("random")
+    assert load_candidate("mine=random") == (Candidate("mine", baseline="random"), None)
+    assert load_candidate("random=random") == load_candidate("=random") == load_candidate("random")
 
 
 def test_a_script(tmp_path, limits):
@@ -83,16 +83,16 @@ def test_a_script(tmp_path, limits):
         ScriptLine(epoch=5, op="germinate", slot=1, blueprint="norm"),
         ScriptLine(epoch=9, op="prune", slot=1),
     )
-    entry, config = contestant(f"schedule:{path}")
-    assert (entry, config) == (Contestant("late", script=lines), None)
+    entry, config = load_candidate(f"schedule:{path}")
+    assert (entry, config) == (Candidate("late", script=lines), None)
     policy = entry.policy(limits, "patterns", "cpu", greedy=True)
     assert isinstance(policy, SchedulePolicy)
     assert policy.script == lines
-    assert contestant(f"x=schedule:{path}")[0].label == "x"
+    assert load_candidate(f"x=schedule:{path}")[0].label == "x"
 
 
 def test_a_run_directory_is_its_newest_checkpoint(run, learners, limits):
-    entry, config = contestant(str(run.path))
+    entry, config = load_candidate(str(run.path))
     assert config == CONFIG
     assert (entry.label, entry.baseline, entry.script, entry.config) == ("small", None, None, CONFIG.policy)
     assert same(entry.weights, learners[1])
@@ -105,19 +105,19 @@ def test_a_run_directory_is_its_newest_checkpoint(run, learners, limits):
 
 def test_a_checkpoint_is_itself(run, learners, monkeypatch):
     path = run.checkpoints / "round-00001"
-    entry, config = contestant(f"first={path}")
+    entry, config = load_candidate(f"first={path}")
     assert (entry.label, config) == ("first", CONFIG)
     assert same(entry.weights, learners[0])
     monkeypatch.chdir(run.checkpoints)
-    assert same(contestant("round-00001")[0].weights, learners[0])
+    assert same(load_candidate("round-00001")[0].weights, learners[0])
     monkeypatch.chdir(run.path)
-    assert same(contestant(".")[0].weights, learners[1])
+    assert same(load_candidate(".")[0].weights, learners[1])
 
 
 def test_a_path_may_hold_an_equals_sign(run, learners):
     renamed = run.path.with_name("lr=1e-3")
     run.path.rename(renamed)
-    entry, _ = contestant(str(renamed))
+    entry, _ = load_candidate(str(renamed))
     assert entry.label == "small"
     assert same(entry.weights, learners[1])
 
@@ -126,8 +126,8 @@ def test_a_path_may_hold_an_equals_sign(run, learners):
 
 
 def refusal(name):
-    with pytest.raises((ContestantError, CheckpointError, RunDirectoryError)) as caught:
-        contestant(name)
+    with pytest.raises((CandidateError, CheckpointError, RunDirectoryError)) as caught:
+        load_candidate(name)
     return str(caught.value)
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_refused(run):
     os.truncate(path / "learner.safetensors", 100)
     message = refusal(str(run.path))
     assert message.startswith(f"checkpoint {path} cannot be read: ")
-    assert contestant(str(run.checkpoints / "round-00001"))
+    assert load_candidate(str(run.checkpoints / "round-00001"))
     (path / "state.json").write_text("{")
     assert f"checkpoint {path} cannot be read" in refusal(str(path))
 
@@ -258,10 +258,10 @@ def test_a_script_that_cannot_be_read_is_refused(tmp_path):
 def test_a_policy_that_cannot_play_under_these_limits_says_so(limits):
     lines = (ScriptLine(epoch=0, op="germinate", slot=7),)
     with pytest.raises(ValueError, match="script line 1: slot 7; the run has 0 to 2"):
-        Contestant("x", script=lines).policy(limits, "patterns", "cpu", greedy=True)
+        Candidate("x", script=lines).policy(limits, "patterns", "cpu", greedy=True)
     with pytest.raises(ValueError, match="no oracle for task 'digits'"):
-        Contestant("x", baseline="oracle").policy(limits, "digits", "cpu", greedy=True)
+        Candidate("x", baseline="oracle").policy(limits, "digits", "cpu", greedy=True)
 
 
 def test_weights_are_not_printed():
-    assert "weights" not in repr(Contestant("x", config=PolicyConfig(), weights={"w": torch.ones(1)}))
+    assert "weights" not in repr(Candidate("x", config=PolicyConfig(), weights={"w": torch.ones(1)}))

@@ -3,10 +3,9 @@
 import time
 
 import pytest
-
-from actors.dealing import Dealer, Job, straggling
-from actors.keeping import Behaviour
-from actors.recording import Assignment
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.snapshots import Behaviour
+from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask, straggler_faults
 
 
 class Played:
@@ -17,18 +16,18 @@ class Played:
 
 
 def jobs(*indices, envs=4):
-    return [Job(Assignment(index, index % envs, index), Behaviour(0, 0, "", 0.0), None) for index in indices]
+    return [EpisodeTask(Assignment(index, index % envs, index), Behaviour(0, 0, "", 0.0), None) for index in indices]
 
 
 def test_one_kind_of_device_shares_all_work_in_order():
-    dealer = Dealer(["cuda:0", "cuda:1"], tries=3)
+    dealer = EpisodeScheduler(["cuda:0", "cuda:1"], tries=3)
     dealer.begin(jobs(0, 1, 2))
     assert [dealer.next("cuda:1").assignment.index for _ in range(3)] == [0, 1, 2]
     assert dealer.next("cuda:0") is None
 
 
 def test_unequal_devices_keep_their_own_environments():
-    dealer = Dealer(["cpu", "cuda:0"], tries=3)
+    dealer = EpisodeScheduler(["cpu", "cuda:0"], tries=3)
     dealer.begin(jobs(0, 1, 2, 3))
     assert [dealer.next("cuda:0").assignment.index for _ in range(2)] == [1, 3]
     assert dealer.next("cuda:0") is None
@@ -36,7 +35,7 @@ def test_unequal_devices_keep_their_own_environments():
 
 
 def test_episodes_come_back_in_the_order_in_which_they_are_wanted():
-    dealer, wanted = Dealer(["cpu"], 3), [Assignment(i, i % 4, i) for i in (4, 2, 0)]
+    dealer, wanted = EpisodeScheduler(["cpu"], 3), [Assignment(i, i % 4, i) for i in (4, 2, 0)]
     dealer.begin(jobs(4, 2, 0))
     assert not dealer.done(wanted)
     for index in (0, 4, 2):
@@ -47,7 +46,7 @@ def test_episodes_come_back_in_the_order_in_which_they_are_wanted():
 
 
 def test_a_failed_episode_is_the_next_one_to_be_played():
-    dealer = Dealer(["cpu"], tries=3)
+    dealer = EpisodeScheduler(["cpu"], tries=3)
     dealer.begin(jobs(0, 1))
     job = dealer.next("cpu")
     fault = dealer.failed(job, "ValueError: no", None)
@@ -56,7 +55,7 @@ def test_a_failed_episode_is_the_next_one_to_be_played():
 
 
 def test_an_environment_that_fails_again_and_again_is_given_up_and_the_rest_goes_on():
-    dealer = Dealer(["cpu"], tries=3)
+    dealer = EpisodeScheduler(["cpu"], tries=3)
     dealer.begin(jobs(1, 2, 5))  # 5 is environment 1 again
     kinds = []
     for _ in range(3):
@@ -73,7 +72,7 @@ def test_an_environment_that_fails_again_and_again_is_given_up_and_the_rest_goes
 
 
 def test_a_step_forward_between_two_failures_begins_the_count_anew():
-    dealer = Dealer(["cpu"], tries=2)
+    dealer = EpisodeScheduler(["cpu"], tries=2)
     dealer.begin(jobs(0))
     for stamp in ("kept at 10", "kept at 20", "kept at 30"):
         assert dealer.failed(dealer.next("cpu"), "killed", stamp).kind == "episode_failed"
@@ -81,19 +80,19 @@ def test_a_step_forward_between_two_failures_begins_the_count_anew():
 
 
 def test_the_first_failure_of_an_episode_that_was_never_kept_counts():
-    dealer = Dealer(["cpu"], tries=1)
+    dealer = EpisodeScheduler(["cpu"], tries=1)
     dealer.begin(jobs(0))
     assert dealer.failed(dealer.next("cpu"), "killed", None).kind == "environment_quarantined"
 
 
 def test_stragglers_are_reported_once_and_nothing_else_happens_to_them():
-    dealer = Dealer(["cpu"], tries=3)
+    dealer = EpisodeScheduler(["cpu"], tries=3)
     dealer.begin(jobs(0, 1))
     late, fresh = dealer.next("cpu"), dealer.next("cpu")
     late.began = time.monotonic() - 7
-    assert straggling([late, fresh], None) == []
-    (fault,) = straggling([late, fresh], 5.0)
+    assert straggler_faults([late, fresh], None) == []
+    (fault,) = straggler_faults([late, fresh], 5.0)
     assert (fault.kind, fault.who) == ("straggler", "environment 0, episode 0")
     assert fault.seconds == pytest.approx(7, abs=1)
     assert "the limit is 5 s" in fault.detail
-    assert straggling([late, fresh], 5.0) == []
+    assert straggler_faults([late, fresh], 5.0) == []

@@ -5,17 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 import pytest
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.snapshots import Behaviour
+from esper_actors.training.ppo_learner import PPOLearner
 
-from actors.keeping import Behaviour
-from actors.ppo import PPOLearner
-from actors.recording import Assignment
-from actors.slots import EnvironmentSlots
 from esper_ray.leyline.config.loading import ConfigError, build
 
 
 def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
     assignments = [Assignment(index, index, 100 + index) for index in range(6)]
-    alone, together = EnvironmentSlots(tiny_config, "cpu", 1), EnvironmentSlots(tiny_config, "cpu", 3)
+    alone, together = EnvironmentPool(tiny_config, "cpu", 1), EnvironmentPool(tiny_config, "cpu", 3)
     weights = PPOLearner(tiny_config).weights()
     behaviour = Behaviour(0, 0, "", 0.5)
     expected = [alone.play(assignment, behaviour, weights).episode for assignment in assignments]
@@ -29,13 +29,13 @@ def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
 
 
 def test_the_data_are_there_once(tiny_config):
-    slots = EnvironmentSlots(tiny_config, "cpu", 2)
+    slots = EnvironmentPool(tiny_config, "cpu", 2)
     first, second = (slot.runner.env.data for slot in slots._slots)
     assert first is second
 
 
 def test_a_slot_is_free_again_after_an_error(tiny_config):
-    slots = EnvironmentSlots(tiny_config, "cpu", 1)
+    slots = EnvironmentPool(tiny_config, "cpu", 1)
     weights, behaviour = PPOLearner(tiny_config).weights(), Behaviour(0, 0, "", 0.0)
     with pytest.raises(gymnasium.error.Error, match="actual value: -1"):
         slots.play(Assignment(0, 0, -1), behaviour, weights)

@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from esper_actors.evaluation.candidates import BASELINES, SCRATCH, WIDE, Candidate
+from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, labelled, parameters_of, widened
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted
+from esper_policies.baselines import RandomPolicy, ScriptLine
+from esper_policies.network import PolicyNetwork
 
-from actors.contestants import BASELINES, SCRATCH, WIDE, Contestant
-from actors.evaluation import Evaluator, Final, labelled, parameters_of, widened
-from actors.recording import Assignment
-from actors.rollout import EpisodeRunner, Interrupted
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.config.host import CNNHostConfig, MLPHostConfig, TransformerHostConfig
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import PolicyConfig
-from esper_ray.life import Planted
+from esper_ray.runtime.host import PlantedSeed
 from esper_ray.tolaria.tasks import load_task
-from policies.baselines import RandomPolicy, ScriptLine
-from policies.network import PolicyNetwork
 
 SMALL = {
     "episode_length": 8,
@@ -30,12 +30,12 @@ SMALL = {
     "growth.min_gradient_health": 0.0,
 }
 LINEAR = GerminationStyle.LINEAR_ADD
-GROWS = Contestant(
+GROWS = Candidate(
     "grows",
     script=(ScriptLine(epoch=0, op="germinate", slot=1), ScriptLine(epoch=7, op="germinate", slot=0, blueprint="norm")),
 )
 """Grows a convolution of four channels, which is soon amplified, and in its last epoch a norm."""
-STATIC, RANDOM = Contestant("static", baseline="static"), Contestant("random", baseline="random")
+STATIC, RANDOM = Candidate("static", baseline="static"), Candidate("random", baseline="random")
 
 
 def config_of(**changes):
@@ -72,8 +72,10 @@ def test_a_score_by_hand(evaluator, grown):
 
 
 def test_the_final_network_names_what_has_grown_in_it(grown):
-    conv, norm = (Planted(slot, blueprint, LINEAR) for slot, blueprint in (("r0c1", "conv_light"), ("r0c0", "norm")))
-    assert grown.final == Final(grown.score.parameters, (norm, conv))
+    conv, norm = (
+        PlantedSeed(slot, blueprint, LINEAR) for slot, blueprint in (("r0c1", "conv_light"), ("r0c0", "norm"))
+    )
+    assert grown.final == FinalNetwork(grown.score.parameters, (norm, conv))
 
 
 def test_a_judged_episode_is_the_episode_of_the_trainer():
@@ -87,9 +89,7 @@ def test_a_judged_episode_is_the_episode_of_the_trainer():
     assert judged.parameters == pytest.approx(160 * episode.growth_ratio)
 
 
-@pytest.mark.parametrize(
-    "entry", [RANDOM, Contestant("heuristic", baseline="heuristic")], ids=lambda entry: entry.label
-)
+@pytest.mark.parametrize("entry", [RANDOM, Candidate("heuristic", baseline="heuristic")], ids=lambda entry: entry.label)
 def test_equal_seeds_give_equal_scores_whatever_was_played_before(evaluator, entry):
     first = evaluator.play(entry, 11)
     other = evaluator.play(entry, 12)
@@ -101,7 +101,7 @@ def test_the_host_alone_is_static(evaluator):
     """Seed by seed, to the last digit, also in what its training cost."""
     for seed in (3, 4):
         static = evaluator.play(STATIC, seed)
-        assert static.final == Final(160, ())
+        assert static.final == FinalNetwork(160, ())
         for kind in (WIDE, SCRATCH):
             alone = evaluator.unsteered(kind, seed, static.final).score
             assert alone == replace(static.score, policy=kind, total_reward=None)
@@ -183,7 +183,7 @@ def test_parameters_are_counted_without_touching_the_generator():
 
 
 def test_a_host_that_cannot_be_wide_enough_is_refused(monkeypatch):
-    monkeypatch.setattr("actors.evaluation.WIDEST", 6)
+    monkeypatch.setattr("esper_actors.evaluation.evaluator.WIDEST", 6)
     data = load_task(config_of().task, torch.device("cpu"))
     with pytest.raises(ValueError, match="no host with base_channels up to 6 has 100000 parameters"):
         widened(CNNHostConfig(), data, 100_000)
@@ -213,7 +213,7 @@ def test_whoever_plays_can_be_interrupted_between_epochs(evaluator, grown):
 
 def test_seeds_that_are_frozen_once_committed_are_trained_from_scratch_all_the_same():
     free, frozen = (Evaluator(config_of(growth__freeze_fossils=freeze)) for freeze in (False, True))
-    final = Final(0, (Planted("r0c0", "conv_light", LINEAR),))
+    final = FinalNetwork(0, (PlantedSeed("r0c0", "conv_light", LINEAR),))
     assert frozen.unsteered(SCRATCH, 1, final) == free.unsteered(SCRATCH, 1, final)
 
 
@@ -225,7 +225,7 @@ def test_a_rollback_ends_an_episode_and_is_counted(monkeypatch):
     monkeypatch.setattr(governor, lambda *_: Judgement(True, False, "nerves", 1.0, 0.0))
     score = evaluator.play(STATIC, 0).score
     assert score.rollbacks == 1
-    assert evaluator.unsteered(WIDE, 0, Final(160, ())).score.rollbacks == 8
+    assert evaluator.unsteered(WIDE, 0, FinalNetwork(160, ())).score.rollbacks == 8
 
 
 def test_compilation_is_left_out_so_that_operations_can_be_counted():
@@ -239,7 +239,7 @@ def learned():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = PolicyNetwork(config)
-    return Contestant("learned", config=config, weights=network.state_dict())
+    return Candidate("learned", config=config, weights=network.state_dict())
 
 
 def test_greedy_policies_take_the_likeliest_action_and_others_draw(learned):
@@ -253,14 +253,14 @@ def test_greedy_policies_take_the_likeliest_action_and_others_draw(learned):
 
 
 def test_labels_are_made_to_differ():
-    entries = [Contestant(label, baseline="random") for label in ("a", "b", "a", "a", "a-2", "b")]
+    entries = [Candidate(label, baseline="random") for label in ("a", "b", "a", "a", "a-2", "b")]
     assert [entry.label for entry in labelled(entries)] == ["a", "b", "a-3", "a-4", "a-2", "b-2"]
 
 
 def test_names_of_known_policies_stay_theirs():
     """Otherwise the control `static` could be something else."""
     assert set(BASELINES) == {"heuristic", "random", "static", "schedule", "oracle"}
-    script = Contestant("static", script=())
-    run = Contestant("wide-host", config=PolicyConfig())
+    script = Candidate("static", script=())
+    run = Candidate("wide-host", config=PolicyConfig())
     found = labelled([script, run, STATIC, STATIC])
     assert [entry.label for entry in found] == ["static-2", "wide-host-2", "static", "static-3"]

@@ -1,14 +1,20 @@
 """Who plays an evaluation does not matter; its order, its interruption and its errors."""
 
 import pytest
+from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
+from esper_actors.evaluation.evaluator import Evaluator
+from esper_actors.evaluation.pool import (
+    EvaluationTask,
+    LocalEvaluatorPool,
+    RayEvaluatorPool,
+    all_scores,
+    make_evaluators,
+)
+from esper_actors.rollout.runner import Interrupted
 
-from actors.contestants import SCRATCH, WIDE, Contestant
-from actors.evaluation import Evaluator
-from actors.evaluation_pool import Job, RayPlayers, SerialPlayers, all_scores, make_players
-from actors.rollout import Interrupted
 from esper_ray.leyline.config.loading import build, read_preset
 
-CONTESTANTS = {name: Contestant(name, baseline=name) for name in ("static", "random")}
+CONTESTANTS = {name: Candidate(name, baseline=name) for name in ("static", "random")}
 SEEDS = (5, 9)
 
 
@@ -30,7 +36,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def serial(config):
-    with SerialPlayers(config, CONTESTANTS, greedy=True) as players:
+    with LocalEvaluatorPool(config, CONTESTANTS, greedy=True) as players:
         yield players
 
 
@@ -92,13 +98,13 @@ def test_who_asks_to_stop_keeps_what_was_heard(serial):
 
 def test_players_are_chosen_and_say_who_they_are(config, serial):
     assert serial.describe() == "one process on cpu"
-    assert isinstance(make_players(config, CONTESTANTS, serial=True, greedy=True, workers=None), SerialPlayers)
-    assert isinstance(make_players(config, CONTESTANTS, serial=False, greedy=True, workers=2), RayPlayers)
+    assert isinstance(make_evaluators(config, CONTESTANTS, serial=True, greedy=True, workers=None), LocalEvaluatorPool)
+    assert isinstance(make_evaluators(config, CONTESTANTS, serial=False, greedy=True, workers=2), RayEvaluatorPool)
 
 
 @pytest.fixture(scope="module")
 def on_ray(config, ray_cluster):
-    with make_players(config, CONTESTANTS, serial=False, greedy=True, workers=None) as players:
+    with make_evaluators(config, CONTESTANTS, serial=False, greedy=True, workers=None) as players:
         yield players
 
 
@@ -116,13 +122,13 @@ class TestRay:
     def test_it_stops_when_asked_and_can_be_asked_again(self, on_ray, serial):
         with pytest.raises(Interrupted):
             scores_of(on_ray, stop=lambda: True)
-        job = Job("static", 5)
+        job = EvaluationTask("static", 5)
         assert list(on_ray.play([job], never)) == list(serial.play([job], never))
         assert list(on_ray.play([], never)) == []
 
     def test_an_error_of_a_player_is_told(self, on_ray):
         with pytest.raises(ValueError, match="unknown control 'tall-host'"):
-            list(on_ray.play([Job("tall-host", 0, after=object())], never))
+            list(on_ray.play([EvaluationTask("tall-host", 0, after=object())], never))
 
 
 @pytest.mark.ray
@@ -136,9 +142,9 @@ class TestRay:
     ],
 )
 def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(config, devices, workers, message):
-    from actors.placement import ResourceError
+    from esper_actors.cluster.placement import ResourceError
 
     system = config.system.model_copy(update={"devices": devices})
-    players = RayPlayers(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)
+    players = RayEvaluatorPool(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)
     with pytest.raises(ResourceError, match=message), players:
         pass

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from esper_actors.training import ppo_learner as module
+from esper_actors.training.controller import DIAGNOSTICS
+from esper_actors.training.ppo_learner import KL_TOLERANCE, LOW_VARIANCE, PPOLearner
+from esper_policies.distribution import ActionDistribution
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic, tensors_equal
 
-from actors import ppo as module
-from actors.controller import DIAGNOSTICS
-from actors.ppo import KL_TOLERANCE, LOW_VARIANCE, PPOLearner
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals
-from policies.distribution import ActionDistribution
-from policies.tamiyo import LearnedPolicy
 
 WAIT = [0] * 8
 FOSSILIZE = [4, 1, 0, 0, 0, 0, 0, 0]

@@ -6,10 +6,9 @@ from contextlib import closing
 
 import pytest
 import ray
+from esper_actors.cluster import connection as joining
+from esper_actors.cluster.connection import ClusterError, start_ray
 from ray.exceptions import AuthenticationError
-
-from actors import joining
-from actors.joining import ClusterError, start_ray
 
 
 @pytest.fixture

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.rollout.recorder import Assignment, PartialEpisode, RecordingError, pack_episode, unpack
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted
+from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
+from esper_actors.training.ppo_learner import PPOLearner
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import Scripted, small_config
 
-from actors.keeping import Behaviour, Keeping
-from actors.ppo import PPOLearner
-from actors.recording import Assignment, Middle, RecordingError, packed_episode, unpacked
-from actors.rollout import EpisodeRunner, Interrupted
-from actors.slots import EnvironmentSlots
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.log.events import written
-from policies.tamiyo import LearnedPolicy
 
 CONFIG = small_config(episode_length=9, policy__memory_size=8)
 WHAT = Assignment(index=12, env=3, seed=5)
@@ -25,7 +25,7 @@ def weights():
 
 
 def slots(tmp_path, every=1):
-    return EnvironmentSlots(CONFIG, "cpu", 1, Keeping(str(tmp_path), every))
+    return EnvironmentPool(CONFIG, "cpu", 1, SnapshotPolicy(str(tmp_path), every))
 
 
 def stopping_after(steps):
@@ -45,15 +45,15 @@ def assert_same(one: Episode, other: Episode) -> None:
 
 @pytest.fixture(scope="module")
 def straight(weights):
-    return EnvironmentSlots(CONFIG, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode
+    return EnvironmentPool(CONFIG, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode
 
 
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight, steps):
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(steps))
-    kept = Keeping(str(tmp_path), 1).of(BEHAVIOUR).found(WHAT)
-    assert isinstance(kept, Middle)
+    kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).found(WHAT)
+    assert isinstance(kept, PartialEpisode)
     assert len(kept.recording) == steps
     resumed = slots(tmp_path)
     count, step = [], MorphogenesisEnv.step
@@ -65,7 +65,7 @@ def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight
 def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
     with pytest.raises(Interrupted):
         slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights, stopping_after(8))
-    kept = Keeping(str(tmp_path), 3).of(BEHAVIOUR).found(WHAT)
+    kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).found(WHAT)
     assert len(kept.recording) == 6
     assert_same(slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights).episode, straight)
 
@@ -87,7 +87,7 @@ def test_a_finished_episode_is_not_played_again(tmp_path, weights, straight):
 )
 def test_what_another_policy_played_is_not_gone_on_with(tmp_path, weights, other):
     slots(tmp_path).play(WHAT, BEHAVIOUR, weights)
-    keeping = Keeping(str(tmp_path), 1)
+    keeping = SnapshotPolicy(str(tmp_path), 1)
     assert keeping.of(BEHAVIOUR).found(WHAT) is not None
     assert keeping.of(other).found(WHAT) is None
     assert keeping.of(BEHAVIOUR).found(Assignment(13, 3, 5)) is None
@@ -111,21 +111,21 @@ def test_a_record_of_another_environment_is_played_from_its_beginning(tmp_path, 
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(5))
     other = small_config(episode_length=9, policy__memory_size=8, training__lr=0.01)
-    keeping = Keeping(str(tmp_path), 1)
-    resumed = EnvironmentSlots(other, "cpu", 1, keeping).play(WHAT, BEHAVIOUR, weights).episode
-    assert_same(resumed, EnvironmentSlots(other, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode)
+    keeping = SnapshotPolicy(str(tmp_path), 1)
+    resumed = EnvironmentPool(other, "cpu", 1, keeping).play(WHAT, BEHAVIOUR, weights).episode
+    assert_same(resumed, EnvironmentPool(other, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode)
     assert "episode 12 is played from its beginning" in caplog.text
 
 
 def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straight, caplog):
     (tmp_path / "snapshots").write_text("in the way")
-    player = EnvironmentSlots(CONFIG, "cpu", 1, Keeping(str(tmp_path / "snapshots"), 4))
+    player = EnvironmentPool(CONFIG, "cpu", 1, SnapshotPolicy(str(tmp_path / "snapshots"), 4))
     assert_same(player.play(WHAT, BEHAVIOUR, weights).episode, straight)
     assert "cannot be written" in caplog.text
 
 
 def test_episodes_of_earlier_rounds_are_forgotten(tmp_path, weights):
-    keeping = Keeping(str(tmp_path), 1)
+    keeping = SnapshotPolicy(str(tmp_path), 1)
     for index in (2, 3, 10):
         keeping.of(Behaviour(index, 0, "", 0.0)).keep(WHAT, b"x")
     keeping.forget_before(3)
@@ -133,7 +133,7 @@ def test_episodes_of_earlier_rounds_are_forgotten(tmp_path, weights):
 
 
 def test_every_keeping_changes_the_stamp(tmp_path, weights):
-    keeping = Keeping(str(tmp_path), 1)
+    keeping = SnapshotPolicy(str(tmp_path), 1)
     assert keeping.stamp(BEHAVIOUR, WHAT) is None
     stamps = set()
     for text in (b"a", b"b", b"c"):
@@ -143,14 +143,14 @@ def test_every_keeping_changes_the_stamp(tmp_path, weights):
 
 
 def test_an_episode_survives_being_written_down(straight):
-    assert_same(unpacked(packed_episode(straight), WHAT), straight)
+    assert_same(unpack(pack_episode(straight), WHAT), straight)
 
 
 def test_the_record_of_another_episode_is_refused(straight):
     with pytest.raises(RecordingError, match=r"env=3, seed=5.*needed is .*env=4"):
-        unpacked(packed_episode(straight), Assignment(12, 4, 5))
+        unpack(pack_episode(straight), Assignment(12, 4, 5))
     with pytest.raises(RecordingError, match="damaged"):
-        unpacked(b"{}", WHAT)
+        unpack(b"{}", WHAT)
 
 
 def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
@@ -161,7 +161,7 @@ def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
 
     runner = EpisodeRunner(env, Scripted([Decision(WAIT)] * 9))
     with pytest.raises(TypeError, match="Scripted cannot be kept"):
-        runner.play(WHAT, keeper=Keeping(str(tmp_path), 1).of(BEHAVIOUR))
+        runner.play(WHAT, keeper=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,20 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.local import LocalWorkerGroup
+from esper_actors.training.ppo_learner import (
+    PaddedBatch,
+    PPOLearner,
+    Targets,
+    entropy_coefficient,
+    exploration_share,
+    padded_batch,
+)
+from esper_actors.training.workers import QUIET, play_round
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic
 
-from actors.crew import QUIET, play
-from actors.ppo import Batch, PPOLearner, Targets, entropy_coefficient, exploration_share, padded_batch
-from actors.recording import Assignment
-from actors.rollout import episode_seed
-from actors.serial import SerialCrew
 from esper_ray.leyline.config.run import PPOConfig
 
 CPU = torch.device("cpu")
@@ -22,9 +29,9 @@ CPU = torch.device("cpu")
 def rollout():
     """A crew and one round of real episodes, played with exploration."""
     config = small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=3, ppo__epochs=1)
-    crew = SerialCrew(config)
+    crew = LocalWorkerGroup(config)
     assignments = [Assignment(i, i, episode_seed(1, 0, i)) for i in range(3)]
-    return crew, play(crew, assignments, 0.1)
+    return crew, play_round(crew, assignments, 0.1)
 
 
 @pytest.fixture
@@ -55,10 +62,10 @@ def test_the_ratio_to_the_stored_log_probabilities_is_one_on_a_real_rollout(roll
 def test_the_first_minibatch_of_every_round_has_no_divergence_and_no_clipping():
     """In the second round too, when normaliser and unit of value have moved."""
     config = small_config(ppo__epochs=1, ppo__minibatch_episodes=2, ppo__epsilon_start=0.3)
-    crew = SerialCrew(config)
+    crew = LocalWorkerGroup(config)
     for index in range(2):
         assignments = [Assignment(i, i, episode_seed(1, index, i)) for i in range(2)]
-        episodes = play(crew, assignments, exploration_share(config.ppo, index))
+        episodes = play_round(crew, assignments, exploration_share(config.ppo, index))
         report = crew.update(episodes, index, QUIET)
         assert abs(report["kl"]) < 1e-6
         assert report["clip_share"] == 0.0
@@ -148,7 +155,7 @@ def test_what_stands_in_the_padding_does_not_matter(learner):
     assert found == pytest.approx(expected, abs=1e-6)
     for grad, other in zip(again, gradients, strict=True):
         torch.testing.assert_close(grad, other, atol=1e-6, rtol=1e-4)
-    assert {field.name for field in fields(Batch)} >= garbage.keys()
+    assert {field.name for field in fields(PaddedBatch)} >= garbage.keys()
 
 
 def test_baselines_by_hand():

@@ -5,12 +5,11 @@ import time
 
 import pytest
 import ray
+from esper_actors.cluster.pushing import IN_FLIGHT, SampleSender
+from esper_actors.cluster.telemetry_actor import MAILBOX, RayExporter, TelemetryActor
+from esper_actors.rollout.arriving import SampleTracker
+from esper_actors.rollout.sampling import SampleBatch
 from watching_builders import samples, told, watched_run
-
-from actors.arriving import Arrivals
-from actors.pushing import IN_FLIGHT, Pushing
-from actors.sampling import Told
-from actors.telemetry import MAILBOX, RayExporter, TelemetryActor
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
@@ -52,11 +51,11 @@ def until(condition):
 
 
 def step(number):
-    return Told("a", number, {"step": number}, ())
+    return SampleBatch("a", number, {"step": number}, ())
 
 
 def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
-    push, found = Pushing(actor), []
+    push, found = SampleSender(actor), []
     for number in range(IN_FLIGHT):
         push(step(number))
 
@@ -71,7 +70,7 @@ def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
 
 def test_more_than_a_few_calls_are_never_under_way():
     slow = Slow.remote()
-    push = Pushing(slow)
+    push = SampleSender(slow)
     for number in range(IN_FLIGHT + 3):
         push(step(number))
     ray.get(slow.let_in.remote())
@@ -89,7 +88,7 @@ def test_a_mailbox_that_is_full_takes_no_more(actor):
 
 
 def test_an_actor_that_is_gone_is_left_alone(actor):
-    push = Pushing(actor)
+    push = SampleSender(actor)
     ray.kill(actor)
 
     def noticed():
@@ -136,7 +135,7 @@ def test_an_episode_on_ray_shows_before_it_is_over(tiny_config, tmp_path):
 
 def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(tiny_config, tmp_path, monkeypatch):
     receipts, killed = [], []
-    finished, told = Arrivals.finished, RayExporter.told
+    finished, told = SampleTracker.finished, RayExporter.told
 
     def kill_it(exporter):
         found = told(exporter)
@@ -150,7 +149,7 @@ def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(t
         finished(arrivals, receipt)
 
     monkeypatch.setattr(RayExporter, "told", kill_it)
-    monkeypatch.setattr(Arrivals, "finished", remember)
+    monkeypatch.setattr(SampleTracker, "finished", remember)
     training = tiny_config.training.model_copy(update={"steps_per_epoch": 100})
     config = tiny_config.model_copy(update={"training": training, "episode_length": 20})
     run, _, _ = watched_run(config, tmp_path, "debug", serial=False)

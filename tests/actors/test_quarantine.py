@@ -4,18 +4,18 @@ import json
 import sys
 
 import pytest
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.training.controller import Controller
+from esper_actors.training.local import LocalWorkerGroup
+from esper_actors.training.workers import WorkerGroupError
 from learner_builders import small_config
 
-from actors.controller import Controller
-from actors.crew import CrewError
-from actors.serial import SerialCrew
-from actors.slots import EnvironmentSlots
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
 
 
-class Poisoned(EnvironmentSlots):
+class Poisoned(EnvironmentPool):
     """Environment 1 fails in its second step."""
 
     sick = (1,)
@@ -70,22 +70,21 @@ def check(directory, listener):
 
 def test_in_one_process(tmp_path):
     config = small_config(**SETTINGS)
-    check(*run(tmp_path, SerialCrew(config, player=Poisoned), config))
+    check(*run(tmp_path, LocalWorkerGroup(config, player=Poisoned), config))
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_on_ray(tmp_path, ray_cluster):
+    from esper_actors.cluster.workers import RayWorkerGroup
     from ray import cloudpickle
-
-    from actors.cluster import RayCrew
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find the tests
     config = small_config(**SETTINGS, system__envs_per_actor=2)
-    check(*run(tmp_path, RayCrew(config, player=Poisoned), config))
+    check(*run(tmp_path, RayWorkerGroup(config, player=Poisoned), config))
 
 
 def test_a_run_without_any_environment_left_ends_with_the_last_error(tmp_path):
     config = small_config(**SETTINGS)
-    with pytest.raises(CrewError, match=r"every environment has been given up.*no data for environment"):
-        run(tmp_path, SerialCrew(config, player=AllPoisoned), config)
+    with pytest.raises(WorkerGroupError, match=r"every environment has been given up.*no data for environment"):
+        run(tmp_path, LocalWorkerGroup(config, player=AllPoisoned), config)

@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.distribution import ActionDistribution, MaskTensors
+from esper_policies.network import state_value
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import changed, cut, drawn, open_masks, small_config, synthetic
 
-from actors.ppo import PPOLearner, padded_batch
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals
-from policies.distribution import ActionDistribution, MaskTensors
-from policies.network import state_value
-from policies.tamiyo import LearnedPolicy
 
 CLIP, EPSILON, ENTROPY, VALUE = 0.2, 0.1, 0.03, 0.5
 LENGTHS = (6, 2, 4, 1)

@@ -3,15 +3,15 @@
 import copy
 
 import pytest
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.replay import ReplayError, recorded_episode, replay
+from esper_actors.rollout.runner import EpisodeRunner
+from esper_actors.training.ppo_learner import PPOLearner
+from esper_policies.tamiyo import LearnedPolicy
 
-from actors.ppo import PPOLearner
-from actors.recording import Assignment
-from actors.replay import ReplayError, recorded_episode, replay
-from actors.rollout import EpisodeRunner
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
 from esper_ray.nissa.log.events import written
-from policies.tamiyo import LearnedPolicy
 
 QUICK = {"episode_length": 12, "growth.min_training_epochs": 0, "growth.min_gradient_health": 0.0}
 

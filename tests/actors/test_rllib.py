@@ -12,15 +12,15 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import drawn, open_masks, small_config, synthetic
 from rllib_builders import as_rllib_episode, at_start, moved, observed, of_episode, some_masks
 
-from actors.ppo import PPOLearner, padded_batch
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.policy import View
-from policies.tamiyo import LearnedPolicy
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -45,7 +45,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def preset(config):
-    from actors.rllib import ppo_config
+    from esper_actors.rllib.config import ppo_config
 
     return ppo_config(config)
 
@@ -146,7 +146,7 @@ def test_a_whole_update_makes_the_same_network(both):
 
 
 def test_minibatches_are_whole_episodes_each_in_a_row(both, monkeypatch):
-    from actors.rllib import ppo_config
+    from esper_actors.rllib.config import ppo_config
 
     _, _, learner, theirs = both
     preset = ppo_config(small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=2))
@@ -275,7 +275,7 @@ def test_weights_that_lack_something_are_refused(runner):
 
 
 def test_rows_that_no_number_of_slots_has_are_refused():
-    from policies.rllib import packed_size, unpacked
+    from esper_actors.rllib.module import packed_size, unpacked
 
     with pytest.raises(ValueError, match="packed rows of 101 numbers"):
         unpacked(torch.zeros(2, packed_size(1) + 3))
@@ -298,7 +298,7 @@ def test_no_two_episodes_have_the_same_seed(played):
 
 
 def test_a_seed_that_is_given_again_goes_on_and_another_begins_anew(config):
-    from actors.rllib import WholeEpisodes
+    from esper_actors.rllib.config import WholeEpisodes
 
     env, other = (WholeEpisodes(MorphogenesisEnv(config)) for _ in range(2))
     first, second, third, fourth = (env.reset(seed=seed)[1]["episode_seed"] for seed in (1, 1, 2, None))
@@ -307,7 +307,7 @@ def test_a_seed_that_is_given_again_goes_on_and_another_begins_anew(config):
 
 
 def test_rewards_are_learnt_from_at_the_step_that_caused_them():
-    from actors.rllib_learner import rewards_by_cause
+    from esper_actors.rllib.learner import rewards_by_cause
 
     class Told:
         t_started = 0
@@ -325,7 +325,7 @@ def test_rewards_are_learnt_from_at_the_step_that_caused_them():
 
 
 def test_an_environment_is_made_from_a_preset_and_overrides():
-    from actors.rllib import make_rllib_environment
+    from esper_actors.rllib.config import make_rllib_environment
 
     env = make_rllib_environment({"preset": "digits", "overrides": {"growth.slots": ["r0c1"]}})
     assert env.observation_space["blueprints"].shape == (1,)
@@ -335,7 +335,7 @@ def test_an_environment_is_made_from_a_preset_and_overrides():
 
 
 def test_presets_keep_an_episode_in_a_row_and_wait_for_slow_environments(config):
-    from actors.rllib import appo_config, ppo_config
+    from esper_actors.rllib.config import appo_config, ppo_config
 
     for preset in (ppo_config(config), appo_config(config)):
         assert preset.rl_module_spec.model_config["max_seq_len"] == 6 + 1
@@ -348,7 +348,7 @@ def test_presets_keep_an_episode_in_a_row_and_wait_for_slow_environments(config)
 
 
 def test_a_gpu_is_shared_by_all_who_use_it():
-    from actors.rllib import ppo_config
+    from esper_actors.rllib.config import ppo_config
 
     preset = ppo_config(small_config(system__device="cuda:0", system__devices=("cuda:0",)))
     assert preset.num_gpus_per_env_runner == preset.num_gpus_per_learner == pytest.approx(1 / 3)
@@ -370,7 +370,7 @@ def finite(numbers):
 # RLlib makes the same environment twice in a process, and leaves Gymnasium to warn of it
 @pytest.mark.filterwarnings("ignore:.*Overriding environment rllib-single-agent-env-v0.*:UserWarning")
 def test_rllib_trains_two_iterations(name):
-    from actors import rllib
+    from esper_actors.rllib import config as rllib
 
     presets = {"ppo": rllib.ppo_config, "appo": rllib.appo_config}
     config = presets[name](small_config(system__envs_per_actor={"ppo": 1, "appo": 2}[name]))
@@ -391,9 +391,10 @@ def test_rllib_trains_two_iterations(name):
 
 def test_importing_our_packages_imports_no_rllib():
     program = (
-        "import sys, policies.tamiyo, policies.bundle, actors.ppo, actors.hire, actors.rollout, esper_ray.cli.main\n"
+        "import sys, esper_policies.tamiyo, esper_policies.bundle, esper_actors.training.ppo_learner\n"
+        "import esper_actors.factory, esper_actors.rollout.runner, esper_ray.cli.main\n"
         "assert not [name for name in sys.modules if name == 'ray' or name.startswith('ray.')]\n"
-        "import actors.cluster\n"
+        "import esper_actors.cluster.workers\n"
         "assert not [name for name in sys.modules if name.startswith('ray.rllib')]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
 from learner_builders import Scripted, small_config
 
-from actors.recording import Assignment
-from actors.rollout import EpisodeRunner, Interrupted, episode_seed
-from esper_ray import life
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 from esper_ray.leyline.policy import Decision
+from esper_ray.runtime import host as life
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.governor import HealthVerdict
 

@@ -1,9 +1,9 @@
 """What is told of an episode while it is played, and that a run is the same however closely it is watched."""
 
 import pytest
+from esper_actors.rollout.sampling import Sampler
 from watching_builders import samples, told, watched_run
 
-from actors.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision

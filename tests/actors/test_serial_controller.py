@@ -3,12 +3,16 @@
 import json
 
 import pytest
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.controller import DIAGNOSTICS
 from learner_builders import small_config
 from serial_runs import SETTINGS, events, rounds_csv, run
 
-from actors.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
-from actors.controller import DIAGNOSTICS
-from actors.rollout import episode_seed
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("straight"))
 
 
 def test_equal_seeds_give_equal_runs_byte_for_byte(straight, tmp_path):

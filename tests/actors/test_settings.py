@@ -10,7 +10,7 @@ import pytest
 NAMES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 PROGRAM = f"""
 import json, os
-from actors.settings import choose_ray_settings
+from esper_actors.cluster.settings import choose_ray_settings
 choose_ray_settings()
 print(json.dumps({{name: os.environ.get(name) for name in {NAMES!r}}}))
 """

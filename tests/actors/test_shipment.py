@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from actors.shipment import (
+from esper_actors.jobs.package import (
     ENTRY_BYTES,
-    Shipment,
+    JobPackage,
     SubmissionError,
     choose_address,
     entrypoint,
@@ -25,7 +24,7 @@ HERE = platform.python_version()
 
 
 def test_the_total_counts_what_the_archive_adds():
-    shipment = Shipment(Path("/w"), {Path("a/b"): 100, Path("c"): 7})
+    shipment = JobPackage(Path("/w"), {Path("a/b"): 100, Path("c"): 7})
 
     assert shipment.total == 107 + 2 * ENTRY_BYTES + 2 * 3 + 2 * 1
     assert shipment.largest() == [("a", 100), ("c", 7)]
@@ -35,13 +34,13 @@ def test_too_large_a_folder_is_refused_with_the_sum():
     sizes = {Path("data/x"): 60 * MIB, Path("data/y"): 30 * MIB, Path("code"): 20 * MIB, Path("notes"): MIB}
 
     with pytest.raises(SubmissionError, match=r"111.0 MiB in 4 files exceed the 100 MiB") as refused:
-        Shipment(Path("/w"), sizes).refuse_if_too_large()
+        JobPackage(Path("/w"), sizes).refuse_if_too_large()
 
     assert "90.0 (data) + 20.0 (code) + 1.0 (notes) + 0.0 (the rest)" in str(refused.value)
 
 
 def test_what_fits_is_not_refused():
-    shipment = Shipment(Path("/w"), {Path("x"): 99 * MIB})
+    shipment = JobPackage(Path("/w"), {Path("x"): 99 * MIB})
 
     shipment.refuse_if_too_large()
     assert shipment.total < 100 * MIB

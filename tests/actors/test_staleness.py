@@ -1,15 +1,14 @@
 """A policy that plays one version behind the one that learns: measured, repeatable, resumable."""
 
 import pytest
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.rollout.snapshots import Behaviour
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.ppo_learner import PPOLearner, exploration_share
 from learner_builders import small_config
 from serial_runs import events, rounds_csv, run
-
-from actors.checkpoint import checkpoints_in, load_checkpoint
-from actors.keeping import Behaviour
-from actors.ppo import PPOLearner, exploration_share
-from actors.recording import Assignment
-from actors.rollout import episode_seed
-from actors.slots import EnvironmentSlots
 
 STALE = {"system__staleness": 1, "ppo__checkpoints_kept": 1}
 
@@ -33,7 +32,7 @@ def test_the_first_two_rounds_are_played_by_the_untrained_policy(stale, index):
     config = small_config(**_settings())
     behaviour = Behaviour(index, 0, "", exploration_share(config.ppo, index))
     assignment = Assignment(2 * index, 0, episode_seed(config.seed, index, 0))
-    again = EnvironmentSlots(config, "cpu", 1).play(assignment, behaviour, PPOLearner(config).weights()).episode
+    again = EnvironmentPool(config, "cpu", 1).play(assignment, behaviour, PPOLearner(config).weights()).episode
     recorded = [e for e in stale[0].events() if e["kind"] == "env_epoch" and e["episode"] == assignment.index]
     played = [record for record in again.log if record["kind"] == "env_epoch"]
     same = [(e["value"], e["log_prob"]) for e in recorded] == [(e["value"], e["log_prob"]) for e in played]

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+from esper_actors.cluster.placement import ResourceError
+from esper_actors.sweep.resources import bundles, check_fits, check_places
+from esper_actors.sweep.schedulers import METRIC, TIME, Halving, Populations
 
-from actors.placement import ResourceError
-from actors.sweep_resources import bundles, check_fits, check_places
-from actors.sweep_schedulers import METRIC, TIME, Halving, Populations
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import HalvingConfig
 

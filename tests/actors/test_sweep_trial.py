@@ -4,11 +4,11 @@ import shutil
 from contextlib import suppress
 
 import pytest
+from esper_actors.sweep.trial import Origin, TrialRun
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_actors.training.local import LocalWorkerGroup
 from watching_builders import Telling
 
-from actors.checkpoint import CheckpointError, checkpoints_in
-from actors.serial import SerialCrew
-from actors.sweep_trial import Origin, TrialRun
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -43,7 +43,7 @@ def play(sweep, name, rounds=None, config=None, origin=None):
     config = config or sweep.trials[name].config
     trial = TrialRun(sweep, name, config, origin)
     with suppress(SystemExit):
-        trial.run(SerialCrew(config), on_round)
+        trial.run(LocalWorkerGroup(config), on_round)
     return sweep.run(name)
 
 
@@ -68,7 +68,7 @@ def test_a_trial_is_a_run_directory_of_its_own_name(sweep, undisturbed):
 
 
 def test_a_trial_belongs_to_its_sweep_and_shows_that_it_is_one(sweep, undisturbed):
-    crew = SerialCrew(sweep.trials[FIRST].config)
+    crew = LocalWorkerGroup(sweep.trials[FIRST].config)
     crew.exporter = telling = Telling()
     TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(crew, lambda run: None)
     run = sweep.run(FIRST)
@@ -118,7 +118,7 @@ def test_what_died_before_its_first_checkpoint_is_begun_again(sweep, undisturbed
 def test_a_finished_trial_only_says_so_again(sweep, undisturbed):
     ended = play(sweep, FIRST)
     before, told = table(ended), []
-    TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(SerialCrew(sweep.trials[FIRST].config), told.append)
+    TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(LocalWorkerGroup(sweep.trials[FIRST].config), told.append)
     assert [run.path for run in told] == [ended.path]
     assert table(ended) == before
 
@@ -137,7 +137,7 @@ def test_a_trial_can_be_taken_up_again_after_an_error(sweep, undisturbed):
         raise ArithmeticError("a number was not finite")
 
     with pytest.raises(ArithmeticError):
-        TrialRun(sweep, FIRST, config).run(SerialCrew(config), fail)
+        TrialRun(sweep, FIRST, config).run(LocalWorkerGroup(config), fail)
     assert table(play(sweep, FIRST)) == table(undisturbed[FIRST])
 
 
@@ -193,7 +193,7 @@ class TestBranching:
 def test_two_processes_cannot_run_one_trial(sweep, monkeypatch):
     from fcntl import LOCK_EX, flock
 
-    monkeypatch.setattr("actors.sweep_trial.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("esper_actors.sweep.trial.LOCK_SECONDS", 0.3)
     with (sweep.trials_path / f".{FIRST}.lock").open("w") as held:
         flock(held, LOCK_EX)
         with pytest.raises(TimeoutError, match=r"another process has held .*\.lock for 0 s"):

@@ -5,10 +5,10 @@ from urllib.request import urlopen
 
 import pytest
 import ray
+from esper_actors.cluster.telemetry_actor import TRIES, RayExporter
 from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
-from actors.telemetry import TRIES, RayExporter
 from esper_ray.nissa.metrics.reducer import Change
 
 WAIT_SECONDS = 120
@@ -95,7 +95,7 @@ class Broken:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluster, monkeypatch):
-    monkeypatch.setattr("actors.telemetry._started", lambda run, group, name: Broken.remote())
+    monkeypatch.setattr("esper_actors.cluster.telemetry_actor._started", lambda run, group, name: Broken.remote())
     exporter = RayExporter("run-b")
     deadline = time.monotonic() + WAIT_SECONDS
     while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):

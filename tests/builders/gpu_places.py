@@ -13,8 +13,9 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("PYTHONPATH", str(ROOT))
 
-from actors.settings import choose_ray_settings  # noqa: E402
-from actors.slots import Played  # noqa: E402
+from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
+from esper_actors.rollout.pool import PlayedEpisode  # noqa: E402
+
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 
 choose_ray_settings()
@@ -40,23 +41,23 @@ class Telling:
     def play(self, assignment, *_):
         context = ray.get_runtime_context()
         where = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return Played(Somewhere(assignment.index, where, context.get_node_id(), os.getpid()), seconds=0.0)
+        return PlayedEpisode(Somewhere(assignment.index, where, context.get_node_id(), os.getpid()), seconds=0.0)
 
 
 def places(**settings):
     """One entry for each environment actor that played."""
-    from actors.cluster import RayCrew
-    from actors.crew import play
-    from actors.recording import Assignment
+    from esper_actors.cluster.workers import RayWorkerGroup
+    from esper_actors.rollout.recorder import Assignment
+    from esper_actors.training.workers import play_round
 
     system = {f"system.{key}": value for key, value in settings.items()}
     config = build(read_preset("digits"), {"policy.memory_size": 16, "policy.feature_size": 16} | system)
     found = {}
-    with RayCrew(config, player=Telling) as crew:
+    with RayWorkerGroup(config, player=Telling) as crew:
         names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
         for _ in range(50):  # until everybody has had something to play
             assignments = [Assignment(index, index % config.system.envs, 0) for index in range(8)]
-            for episode in play(crew, assignments, 0.0):
+            for episode in play_round(crew, assignments, 0.0):
                 found[episode.process] = {"gpu": episode.gpu, "node": episode.node}
             if len(found) == len(crew._workers):
                 break

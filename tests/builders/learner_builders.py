@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.network import state_value
 
-from actors.ppo import PPOLearner, padded_batch
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, LifecycleOp, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, observation_size
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
-from policies.network import state_value
 
 SMALL = {
     "name": "small",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 
 from esper_ray.leyline.actions import (
     ARGUMENT_HEADS,
@@ -22,7 +23,6 @@ from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals, SeedMeasurements, SlotReport
 from esper_ray.leyline.stages import Stage
-from policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 
 READS = {
     0: (),

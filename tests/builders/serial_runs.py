@@ -1,11 +1,10 @@
 """Small runs in this process, from their beginning or resumed, and what they leave."""
 
-import pytest
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.controller import Controller
+from esper_actors.training.local import LocalWorkerGroup
 from learner_builders import small_config
 
-from actors.checkpoint import checkpoints_in, load_checkpoint
-from actors.controller import Controller
-from actors.serial import SerialCrew
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo__checkpoints_kept": 2}
@@ -43,7 +42,7 @@ def run(folder, resume=None, stop_after=None, **changes):
     config = small_config(**(SETTINGS | changes))
     watcher = Watcher(stop_after)
     directory = RunDirectory.create(folder, config, ["test"]) if resume is None else RunDirectory.open(resume)
-    with SerialCrew(config) as crew:
+    with LocalWorkerGroup(config) as crew:
         controller = Controller(config, crew, directory, watcher, watcher.should_stop)
         if resume is None:
             controller.start()
@@ -60,8 +59,3 @@ def rounds_csv(directory):
 def events(directory):
     """The event log without the name of the run."""
     return [{key: value for key, value in event.items() if key != "run"} for event in directory.events()]
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("straight"))

@@ -7,18 +7,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from esper_actors.training.ppo_learner import PPOLearner, exploration_share
+from esper_policies.distribution import ActionDistribution, MaskTensors
+from esper_policies.network import state_value
+from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import open_masks, small_config
 
-from actors.ppo import PPOLearner, exploration_share
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.legality import Limits, legality
 from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.policy import Episode, Trajectory, View
 from esper_ray.leyline.records import HostSignals, Reports, SeedMeasurements, SlotReport
 from esper_ray.leyline.stages import Stage
-from policies.distribution import ActionDistribution, MaskTensors
-from policies.network import state_value
-from policies.tamiyo import LearnedPolicy
 
 
 class Toy(Protocol):

@@ -1,9 +1,10 @@
 """Runs that are watched as closely as their configuration says."""
 
-from actors.checkpoint import checkpoints_in, load_checkpoint
-from actors.controller import Controller
-from actors.hire import make_crew
-from actors.observing import observed
+from esper_actors.factory import make_workers
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.controller import Controller
+from esper_actors.training.observing import observed
+
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
@@ -46,7 +47,7 @@ def watched_run(config, folder, level, *, serial=True, resume=None, rounds=None,
         return rounds is not None and len([one for one in telling.heard if one[0] == "round"]) >= rounds
 
     with (
-        make_crew(config, serial=serial, metrics=metrics) as crew,
+        make_workers(config, serial=serial, metrics=metrics) as crew,
         observed(config, run, exporter, telling) as watching,
     ):
         controller = Controller(config, crew, run, watching, stop, None, watching)

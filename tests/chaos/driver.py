@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT)]
 os.environ.setdefault("PYTHONPATH", str(ROOT))
 
-from actors.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
-from actors.controller import Controller  # noqa: E402
-from actors.keeping import Keeping  # noqa: E402
-from actors.observing import observed  # noqa: E402
-from actors.settings import choose_ray_settings  # noqa: E402
-from actors.slots import EnvironmentSlots  # noqa: E402
+from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
+from esper_actors.rollout.pool import EnvironmentPool  # noqa: E402
+from esper_actors.rollout.snapshots import SnapshotPolicy  # noqa: E402
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
+from esper_actors.training.controller import Controller  # noqa: E402
+from esper_actors.training.observing import observed  # noqa: E402
+
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
@@ -59,10 +60,10 @@ def note(folder: Path, *words: object) -> None:
         os.close(handle)
 
 
-class NotingSlots(EnvironmentSlots):
+class NotingSlots(EnvironmentPool):
     """Real environments that write down each of their steps."""
 
-    def __init__(self, config: RunConfig, device: str, count: int, keeping: Keeping) -> None:
+    def __init__(self, config: RunConfig, device: str, count: int, keeping: SnapshotPolicy) -> None:
         super().__init__(config, device, count, keeping)
         folder = Path(keeping.place).parent
         for slot in self._slots:
@@ -108,8 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     choose_ray_settings()
     import ray
-
-    from actors.cluster import RayCrew
+    from esper_actors.cluster.workers import RayWorkerGroup
 
     config, path = chaos_config(), options.folder / "run"
     if options.nodes:
@@ -128,10 +128,10 @@ def main() -> None:
         shutil.rmtree(path, ignore_errors=True)
         directory = RunDirectory.create(options.folder, config, sys.argv, "run")
         found = []
-    keeping = Keeping(str(path / "snapshots"), config.system.snapshot_every)
+    keeping = SnapshotPolicy(str(path / "snapshots"), config.system.snapshot_every)
     noting = Noting(path)
     with (
-        RayCrew(config, keeping, "chaos", player=NotingSlots, metrics=("chaos", "")) as crew,
+        RayWorkerGroup(config, keeping, "chaos", player=NotingSlots, metrics=("chaos", "")) as crew,
         observed(config, directory, crew.exporter, noting) as watching,
     ):
         controller = Controller(config, crew, directory, watching, lambda: False, None, watching)

@@ -16,11 +16,11 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from driver import Noting, chaos_config  # noqa: E402
+from esper_actors.training.controller import Controller  # noqa: E402
+from esper_actors.training.local import LocalWorkerGroup  # noqa: E402
+from esper_actors.training.workers import WorkerGroup  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
-from actors.controller import Controller  # noqa: E402
-from actors.crew import Crew  # noqa: E402
-from actors.serial import SerialCrew  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
@@ -39,7 +39,7 @@ class Quiet:
     steps: int
 
 
-def quiet_run(folder: Path, make: Callable[[RunConfig], Crew] = SerialCrew) -> Quiet:
+def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWorkerGroup) -> Quiet:
     """The run in one process."""
     config = chaos_config()
     directory = RunDirectory.create(folder, config, ["chaos"], "run")

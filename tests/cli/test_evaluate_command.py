@@ -238,7 +238,7 @@ def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluat
 
 
 def test_an_error_in_the_middle_keeps_the_scores_so_far(evaluate, out, monkeypatch):
-    from actors.evaluation import Evaluator
+    from esper_actors.evaluation.evaluator import Evaluator
 
     monkeypatch.setattr(Evaluator, "unsteered", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -6,14 +6,14 @@ from urllib.request import urlopen
 
 import pytest
 from cli_builders import SMALL, call
+from esper_actors.training.observing import MetricsObserver
 
-from actors.observing import Observing
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 
 
 def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
     """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""
-    ports, pages, original = [], [], Observing.round_finished
+    ports, pages, original = [], [], MetricsObserver.round_finished
 
     def read_afterwards(self, row, timing):
         original(self, row, timing)
@@ -27,7 +27,7 @@ def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
 
     made = PrometheusExporter.__init__
     monkeypatch.setattr(PrometheusExporter, "__init__", remember)
-    monkeypatch.setattr(Observing, "round_finished", read_afterwards)
+    monkeypatch.setattr(MetricsObserver, "round_finished", read_afterwards)
     quiet = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
     seen = call(
         *("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "seen", "--run-id", "seen"),

@@ -21,7 +21,7 @@ def train(*more):
 
 def stop_after(rounds, monkeypatch):
     """Let a run end after so many rounds, as a signal would."""
-    from actors.controller import Controller
+    from esper_actors.training.controller import Controller
 
     original = Controller.run
 

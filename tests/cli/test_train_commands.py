@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 from cli_builders import only_run
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.ppo_learner import PPOLearner
+from esper_policies.bundle import weights_digest
 
-from actors.checkpoint import checkpoints_in, load_checkpoint
-from actors.ppo import PPOLearner
 from esper_ray.leyline.config.reward import REWARD_MODES
-from policies.bundle import weights_digest
 
 LINE = re.compile(
     r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "
@@ -138,7 +138,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("esper_ray.cli.jobs.train.make_crew", broken)
+    monkeypatch.setattr("esper_ray.cli.jobs.train.make_workers", broken)
     with pytest.raises(ZeroDivisionError):
         train("--rounds", "1")
     assert list(runs.iterdir()) == []
@@ -148,7 +148,7 @@ def test_a_run_that_fails_later_says_so_in_its_manifest(train, runs, monkeypatch
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("actors.ppo.PPOLearner.update", broken)
+    monkeypatch.setattr("esper_actors.training.ppo_learner.PPOLearner.update", broken)
     with pytest.raises(ZeroDivisionError):
         train("--rounds", "1")
     assert only_run(runs).read_manifest()["status"] == "failed"

@@ -3,15 +3,22 @@
 from dataclasses import replace
 
 import pytest
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner
+from esper_policies.baselines import (
+    OraclePolicy,
+    RandomPolicy,
+    SchedulePolicy,
+    ScriptLine,
+    StaticPolicy,
+    default_script,
+)
 from policy_builders import FAST_LIVES, limits, report, view_of
 from pydantic import ValidationError
 
-from actors.recording import Assignment
-from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import HEADS, HEADS_OF_OP, WAIT, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage
-from policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy, default_script
 
 FOSSIL = report(Stage.FOSSILIZED, contribution_pp=3.0)
 AUTOMATIC = limits(2, manual_advance=False)

@@ -6,21 +6,21 @@ import sys
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-from esper_ray.leyline.actions import HEADS_OF_OP, action_names
-from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
-from policies import bundle as module
-from policies.bundle import (
+from esper_policies import bundle as module
+from esper_policies.bundle import (
     BundleError,
     Provenance,
     load_bundle,
     policy_observation,
     save_bundle,
 )
-from policies.network import PolicyNetwork
+from esper_policies.network import PolicyNetwork
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from esper_ray.leyline.actions import HEADS_OF_OP, action_names
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 
 POLICY = PolicyConfig(feature_size=16, memory_size=16)
 CAME_FROM = Provenance(
@@ -83,7 +83,7 @@ def test_the_player_has_these_weights_and_does_not_explore(path):
 
 def test_it_is_read_without_ray(path):
     code = (
-        "import sys; from policies.bundle import load_bundle; from pathlib import Path; "
+        "import sys; from esper_policies.bundle import load_bundle; from pathlib import Path; "
         f"load_bundle(Path({str(path)!r})).player(); print('ray' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

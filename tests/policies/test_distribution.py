@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_builders import (
@@ -18,7 +19,6 @@ from policy_builders import (
 )
 
 from esper_ray.leyline.actions import ARGUMENT_HEADS
-from policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 
 SEEDS = range(4)
 EVERY = every_canonical_action(2)

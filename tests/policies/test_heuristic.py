@@ -1,11 +1,11 @@
 """The hand-written policy, one view at a time."""
 
 import pytest
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from policy_builders import limits, report, view_of
 
 from esper_ray.leyline.actions import AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage
-from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 FOSSIL = report(Stage.FOSSILIZED, contribution_pp=3.0)
 

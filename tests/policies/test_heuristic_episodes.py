@@ -1,13 +1,13 @@
 """The hand-written policy through real episodes."""
 
 import pytest
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from policy_builders import FAST_LIVES
 
-from actors.recording import Assignment
-from actors.rollout import EpisodeRunner
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action
-from policies.heuristic import HeuristicConfig, HeuristicPolicy
 
 pytestmark = pytest.mark.slow
 

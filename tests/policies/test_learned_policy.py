@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from esper_policies.distribution import ActionDistribution, MaskTensors
+from esper_policies.network import PolicyNetwork, state_value
+from esper_policies.tamiyo import LearnedPolicy
 from policy_builders import FAST_LIVES, SMALL_POLICY, TINY
 
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import LifecycleOp
-from policies.distribution import ActionDistribution, MaskTensors
-from policies.network import PolicyNetwork, state_value
-from policies.tamiyo import LearnedPolicy
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_making_and_playing_a_policy_leaves_the_global_generator_alone(env, weig
 
 
 def test_decisions_are_legal_through_whole_lives(weights):
-    """Exploration at full strength through every stage; the assertion is in ``play``."""
+    """Exploration at full strength through every stage; the assertion is in ``play_round``."""
     env = make_environment("digits", FAST_LIVES | SMALL_POLICY | {"training.steps_per_epoch": 1})
     policy = policy_of(env, weights, epsilon=1.0)
     seen = {decision.action.operation for decision in play(env, policy, 0, 0)[1]}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from esper_policies.network import FeatureNormaliser, PolicyNetwork, parameter_count, state_value
 
 from esper_ray.leyline.actions import ARGUMENT_HEADS, LifecycleOp
 from esper_ray.leyline.config.run import PolicyConfig
@@ -14,7 +15,6 @@ from esper_ray.leyline.observation import (
     observation_names,
     observation_size,
 )
-from policies.network import FeatureNormaliser, PolicyNetwork, parameter_count, state_value
 
 SMALL = {"feature_size": 16, "memory_size": 16}
 

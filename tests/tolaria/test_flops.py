@@ -6,7 +6,7 @@ import torch
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
-from esper_ray.life import Life, Planted
+from esper_ray.runtime.host import HostRuntime, PlantedSeed
 from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.tasks import load_task
@@ -30,7 +30,7 @@ CNN = SMALL | {"growth.slots": ["r0c0"]}
 def life_of(settings, seed=1, flops=None):
     config = build(read_preset("digits"), settings)
     device = torch.device("cpu")
-    return Life(config, load_task(config.task, device), device, configured_host(config.host), seed, flops)
+    return HostRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed, flops)
 
 
 def played(life, epochs=EPOCHS):
@@ -72,7 +72,7 @@ def test_a_committed_convolution_adds_its_own_products():
     alone, grown = FlopMeter(), FlopMeter()
     played(life_of(CNN, flops=alone), epochs=1)
     life = life_of(CNN, flops=grown)
-    life.begin_grown([Planted("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
+    life.begin_grown([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     played(life, epochs=1)
     assert grown.total - alone.total == STEPS * linear(BATCH * 64, 9 * 2, 2)
 

@@ -51,13 +51,14 @@ def evaluate(
     The environment is that of --preset, --config-json or --task; else that under which the first learned policy
     was trained. Nothing here is used for training: the test split is looked at in no other place.
     """
-    from actors.contestants import UNSTEERED, contestant
-    from actors.evaluation import labelled
+    from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
+    from esper_actors.evaluation.evaluator import labelled
+
     from esper_ray.cli.jobs.evaluate import EvaluationJob, environment_of
 
     chosen = seed_list(seeds)
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
-    found = [contestant(name) for name in (*policies, *more)]
+    found = [load_candidate(name) for name in (*policies, *more)]
     data = None if data_dir is None else str(data_dir)
     where = devices or None
     flags = {"task.name": task, "task.data_dir": data, "episode_length": episode_length, "system.devices": where}

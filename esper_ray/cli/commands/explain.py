@@ -27,7 +27,7 @@ def explain(
 
     With --slot: who wanted each seed there and with what probability, what the gates said, what it was worth, its end.
     """
-    from actors.replay import recorded_episode
+    from esper_actors.rollout.replay import recorded_episode
 
     directory = RunDirectory.open(run)
     if (episode is None) is (env is None):

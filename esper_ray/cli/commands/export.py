@@ -19,7 +19,7 @@ def export_policy(
 
     It can be played without Ray: `esper evaluate OUT`, or `grow(model, data, policy=OUT)` on a model of your own.
     """
-    from actors.export import export_policy as exported
+    from esper_actors.evaluation.export import export_policy as exported
 
     manifest = exported(run, out, round_index=round_index, replace=force)
     came = manifest.provenance

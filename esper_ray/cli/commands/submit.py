@@ -10,7 +10,7 @@ import typer
 from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
-    from actors.submission import Cluster
+    from esper_actors.jobs.client import JobClient
 
 INTERRUPTED = (130, 143)
 """Exit codes with which a signal ends this program."""
@@ -20,6 +20,7 @@ CONTEXT = {"allow_interspersed_args": False}
 
 
 def submit(
+    context: typer.Context,
     command: Annotated[list[str] | None, typer.Argument(help="a command of esper", metavar="-- COMMAND ...")] = None,
     address: Annotated[str | None, typer.Option(help="dashboard of the cluster, http://<head>:8265")] = None,
     working_dir: Annotated[Path, typer.Option(help="folder that is shipped, and in which the job runs")] = Path("."),
@@ -43,13 +44,13 @@ def submit(
     words = command or []
     if sum([bool(words), follow is not None, stop is not None]) != 1:
         raise UsageError("say what to run: esper submit [OPTIONS] -- train ppo ...; or one of --follow ID, --stop ID")
-    check_command(words)
+    check_command(context.find_root().command, words)
 
-    from actors.shipment import choose_address, entrypoint, key_values
+    from esper_actors.jobs.package import choose_address, entrypoint, key_values
 
     variables, notes = key_values("--env", env or []), key_values("--metadata", metadata or [])
     where = choose_address(address, os.environ)
-    from actors.submission import Cluster, weigh
+    from esper_actors.jobs.client import JobClient, package_size
 
     for name in ("working_dir", "packaging"):  # they say again what the line about shipping says
         logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
@@ -57,13 +58,13 @@ def submit(
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     runtime: dict[str, Any] = {"env_vars": variables} if variables else {}
     if words and not no_working_dir:
-        from actors.shipment import EXCLUDES, MIB
+        from esper_actors.jobs.package import EXCLUDES, MIB
 
-        shipment = weigh(working_dir, exclude or [])
+        shipment = package_size(working_dir, exclude or [])
         shipment.refuse_if_too_large()
         runtime |= {"working_dir": str(shipment.root), "excludes": [*EXCLUDES, *(exclude or [])]}
         typer.echo(f"shipping {shipment.root}: {len(shipment.sizes)} files, {shipment.total / MIB:.1f} MiB", err=True)
-    cluster = Cluster(where, any_version)
+    cluster = JobClient(where, any_version)
     if stop is not None:
         typer.echo(f"job {stop}: {'stopped' if cluster.stop(stop) else 'had ended before'}", err=True)
         return
@@ -89,7 +90,7 @@ def submit(
     raise SystemExit(_follow(cluster, job))
 
 
-def _follow(cluster: "Cluster", job: str) -> int:
+def _follow(cluster: "JobClient", job: str) -> int:
     """Logs to standard output until the job ends; its exit status."""
     try:
         code = cluster.follow(job, lambda text: typer.echo(text, nl=False))
@@ -109,18 +110,18 @@ def _handles(job: str, address: str) -> str:
     )
 
 
-def check_command(words: list[str]) -> None:
-    """Let the command line parse what the job will run, so that a slip of the pen costs no upload.
+def check_command(root: Any, words: list[str]) -> None:
+    """Parse the command of the job before anything is uploaded.
+
+    Args:
+        root: the command ``esper``.
 
     Raises:
         UsageError: if esper has no such command, or the command no such option.
     """
     if not words:
         return
-    from esper_ray.cli.main import app
-
-    here: Any = typer.main.get_command(app)
-    said = "esper"
+    here, said = root, "esper"
     rest = words
     while (commands := getattr(here, "commands", None)) is not None:
         name = rest[0] if rest else "nothing"

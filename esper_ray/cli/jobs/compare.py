@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from esper_actors.evaluation.candidates import load_candidate
+from esper_actors.factory import join_cluster
 from rich.console import Console
 
-from actors.contestants import contestant
-from actors.hire import join_cluster
 from esper_ray.cli.jobs.evaluate import EvaluationJob
 from esper_ray.cli.jobs.run_lookup import run_of_name
 from esper_ray.cli.jobs.train import PPOJob
@@ -140,7 +140,7 @@ class ComparisonJob:
 
     def _judge(self, stop: StopRequest) -> int:
         names = [f"{mode}={self.folder / label}" for label, mode in self.pair.sides]
-        contestants = [contestant(name)[0] for name in names]
+        contestants = [load_candidate(name)[0] for name in names]
         job = EvaluationJob(
             self.sides[0],
             contestants,

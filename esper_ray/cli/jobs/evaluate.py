@@ -6,15 +6,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from esper_actors.evaluation.candidates import Candidate
+from esper_actors.evaluation.pool import EvaluatorPool, all_scores, make_evaluators
+from esper_actors.rollout.runner import Interrupted
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from actors.contestants import Contestant
-from actors.evaluation_pool import Players, all_scores, make_players
-from actors.rollout import Interrupted
 from esper_ray.cli.signals import StopRequest
 from esper_ray.karn.reports import evaluation_report as scoreboard
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
@@ -30,12 +30,12 @@ WIDEST = 1000
 """Columns in which any table fits."""
 
 
-def environment_of(config: RunConfig, contestants: Sequence[Contestant]) -> None:
+def environment_of(config: RunConfig, contestants: Sequence[Candidate]) -> None:
     """See that every contestant can play under ``config``, before anything is started.
 
     Raises:
         UsageError: if one cannot.
-        ContestantError: if one has learnt to grow on other features.
+        CandidateError: if one has learnt to grow on other features.
     """
     device = torch.device("cpu")
     organism = build_organism(config, load_task(config.task, device), device, seed=0)
@@ -55,7 +55,7 @@ class EvaluationJob:
     def __init__(
         self,
         config: RunConfig,
-        contestants: Sequence[Contestant],
+        contestants: Sequence[Candidate],
         unsteered: Sequence[str],
         control: str,
         seeds: Sequence[int],
@@ -76,7 +76,7 @@ class EvaluationJob:
             UsageError: if the folder cannot be written.
         """
         by_label = {entry.label: entry for entry in self.contestants}
-        players = make_players(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
+        players = make_evaluators(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
         self._make_folder()
         self.console.print(self._headline(), highlight=False, soft_wrap=True)
         try:
@@ -95,7 +95,7 @@ class EvaluationJob:
         self._show(found, duels(scores, self._reference))
         return 0
 
-    def _play(self, players: Players, labels: Sequence[str], stop: StopRequest) -> list[Score]:
+    def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
         with _bar(self.console) as bar:
             task = bar.add_task("playing", total=self._total)
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from esper_actors.cluster.settings import choose_ray_settings
 from rich.console import Console
 from rich.table import Table
 
-from actors.settings import choose_ray_settings
 from esper_ray.cli import options as opt
 from esper_ray.cli.signals import StopRequest
 from esper_ray.karn.console.sweep_progress import sweep_progress
@@ -58,7 +58,7 @@ class SweepJob:
     def run(self) -> int:
         """Exit code: 0 when all trials are done, 1 when some failed, 130 or 143 after a signal."""
         choose_ray_settings()
-        from actors.sweep import Sweeper
+        from esper_actors.sweep.tuner import Sweeper
 
         with StopRequest() as stop, Sweeper(self.trials, self.sweep.concurrent) as sweeper:
             stop.listen()

@@ -7,17 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from esper_actors.factory import make_workers
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
+from esper_actors.rollout.snapshots import SnapshotPolicy
+from esper_actors.training.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.controller import Controller
+from esper_actors.training.delivering import SinkObserver, close_delivery
+from esper_actors.training.observing import observed
+from esper_policies.network import parameter_count
 from rich.console import Console
 from rich.table import Table
 
-from actors.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
-from actors.controller import Controller
-from actors.delivering import Delivering, close_delivery
-from actors.hire import make_crew
-from actors.keeping import Keeping
-from actors.observing import observed
-from actors.recording import Assignment
-from actors.rollout import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.cli.jobs.exporters import exporters
 from esper_ray.cli.signals import StopRequest
 from esper_ray.environment import MorphogenesisEnv
@@ -33,7 +34,6 @@ from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
 from esper_ray.nissa.sinks.delivery import PATIENCE_SECONDS, Delivery
 from esper_ray.nissa.sinks.protocol import RunFacts
 from esper_ray.nissa.sinks.registry import SINKS
-from policies.network import parameter_count
 
 
 class PPOJob:
@@ -102,9 +102,9 @@ class PPOJob:
         delivery = self._delivery()
         try:
             run = self.run_directory
-            keeping = Keeping(self._snapshots(), self.config.system.snapshot_every)
+            keeping = SnapshotPolicy(self._snapshots(), self.config.system.snapshot_every)
             metrics = None if self.config.telemetry.level == "off" else run.names
-            hired = make_crew(self.config, serial=self.serial, keeping=keeping, label=run.run_id, metrics=metrics)
+            hired = make_workers(self.config, serial=self.serial, keeping=keeping, label=run.run_id, metrics=metrics)
             self.console.print(f"run {run.path}", highlight=False, soft_wrap=True)
             self.console.print(f"{self._headline()}\nplan: {hired.plan()}", highlight=False, soft_wrap=True)
             with hired as crew:
@@ -116,7 +116,7 @@ class PPOJob:
                     progress_for(self.config, self.console, done_before, self.label) as shown,
                     observed(self.config, run, exporter, shown) as watching,
                 ):
-                    listener = Delivering(delivery, run, watching)
+                    listener = SinkObserver(delivery, run, watching)
                     controller = Controller(self.config, crew, run, listener, stop, self._mirror, watching)
                     if self.checkpoint is None:
                         controller.start()
@@ -278,8 +278,7 @@ class HeuristicJob:
     def run(self) -> int:
         """Exit code: 0 when all episodes are played, 130 or 143 after a signal."""
         import torch
-
-        from policies.heuristic import HeuristicConfig, HeuristicPolicy
+        from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 
         torch.set_num_threads(self.config.system.threads)
         env = MorphogenesisEnv(self.config, self.config.system.devices[0])

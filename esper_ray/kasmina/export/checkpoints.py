@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.kasmina.network.growth import GrowthRecord
+from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
-
-if TYPE_CHECKING:
-    from esper_ray.kasmina.model import MorphogeneticModel
 
 VERSION = 1
 EXTRA_STATE = "_extra_state"
@@ -38,7 +36,7 @@ class TopologyError(UserError, ValueError):
     remedy = "Wrap the same model with the same slots before the state is loaded."
 
 
-def manifest_of(model: "MorphogeneticModel") -> Manifest:
+def manifest_of(model: SlottedNetwork) -> Manifest:
     """Slots, shapes and seeds of ``model`` as plain data."""
     record = model.growth.record()
     slots = {
@@ -61,7 +59,7 @@ def manifest_of(model: "MorphogeneticModel") -> Manifest:
     }
 
 
-def manifest_tensor(model: "MorphogeneticModel") -> Tensor:
+def manifest_tensor(model: SlottedNetwork) -> Tensor:
     """The manifest as UTF-8 bytes in a (N,) uint8 tensor."""
     return torch.tensor(list(json.dumps(manifest_of(model), sort_keys=True).encode()), dtype=torch.uint8)
 
@@ -95,7 +93,7 @@ def seed_from_json(tree: Mapping[str, Any]) -> SeedState:
     return SeedState(**fields)
 
 
-def load_state(model: "MorphogeneticModel", state: Mapping[str, Any], load: Callable[..., Any]) -> Any:
+def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[..., Any]) -> Any:
     """Rebuild the seeds that ``state`` holds, then ``load`` its tensors strictly.
 
     Raises:
@@ -117,7 +115,7 @@ def load_state(model: "MorphogeneticModel", state: Mapping[str, Any], load: Call
     return load(state, strict=True)
 
 
-def check_rebuilt(model: "MorphogeneticModel", packed: Any) -> None:
+def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
     """See that ``model`` has the slots and seeds of a manifest.
 
     Raises:
@@ -131,7 +129,7 @@ def check_rebuilt(model: "MorphogeneticModel", packed: Any) -> None:
         )
 
 
-def save_model(model: "MorphogeneticModel", path: Path) -> None:
+def save_model(model: SlottedNetwork, path: Path) -> None:
     """Write ``model`` to ``path``: first beside it, then renamed. Tied tensors are stored once.
 
     Raises:
@@ -161,7 +159,7 @@ def save_model(model: "MorphogeneticModel", path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def load_model(model: "MorphogeneticModel", path: Path) -> None:
+def load_model(model: SlottedNetwork, path: Path) -> None:
     """Make ``model`` what :func:`save_model` wrote to ``path``.
 
     Raises:
@@ -218,7 +216,7 @@ def _slot_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> lis
 
 
 def _expected_shapes(
-    model: "MorphogeneticModel", modules: Mapping[str, Mapping[str, nn.Module | None]]
+    model: SlottedNetwork, modules: Mapping[str, Mapping[str, nn.Module | None]]
 ) -> dict[str, torch.Size | None]:
     shapes = {f"host.{name}": _shape(value) for name, value in model.host.state_dict().items()}
     for slot, parts in modules.items():

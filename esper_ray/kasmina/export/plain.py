@@ -7,7 +7,7 @@ the user stay what they are.
 
 import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
@@ -15,10 +15,8 @@ from torch.fx.node import Argument
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.operators import blend
+from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.stages import Stage
-
-if TYPE_CHECKING:
-    from esper_ray.kasmina.model import MorphogeneticModel
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
 REPRESENTABLE = (type(None), bool, int, float, str)
@@ -45,7 +43,7 @@ class _Tracer(fx.Tracer):
         return not _ours(m)
 
 
-def plain_module(model: "MorphogeneticModel") -> nn.Module:
+def plain_module(model: SlottedNetwork) -> nn.Module:
     """A copy of the host of ``model`` with its committed seeds built in, in the same mode and on the same device.
 
     Raises:

@@ -1,19 +1,15 @@
 """A growing network in text."""
 
-from typing import TYPE_CHECKING
-
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.actions import AlphaMode
 from esper_ray.leyline.stages import WITH_MODULE
-
-if TYPE_CHECKING:
-    from esper_ray.kasmina.model import MorphogeneticModel
 
 BAR = 10
 """Characters of an amplitude bar."""
 
 
-def draw(model: "MorphogeneticModel") -> str:
+def draw(model: SlottedNetwork) -> str:
     """One line for the host, one for each slot in the order of a forward pass: place, shape, what grows there.
 
     For example ``├ layer1  64 x 8 x 8  r0c0  conv_light  BLENDING 3  add 0.60 ██████░░░░ to 1.00  37,056 parameters``.

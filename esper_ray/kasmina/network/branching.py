@@ -4,16 +4,12 @@ A pass goes on with one block of rows per distinct choice made so far, so that w
 in common up to some slot is computed once. Blocks are B rows each, one after another.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from esper_ray.kasmina.model import MorphogeneticModel
 
 Members = frozenset[str]
 """Slots of a coalition."""
@@ -54,40 +50,6 @@ def forks(order: Sequence[str], coalitions: Collection[Members]) -> tuple[dict[s
         plan[slot] = Fork(len(prefixes), off, on)
         prefixes = [prefixes[i] for i in off] + [prefixes[i] | {slot} for i in on]
     return plan, tuple(prefixes)
-
-
-@contextmanager
-def switched(
-    model: "MorphogeneticModel", slots: Members, coalitions: Collection[Members] | None
-) -> Iterator[tuple[Members, ...]]:
-    """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`."""
-    order = tuple(slot for slot in model.execution_order if slot in slots)
-    for slot in slots:
-        if not model.cell(slot).contributes:
-            raise ValueError(f"slot {slot} holds no seed that changes the output")
-    chosen = subsets(slots) if coalitions is None else coalitions
-    for coalition in chosen:
-        if not coalition <= slots:
-            raise ValueError(f"coalition {sorted(coalition)} has members that are not among {sorted(slots)}")
-    if not chosen:
-        raise ValueError("at least one coalition is needed, got none")
-    plan, blocks = forks(order, chosen)
-    branching = all(model.attachments[slot].branches for slot in order)
-    if not branching:  # a shortcut would meet blocks that are not there: all of them run from the beginning
-        everything = range(len(blocks))
-        with_seed = {slot: tuple(i for i in everything if slot in blocks[i]) for slot in order}
-    before = [(cell, cell.fork, cell.switch) for cell in map(model.cell, model.slot_ids)], model.copies
-    model.copies = 1 if branching else len(blocks)
-    try:
-        for slot in model.slot_ids:
-            cell = model.cell(slot)
-            cell.fork = plan.get(slot) if branching else None
-            cell.switch = None if branching or slot not in order else (len(blocks), with_seed[slot])
-        yield blocks
-    finally:
-        cells, model.copies = before
-        for cell, fork, switch in cells:
-            cell.fork, cell.switch = fork, switch
 
 
 def repeated(value: Any, copies: int) -> Any:

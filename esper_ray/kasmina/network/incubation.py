@@ -2,20 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.newborn import preserved_rng
-
-if TYPE_CHECKING:
-    from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.slotted import SlottedNetwork
 
 
 @contextmanager
-def shadowed(model: "MorphogeneticModel") -> Iterator[None]:
+def shadowed(model: SlottedNetwork) -> Iterator[None]:
     """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.shadow`."""
     cells = [cell for cell in map(model.cell, model.slot_ids) if cell.incubates]
     with evaluation_mode(model):
@@ -28,7 +25,7 @@ def shadowed(model: "MorphogeneticModel") -> Iterator[None]:
                 cell.shadowed = False
 
 
-def incubate(model: "MorphogeneticModel", loss_of: Callable[[], Tensor]) -> None:
+def incubate(model: SlottedNetwork, loss_of: Callable[[], Tensor]) -> None:
     """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`."""
     cells = [cell for cell in map(model.cell, model.slot_ids) if cell.incubates and cell.incubation.method == "shadow"]
     learners = [p for cell in cells for p in cell.learnable() if p.requires_grad]

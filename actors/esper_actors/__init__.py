@@ -1,0 +1,1 @@
+"""The distributed system: training, rollout, Ray shells, evaluation, sweeps and jobs."""

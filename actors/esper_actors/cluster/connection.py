@@ -1,0 +1,69 @@
+"""Joins a Ray cluster or starts one, with errors that a person can act on."""
+
+import os
+import socket
+from pathlib import Path
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from esper_ray.leyline.errors import UserError
+
+CONNECT_SECONDS = 5.0
+
+
+class ClusterError(UserError):
+    """There is no cluster where one should be, or it does not take us."""
+
+    remedy = "Start a cluster at the address, or correct RAY_ADDRESS and the token."
+
+
+def start_ray(cpus: float) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
+
+    A cluster that somebody else has started on this machine is joined only if ``RAY_ADDRESS`` says so.
+
+    Raises:
+        ClusterError: if there is no cluster at the address, it is of another version, or it refuses our token.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        count = max(os.cpu_count() or 1, int(cpus))
+        ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        return
+    _check_reachable(address)
+    try:
+        ray.init(log_to_driver=False)
+    except AuthenticationError as error:
+        raise ClusterError(
+            f"the cluster at RAY_ADDRESS={address} refuses our token: {_first(error)}; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to what the cluster was started with"
+        ) from error
+    except ConnectionError as error:
+        raise ClusterError(f"there is no Ray cluster at RAY_ADDRESS={address}: {_first(error)}") from error
+    except RuntimeError as error:
+        if "ersion mismatch" not in str(error):
+            raise
+        raise ClusterError(f"the cluster at RAY_ADDRESS={address} is of another version: {error}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """See at once whether anybody listens; Ray itself would try for a minute.
+
+    Raises:
+        ClusterError: if nobody does.
+    """
+    known = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # where Ray looks for auto
+    place = known.read_text().strip() if address == "auto" and known.is_file() else address
+    host, colon, port = place.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # no cluster was ever started here, or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"there is no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Evaluation of policies on held-out seeds, and export of policy bundles."""

@@ -1,0 +1,178 @@
+"""Who takes part in an evaluation: policies by name or from disk, and networks that nobody steers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
+from esper_policies.bundle import BundleError, check_topologies, load_bundle
+from esper_policies.heuristic import HeuristicPolicy
+from esper_policies.tamiyo import LearnedPolicy
+from pydantic import ValidationError
+from torch import Tensor
+
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import PolicyConfig, RunConfig
+from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import Policy
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+
+BASELINES: Mapping[str, Callable[[Limits, str], Policy]] = {
+    "heuristic": lambda limits, task: HeuristicPolicy(limits),
+    "random": lambda limits, task: RandomPolicy(),
+    "static": lambda limits, task: StaticPolicy(),
+    "schedule": lambda limits, task: SchedulePolicy(limits),
+    "oracle": OraclePolicy,
+}
+"""Policies that are known by name, made for what a run allows on a task."""
+
+WIDE, SCRATCH = "wide-host", "from-scratch"
+UNSTEERED = (WIDE, SCRATCH)
+"""Networks without growth, made to measure: the host alone with as many parameters from the start as a policy's final
+network, and that final network trained from scratch. They are derived from the episodes of another contestant."""
+
+
+class CandidateError(UserError, ValueError):
+    """A policy that cannot be found, read or used."""
+
+    remedy = "Name a policy that `esper evaluate --help` lists, a bundle or a run directory."
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy that can be sent to whoever plays it."""
+
+    label: str
+    baseline: str | None = None
+    """Name among :data:`BASELINES`; ``None`` for a learned policy."""
+    script: tuple[ScriptLine, ...] | None = None
+    config: PolicyConfig | None = None
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    learnt: tuple[tuple[Topology, ...], str] | None = None
+    """Features that it has learnt to grow on, and the task; ``None`` for a policy that has not learnt."""
+    run: Path | None = None
+    """Directory of the run in which it was trained, if it comes from there."""
+
+    def check_serves(self, topologies: Mapping[str, Topology]) -> None:
+        """See whether it knows the features at all slots.
+
+        Raises:
+            CandidateError: if it has learnt to grow on others.
+        """
+        if self.learnt is None:
+            return
+        try:
+            check_topologies(*self.learnt, topologies)
+        except BundleError as error:
+            raise CandidateError(f"{self.label} cannot play here: {error}") from error
+
+    def policy(self, limits: Limits, task: str, device: str, *, greedy: bool) -> Policy:
+        """A player, without exploration.
+
+        Raises:
+            ValueError: if the policy cannot play on this task or under these limits.
+        """
+        if self.script is not None:
+            return SchedulePolicy(limits, self.script)
+        if self.baseline is not None:
+            return BASELINES[self.baseline](limits, task)
+        assert self.config is not None
+        policy = LearnedPolicy(self.config, device)
+        policy.load(dict(self.weights), epsilon=0.0)
+        policy.greedy = greedy
+        return policy
+
+
+def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
+    """The contestant that ``name`` means, and the configuration that it was trained under, if it is known.
+
+    Args:
+        name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``).
+            ``LABEL=...`` in front of any of them gives it another label.
+
+    Raises:
+        CandidateError: if there is no such policy, or its files cannot be used.
+    """
+    label, equals, what = name.partition("=")
+    if not equals or Path(name).exists():
+        label, what = "", name
+    if label in (*BASELINES, *UNSTEERED) and label != what:
+        raise CandidateError(f"{name}: {label!r} means another policy; choose another label")
+    if what in BASELINES:
+        return Candidate(label or what, baseline=what), None
+    if what.startswith("schedule:"):
+        return Candidate(label or Path(what).stem, script=_script(Path(what.removeprefix("schedule:")))), None
+    path = Path(what)
+    if path.suffix == ".esper":
+        bundle = load_bundle(path)
+        manifest = bundle.manifest
+        learnt = (manifest.topologies, manifest.provenance.task)
+        return Candidate(label or path.stem, config=manifest.policy, weights=bundle.weights, learnt=learnt), None
+    if not path.exists():
+        raise CandidateError(
+            f"{unknown_name_message('policy', what, list(BASELINES))}, and there is no such file or directory"
+        )
+    return _trained(path, label)
+
+
+def _trained(path: Path, label: str) -> tuple[Candidate, RunConfig]:
+    """The policy of a run directory (its newest checkpoint), or of one checkpoint in it."""
+    is_checkpoint = (path / "state.json").is_file()
+    run = _run_of(path) if is_checkpoint else RunDirectory.open(path)
+    config = run.config()
+    if is_checkpoint:
+        found = path
+    else:
+        complete = checkpoints_in(run.checkpoints)
+        if not complete:
+            raise CheckpointError(f"{path} holds no complete checkpoint")
+        found = complete[-1]
+    weights = load_checkpoint(found, config).learner.weights()
+    broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise CandidateError(f"{found} holds numbers that are not finite, in {', '.join(broken)}")
+    learnt = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
+    made = Candidate(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
+    try:
+        LearnedPolicy(config.policy).load(weights, epsilon=0.0)
+    except RuntimeError as error:
+        raise CandidateError(f"{found} does not hold the policy of its configuration: {error}") from error
+    return made, config
+
+
+def _run_of(checkpoint: Path) -> RunDirectory:
+    """The run directory that ``checkpoint`` lies in: it knows the configuration.
+
+    Raises:
+        CandidateError: if it lies elsewhere.
+    """
+    try:
+        return RunDirectory.open(checkpoint.absolute().parent.parent)
+    except RunDirectoryError as error:
+        raise CandidateError(
+            f"{checkpoint} is a checkpoint outside of its run directory, which alone knows the policy's size; name the "
+            "run directory, or a bundle that `esper export-policy` made of it"
+        ) from error
+
+
+def _script(path: Path) -> tuple[ScriptLine, ...]:
+    try:
+        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CandidateError(f"script {path} cannot be read: {error}") from error
+    if not isinstance(lines, list):
+        raise CandidateError(f"script {path} must be a list of lines, got {type(lines).__name__}")
+    return tuple(_script_line(path, number, line) for number, line in enumerate(lines, start=1))
+
+
+def _script_line(path: Path, number: int, line: object) -> ScriptLine:
+    try:
+        return ScriptLine.model_validate(line)
+    except ValidationError as error:
+        problems = [(".".join(map(str, e["loc"])) or "the line", e["msg"], e["input"]) for e in error.errors()]
+        told = "; ".join(f"{key}: {message} (got {value!r})" for key, message, value in problems)
+        raise CandidateError(f"script {path}, line {number}: {told}") from error

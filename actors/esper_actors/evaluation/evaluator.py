@@ -1,0 +1,188 @@
+"""Plays episodes for judgement: paired seeds, no exploration, the test split at the end. No Ray in here."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from esper_actors.evaluation.candidates import BASELINES, SCRATCH, UNSTEERED, WIDE, Candidate
+from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.kasmina.hosts import build_host
+from esper_ray.kasmina.modules import count_parameters
+from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.evaluation_results import Score
+from esper_ray.leyline.records import Reports
+from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.runtime.host import HostRuntime, PlantedSeed
+from esper_ray.simic.live.transition import committed_accuracy
+from esper_ray.simic.rewards.terminal import priced_value
+from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
+from esper_ray.tolaria.flops import FlopMeter
+
+WIDEST = 4096
+"""Width at which the search for a host of a given size gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinalNetwork:
+    """A final network, as far as unsteered controls are made after it."""
+
+    parameters: int
+    seeds: tuple[PlantedSeed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """The score of an episode, and the network that it ended with."""
+
+    score: Score
+    final: FinalNetwork
+
+
+class Evaluator:
+    """Plays contestants in the environment of one configuration."""
+
+    def __init__(self, config: RunConfig, device: str = "cpu", *, greedy: bool = True) -> None:
+        """
+        Args:
+            config: hosts are trained eagerly whatever it says about compilation, so that operations can be counted.
+            greedy: learned policies take their likeliest action; else they draw.
+        """
+        training = config.training.model_copy(update={"compile_mode": "off"})
+        self.config = config.model_copy(update={"training": training})
+        self.device, self.greedy = device, greedy
+        self.flops = FlopMeter()
+        self.env = MorphogenesisEnv(self.config, device, flops=self.flops)
+        self._host_parameters = parameters_of(self.config.host, self.env.data)
+
+    def play(self, contestant: Candidate, seed: int, should_stop: Callable[[], bool] = lambda: False) -> EpisodeResult:
+        """One episode of a policy.
+
+        Raises:
+            Interrupted: if ``should_stop`` says so between two steps.
+            ValueError: if the policy cannot play here.
+        """
+        env = self.env
+        policy = contestant.policy(env.limits, self.config.task.name, self.device, greedy=self.greedy)
+        self.flops.total = 0.0
+        env.reset(seed=seed)
+        policy.begin_episode(derived_seed(seed, POLICY_STREAM))
+        over = False
+        while not over:
+            if should_stop():
+                raise Interrupted
+            action = policy.decide(env.view).action
+            if not env.masks.allows(action):
+                raise RuntimeError(f"{contestant.label} chose the illegal action {action} at step {env.epoch + 1}")
+            _, _, terminated, truncated, _ = env.step(action.to_indices())
+            over = terminated or truncated
+        return self._result(contestant.label, seed, env.life, env.reports, env.ledger.total())
+
+    def unsteered(
+        self, kind: str, seed: int, after: FinalNetwork, should_stop: Callable[[], bool] = lambda: False
+    ) -> EpisodeResult:
+        """One episode of a network that nobody steers, made after the final network of a policy.
+
+        Args:
+            kind: ``wide-host`` or ``from-scratch``.
+
+        Raises:
+            Interrupted: if ``should_stop`` says so between two epochs.
+            ValueError: if ``kind`` is another, or there is no such host.
+        """
+        if kind not in (WIDE, SCRATCH):
+            raise ValueError(f"unknown control {kind!r}; there are {WIDE} and {SCRATCH}")
+        config, data = self.config, self.env.data
+        if kind == WIDE:
+            config = config.model_copy(update={"host": widened(config.host, data, after.parameters)})
+        self.flops.total = 0.0
+        life = HostRuntime(config, data, torch.device(self.device), configured_host(config.host), seed, self.flops)
+        if kind == SCRATCH:
+            life.begin_grown(after.seeds)
+        for _ in life.live_alone():
+            if should_stop():
+                raise Interrupted
+        return self._result(kind, seed, life, life.reports(), None)
+
+    def _result(
+        self, label: str, seed: int, life: HostRuntime, reports: Reports, reward: float | None
+    ) -> EpisodeResult:
+        present = [report for report in reports if report is not None and report.stage in WITH_MODULE]
+        grown = sum(report.parameters for report in present)
+        score = Score(
+            policy=label,
+            seed=seed,
+            test_accuracy_pp=life.test_measurement().accuracy_pp,
+            val_accuracy_pp=life.measured.accuracy_pp,
+            objective_pp=100.0 * priced_value(life.measured.accuracy_pp, self._price_basis(life), self.config.reward),
+            committed_accuracy_pp=committed_accuracy(reports, life.measured),
+            parameters=life.total_parameters,
+            grown_parameters=grown,
+            train_flops=self.flops.total,
+            rollbacks=life.rollbacks,
+            fossilised=sum(report.stage is Stage.FOSSILIZED for report in present),
+            total_reward=reward,
+            seeds_grown=tuple((report.slot_id, report.blueprint.id) for report in present),
+        )
+        states = life.organism.model.states
+        planted = (
+            PlantedSeed(report.slot_id, report.blueprint.id, state.style)
+            for report in present
+            if (state := states[report.slot_id]) is not None
+        )
+        return EpisodeResult(score, FinalNetwork(life.total_parameters, tuple(planted)))
+
+    def _price_basis(self, life: HostRuntime) -> int:
+        """Parameters beyond those of the configured host, however they came to be there."""
+        return life.total_parameters - self._host_parameters
+
+
+def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:
+    """The narrowest host of the same family and depth with at least ``parameters`` parameters.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    field, unit = _width_of(host)
+    for width in range(getattr(host, field), WIDEST + 1, unit):
+        wider = host.model_copy(update={field: width})
+        if parameters_of(wider, data) >= parameters:
+            return wider
+    raise ValueError(f"no host with {field} up to {WIDEST} has {parameters} parameters")
+
+
+def parameters_of(host: AnyHostConfig, data: AnyData) -> int:
+    """Parameter count of a host; it is not really built."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return count_parameters(build_host(host, data.example_shape, data.classes).module)
+
+
+def _width_of(host: AnyHostConfig) -> tuple[str, int]:
+    """Name of the field that makes a host wider, and the step in which it may grow."""
+    if isinstance(host, CNNHostConfig):
+        return "base_channels", 1
+    if isinstance(host, MLPHostConfig):
+        return "width", 1
+    return "embedding", host.heads
+
+
+def labelled(contestants: Sequence[Candidate]) -> list[Candidate]:
+    """The same with labels that differ: a second ``digits`` becomes ``digits-2``.
+
+    Names of policies that are known by name stay theirs.
+    """
+    reserved = {*BASELINES, *UNSTEERED}
+    taken = {entry.label for entry in contestants} | reserved
+    used: set[str] = set()
+    result = []
+    for entry in contestants:
+        label = entry.label
+        if label in used or (label in reserved and label != entry.baseline):
+            label = next(new for count in itertools.count(2) if (new := f"{entry.label}-{count}") not in taken)
+        taken.add(label)
+        used.add(label)
+        result.append(replace(entry, label=label))
+    return result

@@ -1,0 +1,54 @@
+"""Makes a policy bundle of a training run."""
+
+from pathlib import Path
+
+from esper_policies.bundle import Manifest, Provenance, save_bundle
+
+import esper_ray
+from esper_actors.evaluation.candidates import load_candidate
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
+from esper_ray.nissa.runs.run_directory import RunDirectory
+
+
+def export_policy(run: Path, target: Path, *, round_index: int | None = None, replace: bool = False) -> Manifest:
+    """Write the policy of ``run`` to ``target``.
+
+    Args:
+        run: directory of a run of `esper train ppo`.
+        round_index: rounds that were finished; the newest checkpoint if it is left out.
+        replace: overwrite ``target`` if it is there.
+
+    Raises:
+        RunDirectoryError: if ``run`` is no run directory.
+        CheckpointError: if it has no such checkpoint, or that cannot be used.
+        CandidateError: if the checkpoint does not hold the policy of the run.
+        BundleError: if ``target`` cannot be written.
+    """
+    directory = RunDirectory.open(run)
+    checkpoints = {int(path.name.removeprefix("round-")): path for path in checkpoints_in(directory.checkpoints)}
+    if not checkpoints:
+        raise CheckpointError(f"{run} holds no complete checkpoint; only `esper train ppo` writes them")
+    finished = max(checkpoints) if round_index is None else round_index
+    if finished not in checkpoints:
+        there = ", ".join(map(str, checkpoints))
+        raise CheckpointError(f"{run} has no checkpoint of round {finished}; there are those of {there}")
+    trained, config = load_candidate(str(checkpoints[finished]))
+    assert config is not None
+    return save_bundle(
+        target,
+        trained.weights,
+        policy=config.policy,
+        growth=config.growth,
+        topologies=[TOPOLOGY_OF_FAMILY[config.host.family]],
+        provenance=Provenance(
+            run=directory.path.name,
+            round=finished,
+            config_sha256=config.digest(),
+            task=config.task.name,
+            reward=config.reward.mode,
+            episode_length=config.episode_length,
+            package=esper_ray.__version__,
+        ),
+        replace=replace,
+    )

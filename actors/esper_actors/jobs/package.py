@@ -1,0 +1,186 @@
+"""What goes to a cluster with a job, and what is decided before anything is sent. No Ray in here."""
+
+import os
+import platform
+import shlex
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from esper_ray.leyline.errors import UserError
+
+ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS")
+"""Variables that may hold the address, in the order in which they are asked."""
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+EXCLUDES = (
+    *(".git", ".venv", "venv", ".tools", "__pycache__", ".*_cache", ".cache", ".hypothesis", "*.egg-info"),
+    *("/runs", "/data", "/shared", "/dist", "/build", "*.ckpt", "*.safetensors"),
+)
+"""Patterns as in ``.gitignore`` of what never travels; a leading slash means the top of the working directory."""
+
+LIMIT_BYTES = 100 * 1024**2
+"""The largest package that Ray's dashboard takes."""
+
+ENTRY_BYTES = 256
+"""What the zip archive adds for each file, its name aside (Ray does not compress)."""
+
+MIB = 1024**2
+PROBE_SECONDS = 10.0
+
+
+class SubmissionError(UserError):
+    """A job that cannot be submitted as it was asked for."""
+
+    remedy = "Check the address and the token of the cluster, and the size of the working folder."
+
+
+@dataclass(frozen=True)
+class JobPackage:
+    """Files that Ray would upload: their sizes in bytes by path below the working directory."""
+
+    root: Path
+    sizes: Mapping[Path, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of the uncompressed archive, from above."""
+        return sum(self.sizes.values()) + sum(ENTRY_BYTES + 2 * len(str(path)) for path in self.sizes)
+
+    def largest(self, count: int = 3) -> list[tuple[str, int]]:
+        """The heaviest entries of the top folder with their bytes, heaviest first."""
+        parts: Counter[str] = Counter()
+        for path, size in self.sizes.items():
+            parts[path.parts[0]] += size
+        return parts.most_common(count)
+
+    def refuse_if_too_large(self) -> None:
+        """Say no before the upload does.
+
+        Raises:
+            SubmissionError: with the sum, the limit and the heaviest entries.
+        """
+        if self.total <= LIMIT_BYTES:
+            return
+        heaviest = self.largest()
+        rest = self.total - sum(size for _, size in heaviest)
+        parts = " + ".join(f"{size / MIB:.1f} ({name})" for name, size in heaviest)
+        raise SubmissionError(
+            f"working directory {self.root}: {self.total / MIB:.1f} MiB in {len(self.sizes)} files exceed the "
+            f"{LIMIT_BYTES / MIB:.0f} MiB that Ray takes: {parts} + {rest / MIB:.1f} (the rest). "
+            "Name what is not needed in .rayignore or with --exclude, or keep data on storage that all nodes see"
+        )
+
+
+def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
+    """The address of the cluster: the option, else the first of ``ADDRESSES`` that is set, else this machine."""
+    if given is not None:
+        return given
+    return next((environment[name] for name in ADDRESSES if environment.get(name)), DEFAULT_ADDRESS)
+
+
+def entrypoint(command: Sequence[str], python: str = "python") -> str:
+    """The shell command that runs ``esper <command>`` on the cluster.
+
+    The module is run and not the script ``esper``: Python then looks into the working directory first, so
+    a shipped repository goes before an installed package, and the same line serves without a shipped one.
+    """
+    return f"{python} -m esper_ray.cli.main {shlex.join(command)}"
+
+
+def key_values(option: str, pairs: Iterable[str]) -> dict[str, str]:
+    """``KEY=VALUE`` pairs of an option as a dictionary.
+
+    Raises:
+        SubmissionError: if a pair has no key or no equals sign, or a key comes twice.
+    """
+    result: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise SubmissionError(f"{option} takes KEY=VALUE, got {pair!r}")
+        if key in result:
+            raise SubmissionError(f"{option} {key} is given twice: {result[key]!r} and {value!r}")
+        result[key] = value
+    return result
+
+
+def refuse_other_versions(cluster_ray: str, cluster_python: str | None, client_ray: str) -> None:
+    """Ray must be the same release, Python the same minor version.
+
+    Raises:
+        SubmissionError: with both versions.
+    """
+    python = platform.python_version()
+    if cluster_ray != client_ray:
+        raise SubmissionError(f"the cluster runs Ray {cluster_ray}, this client Ray {client_ray}; {_MEND}")
+    if cluster_python is not None and cluster_python.split(".")[:2] != python.split(".")[:2]:
+        raise SubmissionError(f"the cluster runs Python {cluster_python}, this client Python {python}; {_MEND}")
+
+
+_MEND = "install the cluster's version here, or say --any-version if the job does not depend on it"
+
+
+def probe(address: str) -> int | None:
+    """The status with which an ``http(s)`` address answers to somebody without a token, or ``None`` if it is not HTTP.
+
+    Raises:
+        SubmissionError: if nobody listens there, or nobody answers within ``PROBE_SECONDS``.
+    """
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    try:
+        host, port = parts.hostname, parts.port or {"https": 443, "ray": 10001}.get(parts.scheme, 80)
+    except ValueError as error:
+        raise SubmissionError(f"address {address!r}: {error}") from error
+    if not host:
+        raise SubmissionError(f"address {address!r} has no host; it looks like http://<head>:8265")
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+        if parts.scheme not in ("http", "https"):
+            return None
+        with urlopen(f"{parts.scheme}://{parts.netloc}/api/version", timeout=PROBE_SECONDS) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except URLError as error:
+        reason = error.reason
+    except TimeoutError:
+        reason = f"no answer within {PROBE_SECONDS:g} s"
+    except (ConnectionError, socket.gaierror) as error:
+        reason = error
+    except (OSError, ValueError):
+        return None  # it listens, but does not speak HTTP
+    raise SubmissionError(
+        f"no cluster at {address} ({reason}); start one with `ray start --head`, or name the address of its "
+        f"dashboard with --address or {ADDRESSES[0]}"
+    )
+
+
+def refuse_without_token(status: int | None, address: str, environment: Mapping[str, str] = os.environ) -> None:
+    """A cluster that asks for a token is told of one only in the mode ``token``.
+
+    Raises:
+        SubmissionError: saying which variable to set.
+    """
+    if status in (401, 403) and environment.get("RAY_AUTH_MODE") != "token":
+        raise SubmissionError(
+            f"the cluster at {address} asks for a token, and RAY_AUTH_MODE is "
+            f"{environment.get('RAY_AUTH_MODE', 'not set')}: set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, "
+            "in a file named by RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token"
+        )
+
+
+def exit_code(status: str, code: int | None) -> int:
+    """The exit status that stands for the end of a job: its own, 128 + number of a signal, 143 if it was stopped."""
+    if status == "SUCCEEDED":
+        return 0
+    if status == "STOPPED":
+        return 143
+    if code is None or code == 0:
+        return 1  # Ray could not start it, or lost it
+    return code if code > 0 else 128 - code

@@ -1,0 +1,1 @@
+"""Adapter for RLlib: configuration, learner with our loss, RLModule."""

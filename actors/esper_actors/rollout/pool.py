@@ -1,0 +1,102 @@
+"""Several environments in one process that play at the same time. No Ray in here.
+
+On a GPU each has a CUDA stream of its own, so that small networks fill the device together; the data
+are there once for all of them.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import torch
+from esper_policies.tamiyo import LearnedPolicy
+
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, never
+from esper_actors.rollout.sampling import Sampler, Send, StreamSummary
+from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.policy import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    policy: LearnedPolicy
+    runner: EpisodeRunner
+    stream: "torch.cuda.Stream | None"
+
+    def current(self) -> "AbstractContextManager[object]":
+        """Within it, work goes to this slot's stream."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedEpisode:
+    """An episode, and what it took to play it here."""
+
+    episode: Episode
+    seconds: float
+    receipt: StreamSummary | None = None
+    """How much was told of it, if anything."""
+
+
+def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
+    """Numbers of round, episode and environment."""
+    return {"round": behaviour.round_index, "episode": assignment.index, "env": assignment.env}
+
+
+class EnvironmentPool:
+    """Environments on one device, each with a copy of the policy. :meth:`play` may be called from several threads."""
+
+    def __init__(self, config: RunConfig, device: str, count: int, keeping: SnapshotPolicy | None = None) -> None:
+        """
+        Args:
+            keeping: where episodes are kept while they are played; without it, nowhere.
+        """
+        self._slots = [self._slot(config, device) for _ in range(count)]
+        self._keeping, self._telemetry = keeping, config.telemetry
+        self._free: SimpleQueue[_Slot] = SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
+
+    def play(
+        self,
+        assignment: Assignment,
+        behaviour: Behaviour,
+        weights: Mapping[str, torch.Tensor],
+        should_stop: Callable[[], bool] = never,
+        send: Send | None = None,
+    ) -> PlayedEpisode:
+        """One episode in the next free slot, with these weights: from its beginning, or from where it was kept.
+
+        Args:
+            send: takes samples while it is played.
+
+        Raises:
+            Interrupted: if ``should_stop`` says so between two steps.
+        """
+        began = time.monotonic()
+        keeper = None if self._keeping is None else self._keeping.of(behaviour)
+        sampler = None if send is None else Sampler(self._telemetry, send, episode_ids(assignment, behaviour))
+        slot = self._free.get()
+        try:
+            with slot.current():
+                slot.policy.load(dict(weights), behaviour.epsilon)
+                episode = slot.runner.play(assignment, should_stop, keeper, sampler)
+        finally:
+            self._free.put(slot)
+        receipt = None if sampler is None else sampler.receipt()
+        return PlayedEpisode(episode, time.monotonic() - began, receipt)
+
+    @staticmethod
+    def _slot(config: RunConfig, device: str) -> _Slot:
+        policy = LearnedPolicy(config.policy, device)
+        controls = 0 if config.telemetry.level == "off" else min(config.telemetry.control_episodes, config.system.envs)
+        runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
+        if device.startswith("cuda"):
+            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream(device))  # which has data and weights to make
+        return _Slot(policy, runner, stream)

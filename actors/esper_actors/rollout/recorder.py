@@ -1,0 +1,304 @@
+"""What is kept of an episode while it is played, and how it is written down in its middle and at its end.
+
+Both are safetensors blobs: arrays by name, everything else as one JSON text. Nothing in them needs
+unpickling.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from esper_ray.environment import MorphogenesisEnv
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
+from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
+from esper_ray.leyline.stages import Stage
+from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
+
+VERSION = 1
+_TEXT = "text"
+"""Name of the array that holds the JSON text."""
+_COLUMNS: dict[str, Any] = {
+    "features": np.float32,
+    "blueprints": np.int64,
+    "masks": np.int8,
+    "actions": np.int64,
+    "log_prob_op": np.float32,
+    "log_prob_arguments": np.float32,
+    "values": np.float32,
+    "q_taken": np.float32,
+}
+"""What a trajectory holds of every step, but for the reward, which is known at the end."""
+
+
+class RecordingError(ValueError):
+    """A blob that is no record of an episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One episode to be played."""
+
+    index: int
+    """Number of the episode within the run."""
+    env: int
+    seed: int
+
+
+@dataclass(slots=True)
+class EpisodeRecorder:
+    """An episode as far as it has been played."""
+
+    assignment: Assignment
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.columns["actions"])
+
+    @property
+    def clock(self) -> dict[str, int]:
+        """Whose records these are."""
+        return {"episode": self.assignment.index, "env": self.assignment.env}
+
+    def begin(self, info: Mapping[str, Any], control_pp: Sequence[float] = ()) -> None:
+        """Note what ``reset`` gave, and the validation accuracies without growth where they are known."""
+        seed = self.assignment.seed
+        self.log.append(started_record(self.clock, seed, info))
+        if control_pp:
+            curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
+            self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
+
+    def add(self, view: View, decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Note a step: what was seen, what was decided, and what ``step`` gave, with its reward as ``reward``.
+
+        Returns:
+            Its records, the state that it led to last.
+        """
+        values = (
+            view.features,
+            view.blueprints,
+            view.masks.vector(),
+            decision.action.to_indices(),
+            decision.log_prob_op,
+            decision.log_prob_arguments,
+            decision.value,
+            decision.q_taken,
+        )
+        for name, value in zip(_COLUMNS, values, strict=True):
+            self.columns[name].append(value)
+        happened = step_records(self.clock, decision, info)
+        self.log += happened
+        return happened
+
+    def finished(self, env: MorphogenesisEnv, *, terminated: bool) -> Episode:
+        """The episode, at its end in ``env``."""
+        clock = {**self.clock, "step": env.epoch}
+        steps = [record for record in self.log if record["kind"] == "env_epoch"]
+        host = {key: steps[-1][key] for key in _HOST_STATE}
+        reports = [report for report in env.reports if report is not None]
+        fossils = [report.slot_id for report in reports if report.stage is Stage.FOSSILIZED]
+        outcome = {
+            "seed": self.assignment.seed,
+            "total_reward": env.ledger.total(),
+            "reward_by_source": env.ledger.by_source(),
+            "fossilised": fossils,
+            "rollback": terminated,
+            **host,
+        }
+        operations = Counter(record["operation"] for record in steps)
+        return Episode(
+            index=self.assignment.index,
+            env=self.assignment.env,
+            seed=self.assignment.seed,
+            trajectory=Trajectory(
+                **self._arrays(),
+                rewards=env.ledger.by_cause(len(self)),
+                bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
+                terminated=terminated,
+            ),
+            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **outcome}),
+            total_reward=env.ledger.total(),
+            val_accuracy_pp=host["val_accuracy_pp"],
+            committed_accuracy_pp=host["committed_accuracy_pp"],
+            growth_ratio=host["growth_ratio"],
+            operations={op.name: operations[op.name] for op in LifecycleOp},
+            fossilised=len(fossils),
+            refused=sum(not record["success"] for record in steps),
+            rollback=terminated,
+        )
+
+    def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
+        """The middle of the episode, with the saved states of its environment and its policy."""
+        arrays = {f"column/{name}": array for name, array in self._arrays().items()}
+        arrays |= {f"policy/{name}": array for name, array in policy.items()}
+        arrays["environment"] = np.frombuffer(environment, dtype=np.uint8)
+        return _written({"finished": False, "assignment": _tree(self.assignment), "log": self.log}, arrays)
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        return {name: np.asarray(self.columns[name], dtype=kind) for name, kind in _COLUMNS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PartialEpisode:
+    """An episode to be gone on with."""
+
+    recording: EpisodeRecorder
+    environment: bytes
+    """For ``MorphogenesisEnv.load_state``."""
+    policy: dict[str, NDArray[Any]]
+    """For ``LearnedPolicy.load_state``."""
+
+
+def pack_episode(episode: Episode) -> bytes:
+    """A finished episode."""
+    tree = _tree(episode)
+    trajectory = tree.pop("trajectory")
+    arrays = {f"trajectory/{name}": getattr(trajectory, name) for name in (*_COLUMNS, "rewards")}
+    numbers = {name: getattr(trajectory, name) for name in ("bootstrap", "terminated")}
+    return _written({"finished": True, "episode": tree, "trajectory": numbers}, arrays)
+
+
+def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
+    """What :meth:`EpisodeRecorder.pack` or :func:`pack_episode` has written of ``assignment``.
+
+    Raises:
+        RecordingError: if ``blob`` is damaged, of another version, or of another episode.
+    """
+    try:
+        arrays = load(blob)
+        tree = json.loads(arrays.pop(_TEXT).tobytes())
+        if tree["version"] != VERSION:
+            raise RecordingError(f"the record of an episode has version {tree['version']}, needed is {VERSION}")
+        whose = tree["episode"] if tree["finished"] else tree["assignment"]
+        found = Assignment(whose["index"], whose["env"], whose["seed"])
+        if found != assignment:
+            raise RecordingError(f"the record is of {found}, needed is {assignment}")
+        if tree["finished"]:
+            parts: dict[str, Any] = _within("trajectory/", arrays) | tree["trajectory"]
+            trajectory = Trajectory(**parts)
+            return Episode(**whose | {"trajectory": trajectory, "log": tuple(whose["log"])})
+        columns = {name: list(array) for name, array in _within("column/", arrays).items()}
+        if columns.keys() != _COLUMNS.keys():
+            raise RecordingError(f"the record of an episode has the columns {sorted(columns)}")
+        recording = EpisodeRecorder(assignment, columns, tree["log"])
+        return PartialEpisode(recording, arrays["environment"].tobytes(), _within("policy/", arrays))
+    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RecordingError(f"the record of an episode is damaged: {error!r}") from error
+
+
+def _written(tree: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> bytes:
+    text = json.dumps({"version": VERSION, **tree}).encode()
+    blob: bytes = save({**arrays, _TEXT: np.frombuffer(text, dtype=np.uint8)})
+    return blob
+
+
+def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _tree(record: Assignment | Episode) -> dict[str, Any]:
+    return {entry.name: getattr(record, entry.name) for entry in fields(record)}
+
+
+_HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
+
+
+def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
+    """The beginning of an episode for the event log.
+
+    Args:
+        clock: numbers of episode and environment.
+        info: what ``reset`` gave.
+    """
+    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(info)}
+
+
+def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One step for the event log: what happened, and last what was decided and what came of it.
+
+    Args:
+        info: what ``step`` gave, with its reward as ``reward``.
+    """
+    happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
+    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
+
+
+def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
+    """What was measured at the end of an episode with some seeds only, and what each is worth by that."""
+    if not measured.players:
+        return []
+    complete = len(measured.coalitions) == 2 ** len(measured.players)
+    coalitions = [{"members": sorted(c.members), "accuracy_pp": c.accuracy_pp} for c in measured.coalitions]
+    seen = {"players": list(measured.players), "examples": measured.examples, "complete": complete}
+    shapley, alone = shapley_values(measured), leave_one_out(measured)
+    slots = [
+        {
+            "slot": slot,
+            "shapley_pp": _value(shapley[slot]),
+            "shapley_error_pp": getattr(shapley[slot], "error_pp", None),
+            "leave_one_out_pp": _value(alone[slot]),
+        }
+        for slot in measured.players
+    ]
+    pairs = [
+        dict(zip(("first", "second"), sorted(pair), strict=True)) | {"interaction_pp": _value(found)}
+        for pair, found in pair_interactions(measured).items()
+    ]
+    method = {"method": "exact" if complete else "orders", "orders": 0 if complete else len(measured.orders)}
+    return [
+        {"kind": "counterfactual", **clock, **seen, "coalitions": coalitions},
+        {"kind": "attribution", **clock, **method, "slots": slots, "pairs": pairs},
+    ]
+
+
+def _value(found: Attribution) -> float | None:
+    return found.value_pp if isinstance(found, Estimate) else None
+
+
+def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: info[key] for key in _HOST_STATE}
+
+
+def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
+    """One step for the event log: what was decided and why, what came of it, and what it was paid."""
+    entries = [
+        {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
+        for e in info["entries"]
+    ]
+    return {
+        "step": info["epoch"],
+        "operation": info["operation"],
+        "slot": info["slot"],
+        "success": info["success"],
+        "action": decision.action.to_indices(),
+        "why": decision.reason,
+        "log_prob": decision.log_prob_op + decision.log_prob_arguments,
+        "value": decision.value,
+        "reward": info["reward"],
+        "entries": entries,
+        "train_loss": info["train_loss"],
+        **_host_state(info),
+        "slots": {report.slot_id: _slot_record(report) for report in info["reports"] if report is not None},
+    }
+
+
+def _slot_record(report: SlotReport) -> dict[str, Any]:
+    measured = report.measured
+    return {
+        "seed": report.seed_id,
+        "blueprint": report.blueprint.id,
+        "stage": report.stage.name,
+        "alpha": report.alpha,
+        "contribution_pp": measured.contribution_pp,
+        "contribution_error_pp": measured.contribution_error_pp,
+        "gradient_health": measured.gradient_health,
+        "parameters": report.parameters,
+    }

@@ -1,0 +1,201 @@
+"""The Ray Tune shell of sweeps: trials that own their actors, within a placement group each.
+
+Tune places trials, hands their reports to the scheduler and starts again what fails. What a trial *is*
+lives in its run directory, not in Tune's snapshots: a sweep is taken up again by starting a new
+experiment over the trials that are not done, each of which goes on from its newest checkpoint. So the
+kill of a driver loses nothing, a scheduler sees the past again, and nobody unpickles a stranger's file.
+"""
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import ray
+import torch
+from ray import tune
+
+from esper_actors.cluster.connection import start_ray
+from esper_actors.sweep.resources import KINDS, amount, bundles, check_fits, check_places
+from esper_actors.sweep.schedulers import make_scheduler
+from esper_actors.sweep.trainable import run_trial
+from esper_actors.training.workers import ShouldStop
+from esper_ray.leyline.config.sweep import Trial
+from esper_ray.leyline.sweep_results import DONE
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+
+SETTINGS = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run directories hold all that its loggers would write
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # prints even when told to be silent
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Of Tune, for this process and the trials."""
+
+
+class Watcher(Protocol):
+    """Looks on while a sweep runs."""
+
+    def changed(self, trial: str, status: str) -> None:
+        """A trial has started, finished a round, or ended."""
+
+
+class Sweeper:
+    """Runs trials. Used within ``with``, which ends what was started."""
+
+    def __init__(self, trials: Sequence[Trial], concurrent: int) -> None:
+        """
+        Args:
+            concurrent: trials at a time; 0: as many as fit.
+        """
+        self._concurrent = concurrent
+        self._configs = {trial.name: trial.config for trial in trials}
+        self._asked = {trial.name: bundles(trial.config) for trial in trials}
+        self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
+        self._started_ray = False
+
+    def __enter__(self) -> Self:
+        os.environ.update(SETTINGS)
+        logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        if not ray.is_initialized():
+            if "RAY_ADDRESS" not in os.environ:
+                cpus = max(os.cpu_count() or 1, self._cpus())
+                check_fits(self._asked, self._concurrent, {"CPU": cpus, "GPU": torch.cuda.device_count()})
+            start_ray(self._cpus())
+            self._started_ray = True
+        try:
+            check_fits(self._asked, self._concurrent, ray.cluster_resources())
+            check_places(self._configs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def describe(self) -> str:
+        """One line about what is where."""
+        has, needs = ray.cluster_resources(), self._largest()
+        fit = min(int(has.get(kind, 0.0) / count + 1e-6) for kind, count in needs.items() if count)
+        at_once = min(fit, self._concurrent) if self._concurrent else fit
+        takes = " and ".join(f"{count:g} {kind}" for kind, count in needs.items() if count)
+        there = ", ".join(f"{has.get(kind, 0.0):g} {kind}" for kind in needs)
+        address = ray.get_runtime_context().gcs_address
+        return f"Ray at {address} has {there}; a trial takes up to {takes}: {at_once} at a time"
+
+    def run(self, sweep: SweepDirectory, watcher: Watcher, should_stop: ShouldStop) -> dict[str, str]:
+        """Run until all trials of ``sweep`` have ended, or somebody asks to stop.
+
+        Returns:
+            The last error of each trial that failed for good.
+        """
+        left = [name for name in sweep.trials if sweep.standing(name).status not in DONE]
+        storage = sweep.path.resolve() / "tune"
+        shutil.rmtree(storage, ignore_errors=True)  # never needed again: see above
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, self._resources),
+            param_space=_space(sweep, left),
+            tune_config=tune.TuneConfig(
+                scheduler=make_scheduler(sweep),
+                max_concurrent_trials=self._concurrent or None,
+                trial_name_creator=_name_of,
+                trial_dirname_creator=_name_of,
+            ),
+            run_config=tune.RunConfig(
+                name="experiment",
+                storage_path=str(storage),
+                stop=_Stop(should_stop),
+                callbacks=[_Watch(sweep, watcher)],
+                failure_config=tune.FailureConfig(max_failures=sweep.sweep.retries),
+                verbose=0,
+            ),
+        )
+        errors = {Path(result.path).name: _last_line(result.error) for result in tuner.fit() if result.error}
+        for name in left:
+            if name in errors:
+                sweep.set_status(name, "failed", error=errors[name])
+            elif sweep.standing(name).status == "running":
+                sweep.set_status(name, "interrupted")
+        shutil.rmtree(storage, ignore_errors=True)
+        return errors
+
+    def _resources(self, config: dict[str, Any]) -> Any:
+        name = config["trial"]
+        return tune.PlacementGroupFactory(self._asked[name], strategy=self._strategies[name])
+
+    def _largest(self) -> dict[str, float]:
+        """The most that any trial asks for, by kind."""
+        return {kind: max(amount(wanted, kind) for wanted in self._asked.values()) for kind in KINDS}
+
+    def _cpus(self) -> int:
+        return math.ceil(self._largest()["CPU"])
+
+
+def _last_line(error: Exception) -> str:
+    """What a traceback ends with: the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+def _space(sweep: SweepDirectory, names: list[str]) -> dict[str, Any]:
+    """What Tune expands to the trials ``names``, each with the values of the grid that it has now."""
+    settings = {name: sweep.settings(name) for name in names}
+
+    def value(key: str) -> Any:
+        return tune.sample_from(lambda spec: settings[spec.config["trial"]][key])
+
+    grid = {key: value(key) for key in sweep.sweep.grid}
+    watched = "RAY_ADDRESS" in os.environ  # a cluster of our own has nobody who scrapes it
+    return {"sweep": str(sweep.path.resolve()), "trial": tune.grid_search(names), "watched": watched, **grid}
+
+
+class _Stop(tune.Stopper):  # type: ignore[misc]
+    """Ends the experiment when somebody asks."""
+
+    def __init__(self, should_stop: ShouldStop) -> None:
+        self._should_stop = should_stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._should_stop()
+
+    def __reduce__(self) -> Any:
+        return tune.stopper.NoopStopper, ()  # Tune's snapshots, which nobody reads, need not hold it
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Notes how trials end, and tells the watcher."""
+
+    def __init__(self, sweep: SweepDirectory, watcher: Watcher) -> None:
+        self._sweep, self._watcher = sweep, watcher
+
+    def __reduce__(self) -> Any:
+        return tune.Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._watcher.changed(str(trial), "running")
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        self._watcher.changed(str(trial), "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        standing = self._sweep.standing(str(trial))
+        if standing.round_index < standing.rounds:  # it was the scheduler that ended it
+            self._sweep.set_status(str(trial), "stopped")
+        self._watcher.changed(str(trial), "stopped" if standing.round_index < standing.rounds else "finished")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._watcher.changed(str(trial), "failed")

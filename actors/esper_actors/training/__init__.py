@@ -1,0 +1,1 @@
+"""The training engine without Ray: controller, worker groups, scheduler, checkpoints, PPO learner."""

@@ -1,0 +1,127 @@
+"""Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from esper_actors.training.ppo_learner import LearnerState
+from esper_ray.leyline.actions import action_names
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.observation import schema_hash
+
+VERSION = 2
+BEHIND = "behind."
+"""Begins the names of the weights that play the next round, if they are others."""
+LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be found, read or used."""
+
+    remedy = "Resume with the configuration of the run, or from another checkpoint."
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a run between two rounds."""
+
+    round_index: int
+    """Rounds that are finished."""
+    learner: LearnerState
+    position: dict[str, int]
+    """Lengths of the run's growing files."""
+    progress: dict[str, Any]
+    """What the controller has counted so far."""
+    behind: dict[str, torch.Tensor] | None = None
+    """Weights that play the next round, where these are not the learner's own."""
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None, spare: Collection[int] = ()
+) -> Path:
+    """Write ``folder/round-<n>`` as a whole or not at all, then drop all but the newest ``keep``.
+
+    Args:
+        spare: rounds whose checkpoints stay, however old they are.
+    """
+    target = folder / f"round-{checkpoint.round_index:05d}"
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.learner.tensors.items()}
+    tensors |= {f"{BEHIND}{name}": tensor.contiguous() for name, tensor in (checkpoint.behind or {}).items()}
+    save_file(tensors, temporary / "learner.safetensors")
+    state = {
+        "version": VERSION,
+        "round": checkpoint.round_index,
+        "config_sha256": config.digest(),
+        "observation_schema": schema_hash(),
+        "actions": list(action_names()),
+        "numbers": checkpoint.learner.numbers,
+        "position": checkpoint.position,
+        "progress": checkpoint.progress,
+    }
+    (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    replaced = folder / f".{target.name}.old"
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        os.replace(target, replaced)
+    os.replace(temporary, target)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if keep is not None:
+        for old in checkpoints_in(folder)[:-keep]:
+            if round_of(old) not in spare:
+                shutil.rmtree(old)
+    return target
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
+    complete = [path for path in numbered if (path / "state.json").is_file()]
+    return sorted(complete, key=round_of)
+
+
+def round_of(path: Path) -> int:
+    """Rounds that were finished when the checkpoint ``path`` was written."""
+    return int(path.name.removeprefix("round-"))
+
+
+def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        CheckpointError: if it is damaged, or was written under another version, observation layout or
+            configuration.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text())
+        tensors = load_file(path / "learner.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path} cannot be read: its state is no mapping but {state!r}")
+    missing = [
+        key for key in ("round", "numbers", "position", "progress") if not state.get(key) and state.get(key) != 0
+    ]
+    numbers = state.get("numbers")
+    missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if not isinstance(numbers, dict) or key not in numbers]
+    if missing:
+        raise CheckpointError(f"checkpoint {path} is damaged: its state lacks {', '.join(missing)}")
+    expected: dict[str, Any] = {"version": VERSION, "observation_schema": schema_hash()}
+    expected |= {"actions": list(action_names()), "config_sha256": config.digest()}
+    for key, value in expected.items():
+        if state.get(key) != value:
+            raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
+    behind = {name.removeprefix(BEHIND): tensors.pop(name) for name in list(tensors) if name.startswith(BEHIND)}
+    learner = LearnerState(tensors, state["numbers"])
+    return Checkpoint(state["round"], learner, state["position"], state["progress"], behind or None)

@@ -1,0 +1,111 @@
+"""The crew of one process, without Ray."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import torch
+
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import Interrupted
+from esper_actors.rollout.sampling import Record, SampleBatch, Send
+from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
+from esper_actors.training.ppo_learner import LearnerState, PPOLearner
+from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask
+from esper_actors.training.workers import Watch, Weights
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.metrics.exporter import Exporter
+
+
+class LocalWorkerGroup:
+    """Everything in this process, one episode after another."""
+
+    def __init__(
+        self, config: RunConfig, keeping: SnapshotPolicy | None = None, player: Callable[..., Any] | None = None
+    ) -> None:
+        """
+        Args:
+            keeping: where episodes are kept while they are played; without it, nowhere.
+            player: what plays instead of real environments.
+        """
+        self.config, self.keeping = config, keeping
+        self.exporter: Exporter | None = None
+        """None: whoever drives this crew is in the same process."""
+        torch.set_num_threads(config.system.threads)
+        self.learner = PPOLearner(config)
+        make = player or EnvironmentPool
+        self._players = {device: make(config, device, 1, keeping) for device in config.system.devices}
+        self._dealer = EpisodeScheduler(config.system.devices, config.system.tries)
+
+    @property
+    def quarantined(self) -> dict[int, str]:
+        """See :class:`WorkerGroup`."""
+        return self._dealer.quarantined
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def plan(self) -> str:
+        """See :class:`WorkerGroup`."""
+        return "everything in this process"
+
+    def describe(self) -> str:
+        """One line about who works where."""
+        devices = ", ".join(self._players)
+        return f"serial: one process, environments on {devices}, learner on {self.config.system.device}"
+
+    def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
+        """See :class:`WorkerGroup`."""
+        self._dealer.begin(EpisodeTask(assignment, behaviour, weights) for assignment in assignments)
+
+    def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
+        """See :class:`WorkerGroup`."""
+        torch.set_num_threads(self.config.system.threads)
+        while not self._dealer.done(assignments):
+            for device, player in self._players.items():
+                job = self._dealer.next(device)
+                if job is not None:
+                    self._play(job, player, watch)
+        return self._dealer.collected(assignments)
+
+    def _play(self, job: EpisodeTask, player: Any, watch: Watch) -> None:
+        send = None if watch.on_samples is None else _at_once(watch.on_samples)
+        try:
+            episode = player.play(job.assignment, job.behaviour, job.weights, watch.should_stop, send).episode
+        except Interrupted:
+            raise
+        except Exception as error:
+            stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)
+            watch.on_fault(self._dealer.failed(job, f"{type(error).__name__}: {error}", stamp))
+        else:
+            self._dealer.finished(episode)
+            watch.on_episode(episode)
+
+    def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
+        """See :class:`WorkerGroup`."""
+        torch.set_num_threads(self.config.system.learner_threads)
+        return self.learner.update(episodes, round_index)
+
+    def wind_up(self, watch: Watch) -> None:
+        """See :class:`WorkerGroup`. Everything has been told at once."""
+
+    def state(self) -> LearnerState:
+        """See :class:`WorkerGroup`."""
+        return self.learner.state()
+
+    def load(self, state: LearnerState) -> None:
+        """See :class:`WorkerGroup`."""
+        self.learner.load(state)
+
+
+def _at_once(tell: Callable[[Sequence[Record]], None]) -> Send:
+    """Sends to somebody in this process; nothing is lost."""
+
+    def send(told: SampleBatch) -> None:
+        tell([told.state, *told.samples])
+
+    return send

@@ -1,0 +1,147 @@
+"""A host with slots on the outputs of its submodules: what helpers of the growing network are typed against."""
+
+from collections.abc import Mapping
+from typing import Any, Self, cast
+
+from torch import nn
+
+from esper_ray.kasmina.lifecycle.reducer import Rules, SeedState
+from esper_ray.kasmina.modules import count_parameters
+from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach
+from esper_ray.kasmina.network.branching import repeated
+from esper_ray.kasmina.network.cell import Incubation, SeedCell
+from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.slots import ordered_slot_ids
+from esper_ray.leyline.stages import Stage
+
+
+class SlottedNetwork(nn.Module):
+    """A host and its slots; ``forward`` is the host's own."""
+
+    def __init__(
+        self,
+        host: nn.Module,
+        attachments: list[Attachment],
+        *,
+        rules: Rules,
+        options: GrowthOptions,
+        incubation: Incubation,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.host = host
+        self.attachments = {attachment.slot: attachment for attachment in attachments}
+        """Where the slots are, in the order in which a forward pass meets them."""
+        cells = {
+            slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
+            for slot in ordered_slot_ids(self.attachments)
+        }
+        self.cells = nn.ModuleDict(cells)
+        self.copies = 1
+        """How often a pass repeats its batch; more than once only while all coalitions are measured."""
+        self.growth = Growth(host, cells, rules, options, seed)
+        for slot, cell in cells.items():
+            host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
+        first = next(host.parameters(), None)
+        for slot, cell in cells.items():  # type and device of new seeds follow those of their cells
+            cell.to(device=None if first is None else first.device, dtype=self.attachments[slot].dtype)
+
+    @classmethod
+    def wrap(
+        cls,
+        host: nn.Module,
+        slots: Mapping[str, str],
+        example_input: Any,
+        *,
+        rules: Rules | None = None,
+        options: GrowthOptions | None = None,
+        incubation: Incubation | None = None,
+        seed: int = 0,
+        causal: bool = True,
+    ) -> Self:
+        """``host`` with slots on the outputs of its submodules.
+
+        Args:
+            host: any module; its code is not changed.
+            slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. Its output must
+                be one (B, C, H, W), (B, T, D) or (B, D) tensor.
+            example_input: input that one evaluation pass can be run on, to discover shapes and order: a tensor,
+                a tuple of positional or a mapping of named arguments, batch first.
+            rules: gates and clocks of the lifecycle.
+            seed: seeds the initial weights of germinated modules.
+            causal: whether tokens of sequences may see earlier tokens only. Say False for encoders.
+
+        Raises:
+            SlotIdError: if a slot id is malformed or there is none.
+            ValueError: if a submodule does not exist, carries two slots, is never called, is called more
+                than once, or returns something else; or if the host is wrapped already.
+        """
+        if any(isinstance(h, SlotHook) for m in host.modules() for h in m._forward_hooks.values()):
+            raise ValueError("the host has slots already; wrap a fresh copy of it")
+        attachments = attach(host, slots, example_input, causal=causal)
+        return cls(
+            host,
+            attachments,
+            rules=rules or Rules(),
+            options=options or GrowthOptions(),
+            incubation=incubation or Incubation(),
+            seed=seed,
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's output, with every seed doing what its stage says."""
+        if self.copies > 1:
+            args = tuple(repeated(value, self.copies) for value in args)
+            kwargs = {name: repeated(value, self.copies) for name, value in kwargs.items()}
+        return self.host(*args, **kwargs)
+
+    @property
+    def slot_ids(self) -> tuple[str, ...]:
+        """The slots in row-major order."""
+        return tuple(self.cells.keys())
+
+    @property
+    def execution_order(self) -> tuple[str, ...]:
+        """The slots in the order in which a forward pass meets them."""
+        return tuple(self.attachments)
+
+    @property
+    def states(self) -> Mapping[str, SeedState | None]:
+        """Where the seed of each slot stands, ``None`` where the slot is empty."""
+        return self.growth.states
+
+    @property
+    def events(self) -> list[SlotEvent]:
+        """What has happened, oldest first."""
+        return self.growth.log
+
+    @property
+    def host_parameters(self) -> int:
+        """Structural parameter count of the host."""
+        return count_parameters(self.host)
+
+    def seed_parameters(self, slot: str) -> int:
+        """Structural parameter count of the seed in ``slot``, 0 if it holds no module."""
+        self.cell(slot)
+        return self.growth.seed_parameters(slot)
+
+    def cell(self, slot: str) -> SeedCell:
+        """The cell of ``slot``.
+
+        Raises:
+            ValueError: if there is no such slot.
+        """
+        if slot not in self.cells:
+            raise ValueError(unknown_name_message("slot", slot, list(self.slot_ids)))
+        return cast(SeedCell, self.cells[slot])
+
+    @property
+    def committed_slots(self) -> frozenset[str]:
+        """The slots whose seed is committed: it belongs to the network for good."""
+        return frozenset(slot for slot, state in self.states.items() if state and state.stage is Stage.FOSSILIZED)
+
+    @property
+    def total_parameters(self) -> int:
+        """Structural parameter count of host and seeds."""
+        return self.host_parameters + sum(map(self.seed_parameters, self.slot_ids))

@@ -1,0 +1,1 @@
+"""One healthy growing network: its runtime, its snapshot, and the same host without growth."""

@@ -1,1 +1,0 @@
-"""Tamiyo: the policies that decide when, where, what and how to grow."""

@@ -1,0 +1,254 @@
+"""A policy bundle: one file that holds a trained Tamiyo, complete and on its own. No Ray in here.
+
+A safetensors file whose tensors are those of :class:`~esper_policies.network.PolicyNetwork` (weights, normaliser,
+unit of value), and whose header holds a manifest as JSON. Nothing in it needs unpickling.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from esper_policies.network import PolicyNetwork
+from esper_policies.tamiyo import LearnedPolicy
+from esper_ray.leyline.actions import action_names
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config.base import Section
+from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
+from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.observation import observation_names
+
+FORMAT: Literal["esper-policy"] = "esper-policy"
+VERSION = 1
+KEY = "esper"
+"""Name of the manifest in the header."""
+EXTENSION = ".esper"
+
+
+class BundleError(UserError, ValueError):
+    """A bundle that cannot be read, or a policy that does not fit what is asked of it."""
+
+    remedy = "Export the policy again with `esper export-policy`, or choose slots that it has learnt to serve."
+
+
+class Provenance(Section):
+    """Where a policy comes from."""
+
+    run: str
+    round: int
+    """Rounds of training that are behind it."""
+    config_sha256: str
+    task: str
+    reward: str
+    episode_length: int
+    package: str
+    """Version of esper-ray."""
+
+
+class Manifest(Section):
+    """What a bundle says about itself."""
+
+    format: Literal["esper-policy"] = FORMAT
+    version: int = VERSION
+    observation: tuple[str, ...]
+    """Names of the numbers that the policy sees: of the host, then of one slot."""
+    actions: tuple[str, ...]
+    """What the indices of its actions mean."""
+    topologies: tuple[Topology, ...]
+    """Features at the slots that it has learnt to grow on."""
+    growth: GrowthConfig
+    """Blueprints, styles and rules of the lifecycle that it has learnt with, and the slots, which may be others."""
+    policy: PolicyConfig
+    parameters: int
+    weights_sha256: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBundle:
+    """A policy that has been read, and has been found to fit this version."""
+
+    manifest: Manifest
+    weights: Mapping[str, Tensor]
+
+    def player(self, device: str = "cpu", *, greedy: bool = True) -> LearnedPolicy:
+        """The policy itself, without exploration.
+
+        Args:
+            greedy: take the likeliest action; else draw.
+        """
+        policy = LearnedPolicy(self.manifest.policy, device)
+        policy.load(dict(self.weights), epsilon=0.0)
+        policy.greedy = greedy
+        return policy
+
+    def check_serves(self, topologies: Mapping[str, Topology]) -> None:
+        """See whether the policy knows the features at all slots.
+
+        Args:
+            topologies: slot id to the features there.
+
+        Raises:
+            BundleError: if it does not know some of them.
+        """
+        check_topologies(self.manifest.topologies, self.manifest.provenance.task, topologies)
+
+
+def check_topologies(learnt: Sequence[Topology], task: str, topologies: Mapping[str, Topology]) -> None:
+    """See whether a policy that was trained on ``task`` knows the features at all slots.
+
+    Raises:
+        BundleError: if some are not among those that it has ``learnt``.
+    """
+    strange = [f"{slot} has {topology.value}" for slot, topology in topologies.items() if topology not in learnt]
+    if strange:
+        names = ", ".join(topology.value for topology in learnt)
+        raise BundleError(f"the policy has learnt to grow on {names} (task {task!r}), but {', '.join(strange)}")
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def policy_observation() -> tuple[str, ...]:
+    """Names of what Policy V2 reads: the numbers about the host, and those about any slot."""
+    return observation_names(["slot"])
+
+
+def save_bundle(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    policy: PolicyConfig,
+    growth: GrowthConfig,
+    topologies: Sequence[Topology],
+    provenance: Provenance,
+    replace: bool = False,
+) -> Manifest:
+    """Write a bundle as a whole or not at all.
+
+    Args:
+        weights: the state of the network, as ``PPOLearner.weights`` gives it.
+        replace: overwrite a file that is there.
+
+    Raises:
+        BundleError: if the file is there, its name does not end in ``.esper``, or ``weights`` are not those of such
+            a policy.
+    """
+    if path.suffix != EXTENSION:
+        raise BundleError(f"a policy bundle is called NAME{EXTENSION}, got {path}")
+    if path.exists() and not replace:
+        raise BundleError(f"{path} exists already; --force (in Python: replace=True) overwrites it")
+    if not path.parent.is_dir():
+        raise BundleError(f"there is no folder {path.parent}")
+    manifest = Manifest(
+        observation=policy_observation(),
+        actions=action_names(),
+        topologies=tuple(topologies),
+        growth=growth,
+        policy=policy,
+        parameters=_network(policy, weights, "these weights").parameter_count(),
+        weights_sha256=weights_digest(weights),
+        provenance=provenance,
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, temporary, metadata={KEY: manifest.model_dump_json()})
+    os.replace(temporary, path)
+    return manifest
+
+
+def load_bundle(path: Path) -> PolicyBundle:
+    """Read a bundle.
+
+    Raises:
+        BundleError: if it cannot be read, is cut off or changed, or was made for another version, observation, set
+            of actions or network; the message says what differs.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise BundleError(f"policy bundle {path} cannot be read: {error}") from error
+    if header is None:
+        raise BundleError(f"{path} is a safetensors file, but no policy bundle")
+    manifest = _manifest(path, header)
+    if weights_digest(weights) != manifest.weights_sha256:
+        raise BundleError(f"policy bundle {path} is damaged: its weights are not those that were written")
+    _network(manifest.policy, weights, f"policy bundle {path}")
+    return PolicyBundle(manifest, weights)
+
+
+def _manifest(path: Path, header: str) -> Manifest:
+    """The manifest, if it is one for this version."""
+    try:
+        tree = json.loads(header)
+        found = (tree.get("format"), tree.get("version"))
+    except (ValueError, AttributeError) as error:
+        raise BundleError(f"policy bundle {path} is damaged: its manifest is no JSON object") from error
+    if found != (FORMAT, VERSION):
+        raise BundleError(f"policy bundle {path} is of {found[0]!r} version {found[1]!r}, needed is {FORMAT} {VERSION}")
+    for what, known in (("observation", policy_observation()), ("actions", action_names())):
+        names = tree.get(what)
+        if not isinstance(names, list) or tuple(names) != known:
+            raise BundleError(f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), known)}")
+    try:
+        return Manifest.model_validate_json(header)
+    except ValidationError as error:
+        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BundleError(f"policy bundle {path} has a manifest that is not valid: {places}") from error
+
+
+def _difference(theirs: object, mine: Sequence[str]) -> str:
+    """What one list of names has and the other lacks, or where they are in another order."""
+    names = list(theirs) if isinstance(theirs, list) else []
+    missing = [name for name in mine if name not in names]
+    extra = [name for name in names if name not in mine]
+    parts = [f"it lacks {', '.join(missing)}"] if missing else []
+    parts += [f"it has {', '.join(map(str, extra))}, which do not exist here"] if extra else []
+    if not parts:
+        at = next((i for i, (a, b) in enumerate(zip(names, mine, strict=False)) if a != b), min(len(names), len(mine)))
+        parts = [f"{len(names)} names and another order from number {at} on, here there are {len(mine)}"]
+    return "; ".join(parts)
+
+
+def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], whose: str) -> PolicyNetwork:
+    """A network with ``weights``.
+
+    Raises:
+        BundleError: if they are not those of such a network.
+    """
+    with torch.device("meta"):  # whatever size it claims to have
+        network = PolicyNetwork(policy, initialise=False)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise BundleError(f"{whose} has {name} of shape {found.get(name)}, its network needs {expected.get(name)}")
+    kinds = {name: network.state_dict()[name].dtype for name in expected}
+    for name, tensor in weights.items():
+        if tensor.dtype != kinds[name]:
+            raise BundleError(f"{whose} has {name} in {tensor.dtype}, its network needs {kinds[name]}")
+        if not bool(tensor.isfinite().all()):
+            raise BundleError(f"{whose} holds numbers that are not finite, in {name}")
+        if name.endswith(("_deviation", "value_scale")) and not bool((tensor > 0).all()):
+            raise BundleError(f"{whose} has {name} of {float(tensor.min()):g}; it divides, and must be above 0")
+    network = PolicyNetwork(policy, initialise=False)
+    network.load_state_dict(dict(weights))
+    return network

@@ -1,0 +1,259 @@
+"""Policy V2: shared slot encoder, feature network, LSTM, conditional heads, Q(s, op) critic.
+
+Nothing in it depends on the number of slots: their encodings are pooled on the way in, and slots are
+chosen by a pointer over them on the way out. Shapes: B episodes, T steps, S slots.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from esper_policies.distribution import ActionLogits
+from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, Blueprint, LifecycleOp, head_sizes
+from esper_ray.leyline.config.run import PolicyConfig
+from esper_ray.leyline.observation import BASE_CONTINUOUS, BASE_SIZE, SLOT_CONTINUOUS, SLOT_SIZE
+
+BLUEPRINT_EMBEDDING = 4
+SLOT_ENCODING = 64
+HEAD_WIDTH = 128
+POINTER_WIDTH = 64
+CRITIC_WIDTH = 256
+NORMALISED_BOUND = 10.0
+OPERATIONS = len(LifecycleOp)
+
+Memory = tuple[Tensor, Tensor]
+"""Hidden and cell state of the LSTM, (1, B, memory) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutput:
+    """What the network says about B x T states, flattened to N = B * T rows."""
+
+    logits: ActionLogits
+    q: Tensor
+    """(N, 6) value of each operation, in normalised units."""
+    memory: Memory
+
+
+class FeatureNormaliser(nn.Module):
+    """Standardises the continuous numbers of an observation; statistics are shared by all slots."""
+
+    base_mean: Tensor
+    base_deviation: Tensor
+    slot_mean: Tensor
+    slot_deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, size in (("base", BASE_SIZE), ("slot", SLOT_SIZE)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_deviation", torch.ones(size))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 23 + 31 S) to (..., 23) and (..., S, 31). Empty slots stay zero."""
+        base, slots = features[..., :BASE_SIZE], features[..., BASE_SIZE:]
+        slots = slots.reshape(*slots.shape[:-1], -1, SLOT_SIZE)
+        occupied = slots[..., :1]
+        base = (base - self.base_mean) / self.base_deviation
+        slots = (slots - self.slot_mean) / self.slot_deviation * occupied
+        return base.clamp(-NORMALISED_BOUND, NORMALISED_BOUND), slots.clamp(-NORMALISED_BOUND, NORMALISED_BOUND)
+
+    def set_statistics(self, base: NDArray[np.float64], slot: NDArray[np.float64]) -> None:
+        """Adopt (2, 23) and (2, 31) means and deviations; numbers that are not continuous keep their scale."""
+        for name, statistics, continuous in (("base", base, BASE_CONTINUOUS), ("slot", slot, SLOT_CONTINUOUS)):
+            mean = np.where(continuous, statistics[0], 0.0)
+            deviation = np.where(continuous, statistics[1], 1.0)
+            self.get_buffer(f"{name}_mean").copy_(torch.from_numpy(mean))
+            self.get_buffer(f"{name}_deviation").copy_(torch.from_numpy(deviation))
+
+
+class ConditionalHead(nn.Module):
+    """Scores of one argument head for every operation that reads it and every slot."""
+
+    def __init__(self, memory: int, operations: int, choices: int) -> None:
+        super().__init__()
+        self.from_memory = nn.Linear(memory, HEAD_WIDTH)
+        self.from_slot = nn.Linear(SLOT_ENCODING, HEAD_WIDTH, bias=False)
+        self.from_operation = nn.Parameter(torch.zeros(operations, HEAD_WIDTH))
+        self.out = nn.Linear(HEAD_WIDTH, choices)
+
+    def forward(self, state: Tensor, slots: Tensor) -> Tensor:
+        """(N, memory) and (N, S, encoding) to (N, K, S, choices)."""
+        hidden = self.from_memory(state)[:, None, None] + self.from_slot(slots)[:, None]
+        scores: Tensor = self.out(torch.relu(hidden + self.from_operation[:, None]))
+        return scores
+
+
+class SlotPointer(nn.Module):
+    """Scores of every slot under every operation, by additive attention over the slot encodings."""
+
+    def __init__(self, memory: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(memory, POINTER_WIDTH)
+        self.key = nn.Linear(SLOT_ENCODING, POINTER_WIDTH, bias=False)
+        self.from_operation = nn.Parameter(torch.zeros(OPERATIONS, POINTER_WIDTH))
+        self.score = nn.Linear(POINTER_WIDTH, 1, bias=False)
+
+    def forward(self, state: Tensor, slots: Tensor) -> Tensor:
+        """(N, memory) and (N, S, encoding) to (N, 6, S)."""
+        query = self.query(state)[:, None] + self.from_operation
+        scores: Tensor = self.score(torch.tanh(query[:, :, None] + self.key(slots)[:, None]))
+        return scores.squeeze(-1)
+
+
+class ArgumentScores(Mapping[str, Tensor]):
+    """Scores of the argument heads, (N, K, S, choices) each, computed when they are first asked for."""
+
+    def __init__(self, heads: nn.ModuleDict, state: Tensor, slots: Tensor) -> None:
+        self._heads, self._state, self._slots = heads, state, slots
+        self._known: dict[str, Tensor] = {}
+
+    def __getitem__(self, head: str) -> Tensor:
+        if head not in self._known:
+            self._known[head] = self._heads[head](self._state, self._slots)
+        return self._known[head]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._heads)
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __ror__(self, others: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``others | scores``, as if this were a dictionary."""
+        return others | dict(self)
+
+
+class PolicyNetwork(nn.Module):
+    """The network of Tamiyo. Initial weights come from torch's global generator."""
+
+    value_scale: Tensor
+
+    def __init__(self, config: PolicyConfig, *, initialise: bool = True) -> None:
+        """
+        Args:
+            initialise: draw the initial weights; not needed where trained ones are loaded next.
+        """
+        super().__init__()
+        self.config = config
+        features, memory = config.feature_size, config.memory_size
+        self.normaliser = FeatureNormaliser()
+        self.blueprints = nn.Embedding(len(Blueprint) + 1, BLUEPRINT_EMBEDDING)
+        self.slot_encoder = nn.Sequential(
+            nn.Linear(SLOT_SIZE + BLUEPRINT_EMBEDDING, SLOT_ENCODING),
+            nn.ReLU(),
+            nn.Linear(SLOT_ENCODING, SLOT_ENCODING),
+        )
+        self.features = nn.Sequential(
+            nn.Linear(BASE_SIZE + 2 * SLOT_ENCODING, features), nn.LayerNorm(features), nn.ReLU()
+        )
+        self.into_memory = nn.Identity() if features == memory else nn.Linear(features, memory)
+        self.lstm = nn.LSTM(memory, memory, batch_first=True)
+        self.memory_norm = nn.LayerNorm(memory)
+        self.op_head = nn.Sequential(nn.Linear(memory, HEAD_WIDTH), nn.ReLU(), nn.Linear(HEAD_WIDTH, OPERATIONS))
+        self.slot_head = SlotPointer(memory)
+        sizes = head_sizes(1)
+        self.argument_heads = nn.ModuleDict(
+            {head: ConditionalHead(memory, len(OPS_OF_HEAD[head]), sizes[head]) for head in ARGUMENT_HEADS}
+        )
+        self.critic = nn.Sequential(
+            nn.Linear(memory, CRITIC_WIDTH),
+            nn.LayerNorm(CRITIC_WIDTH),
+            nn.ReLU(),
+            nn.Linear(CRITIC_WIDTH, OPERATIONS if config.critic == "q_op" else 1),
+        )
+        self.register_buffer("value_scale", torch.ones(()))
+        if initialise:
+            self._initialise()
+
+    def forward(self, features: Tensor, blueprints: Tensor, memory: Memory | None = None) -> PolicyOutput:
+        """
+        Args:
+            features: (B, T, 23 + 31 S) Obs V3.
+            blueprints: (B, T, S) blueprint index, -1 for an empty slot.
+            memory: state before the first step; zeros if ``None``.
+
+        Raises:
+            ValueError: if a feature is not finite.
+        """
+        if not bool(torch.isfinite(features).all()):
+            raise ValueError("observation features are not finite")
+        base, slots = self.normaliser(features)
+        encoded = self.slot_encoder(torch.cat([slots, self.blueprints(blueprints + 1)], dim=-1))
+        pooled = torch.cat([base, encoded.mean(dim=-2), encoded.amax(dim=-2)], dim=-1)
+        x = self.into_memory(self.features(pooled))
+        remembered, memory = self._remember(x, memory)
+        state = (self.memory_norm(remembered) + x).flatten(0, 1)
+        encoded = encoded.flatten(0, 1)
+        arguments = ArgumentScores(self.argument_heads, state, encoded)
+        logits = ActionLogits(self.op_head(state), self.slot_head(state, encoded), arguments)
+        q = self.critic(state)
+        return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory)
+
+    def _remember(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """(B, T, memory) through the LSTM. A single step skips the costly set-up of the sequence kernel."""
+        if x.shape[1] > 1 or memory is None:
+            output, after = self.lstm(x, memory)
+            return output, after
+        hidden, cell = torch.lstm_cell(x[:, 0], [memory[0][0], memory[1][0]], *self.lstm.all_weights[0])
+        return hidden[:, None], (hidden[None], cell[None])
+
+    def rescale_values(self, scale: float) -> None:
+        """Adopt a new unit of value, keeping every prediction in units of reward as it is.
+
+        Source: van Hasselt et al., Learning values across many orders of magnitude (2016).
+        """
+        last = self.critic[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            factor = self.value_scale / scale
+            last.weight.mul_(factor)
+            last.bias.mul_(factor)
+            self.value_scale.fill_(scale)
+
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, gain=2**0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.blueprints.weight, std=0.02)
+        for name, parameter in self.lstm.named_parameters():
+            if "weight" in name:
+                nn.init.orthogonal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+        size = self.config.memory_size
+        with torch.no_grad():
+            self.lstm.get_parameter("bias_ih_l0")[size : 2 * size] = 1.0  # remember by default
+            for layer, gain in self._final_layers():
+                layer.weight.mul_(gain / 2**0.5)
+            bias = self.op_head[-1].bias
+            assert isinstance(bias, Tensor)
+            bias[LifecycleOp.WAIT], bias[LifecycleOp.PRUNE] = self.config.wait_logit, self.config.prune_logit
+
+    def _final_layers(self) -> list[tuple[nn.Linear, float]]:
+        """The last layers and their gains: nearly uniform choices and values near zero to begin with."""
+        heads = [head.out for head in self.argument_heads.values() if isinstance(head, ConditionalHead)]
+        choosing = [self.op_head[-1], self.slot_head.score, *heads]
+        layers = [(layer, 0.01) for layer in choosing] + [(self.critic[-1], 0.1)]
+        return [(layer, gain) for layer, gain in layers if isinstance(layer, nn.Linear)]
+
+
+def parameter_count(config: PolicyConfig) -> int:
+    """Trainable numbers of the network that ``config`` describes, which is not made."""
+    with torch.device("meta"):
+        return PolicyNetwork(config, initialise=False).parameter_count()
+
+
+def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:
+    """(N,) V(s) = sum over operations of pi(op | s) Q(s, op)."""
+    return (op_log_probs.exp() * q).sum(dim=-1)
