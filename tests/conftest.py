@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from esper_actors.cluster.settings import choose_ray_settings
 from hypothesis import settings
 
+from esper_actors.cluster.settings import choose_ray_settings
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 

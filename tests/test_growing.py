@@ -4,11 +4,11 @@ import warnings
 
 import pytest
 import torch
-from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
-from esper_policies.network import PolicyNetwork
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
+from esper_policies.network import PolicyNetwork
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.growing import grow
 from esper_ray.leyline.blueprints import Topology

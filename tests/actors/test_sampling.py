@@ -1,9 +1,9 @@
 """What is told of an episode while it is played, and that a run is the same however closely it is watched."""
 
 import pytest
-from esper_actors.rollout.sampling import Sampler
 from watching_builders import samples, told, watched_run
 
+from esper_actors.rollout.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
@@ -84,9 +84,9 @@ def test_samples_are_numbered_and_the_receipt_says_how_many_there_were():
     way = Way()
     sampler = stepped(way, range(1, 9))
     assert [told.before for told in way.told] == [0, 0, 0, 0, 2, 2, 2, 2]
-    assert {told.teller for told in way.told} == {sampler.receipt().teller}
+    assert {told.stream_id for told in way.told} == {sampler.receipt().stream_id}
     assert (sampler.receipt().clock, sampler.receipt().count) == (CLOCK, 4)
-    assert stepped(Way(), []).receipt().teller != sampler.receipt().teller
+    assert stepped(Way(), []).receipt().stream_id != sampler.receipt().stream_id
 
 
 @pytest.fixture(scope="module")

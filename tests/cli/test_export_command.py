@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 from cli_builders import call
+
 from esper_actors.training.checkpoint import load_checkpoint
 from esper_policies.bundle import load_bundle
-
 from esper_ray.leyline.blueprints import Topology
 
 

@@ -6,8 +6,8 @@ from urllib.request import urlopen
 
 import pytest
 from cli_builders import SMALL, call
-from esper_actors.training.observing import MetricsObserver
 
+from esper_actors.training.listeners import MetricsObserver
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 
 
