@@ -10,7 +10,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast nightly chaos bench pages setup help clean
+.PHONY: train monitoring test lint fast nightly chaos bench pages docs setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -41,8 +41,11 @@ chaos: setup ## kill actors, learner, driver and a node of real runs; a table of
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN)/python -m benchmarks $(ARGS)
 
-pages: setup ## write the pages of docs/ that follow from the catalogue of telemetry
-	$(RUN)/python -m esper_ray.nissa.catalogue.pages docs
+pages: setup ## write the pages of the reference that are generated from the code
+	$(RUN)/python docs/generate.py
+
+docs: setup ## build the documentation site into build/site, strictly and without network
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build -f docs/mkdocs.yml --strict --quiet
 
 setup: $(STAMP) ## bring uv and everything the project needs into the repository
 
@@ -55,7 +58,7 @@ $(STAMP): pyproject.toml uv.lock | $(UV)
 	.tools/uv/bin/pip install --quiet uv
 
 clean: ## remove what setup and runs have made
-	rm -rf .venv .tools runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .tools build runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20

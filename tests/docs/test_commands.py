@@ -1,0 +1,235 @@
+"""Every command and program in the documentation is run, or parsed, or listed with a reason."""
+
+import ast
+import importlib
+import re
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+import typer
+from cli_builders import SMALL, call, only_run, train_below
+from docs_blocks import ROOT, blocks, commands, documents, esper_words, inline_commands
+
+from esper_ray.cli.main import app, spread
+from esper_ray.leyline.config.loading import build, preset_names, read_preset
+from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.sweep import SCHEDULERS, sweep_names
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.tolaria.tasks import task_names
+
+EPISODES = ["--seeds", "2", "--serial"]
+SHORT = ["--episode-length", "3", "--set", "training.steps_per_epoch=2"]
+RUN = {
+    "esper version": [],
+    "esper version --verbose": [],
+    "esper config presets": [],
+    "esper config show --preset digits": [],
+    "esper config schema": [],
+    "esper tasks": [],
+    "esper train ppo --preset digits --serial": [*SMALL, "--rounds", "1"],
+    "esper train heuristic --preset digits --episodes 1": SHORT,
+    "esper train ppo --resume runs/<run_id>": ["--serial", "--rounds", "3"],
+    "esper events runs/<run_id> --kind gate --env 3": ["--env", "1"],
+    "esper events runs/<run_id> --episode 3 --slot r0c1 --limit 0": [],
+    "esper events runs/<run_id> --kind anomaly --format json": [],
+    "esper explain runs/<run_id> --episode 3 --step 17": ["--step", "2"],
+    "esper explain runs/<run_id> --env 0 --slot r0c1": [],
+    "esper sql runs/<run_id>": [],
+    "esper sql runs/<run_id> 'SELECT round, avg(total_reward) FROM outcome GROUP BY round'": [],
+    "esper replay runs/<run_id> --episode 3": [],
+    "esper evaluate runs/<run_id> heuristic --seeds 20": [*EPISODES, "--no-controls"],
+    "esper export-policy runs/<run_id> tamiyo.esper": ["--force"],
+    "esper dashboards check": [],
+}
+"""Commands that are run, with the options that make them short; ``<run_id>`` is a small finished run."""
+
+RUN_PROGRAMS = {
+    "README.md[0]": {},
+    "guides/own-model.md[0]": {"for _ in range(2)": "for _ in range(1)"},
+    "start/next-steps.md[1]": {},
+}
+"""Programs that are run, with the replacements that make them short."""
+
+PARSED_PROGRAMS = {
+    "guides/own-model.md[1]": "needs a trained policy and held-out images; tests/test_growing.py runs the same loop",
+    "guides/own-model.md[2]": "registers a class that stands for the reader's own",
+    "guides/rllib.md[0]": "starts Ray; tests/actors/test_rllib.py trains with the same configuration",
+    "start/next-steps.md[0]": "trains two rounds of the full preset, which takes a minute",
+}
+"""Programs whose syntax and imports alone are checked, and why."""
+
+OTHER_PROGRAMS = {
+    "docker": "needs a Docker daemon",
+    "kubectl": "needs a Kubernetes cluster",
+    "ray": "needs a Ray cluster of several machines",
+    "cp": "of the shell",
+    "cmp": "of the shell",
+    "source": "of the shell",
+    "sha256sum": "of the shell",
+}
+"""Programs that are not ours, and why they are not run. Paths of the repository in their arguments must exist."""
+
+VALUES = {
+    "preset": preset_names(),
+    "reward_mode": REWARD_MODES,
+    "reward_modes": (*REWARD_MODES, "all"),
+    "scheduler": SCHEDULERS,
+    "sweep": sweep_names(),
+    "kind": tuple(KINDS),
+    "task": task_names(),
+}
+"""Values of options that are names, by the parameter."""
+
+COMMANDS = [(block, words) for block in blocks("bash") for words in commands(block.text)]
+ESPER = [(block, esper_words(words)) for block, words in COMMANDS if esper_words(words) is not None]
+
+
+def parsed(words):
+    """The context of ``esper WORDS``; an unknown command, option or kind of value raises."""
+    command, context, name, rest = typer.main.get_command(app), None, "esper", spread(words)
+    while hasattr(command, "list_commands") and rest and not rest[0].startswith("-"):
+        context = command.make_context(name, [], parent=context, resilient_parsing=True)
+        name, command, rest = command.resolve_command(context, rest)
+    if "--help" in rest or hasattr(command, "list_commands"):
+        return SimpleNamespace(params={}, info_name=name)
+    return command.make_context(name, list(rest), parent=context)
+
+
+def check(words):
+    """Parse ``esper WORDS``, with the command of a job or a monitored run in it, and check names and settings."""
+    context = parsed(words)
+    for name, known in VALUES.items():
+        value = context.params.get(name)
+        for item in [value] if isinstance(value, str) else value or []:
+            assert item in known, f"--{name} {item}: not one of {', '.join(known)}"
+    for setting in context.params.get("settings") or []:
+        key, _, value = setting.partition("=")
+        build(read_preset(context.params.get("preset") or "digits"), {key: float(value)})
+    for point in context.params.get("grid") or []:
+        key, _, values = point.partition("=")
+        for value in values.split(","):
+            build(read_preset("digits"), {key: float(value)})
+    if context.info_name == "submit" and context.params["command"]:
+        check(context.params["command"])
+    if context.info_name == "monitor" and context.params["arguments"]:
+        check(["train", "ppo", *context.params["arguments"]])
+
+
+@pytest.mark.parametrize(("block", "words"), ESPER, ids=lambda value: " ".join(value) if type(value) is list else None)
+def test_every_esper_command_of_a_block_is_parsed(block, words):
+    check(words)
+
+
+def test_every_esper_command_within_a_sentence_is_parsed():
+    for page, words in inline_commands():
+        try:
+            check([word for word in words if word not in {"COMMAND", "..."}])
+        except Exception as error:
+            if type(error).__name__ != "MissingParameter":  # a sentence may leave out what it does not speak of
+                raise AssertionError(f"{page}: esper {' '.join(words)}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["train", "ppo", "--presett", "digits"], "presett"),
+        (["train", "ppo", "--preset", "digts"], "digts"),
+        (["train", "ppo", "--rounds", "many"], "many"),
+        (["train", "ppo", "--set", "ppo.lrr=1"], "lrr"),
+        (["trane", "ppo"], "trane"),
+        (["submit", "--", "train", "ppo", "--rouns", "2"], "rouns"),
+        (["monitor", "--", "--rouns", "2"], "rouns"),
+        (["events", "RUN", "--kind", "gates"], "gates"),
+    ],
+)
+def test_a_command_that_esper_does_not_have_is_noticed(words, complaint):
+    with pytest.raises(Exception, match=complaint):
+        check(words)
+
+
+@pytest.mark.parametrize(
+    ("block", "words"), [pair for pair in COMMANDS if esper_words(pair[1]) is None], ids=lambda value: str(value)[:60]
+)
+def test_every_other_command_names_what_exists(block, words):
+    program = words[0].removeprefix(".venv/bin/")
+    if program == "make":
+        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets
+        for variable in words[2:]:
+            assert variable.startswith("ARGS=")
+            check(["train", "ppo", *variable.removeprefix("ARGS=").split()])
+    elif program == "uv":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert words[1:3] == ["sync", "--extra"]
+        assert words[3] in extras
+    elif program == "python" and words[1] == "-m":
+        path = ROOT / words[2].replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+    else:
+        assert program in {"python", "pytest", "mkdocs", *OTHER_PROGRAMS}
+    for word in words[1:]:
+        if re.fullmatch(r"(actors|benchmarks|configs|docker|docs|examples|policies|tests)/\S+", word):
+            assert (ROOT / word).exists() or (ROOT / word).name == ".env"
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_every_program_has_valid_syntax_and_imports(block):
+    assert str(block) in {*RUN_PROGRAMS, *PARSED_PROGRAMS}, "say here whether it is run, or why not"
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+def test_every_listed_command_and_program_is_in_the_documentation():
+    written = {" ".join(["esper", *words]) for _, words in ESPER}
+    assert {command.replace("'", "") for command in RUN} <= written
+    assert {*RUN_PROGRAMS, *PARSED_PROGRAMS} == {str(block) for block in blocks("python")}
+    used = {words[0] for _, words in COMMANDS}
+    assert set(OTHER_PROGRAMS) <= used
+
+
+def test_every_block_names_a_language():
+    for page, text in documents().items():
+        opening = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
+        assert {*opening} <= {"bash", "python", "text", "yaml", "json", "sql"}, page
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one finished run of two rounds in ``runs``."""
+    folder = tmp_path_factory.mktemp("docs")
+    assert train_below(folder / "runs", "--rounds", "2").code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_id(folder):
+    """The name of that run."""
+    return only_run(folder / "runs").path.name
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_that_is_run_succeeds(command, folder, run_id, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    ((words, *_),) = [commands(command.replace("<run_id>", run_id))]
+    output = ["--telemetry-dir", tmp_path] if "ppo" in words and "--resume" not in words else []
+    answer = call(*words[1:], *RUN[command], *output)
+    assert answer.code == 0, answer.err
+    assert answer.err.count("Traceback") == 0
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", RUN_PROGRAMS)
+def test_a_program_that_is_run_succeeds(name, monkeypatch, tmp_path):
+    (text,) = [block.text for block in blocks("python") if str(block) == name]
+    for long, short in RUN_PROGRAMS[name].items():
+        assert long in text
+        text = text.replace(long, short)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, name, "exec"), {"__name__": name})
