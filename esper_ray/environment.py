@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp, head_sizes
+from esper_ray.leyline.commitment import committed_accuracy_pp, committed_parameters, committed_slots
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.legality import Masks, legality, mask_vector_size
@@ -36,7 +37,7 @@ from esper_ray.runtime.host import HostRuntime
 from esper_ray.runtime.snapshot import EpisodeState, PlayProgress, pack, unpack
 from esper_ray.simic.ledger import Ledger
 from esper_ray.simic.live.engine import RewardEngine, needs_control
-from esper_ray.simic.live.transition import Transition, committed_accuracy, fossil_parameters
+from esper_ray.simic.live.transition import Transition
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
 from esper_ray.tolaria.device_memory import memory_for
 from esper_ray.tolaria.flops import FlopMeter
@@ -340,9 +341,9 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             "train_loss": None if result is None else result.loss,
             "val_loss": self.measured.loss,
             "val_accuracy_pp": self.measured.accuracy_pp,
-            "committed_accuracy_pp": committed_accuracy(self.reports, self.measured),
+            "committed_accuracy_pp": committed_accuracy_pp(committed_slots(self.reports), self.measured),
             "total_parameters": self.life.total_parameters,
-            "fossil_parameters": fossil_parameters(self.reports),
+            "fossil_parameters": committed_parameters(self.reports),
             "growth_ratio": self.life.total_parameters / self.organism.model.host_parameters,
             "entries": entries,
             "events": tuple(events),

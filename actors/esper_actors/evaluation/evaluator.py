@@ -11,13 +11,13 @@ from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.modules import count_parameters
+from esper_ray.leyline.commitment import committed_accuracy_pp, committed_slots
 from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
 from esper_ray.leyline.records import Reports
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.runtime.host import HostRuntime, PlantedSeed
-from esper_ray.simic.live.transition import committed_accuracy
 from esper_ray.simic.rewards.terminal import priced_value
 from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
@@ -112,18 +112,19 @@ class Evaluator:
     ) -> EpisodeResult:
         present = [report for report in reports if report is not None and report.stage in WITH_MODULE]
         grown = sum(report.parameters for report in present)
+        committed = committed_slots(reports)
         score = Score(
             policy=label,
             seed=seed,
             test_accuracy_pp=life.test_measurement().accuracy_pp,
             val_accuracy_pp=life.measured.accuracy_pp,
             objective_pp=100.0 * priced_value(life.measured.accuracy_pp, self._price_basis(life), self.config.reward),
-            committed_accuracy_pp=committed_accuracy(reports, life.measured),
+            committed_accuracy_pp=committed_accuracy_pp(committed, life.measured),
             parameters=life.total_parameters,
             grown_parameters=grown,
             train_flops=self.flops.total,
             rollbacks=life.rollbacks,
-            fossilised=sum(report.stage is Stage.FOSSILIZED for report in present),
+            fossilised=len(committed),
             total_reward=reward,
             seeds_grown=tuple((report.slot_id, report.blueprint.id) for report in present),
         )

@@ -17,9 +17,9 @@ from safetensors.numpy import load, save
 
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.commitment import committed_slots
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
 from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
-from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
 
 VERSION = 1
@@ -103,13 +103,12 @@ class EpisodeRecorder:
         clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
         host = {key: steps[-1][key] for key in _HOST_STATE}
-        reports = [report for report in env.reports if report is not None]
-        fossils = [report.slot_id for report in reports if report.stage is Stage.FOSSILIZED]
+        committed = committed_slots(env.reports)
         outcome = {
             "seed": self.assignment.seed,
             "total_reward": env.ledger.total(),
             "reward_by_source": env.ledger.by_source(),
-            "fossilised": fossils,
+            "fossilised": [slot for slot in env.limits.slots if slot in committed],
             "rollback": terminated,
             **host,
         }
@@ -130,7 +129,7 @@ class EpisodeRecorder:
             committed_accuracy_pp=host["committed_accuracy_pp"],
             growth_ratio=host["growth_ratio"],
             operations={op.name: operations[op.name] for op in LifecycleOp},
-            fossilised=len(fossils),
+            fossilised=len(committed),
             refused=sum(not record["success"] for record in steps),
             rollback=terminated,
         )
