@@ -20,6 +20,7 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.commitment import committed_slots
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
 from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
+from esper_ray.leyline.step_outcome import StepOutcome
 from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
 
 VERSION = 1
@@ -68,16 +69,16 @@ class EpisodeRecorder:
         """Whose records these are."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
-    def begin(self, info: Mapping[str, Any], control_pp: Sequence[float] = ()) -> None:
-        """Note what ``reset`` gave, and the validation accuracies without growth where they are known."""
+    def begin(self, outcome: StepOutcome, control_pp: Sequence[float] = ()) -> None:
+        """Record the outcome of ``reset``, and the validation accuracies without growth where they are known."""
         seed = self.assignment.seed
-        self.log.append(started_record(self.clock, seed, info))
+        self.log.append(started_record(self.clock, seed, outcome))
         if control_pp:
             curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
             self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
 
-    def add(self, view: View, decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Note a step: what was seen, what was decided, and what ``step`` gave, with its reward as ``reward``.
+    def add(self, view: View, decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
+        """Record a step: what was seen, what was decided, and its outcome.
 
         Returns:
             Its records, the state that it led to last.
@@ -94,23 +95,22 @@ class EpisodeRecorder:
         )
         for name, value in zip(_COLUMNS, values, strict=True):
             self.columns[name].append(value)
-        happened = step_records(self.clock, decision, info)
-        self.log += happened
-        return happened
+        records = step_records(self.clock, decision, outcome)
+        self.log += records
+        return records
 
-    def finished(self, env: MorphogenesisEnv, *, terminated: bool) -> Episode:
+    def finished(self, env: MorphogenesisEnv) -> Episode:
         """The episode, at its end in ``env``."""
         clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
-        host = {key: steps[-1][key] for key in _HOST_STATE}
-        committed = committed_slots(env.reports)
-        outcome = {
+        outcome, committed = env.outcome, committed_slots(env.reports)
+        ending = {
             "seed": self.assignment.seed,
             "total_reward": env.ledger.total(),
             "reward_by_source": env.ledger.by_source(),
             "fossilised": [slot for slot in env.limits.slots if slot in committed],
-            "rollback": terminated,
-            **host,
+            "rollback": outcome.terminated,
+            **_host_state(outcome),
         }
         operations = Counter(record["operation"] for record in steps)
         return Episode(
@@ -121,17 +121,17 @@ class EpisodeRecorder:
                 **self._arrays(),
                 rewards=env.ledger.by_cause(len(self)),
                 bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
-                terminated=terminated,
+                terminated=outcome.terminated,
             ),
-            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **outcome}),
+            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **ending}),
             total_reward=env.ledger.total(),
-            val_accuracy_pp=host["val_accuracy_pp"],
-            committed_accuracy_pp=host["committed_accuracy_pp"],
-            growth_ratio=host["growth_ratio"],
+            val_accuracy_pp=outcome.val_accuracy_pp,
+            committed_accuracy_pp=outcome.committed_accuracy_pp,
+            growth_ratio=outcome.growth_ratio,
             operations={op.name: operations[op.name] for op in LifecycleOp},
             fossilised=len(committed),
             refused=sum(not record["success"] for record in steps),
-            rollback=terminated,
+            rollback=outcome.terminated,
         )
 
     def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
@@ -210,24 +210,20 @@ def _tree(record: Assignment | Episode) -> dict[str, Any]:
 _HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
 
 
-def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
+def started_record(clock: Mapping[str, int], seed: int, outcome: StepOutcome) -> dict[str, Any]:
     """The beginning of an episode for the event log.
 
     Args:
         clock: numbers of episode and environment.
-        info: what ``reset`` gave.
+        outcome: that of ``reset``.
     """
-    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(info)}
+    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(outcome)}
 
 
-def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One step for the event log: what happened, and last what was decided and what came of it.
-
-    Args:
-        info: what ``step`` gave, with its reward as ``reward``.
-    """
-    happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
-    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
+def step_records(clock: Mapping[str, int], decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
+    """One step for the event log: what happened, and last what was decided and what came of it."""
+    events = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in outcome.events]
+    return [*events, {"kind": "env_epoch", **clock, **_epoch_record(decision, outcome)}]
 
 
 def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
@@ -262,30 +258,30 @@ def _value(found: Attribution) -> float | None:
     return found.value_pp if isinstance(found, Estimate) else None
 
 
-def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info[key] for key in _HOST_STATE}
+def _host_state(outcome: StepOutcome) -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in _HOST_STATE}
 
 
-def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
+def _epoch_record(decision: Decision, outcome: StepOutcome) -> dict[str, Any]:
     """One step for the event log: what was decided and why, what came of it, and what it was paid."""
     entries = [
         {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
-        for e in info["entries"]
+        for e in outcome.entries
     ]
     return {
-        "step": info["epoch"],
-        "operation": info["operation"],
-        "slot": info["slot"],
-        "success": info["success"],
+        "step": outcome.epoch,
+        "operation": outcome.operation.name,
+        "slot": outcome.slot,
+        "success": outcome.success,
         "action": decision.action.to_indices(),
         "why": decision.reason,
         "log_prob": decision.log_prob_op + decision.log_prob_arguments,
         "value": decision.value,
-        "reward": info["reward"],
+        "reward": outcome.reward,
         "entries": entries,
-        "train_loss": info["train_loss"],
-        **_host_state(info),
-        "slots": {report.slot_id: _slot_record(report) for report in info["reports"] if report is not None},
+        "train_loss": outcome.train_loss,
+        **_host_state(outcome),
+        "slots": {report.slot_id: _slot_record(report) for report in outcome.reports if report is not None},
     }
 
 
