@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from esper_policies.bundle import PolicyBundle, load_bundle
 from torch import Tensor, nn
 
+from esper_policies.bundle import PolicyBundle, load_bundle
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import attach
 from esper_ray.kasmina.network.cell import Incubation

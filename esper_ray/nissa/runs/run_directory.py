@@ -145,6 +145,11 @@ class RunDirectory:
         temporary.write_text(json.dumps(tree, indent=2) + "\n")
         os.replace(temporary, self.path / "manifest.json")
 
+    def set_status(self, status: str, **more: Any) -> None:
+        """Note in the manifest how the run stands."""
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        self.write_manifest(self.read_manifest() | {"status": status, "updated": updated} | more)
+
     def log(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records to the event log, see :meth:`EventLog.append`."""
         self.event_log.append(records)

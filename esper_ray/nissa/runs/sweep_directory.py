@@ -147,8 +147,7 @@ class SweepDirectory:
         """Note in the manifest of a trial how it stands, if it has been started."""
         run = self.run(trial)
         if run is not None:
-            updated = datetime.now(UTC).isoformat(timespec="seconds")
-            run.write_manifest(run.read_manifest() | {"status": status, "updated": updated} | more)
+            run.set_status(status, **more)
 
     def settings(self, trial: str) -> dict[str, Any]:
         """What sets a trial apart from others, with the values that it has now."""
