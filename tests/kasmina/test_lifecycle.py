@@ -26,7 +26,7 @@ GERMINATE = Germinate("r0c0-1", "norm")
 COMMANDS = {
     "germinate": GERMINATE,
     "advance": Advance(),
-    "fossilise": Fossilize(),
+    "fossilize": Fossilize(),
     "target": SetAlphaTarget(0.5, 3),
     "prune": Prune(0),
 }
@@ -34,7 +34,7 @@ TAKES = {  # commands that are not refused, whatever a gate says to them
     "GERMINATED": {"advance", "prune"},
     "TRAINING": {"advance", "prune"},
     "BLENDING": {"advance", "target", "prune"},
-    "HOLDING": {"fossilise", "target", "prune"},
+    "HOLDING": {"fossilize", "target", "prune"},
     "FOSSILIZED": set(),
     "PRUNED": set(),
     "EMBARGOED": set(),
