@@ -53,8 +53,8 @@ def break_host(runtime):
 
 def test_the_committed_coalition_of_five_seeds_is_measured_and_judged(monkeypatch):
     """Above four seeds coalitions are sampled; that of the committed ones is always in the sample."""
-    runtime = runtime_of()
-    runtime.plant([PlantedSeed(slot, "conv_light", GerminationStyle.LINEAR_ADD) for slot in SLOTS])
+    runtime = runtime_of(measurement__permutations=1)
+    runtime.plant([PlantedSeed(slot, "norm", GerminationStyle.LINEAR_ADD) for slot in SLOTS])
     growth = runtime.organism.model.growth
     record = growth.record()
     for slot in ("r0c1", "r1c1"):
@@ -64,7 +64,7 @@ def test_the_committed_coalition_of_five_seeds_is_measured_and_judged(monkeypatc
     growth.adopt(record, growth.rebuild(record))
     judged = []
     monkeypatch.setattr(Governor, "judge", lambda self, train, val, pp: judged.append(pp) or HealthVerdict(False, True))
-    monitor = monitor_of(runtime)
+    monitor = monitor_of(runtime, measurement=MeasurementConfig(permutations=1))
     monitor.judge(0, None, {})
     assert runtime.organism.model.committed_slots == {"r0c0", "r0c2", "r1c0"}
     assert len(monitor.measured.coalitions) < 2**5
