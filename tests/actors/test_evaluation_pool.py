@@ -148,6 +148,8 @@ def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(config, devices, 
     from esper_actors.cluster.placement import ResourceError
 
     system = config.system.model_copy(update={"devices": devices})
+    from esper_actors.evaluation.actor import RayEvaluatorPool
+
     players = RayEvaluatorPool(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)
     with pytest.raises(ResourceError, match=message), players:
         pass
