@@ -12,7 +12,7 @@ from learner_builders import Scripted, small_config
 
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 
 CONFIG = small_config(episode_length=9, policy__memory_size=8)
 WHAT = Assignment(index=12, env=3, seed=5)
@@ -34,7 +34,7 @@ def stopping_after(steps):
 
 
 def assert_same(one: Episode, other: Episode) -> None:
-    assert [written(record) for record in one.log] == [written(record) for record in other.log]
+    assert [json_record(record) for record in one.log] == [json_record(record) for record in other.log]
     for name in one.trajectory.__slots__:
         mine, theirs = getattr(one.trajectory, name), getattr(other.trajectory, name)
         np.testing.assert_array_equal(mine, theirs)

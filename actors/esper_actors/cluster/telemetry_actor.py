@@ -22,7 +22,7 @@ from esper_ray.leyline.faults import Fault
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 HEARTBEAT_SECONDS = 5.0
 """Ray forgets a gauge that is not set again within about twenty seconds."""

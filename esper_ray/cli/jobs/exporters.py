@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from rich.console import Console
 
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 
 class CombinedExporter:

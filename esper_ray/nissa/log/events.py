@@ -73,7 +73,7 @@ class EventLog:
             RecordError: if a record is not as declared and ``ESPER_STRICT_TELEMETRY`` is set. Otherwise it is kept
                 as one of kind ``malformed``.
         """
-        lines = [json.dumps(self._numbered(written(self._checked(record))), allow_nan=False) for record in records]
+        lines = [json.dumps(self._numbered(json_record(self._checked(record))), allow_nan=False) for record in records]
         with self.tail.open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 
@@ -250,7 +250,7 @@ class EventLog:
         return self.tail.read_text().splitlines(keepends=True) if self.tail.exists() else []
 
 
-def written(record: Mapping[str, Any]) -> dict[str, Any]:
+def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """``record`` as the event log holds it: in JSON's types, numbers that are not finite as null and listed."""
     nonfinite: list[str] = []
     clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from esper_ray.nissa.catalogue.metrics import METRICS
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 OBSERVATIONS = 4096
 """Values for histograms that are gathered; more are dropped."""

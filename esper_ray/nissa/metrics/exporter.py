@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 
 class ExporterError(UserError):

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ import yaml
 from esper_ray.leyline.config.loading import ConfigError, build, read_file
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.log.events import INTEGRITY, EventLog, integrity
 from esper_ray.nissa.log.samples import SampleLog
@@ -174,6 +176,13 @@ class RunDirectory:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
         with (self.path / "faults.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def faults(self) -> list[Fault]:
+        """The lines of ``faults.jsonl``, in order."""
+        path = self.path / "faults.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        names = [member.name for member in fields(Fault)]
+        return [Fault(**{name: value for name, value in json.loads(line).items() if name in names}) for line in lines]
 
     def position(self) -> dict[str, int]:
         """Lengths of the growing files in bytes, and how many events there are, by source too."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import quarantined, transition
 
-from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, written
+from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, json_record
 from esper_ray.nissa.log.parquet import EventLogError
 
 
@@ -47,13 +47,13 @@ def test_records_carry_where_they_come_from_and_two_numbers(log):
 
 def test_numbers_that_are_not_finite_become_null_and_are_listed(log):
     record = {"loss": math.nan, "deep": {"list": [1.0, math.inf, {"low": -math.inf}]}, "pair": (2, 3)}
-    assert written(record) == {
+    assert json_record(record) == {
         "loss": None,
         "deep": {"list": [1.0, None, {"low": None}]},
         "pair": [2, 3],
         "nonfinite": ["loss", "deep.list[1]", "deep.list[2].low"],
     }
-    assert written({"loss": 0.0}) == {"loss": 0.0}
+    assert json_record({"loss": 0.0}) == {"loss": 0.0}
 
 
 def test_a_record_that_is_not_as_declared_is_an_error_in_tests(log):
