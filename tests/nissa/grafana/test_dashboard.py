@@ -99,7 +99,7 @@ def test_every_panel_says_what_it_shows_and_in_which_unit():
 def test_the_dashboard_asks_for_source_run_group_and_environment():
     tree = json.loads(files()["esper.json"])
     assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
-    names = ["Rollbacks", "Fossilised", "Anomalies", "From events"]
+    names = ["Rollbacks", "Fossilized", "Anomalies", "From events"]
     assert [one["name"] for one in tree["annotations"]["list"]] == names
 
 
