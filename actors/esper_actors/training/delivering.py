@@ -9,7 +9,7 @@ from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.sinks.delivery import Delivery
-from esper_ray.nissa.sinks.protocol import values_of
+from esper_ray.nissa.sinks.protocol import scalar_values
 
 
 class SinkObserver:
@@ -28,7 +28,7 @@ class SinkObserver:
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """A round has been learnt from and saved."""
-        self._delivery.round(values_of(row, timing), row["round"])
+        self._delivery.round(scalar_values(row, timing), row["round"])
         self._report(row["round"])
         self._inner.round_finished(row, timing)
 

@@ -31,7 +31,7 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
-from esper_ray.nissa.sinks.delivery import PATIENCE_SECONDS, Delivery
+from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
 from esper_ray.nissa.sinks.protocol import RunFacts
 from esper_ray.nissa.sinks.registry import SINKS
 
@@ -126,7 +126,7 @@ class PPOJob:
                     done = controller.run()
                 digest = controller.weights_digest()
         except BaseException as error:
-            self._close(delivery, "failed", 1.0 if isinstance(error, SystemExit) else PATIENCE_SECONDS)
+            self._close(delivery, "failed", 1.0 if isinstance(error, SystemExit) else DRAIN_SECONDS)
             self._abandon()
             raise
         code = self._finish(controller, digest) if done else self._interrupted(controller, stop)
@@ -138,7 +138,7 @@ class PPOJob:
         facts = RunFacts(*run.names, run.path, self.config.flat(), done)
         return Delivery((SINKS[name]() for name in self.sinks), facts)
 
-    def _close(self, delivery: Delivery, status: str, patience_s: float = PATIENCE_SECONDS) -> None:
+    def _close(self, delivery: Delivery, status: str, patience_s: float = DRAIN_SECONDS) -> None:
         """End the sinks; say what they could not do."""
         picture = self.run_directory.picture if status == "finished" else None
         for fault in close_delivery(delivery, self.run_directory, status, picture, patience_s):
