@@ -9,15 +9,16 @@ counted.
 from time import perf_counter
 
 import torch
-from esper_actors.factory import make_workers
-from esper_actors.rollout.recorder import Assignment
-from esper_actors.rollout.runner import episode_seed
-from esper_actors.training.ppo_learner import exploration_share
-from esper_actors.training.workers import QUIET, WorkerGroup, play_round
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from benchmarks.report import Bar, Result, paired_seconds
+from esper_actors.factory import make_workers
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.local import LocalWorkerGroup
+from esper_actors.training.ppo_learner import exploration_share
+from esper_actors.training.workers import QUIET, WorkerGroup, play_round
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.leyline.actions import WAIT
@@ -79,10 +80,10 @@ def ray_over_serial(config: RunConfig) -> dict[str, float]:
     machine does at different times out of the ratio.
     """
     seconds = {"serial": [0.0, 0.0], "ray": [0.0, 0.0]}
-    with make_workers(config, serial=True) as serial, make_workers(config, serial=False) as on_ray:
+    with LocalWorkerGroup(config) as serial, make_workers(config) as on_ray:
         for index in range(ROUNDS + 1):
-            for name, crew in (("serial", serial), ("ray", on_ray)):
-                playing, learning = _round(crew, config, index)
+            for name, workers in (("serial", serial), ("ray", on_ray)):
+                playing, learning = _round(workers, config, index)
                 if index > 0:
                     seconds[name][0] += playing
                     seconds[name][1] += learning
@@ -93,14 +94,14 @@ def ray_over_serial(config: RunConfig) -> dict[str, float]:
     }
 
 
-def _round(crew: WorkerGroup, config: RunConfig, index: int) -> tuple[float, float]:
+def _round(workers: WorkerGroup, config: RunConfig, index: int) -> tuple[float, float]:
     """Seconds of playing and of learning in one round."""
     envs = range(config.system.envs)
     assignments = [Assignment(index * len(envs) + env, env, episode_seed(config.seed, index, env)) for env in envs]
     began = perf_counter()
-    episodes = play_round(crew, assignments, exploration_share(config.ppo, index), round_index=index)
+    episodes = play_round(workers, assignments, exploration_share(config.ppo, index), round_index=index)
     played = perf_counter()
-    crew.update(episodes, index, QUIET)
+    workers.update(episodes, index, QUIET)
     return played - began, perf_counter() - played
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
-from esper_policies.network import Memory, PolicyNetwork, PolicyOutput
-from esper_policies.tamiyo import LearnedPolicy
 from torch import Tensor
 
 from benchmarks.report import Bar, Result, paired_seconds
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.network import Memory, PolicyNetwork, PolicyOutput
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import ARGUMENT_HEADS, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig

@@ -21,19 +21,20 @@ from time import perf_counter, process_time, sleep
 from typing import Any
 
 import numpy as np
+
+from benchmarks.report import Bar, Result
 from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.rollout.pool import EnvironmentPool, PlayedEpisode
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.training.controller import Controller
+from esper_actors.session import TrainingSession
 from esper_actors.training.ppo_learner import PPOLearner
-
-from benchmarks.report import Bar, Result
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 ENVIRONMENTS = (1, 8, 64, 256, 512)
@@ -70,7 +71,7 @@ class Sleeping:
         config: RunConfig,
         device: str,
         count: int,
-        keeping: SnapshotPolicy | None,
+        snapshots: SnapshotPolicy | None,
     ) -> None:
         self.template, self.step_s = template, step_s
 
@@ -99,7 +100,7 @@ class Scale:
     """By which the driver's memory has grown from a quarter of the rounds on."""
 
 
-class Listening:
+class Listening(RunObserver):
     """Takes the times of rounds."""
 
     def __init__(self) -> None:
@@ -108,13 +109,7 @@ class Listening:
         self.cpu: list[float] = []
         self.memory_mib: list[float] = []
 
-    def episode_finished(self, episode: Episode) -> None:
-        """Nothing."""
-
-    def updating(self) -> None:
-        """Nothing."""
-
-    def fault_happened(self, fault: Fault) -> None:
+    def fault_occurred(self, fault: Fault) -> None:
         """There should be none."""
         raise RuntimeError(f"a fault while measuring: {fault.describe()}")
 
@@ -177,19 +172,18 @@ def simulated_nodes() -> Any:
 
 def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
     """Some rounds with so many environments."""
-    from esper_actors.cluster.workers import RayWorkerGroup
     from ray import cloudpickle
+
+    from esper_actors.cluster.workers import RayWorkerGroup
 
     config = config_of(environments, rounds + 1)
     template = template_of(config)
     listener = Listening()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.create(Path(folder), config, ["scale"])
-        with RayWorkerGroup(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s)) as crew:
-            controller = Controller(config, crew, directory, listener, lambda: False)
-            controller.start()
-            controller.run()
-            weights = len(cloudpickle.dumps(crew.state().weights()))
+        workers = RayWorkerGroup(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s))
+        TrainingSession(config, directory, None, observers=[listener], samples=False).run(lambda: False, workers)
+    weights = len(cloudpickle.dumps(PPOLearner(config).weights()))
     longest = [
         max(seconds_of(episode_seed(config.seed, index, env), step_s) for env in range(environments))
         for index in range(1, rounds + 1)

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from benchmarks.host_epoch import random_images
+from benchmarks.report import Result
 from esper_actors.factory import make_workers
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.training.workers import play_round
-
-from benchmarks.host_epoch import random_images
-from benchmarks.report import Result
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
@@ -92,8 +92,8 @@ def environment_rates() -> dict[int, float]:
             read_preset("digits"),
             {"system.envs": count, "system.envs_per_actor": 1, "episode_length": EPISODE, "policy.memory_size": 64},
         )
-        with make_workers(config, serial=False) as crew:
-            once = partial(_play, crew, config)
+        with make_workers(config) as workers:
+            once = partial(_play, workers, config)
             once(0)
             began = perf_counter()
             once(1)
@@ -101,9 +101,9 @@ def environment_rates() -> dict[int, float]:
     return rates
 
 
-def _play(crew: Any, config: RunConfig, index: int) -> None:
+def _play(workers: Any, config: RunConfig, index: int) -> None:
     assignments = [Assignment(env, env, episode_seed(config.seed, index, env)) for env in range(config.system.envs)]
-    play_round(crew, assignments, 0.0)
+    play_round(workers, assignments, 0.0)
 
 
 def draw(seeds: dict[int, float], rates: dict[int, float]) -> None:

@@ -13,24 +13,22 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.report import Bar, Result
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.rollout.sampling import Record
+from esper_actors.training.listeners import MetricsObserver
 from esper_actors.training.local import LocalWorkerGroup
-from esper_actors.training.observing import MetricsObserver
 from esper_actors.training.workers import Watch, play_round
-
-from benchmarks.report import Bar, Result
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
+from esper_ray.nissa.runs.observer import RunContext
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 REPEATS = 15
@@ -41,32 +39,16 @@ def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], 
     told: list[Sequence[Record]] = []
     watch = Watch(lambda _: None, lambda _: None, lambda: False, told.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
-    with LocalWorkerGroup(config) as crew:
+    with LocalWorkerGroup(config) as workers:
         began = time.perf_counter()
-        episodes = play_round(crew, assignments, 0.1, watch)
-        crew.update(episodes, 0, watch)
+        episodes = play_round(workers, assignments, 0.1, watch)
+        workers.update(episodes, 0, watch)
         seconds = time.perf_counter() - began
     env = MorphogenesisEnv(config)
     began = time.perf_counter()
     env.control(assignments[0].seed)
     control = time.perf_counter() - began
     return episodes, told, seconds - control * config.telemetry.control_episodes, control
-
-
-class Silent:
-    """A listener that does nothing."""
-
-    def episode_finished(self, episode: Episode) -> None:
-        """Nothing."""
-
-    def updating(self) -> None:
-        """Nothing."""
-
-    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """Nothing."""
-
-    def fault_happened(self, fault: Fault) -> None:
-        """Nothing."""
 
 
 def measure() -> Result:
@@ -78,7 +60,8 @@ def measure() -> Result:
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
         feed = MetricsPublisher(config, exporter)
         run = RunDirectory.create(Path(folder), config, [])
-        watching = MetricsObserver(config, run, exporter, Silent())
+        watching = MetricsObserver(exporters=[exporter])
+        watching.run_started(RunContext(config, run, 0, False, "", lambda fault: None))
         for repeat in range(REPEATS):
             log = EventLog(Path(folder) / str(repeat), "benchmark")
             log.folder.mkdir()
@@ -90,7 +73,7 @@ def measure() -> Result:
             feed.records(records)
             marks.append(time.perf_counter())
             for batch in told:
-                watching.sampled(batch)
+                watching.samples_received(batch)
             run.compact(always=True)
             marks.append(time.perf_counter())
             for name, (begin, end) in zip(spent, itertools.pairwise(marks), strict=True):

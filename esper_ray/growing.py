@@ -20,9 +20,9 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from esper_policies.bundle import PolicyBundle, load_bundle
 from torch import Tensor, nn
 
+from esper_policies.bundle import PolicyBundle, load_bundle
 from esper_ray.kasmina.lifecycle.commands import command_of
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import attach, evaluation_mode

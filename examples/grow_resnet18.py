@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from torch import nn
 from torchvision.models import resnet18
 
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.config.loading import build, read_preset

@@ -11,7 +11,6 @@ import logging
 import time
 
 from esper_actors.cluster.settings import choose_ray_settings
-
 from esper_ray.leyline.config.loading import build, read_preset
 
 

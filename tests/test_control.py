@@ -1,10 +1,12 @@
 """The curve of a host that never grows, and what an episode without growth is paid against it."""
 
 import pytest
-from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
+
+pytestmark = pytest.mark.integration
 
 SMALL = {
     "reward.mode": "settlement",

@@ -4,17 +4,19 @@ import warnings
 
 import pytest
 import torch
-from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
-from esper_policies.network import PolicyNetwork
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
+from esper_policies.network import PolicyNetwork
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.growing import grow
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, derived_seed
+
+pytestmark = pytest.mark.integration
 
 SETTINGS = {
     "episode_length": 20,

@@ -1,4 +1,4 @@
-"""Picks the crew of a run. Ray is only imported if it is needed, and after its settings are chosen."""
+"""Picks the workers of a run. Ray is only imported if it is needed, and after its settings are chosen."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,29 +15,32 @@ from esper_ray.leyline.config.run import RunConfig
 def make_workers(
     config: RunConfig,
     *,
-    serial: bool,
-    keeping: SnapshotPolicy | None = None,
+    snapshots: SnapshotPolicy | None = None,
     label: str = "esper",
     metrics: tuple[str, str] | None = None,
+    scraped: bool | None = None,
 ) -> WorkerGroup:
-    """The crew of one process, or the one on Ray.
+    """The worker group that ``system.workers`` asks for.
 
     Args:
-        keeping: where episodes are kept while they are played.
+        snapshots: where unfinished episodes are saved.
         label: begins the names of actors.
         metrics: run and group, as metrics name them; without it there is no telemetry actor.
+        scraped: whether the last metrics wait until they have been scraped; if left out, on a cluster that was there
+            before.
 
     Raises:
         ResourceError: if the configuration asks for more of a GPU than there is of one.
     """
-    if serial:
-        return LocalWorkerGroup(config, keeping)
+    if config.system.workers == "local":
+        return LocalWorkerGroup(config, snapshots)
     choose_ray_settings()
-    from esper_actors.cluster.telemetry_actor import EXPORT_SECONDS
+    from esper_actors.cluster.metrics_exporter import EXPORT_SECONDS
     from esper_actors.cluster.workers import RayWorkerGroup
 
-    scraped = "RAY_ADDRESS" in os.environ  # a cluster of our own has nobody who looks at its end
-    return RayWorkerGroup(config, keeping, label, metrics=metrics, linger_s=EXPORT_SECONDS if scraped else 0.0)
+    if scraped is None:
+        scraped = "RAY_ADDRESS" in os.environ
+    return RayWorkerGroup(config, snapshots, label, metrics=metrics, final_scrape_s=EXPORT_SECONDS if scraped else 0.0)
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """Samples that do not arrive are counted, each once."""
 
-from esper_actors.rollout.arriving import SampleTracker
-from esper_actors.rollout.sampling import SampleBatch, StreamSummary
-
+from esper_actors.rollout.sampling import SampleBatch, SampleTracker, StreamSummary
 from esper_ray.nissa.log.validation import record_problem
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}
@@ -15,9 +13,9 @@ class Clock:
         return self.now
 
 
-def told(before, count, teller="a"):
+def told(before, count, stream_id="a"):
     samples = tuple({"kind": "profile", "number": before + index} for index in range(count))
-    return SampleBatch(teller, before, {"kind": "env_epoch", **CLOCK, "step": before}, samples)
+    return SampleBatch(stream_id, before, {"kind": "env_epoch", **CLOCK, "step": before}, samples)
 
 
 def losses(records):

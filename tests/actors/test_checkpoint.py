@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+from learner_builders import drawn, small_config, synthetic, tensors_equal
+
 from esper_actors.training import checkpoint as module
 from esper_actors.training.checkpoint import (
     Checkpoint,
@@ -16,7 +18,6 @@ from esper_actors.training.checkpoint import (
 )
 from esper_actors.training.ppo_learner import LearnerState, PPOLearner
 from esper_policies.bundle import weights_digest
-from learner_builders import drawn, small_config, synthetic, tensors_equal
 
 CONFIG = small_config()
 POSITION = {"events.jsonl": 10, "rounds.csv": 20, "timings.csv": 30, "sequence": 4}

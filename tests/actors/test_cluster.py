@@ -1,19 +1,22 @@
-"""The crew on Ray does what the crew of one process does."""
+"""The workers on Ray does what the workers of one process does."""
 
 import pytest
+from run_builders import placed
+
 from esper_actors.factory import make_workers
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
+from esper_actors.session import TrainingSession, checkpoint_to_resume
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
-from esper_actors.training.controller import Controller
 from esper_actors.training.workers import Watch, play_round
-
+from esper_policies.bundle import weights_digest
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
 
-class Silent:
+class Silent(RunObserver):
     """A listener that remembers what it was told."""
 
     def __init__(self):
@@ -22,29 +25,23 @@ class Silent:
     def episode_finished(self, episode):
         self.episodes.append(episode.index)
 
-    def updating(self):
-        pass
-
-    def fault_happened(self, fault):
+    def fault_occurred(self, fault):
         self.faults.append(fault)
 
     def round_finished(self, row, timing):
         self.rounds.append(row)
 
 
-def run(config, folder, *, serial, rounds=None, resume=None):
-    """Play the rounds of ``config``; the directory and the digest of the weights."""
+def run(config, folder, *, workers="ray", rounds=None, resume=None):
+    """Play the rounds of ``config``; the directory, the digest of the weights, and what was observed."""
+    config = placed(config, workers)
     directory = resume or RunDirectory.create(folder, config, ["test"])
-    listener = Silent()
-    stop = (lambda: len(listener.rounds) >= rounds) if rounds is not None else (lambda: False)
-    with make_workers(config, serial=serial) as crew:
-        controller = Controller(config, crew, directory, listener, stop)
-        if resume is None:
-            controller.start()
-        else:
-            controller.resume(load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config))
-        controller.run()
-        return directory, controller.weights_digest(), listener
+    checkpoint = None if resume is None else checkpoint_to_resume(resume, config)
+    observer = Silent()
+    stop = (lambda: len(observer.rounds) >= rounds) if rounds is not None else (lambda: False)
+    TrainingSession(config, directory, checkpoint, observers=[observer]).run(stop)
+    state = load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config)
+    return directory, weights_digest(state.learner.weights()), observer
 
 
 def without_run(directory):
@@ -54,12 +51,12 @@ def without_run(directory):
 @pytest.fixture(scope="module")
 def ray_run(tiny_config, tmp_path_factory, ray_cluster):
     """All rounds on Ray, once for all tests that look at them."""
-    return run(tiny_config, tmp_path_factory.mktemp("ray"), serial=False)
+    return run(tiny_config, tmp_path_factory.mktemp("ray"))
 
 
 def test_ray_and_one_process_give_the_same_bits(tiny_config, tmp_path, ray_run):
     on_ray, ray_digest, _ = ray_run
-    serial, serial_digest, _ = run(tiny_config, tmp_path, serial=True)
+    serial, serial_digest, _ = run(tiny_config, tmp_path, workers="local")
     assert ray_digest == serial_digest
     assert (on_ray.path / "rounds.csv").read_bytes() == (serial.path / "rounds.csv").read_bytes()
     assert without_run(on_ray) == without_run(serial)
@@ -73,20 +70,20 @@ def test_every_episode_arrives_once(ray_run):
 
 def test_a_run_begun_in_one_process_may_be_ended_on_ray(tiny_config, tmp_path, ray_run):
     straight, digest, _ = ray_run
-    begun, _, _ = run(tiny_config, tmp_path, serial=True, rounds=1)
+    begun, _, _ = run(tiny_config, tmp_path, workers="local", rounds=1)
     assert len(begun.rounds()) == 1
-    ended, resumed_digest, _ = run(tiny_config, tmp_path, serial=False, resume=begun)
+    ended, resumed_digest, _ = run(tiny_config, tmp_path, resume=begun)
     assert resumed_digest == digest
     assert (ended.path / "rounds.csv").read_bytes() == (straight.path / "rounds.csv").read_bytes()
 
 
 def test_episodes_come_back_in_order_until_somebody_asks_to_stop(tiny_config):
     assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
-    with make_workers(tiny_config, serial=False) as crew:
-        episodes = play_round(crew, assignments, 0.1)
+    with make_workers(tiny_config) as workers:
+        episodes = play_round(workers, assignments, 0.1)
         assert [(e.index, e.seed) for e in episodes] == [(4, 4), (2, 2), (0, 0), (3, 3)]
         with pytest.raises(Interrupted):
-            play_round(crew, [Assignment(0, 0, 0)], 0.0, Watch(print, print, lambda: True))
+            play_round(workers, [Assignment(0, 0, 0)], 0.0, Watch(print, print, lambda: True))
 
 
 def test_gpus_that_the_cluster_lacks_are_refused_with_the_arithmetic(tiny_config):
@@ -96,7 +93,7 @@ def test_gpus_that_the_cluster_lacks_are_refused_with_the_arithmetic(tiny_config
     config = tiny_config.model_copy(update={"system": devices})
     with (
         pytest.raises(ResourceError, match=r"needs 2 x 1 GPU, the cluster has 0"),
-        make_workers(config, serial=False),
+        make_workers(config),
     ):
         pass
 
@@ -107,5 +104,5 @@ def test_more_actors_than_the_cluster_has_cpus_are_refused_with_the_arithmetic(t
     many = tiny_config.system.model_copy(update={"envs": 30, "envs_per_actor": 1})
     config = tiny_config.model_copy(update={"system": many})
     message = r"needs 30 x 1 CPU, the cluster has 2"
-    with pytest.raises(ResourceError, match=message), make_workers(config, serial=False):
+    with pytest.raises(ResourceError, match=message), make_workers(config):
         pass

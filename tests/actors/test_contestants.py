@@ -7,15 +7,15 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from learner_builders import small_config
+from safetensors.torch import load_file, save_file
+
 from esper_actors.evaluation.candidates import BASELINES, UNSTEERED, Candidate, CandidateError, load_candidate
 from esper_actors.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from esper_policies.heuristic import HeuristicPolicy
 from esper_policies.tamiyo import LearnedPolicy
-from learner_builders import small_config
-from safetensors.torch import load_file, save_file
-
 from esper_ray.environment import make_environment
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError

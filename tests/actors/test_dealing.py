@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask, straggler_faults

@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import gymnasium
 import numpy as np
 import pytest
+
 from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour
 from esper_actors.training.ppo_learner import PPOLearner
-
 from esper_ray.leyline.config.loading import ConfigError, build
+
+pytestmark = pytest.mark.integration
 
 
 def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from esper_actors.evaluation.candidates import BASELINES, SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, labelled, parameters_of, widened
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted
 from esper_policies.baselines import RandomPolicy, ScriptLine
 from esper_policies.network import PolicyNetwork
-
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.config.host import CNNHostConfig, MLPHostConfig, TransformerHostConfig
@@ -18,6 +18,8 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.runtime.host import PlantedSeed
 from esper_ray.tolaria.tasks import load_task
+
+pytestmark = pytest.mark.integration
 
 SMALL = {
     "episode_length": 8,

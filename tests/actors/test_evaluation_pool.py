@@ -1,6 +1,7 @@
 """Who plays an evaluation does not matter; its order, its interruption and its errors."""
 
 import pytest
+
 from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.evaluator import Evaluator
 from esper_actors.evaluation.pool import (
@@ -11,8 +12,9 @@ from esper_actors.evaluation.pool import (
     make_evaluators,
 )
 from esper_actors.rollout.runner import Interrupted
-
 from esper_ray.leyline.config.loading import build, read_preset
+
+pytestmark = pytest.mark.integration
 
 CONTESTANTS = {name: Candidate(name, baseline=name) for name in ("static", "random")}
 SEEDS = (5, 9)

@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from esper_actors.training import ppo_learner as module
-from esper_actors.training.controller import DIAGNOSTICS
-from esper_actors.training.ppo_learner import KL_TOLERANCE, LOW_VARIANCE, PPOLearner
-from esper_policies.distribution import ActionDistribution
-from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic, tensors_equal
 
+from esper_actors.training import ppo_learner as module
+from esper_actors.training.ppo_learner import KL_TOLERANCE, LOW_VARIANCE, PPOLearner
+from esper_actors.training.round_summary import DIAGNOSTICS
+from esper_policies.distribution import ActionDistribution
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals
 

@@ -6,9 +6,10 @@ from contextlib import closing
 
 import pytest
 import ray
+from ray.exceptions import AuthenticationError
+
 from esper_actors.cluster import connection as joining
 from esper_actors.cluster.connection import ClusterError, start_ray
-from ray.exceptions import AuthenticationError
 
 
 @pytest.fixture

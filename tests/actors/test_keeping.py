@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
+from learner_builders import Scripted, small_config
+
 from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment, PartialEpisode, RecordingError, pack_episode, unpack
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
-from learner_builders import Scripted, small_config
-
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.log.events import json_record
+
+pytestmark = pytest.mark.integration
 
 CONFIG = small_config(episode_length=9, policy__memory_size=8)
 WHAT = Assignment(index=12, env=3, seed=5)
@@ -52,7 +54,7 @@ def straight(weights):
 def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight, steps):
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(steps))
-    kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).found(WHAT)
+    kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).load(WHAT)
     assert isinstance(kept, PartialEpisode)
     assert len(kept.recording) == steps
     resumed = slots(tmp_path)
@@ -65,7 +67,7 @@ def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight
 def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
     with pytest.raises(Interrupted):
         slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights, stopping_after(8))
-    kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).found(WHAT)
+    kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).load(WHAT)
     assert len(kept.recording) == 6
     assert_same(slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights).episode, straight)
 
@@ -87,10 +89,10 @@ def test_a_finished_episode_is_not_played_again(tmp_path, weights, straight):
 )
 def test_what_another_policy_played_is_not_gone_on_with(tmp_path, weights, other):
     slots(tmp_path).play(WHAT, BEHAVIOUR, weights)
-    keeping = SnapshotPolicy(str(tmp_path), 1)
-    assert keeping.of(BEHAVIOUR).found(WHAT) is not None
-    assert keeping.of(other).found(WHAT) is None
-    assert keeping.of(BEHAVIOUR).found(Assignment(13, 3, 5)) is None
+    snapshots = SnapshotPolicy(str(tmp_path), 1)
+    assert snapshots.of(BEHAVIOUR).load(WHAT) is not None
+    assert snapshots.of(other).load(WHAT) is None
+    assert snapshots.of(BEHAVIOUR).load(Assignment(13, 3, 5)) is None
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -111,8 +113,8 @@ def test_a_record_of_another_environment_is_played_from_its_beginning(tmp_path, 
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(5))
     other = small_config(episode_length=9, policy__memory_size=8, training__lr=0.01)
-    keeping = SnapshotPolicy(str(tmp_path), 1)
-    resumed = EnvironmentPool(other, "cpu", 1, keeping).play(WHAT, BEHAVIOUR, weights).episode
+    snapshots = SnapshotPolicy(str(tmp_path), 1)
+    resumed = EnvironmentPool(other, "cpu", 1, snapshots).play(WHAT, BEHAVIOUR, weights).episode
     assert_same(resumed, EnvironmentPool(other, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode)
     assert "episode 12 is played from its beginning" in caplog.text
 
@@ -125,20 +127,20 @@ def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straig
 
 
 def test_episodes_of_earlier_rounds_are_forgotten(tmp_path, weights):
-    keeping = SnapshotPolicy(str(tmp_path), 1)
+    snapshots = SnapshotPolicy(str(tmp_path), 1)
     for index in (2, 3, 10):
-        keeping.of(Behaviour(index, 0, "", 0.0)).keep(WHAT, b"x")
-    keeping.forget_before(3)
+        snapshots.of(Behaviour(index, 0, "", 0.0)).save(WHAT, b"x")
+    snapshots.forget_before(3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000010"]
 
 
 def test_every_keeping_changes_the_stamp(tmp_path, weights):
-    keeping = SnapshotPolicy(str(tmp_path), 1)
-    assert keeping.stamp(BEHAVIOUR, WHAT) is None
+    snapshots = SnapshotPolicy(str(tmp_path), 1)
+    assert snapshots.stamp(BEHAVIOUR, WHAT) is None
     stamps = set()
     for text in (b"a", b"b", b"c"):
-        keeping.of(BEHAVIOUR).keep(WHAT, text)
-        stamps.add(keeping.stamp(BEHAVIOUR, WHAT))
+        snapshots.of(BEHAVIOUR).save(WHAT, text)
+        stamps.add(snapshots.stamp(BEHAVIOUR, WHAT))
     assert len(stamps) == 3
 
 
@@ -161,7 +163,7 @@ def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
 
     runner = EpisodeRunner(env, Scripted([Decision(WAIT)] * 9))
     with pytest.raises(TypeError, match="Scripted cannot be kept"):
-        runner.play(WHAT, keeper=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
+        runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic
+
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.training.local import LocalWorkerGroup
@@ -18,8 +20,6 @@ from esper_actors.training.ppo_learner import (
     padded_batch,
 )
 from esper_actors.training.workers import QUIET, play_round
-from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic
-
 from esper_ray.leyline.config.run import PPOConfig
 
 CPU = torch.device("cpu")
@@ -27,11 +27,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def rollout():
-    """A crew and one round of real episodes, played with exploration."""
+    """A workers and one round of real episodes, played with exploration."""
     config = small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=3, ppo__epochs=1)
-    crew = LocalWorkerGroup(config)
+    workers = LocalWorkerGroup(config)
     assignments = [Assignment(i, i, episode_seed(1, 0, i)) for i in range(3)]
-    return crew, play_round(crew, assignments, 0.1)
+    return workers, play_round(workers, assignments, 0.1)
 
 
 @pytest.fixture
@@ -48,25 +48,25 @@ def uneven(learner):
 
 def test_the_ratio_to_the_stored_log_probabilities_is_one_on_a_real_rollout(rollout):
     """Acting goes step by step through the memory, learning unrolls whole episodes: both must agree."""
-    crew, episodes = rollout
+    workers, episodes = rollout
     batch = padded_batch(episodes, CPU)
     with torch.no_grad():
-        _, op, arguments, _ = crew.learner._evaluate(batch, 0.1)
+        _, op, arguments, _ = workers.learner._evaluate(batch, 0.1)
     assert (op - batch.log_prob_op.flatten()).abs().max() < 1e-5
     assert (arguments - batch.log_prob_arguments.flatten()).abs().max() < 1e-5
     assert (batch.log_prob_arguments < -0.1).any()
-    _, wrong, _, _ = crew.learner._evaluate(batch, 0.0)
+    _, wrong, _, _ = workers.learner._evaluate(batch, 0.0)
     assert (wrong - batch.log_prob_op.flatten()).abs().max() > 1e-3  # the share of exploration is part of it
 
 
 def test_the_first_minibatch_of_every_round_has_no_divergence_and_no_clipping():
     """In the second round too, when normaliser and unit of value have moved."""
     config = small_config(ppo__epochs=1, ppo__minibatch_episodes=2, ppo__epsilon_start=0.3)
-    crew = LocalWorkerGroup(config)
+    workers = LocalWorkerGroup(config)
     for index in range(2):
         assignments = [Assignment(i, i, episode_seed(1, index, i)) for i in range(2)]
-        episodes = play_round(crew, assignments, exploration_share(config.ppo, index))
-        report = crew.update(episodes, index, QUIET)
+        episodes = play_round(workers, assignments, exploration_share(config.ppo, index))
+        report = workers.update(episodes, index, QUIET)
         assert abs(report["kl"]) < 1e-6
         assert report["clip_share"] == 0.0
         assert report["optimizer_steps"] == 1

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
 from learner_builders import behaved, changed, drawn, open_masks, small_config, synthetic, tensors_equal
 
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS
 
 pytestmark = pytest.mark.slow

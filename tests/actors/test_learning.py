@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from esper_actors.training.ppo_learner import PPOLearner
-from esper_policies.tamiyo import LearnedPolicy
 from toy_problems import Bandit, Lifecycle, Rules, greedy_policy, mean_total, optimum, toy_config, train
 
+from esper_actors.training.ppo_learner import PPOLearner
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import HEADS_OF_OP, Action, Blueprint, LifecycleOp
 from esper_ray.leyline.legality import legality
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FRESH = 10**6
 """Seeds from here on belong to problems that nobody has trained on."""

@@ -1,10 +1,10 @@
 """The arithmetic of what a run needs."""
 
 import pytest
-from esper_actors.cluster.placement import ResourceError, make_plan
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esper_actors.cluster.placement import ResourceError, make_plan
 from esper_ray.leyline.config.system import SystemConfig
 
 

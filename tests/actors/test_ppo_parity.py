@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
-from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from learner_builders import changed, drawn, small_config, synthetic
 
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from esper_ray.leyline.legality import Masks
 
 GAMMA, LAM, CLIP, EPSILON, ENTROPY, VALUE = 0.9, 0.8, 0.2, 0.1, 0.03, 0.7

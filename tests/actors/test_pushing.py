@@ -5,11 +5,11 @@ import time
 
 import pytest
 import ray
-from esper_actors.cluster.pushing import IN_FLIGHT, SampleSender
-from esper_actors.cluster.telemetry_actor import MAILBOX, RayExporter, TelemetryActor
-from esper_actors.rollout.arriving import SampleTracker
-from esper_actors.rollout.sampling import SampleBatch
 from watching_builders import samples, told, watched_run
+
+from esper_actors.cluster.metrics_exporter import RayExporter
+from esper_actors.cluster.telemetry_actor import IN_FLIGHT, MAILBOX, SampleSender, TelemetryActor
+from esper_actors.rollout.sampling import SampleBatch, SampleTracker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
@@ -21,7 +21,7 @@ class Slow:
     def __init__(self):
         self.open, self.found = False, []
 
-    async def take_in(self, told):
+    async def push(self, told):
         while not self.open:
             await asyncio.sleep(0.01)
         self.found.append(told.before)
@@ -60,12 +60,12 @@ def test_what_is_pushed_is_handed_out_once_and_in_order(actor):
         push(step(number))
 
     def all_of_it():
-        found.extend(told.before for told in ray.get(actor.hand_out.remote()))
+        found.extend(told.before for told in ray.get(actor.drain.remote()))
         return len(found) == IN_FLIGHT
 
     until(all_of_it)
     assert found == list(range(IN_FLIGHT))
-    assert ray.get(actor.hand_out.remote()) == []
+    assert ray.get(actor.drain.remote()) == []
 
 
 def test_more_than_a_few_calls_are_never_under_way():
@@ -82,9 +82,9 @@ def test_more_than_a_few_calls_are_never_under_way():
 
 def test_a_mailbox_that_is_full_takes_no_more(actor):
     for number in range(MAILBOX + 3):
-        last = actor.take_in.remote(step(number))
+        last = actor.push.remote(step(number))
     ray.get(last)
-    assert [told.before for told in ray.get(actor.hand_out.remote())] == list(range(MAILBOX))
+    assert [told.before for told in ray.get(actor.drain.remote())] == list(range(MAILBOX))
 
 
 def test_an_actor_that_is_gone_is_left_alone(actor):

@@ -4,12 +4,13 @@ import json
 import sys
 
 import pytest
-from esper_actors.rollout.pool import EnvironmentPool
-from esper_actors.training.controller import Controller
-from esper_actors.training.local import LocalWorkerGroup
-from esper_actors.training.workers import WorkerGroupError
 from learner_builders import small_config
 
+from esper_actors.rollout.pool import EnvironmentPool
+from esper_actors.session import TrainingSession
+from esper_actors.training.local import LocalWorkerGroup
+from esper_actors.training.workers import WorkerGroupError
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
@@ -30,29 +31,23 @@ class AllPoisoned(Poisoned):
     sick = (0, 1, 2)
 
 
-class Listener:
+class Listener(RunObserver):
     def __init__(self):
         self.faults, self.rows = [], []
 
     def episode_finished(self, episode):
         assert episode.env != 1
 
-    def updating(self):
-        pass
-
     def round_finished(self, row, timing):
         self.rows.append(row)
 
-    def fault_happened(self, fault):
+    def fault_occurred(self, fault):
         self.faults.append(fault)
 
 
-def run(folder, crew, config):
+def run(folder, workers, config):
     directory, listener = RunDirectory.create(folder, config, ["test"]), Listener()
-    with crew:
-        controller = Controller(config, crew, directory, listener, lambda: False)
-        controller.start()
-        controller.run()
+    TrainingSession(config, directory, None, observers=[listener]).run(lambda: False, workers)
     return directory, listener
 
 
@@ -76,8 +71,9 @@ def test_in_one_process(tmp_path):
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_on_ray(tmp_path, ray_cluster):
-    from esper_actors.cluster.workers import RayWorkerGroup
     from ray import cloudpickle
+
+    from esper_actors.cluster.workers import RayWorkerGroup
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not find the tests
     config = small_config(**SETTINGS, system__envs_per_actor=2)

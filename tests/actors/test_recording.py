@@ -1,8 +1,8 @@
 """What is written down at the end of an episode about what each seed is worth."""
 
 import pytest
-from esper_actors.rollout.recorder import worth_records
 
+from esper_actors.rollout.event_records import worth_records
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.nissa.log.validation import record_problem
 

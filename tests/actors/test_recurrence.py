@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from learner_builders import changed, cut, drawn, open_masks, small_config, synthetic
+
 from esper_actors.training.ppo_learner import PPOLearner, padded_batch
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import state_value
 from esper_policies.tamiyo import LearnedPolicy
-from learner_builders import changed, cut, drawn, open_masks, small_config, synthetic
-
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals
 

@@ -3,12 +3,12 @@
 import copy
 
 import pytest
+
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.replay import ReplayError, recorded_episode, replay
 from esper_actors.rollout.runner import EpisodeRunner
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
-
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
 from esper_ray.nissa.log.events import json_record

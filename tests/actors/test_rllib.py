@@ -12,17 +12,17 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
-from esper_policies.tamiyo import LearnedPolicy
 from learner_builders import drawn, open_masks, small_config, synthetic
 from rllib_builders import as_rllib_episode, at_start, moved, observed, of_episode, some_masks
 
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.policy import View
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from esper_actors.rollout.recorder import Assignment
-from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
 from learner_builders import Scripted, small_config
 
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 from esper_ray.leyline.policy import Decision

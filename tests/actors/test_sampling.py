@@ -1,13 +1,15 @@
 """What is told of an episode while it is played, and that a run is the same however closely it is watched."""
 
 import pytest
-from esper_actors.rollout.sampling import Sampler
 from watching_builders import samples, told, watched_run
 
+from esper_actors.rollout.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
 from esper_ray.nissa.log.validation import record_problem
+
+pytestmark = pytest.mark.integration
 
 CLOCK = {"round": 1, "episode": 9, "env": 4}
 OPS = (0.5, 0.25, 0.0, 0.25, 0.0, 0.0)
@@ -84,9 +86,9 @@ def test_samples_are_numbered_and_the_receipt_says_how_many_there_were():
     way = Way()
     sampler = stepped(way, range(1, 9))
     assert [told.before for told in way.told] == [0, 0, 0, 0, 2, 2, 2, 2]
-    assert {told.teller for told in way.told} == {sampler.receipt().teller}
+    assert {told.stream_id for told in way.told} == {sampler.receipt().stream_id}
     assert (sampler.receipt().clock, sampler.receipt().count) == (CLOCK, 4)
-    assert stepped(Way(), []).receipt().teller != sampler.receipt().teller
+    assert stepped(Way(), []).receipt().stream_id != sampler.receipt().stream_id
 
 
 @pytest.fixture(scope="module")

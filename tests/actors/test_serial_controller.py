@@ -3,11 +3,14 @@
 import json
 
 import pytest
-from esper_actors.rollout.runner import episode_seed
-from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
-from esper_actors.training.controller import DIAGNOSTICS
 from learner_builders import small_config
 from serial_runs import SETTINGS, events, rounds_csv, run
+
+from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.round_summary import DIAGNOSTICS
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")

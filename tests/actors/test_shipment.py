@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
 from esper_actors.jobs.package import (
     ENTRY_BYTES,
     JobPackage,

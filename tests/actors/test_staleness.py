@@ -1,14 +1,17 @@
 """A policy that plays one version behind the one that learns: measured, repeatable, resumable."""
 
 import pytest
+from learner_builders import small_config
+from serial_runs import events, rounds_csv, run
+
 from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.rollout.snapshots import Behaviour
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.ppo_learner import PPOLearner, exploration_share
-from learner_builders import small_config
-from serial_runs import events, rounds_csv, run
+
+pytestmark = pytest.mark.integration
 
 STALE = {"system__staleness": 1, "ppo__checkpoints_kept": 1}
 

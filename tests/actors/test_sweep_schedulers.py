@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 
 import pytest
+
 from esper_actors.cluster.placement import ResourceError
 from esper_actors.sweep.resources import bundles, check_fits, check_places
 from esper_actors.sweep.schedulers import METRIC, TIME, Halving, Populations
-
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import HalvingConfig
 
@@ -100,7 +100,7 @@ def test_each_reward_mode_is_a_population_of_its_own():
 
 
 class TestResources:
-    """A trial asks for what its crew will take, and is refused with the arithmetic where there is less."""
+    """A trial asks for what its workers will take, and is refused with the arithmetic where there is less."""
 
     def config(self, tiny_config, **system):
         return build(tiny_config.model_dump(mode="json"), {f"system.{key}": value for key, value in system.items()})

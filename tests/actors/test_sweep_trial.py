@@ -4,15 +4,17 @@ import shutil
 from contextlib import suppress
 
 import pytest
+from watching_builders import Telling
+
 from esper_actors.sweep.trial import Origin, TrialRun
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
 from esper_actors.training.local import LocalWorkerGroup
-from watching_builders import Telling
-
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+
+pytestmark = pytest.mark.integration
 
 MORE = {"ppo.rounds": 3, "system.envs": 1, "system.envs_per_actor": 1, "episode_length": 3}
 FIRST, SECOND = "0-basic-lr=0.0001-s42", "1-basic-lr=0.001-s42"
@@ -68,9 +70,9 @@ def test_a_trial_is_a_run_directory_of_its_own_name(sweep, undisturbed):
 
 
 def test_a_trial_belongs_to_its_sweep_and_shows_that_it_is_one(sweep, undisturbed):
-    crew = LocalWorkerGroup(sweep.trials[FIRST].config)
-    crew.exporter = telling = Telling()
-    TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(crew, lambda run: None)
+    workers = LocalWorkerGroup(sweep.trials[FIRST].config)
+    workers.exporter = telling = Telling()
+    TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(workers, lambda run: None)
     run = sweep.run(FIRST)
     assert {(event["run"], event["group"]) for event in run.events()} == {("sweep", FIRST)}
     states = [change.labels[0] for change in telling.changes if change.metric == "esper_run_state" and change.value]

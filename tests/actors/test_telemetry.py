@@ -5,10 +5,10 @@ from urllib.request import urlopen
 
 import pytest
 import ray
-from esper_actors.cluster.telemetry_actor import TRIES, RayExporter
 from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
+from esper_actors.cluster.metrics_exporter import TRIES, RayExporter
 from esper_ray.nissa.metrics.projection import Change
 
 WAIT_SECONDS = 120
@@ -101,7 +101,7 @@ def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluste
     while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):
         assert time.monotonic() < deadline, exporter.faults
         exporter.apply([Change("esper_return_mean", 1.0)])
-        assert exporter.told() == []
+        assert exporter.poll_samples() == []
         time.sleep(0.1)
     assert [fault.kind for fault in exporter.faults] == ["telemetry_actor_died"] * TRIES + ["telemetry_actor_given_up"]
     assert exporter.actor is None

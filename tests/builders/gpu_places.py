@@ -15,7 +15,6 @@ os.environ.setdefault("PYTHONPATH", str(ROOT))
 
 from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
 from esper_actors.rollout.pool import PlayedEpisode  # noqa: E402
-
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 
 choose_ray_settings()
@@ -24,7 +23,7 @@ import ray  # noqa: E402
 
 @dataclass
 class Somewhere:
-    """As much of an episode as a crew looks at, and where it was played."""
+    """As much of an episode as a workers looks at, and where it was played."""
 
     index: int
     gpu: str
@@ -53,15 +52,15 @@ def places(**settings):
     system = {f"system.{key}": value for key, value in settings.items()}
     config = build(read_preset("digits"), {"policy.memory_size": 16, "policy.feature_size": 16} | system)
     found = {}
-    with RayWorkerGroup(config, player=Telling) as crew:
+    with RayWorkerGroup(config, player=Telling) as workers:
         names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
         for _ in range(50):  # until everybody has had something to play
             assignments = [Assignment(index, index % config.system.envs, 0) for index in range(8)]
-            for episode in play_round(crew, assignments, 0.0):
+            for episode in play_round(workers, assignments, 0.0):
                 found[episode.process] = {"gpu": episode.gpu, "node": episode.node}
-            if len(found) == len(crew._workers):
+            if len(found) == len(workers._workers):
                 break
-    return {"actors": list(found.values()), "names": names, "plan": crew.plan()}
+    return {"actors": list(found.values()), "names": names, "plan": workers.plan()}
 
 
 def main() -> None:

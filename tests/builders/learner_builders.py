@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from esper_actors.training.ppo_learner import PPOLearner, padded_batch
 from esper_policies.network import state_value
-
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, LifecycleOp, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig

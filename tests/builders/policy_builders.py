@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from esper_ray.leyline.actions import (
     ARGUMENT_HEADS,
     HEADS,

@@ -1,16 +1,17 @@
 """Small runs in this process, from their beginning or resumed, and what they leave."""
 
+from learner_builders import small_config
+
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.controller import Controller
 from esper_actors.training.local import LocalWorkerGroup
-from learner_builders import small_config
-
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo__checkpoints_kept": 2}
 
 
-class Watcher:
+class Watcher(RunObserver):
     """Remembers what a run told it, and may ask it to stop."""
 
     def __init__(self, stop_after=None):
@@ -22,10 +23,10 @@ class Watcher:
     def episode_finished(self, episode):
         self.heard.append(("episode", episode.index))
 
-    def fault_happened(self, fault):
+    def fault_occurred(self, fault):
         self.heard.append(("fault", fault.kind))
 
-    def updating(self):
+    def update_started(self):
         self.heard.append(("updating",))
 
     def round_finished(self, row, timing):
@@ -38,12 +39,12 @@ class Watcher:
 
 
 def run(folder, resume=None, stop_after=None, **changes):
-    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new crew and controller."""
+    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new workers and controller."""
     config = small_config(**(SETTINGS | changes))
     watcher = Watcher(stop_after)
     directory = RunDirectory.create(folder, config, ["test"]) if resume is None else RunDirectory.open(resume)
-    with LocalWorkerGroup(config) as crew:
-        controller = Controller(config, crew, directory, watcher, watcher.should_stop)
+    with LocalWorkerGroup(config) as workers:
+        controller = Controller(config, workers, directory, watcher, watcher.should_stop)
         if resume is None:
             controller.start()
         else:

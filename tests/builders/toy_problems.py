@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from learner_builders import open_masks, small_config
+
 from esper_actors.training.ppo_learner import PPOLearner, exploration_share
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import state_value
 from esper_policies.tamiyo import LearnedPolicy
-from learner_builders import open_masks, small_config
-
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.legality import Limits, legality
 from esper_ray.leyline.observation import blueprint_indices, observe

@@ -1,14 +1,16 @@
 """Runs that are watched as closely as their configuration says."""
 
-from esper_actors.factory import make_workers
-from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
-from esper_actors.training.controller import Controller
-from esper_actors.training.observing import observed
+from run_builders import placed
 
+from esper_actors.session import TrainingSession, checkpoint_to_resume
+from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
+from esper_actors.training.listeners import MetricsObserver
+from esper_policies.bundle import weights_digest
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
-class Telling:
+class Telling(RunObserver):
     """Remembers, in one list, what was heard and what an exporter was shown."""
 
     def __init__(self):
@@ -17,10 +19,10 @@ class Telling:
     def episode_finished(self, episode):
         self.heard.append(("episode", episode.index))
 
-    def updating(self):
+    def update_started(self):
         self.heard.append(("updating",))
 
-    def fault_happened(self, fault):
+    def fault_occurred(self, fault):
         self.heard.append(("fault", fault.kind))
 
     def round_finished(self, row, timing):
@@ -35,28 +37,22 @@ class Telling:
         pass
 
 
-def watched_run(config, folder, level, *, serial=True, resume=None, rounds=None, **telemetry):
-    """Play the rounds of ``config``; run directory, digest of the weights, and what was told."""
+def watched_run(config, folder, level, *, workers="local", resume=None, rounds=None, **telemetry):
+    """Play the rounds of ``config``; run directory, digest of the weights, and what was observed."""
+    config = placed(config, workers)
     config = config.model_copy(update={"telemetry": config.telemetry.model_copy(update={"level": level, **telemetry})})
     run = resume or RunDirectory.create(folder, config, ["test"])
+    checkpoint = None if resume is None else checkpoint_to_resume(resume, config)
     telling = Telling()
-    exporter = None if level == "off" else telling
-    metrics = None if level == "off" else run.names
 
     def stop():
         return rounds is not None and len([one for one in telling.heard if one[0] == "round"]) >= rounds
 
-    with (
-        make_workers(config, serial=serial, metrics=metrics) as crew,
-        observed(config, run, exporter, telling) as watching,
-    ):
-        controller = Controller(config, crew, run, watching, stop, None, watching)
-        if resume is None:
-            controller.start()
-        else:
-            controller.resume(load_checkpoint(checkpoints_in(run.checkpoints)[-1], config))
-        controller.run()
-        return run, controller.weights_digest(), telling
+    exporters = [] if level == "off" else [telling]
+    observers = [MetricsObserver(exporters=exporters), telling]
+    TrainingSession(config, run, checkpoint, observers=observers).run(stop)
+    state = load_checkpoint(checkpoints_in(run.checkpoints)[-1], config)
+    return run, weights_digest(state.learner.weights()), telling
 
 
 def told(run, without=("control",)):

@@ -19,12 +19,12 @@ os.environ.setdefault("PYTHONPATH", str(ROOT))
 from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
 from esper_actors.rollout.pool import EnvironmentPool  # noqa: E402
 from esper_actors.rollout.snapshots import SnapshotPolicy  # noqa: E402
+from esper_actors.session import TrainingSession  # noqa: E402
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
-from esper_actors.training.controller import Controller  # noqa: E402
-from esper_actors.training.observing import observed  # noqa: E402
-
+from esper_actors.training.listeners import MetricsObserver  # noqa: E402
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
+from esper_ray.nissa.runs.observer import RunObserver  # noqa: E402
 from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
 SETTINGS = {
@@ -63,9 +63,9 @@ def note(folder: Path, *words: object) -> None:
 class NotingSlots(EnvironmentPool):
     """Real environments that write down each of their steps."""
 
-    def __init__(self, config: RunConfig, device: str, count: int, keeping: SnapshotPolicy) -> None:
-        super().__init__(config, device, count, keeping)
-        folder = Path(keeping.place).parent
+    def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy) -> None:
+        super().__init__(config, device, count, snapshots)
+        folder = Path(snapshots.place).parent
         for slot in self._slots:
             env = slot.runner.env
             env.step = self._noting(env, folder)
@@ -82,22 +82,25 @@ class NotingSlots(EnvironmentPool):
         return noting
 
 
-class Noting:
-    """A listener that writes down what it hears."""
+class Noting(RunObserver):
+    """Writes down what it observes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def run_started(self, context) -> None:
+        note(self.folder, "driver", os.getpid())
+
     def episode_finished(self, episode) -> None:
         note(self.folder, "episode", episode.index)
 
-    def updating(self) -> None:
+    def update_started(self) -> None:
         note(self.folder, "updating")
 
     def round_finished(self, row, timing) -> None:
         note(self.folder, "round", row["round"])
 
-    def fault_happened(self, fault) -> None:
+    def fault_occurred(self, fault) -> None:
         note(self.folder, "fault", fault.kind, f"{fault.seconds or 0:.2f}", fault.who, fault.detail.replace("\n", " "))
 
 
@@ -109,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     choose_ray_settings()
     import ray
+
     from esper_actors.cluster.workers import RayWorkerGroup
 
     config, path = chaos_config(), options.folder / "run"
@@ -128,20 +132,15 @@ def main() -> None:
         shutil.rmtree(path, ignore_errors=True)
         directory = RunDirectory.create(options.folder, config, sys.argv, "run")
         found = []
-    keeping = SnapshotPolicy(str(path / "snapshots"), config.system.snapshot_every)
-    noting = Noting(path)
-    with (
-        RayWorkerGroup(config, keeping, "chaos", player=NotingSlots, metrics=("chaos", "")) as crew,
-        observed(config, directory, crew.exporter, noting) as watching,
-    ):
-        controller = Controller(config, crew, directory, watching, lambda: False, None, watching)
-        if found:
-            controller.resume(load_checkpoint(found[-1], config))
-        else:
-            controller.start()
-        note(path, "driver", os.getpid())
-        controller.run()
-        note(path, "finished", controller.weights_digest())
+    session = TrainingSession(
+        config,
+        directory,
+        load_checkpoint(found[-1], config) if found else None,
+        observers=[MetricsObserver(), Noting(path)],
+    )
+    workers = RayWorkerGroup(config, session.snapshots, "chaos", player=NotingSlots, metrics=("chaos", ""))
+    session.run(lambda: False, workers)
+    note(path, "finished", directory.read_manifest()["policy_sha256"])
 
 
 if __name__ == "__main__":

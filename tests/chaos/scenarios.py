@@ -16,11 +16,11 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from driver import Noting, chaos_config  # noqa: E402
-from esper_actors.training.controller import Controller  # noqa: E402
-from esper_actors.training.local import LocalWorkerGroup  # noqa: E402
-from esper_actors.training.workers import WorkerGroup  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
+from esper_actors.session import TrainingSession  # noqa: E402
+from esper_actors.training.local import LocalWorkerGroup  # noqa: E402
+from esper_actors.training.workers import WorkerGroup  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
@@ -43,12 +43,9 @@ def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWork
     """The run in one process."""
     config = chaos_config()
     directory = RunDirectory.create(folder, config, ["chaos"], "run")
-    with make(config) as crew:
-        controller = Controller(config, crew, directory, Noting(folder), lambda: False)
-        controller.start()
-        controller.run()
-        digest = controller.weights_digest()
-        steps = controller.progress.env_steps
+    session = TrainingSession(config, directory, None, observers=[Noting(folder)])
+    result = session.run(lambda: False, make(config))
+    digest, steps = directory.read_manifest()["policy_sha256"], result.progress.env_steps
     return Quiet(digest, (directory.path / "rounds.csv").read_bytes(), events_of(directory), steps)
 
 

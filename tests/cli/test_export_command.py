@@ -6,10 +6,12 @@ import shutil
 import pytest
 import torch
 from cli_builders import call
+
 from esper_actors.training.checkpoint import load_checkpoint
 from esper_policies.bundle import load_bundle
-
 from esper_ray.leyline.blueprints import Topology
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ from urllib.request import urlopen
 
 import pytest
 from cli_builders import SMALL, call
-from esper_actors.training.observing import MetricsObserver
 
+from esper_actors.training.listeners import MetricsObserver
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
+
+pytestmark = pytest.mark.integration
 
 
 def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import io
 import re
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +14,13 @@ from esper_ray.karn.console.progress import (
     LiveProgress,
     PlainProgress,
     RoundClock,
+    StepCounter,
     describe_duration,
     describe_operations,
     progress_for,
 )
 from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.nissa.runs.observer import RunContext
 
 CONFIG = build(read_preset("digits"), {"ppo.rounds": 3, "system.envs": 2})
 TIMING = {"env_steps_per_second": 12.345}
@@ -35,6 +39,10 @@ ROW = {
 }
 
 
+def context(rounds_done=0):
+    return RunContext(CONFIG, None, rounds_done, rounds_done > 0, "one process", lambda fault: None)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands until it is moved."""
@@ -45,10 +53,13 @@ def clock(monkeypatch):
 
 def test_a_plain_line_by_hand(clock):
     out = io.StringIO()
-    with progress_for(CONFIG, Console(file=out)) as listener:
-        assert isinstance(listener, PlainProgress)
-        clock.seconds += 30.0
-        listener.round_finished(ROW, TIMING)
+    observer = progress_for(CONFIG, Console(file=out))
+    assert isinstance(observer, PlainProgress)
+    observer.run_opened(context())
+    observer.run_started(context())
+    clock.seconds += 30.0
+    observer.round_finished(ROW, TIMING)
+    observer.run_ended("finished")
     assert out.getvalue() == (
         "round 1/3  12.3 steps/s  return -1.23  accuracy 45.7%  growth 1.50x  prune 7 germ 2 foss 2  left 1:00\n"
     )
@@ -60,13 +71,15 @@ def test_a_terminal_gets_a_table_with_the_round_and_the_one_at_work():
     episode = SimpleNamespace(
         operations={"GERMINATE": 3}, total_reward=2.0, val_accuracy_pp=30.0, growth_ratio=1.25, fossilised=1
     )
-    with progress_for(CONFIG, console) as listener:
-        assert isinstance(listener, LiveProgress)
-        listener.round_finished(ROW, TIMING)
-        listener.episode_finished(episode)
-        shown = io.StringIO()
-        Console(file=shown, width=120).print(listener._render())
-        listener.updating()
+    observer = progress_for(CONFIG, console)
+    assert isinstance(observer, LiveProgress)
+    observer.run_started(context())
+    observer.round_finished(ROW, TIMING)
+    observer.episode_finished(episode)
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(observer._render())
+    observer.update_started()
+    observer.run_ended("finished")
     text = shown.getvalue()
     assert re.search(r"1/3 +12\.3 +-1\.23 +45\.7% +1\.50x +0\.5 +prune 7 germ 2 foss 2", text)
     assert re.search(r"\n +2 +\+2\.00 +30\.0% +1\.25x +1\.0 +germ 3", text)
@@ -77,12 +90,46 @@ def test_a_terminal_gets_a_table_with_the_round_and_the_one_at_work():
 
 def test_the_round_at_work_is_numbered_as_the_run_counts_it_after_a_resumption_too():
     episode = SimpleNamespace(operations={}, total_reward=0.0, val_accuracy_pp=0.0, growth_ratio=1.0, fossilised=0)
-    listener = LiveProgress(CONFIG, Console(file=io.StringIO(), width=120), done=1)
+    listener = LiveProgress(CONFIG, Console(file=io.StringIO(), width=120))
+    listener.run_started(context(rounds_done=1))
     listener.episode_finished(episode)
     assert listener._running_row()[0] == "2"
     listener.round_finished(ROW | {"round": 1}, TIMING)
     listener.episode_finished(episode)
     assert listener._running_row()[0] == "3"
+    listener.run_ended("interrupted")
+
+
+def step(episode, number):
+    return {"kind": "env_epoch", "episode": episode, "step": number}
+
+
+def test_steps_of_the_round_in_play_are_counted_from_samples_and_episodes(clock):
+    """Two episodes of 40 steps a round; episode 2 belongs to the next round already."""
+    counter = StepCounter(CONFIG, 0)
+    assert counter.describe() == "starting the workers"
+    counter.begin()
+    clock.seconds += 10.0
+    counter.add([step(0, 12), step(1, 7), step(2, 3), {"kind": "decision", "episode": 1, "step": 8}])
+    assert counter.describe() == "round 1: 19 of 80 steps, 1.9 steps/s"
+    counter.finish(SimpleNamespace(index=0, trajectory=range(40)))
+    assert counter.describe() == "round 1: 47 of 80 steps, 4.7 steps/s"
+    counter.phase = "learning"
+    assert counter.describe() == "round 1: learning from 47 steps"
+    counter.next_round(1)
+    clock.seconds += 1.0
+    assert counter.describe() == "round 2: 3 of 80 steps, 3.0 steps/s"
+
+
+def test_a_silent_run_prints_a_line_after_the_longest_silence():
+    out = io.StringIO()
+    observer = PlainProgress(Console(file=out), "A", every_s=0.05)
+    observer.run_opened(context())
+    deadline = time.monotonic() + 10.0
+    while out.getvalue().count("\n") < 2 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    observer.run_ended("failed")
+    assert set(out.getvalue().splitlines()) == {"A  starting the workers"}
 
 
 def test_the_time_left_is_the_mean_of_the_rounds_so_far_in_this_process(clock):

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 from cli_builders import call
-from esper_actors.training.checkpoint import checkpoints_in
 
+from esper_actors.training.checkpoint import checkpoints_in
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -7,11 +7,13 @@ import shutil
 import pytest
 import torch
 from cli_builders import only_run
+
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.bundle import weights_digest
-
 from esper_ray.leyline.config.reward import REWARD_MODES
+
+pytestmark = pytest.mark.integration
 
 LINE = re.compile(
     r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "
@@ -138,7 +140,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("esper_ray.cli.jobs.train.make_workers", broken)
+    monkeypatch.setattr("esper_actors.session.make_workers", broken)
     with pytest.raises(ZeroDivisionError):
         train("--rounds", "1")
     assert list(runs.iterdir()) == []

@@ -3,6 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from policy_builders import FAST_LIVES, limits, report, view_of
+from pydantic import ValidationError
+
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner
 from esper_policies.baselines import (
@@ -13,9 +16,6 @@ from esper_policies.baselines import (
     StaticPolicy,
     default_script,
 )
-from policy_builders import FAST_LIVES, limits, report, view_of
-from pydantic import ValidationError
-
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import HEADS, HEADS_OF_OP, WAIT, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage

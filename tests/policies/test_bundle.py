@@ -6,6 +6,9 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from esper_policies import bundle as module
 from esper_policies.bundle import (
     BundleError,
@@ -15,9 +18,6 @@ from esper_policies.bundle import (
     save_bundle,
 )
 from esper_policies.network import PolicyNetwork
-from safetensors import safe_open
-from safetensors.torch import save_file
-
 from esper_ray.leyline.actions import HEADS_OF_OP, action_names
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_builders import (
@@ -18,6 +17,7 @@ from policy_builders import (
     random_masks,
 )
 
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from esper_ray.leyline.actions import ARGUMENT_HEADS
 
 SEEDS = range(4)

@@ -1,9 +1,9 @@
 """The hand-written policy, one view at a time."""
 
 import pytest
-from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from policy_builders import limits, report, view_of
 
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.leyline.actions import AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage
 

@@ -1,15 +1,15 @@
 """The hand-written policy through real episodes."""
 
 import pytest
+from policy_builders import FAST_LIVES
+
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner
 from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
-from policy_builders import FAST_LIVES
-
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FAST = FAST_LIVES | {"training.steps_per_epoch": 1}
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from policy_builders import FAST_LIVES, SMALL_POLICY, TINY
+
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import PolicyNetwork, state_value
 from esper_policies.tamiyo import LearnedPolicy
-from policy_builders import FAST_LIVES, SMALL_POLICY, TINY
-
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import LifecycleOp
 

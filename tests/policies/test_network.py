@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from esper_policies.network import FeatureNormaliser, PolicyNetwork, parameter_count, state_value
 
+from esper_policies.network import FeatureNormaliser, PolicyNetwork, parameter_count, state_value
 from esper_ray.leyline.actions import ARGUMENT_HEADS, LifecycleOp
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.observation import (

@@ -1,4 +1,4 @@
-"""The crew on a Ray cluster: a learner actor and environment actors, which may die at any moment.
+"""The workers on a Ray cluster: a learner actor and environment actors, which may die at any moment.
 
 Everything is driven by one loop, which waits for whatever comes first: an episode, an update, an actor
 that is ready. An actor that dies is started again in its place; what it was doing is done again, from
@@ -27,12 +27,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from esper_actors.cluster.connection import start_ray
 from esper_actors.cluster.environment_actor import EnvironmentActor
 from esper_actors.cluster.learner_actor import LearnerActor
+from esper_actors.cluster.metrics_exporter import RayExporter
 from esper_actors.cluster.placement import Place, Plan, ResourceError, make_plan
 from esper_actors.cluster.supervisor import LOST, SupervisedActor, reason
-from esper_actors.cluster.telemetry_actor import RayExporter
-from esper_actors.rollout.arriving import ARRIVAL_SECONDS, SampleTracker
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
+from esper_actors.rollout.sampling import ARRIVAL_SECONDS, SampleTracker
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.training.ppo_learner import LearnerState
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask, straggler_faults
@@ -46,7 +46,7 @@ Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
 """How often a wait looks up to see whether it should stop."""
-PATIENCE_SECONDS = 60.0
+START_SECONDS = 60.0
 """After which an actor that has no place yet is reported."""
 LOOK_SECONDS = 0.02
 LAST_SAMPLES_SECONDS = 2.0
@@ -59,29 +59,29 @@ class RayWorkerGroup:
     def __init__(
         self,
         config: RunConfig,
-        keeping: SnapshotPolicy | None = None,
+        snapshots: SnapshotPolicy | None = None,
         label: str = "esper",
         player: Callable[..., Any] | None = None,
         metrics: tuple[str, str] | None = None,
-        linger_s: float = 0.0,
+        final_scrape_s: float = 0.0,
     ) -> None:
         """
         Args:
-            keeping: where episodes are kept while they are played; without it a fault costs the whole episode.
+            snapshots: where episodes are kept while they are played; without it a fault costs the whole episode.
             label: begins the names of the actors.
             metrics: run and group, as metrics name them; without it there is no telemetry actor.
-            linger_s: how long the last metrics are to be seen at the end.
+            final_scrape_s: how long the last metrics are to be seen at the end.
             player: what plays in an environment actor instead of real environments, for measuring the rest.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
         """
-        self.config, self.keeping, self._label, self._player = config, keeping, label, player
-        self._metrics, self._linger_s = metrics, linger_s
+        self.config, self.snapshots, self._label, self._player = config, snapshots, label, player
+        self._metrics, self._final_scrape_s = metrics, final_scrape_s
         self.exporter: RayExporter | None = None
-        self._arrivals = SampleTracker()
+        self._tracker = SampleTracker()
         self._plan = make_plan(config.system)
-        self._dealer = EpisodeScheduler(config.system.devices, config.system.tries)
+        self._scheduler = EpisodeScheduler(config.system.devices, config.system.tries)
         self._group: PlacementGroup | None = None
         self._workers: list[SupervisedActor] = []
         self._learner = SupervisedActor(self._make_learner, f"{label}/learner")
@@ -93,7 +93,7 @@ class RayWorkerGroup:
     @property
     def quarantined(self) -> dict[int, str]:
         """See ``WorkerGroup.quarantined``."""
-        return self._dealer.quarantined
+        return self._scheduler.quarantined
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():
@@ -117,7 +117,7 @@ class RayWorkerGroup:
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
             gives_up = bool(exception) and exception[0] is SystemExit  # somebody has asked twice to stop
-            self.exporter.close(0.0 if gives_up else self._linger_s)
+            self.exporter.close(0.0 if gives_up else self._final_scrape_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()
@@ -143,12 +143,12 @@ class RayWorkerGroup:
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
         """See ``WorkerGroup.begin``."""
         shared = ray.put(dict(weights))
-        self._dealer.begin(EpisodeTask(assignment, behaviour, shared) for assignment in assignments)
+        self._scheduler.begin(EpisodeTask(assignment, behaviour, shared) for assignment in assignments)
 
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """See ``WorkerGroup.collect``."""
-        self._pump(lambda: self._dealer.done(assignments), watch)
-        return self._dealer.collected(assignments)
+        self._run_until(lambda: self._scheduler.done(assignments), watch)
+        return self._scheduler.collected(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
         """See ``WorkerGroup.update``. Environments that have work go on with it."""
@@ -157,7 +157,7 @@ class RayWorkerGroup:
         began, deaths = time.monotonic(), 0
         while True:
             result = self._learner.call("update", round_index, bare)
-            self._pump(partial(_there, result), watch, result)
+            self._run_until(partial(_has_arrived, result), watch, result)
             try:
                 diagnostics, self._state = ray.get(result)
             except LOST as error:
@@ -177,13 +177,13 @@ class RayWorkerGroup:
                 found: dict[str, float] = diagnostics
                 return found
 
-    def wind_up(self, watch: Watch) -> None:
-        """See ``WorkerGroup.wind_up``."""
+    def drain(self, watch: Watch) -> None:
+        """See ``WorkerGroup.drain``."""
         deadline = time.monotonic() + LAST_SAMPLES_SECONDS
-        while not self._arrivals.complete and time.monotonic() < deadline:
-            self._fetch(watch)
+        while not self._tracker.complete and time.monotonic() < deadline:
+            self._poll_samples(watch)
             time.sleep(LOOK_SECONDS)
-        self._fetch(watch, 0.0)
+        self._poll_samples(watch, 0.0)
 
     def state(self) -> LearnerState:
         """See ``WorkerGroup.state``."""
@@ -201,10 +201,10 @@ class RayWorkerGroup:
         self._learner.stop()
         self._learner.start()
 
-    def _pump(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
+    def _run_until(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
         """Hand out work and take in what comes, until ``until`` says so."""
         while not until():
-            self._hand_out()
+            self._dispatch()
             starting = {worker.starting: worker for worker in self._workers if worker.starting is not None}
             references = [*self._running, *starting, *([] if awaited is None else [awaited])]
             done, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
@@ -212,62 +212,62 @@ class RayWorkerGroup:
                 raise Interrupted
             for reference in done:
                 if reference in self._running:
-                    self._take(reference, watch)
+                    self._on_result(reference, watch)
                 elif reference in starting:
-                    self._welcome(starting[reference], watch)
-            self._report(watch)
-            self._fetch(watch)
+                    self._on_started(starting[reference], watch)
+            self._check_timeouts(watch)
+            self._poll_samples(watch)
 
-    def _fetch(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
+    def _poll_samples(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
         """Take in what the telemetry actor has been told, and how it is."""
         if self.exporter is None:
             return
-        samples = [*self._arrivals.take(self.exporter.told()), *self._arrivals.settle(patience_s)]
+        samples = [*self._tracker.take(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
         if samples and watch.on_samples is not None:
             watch.on_samples(samples)
         while self.exporter.faults:
             watch.on_fault(self.exporter.faults.pop(0))
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         busy = Counter(worker.name for worker, _, _ in self._running.values())
         for _ in range(self.config.system.slots_per_actor):  # one each first, then the second ones
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
                 if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
                     continue
-                job = self._dealer.next(place.device)
+                job = self._scheduler.next(place.device)
                 if job is not None:
                     busy[worker.name] += 1
                     telemetry = None if self.exporter is None else self.exporter.actor
                     reference = worker.call("play", job.assignment, job.behaviour, job.weights, telemetry)
                     self._running[reference] = (worker, worker.attempt, job)
 
-    def _take(self, reference: Any, watch: Watch) -> None:
+    def _on_result(self, reference: Any, watch: Watch) -> None:
         """An episode has arrived, or word that it never will."""
         worker, attempt, job = self._running.pop(reference)
         try:
             played = ray.get(reference)
         except LOST as error:
             if worker.attempt == attempt:
-                self._again(worker, error, watch)
+                self._restart(worker, error, watch)
             self._failed(job, reason(error), watch)
         except RayTaskError as error:
             self._failed(job, reason(error), watch)
         else:
             if played.receipt is not None:
-                self._arrivals.finished(played.receipt)
-            self._dealer.finished(played.episode)
+                self._tracker.finished(played.receipt)
+            self._scheduler.finished(played.episode)
             watch.on_episode(played.episode)
 
     def _failed(self, job: EpisodeTask, error: str, watch: Watch) -> None:
-        stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)
-        watch.on_fault(self._dealer.failed(job, error, stamp))
+        stamp = None if self.snapshots is None else self.snapshots.stamp(job.behaviour, job.assignment)
+        watch.on_fault(self._scheduler.failed(job, error, stamp))
 
-    def _again(self, worker: SupervisedActor, error: BaseException, watch: Watch) -> None:
+    def _restart(self, worker: SupervisedActor, error: BaseException, watch: Watch) -> None:
         watch.on_fault(Fault("environment_actor_died", worker.name, reason(error)))
         worker.stop()
         worker.start()
 
-    def _welcome(self, worker: SupervisedActor, watch: Watch) -> None:
+    def _on_started(self, worker: SupervisedActor, watch: Watch) -> None:
         """An actor can work, or could not be started."""
         try:
             seconds = worker.started()
@@ -282,11 +282,11 @@ class RayWorkerGroup:
             if worker.attempt > 1:
                 watch.on_fault(Fault("environment_actor_recovered", worker.name, "", seconds))
 
-    def _report(self, watch: Watch) -> None:
+    def _check_timeouts(self, watch: Watch) -> None:
         for fault in straggler_faults((job for _, _, job in self._running.values()), self.config.system.straggler_s):
             watch.on_fault(fault)
         for worker in self._workers:
-            if worker.starting is not None and worker.waiting_s > PATIENCE_SECONDS and not worker.reported_waiting:
+            if worker.starting is not None and worker.waiting_s > START_SECONDS and not worker.reported_waiting:
                 worker.reported_waiting = True
                 what = f"it waits for its place, or is still starting; the {self._plan.describe()}"
                 watch.on_fault(Fault("environment_actor_waits", worker.name, what, worker.waiting_s))
@@ -300,7 +300,7 @@ class RayWorkerGroup:
         slots = self.config.system.slots_per_actor
         options = self._placed(place) | {"num_cpus": place.cpus, "num_gpus": place.gpus, "name": name}
         actor = Environment.options(**options, max_concurrency=slots)
-        return actor.remote(self.config, place.device.partition(":")[0], place.gpus, self.keeping, self._player)
+        return actor.remote(self.config, place.device.partition(":")[0], place.gpus, self.snapshots, self._player)
 
     def _placed(self, place: Place) -> dict[str, Any]:
         if self._group is None or place.bundle is None:
@@ -320,18 +320,18 @@ def _reserve(plan: Plan, patience_s: float, label: str) -> PlacementGroup:
     group = placement_group(list(plan.bundles), strategy=plan.strategy, name=f"{label}#{os.getpid()}")
     while not group.wait(1):
         nodes = _nodes()
-        if time.monotonic() > max(deadline, deadline - patience_s + PATIENCE_SECONDS):
+        if time.monotonic() > max(deadline, deadline - patience_s + START_SECONDS):
             remove_placement_group(group)
             plan.check(nodes)
             free = ray.available_resources()
             raise ResourceError(
-                f"the {plan.describe()}; not free within {max(patience_s, PATIENCE_SECONDS):g} s: "
+                f"the {plan.describe()}; not free within {max(patience_s, START_SECONDS):g} s: "
                 f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are, others use the rest"
             )
     return group
 
 
-def _there(reference: Any) -> bool:
+def _has_arrived(reference: Any) -> bool:
     """Whether a result, or an error in its place, has arrived."""
     return bool(ray.wait([reference], timeout=0)[0])
 

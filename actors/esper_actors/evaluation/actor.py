@@ -15,11 +15,11 @@ from esper_ray.leyline.config.run import RunConfig
 class EvaluationActor:
     """Plays one episode after another on one device."""
 
-    def __init__(self, config: RunConfig, contestants: Mapping[str, Candidate], device: str, greedy: bool) -> None:
+    def __init__(self, config: RunConfig, candidates: Mapping[str, Candidate], device: str, greedy: bool) -> None:
         torch.set_num_threads(config.system.threads)
-        self._contestants = contestants
+        self._candidates = candidates
         self._evaluator = Evaluator(config, device, greedy=greedy)
 
     def play(self, job: EvaluationTask) -> EpisodeResult:
         """One episode, from reset to its end."""
-        return evaluate(self._evaluator, self._contestants, job)
+        return evaluate(self._evaluator, self._candidates, job)

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
-from esper_policies.bundle import BundleError, check_topologies, load_bundle
-from esper_policies.heuristic import HeuristicPolicy
-from esper_policies.tamiyo import LearnedPolicy
 from pydantic import ValidationError
 from torch import Tensor
 
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
+from esper_policies.bundle import BundleError, check_topologies, load_bundle
+from esper_policies.heuristic import HeuristicPolicy
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import PolicyConfig, RunConfig
@@ -33,7 +33,7 @@ BASELINES: Mapping[str, Callable[[Limits, str], Policy]] = {
 WIDE, SCRATCH = "wide-host", "from-scratch"
 UNSTEERED = (WIDE, SCRATCH)
 """Networks without growth, made to measure: the host alone with as many parameters from the start as a policy's final
-network, and that final network trained from scratch. They are derived from the episodes of another contestant."""
+network, and that final network trained from scratch. They are derived from the episodes of another candidate."""
 
 
 class CandidateError(UserError, ValueError):
@@ -88,7 +88,7 @@ class Candidate:
 
 
 def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
-    """The contestant that ``name`` means, and the configuration that it was trained under, if it is known.
+    """The candidate that ``name`` means, and the configuration that it was trained under, if it is known.
 
     Args:
         name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``).

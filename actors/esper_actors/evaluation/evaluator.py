@@ -43,7 +43,7 @@ class EpisodeResult:
 
 
 class Evaluator:
-    """Plays contestants in the environment of one configuration."""
+    """Plays candidates in the environment of one configuration."""
 
     def __init__(self, config: RunConfig, device: str = "cpu", *, greedy: bool = True) -> None:
         """
@@ -58,7 +58,7 @@ class Evaluator:
         self.env = MorphogenesisEnv(self.config, device, flops=self.flops)
         self._host_parameters = parameters_of(self.config.host, self.env.data)
 
-    def play(self, contestant: Candidate, seed: int, should_stop: Callable[[], bool] = lambda: False) -> EpisodeResult:
+    def play(self, candidate: Candidate, seed: int, should_stop: Callable[[], bool] = lambda: False) -> EpisodeResult:
         """One episode of a policy.
 
         Raises:
@@ -66,7 +66,7 @@ class Evaluator:
             ValueError: if the policy cannot play here.
         """
         env = self.env
-        policy = contestant.policy(env.limits, self.config.task.name, self.device, greedy=self.greedy)
+        policy = candidate.policy(env.limits, self.config.task.name, self.device, greedy=self.greedy)
         self.flops.total = 0.0
         env.reset(seed=seed)
         policy.begin_episode(derived_seed(seed, POLICY_STREAM))
@@ -76,10 +76,10 @@ class Evaluator:
                 raise Interrupted
             action = policy.decide(env.view).action
             if not env.masks.allows(action):
-                raise RuntimeError(f"{contestant.label} chose the illegal action {action} at step {env.epoch + 1}")
+                raise RuntimeError(f"{candidate.label} chose the illegal action {action} at step {env.epoch + 1}")
             _, _, terminated, truncated, _ = env.step(action.to_indices())
             over = terminated or truncated
-        return self._result(contestant.label, seed, env.life, env.reports, env.ledger.total())
+        return self._result(candidate.label, seed, env.life, env.reports, env.ledger.total())
 
     def unsteered(
         self, kind: str, seed: int, after: FinalNetwork, should_stop: Callable[[], bool] = lambda: False
@@ -169,16 +169,16 @@ def _width_of(host: AnyHostConfig) -> tuple[str, int]:
     return "embedding", host.heads
 
 
-def labelled(contestants: Sequence[Candidate]) -> list[Candidate]:
+def labelled(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The same with labels that differ: a second ``digits`` becomes ``digits-2``.
 
     Names of policies that are known by name stay theirs.
     """
     reserved = {*BASELINES, *UNSTEERED}
-    taken = {entry.label for entry in contestants} | reserved
+    taken = {entry.label for entry in candidates} | reserved
     used: set[str] = set()
     result = []
-    for entry in contestants:
+    for entry in candidates:
         label = entry.label
         if label in used or (label in reserved and label != entry.baseline):
             label = next(new for count in itertools.count(2) if (new := f"{entry.label}-{count}") not in taken)

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from esper_policies.bundle import Manifest, Provenance, save_bundle
-
 import esper_ray
 from esper_actors.evaluation.candidates import load_candidate
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_policies.bundle import Manifest, Provenance, save_bundle
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
 from esper_ray.nissa.runs.run_directory import RunDirectory
 

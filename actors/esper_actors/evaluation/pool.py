@@ -2,7 +2,7 @@
 
 Dataflow::
 
-    driver --(contestant, seed)--> a free player --Verdict--> driver
+    driver --(candidate, seed)--> a free player --Verdict--> driver
     driver --(control, seed, final network)--> a free player, once that network is known
 """
 
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTask:
-    """One episode: of the contestant ``label``, or of the control ``label`` made after a final network."""
+    """One episode: of the candidate ``label``, or of the control ``label`` made after a final network."""
 
     label: str
     seed: int
@@ -55,9 +55,9 @@ class EvaluatorPool(AbstractContextManager["EvaluatorPool"], Protocol):
 class LocalEvaluatorPool:
     """This process."""
 
-    def __init__(self, config: RunConfig, contestants: Mapping[str, Candidate], *, greedy: bool) -> None:
+    def __init__(self, config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool) -> None:
         torch.set_num_threads(config.system.threads)
-        self._contestants = contestants
+        self._candidates = candidates
         self._evaluator = Evaluator(config, config.system.devices[0], greedy=greedy)
 
     def __enter__(self) -> Self:
@@ -73,20 +73,20 @@ class LocalEvaluatorPool:
     def play(self, tasks: Sequence[EvaluationTask], should_stop: ShouldStop) -> Iterator[TaskResult]:
         """See :class:`EvaluatorPool`."""
         for task in tasks:
-            yield task, evaluate(self._evaluator, self._contestants, task, should_stop)
+            yield task, evaluate(self._evaluator, self._candidates, task, should_stop)
 
 
 class RayEvaluatorPool:
     """One actor for each CPU, or as many as are wanted; the devices of the run in turn."""
 
     def __init__(
-        self, config: RunConfig, contestants: Mapping[str, Candidate], *, greedy: bool, workers: int | None
+        self, config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool, workers: int | None
     ) -> None:
         """
         Args:
             workers: actors; one for each CPU of the cluster if there is no wish.
         """
-        self._config, self._contestants, self._greedy, self._workers = config, contestants, greedy, workers
+        self._config, self._candidates, self._greedy, self._workers = config, candidates, greedy, workers
         self._devices: list[str] = []
         self._actors: list[Any] = []
         self._started_ray = False
@@ -137,12 +137,12 @@ class RayEvaluatorPool:
                 raise ResourceError(
                     f"the evaluation needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}"
                 )
-        contestants = ray.put(dict(self._contestants))
+        candidates = ray.put(dict(self._candidates))
         actor: Any = EvaluationActor
         for device in self._devices:
             share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
             options = actor.options(num_cpus=1, **share)
-            self._actors.append(options.remote(self._config, contestants, device.partition(":")[0], self._greedy))
+            self._actors.append(options.remote(self._config, candidates, device.partition(":")[0], self._greedy))
 
     def describe(self) -> str:
         """See :class:`EvaluatorPool`."""
@@ -170,24 +170,24 @@ class RayEvaluatorPool:
 
 def evaluate(
     evaluator: Evaluator,
-    contestants: Mapping[str, Candidate],
+    candidates: Mapping[str, Candidate],
     job: EvaluationTask,
     should_stop: ShouldStop = lambda: False,
 ) -> EpisodeResult:
     """One job."""
     if job.after is not None:
         return evaluator.unsteered(job.label, job.seed, job.after, should_stop)
-    return evaluator.play(contestants[job.label], job.seed, should_stop)
+    return evaluator.play(candidates[job.label], job.seed, should_stop)
 
 
 def make_evaluators(
-    config: RunConfig, contestants: Mapping[str, Candidate], *, serial: bool, greedy: bool, workers: int | None
+    config: RunConfig, candidates: Mapping[str, Candidate], *, serial: bool, greedy: bool, workers: int | None
 ) -> EvaluatorPool:
     """Players of this process, or on Ray."""
     if serial:
-        return LocalEvaluatorPool(config, contestants, greedy=greedy)
+        return LocalEvaluatorPool(config, candidates, greedy=greedy)
     choose_ray_settings()
-    return RayEvaluatorPool(config, contestants, greedy=greedy, workers=workers)
+    return RayEvaluatorPool(config, candidates, greedy=greedy, workers=workers)
 
 
 def all_scores(
@@ -199,10 +199,10 @@ def all_scores(
     on_score: OnScore,
     should_stop: ShouldStop,
 ) -> list[Score]:
-    """Every contestant and every unsteered control on every seed; ordered by contestant and seed.
+    """Every candidate and every unsteered control on every seed; ordered by candidate and seed.
 
     Args:
-        labels: contestants.
+        labels: candidates.
         controls: unsteered ones, made after the final networks of ``reference``, seed by seed.
         reference: one of ``labels``.
 

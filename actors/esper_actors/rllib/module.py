@@ -12,8 +12,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
-from esper_policies.network import Memory, PolicyNetwork, PolicyOutput, state_value
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.distribution import Distribution
 from ray.rllib.core.learner.utils import make_target_network
@@ -26,6 +24,8 @@ from ray.rllib.core.rl_module.apis import (
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
+from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
+from esper_policies.network import Memory, PolicyNetwork, PolicyOutput, state_value
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.legality import mask_vector_size

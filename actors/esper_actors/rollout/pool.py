@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 import torch
-from esper_policies.tamiyo import LearnedPolicy
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, never
 from esper_actors.rollout.sampling import Sampler, Send, StreamSummary
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
+from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
@@ -51,13 +51,13 @@ def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
 class EnvironmentPool:
     """Environments on one device, each with a copy of the policy. :meth:`play` may be called from several threads."""
 
-    def __init__(self, config: RunConfig, device: str, count: int, keeping: SnapshotPolicy | None = None) -> None:
+    def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy | None = None) -> None:
         """
         Args:
-            keeping: where episodes are kept while they are played; without it, nowhere.
+            snapshots: where episodes are kept while they are played; without it, nowhere.
         """
         self._slots = [self._slot(config, device) for _ in range(count)]
-        self._keeping, self._telemetry = keeping, config.telemetry
+        self._snapshots, self._telemetry = snapshots, config.telemetry
         self._free: SimpleQueue[_Slot] = SimpleQueue()
         for slot in self._slots:
             self._free.put(slot)
@@ -79,13 +79,13 @@ class EnvironmentPool:
             Interrupted: if ``should_stop`` says so between two steps.
         """
         began = time.monotonic()
-        keeper = None if self._keeping is None else self._keeping.of(behaviour)
+        snapshots = None if self._snapshots is None else self._snapshots.of(behaviour)
         sampler = None if send is None else Sampler(self._telemetry, send, episode_ids(assignment, behaviour))
         slot = self._free.get()
         try:
             with slot.current():
                 slot.policy.load(dict(weights), behaviour.epsilon)
-                episode = slot.runner.play(assignment, should_stop, keeper, sampler)
+                episode = slot.runner.play(assignment, should_stop, snapshots, sampler)
         finally:
             self._free.put(slot)
         receipt = None if sampler is None else sampler.receipt()

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from esper_actors.rollout.event_records import HOST_STATE, started_record, step_records, worth_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
-from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
 
 VERSION = 1
 _TEXT = "text"
@@ -102,7 +101,7 @@ class EpisodeRecorder:
         """The episode, at its end in ``env``."""
         clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
-        host = {key: steps[-1][key] for key in _HOST_STATE}
+        host = {key: steps[-1][key] for key in HOST_STATE}
         reports = [report for report in env.reports if report is not None]
         fossils = [report.slot_id for report in reports if report.stage is Stage.FOSSILIZED]
         outcome = {
@@ -206,99 +205,3 @@ def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
 
 def _tree(record: Assignment | Episode) -> dict[str, Any]:
     return {entry.name: getattr(record, entry.name) for entry in fields(record)}
-
-
-_HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
-
-
-def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
-    """The beginning of an episode for the event log.
-
-    Args:
-        clock: numbers of episode and environment.
-        info: what ``reset`` gave.
-    """
-    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(info)}
-
-
-def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One step for the event log: what happened, and last what was decided and what came of it.
-
-    Args:
-        info: what ``step`` gave, with its reward as ``reward``.
-    """
-    happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
-    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
-
-
-def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
-    """What was measured at the end of an episode with some seeds only, and what each is worth by that."""
-    if not measured.players:
-        return []
-    complete = len(measured.coalitions) == 2 ** len(measured.players)
-    coalitions = [{"members": sorted(c.members), "accuracy_pp": c.accuracy_pp} for c in measured.coalitions]
-    seen = {"players": list(measured.players), "examples": measured.examples, "complete": complete}
-    shapley, alone = shapley_values(measured), leave_one_out(measured)
-    slots = [
-        {
-            "slot": slot,
-            "shapley_pp": _value(shapley[slot]),
-            "shapley_error_pp": getattr(shapley[slot], "error_pp", None),
-            "leave_one_out_pp": _value(alone[slot]),
-        }
-        for slot in measured.players
-    ]
-    pairs = [
-        dict(zip(("first", "second"), sorted(pair), strict=True)) | {"interaction_pp": _value(found)}
-        for pair, found in pair_interactions(measured).items()
-    ]
-    method = {"method": "exact" if complete else "orders", "orders": 0 if complete else len(measured.orders)}
-    return [
-        {"kind": "counterfactual", **clock, **seen, "coalitions": coalitions},
-        {"kind": "attribution", **clock, **method, "slots": slots, "pairs": pairs},
-    ]
-
-
-def _value(found: Attribution) -> float | None:
-    return found.value_pp if isinstance(found, Estimate) else None
-
-
-def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info[key] for key in _HOST_STATE}
-
-
-def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
-    """One step for the event log: what was decided and why, what came of it, and what it was paid."""
-    entries = [
-        {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
-        for e in info["entries"]
-    ]
-    return {
-        "step": info["epoch"],
-        "operation": info["operation"],
-        "slot": info["slot"],
-        "success": info["success"],
-        "action": decision.action.to_indices(),
-        "why": decision.reason,
-        "log_prob": decision.log_prob_op + decision.log_prob_arguments,
-        "value": decision.value,
-        "reward": info["reward"],
-        "entries": entries,
-        "train_loss": info["train_loss"],
-        **_host_state(info),
-        "slots": {report.slot_id: _slot_record(report) for report in info["reports"] if report is not None},
-    }
-
-
-def _slot_record(report: SlotReport) -> dict[str, Any]:
-    measured = report.measured
-    return {
-        "seed": report.seed_id,
-        "blueprint": report.blueprint.id,
-        "stage": report.stage.name,
-        "alpha": report.alpha,
-        "contribution_pp": measured.contribution_pp,
-        "contribution_error_pp": measured.contribution_error_pp,
-        "gradient_health": measured.gradient_health,
-        "parameters": report.parameters,
-    }

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esper_actors.rollout.recorder import started_record, step_records
+from esper_actors.rollout.event_records import started_record, step_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError

@@ -48,13 +48,13 @@ class EpisodeRunner:
         self,
         assignment: Assignment,
         should_stop: Callable[[], bool] = never,
-        keeper: EpisodeSnapshots | None = None,
+        snapshots: EpisodeSnapshots | None = None,
         sampler: Sampler | None = None,
     ) -> Episode:
-        """One episode to its end: from ``reset``, or from where the keeper has it.
+        """One episode to its end: from ``reset``, or from where the snapshots has it.
 
         Args:
-            keeper: keeps the episode every few steps, and at its end. Gone on with or not, it is the same episode.
+            snapshots: keeps the episode every few steps, and at its end. Gone on with or not, it is the same episode.
             sampler: is told of every step.
 
         Raises:
@@ -62,14 +62,14 @@ class EpisodeRunner:
             RuntimeError: if the policy chooses an illegal action.
             TypeError: if an episode is to be kept of a policy that cannot be saved.
         """
-        if keeper is None:
+        if snapshots is None:
             return self._to_the_end(self._begun(assignment), should_stop, None, sampler)
-        found = keeper.found(assignment)
+        found = snapshots.load(assignment)
         if isinstance(found, Episode):
             return found
         recording = self._begun(assignment) if found is None else self._resumed(found, assignment)
-        episode = self._to_the_end(recording, should_stop, keeper, sampler)
-        keeper.keep_finished(assignment, episode)
+        episode = self._to_the_end(recording, should_stop, snapshots, sampler)
+        snapshots.save_finished(assignment, episode)
         return episode
 
     def _begun(self, assignment: Assignment) -> EpisodeRecorder:
@@ -94,7 +94,7 @@ class EpisodeRunner:
         self,
         recording: EpisodeRecorder,
         should_stop: Callable[[], bool],
-        keeper: EpisodeSnapshots | None,
+        snapshots: EpisodeSnapshots | None,
         sampler: Sampler | None,
     ) -> Episode:
         terminated = truncated = False
@@ -114,9 +114,9 @@ class EpisodeRunner:
             if sampler is not None:
                 memory = memory_in_use(self.env.device)
                 sampler.step(happened, decision, {**watch.seconds, **self.env.seconds}, memory)
-            if keeper is not None and not (terminated or truncated) and keeper.is_due(len(recording)):
+            if snapshots is not None and not (terminated or truncated) and snapshots.is_due(len(recording)):
                 state = self._resumable().save_state()
-                keeper.keep(recording.assignment, recording.packed(self.env.save_state(), state))
+                snapshots.save(recording.assignment, recording.packed(self.env.save_state(), state))
         return recording.finished(self.env, terminated=terminated)
 
     def _resumable(self) -> ResumablePolicy:

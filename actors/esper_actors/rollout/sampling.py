@@ -7,7 +7,8 @@ those who watch: it may be lost, which is counted, and nobody waits for it.
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +17,21 @@ from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
 
 Record = Mapping[str, Any]
+ARRIVAL_SECONDS = 5.0
+"""How long after its episode a sample may arrive."""
+ON_THE_WAY = "in_transit"
+CLOSED = 1024
+"""Tellers that are remembered once all has been said about them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
     """What is told of one step."""
 
-    teller: str
+    stream_id: str
     """Who tells: one for every time that an episode is played or gone on with."""
     before: int
-    """Samples that the teller had told before."""
+    """Samples that the stream_id had told before."""
     state: Record
     """Where the step led to, as the event log will have it."""
     samples: tuple[Record, ...]
@@ -35,7 +41,7 @@ class SampleBatch:
 class StreamSummary:
     """How much was told of an episode that is over. It comes with the episode, so it is never lost."""
 
-    teller: str
+    stream_id: str
     clock: Mapping[str, int]
     """Numbers of round, episode and environment."""
     count: int
@@ -58,11 +64,11 @@ class Sampler:
             now: Unix time.
         """
         self._config, self._send, self._clock, self._now = config, send, dict(clock), now
-        self._teller, self._count = uuid.uuid4().hex, 0
+        self._stream_id, self._count = uuid.uuid4().hex, 0
 
     def receipt(self) -> StreamSummary:
         """How much has been told so far."""
-        return StreamSummary(self._teller, self._clock, self._count)
+        return StreamSummary(self._stream_id, self._clock, self._count)
 
     def step(
         self,
@@ -88,7 +94,7 @@ class Sampler:
         if sampled:
             at = {"kind": "profile", **self._clock, "step": step, "time": moment}
             samples.append(at | {"seconds": dict(seconds), "cuda_bytes": dict(cuda_bytes)})
-        self._send(SampleBatch(self._teller, self._count, state, tuple(samples)))
+        self._send(SampleBatch(self._stream_id, self._count, state, tuple(samples)))
         self._count += len(samples)
 
     def _decision(self, step: int, moment: float, decision: Decision, slot: str | None) -> Record:
@@ -108,3 +114,55 @@ class Sampler:
             "values": values,
             "value": decision.value,
         }
+
+
+class SampleTracker:
+    """What has arrived of every episode that is being played."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            now: seconds on any clock that runs evenly.
+        """
+        self._now = now
+        self._known = Counter[str]()
+        """Samples of each stream_id that have arrived or are known to be lost."""
+        self._receipts: dict[str, tuple[StreamSummary, float]] = {}
+        self._closed: deque[str] = deque(maxlen=CLOSED)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has arrived of the episodes that have."""
+        return all(self._known[stream_id] >= receipt.count for stream_id, (receipt, _) in self._receipts.items())
+
+    def take(self, told: Iterable[SampleBatch]) -> Iterator[Record]:
+        """States and samples of what has arrived, in order, and of kind ``samples_lost`` what is missing between."""
+        for one in told:
+            if one.stream_id in self._closed:  # too late: it has been counted as lost
+                continue
+            missing = one.before - self._known[one.stream_id]
+            if missing > 0:
+                yield _lost({name: one.state[name] for name in ("round", "episode", "env")}, missing)
+            yield one.state
+            yield from one.samples
+            self._known[one.stream_id] = one.before + len(one.samples)
+
+    def finished(self, receipt: StreamSummary) -> None:
+        """An episode is there."""
+        self._receipts[receipt.stream_id] = receipt, self._now()
+
+    def settle(self, patience_s: float = ARRIVAL_SECONDS) -> Iterator[Record]:
+        """What is missing of the episodes that have been there for so long."""
+        limit = self._now() - patience_s if patience_s else math.inf
+        for stream_id, (receipt, since) in list(self._receipts.items()):
+            missing = receipt.count - self._known[stream_id]
+            if missing > 0 and since > limit:
+                continue
+            if missing > 0:
+                yield _lost(dict(receipt.clock), missing)
+            del self._receipts[stream_id], self._known[stream_id]
+            self._closed.append(stream_id)
+
+
+def _lost(clock: dict[str, int], count: int) -> Record:
+    return {"kind": "samples_lost", **clock, "time": time.time(), "count": count, "reason": ON_THE_WAY}

@@ -36,7 +36,7 @@ class SnapshotPolicy:
     """Steps between two keepings; 0: only at the end."""
 
     def of(self, behaviour: Behaviour) -> "EpisodeSnapshots":
-        """The keeper of one round."""
+        """The snapshots of one round."""
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
@@ -70,7 +70,7 @@ class EpisodeSnapshots:
         """Whether an episode of so many steps is to be kept now."""
         return self.every > 0 and steps % self.every == 0
 
-    def found(self, assignment: Assignment) -> PartialEpisode | Episode | None:
+    def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
         """As far as the episode has been kept. One that cannot be used is played again from its beginning."""
         try:
             blob = self.storage.read(self._name(assignment))
@@ -79,16 +79,16 @@ class EpisodeSnapshots:
             logger.warning("episode %d is played from its beginning: %s", assignment.index, error)
             return None
 
-    def keep(self, assignment: Assignment, blob: bytes) -> None:
+    def save(self, assignment: Assignment, blob: bytes) -> None:
         """Keep an episode as far as it goes. If that fails the episode goes on all the same."""
         try:
             self.storage.write(self._name(assignment), blob)
         except StorageError as error:
             logger.warning("%s", error)
 
-    def keep_finished(self, assignment: Assignment, episode: Episode) -> None:
+    def save_finished(self, assignment: Assignment, episode: Episode) -> None:
         """Keep an episode that is over."""
-        self.keep(assignment, pack_episode(episode))
+        self.save(assignment, pack_episode(episode))
 
     def stamp(self, assignment: Assignment) -> str | None:
         """Changes whenever the episode is kept anew."""

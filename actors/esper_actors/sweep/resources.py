@@ -9,14 +9,20 @@ KINDS = ("CPU", "GPU")
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:
-    """What a trial asks for, as the bundles of a placement group. The first, empty one is the trial's own process.
+    """What a trial asks for, as the bundles of a placement group. The first is for the trial's own process.
 
-    It waits while its actors work, so it takes nothing.
+    With ``system.workers`` ``ray`` that process waits while its actors work, so its bundle is empty. With ``local``
+    it plays and learns, one after the other, and there are no other bundles.
 
     Raises:
         ResourceError: if more is asked of a GPU than there is of one.
     """
-    return [{}, *make_plan(config.system).bundles]
+    plan = make_plan(config.system)
+    if config.system.workers == "ray":
+        return [{}, *plan.bundles]
+    gpus = {device for device in (*config.system.devices, config.system.device) if device != "cpu"}
+    needs = {"CPU": float(max(config.system.threads, config.system.learner_threads))}
+    return [needs | ({"GPU": min(plan.total("GPU"), float(len(gpus)))} if gpus else {})]
 
 
 def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has: Mapping[str, float]) -> None:
@@ -50,7 +56,8 @@ def check_places(configs: Mapping[str, RunConfig], nodes: Sequence[Resources]) -
     Raises:
         ResourceError: with the trial and the arithmetic.
     """
-    systems = {config.system: name for name, config in reversed(list(configs.items()))}
+    on_ray = [(name, config) for name, config in configs.items() if config.system.workers == "ray"]
+    systems = {config.system: name for name, config in reversed(on_ray)}
     for system, name in systems.items():
         try:
             make_plan(system).check(nodes)

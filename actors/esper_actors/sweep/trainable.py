@@ -1,19 +1,23 @@
 """The Ray shell of one trial: what runs in the process that Tune starts for it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
 
-from esper_actors.cluster.telemetry_actor import EXPORT_SECONDS
-from esper_actors.cluster.workers import RayWorkerGroup
+from esper_actors.cluster.metrics_exporter import EXPORT_SECONDS, RayExporter
+from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
 from esper_actors.sweep.schedulers import METRIC, TIME
 from esper_actors.sweep.trial import Origin, TrialRun
 from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS
+from esper_ray.nissa.metrics.exporter import Exporter
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
@@ -40,10 +44,36 @@ def run_trial(config: dict[str, Any]) -> None:
             Path(folder, ORIGIN).write_text(json.dumps(origin))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    keeping = SnapshotPolicy(str(sweep.trials_path / f".{name}.episodes"), run_config.system.snapshot_every)
-    names = (sweep.path.name, name) if config["watched"] and run_config.telemetry.level != "off" else None
-    with RayWorkerGroup(run_config, keeping, name, metrics=names, linger_s=EXPORT_SECONDS) as crew:
-        TrialRun(sweep, name, run_config, _origin() if is_population else None).run(crew, report)
+    watched = bool(config["watched"]) and run_config.telemetry.level != "off"
+    local = run_config.system.workers == "local"
+    snapshots = SnapshotPolicy(str(sweep.trials_path / f".{name}.episodes"), run_config.system.snapshot_every)
+    origin = _origin() if is_population else None
+    with _exporters((sweep.path.name, name) if watched and local else None) as exporters:
+        trial = TrialRun(sweep, name, run_config, origin, snapshots=snapshots, watched=watched, exporters=exporters)
+        metrics = (sweep.path.name, name) if watched else None
+        placed = on_own_gpus(run_config) if local else run_config
+        trial.run(make_workers(placed, snapshots=snapshots, label=name, metrics=metrics, scraped=watched), report)
+
+
+def on_own_gpus(config: RunConfig) -> RunConfig:
+    """``config`` with its CUDA devices numbered as a process sees them that Ray gave exactly these."""
+    devices = dict.fromkeys(d for d in (*config.system.devices, config.system.device) if d != "cpu")
+    own = {"cpu": "cpu"} | {device: f"cuda:{index}" for index, device in enumerate(devices)}
+    changes = {"device": own[config.system.device], "devices": tuple(own[d] for d in config.system.devices)}
+    return config.model_copy(update={"system": config.system.model_copy(update=changes)})
+
+
+@contextmanager
+def _exporters(names: tuple[str, str] | None) -> Iterator[tuple[Exporter, ...]]:
+    """The exporter of a trial that plays in this process; its metrics stay long enough to be scraped."""
+    if names is None:
+        yield ()
+        return
+    exporter = RayExporter(*names)
+    try:
+        yield (exporter,)
+    finally:
+        exporter.close(EXPORT_SECONDS)
 
 
 def _origin() -> Origin | None:

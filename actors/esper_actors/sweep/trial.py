@@ -8,13 +8,15 @@ the driver or of a node, at most the round that was being played is played again
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
+from esper_actors.rollout.snapshots import SnapshotPolicy
+from esper_actors.session import TrainingSession
 from esper_actors.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -23,13 +25,12 @@ from esper_actors.training.checkpoint import (
     round_of,
     save_checkpoint,
 )
-from esper_actors.training.controller import Controller
-from esper_actors.training.observing import observed
+from esper_actors.training.listeners import MetricsObserver
 from esper_actors.training.workers import ShouldStop, WorkerGroup
 from esper_ray.leyline.config.loading import difference
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
-from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.metrics.exporter import Exporter
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
@@ -51,19 +52,34 @@ class Origin:
 class TrialRun:
     """A trial that is being run in this process."""
 
-    def __init__(self, sweep: SweepDirectory, trial: str, config: RunConfig, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        sweep: SweepDirectory,
+        trial: str,
+        config: RunConfig,
+        origin: Origin | None = None,
+        *,
+        snapshots: SnapshotPolicy | None = None,
+        watched: bool = False,
+        exporters: Sequence[Exporter] = (),
+    ) -> None:
         """
         Args:
-            config: under which the trial goes on; that of the trial unless a population scheduler changed it.
-            origin: the state from which it was told to go on; None, or a state of its own: from its newest.
+            config: that of the trial, unless a population scheduler has changed it.
+            origin: the state to resume from; None, or a state of its own: the newest.
+            snapshots: where unfinished episodes are saved.
+            watched: whether the metrics of the trial are scraped, so that samples are worth taking.
+            exporters: export the metrics of the trial, besides that of the workers.
         """
         self.sweep, self.trial, self.config, self.origin = sweep, trial, config, origin
+        self.snapshots, self.watched, self.exporters = snapshots, watched, exporters
 
-    def run(self, crew: WorkerGroup, on_round: OnRound, should_stop: ShouldStop = lambda: False) -> bool:
-        """Run until all rounds are done (true) or somebody asks to stop (false).
+    def run(self, workers: WorkerGroup, on_round: OnRound, should_stop: ShouldStop = lambda: False) -> bool:
+        """Run until all rounds are done (true) or a stop is requested (false).
 
         Args:
-            on_round: called after each round when it has been saved, and once for a trial that has nothing to do.
+            workers: a worker group that is not open yet.
+            on_round: called after each round when it has been saved, and once for a trial with no rounds left.
 
         Raises:
             CheckpointError: if the trial has checkpoints, but none that can be used.
@@ -71,23 +87,18 @@ class TrialRun:
         """
         with _alone(self.sweep.trials_path / f".{self.trial}.lock"):
             run, checkpoint = self._take_up()
-            with observed(self.config, run, crew.exporter, _Rounds(run, on_round), "trial") as watching:
-                audience = watching if crew.exporter is not None else None
-                controller = Controller(self.config, crew, run, watching, should_stop, None, audience)
-                if checkpoint is None:
-                    controller.start()
-                else:
-                    controller.resume(checkpoint)
-                self.sweep.set_status(self.trial, "running")
-                if controller.progress.round_index >= self.config.ppo.rounds:
-                    on_round(run)
-                done = controller.run()
-            if done:
-                digest = controller.weights_digest()
-                run.log([{"kind": "run_finished", "policy_sha256": digest}])
-                run.close()
-                self.sweep.set_status(self.trial, "finished", policy_sha256=digest)
-            return done
+            session = TrainingSession(
+                self.config,
+                run,
+                checkpoint,
+                observers=[MetricsObserver(state="trial", exporters=self.exporters), _RoundObserver(on_round)],
+                snapshots=self.snapshots,
+                samples=self.watched,
+                supervised=True,
+            )
+            if session.rounds_done >= self.config.ppo.rounds:
+                on_round(run)
+            return session.run(should_stop, workers).status == "finished"
 
     def _take_up(self) -> tuple[RunDirectory, Checkpoint | None]:
         """The run directory to go on in, and from where; no checkpoint: a fresh one."""
@@ -138,23 +149,16 @@ class TrialRun:
         return RunDirectory.open(self.sweep.trials_path / name)
 
 
-class _Rounds:
-    """A listener that cares for whole rounds only."""
+class _RoundObserver(RunObserver):
+    """Calls a function after every round."""
 
-    def __init__(self, run: RunDirectory, on_round: OnRound) -> None:
-        self._run, self._on_round = run, on_round
+    def __init__(self, on_round: OnRound) -> None:
+        self._on_round = on_round
 
-    def episode_finished(self, episode: Episode) -> None:
-        """Nothing."""
-
-    def updating(self) -> None:
-        """Nothing."""
-
-    def fault_happened(self, fault: Fault) -> None:
-        """Nothing: the run directory lists it."""
+    def run_opened(self, context: RunContext) -> None:
+        self._run = context.run
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """Tell."""
         self._on_round(self._run)
 
 

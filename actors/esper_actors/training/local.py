@@ -1,4 +1,4 @@
-"""The crew of one process, without Ray."""
+"""The workers of one process, without Ray."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -22,26 +22,26 @@ class LocalWorkerGroup:
     """Everything in this process, one episode after another."""
 
     def __init__(
-        self, config: RunConfig, keeping: SnapshotPolicy | None = None, player: Callable[..., Any] | None = None
+        self, config: RunConfig, snapshots: SnapshotPolicy | None = None, player: Callable[..., Any] | None = None
     ) -> None:
         """
         Args:
-            keeping: where episodes are kept while they are played; without it, nowhere.
+            snapshots: where episodes are kept while they are played; without it, nowhere.
             player: what plays instead of real environments.
         """
-        self.config, self.keeping = config, keeping
+        self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
-        """None: whoever drives this crew is in the same process."""
+        """None: whoever drives this workers is in the same process."""
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentPool
-        self._players = {device: make(config, device, 1, keeping) for device in config.system.devices}
-        self._dealer = EpisodeScheduler(config.system.devices, config.system.tries)
+        self._players = {device: make(config, device, 1, snapshots) for device in config.system.devices}
+        self._scheduler = EpisodeScheduler(config.system.devices, config.system.tries)
 
     @property
     def quarantined(self) -> dict[int, str]:
         """See :class:`WorkerGroup`."""
-        return self._dealer.quarantined
+        return self._scheduler.quarantined
 
     def __enter__(self) -> Self:
         return self
@@ -60,17 +60,17 @@ class LocalWorkerGroup:
 
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
         """See :class:`WorkerGroup`."""
-        self._dealer.begin(EpisodeTask(assignment, behaviour, weights) for assignment in assignments)
+        self._scheduler.begin(EpisodeTask(assignment, behaviour, weights) for assignment in assignments)
 
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """See :class:`WorkerGroup`."""
         torch.set_num_threads(self.config.system.threads)
-        while not self._dealer.done(assignments):
+        while not self._scheduler.done(assignments):
             for device, player in self._players.items():
-                job = self._dealer.next(device)
+                job = self._scheduler.next(device)
                 if job is not None:
                     self._play(job, player, watch)
-        return self._dealer.collected(assignments)
+        return self._scheduler.collected(assignments)
 
     def _play(self, job: EpisodeTask, player: Any, watch: Watch) -> None:
         send = None if watch.on_samples is None else _at_once(watch.on_samples)
@@ -79,10 +79,10 @@ class LocalWorkerGroup:
         except Interrupted:
             raise
         except Exception as error:
-            stamp = None if self.keeping is None else self.keeping.stamp(job.behaviour, job.assignment)
-            watch.on_fault(self._dealer.failed(job, f"{type(error).__name__}: {error}", stamp))
+            stamp = None if self.snapshots is None else self.snapshots.stamp(job.behaviour, job.assignment)
+            watch.on_fault(self._scheduler.failed(job, f"{type(error).__name__}: {error}", stamp))
         else:
-            self._dealer.finished(episode)
+            self._scheduler.finished(episode)
             watch.on_episode(episode)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
@@ -90,7 +90,7 @@ class LocalWorkerGroup:
         torch.set_num_threads(self.config.system.learner_threads)
         return self.learner.update(episodes, round_index)
 
-    def wind_up(self, watch: Watch) -> None:
+    def drain(self, watch: Watch) -> None:
         """See :class:`WorkerGroup`. Everything has been told at once."""
 
     def state(self) -> LearnerState:

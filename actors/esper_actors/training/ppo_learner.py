@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from esper_policies.distribution import ActionDistribution, MaskTensors
-from esper_policies.network import PolicyNetwork
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from esper_policies.distribution import ActionDistribution, MaskTensors
+from esper_policies.network import PolicyNetwork
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config.run import PPOConfig, RunConfig
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from esper_policies.bundle import weights_digest
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.sampling import Record
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.training.ppo_learner import LearnerState
+from esper_policies.bundle import weights_digest
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
@@ -30,7 +30,7 @@ class WorkerGroupError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told what while a crew works."""
+    """Who is told what while a workers works."""
 
     on_episode: Callable[[Episode], None]
     on_fault: Callable[[Fault], None]
@@ -46,12 +46,12 @@ QUIET = Watch(lambda _: None, lambda _: None, lambda: False)
 class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
     """A learner and some environments. Used within ``with``, which ends what was started."""
 
-    keeping: SnapshotPolicy | None
+    snapshots: SnapshotPolicy | None
     """Where episodes are kept while they are played."""
 
     @property
     def exporter(self) -> Exporter | None:
-        """Shows metrics where the crew works, while it works; not closed by whoever uses it."""
+        """Shows metrics where the workers works, while it works; not closed by whoever uses it."""
 
     @property
     def quarantined(self) -> Mapping[int, str]:
@@ -86,7 +86,7 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
             WorkerGroupError: if the learner dies again and again.
         """
 
-    def wind_up(self, watch: Watch) -> None:
+    def drain(self, watch: Watch) -> None:
         """No more rounds: wait a moment for samples that have not arrived yet, and tell how many are lost."""
 
     def state(self) -> LearnerState:
@@ -97,9 +97,9 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
 
 
 def play_round(
-    crew: WorkerGroup, assignments: Sequence[Assignment], epsilon: float, watch: Watch = QUIET, round_index: int = 0
+    workers: WorkerGroup, assignments: Sequence[Assignment], epsilon: float, watch: Watch = QUIET, round_index: int = 0
 ) -> list[Episode]:
     """Have episodes played with the learner's present policy, and wait for them."""
-    weights = crew.state().weights()
-    crew.begin(assignments, Behaviour(round_index, round_index, weights_digest(weights), epsilon), weights)
-    return crew.collect(assignments, watch)
+    weights = workers.state().weights()
+    workers.begin(assignments, Behaviour(round_index, round_index, weights_digest(weights), epsilon), weights)
+    return workers.collect(assignments, watch)

@@ -53,7 +53,6 @@ def evaluate(
     """
     from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
     from esper_actors.evaluation.evaluator import labelled
-
     from esper_ray.cli.jobs.evaluate import EvaluationJob, environment_of
 
     chosen = seed_list(seeds)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from esper_ray.cli.signals import StopRequest
+from esper_actors.training.stop_request import StopRequest
 from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ def replay(
     On the CPU there must be none. Exit code 0 if there is none, 1 if there is one.
     """
     import torch
+
     from esper_actors.rollout.replay import recorded_episode
     from esper_actors.rollout.replay import replay as played
-
     from esper_ray.environment import MorphogenesisEnv
     from esper_ray.leyline.config.loading import build
     from esper_ray.nissa.runs.run_directory import RunDirectory

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from esper_actors.evaluation.candidates import load_candidate
-from esper_actors.factory import join_cluster
 from rich.console import Console
 
+from esper_actors.evaluation.candidates import load_candidate
+from esper_actors.factory import join_cluster
+from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli.jobs.evaluate import EvaluationJob
 from esper_ray.cli.jobs.run_lookup import run_of_name
 from esper_ray.cli.jobs.train import PPOJob
-from esper_ray.cli.signals import StopRequest
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.reward import REWARD_MODES
@@ -140,10 +140,10 @@ class ComparisonJob:
 
     def _judge(self, stop: StopRequest) -> int:
         names = [f"{mode}={self.folder / label}" for label, mode in self.pair.sides]
-        contestants = [load_candidate(name)[0] for name in names]
+        candidates = [load_candidate(name)[0] for name in names]
         job = EvaluationJob(
             self.sides[0],
-            contestants,
+            candidates,
             (),
             self.pair.second,
             self.seeds,

@@ -6,16 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from esper_actors.evaluation.candidates import Candidate
-from esper_actors.evaluation.pool import EvaluatorPool, all_scores, make_evaluators
-from esper_actors.rollout.runner import Interrupted
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from esper_ray.cli.signals import StopRequest
+from esper_actors.evaluation.candidates import Candidate
+from esper_actors.evaluation.pool import EvaluatorPool, all_scores, make_evaluators
+from esper_actors.rollout.runner import Interrupted
+from esper_actors.training.stop_request import StopRequest
 from esper_ray.karn.reports import evaluation_report as scoreboard
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
 from esper_ray.leyline.config.run import RunConfig
@@ -30,8 +30,8 @@ WIDEST = 1000
 """Columns in which any table fits."""
 
 
-def environment_of(config: RunConfig, contestants: Sequence[Candidate]) -> None:
-    """See that every contestant can play under ``config``, before anything is started.
+def environment_of(config: RunConfig, candidates: Sequence[Candidate]) -> None:
+    """See that every candidate can play under ``config``, before anything is started.
 
     Raises:
         UsageError: if one cannot.
@@ -41,7 +41,7 @@ def environment_of(config: RunConfig, contestants: Sequence[Candidate]) -> None:
     organism = build_organism(config, load_task(config.task, device), device, seed=0)
     limits = growth_limits(config.growth, organism.model)
     topologies = {slot: organism.model.cell(slot).shape.topology for slot in organism.model.slot_ids}
-    for entry in contestants:
+    for entry in candidates:
         entry.check_serves(topologies)
         try:
             entry.policy(limits, config.task.name, "cpu", greedy=True)
@@ -55,7 +55,7 @@ class EvaluationJob:
     def __init__(
         self,
         config: RunConfig,
-        contestants: Sequence[Candidate],
+        candidates: Sequence[Candidate],
         unsteered: Sequence[str],
         control: str,
         seeds: Sequence[int],
@@ -63,7 +63,7 @@ class EvaluationJob:
         *,
         sample: bool,
     ) -> None:
-        self.config, self.contestants, self.unsteered = config, list(contestants), tuple(unsteered)
+        self.config, self.candidates, self.unsteered = config, list(candidates), tuple(unsteered)
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
         self.scores: list[Score] = []
@@ -75,7 +75,7 @@ class EvaluationJob:
         Raises:
             UsageError: if the folder cannot be written.
         """
-        by_label = {entry.label: entry for entry in self.contestants}
+        by_label = {entry.label: entry for entry in self.candidates}
         players = make_evaluators(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
         self._make_folder()
         self.console.print(self._headline(), highlight=False, soft_wrap=True)
@@ -107,7 +107,7 @@ class EvaluationJob:
 
     @property
     def _total(self) -> int:
-        return (len(self.contestants) + len(self.unsteered)) * len(self.seeds)
+        return (len(self.candidates) + len(self.unsteered)) * len(self.seeds)
 
     def _make_folder(self) -> None:
         try:
@@ -127,7 +127,7 @@ class EvaluationJob:
         )
 
     def _headline(self) -> str:
-        names = ", ".join([*(entry.label for entry in self.contestants), *self.unsteered])
+        names = ", ".join([*(entry.label for entry in self.candidates), *self.unsteered])
         config = self.config
         return (
             f"{config.name}: task {config.task.name}, {len(self.seeds)} seeds from {self.seeds[0]}, "
@@ -159,7 +159,7 @@ class EvaluationJob:
         first = scores[0]
         price_pp = 100.0 * self.config.reward.param_penalty_weight / self.config.reward.param_budget
         curves = {}
-        for entry in self.contestants:
+        for entry in self.candidates:
             run = None if entry.run is None else RunDirectory.open(entry.run)
             if run is not None and run.config().environment_digest() == self.config.environment_digest():
                 curves[entry.label] = objective_by_round(run, first.parameters - first.grown_parameters, price_pp)
@@ -187,7 +187,7 @@ class EvaluationJob:
 
     @property
     def _reference(self) -> str:
-        return self.contestants[0].label
+        return self.candidates[0].label
 
     def _show(self, found: Sequence[Summary], fought: Sequence[PairedComparison]) -> None:
         width = self.console.width

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from esper_actors.training.checkpoint import checkpoints_in, round_of
-
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.runs.remote_copy import STATE, pull
 from esper_ray.nissa.runs.run_directory import RunDirectory

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from esper_actors.cluster.settings import choose_ray_settings
 from rich.console import Console
 from rich.table import Table
 
+from esper_actors.cluster.settings import choose_ray_settings
+from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli import options as opt
-from esper_ray.cli.signals import StopRequest
 from esper_ray.karn.console.sweep_progress import sweep_progress
 from esper_ray.karn.reports import sweep_report
 from esper_ray.leyline.config.run import RunConfig

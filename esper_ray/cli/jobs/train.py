@@ -3,41 +3,32 @@
 import shlex
 import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from esper_actors.factory import make_workers
-from esper_actors.rollout.recorder import Assignment
-from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
-from esper_actors.rollout.snapshots import SnapshotPolicy
-from esper_actors.training.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
-from esper_actors.training.controller import Controller
-from esper_actors.training.delivering import SinkObserver, close_delivery
-from esper_actors.training.observing import observed
-from esper_policies.network import parameter_count
 from rich.console import Console
 from rich.table import Table
 
-from esper_ray.cli.jobs.exporters import exporters
-from esper_ray.cli.signals import StopRequest
+from esper_actors.rollout.recorder import Assignment
+from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
+from esper_actors.session import Result, TrainingSession, checkpoint_to_resume
+from esper_actors.training.checkpoint import checkpoints_in
+from esper_actors.training.listeners import MetricsObserver, SinkObserver
+from esper_actors.training.round_summary import Progress
+from esper_actors.training.stop_request import StopRequest
+from esper_policies.network import parameter_count
 from esper_ray.environment import MorphogenesisEnv
-from esper_ray.karn.console.progress import describe_duration, describe_operations, progress_for
-from esper_ray.karn.reports.run_summary import draw_run
-from esper_ray.leyline.config.loading import difference
+from esper_ray.karn.console.progress import RunHeader, describe_duration, describe_operations, progress_for
+from esper_ray.karn.reports.run_summary import PictureObserver, draw_run
+from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
-from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
-from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
-from esper_ray.nissa.sinks.protocol import RunFacts
-from esper_ray.nissa.sinks.registry import SINKS
 
 
 class PPOJob:
-    """Train a policy: start or resume, run, and leave everything in its place."""
+    """Train a policy on the command line: start or resume a run, show it, and return the exit code."""
 
     def __init__(
         self,
@@ -57,34 +48,31 @@ class PPOJob:
         """
         Args:
             parent: folder in which the run directory is made.
-            previous: a run to go on with instead.
+            previous: a run to resume instead.
             save: where to copy the final checkpoint.
             run_id: name of the run directory, if it is not to be made up.
             storage: where to keep a copy of the run; that of ``previous`` if it is not given.
             label: begins every line of progress, where several runs are shown together.
-            metrics_port: where to serve metrics for Prometheus while the run goes on; 0 takes a free port.
-            sinks: names of other places that get the numbers of rounds.
+            metrics_port: where to serve metrics for Prometheus while the run lasts; 0 takes a free port.
+            sinks: names of sinks that get the numbers of rounds.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
             CheckpointError: if ``previous`` has no usable checkpoint.
         """
-        self.config = config
-        self.serial = serial
+        self.config = build(config.model_dump(mode="json"), {"system.workers": "local"}) if serial else config
         self.save = save
         self.label = label
         self.metrics_port, self.sinks = metrics_port, sinks
         self.console = Console()
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
-        self.checkpoint = None if previous is None else _checkpoint_to_resume(previous, config)
+        self.checkpoint = None if previous is None else checkpoint_to_resume(previous, config)
         names = Names(parent.name, label) if label else None  # sides of a comparison are shown together
-        self.run_directory = previous or RunDirectory.create(parent, config, command, run_id, names)
-        self._fresh = previous is None
-        storage = storage or self.run_directory.read_manifest().get("storage")
-        self._mirror = None if storage is None else RemoteCopy(Storage(storage), self.run_directory)
-        if storage is not None:
-            self.run_directory.write_manifest(self.run_directory.read_manifest() | {"storage": storage})
+        self.run_directory = previous or RunDirectory.create(parent, self.config, command, run_id, names)
+        self.storage = storage or self.run_directory.read_manifest().get("storage")
+        if self.storage is not None:
+            self.run_directory.write_manifest(self.run_directory.read_manifest() | {"storage": self.storage})
 
     def run(self) -> int:
         """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
@@ -92,63 +80,32 @@ class PPOJob:
             return self.run_until(stop)
 
     def run_until(self, stop: StopRequest) -> int:
-        """As :meth:`run`, in any thread. Signals are listened to by whoever has made ``stop``."""
-        if self.checkpoint is not None and self.checkpoint.round_index >= self.config.ppo.rounds:
-            self.console.print(
-                f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds", soft_wrap=True
-            )
+        """Like :meth:`run`, in any thread. The owner of ``stop`` receives the signals."""
+        if self.checkpoint is not None and self.run_directory.read_manifest()["status"] == "finished":
+            self._print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
             self._copy_final_checkpoint()
             return 0
-        delivery = self._delivery()
-        try:
-            run = self.run_directory
-            keeping = SnapshotPolicy(self._snapshots(), self.config.system.snapshot_every)
-            metrics = None if self.config.telemetry.level == "off" else run.names
-            hired = make_workers(self.config, serial=self.serial, keeping=keeping, label=run.run_id, metrics=metrics)
-            self.console.print(f"run {run.path}", highlight=False, soft_wrap=True)
-            self.console.print(f"{self._headline()}\nplan: {hired.plan()}", highlight=False, soft_wrap=True)
-            with hired as crew:
-                stop.listen()
-                self.console.print(crew.describe(), highlight=False, soft_wrap=True)
-                done_before = 0 if self.checkpoint is None else self.checkpoint.round_index
-                with (
-                    exporters(*run.names, self.metrics_port, crew.exporter, self.console) as exporter,
-                    progress_for(self.config, self.console, done_before, self.label) as shown,
-                    observed(self.config, run, exporter, shown) as watching,
-                ):
-                    listener = SinkObserver(delivery, run, watching)
-                    controller = Controller(self.config, crew, run, listener, stop, self._mirror, watching)
-                    if self.checkpoint is None:
-                        controller.start()
-                    else:
-                        controller.resume(self.checkpoint)
-                    _set_status(self.run_directory, "running")
-                    done = controller.run()
-                digest = controller.weights_digest()
-        except BaseException as error:
-            self._close(delivery, "failed", 1.0 if isinstance(error, SystemExit) else DRAIN_SECONDS)
-            self._abandon()
-            raise
-        code = self._finish(controller, digest) if done else self._interrupted(controller, stop)
-        self._close(delivery, "finished" if done else "interrupted")
-        return code
+        session = TrainingSession(
+            self.config, self.run_directory, self.checkpoint, observers=self._observers(), storage=self.storage
+        )
+        result = session.run(stop)
+        if result.status == "interrupted":
+            return self._report_interruption(result, stop)
+        self._copy_final_checkpoint()
+        self.console.print(_summary_table(self.run_directory, result.progress))
+        digest = self.run_directory.read_manifest()["policy_sha256"]
+        run = self.run_directory
+        self._print(f"policy weights sha256 {digest}\nrun directory {run.path}\npicture {run.picture}")
+        return 0
 
-    def _delivery(self) -> Delivery:
-        run, done = self.run_directory, 0 if self.checkpoint is None else self.checkpoint.round_index
-        facts = RunFacts(*run.names, run.path, self.config.flat(), done)
-        return Delivery((SINKS[name]() for name in self.sinks), facts)
-
-    def _close(self, delivery: Delivery, status: str, patience_s: float = DRAIN_SECONDS) -> None:
-        """End the sinks; say what they could not do."""
-        picture = self.run_directory.picture if status == "finished" else None
-        for fault in close_delivery(delivery, self.run_directory, status, picture, patience_s):
-            self.console.print(fault.describe(), highlight=False, soft_wrap=True)
-
-    def _snapshots(self) -> str:
-        """Where episodes are kept while they are played."""
-        if self._mirror is None:
-            return str(self.run_directory.snapshots.absolute())
-        return place_within(self._mirror.place, "snapshots")
+    def _observers(self) -> list[RunObserver]:
+        return [
+            PictureObserver(),
+            SinkObserver(self.sinks),
+            RunHeader(self.console, self._headline()),
+            MetricsObserver(self.metrics_port, on_serving=lambda url: self._print(f"metrics {url}")),
+            progress_for(self.config, self.console, self.label),
+        ]
 
     def _headline(self) -> str:
         config = self.config
@@ -159,76 +116,23 @@ class PPOJob:
             f"policy of {parameter_count(config.policy):,} parameters"
         )
 
-    def _finish(self, controller: Controller, digest: str) -> int:
-        run = self.run_directory
-        run.log([{"kind": "run_finished", "policy_sha256": digest}])
-        run.close()
-        _set_status(run, "finished", policy_sha256=digest)
-        draw_run(run)
-        self._copy_final_checkpoint()
-        self._push()
-        shutil.rmtree(run.snapshots, ignore_errors=True)
-        self.console.print(_summary_table(run, controller))
-        self.console.print(
-            f"policy weights sha256 {digest}\nrun directory {run.path}\npicture {run.picture}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return 0
-
-    def _push(self) -> None:
-        """Bring the copy up to date; say so if that cannot be done."""
-        if self._mirror is not None:
-            try:
-                self._mirror.push()
-            except StorageError as error:
-                self.console.print(f"the copy of the run is not complete: {error}", highlight=False, soft_wrap=True)
-
     def _copy_final_checkpoint(self) -> None:
         if self.save is not None:
             shutil.copytree(checkpoints_in(self.run_directory.checkpoints)[-1], self.save)
 
-    def _interrupted(self, controller: Controller, stop: StopRequest) -> int:
-        run = self.run_directory
-        _set_status(run, "interrupted")
-        self._push()
-        newest = checkpoints_in(run.checkpoints)[-1]
-        go_on = f"esper train ppo --resume {shlex.quote(str(run.path))}"
-        go_on += " --serial" if self.serial else ""
-        go_on += "" if self.save is None else f" --save {shlex.quote(str(self.save))}"
-        self.console.print(
-            f"stopped after {controller.progress.round_index} of {self.config.ppo.rounds} rounds; saved {newest}\n"
-            f"go on with: {go_on}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def _report_interruption(self, result: Result, stop: StopRequest) -> int:
+        newest = checkpoints_in(result.run.checkpoints)[-1]
+        command = f"esper train ppo --resume {shlex.quote(str(result.run.path))}"
+        command += "" if self.save is None else f" --save {shlex.quote(str(self.save))}"
+        done = f"{result.progress.round_index} of {self.config.ppo.rounds}"
+        self._print(f"stopped after {done} rounds; saved {newest}\nresume with: {command}")
         return stop.exit_code
 
-    def _abandon(self) -> None:
-        """After an error: a fresh run that has not saved anything leaves no directory behind."""
-        if self._fresh and not checkpoints_in(self.run_directory.checkpoints):
-            shutil.rmtree(self.run_directory.path, ignore_errors=True)
-        else:
-            _set_status(self.run_directory, "failed")
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def _set_status(run: RunDirectory, status: str, **more: Any) -> None:
-    tree = run.read_manifest() | {"status": status} | more
-    tree["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-    run.write_manifest(tree)
-
-
-def _checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
-    differences = difference(run.config(), config)
-    if differences:
-        raise UsageError(f"{run.path} was started with another configuration:\n" + "\n".join(differences))
-    found = checkpoints_in(run.checkpoints)
-    if not found:
-        raise CheckpointError(f"{run.path} holds no complete checkpoint")
-    return load_checkpoint(found[-1], config)
-
-
-def _summary_table(run: RunDirectory, controller: Controller) -> Table:
+def _summary_table(run: RunDirectory, progress: Progress) -> Table:
     rounds = run.rounds()
     table = Table(title="summary", title_justify="left", header_style="bold")
     for name in ("", "first round", "last round"):
@@ -245,7 +149,6 @@ def _summary_table(run: RunDirectory, controller: Controller) -> Table:
         table.add_row(label, form.format(float(rounds[0][key])), form.format(float(rounds[-1][key])))
     table.add_row("operations", describe_operations(rounds[0]), describe_operations(rounds[-1]))
     table.add_section()
-    progress = controller.progress
     table.add_row("environment steps", "", f"{progress.env_steps} ({progress.env_steps / progress.seconds:.1f}/s)")
     table.add_row("time in rounds", "", describe_duration(progress.seconds))
     best = progress.best
@@ -278,6 +181,7 @@ class HeuristicJob:
     def run(self) -> int:
         """Exit code: 0 when all episodes are played, 130 or 143 after a signal."""
         import torch
+
         from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 
         torch.set_num_threads(self.config.system.threads)
@@ -302,14 +206,14 @@ class HeuristicJob:
                     highlight=False,
                     soft_wrap=True,
                 )
-                _set_status(self.run_directory, "interrupted")
+                self.run_directory.set_status("interrupted")
                 return stop.exit_code
             except BaseException:
-                _set_status(self.run_directory, "failed")
+                self.run_directory.set_status("failed")
                 raise
         self.run_directory.close()
         draw_run(self.run_directory)
-        _set_status(self.run_directory, "finished")
+        self.run_directory.set_status("finished")
         self.console.print(f"picture {self.run_directory.picture}", highlight=False, soft_wrap=True)
         return 0
 

@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
+from threading import Event, Lock, Thread
 from typing import Any
 
 from rich.console import Console, Group
@@ -14,7 +16,10 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
 
+LINE_SECONDS = 30.0
+"""Longest time without a line of plain progress."""
 ROWS = 12
 """Rounds that the live table shows."""
 SHORT = {
@@ -55,62 +60,134 @@ class RoundClock:
         return (time.monotonic() - self._began) / self._done * rounds_left
 
 
-class PlainProgress:
-    """One line per round, for logs and pipes."""
+class RunHeader(RunObserver):
+    """Prints what a run is and where its workers are, before the first round."""
 
-    def __init__(self, config: RunConfig, console: Console, label: str = "") -> None:
+    def __init__(self, console: Console, headline: str) -> None:
+        self._console, self._headline = console, headline
+
+    def run_opened(self, context: RunContext) -> None:
+        lines = f"run {context.run.path}\n{self._headline}\nplan: {context.workers}"
+        self._console.print(lines, highlight=False, soft_wrap=True)
+
+    def run_started(self, context: RunContext) -> None:
+        self._console.print(context.workers, highlight=False, soft_wrap=True)
+
+
+class PlainProgress(RunObserver):
+    """One line per round for logs and pipes, and one at least every 30 seconds in between."""
+
+    def __init__(self, console: Console | None = None, label: str = "", every_s: float = LINE_SECONDS) -> None:
         """
         Args:
+            console: where the lines go; standard output if left out.
             label: begins every line.
+            every_s: longest time without a line, in seconds.
         """
-        self._rounds = config.ppo.rounds
         self._label = f"{label}  " if label else ""
-        self._console = console
-        self._clock = RoundClock(config.ppo.rounds)
+        self._console = console or Console()
+        self._every_s = every_s
+        self._ended = Event()
+        self._lock = Lock()
+        self._printed = time.monotonic()
 
-    def __enter__(self) -> "PlainProgress":
-        return self
+    def run_opened(self, context: RunContext) -> None:
+        self._counter = StepCounter(context.config, context.rounds_done)
+        self._printed = time.monotonic()
+        Thread(target=self._watch, name="progress", daemon=True).start()
 
-    def __exit__(self, *exception: object) -> None:
-        return None
+    def run_started(self, context: RunContext) -> None:
+        self._counter.begin()
+        self._clock = RoundClock(context.config.ppo.rounds)
+
+    def samples_received(self, records: Sequence[Record]) -> None:
+        self._counter.add(records)
 
     def episode_finished(self, episode: Episode) -> None:
-        """Nothing: a line per episode would be too much."""
+        self._counter.finish(episode)
 
-    def updating(self) -> None:
-        """Nothing."""
+    def update_started(self) -> None:
+        self._counter.phase = "learning"
 
-    def fault_happened(self, fault: Fault) -> None:
-        """Print it."""
-        self._console.print(f"{self._label}{fault.describe()}", highlight=False, soft_wrap=True)
+    def fault_occurred(self, fault: Fault) -> None:
+        self._print(fault.describe())
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """Print the line."""
-        self._console.print(
-            f"{self._label}round {row['round'] + 1}/{self._rounds}  "
+        self._counter.next_round(row["round"] + 1)
+        self._print(
+            f"round {row['round'] + 1}/{self._counter.rounds}  "
             f"{timing['env_steps_per_second']:.1f} steps/s  "
             f"return {row['return_mean']:+.2f}  "
             f"accuracy {row['val_accuracy_ratio']:.1%}  "
             f"growth {row['growth_ratio']:.2f}x  "
             f"{describe_operations(row)}  "
-            f"left {describe_duration(self._clock.left(row))}",
-            highlight=False,
-            soft_wrap=True,
+            f"left {describe_duration(self._clock.left(row))}"
         )
 
+    def run_ended(self, status: str) -> None:
+        self._ended.set()
 
-class LiveProgress:
-    """A table of the last rounds with a bar for the present one."""
+    def _print(self, line: str) -> None:
+        with self._lock:
+            self._printed = time.monotonic()
+            self._console.print(f"{self._label}{line}", highlight=False, soft_wrap=True)
 
-    def __init__(self, config: RunConfig, console: Console, done: int = 0) -> None:
-        """
-        Args:
-            done: rounds that were finished before this process began.
-        """
+    def _watch(self) -> None:
+        """Print a line whenever none has been printed for so long."""
+        while not self._ended.wait(max(0.0, self._printed + self._every_s - time.monotonic())):
+            if time.monotonic() - self._printed >= self._every_s:
+                self._print(self._counter.describe())
+
+
+class StepCounter:
+    """Counts the steps of the present round, from samples and from finished episodes."""
+
+    def __init__(self, config: RunConfig, rounds_done: int) -> None:
+        self.rounds = config.ppo.rounds
+        self.phase = "starting the workers"
+        self._envs, self._expected = config.system.envs, config.system.envs * config.episode_length
+        self._round = rounds_done
+        self._steps: dict[int, int] = {}
+        self._began = time.monotonic()
+
+    def begin(self) -> None:
+        """The workers have started."""
+        self.next_round(self._round)
+
+    def next_round(self, index: int) -> None:
+        """Count from 0 for round ``index``; steps of later episodes that have been counted stay."""
+        self._round, self.phase, self._began = index, "playing", time.monotonic()
+        self._steps = {episode: steps for episode, steps in self._steps.items() if episode // self._envs >= index}
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Count the steps that samples report."""
+        for record in records:
+            if record["kind"] == "env_epoch":
+                self._steps[record["episode"]] = record["step"]
+
+    def finish(self, episode: Episode) -> None:
+        """Count all steps of an episode."""
+        self._steps[episode.index] = len(episode.trajectory)
+
+    def describe(self) -> str:
+        """Round, steps and speed, for example ``round 1: 120 of 320 steps, 14.0 steps/s``."""
+        if self.phase == "starting the workers":
+            return self.phase
+        steps = sum(steps for episode, steps in list(self._steps.items()) if episode // self._envs == self._round)
+        if self.phase == "learning":
+            return f"round {self._round + 1}: learning from {steps} steps"
+        speed = steps / max(time.monotonic() - self._began, 1e-9)
+        return f"round {self._round + 1}: {steps} of {self._expected} steps, {speed:.1f} steps/s"
+
+
+class LiveProgress(RunObserver):
+    """A table of the last rounds with a bar for the present one, redrawn on a terminal."""
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
         self._config = config
         self._clock = RoundClock(config.ppo.rounds)
         self._rows: list[tuple[str, ...]] = []
-        self._last_round = done
+        self._last_round = 0
         self._present: list[Episode] = []
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -123,31 +200,30 @@ class LiveProgress:
         self._left = "time left: after the first round"
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
-    def __enter__(self) -> "LiveProgress":
+    def run_started(self, context: RunContext) -> None:
+        self._last_round = context.rounds_done
+        self._clock = RoundClock(self._config.ppo.rounds)
         self._live.start()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
+    def run_ended(self, status: str) -> None:
+        if not self._live.is_started:
+            return
         self._bar.update(self._task, visible=False)
         self._left = ""
         self._present = []
         self._live.stop()
 
     def episode_finished(self, episode: Episode) -> None:
-        """Advance the bar."""
         self._present.append(episode)
         self._bar.update(self._task, description="playing", advance=1)
 
-    def fault_happened(self, fault: Fault) -> None:
-        """Print it above the table."""
+    def fault_occurred(self, fault: Fault) -> None:
         self._live.console.print(fault.describe(), highlight=False, soft_wrap=True)
 
-    def updating(self) -> None:
-        """Say so."""
+    def update_started(self) -> None:
         self._bar.update(self._task, description="learning")
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """Add the row."""
         self._last_round = row["round"] + 1
         self._rows.append(
             (
@@ -190,11 +266,11 @@ class LiveProgress:
         )
 
 
-def progress_for(config: RunConfig, console: Console, done: int = 0, label: str = "") -> LiveProgress | PlainProgress:
-    """The live table on a terminal, plain lines elsewhere; ``done`` rounds were finished before.
+def progress_for(config: RunConfig, console: Console, label: str = "") -> LiveProgress | PlainProgress:
+    """The live table on a terminal, plain lines elsewhere.
 
     Args:
-        label: of one run among several that are shown together, in lines on a terminal too.
+        label: of one run among several that are shown together, which get lines on a terminal too.
     """
     alone = console.is_terminal and not label
-    return LiveProgress(config, console, done) if alone else PlainProgress(config, console, label)
+    return LiveProgress(config, console) if alone else PlainProgress(console, label)

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import AMPLIFIED, Stage
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 STAGE_COLOURS = {
@@ -47,6 +48,17 @@ class EpisodeStory:
     """Its ``env_epoch`` records."""
     start: dict[str, Any]
     """Its ``episode_started`` record."""
+
+
+class PictureObserver(RunObserver):
+    """Draws the picture of a run that has finished."""
+
+    def run_opened(self, context: RunContext) -> None:
+        self._run = context.run
+
+    def run_ended(self, status: str) -> None:
+        if status == "finished":
+            draw_run(self._run)
 
 
 def draw_run(run: RunDirectory) -> None:

@@ -11,6 +11,7 @@ Level = Literal["off", "normal", "debug"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 FREE = (
+    "workers",
     "envs_per_actor",
     "slots_per_actor",
     "gpus_per_actor",
@@ -27,6 +28,9 @@ FREE = (
 class SystemConfig(Section):
     """Where things run."""
 
+    workers: Literal["ray", "local"] = Field(
+        "ray", description="ray: actors on a cluster; local: environments and learner in the process of the run"
+    )
     envs: Count = Field(2, description="episodes per round")
     envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
     slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")

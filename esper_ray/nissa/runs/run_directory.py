@@ -1,7 +1,7 @@
 """Run directory ``runs/<run_id>/``: manifest, configuration, event log, rounds, timings, checkpoints, picture.
 
 Files that are equal in equal runs (``rounds.csv``, the events apart from their run id) are separate from those that
-are not (``timings.csv``, the manifest). A checkpoint holds the lengths of the files, from which a resumed run continues.
+are not (``timings.csv``, the manifest). A checkpoint holds the lengths of the files; a resumed run continues there.
 """
 
 import csv
@@ -146,6 +146,11 @@ class RunDirectory:
         temporary.write_text(json.dumps(tree, indent=2) + "\n")
         os.replace(temporary, self.path / "manifest.json")
 
+    def set_status(self, status: str, **more: Any) -> None:
+        """Note in the manifest how the run stands."""
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        self.write_manifest(self.read_manifest() | {"status": status, "updated": updated} | more)
+
     def log(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records to the event log, see :meth:`EventLog.append`."""
         self.event_log.append(records)
@@ -208,7 +213,10 @@ class RunDirectory:
             RunDirectoryError: if that run is shorter.
             EventLogError: if its log is.
         """
-        for name in (*GROWING, other.event_log.tail.name):  # lines before the parts that they may be compacted to meanwhile
+        for name in (
+            *GROWING,
+            other.event_log.tail.name,
+        ):  # lines before the parts that they may be compacted to meanwhile
             shutil.copyfile(other.path / name, self.path / name)
         for part in other.event_log.parts():
             shutil.copytree(part.path, self.path / part.path.relative_to(other.path), dirs_exist_ok=True)

@@ -147,8 +147,7 @@ class SweepDirectory:
         """Write the status into the manifest of a trial, if it has been started."""
         run = self.run(trial)
         if run is not None:
-            updated = datetime.now(UTC).isoformat(timespec="seconds")
-            run.write_manifest(run.read_manifest() | {"status": status, "updated": updated} | more)
+            run.set_status(status, **more)
 
     def settings(self, trial: str) -> dict[str, Any]:
         """Settings of a trial that differ from the base, with their present values."""

@@ -78,14 +78,14 @@ def test_opening_is_tried_again():
     assert [index for index, _ in sink.rounds] == [1, 2]
 
 
-def test_a_sink_that_always_fails_is_given_up():
+def test_a_sink_is_disabled_after_consecutive_failures():
     sink = Notes(at_opening=10**6)
     told = delivered(sink, 20)
-    assert told == ["ConnectionError: nobody answers", f"given up after {TRIES} failures in a row: {told[0]}"]
+    assert told == ["ConnectionError: nobody answers", f"disabled after {TRIES} consecutive failures: {told[0]}"]
     assert len(sink.opened) == TRIES
 
 
-def test_a_sink_that_hangs_delays_nobody_and_what_it_missed_is_counted():
+def test_a_hanging_sink_delays_no_other_and_its_dropped_rounds_are_counted():
     sink, other = Hanging(), Notes()
     delivery = Delivery([sink, other], FACTS)
     delivery.round({}, 0)
@@ -97,8 +97,8 @@ def test_a_sink_that_hangs_delays_nobody_and_what_it_missed_is_counted():
     delivery.close("finished", None, 0.5)
     assert time.monotonic() - began < 15
     told = {problem.what for problem in delivery.problems() if problem.sink == "notes"}
-    assert f"it has not taken everything in time; {QUEUE_SIZE} messages were left" in told
-    assert "12 messages were dropped because it was too slow" in told
+    assert f"not drained in time; {QUEUE_SIZE} messages are left" in told
+    assert "12 messages were dropped: the sink is too slow" in told
     assert len(other.rounds) == QUEUE_SIZE + 11
     sink.let_go.set()
 

@@ -1,0 +1,250 @@
+"""Training a run from its configuration to its last checkpoint: the one owner of that.
+
+The command line, trials of sweeps, comparisons, benchmarks and people call :func:`train`. Dataflow::
+
+    run directory (new, or an existing one that is resumed) -> worker group -> controller -> rounds
+    observers hear of everything; the run directory is complete when ``train`` returns or raises
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from esper_actors.evaluation.export import export_policy
+from esper_actors.factory import make_workers
+from esper_actors.rollout.snapshots import SnapshotPolicy
+from esper_actors.training.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.controller import Controller
+from esper_actors.training.listeners import MetricsObserver, ObserverGroup
+from esper_actors.training.round_summary import Progress
+from esper_actors.training.stop_request import StopRequest
+from esper_actors.training.workers import WorkerGroup
+from esper_policies.bundle import PolicyBundle, load_bundle
+from esper_ray.leyline.config.loading import build, difference
+from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.faults import Fault
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
+from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What :func:`train` returns."""
+
+    run: RunDirectory
+    status: str
+    """``finished`` or ``interrupted``."""
+    progress: Progress
+    """What the run has counted: rounds, steps, the best episode and round."""
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The round with the highest mean validation accuracy, and the checkpoint of the policy that played it."""
+        return dict(self.progress.best_round)
+
+    @property
+    def policy(self) -> PolicyBundle:
+        """The policy of the newest checkpoint, for :func:`esper_ray.grow` or an evaluation."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "policy.esper"
+            export_policy(self.run.path, path)
+            return load_bundle(path)
+
+
+def train(
+    config: RunConfig,
+    *,
+    rounds: int | None = None,
+    run: RunDirectory | str | Path | None = None,
+    workers: WorkerGroup | None = None,
+    observers: Sequence[RunObserver] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> Result:
+    """Train a policy by PPO, in a new run directory or in one that is resumed.
+
+    May be called from a notebook and from any thread. In the main thread the first Ctrl-C ends the run after the
+    present step, saved and resumable; elsewhere no signal handler is installed.
+
+    Args:
+        rounds: overrides ``ppo.rounds``.
+        run: a run directory, or its path. One that holds checkpoints is resumed from the newest; a path that does
+            not exist becomes a new run; a folder named ``runs`` gets a new run of a made-up name if left out.
+        workers: a worker group that is not open yet; the one of ``system.workers`` if left out.
+        observers: called with what happens, besides the run directory's own.
+        should_stop: checked between steps; replaces the handling of Ctrl-C.
+
+    Raises:
+        UsageError: if ``run`` was started with another configuration.
+        CheckpointError: if its newest checkpoint cannot be used.
+        WorkerGroupError: if no environment or no learner is left.
+        UserError: see the errors of the task, the configuration and the cluster.
+    """
+    if rounds is not None:
+        config = build(config.model_dump(mode="json"), {"ppo.rounds": rounds})
+    directory = _directory(run, config)
+    checkpoint = checkpoint_to_resume(directory, config) if checkpoints_in(directory.checkpoints) else None
+    if checkpoint is not None and directory.read_manifest()["status"] == "finished":
+        return Result(directory, "finished", Progress(**checkpoint.progress))
+    own = StopRequest() if should_stop is None else None
+    stop = should_stop or own or StopRequest()
+    with own or nullcontext():
+        session = TrainingSession(config, directory, checkpoint, observers=[MetricsObserver(), *observers])
+        return session.run(stop, workers)
+
+
+def checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
+    """The newest checkpoint of a run that was started with ``config``.
+
+    Raises:
+        UsageError: if the run has another configuration, with the differences.
+        CheckpointError: if there is no complete checkpoint, or the newest cannot be used.
+    """
+    differences = difference(run.config(), config)
+    if differences:
+        raise UsageError(f"{run.path} was started with another configuration:\n" + "\n".join(differences))
+    paths = checkpoints_in(run.checkpoints)
+    if not paths:
+        raise CheckpointError(f"{run.path} holds no complete checkpoint")
+    return load_checkpoint(paths[-1], config)
+
+
+def _directory(run: RunDirectory | str | Path | None, config: RunConfig) -> RunDirectory:
+    if isinstance(run, RunDirectory):
+        return run
+    path = None if run is None else Path(run)
+    if path is not None and path.exists():
+        return RunDirectory.open(path)
+    parent = Path("runs") if path is None else path.parent
+    return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name)
+
+
+class TrainingSession:
+    """One run in this process: opens the workers, runs the rounds, and leaves the run directory complete."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        checkpoint: Checkpoint | None,
+        *,
+        observers: Sequence[RunObserver] = (),
+        storage: str | None = None,
+        snapshots: SnapshotPolicy | None = None,
+        samples: bool = True,
+        supervised: bool = False,
+    ) -> None:
+        """
+        Args:
+            checkpoint: is resumed from; without one the run starts.
+            storage: folder or URI for a copy of the run, which is brought up to date after every round.
+            snapshots: where unfinished episodes are saved; in the run directory or its copy if left out.
+            samples: whether steps of unfinished episodes are sampled.
+            supervised: whether somebody else, such as a sweep, decides what an error means for the run: its directory
+                and its status stay then as they are.
+        """
+        self.config, self.run_directory, self.checkpoint = config, run, checkpoint
+        self._observers = ObserverGroup(observers)
+        self._samples, self._supervised = samples, supervised
+        self._copy = None if storage is None else RemoteCopy(Storage(storage), run)
+        self._own_snapshots = snapshots is None
+        place = str(run.snapshots.absolute()) if storage is None or self._copy is None else self._copy_snapshots()
+        self.snapshots = snapshots or SnapshotPolicy(place, config.system.snapshot_every)
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds that were finished before."""
+        return 0 if self.checkpoint is None else self.checkpoint.round_index
+
+    def run(self, should_stop: Callable[[], bool], workers: WorkerGroup | None = None) -> Result:
+        """Run until all rounds are done or a stop is requested.
+
+        Args:
+            workers: a worker group that is not open yet.
+
+        Raises:
+            WorkerGroupError: if no environment or no learner is left.
+            Exception: what an observer raises while the run starts, and errors of the program.
+        """
+        try:
+            group = workers or self._make_workers()
+            controller = Controller(
+                self.config, group, self.run_directory, self._observers, should_stop, self._copy, samples=self._samples
+            )
+            status = self._run(controller, group, should_stop)
+        except BaseException:
+            self._abandon()
+            self._observers.run_ended("failed")
+            raise
+        return Result(self.run_directory, status, controller.progress)
+
+    def _run(self, controller: Controller, group: WorkerGroup, should_stop: Callable[[], bool]) -> str:
+        resumed = self.checkpoint is not None
+        context = RunContext(
+            self.config, self.run_directory, self.rounds_done, resumed, group.plan(), controller.report_fault
+        )
+        self._observers.run_opened(context)
+        with group:
+            _listen_again(should_stop)
+            if self.checkpoint is None:
+                controller.start()
+            else:
+                controller.resume(self.checkpoint)
+            self._observers.run_started(replace(context, workers=group.describe(), exporter=group.exporter))
+            self.run_directory.set_status("running")
+            if controller.run():
+                status = "finished"
+                self._finish(controller)
+            else:
+                status = "interrupted"
+                self.run_directory.set_status(status)
+                self._push(controller)
+            self._observers.run_ended(status)
+        return status
+
+    def _make_workers(self) -> WorkerGroup:
+        names = None if self.config.telemetry.level == "off" else self.run_directory.names
+        return make_workers(self.config, snapshots=self.snapshots, label=self.run_directory.run_id, metrics=names)
+
+    def _copy_snapshots(self) -> str:
+        assert self._copy is not None
+        return place_within(self._copy.place, "snapshots")
+
+    def _finish(self, controller: Controller) -> None:
+        run, digest = self.run_directory, controller.weights_digest()
+        run.log([{"kind": "run_finished", "policy_sha256": digest}])
+        run.close()
+        run.set_status("finished", policy_sha256=digest)
+        self._push(controller)
+        if self._own_snapshots:
+            shutil.rmtree(run.snapshots, ignore_errors=True)
+
+    def _push(self, controller: Controller) -> None:
+        """Bring the copy up to date. A failure is a fault of the run."""
+        if self._copy is not None:
+            try:
+                self._copy.push()
+            except StorageError as error:
+                controller.report_fault(Fault("storage_failed", self._copy.place, f"the copy is not complete: {error}"))
+
+    def _abandon(self) -> None:
+        """After an error: the directory of a run that has saved nothing is removed."""
+        if self._supervised:
+            return
+        if self.checkpoint is None and not checkpoints_in(self.run_directory.checkpoints):
+            shutil.rmtree(self.run_directory.path, ignore_errors=True)
+        else:
+            self.run_directory.set_status("failed")
+
+
+def _listen_again(should_stop: Callable[[], bool]) -> None:
+    """Install signal handlers again, since Ray installs its own when it starts."""
+    if isinstance(should_stop, StopRequest):
+        should_stop.listen()

@@ -1,0 +1,220 @@
+"""Observers of a run that belong to the engine: the group of all of them, samples and metrics, sinks."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.policy import Episode
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.log.events import STRICT
+from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
+from esper_ray.nissa.metrics.projection import Change
+from esper_ray.nissa.metrics.publisher import MetricsPublisher
+from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
+from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
+from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
+from esper_ray.nissa.sinks.registry import SINKS
+
+logger = logging.getLogger(__name__)
+
+HURRIED_SECONDS = 1.0
+"""How long sinks are waited for when the process is told to exit at once."""
+KNOWN_AGAIN = ("round", "control", "anomaly", "environment_quarantined")
+"""Kinds of events from which the gauges of a resumed run follow."""
+
+
+class ObserverGroup(RunObserver):
+    """All observers of a run as one. An observer that raises is dropped and becomes a fault of the run."""
+
+    def __init__(
+        self, observers: Iterable[RunObserver], add_fault: Callable[[Fault], None] = lambda fault: None
+    ) -> None:
+        """
+        Args:
+            add_fault: records a fault of the run.
+        """
+        self._observers = list(observers)
+        self._add_fault = add_fault
+
+    def run_opened(self, context: RunContext) -> None:
+        for observer in self._observers:
+            observer.run_opened(context)
+
+    def run_started(self, context: RunContext) -> None:
+        for observer in self._observers:
+            observer.run_started(context)
+
+    def episode_finished(self, episode: Episode) -> None:
+        self._each(lambda observer: observer.episode_finished(episode))
+
+    def samples_received(self, records: Sequence[Record]) -> None:
+        self._each(lambda observer: observer.samples_received(records))
+
+    def update_started(self) -> None:
+        self._each(lambda observer: observer.update_started())
+
+    def round_logged(self, records: Sequence[Record]) -> None:
+        self._each(lambda observer: observer.round_logged(records))
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        self._each(lambda observer: observer.round_finished(row, timing))
+
+    def fault_occurred(self, fault: Fault) -> None:
+        self._each(lambda observer: observer.fault_occurred(fault))
+
+    def run_ended(self, status: str) -> None:
+        self._each(lambda observer: observer.run_ended(status))
+
+    def _each(self, call: Callable[[RunObserver], None]) -> None:
+        for observer in tuple(self._observers):
+            try:
+                call(observer)
+            except Exception as error:
+                if os.environ.get(STRICT) or isinstance(error, UserError):
+                    raise
+                logger.exception("an observer of the run failed and is dropped")
+                self._observers.remove(observer)
+                self.fault_occurred(
+                    Fault("observer_failed", type(observer).__name__, f"{type(error).__name__}: {error}")
+                )
+
+
+class SampleRecorder(RunObserver):
+    """Records the samples of episodes in play in the run directory, as far as there is room for them."""
+
+    def run_started(self, context: RunContext) -> None:
+        self._log, self._full = context.run.samples, False
+        self.lost = 0
+        """Samples that found no room, in the last call."""
+
+    def samples_received(self, records: Sequence[Record]) -> None:
+        samples = [record for record in records if KINDS[record["kind"]].delivery == "sample"]
+        self.lost = len(samples) if self._full else self._log.add(samples)
+        self._full |= self.lost > 0
+
+
+class MetricsObserver(RunObserver):
+    """Records samples and exports metrics: on a port of this machine, from the cluster of the workers, or both."""
+
+    def __init__(
+        self,
+        port: int | None = None,
+        *,
+        exporters: Sequence[Exporter] = (),
+        state: str = "training",
+        on_serving: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        """
+        Args:
+            port: where to serve metrics for Prometheus; 0 takes a free one, ``None`` serves none.
+            exporters: further exporters; they are not closed here.
+            state: of the run until it ends, one of :data:`~esper_ray.nissa.catalogue.metrics.STATES`.
+            on_serving: called with the address of the port.
+        """
+        self._port, self._exporters, self._state, self._on_serving = port, exporters, state, on_serving
+        self._recorder = SampleRecorder()
+        self._stack = ExitStack()
+        self._publisher: MetricsPublisher | None = None
+        self._envs = 1
+
+    def run_started(self, context: RunContext) -> None:
+        """
+        Raises:
+            ExporterError: if the port is taken.
+        """
+        self._recorder.run_started(context)
+        self._envs = context.config.system.envs
+        exporters = [*self._exporters, *([] if context.exporter is None else [context.exporter])]
+        if self._port is not None:
+            served = self._stack.enter_context(PrometheusExporter(*context.run.names, self._port))
+            self._on_serving(f"http://127.0.0.1:{served.port}/metrics")
+            exporters.append(served)
+        if not exporters:
+            return
+        self._publisher = MetricsPublisher(context.config, _CombinedExporter(exporters))
+        self._publisher.state(self._state)
+        if context.resumed:
+            self._publisher.resume(context.run.event_log.of_kinds(KNOWN_AGAIN))
+
+    def samples_received(self, records: Sequence[Record]) -> None:
+        self._recorder.samples_received(records)
+        if self._publisher is not None:
+            self._publisher.samples(records)
+            if self._recorder.lost:
+                self._publisher.lost(self._recorder.lost, "full")
+
+    def round_logged(self, records: Sequence[Record]) -> None:
+        if self._publisher is not None:
+            self._publisher.records(records)
+
+    def episode_finished(self, episode: Episode) -> None:
+        if self._publisher is not None:
+            self._publisher.records([{**record, "round": episode.index // self._envs} for record in episode.log])
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        if self._publisher is not None:
+            self._publisher.timed(timing)
+
+    def fault_occurred(self, fault: Fault) -> None:
+        if self._publisher is not None:
+            self._publisher.fault(fault.kind)
+
+    def run_ended(self, status: str) -> None:
+        if self._publisher is not None:
+            self._publisher.state(status)
+        self._stack.close()
+
+
+class _CombinedExporter:
+    """Several exporters as one."""
+
+    def __init__(self, exporters: Sequence[Exporter]) -> None:
+        self._exporters = exporters
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        changed = list(changes)
+        for exporter in self._exporters:
+            exporter.apply(changed)
+
+    def close(self) -> None:
+        for exporter in self._exporters:
+            exporter.close()
+
+
+class SinkObserver(RunObserver):
+    """Sends the numbers of rounds to sinks such as TensorBoard, and reports what they could not do."""
+
+    def __init__(self, sinks: Sequence[str]) -> None:
+        """
+        Args:
+            sinks: names of :data:`~esper_ray.nissa.sinks.registry.SINKS`.
+        """
+        self._names = sinks
+        self._context: RunContext | None = None
+
+    def run_opened(self, context: RunContext) -> None:
+        self._context = context
+        facts = RunFacts(*context.run.names, context.run.path, context.config.flat(), context.rounds_done)
+        self._delivery = Delivery((SINKS[name]() for name in self._names), facts)
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        self._delivery.round(scalar_values(row, timing), row["round"])
+        self._report()
+
+    def run_ended(self, status: str) -> None:
+        if self._context is None:
+            return
+        hurried = isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt)
+        picture = self._context.run.picture if status == "finished" else None
+        self._delivery.close(status, picture, HURRIED_SECONDS if hurried else DRAIN_SECONDS)
+        self._report()
+
+    def _report(self) -> None:
+        for problem in self._delivery.problems():
+            if self._context is not None:
+                self._context.report_fault(Fault("sink_failed", problem.sink, problem.what))

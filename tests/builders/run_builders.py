@@ -1,0 +1,6 @@
+"""Configurations of runs that play here or there."""
+
+
+def placed(config, workers):
+    """``config`` with another ``system.workers``."""
+    return config.model_copy(update={"system": config.system.model_copy(update={"workers": workers})})
