@@ -268,6 +268,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
 def test_on_ray_the_command_writes_the_same(told, out):
