@@ -15,8 +15,10 @@ from esper_ray.leyline.config.run import RunConfig
 os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
 choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
-settings.register_profile("untimed", deadline=None)  # how fast this machine is just now is no property of the code
-settings.load_profile("untimed")
+# The speed of the machine is no property of the code, so no example has a deadline. `make nightly` uses more examples.
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("nightly", deadline=None, max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 TINY = {
     "episode_length": 5,
