@@ -154,9 +154,8 @@ def test_an_unknown_choice_is_refused_naming_the_nearest_and_all(key, value, kin
 
 
 def test_an_unknown_choice_in_a_list_is_refused_naming_the_nearest():
-    with pytest.raises(
-        ConfigError, match=r"growth\.auto_forward\.1: unknown growth auto forward 'g22'; did you mean 'g2'"
-    ):
+    expected = r"growth\.auto_forward\.1: unknown growth auto forward 'g22'; did you mean 'g2'"
+    with pytest.raises(ConfigError, match=expected):
         build({}, {"growth.auto_forward": ["g1", "g22"]})
 
 

@@ -1,8 +1,8 @@
 """What is paid, and for what: the section ``reward`` of the configuration."""
 
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from esper_ray.leyline.config.base import (
     Count,
@@ -12,6 +12,7 @@ from esper_ray.leyline.config.base import (
     Number,
     Positive,
     Section,
+    known_names,
 )
 
 RewardMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
@@ -131,6 +132,12 @@ class RewardConfig(Section):
 
     loss: LossRewardConfig = LossRewardConfig()
     settlement: SettlementConfig = SettlementConfig()
+
+    @field_validator("mode", "family", mode="before")
+    @classmethod
+    def _known(cls, name: Any, info: ValidationInfo) -> Any:
+        choices = REWARD_MODES if info.field_name == "mode" else get_args(RewardFamily)
+        return known_names(f"reward {info.field_name}", (name,), choices)[0] if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _mode_belongs_to_family(self) -> Self:
