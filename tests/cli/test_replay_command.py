@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_builders import call
 
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,7 @@ def run(finished, tmp_path):
 
 def as_lines(run):
     """The events as the lines of JSON that they were before they became Parquet, which is gone."""
-    records = [{"schema": SCHEMA, **record} for record in RunDirectory.open(run).events()]
+    records = [{"schema": EVENT_SCHEMA, **record} for record in RunDirectory.open(run).events()]
     shutil.rmtree(run / "events")
     return records
 

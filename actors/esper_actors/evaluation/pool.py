@@ -18,10 +18,10 @@ from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator, FinalNetwork
 from esper_actors.rollout.runner import Interrupted
+from esper_actors.training.workers import ShouldStop
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
 
-ShouldStop = Callable[[], bool]
 OnScore = Callable[[Score], None]
 POLL_SECONDS = 0.2
 

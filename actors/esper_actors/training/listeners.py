@@ -10,13 +10,14 @@ from typing import Any
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.log.events import STRICT
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
 from esper_ray.nissa.metrics.reducer import Change
-from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
-from esper_ray.nissa.sinks.delivery import PATIENCE_SECONDS, Delivery
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
+from esper_ray.nissa.sinks.delivery import SINK_PATIENCE_SECONDS, Delivery
 from esper_ray.nissa.sinks.protocol import RunFacts, values_of
 from esper_ray.nissa.sinks.registry import SINKS
 
@@ -211,7 +212,7 @@ class SinkObserver(RunObserver):
             return
         hurried = isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt)
         picture = self._context.run.picture if status == "finished" else None
-        self._delivery.close(status, picture, HURRIED_SECONDS if hurried else PATIENCE_SECONDS)
+        self._delivery.close(status, picture, HURRIED_SECONDS if hurried else SINK_PATIENCE_SECONDS)
         self._report()
 
     def _report(self) -> None:

@@ -18,7 +18,7 @@ ANOMALIES = (
     "environment_given_up",
 )
 """Types of anomalies."""
-SCHEMA = 2
+EVENT_SCHEMA = 2
 """Of event logs. It changes when a record of an older log would mean something else."""
 
 _SEED = Field("seed", "int", "what the episode is a function of, besides its actions")

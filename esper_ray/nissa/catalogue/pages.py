@@ -4,16 +4,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from esper_ray.nissa.catalogue.kinds import KINDS, SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA, KINDS
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import Field, Kind
 
 _HEAD = f"""\
 # Events
 
-The event log of a run, version {SCHEMA}. `esper events RUN` prints it, `esper sql RUN` asks it in SQL; every kind is a
-table, and so is every list of records inside one (`gate_checks`, `env_epoch_slots`). Written from the catalogue in
-`esper_ray/nissa/catalogue/`; `make pages` writes it anew.
+The event log of a run, version {EVENT_SCHEMA}. `esper events RUN` prints it, `esper sql RUN` asks it in SQL; every
+kind is a table, and so is every list of records inside one (`gate_checks`, `env_epoch_slots`). Written from the
+catalogue in `esper_ray/nissa/catalogue/`; `make pages` writes it anew.
 
 Every record carries `run`, `group` (which side of a comparison it is), `source` (an environment, the learner, the
 driver), `source_seq` and `seq` (its number within the source and within the log, both without gaps), and its clock.

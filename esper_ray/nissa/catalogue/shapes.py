@@ -21,7 +21,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 """What a finite value in a unit can be at all; beyond it, it is in another unit."""
 SLACK = 1e-4
 """By which arithmetic may go beyond."""
-Delivery = Literal["evidence", "sample"]
+DeliveryClass = Literal["evidence", "sample"]
 """Evidence is never lost, and the same for equal runs. Samples may be lost, which is counted, and know the time."""
 Clock = Literal["round", "episode", "env", "step"]
 """By what a record's time is told. Rounds, episodes, environments count from 0; ``step``: how many of the episode's
@@ -53,7 +53,7 @@ class Kind:
     clock: tuple[Clock, ...]
     """Which members of the clock it carries."""
     fields: tuple[Field, ...]
-    delivery: Delivery = "evidence"
+    delivery: DeliveryClass = "evidence"
 
     @property
     def by_name(self) -> Mapping[str, Field]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.log.parquet import EventLogError, Part, check_schema, parts_in, write_part
 from esper_ray.nissa.log.validation import record_problem
 
@@ -93,7 +93,7 @@ class EventLog:
         numbers = {"source_seq": self.counts.sources[source], "seq": self.counts.sequence}
         self.counts.sources[source] += 1
         self.counts.sequence += 1
-        return {"schema": SCHEMA, **provenance, **numbers, **record}
+        return {"schema": EVENT_SCHEMA, **provenance, **numbers, **record}
 
     def compact(self, *, always: bool = False) -> None:
         """Make the lines Parquet if they are many, or ``always``."""
@@ -305,7 +305,7 @@ def integrity(log: EventLog) -> dict[str, Any]:
     for part in log.parts():
         problems += part.damage()
     return {
-        "schema": SCHEMA,
+        "schema": EVENT_SCHEMA,
         "complete": gaps == 0 and not problems and kinds["malformed"] == 0,
         "events": sum(kinds.values()),
         "gaps": gaps,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from esper_ray.leyline.errors import UserError
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.log.tables import by_kind, records_of, table_of
 
 INDEX = "part.json"
@@ -105,7 +105,7 @@ def write_part(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         pq.write_table(table_of(kind, rows), file, compression="zstd")
         kinds[kind] = {"rows": len(rows), "sha256": sha256(file.read_bytes()).hexdigest()}
     sources = Counter(record["source"] for record in records)
-    index = {"schema": SCHEMA, "first": first, "last": last, "kinds": kinds, "sources": dict(sources)}
+    index = {"schema": EVENT_SCHEMA, "first": first, "last": last, "kinds": kinds, "sources": dict(sources)}
     (temporary / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     shutil.rmtree(path, ignore_errors=True)  # of a rewinding that was cut off
     os.rename(temporary, path)
@@ -117,5 +117,5 @@ def check_schema(found: object, where: Path) -> None:
     Raises:
         EventLogError: if it is of another one.
     """
-    if found != SCHEMA:
-        raise EventLogError(f"{where} is an event log of version {found!r}, this program reads {SCHEMA}")
+    if found != EVENT_SCHEMA:
+        raise EventLogError(f"{where} is an event log of version {found!r}, this program reads {EVENT_SCHEMA}")

@@ -7,16 +7,15 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
 from esper_ray.leyline.actions import HEADS
+from esper_ray.leyline.records import Record
 from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, GAMING
 
-Record = Mapping[str, Any]
 ROLLING_ROUNDS = 10
 CORRELATED_EPISODES = 100
 QUANTILES = (0.1, 0.5, 0.9)

@@ -22,7 +22,7 @@ from esper_ray.leyline.config.sweep import SweepConfig, Trial, expand, sweep_con
 from esper_ray.leyline.sweep_results import TrialResult
 from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, RunDirectory, RunDirectoryError, package_version
 
-SCHEMA = 1
+SWEEP_SCHEMA = 1
 MEANS = ("committed_accuracy_ratio", "val_accuracy_ratio", "growth_ratio", "fossilised_mean", "return_mean")
 """What else is averaged over the last rounds of a trial."""
 MAY_CHANGE = ("concurrent", "retries", "preset", "settings")
@@ -71,7 +71,7 @@ class SweepDirectory:
             RunDirectoryError: if it exists and is not empty, or cannot be written.
         """
         tree = {
-            "schema": SCHEMA,
+            "schema": SWEEP_SCHEMA,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "sweep": sweep.model_dump(mode="json"),
@@ -105,9 +105,9 @@ class SweepDirectory:
             tree = json.loads((path / "sweep.json").read_text())
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
-        if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
+        if not isinstance(tree, dict) or tree.get("schema") != SWEEP_SCHEMA:
             found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-            raise RunDirectoryError(f"{path / 'sweep.json'} has schema {found!r}, this version reads {SCHEMA}")
+            raise RunDirectoryError(f"{path / 'sweep.json'} has schema {found!r}, this version reads {SWEEP_SCHEMA}")
         return cls(path, tree)
 
     def differences(self, sweep: SweepConfig, base: RunConfig) -> list[str]:

@@ -17,7 +17,7 @@ WAITING = 256
 """Rounds that may wait for a slow sink; later ones are dropped, which is reported at the end."""
 TRIES = 3
 """Failures in a row after which a sink is given up."""
-PATIENCE_SECONDS = 30.0
+SINK_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Delivery:
         for lane in self._lanes:
             lane.put(dict(values), round_index)
 
-    def close(self, status: str, picture: Path | None, patience_s: float = PATIENCE_SECONDS) -> None:
+    def close(self, status: str, picture: Path | None, patience_s: float = SINK_PATIENCE_SECONDS) -> None:
         """The run is over: wait for what is left, for all sinks together at most ``patience_s`` seconds."""
         deadline = time.monotonic() + patience_s
         for lane in self._lanes:
