@@ -102,8 +102,14 @@ class BlobFormat(Generic[T]):
             raise self.error(f"{name} is damaged: {error!r}") from error
 
     def write(self, path: Path, tensors: Mapping[str, T], content: Any) -> None:
-        """Write the blob to ``path`` as a whole or not at all."""
-        write_atomically(path, self.encode(tensors, content))
+        """Write the blob to ``path`` as a whole or not at all: beside it first, then renamed."""
+        data = self.encode(tensors, content)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_bytes(data)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def read(self, path: Path, name: str) -> Blob[T]:
         """The parts of the blob at ``path``.
@@ -138,16 +144,6 @@ class BlobFormat(Generic[T]):
         if envelope.get("sha256") != _digest(content, payload):
             raise self.error(f"{name} is damaged: its content is not what was written (SHA-256 differs)")
         return content
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: beside it first, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _dense(tensor: Any) -> Any:
