@@ -20,7 +20,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
 
 OnScore = Callable[[Score], None]
-POLL_SECONDS = 0.2
+EVALUATION_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
