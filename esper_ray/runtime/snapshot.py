@@ -68,7 +68,7 @@ class Trusted:
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodeState:
+class EpisodeSnapshot:
     """All that an episode needs to go on."""
 
     play: PlayProgress
@@ -99,7 +99,7 @@ class _Text(BaseModel):
     """Numbers that optimisers keep beside tensors, by name."""
 
 
-def pack(state: EpisodeState) -> bytes:
+def pack(state: EpisodeSnapshot) -> bytes:
     """``state`` as a safetensors blob. Nothing in it needs unpickling."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def pack(state: EpisodeState) -> bytes:
     return SNAPSHOT.encode(stored, text.model_dump(mode="json"))
 
 
-def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeState:
+def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeSnapshot:
     """The state that :func:`pack` wrote, with its tensors on ``device``.
 
     Args:
@@ -149,7 +149,7 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         raise EpisodeStateError(f"the episode learns from the data {text.data[:12]}, the environment from {data[:12]}")
     moved = {name: tensor.to(device) for name, tensor in saved.tensors.items()} | text.plain
     trusted = _snapshot("trusted", text.trusted_growth, moved)
-    return EpisodeState(
+    return EpisodeSnapshot(
         play=text.play,
         life=text.life,
         organism=_snapshot("now", text.growth, moved),

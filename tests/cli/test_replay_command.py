@@ -70,4 +70,4 @@ def test_an_episode_with_a_damaged_line_is_refused_and_the_line_is_named(run, ca
     assert answer.code == 2
     assert "the record of episode 0 is not complete: of its records 1 are missing" in answer.err
     assert "line 3 of" in caplog.text
-    assert "is no JSON" in caplog.text
+    assert "is not JSON" in caplog.text
