@@ -10,7 +10,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast nightly chaos bench pages setup help clean
+.PHONY: train monitoring test lint fast nightly chaos bench pages presets setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -43,6 +43,9 @@ bench: setup ## measure speed, write benchmarks/results/<date>.md
 
 pages: setup ## write the pages of docs/ that follow from the catalogue of telemetry
 	$(RUN)/python -m esper_ray.nissa.catalogue.pages docs
+
+presets: setup ## complete the presets in configs/ with new keys, in the order of the configuration
+	$(RUN)/python -m esper_ray.leyline.config.presets --write
 
 setup: $(STAMP) ## bring uv and everything the project needs into the repository
 

@@ -38,7 +38,7 @@ REFUSED = {
     "two sources": (["--preset", "digits", "--config-json", "x.json"], ["--preset digits", "x.json", "exclude"]),
     "missing file": (["--config-json", "/nowhere/x.json"], ["cannot read configuration /nowhere/x.json"]),
     "workers": (["--num-workers", "4"], ["--num-workers 4", "not available yet", "leave the flag out"]),
-    "compile": (["--compile-mode", "fast"], ["training.compile_mode", "'off', 'default'", "got 'fast'"]),
+    "compile": (["--compile-mode", "fast"], ["training.compile_mode", "known: off, default", "got 'fast'"]),
     "captured": (["--compile-mode", "captured"], ["--compile-mode captured needs CUDA devices", "got cpu"]),
     "force compile": (["--force-compile"], ["--force-compile is not available", "--compile-mode is followed"]),
     "no run": (["--resume", "/nowhere/run"], ["/nowhere/run is not a run directory", "manifest.json"]),

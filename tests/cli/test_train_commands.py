@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_refused(finished, esper, tmp_path):
     (run / "checkpoints" / "round-00002" / "learner.safetensors").write_bytes(b"")
     answer = esper("train", "ppo", "--serial", "--resume", run)
     assert answer.code == 2
-    assert "round-00002 cannot be read" in answer.err
+    assert "round-00002 is damaged" in answer.err
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs, monkeypatch):

@@ -1,17 +1,15 @@
 """``esper explain``: why was this reward paid, and what became of this seed?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.records import LedgerEntry
+from esper_ray.leyline.records import LedgerEntry, Record
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
-
-Record = Mapping[str, Any]
 
 
 def explain(
