@@ -1,4 +1,4 @@
-"""``esper submit``: run a command of esper as a job on a Ray cluster."""
+"""``esper submit``: a command of esper as a job on a Ray cluster."""
 
 import logging
 import os
@@ -12,6 +12,8 @@ from esper_ray.leyline.errors import UsageError
 if TYPE_CHECKING:
     from esper_actors.jobs.client import JobClient
 
+app = typer.Typer(add_completion=False)
+
 INTERRUPTED = (130, 143)
 """Exit codes with which a signal ends this program."""
 
@@ -19,27 +21,61 @@ CONTEXT = {"allow_interspersed_args": False}
 """What follows the first word of the command belongs to the job, with ``--`` or without."""
 
 
+UPLOAD, JOB = "Upload", "Job"
+WorkingDir = Annotated[Path, typer.Option(help="folder to upload; the job runs in it", rich_help_panel=UPLOAD)]
+NoWorkingDir = Annotated[
+    bool, typer.Option("--no-working-dir", help="upload nothing: the image holds the code", rich_help_panel=UPLOAD)
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(help="pattern of files to leave out, as in .gitignore; repeatable", rich_help_panel=UPLOAD),
+]
+SubmissionId = Annotated[
+    str | None, typer.Option(help="name of the job; default: Ray generates one", rich_help_panel=JOB)
+]
+JobEnvironment = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="environment variable of job and actors; repeatable", rich_help_panel=JOB),
+]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="metadata stored with the job; repeatable", rich_help_panel=JOB),
+]
+Interpreter = Annotated[
+    str, typer.Option("--python", help="interpreter on the cluster, for example `uv run python`", rich_help_panel=JOB)
+]
+DriverCPUs = Annotated[float | None, typer.Option(min=0, help="CPUs reserved for the driver", rich_help_panel=JOB)]
+DriverGPUs = Annotated[float | None, typer.Option(min=0, help="GPUs reserved for the driver", rich_help_panel=JOB)]
+AnyVersion = Annotated[
+    bool, typer.Option("--any-version", help="do not compare versions with the cluster", rich_help_panel=JOB)
+]
+
+
+@app.command(context_settings=CONTEXT)
 def submit(
     context: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(help="a command of esper", metavar="-- COMMAND ...")] = None,
+    command: Annotated[list[str] | None, typer.Argument(help="command of esper", metavar="-- COMMAND ...")] = None,
     address: Annotated[str | None, typer.Option(help="dashboard of the cluster, http://<head>:8265")] = None,
-    working_dir: Annotated[Path, typer.Option(help="folder that is shipped, and in which the job runs")] = Path("."),
-    no_working_dir: Annotated[bool, typer.Option("--no-working-dir", help="ship nothing: the image has it")] = False,
-    exclude: Annotated[list[str] | None, typer.Option(help="what not to ship, as in .gitignore")] = None,
-    submission_id: Annotated[str | None, typer.Option(help="a name for the job; Ray draws one otherwise")] = None,
-    env: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="environment of job and actors")] = None,
-    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="notes kept with the job")] = None,
-    python: Annotated[str, typer.Option(help="interpreter on the cluster; `uv run python` too")] = "python",
-    entrypoint_num_cpus: Annotated[float | None, typer.Option(min=0, help="CPUs reserved for the driver")] = None,
-    entrypoint_num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs reserved for the driver")] = None,
-    any_version: Annotated[bool, typer.Option("--any-version", help="do not compare versions")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="do not follow the job")] = False,
-    follow: Annotated[str | None, typer.Option(metavar="ID", help="follow a job that there is")] = None,
-    stop: Annotated[str | None, typer.Option(metavar="ID", help="stop a job that there is")] = None,
+    follow: Annotated[str | None, typer.Option(metavar="ID", help="follow an existing job")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="stop an existing job")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="exit after the submission")] = False,
+    working_dir: WorkingDir = Path("."),
+    no_working_dir: NoWorkingDir = False,
+    exclude: Exclude = None,
+    submission_id: SubmissionId = None,
+    env: JobEnvironment = None,
+    metadata: Metadata = None,
+    python: Interpreter = "python",
+    entrypoint_num_cpus: DriverCPUs = None,
+    entrypoint_num_gpus: DriverGPUs = None,
+    any_version: AnyVersion = False,
 ) -> None:
-    """Run ``esper COMMAND`` on a Ray cluster and follow it. The exit status is the job's.
+    """Submit a command of esper as a job to a Ray cluster.
 
-    Ctrl-C ends the following only: the job goes on. A job that was stopped gives 143.
+    Prints the logs of the job until it ends; the exit code is that of the job, 143 if it was stopped. Ctrl-C stops
+    printing only: the job continues.
+
+    Example: esper submit --address http://head:8265 -- train ppo --preset digits --run-id my-run
     """
     words = command or []
     if sum([bool(words), follow is not None, stop is not None]) != 1:
@@ -96,7 +132,7 @@ def _follow(cluster: "JobClient", job: str) -> int:
         code = cluster.follow(job, lambda text: typer.echo(text, nl=False))
     except SystemExit as end:
         if end.code in INTERRUPTED:
-            typer.echo(f"\nno longer following; job {job} goes on\n{_handles(job, cluster.address)}", err=True)
+            typer.echo(f"\nno longer following; job {job} continues\n{_handles(job, cluster.address)}", err=True)
         raise
     if code:
         typer.echo(f"job {job} {cluster.reason(job)}", err=True)
