@@ -10,7 +10,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast chaos bench pages setup help clean
+.PHONY: train monitoring test lint fast nightly chaos bench pages setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -18,9 +18,9 @@ train: setup ## train Tamiyo on growing networks over real digits (about three m
 monitoring: setup ## the same with a Prometheus beside it: links, what to look at, alerts
 	$(RUN)/esper monitor -- --preset digits $(ARGS)
 
-test: lint ## every check: ruff, format, mypy, import contracts, all tests
-	$(RUN)/pytest -m "not ray" -n 2
-	$(RUN)/pytest -m ray
+test: lint ## every check within ten minutes: ruff, format, mypy, import contracts, all default tests
+	$(RUN)/pytest -m "not ray and not nightly and not packaging" -n 2
+	$(RUN)/pytest -m "ray and not nightly and not packaging"
 
 lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/ruff check .
@@ -28,8 +28,12 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/mypy
 	$(RUN)/lint-imports --no-logo
 
-fast: setup ## the tests that need no Ray, under a minute
-	$(RUN)/pytest -m "not ray and not slow" -n 2
+fast: setup ## the tests that play no runs and need no Ray, under a minute
+	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" -n 2
+
+nightly: lint ## every test there is, random kills, packaging and 200 Hypothesis examples included (most of an hour)
+	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "not ray" -n 2
+	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m ray
 
 chaos: setup ## kill actors, learner, driver and a node of real runs; a table of what that costs (some minutes)
 	$(RUN)/python tests/chaos/scenarios.py

@@ -15,9 +15,12 @@ from esper_ray.leyline.config.run import RunConfig
 os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
 choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
-settings.register_profile("untimed", deadline=None)  # how fast this machine is just now is no property of the code
-settings.load_profile("untimed")
+# The speed of the machine is no property of the code, so no example has a deadline. `make nightly` uses more examples.
+settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("nightly", deadline=None, max_examples=200)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+LONGEST_SECONDS = 10.0
 TINY = {
     "episode_length": 5,
     "training.steps_per_epoch": 2,
@@ -74,6 +77,18 @@ def s3_bucket(s3_server: str) -> Callable[[str], str]:
     maker, _ = fs.FileSystem.from_uri(f"s3://{bucket}?{s3_server}&allow_bucket_creation=true")
     maker.create_dir(bucket)
     return lambda folder: f"s3://{bucket}/{folder}?{s3_server}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that takes longer than ``LONGEST_SECONDS`` without the marker ``slow`` fails."""
+    report = yield
+    if call.when == "call" and report.passed and call.duration > LONGEST_SECONDS and "slow" not in item.keywords:
+        report.outcome = "failed"
+        report.longrepr = f"{call.duration:.1f} s: a test over {LONGEST_SECONDS:g} s needs the marker `slow`"
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,8 @@ from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 
+pytestmark = pytest.mark.integration
+
 SMALL = {
     "reward.mode": "settlement",
     "episode_length": 12,

@@ -18,6 +18,8 @@ from esper_ray.simic.live.state import Accounts
 from esper_ray.tolaria.assembly import GrowthError
 from esper_ray.tolaria.tasks import TaskError
 
+pytestmark = pytest.mark.integration
+
 TINY = {"episode_length": 6, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_size": 50}
 QUICK = TINY | {
     "episode_length": 24,

@@ -11,6 +11,8 @@ from esper_ray.leyline.actions import WAIT, Action, GerminationStyle, LifecycleO
 from esper_ray.leyline.observation import observation_names
 from esper_ray.leyline.stages import Stage
 
+pytestmark = pytest.mark.integration
+
 TINY = {
     "episode_length": 8,
     "training.steps_per_epoch": 2,

@@ -16,6 +16,8 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.runtime.snapshot import EpisodeStateError
 from esper_ray.tolaria.data import split_dataset
 
+pytestmark = pytest.mark.integration
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 QUICK = {
     "episode_length": 14,

@@ -16,6 +16,8 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, derived_seed
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {
     "episode_length": 20,
     "task.validation_size": 80,

@@ -12,6 +12,8 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory
 
+pytestmark = pytest.mark.integration
+
 QUICK = {
     "episode_length": 30,
     "training.steps_per_epoch": 2,

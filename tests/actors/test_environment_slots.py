@@ -12,6 +12,8 @@ from esper_actors.rollout.snapshots import Behaviour
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_ray.leyline.config.loading import ConfigError, build
 
+pytestmark = pytest.mark.integration
+
 
 def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
     assignments = [Assignment(index, index, 100 + index) for index in range(6)]

@@ -19,6 +19,8 @@ from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.runtime.host import PlantedSeed
 from esper_ray.tolaria.tasks import load_task
 
+pytestmark = pytest.mark.integration
+
 SMALL = {
     "episode_length": 8,
     "training.steps_per_epoch": 2,

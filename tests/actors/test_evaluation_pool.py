@@ -14,6 +14,8 @@ from esper_actors.evaluation.pool import (
 from esper_actors.rollout.runner import Interrupted
 from esper_ray.leyline.config.loading import build, read_preset
 
+pytestmark = pytest.mark.integration
+
 CONTESTANTS = {name: Candidate(name, baseline=name) for name in ("static", "random")}
 SEEDS = (5, 9)
 

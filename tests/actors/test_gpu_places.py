@@ -27,6 +27,7 @@ def found(kind):
     return json.loads(answer.stdout.splitlines()[-1])
 
 
+@pytest.mark.nightly
 def test_two_actors_share_each_gpu_of_one_node():
     answer = found("one")
     assert Counter(actor["gpu"] for actor in answer["actors"]) == {"0": 2, "1": 2}
@@ -45,6 +46,7 @@ def test_gpus_of_two_nodes_are_used_two_actors_each():
     assert sorted(Counter(actor["node"] for actor in actors).values()) == [2, 2]
 
 
+@pytest.mark.nightly
 def test_a_cluster_without_gpus_is_refused_with_the_arithmetic():
     answer = ask("nothing")
     assert answer.returncode == 1

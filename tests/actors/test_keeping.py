@@ -14,6 +14,8 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.log.events import written
 
+pytestmark = pytest.mark.integration
+
 CONFIG = small_config(episode_length=9, policy__memory_size=8)
 WHAT = Assignment(index=12, env=3, seed=5)
 BEHAVIOUR = Behaviour(round_index=4, version=4, digest="ab" * 32, epsilon=0.25)

@@ -12,7 +12,7 @@ from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import HEADS_OF_OP, Action, Blueprint, LifecycleOp
 from esper_ray.leyline.legality import legality
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FRESH = 10**6
 """Seeds from here on belong to problems that nobody has trained on."""

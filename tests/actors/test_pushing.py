@@ -102,12 +102,12 @@ def test_an_actor_that_is_gone_is_left_alone(actor):
 
 @pytest.fixture(scope="module")
 def on_ray(tiny_config, tmp_path_factory, ray_cluster):
-    return watched_run(tiny_config, tmp_path_factory.mktemp("ray"), "debug", serial=False)
+    return watched_run(tiny_config, tmp_path_factory.mktemp("ray"), "debug", workers="ray")
 
 
 def test_a_run_on_ray_is_the_same_however_closely_it_is_watched(on_ray, tiny_config, tmp_path):
     run, digest, _ = on_ray
-    quiet, quiet_digest, _ = watched_run(tiny_config, tmp_path, "off", serial=True)
+    quiet, quiet_digest, _ = watched_run(tiny_config, tmp_path, "off")
     assert digest == quiet_digest
     assert (run.path / "rounds.csv").read_bytes() == (quiet.path / "rounds.csv").read_bytes()
     assert told(run) == told(quiet)
@@ -128,17 +128,17 @@ def test_an_episode_on_ray_shows_before_it_is_over(tiny_config, tmp_path):
     system = tiny_config.system.model_copy(update={"envs": 1, "envs_per_actor": 1})
     ppo = tiny_config.ppo.model_copy(update={"rounds": 1})
     changes = {"training": training, "system": system, "ppo": ppo, "episode_length": 20}
-    _, _, telling = watched_run(tiny_config.model_copy(update=changes), tmp_path, "normal", serial=False)
+    _, _, telling = watched_run(tiny_config.model_copy(update=changes), tmp_path, "normal", workers="ray")
     names = [one[0] for one in telling.heard]
     assert names.index("esper_env_accuracy_ratio") < names.index("episode")
 
 
 def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(tiny_config, tmp_path, monkeypatch):
     receipts, killed = [], []
-    finished, told = SampleTracker.finished, RayExporter.told
+    finished, poll = SampleTracker.finished, RayExporter.poll_samples
 
     def kill_it(exporter):
-        found = told(exporter)
+        found = poll(exporter)
         if not killed and any(one.samples for one in found):
             killed.append(True)
             ray.kill(exporter.actor)
@@ -148,11 +148,11 @@ def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(t
         receipts.append(receipt)
         finished(arrivals, receipt)
 
-    monkeypatch.setattr(RayExporter, "told", kill_it)
+    monkeypatch.setattr(RayExporter, "poll_samples", kill_it)
     monkeypatch.setattr(SampleTracker, "finished", remember)
     training = tiny_config.training.model_copy(update={"steps_per_epoch": 100})
     config = tiny_config.model_copy(update={"training": training, "episode_length": 20})
-    run, _, _ = watched_run(config, tmp_path, "debug", serial=False)
+    run, _, _ = watched_run(config, tmp_path, "debug", workers="ray")
     arrived = len(samples(run, "decision")) + len(samples(run, "profile"))
     lost = sum(record["count"] for record in samples(run, "samples_lost"))
     assert killed

@@ -22,7 +22,7 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.policy import View
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
 
 @pytest.fixture(scope="module", autouse=True)

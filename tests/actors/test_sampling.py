@@ -9,6 +9,8 @@ from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
 from esper_ray.nissa.log.validation import record_problem
 
+pytestmark = pytest.mark.integration
+
 CLOCK = {"round": 1, "episode": 9, "env": 4}
 OPS = (0.5, 0.25, 0.0, 0.25, 0.0, 0.0)
 

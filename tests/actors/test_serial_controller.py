@@ -10,6 +10,8 @@ from esper_actors.rollout.runner import episode_seed
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
 from esper_actors.training.round_summary import DIAGNOSTICS
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):

@@ -11,6 +11,8 @@ from esper_actors.rollout.snapshots import Behaviour
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.ppo_learner import PPOLearner, exploration_share
 
+pytestmark = pytest.mark.integration
+
 STALE = {"system__staleness": 1, "ppo__checkpoints_kept": 1}
 
 

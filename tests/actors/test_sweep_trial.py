@@ -14,6 +14,8 @@ from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
+pytestmark = pytest.mark.integration
+
 MORE = {"ppo.rounds": 3, "system.envs": 1, "system.envs_per_actor": 1, "episode_length": 3}
 FIRST, SECOND = "0-basic-lr=0.0001-s42", "1-basic-lr=0.001-s42"
 

@@ -9,6 +9,8 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import REWARD_MODES
 
+pytestmark = pytest.mark.integration
+
 QUICK = {
     "episode_length": 24,
     "training.steps_per_epoch": 3,

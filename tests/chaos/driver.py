@@ -27,6 +27,7 @@ from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.observer import RunObserver  # noqa: E402
 from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
+ROUNDS = 20
 SETTINGS = {
     "name": "chaos",
     "episode_length": 8,
@@ -35,7 +36,7 @@ SETTINGS = {
     "training.batch_size": 16,
     "policy.memory_size": 16,
     "policy.feature_size": 16,
-    "ppo.rounds": 20,
+    "ppo.rounds": ROUNDS,
     "ppo.epochs": 2,
     "ppo.checkpoints_kept": 2,
     "system.envs": 4,
@@ -109,13 +110,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--nodes", type=int, default=0, help="nodes besides the head; 0: one ordinary local cluster")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     choose_ray_settings()
     import ray
 
     from esper_actors.cluster.workers import RayWorkerGroup
 
-    config, path = chaos_config(), options.folder / "run"
+    config, path = chaos_config(ppo__rounds=options.rounds), options.folder / "run"
     if options.nodes:
         from ray.cluster_utils import Cluster
 

@@ -53,8 +53,8 @@ def plan(seed: int, counts: dict[str, int], steps: int) -> list[Kill]:
 class Monkey:
     """Runs the driver, again and again if it is killed, until the run is finished."""
 
-    def __init__(self, folder: Path, kills: list[Kill], nodes: int = 0) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, kills: list[Kill], nodes: int, rounds: int) -> None:
+        self.folder, self.rounds = folder, rounds
         self.log = folder / "run" / "steps.log"
         self.waiting = list(kills)
         self.nodes = nodes
@@ -91,6 +91,7 @@ class Monkey:
 
     def _start(self) -> None:
         command = [sys.executable, str(DRIVER), str(self.folder), "--nodes", str(self.nodes)]
+        command += ["--rounds", str(self.rounds)]
         with (self.folder / "driver.err").open("ab") as errors:
             self._process = subprocess.Popen(command, stdout=errors, stderr=errors, start_new_session=True)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from driver import Noting, chaos_config  # noqa: E402
+from driver import ROUNDS, Noting, chaos_config  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
 from esper_actors.session import TrainingSession  # noqa: E402
@@ -27,6 +27,8 @@ from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 ACTORS = {"environment": 9, "learner": 5, "telemetry": 2, "driver": 4}
 """Twenty kills in one run."""
 NODES = {"node": 1}
+EACH = {"environment": 1, "learner": 1, "telemetry": 1, "driver": 1, "node": 1}
+"""One kill of each kind."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Quiet:
     steps: int
 
 
-def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWorkerGroup) -> Quiet:
+def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWorkerGroup, rounds: int = ROUNDS) -> Quiet:
     """The run in one process."""
-    config = chaos_config()
+    config = chaos_config(ppo__rounds=rounds)
     directory = RunDirectory.create(folder, config, ["chaos"], "run")
     session = TrainingSession(config, directory, None, observers=[Noting(folder)])
     result = session.run(lambda: False, make(config))
@@ -58,9 +60,11 @@ def events_of(run: RunDirectory) -> list[dict[str, Any]]:
     return list(run.events(evidence=True))
 
 
-def disturbed_run(folder: Path, counts: dict[str, int], quiet: Quiet, nodes: int = 0) -> tuple[Outcome, list[str]]:
+def disturbed_run(
+    folder: Path, counts: dict[str, int], quiet: Quiet, nodes: int = 0, rounds: int = ROUNDS
+) -> tuple[Outcome, list[str]]:
     """A run with kills at seeded steps; what it came to, and in what it differs from the quiet one."""
-    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=quiet.steps), nodes).run()
+    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=quiet.steps), nodes, rounds).run()
     run = RunDirectory.open(folder / "run")
     pairs = {
         "weights": (outcome.digest, quiet.digest),

@@ -9,6 +9,8 @@ from esper_ray.nissa.grafana import dashboard as module
 from esper_ray.nissa.grafana.dashboard import files
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 
+pytestmark = pytest.mark.integration
+
 
 def test_what_is_rendered_passes_the_check(tmp_path):
     rendered = call("dashboards", "render", "--out", tmp_path)

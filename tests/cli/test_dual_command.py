@@ -12,6 +12,8 @@ from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):

@@ -16,6 +16,8 @@ from esper_ray.cli.commands.evaluate import seed_list
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 
+pytestmark = pytest.mark.integration
+
 QUICK = [
     *("--serial", "--episode-length", "3", "--set", "training.steps_per_epoch=1", "--set", "training.batch_size=16"),
     *("--set", "task.validation_size=52", "--set", "task.test_size=52"),

@@ -7,6 +7,8 @@ import shutil
 import pytest
 from cli_builders import call
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(finished):

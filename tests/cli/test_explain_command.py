@@ -8,6 +8,8 @@ from esper_ray.leyline.records import LedgerEntry
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(esper, runs):

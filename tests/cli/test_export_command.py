@@ -11,6 +11,8 @@ from esper_actors.training.checkpoint import load_checkpoint
 from esper_policies.bundle import load_bundle
 from esper_ray.leyline.blueprints import Topology
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(finished, tmp_path):

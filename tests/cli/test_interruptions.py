@@ -13,7 +13,7 @@ from cli_builders import SMALL, only_run
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.karn.console.progress import PlainProgress
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

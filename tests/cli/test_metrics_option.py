@@ -10,6 +10,8 @@ from cli_builders import SMALL, call
 from esper_actors.training.listeners import MetricsObserver
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 
+pytestmark = pytest.mark.integration
+
 
 def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
     """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 UV = shutil.which("uv") or next((str(p) for p in [ROOT / ".tools" / "uv" / "bin" / "uv"] if p.exists()), None)
 
 pytestmark = [
+    pytest.mark.packaging,
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(900),

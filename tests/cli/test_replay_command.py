@@ -9,6 +9,8 @@ from cli_builders import call
 from esper_ray.nissa.catalogue.kinds import SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(finished, tmp_path):

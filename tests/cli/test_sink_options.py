@@ -8,6 +8,8 @@ from cli_builders import SMALL, call
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.sinks.tensorboard_files import TensorBoardSink
 
+pytestmark = pytest.mark.integration
+
 
 def trained(folder, *options):
     answer = call(

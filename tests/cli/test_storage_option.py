@@ -8,6 +8,8 @@ from cli_builders import SMALL, call
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.storage import Storage
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):

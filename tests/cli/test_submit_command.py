@@ -3,6 +3,8 @@
 import pytest
 from head_builders import free_ports, run_esper
 
+pytestmark = pytest.mark.integration
+
 CASES = {
     "no command": ([], ["say what to run"]),
     "two things": (["--stop", "a", "--follow", "b"], ["say what to run"]),

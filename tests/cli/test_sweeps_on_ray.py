@@ -21,7 +21,9 @@ TINY = [
     *("--set", "policy.memory_size=16", "--set", "policy.feature_size=16", "--set", "ppo.epochs=1"),
     *("--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16", "--set", "task.validation_size=50"),
 ]
-FOUR = [*TINY, "--reward-modes", "basic,sparse", "--seeds", "2", "--rounds", "4"]
+LOCAL = [*TINY, "--set", "system.workers=local"]
+"""A trial is one process instead of four."""
+FOUR = [*LOCAL, "--reward-modes", "basic,sparse", "--seeds", "2", "--rounds", "4"]
 TRIALS = ["0-basic-s42", "1-sparse-s42", "2-basic-s43", "3-sparse-s43"]
 
 
@@ -106,7 +108,7 @@ def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
 
 def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
     folder = tmp_path / "sweep"
-    with start("sweep", *TINY, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
+    with start("sweep", *LOCAL, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
@@ -125,7 +127,7 @@ def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
     path = tmp_path / "halving.yaml"
     path.write_text("scheduler: asha\nconcurrent: 1\nasha: {grace_rounds: 1, reduction: 2}\nwindow: 1\n")
     folder = tmp_path / "sweep"
-    flags = [*TINY, "--sweep", path, "--reward-modes", "basic", "--seeds", "4", "--rounds", "4", "--out", folder]
+    flags = [*LOCAL, "--sweep", path, "--reward-modes", "basic", "--seeds", "4", "--rounds", "4", "--out", folder]
     answer = call("sweep", *flags)
     assert answer.code == 0, answer.err
     stopped = [row for row in rows(folder) if row["status"] == "stopped"]
@@ -141,14 +143,14 @@ def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
+@pytest.mark.parametrize("scheduler", ["pbt", pytest.param("pb2", marks=pytest.mark.nightly)])
 def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_path):
-    """Two members of which each takes the whole cluster, so that they take turns after every round."""
+    """Two members of which each takes both CPUs of the cluster, so that they take turns after every round."""
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
     folder = tmp_path / "sweep"
     flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "4"]
-    answer = call("sweep", *TINY, *flags, "--envs", "2", "--scheduler", scheduler, "--out", folder)
+    answer = call("sweep", *LOCAL, *flags, "--set", "system.threads=2", "--scheduler", scheduler, "--out", folder)
     assert answer.code == 0, answer.err
     assert "Trials of a population copy each other" in answer.out
     sweep = SweepDirectory.open(folder)
@@ -185,7 +187,7 @@ def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
 
 def test_a_sweep_that_is_running_is_not_run_twice(tmp_path):
     folder = tmp_path / "sweep"
-    with start("sweep", *TINY, "--seeds", "1", "--rounds", "500", "--out", folder) as process:
+    with start("sweep", *LOCAL, "--seeds", "1", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
         answer = call("sweep", "--resume", folder)
         process.send_signal(signal.SIGTERM)

@@ -13,6 +13,8 @@ from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.config.reward import REWARD_MODES
 
+pytestmark = pytest.mark.integration
+
 LINE = re.compile(
     r"round (\d+)/2  \d+\.\d steps/s  return [+-]\d+\.\d\d  accuracy \d+\.\d%  growth \d+\.\d\dx  "
     r"(only wait|(germ|alpha|prune|foss|adv) \d+( .*)?)  left \d+:\d\d"

@@ -18,7 +18,10 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[2] / "shared" / "spec" / "reward_examples.json"
 RUNNER = HERE / "rewards.py"
 
-pytestmark = pytest.mark.skipif(not EXAMPLES.is_file(), reason=f"the recorded cases are not at {EXAMPLES}")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(not EXAMPLES.is_file(), reason=f"the recorded cases are not at {EXAMPLES}"),
+]
 
 
 @pytest.fixture(scope="module")

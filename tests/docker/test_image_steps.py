@@ -11,6 +11,7 @@ from docker_files import ROOT, instructions
 UV = shutil.which("uv") or next((str(p) for p in [ROOT / ".tools" / "uv" / "bin" / "uv"] if p.exists()), None)
 
 pytestmark = [
+    pytest.mark.packaging,
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(UV is None, reason="no uv on this machine, which the image's steps are made with"),

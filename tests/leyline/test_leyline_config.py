@@ -209,6 +209,7 @@ def test_the_digest_changes_with_every_leaf():
 
 def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
     changes = {
+        "workers": "local",
         "envs_per_actor": 2,
         "gpus_per_actor": 0.5,
         "gpus_for_learner": 0.25,

@@ -14,6 +14,8 @@ from esper_ray.nissa.metrics.exporter import ExporterError, PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher, head_choices
 from esper_ray.nissa.metrics.reducer import Change
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def exporter():

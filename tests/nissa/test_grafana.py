@@ -11,6 +11,8 @@ from esper_ray.nissa.grafana.client import Grafana, GrafanaError
 from esper_ray.nissa.grafana.dashboard import dashboard
 from esper_ray.nissa.runs.run_directory import Names
 
+pytestmark = pytest.mark.integration
+
 PROMETHEUS = {"name": "Prometheus", "type": "prometheus", "uid": "p1"}
 OTHER = {"name": "Other", "type": "prometheus", "uid": "p2"}
 LOKI = {"name": "Loki", "type": "loki", "uid": "l1"}

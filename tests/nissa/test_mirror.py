@@ -9,6 +9,8 @@ from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
 from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
 from esper_ray.nissa.runs.storage import Storage, StorageError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(tmp_path):

@@ -12,6 +12,8 @@ from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 from esper_ray.nissa.grafana.prometheus import PrometheusApi, PrometheusError
 
+pytestmark = pytest.mark.integration
+
 END = 1_700_000_000.0
 
 

@@ -10,6 +10,8 @@ import pytest
 from esper_ray.karn.reports import evaluation_report as scoreboard
 from esper_ray.leyline.evaluation_results import Interval, PairedComparison, Score, Summary
 
+pytestmark = pytest.mark.integration
+
 READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilised": int, "policy": str}
 
 

@@ -9,7 +9,7 @@ from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FAST = FAST_LIVES | {"training.steps_per_epoch": 1}
 

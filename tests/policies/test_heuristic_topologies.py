@@ -11,6 +11,8 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import Action, Blueprint
 from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 
+pytestmark = pytest.mark.integration
+
 QUICK = {
     "episode_length": 16,
     "training.steps_per_epoch": 2,

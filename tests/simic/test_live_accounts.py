@@ -8,6 +8,8 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, Action, LifecycleOp, head_sizes
 from esper_ray.leyline.config.reward import REWARD_MODES
 
+pytestmark = pytest.mark.integration
+
 GAMMA = 0.995
 AMPLIFIED = ("BLENDING", "HOLDING", "FOSSILIZED")
 FAST = {

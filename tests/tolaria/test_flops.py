@@ -11,6 +11,8 @@ from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.tasks import load_task
 
+pytestmark = pytest.mark.integration
+
 BATCH, STEPS, EPOCHS = 4, 3, 3
 SMALL = {
     "episode_length": 60,
