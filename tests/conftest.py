@@ -80,9 +80,7 @@ def s3_bucket(s3_server: str) -> Callable[[str], str]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item, call):
     """A test that takes longer than ``LONGEST_SECONDS`` without the marker ``slow`` fails."""
     report = yield
     if call.when == "call" and report.passed and call.duration > LONGEST_SECONDS and "slow" not in item.keywords:
