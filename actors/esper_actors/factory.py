@@ -1,11 +1,13 @@
 """Picks the workers of a run. Ray is only imported if it is needed, and after its settings are chosen."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from esper_actors.cluster.placement import make_plan
 from esper_actors.cluster.settings import choose_ray_settings
+from esper_actors.evaluation.candidates import Candidate
+from esper_actors.evaluation.pool import EvaluatorPool, LocalEvaluatorPool
 from esper_actors.rollout.snapshots import SnapshotPolicy
 from esper_actors.training.local import LocalWorkerGroup
 from esper_actors.training.workers import WorkerGroup
@@ -41,6 +43,22 @@ def make_workers(
     if scraped is None:
         scraped = "RAY_ADDRESS" in os.environ
     return RayWorkerGroup(config, snapshots, label, metrics=metrics, final_scrape_s=EXPORT_SECONDS if scraped else 0.0)
+
+
+def make_evaluators(
+    config: RunConfig, candidates: Mapping[str, Candidate], *, serial: bool, greedy: bool, workers: int | None
+) -> EvaluatorPool:
+    """Evaluators in this process, or actors on Ray.
+
+    Args:
+        workers: actors; one for each CPU of the cluster if left out.
+    """
+    if serial:
+        return LocalEvaluatorPool(config, candidates, greedy=greedy)
+    choose_ray_settings()
+    from esper_actors.evaluation.actor import RayEvaluatorPool
+
+    return RayEvaluatorPool(config, candidates, greedy=greedy, workers=workers)
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from esper_actors.evaluation.evaluator import Evaluator
 from esper_actors.evaluation.pool import (
     EvaluationTask,
     LocalEvaluatorPool,
-    RayEvaluatorPool,
     all_scores,
-    make_evaluators,
 )
+from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
 from esper_ray.leyline.config.loading import build, read_preset
 
@@ -101,6 +100,8 @@ def test_who_asks_to_stop_keeps_what_was_heard(serial):
 def test_players_are_chosen_and_say_who_they_are(config, serial):
     assert serial.describe() == "one process on cpu"
     assert isinstance(make_evaluators(config, CONTESTANTS, serial=True, greedy=True, workers=None), LocalEvaluatorPool)
+    from esper_actors.evaluation.actor import RayEvaluatorPool
+
     assert isinstance(make_evaluators(config, CONTESTANTS, serial=False, greedy=True, workers=2), RayEvaluatorPool)
 
 
@@ -147,6 +148,8 @@ def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(config, devices, 
     from esper_actors.cluster.placement import ResourceError
 
     system = config.system.model_copy(update={"devices": devices})
+    from esper_actors.evaluation.actor import RayEvaluatorPool
+
     players = RayEvaluatorPool(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)
     with pytest.raises(ResourceError, match=message), players:
         pass

@@ -1,13 +1,18 @@
-"""The Ray shell of an evaluator."""
+"""The Ray shells of an evaluator, and of a pool of them."""
 
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 import ray
 import torch
 
+from esper_actors.cluster.connection import start_ray
+from esper_actors.cluster.placement import ResourceError
 from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator
-from esper_actors.evaluation.pool import EvaluationTask, evaluate
+from esper_actors.evaluation.pool import POLL_SECONDS, EvaluationTask, ShouldStop, TaskResult, evaluate
+from esper_actors.rollout.runner import Interrupted
 from esper_ray.leyline.config.run import RunConfig
 
 
@@ -23,3 +28,82 @@ class EvaluationActor:
     def play(self, job: EvaluationTask) -> EpisodeResult:
         """One episode, from reset to its end."""
         return evaluate(self._evaluator, self._candidates, job)
+
+
+class RayEvaluatorPool:
+    """One actor for each CPU, or as many as are wanted; the devices of the run in turn."""
+
+    def __init__(
+        self, config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool, workers: int | None
+    ) -> None:
+        """
+        Args:
+            workers: actors; one for each CPU of the cluster if there is no wish.
+        """
+        self._config, self._candidates, self._greedy, self._workers = config, candidates, greedy, workers
+        self._devices: list[str] = []
+        self._actors: list[Any] = []
+        self._started_ray = False
+
+    def __enter__(self) -> Self:
+        if not ray.is_initialized():
+            start_ray(self._workers or len(self._config.system.devices))
+            self._started_ray = True
+        try:
+            self._start_actors()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = []
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def _start_actors(self) -> None:
+        """Start the actors.
+
+        Raises:
+            ResourceError: if the cluster does not have what they need.
+        """
+        has, devices = ray.cluster_resources(), self._config.system.devices
+        wanted = max(self._workers or int(has.get("CPU", 0)), len(devices))
+        self._devices = [devices[index % len(devices)] for index in range(wanted)]
+        gpus = {device for device in devices if device != "cpu"}
+        for kind, needed in {"CPU": wanted, "GPU": len(gpus)}.items():
+            if needed > has.get(kind, 0):
+                what = f"{wanted} actors" if kind == "CPU" else ", ".join(sorted(gpus))
+                raise ResourceError(
+                    f"the evaluation needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}"
+                )
+        candidates = ray.put(dict(self._candidates))
+        actor: Any = EvaluationActor
+        for device in self._devices:
+            share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
+            options = actor.options(num_cpus=1, **share)
+            self._actors.append(options.remote(self._config, candidates, device.partition(":")[0], self._greedy))
+
+    def describe(self) -> str:
+        """See :class:`EvaluatorPool`."""
+        counts = Counter(self._devices).items()
+        return "Ray actors: " + ", ".join(f"{count} on {device}" for device, count in counts)
+
+    def play(self, tasks: Sequence[EvaluationTask], should_stop: ShouldStop) -> Iterator[TaskResult]:
+        """See :class:`EvaluatorPool`."""
+        waiting, free = deque(tasks), deque(self._actors)
+        running: dict[Any, tuple[EvaluationTask, Any]] = {}
+        while waiting or running:
+            while waiting and free:
+                job, actor = waiting.popleft(), free.popleft()
+                running[actor.play.remote(job)] = (job, actor)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            if should_stop():
+                raise Interrupted
+            for reference in done:
+                job, actor = running.pop(reference)
+                free.append(actor)
+                yield job, ray.get(reference)

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_actors.evaluation.candidates import Candidate
-from esper_actors.evaluation.pool import EvaluatorPool, all_scores, make_evaluators
+from esper_actors.evaluation.pool import EvaluatorPool, all_scores
+from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.karn.reports import evaluation_report as scoreboard
