@@ -112,6 +112,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3; repeatable"),
 ]
 ConfigJson = Annotated[Path | None, typer.Option(help="configuration file (JSON or YAML) instead of a preset")]
+Serial = Annotated[
+    bool,
+    typer.Option("--serial", help="run in one process, without Ray; the results are equal", rich_help_panel=MACHINE),
+]
 DataDir = Annotated[Path | None, typer.Option(help=FLAGS["data_dir"].help)]
 
 

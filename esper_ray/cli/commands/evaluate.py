@@ -42,12 +42,7 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
     ] = None,
-    serial: Annotated[
-        bool,
-        typer.Option(
-            "--serial", help="run in one process, without Ray; the results are equal", rich_help_panel=opt.MACHINE
-        ),
-    ] = False,
+    serial: opt.Serial = False,
     out: Annotated[
         Path | None, typer.Option(help="folder for table and picture; default: evaluations/<time>-<preset>")
     ] = None,

@@ -81,35 +81,23 @@ def submit(
     if sum([bool(words), follow is not None, stop is not None]) != 1:
         raise UsageError("say what to run: esper submit [OPTIONS] -- train ppo ...; or one of --follow ID, --stop ID")
     check_command(context.find_root().command, words)
-
     from esper_actors.jobs.package import choose_address, entrypoint, key_values
 
     variables, notes = key_values("--env", env or []), key_values("--metadata", metadata or [])
     where = choose_address(address, os.environ)
-    from esper_actors.jobs.client import JobClient, package_size
+    from esper_actors.jobs.client import JobClient
 
-    for name in ("working_dir", "packaging"):  # they say again what the line about shipping says
-        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
-    for name in ("dashboard_sdk", "job.sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    _quieten_ray()
     runtime: dict[str, Any] = {"env_vars": variables} if variables else {}
     if words and not no_working_dir:
-        from esper_actors.jobs.package import EXCLUDES, MIB
-
-        shipment = package_size(working_dir, exclude or [])
-        shipment.refuse_if_too_large()
-        runtime |= {"working_dir": str(shipment.root), "excludes": [*EXCLUDES, *(exclude or [])]}
-        typer.echo(f"shipping {shipment.root}: {len(shipment.sizes)} files, {shipment.total / MIB:.1f} MiB", err=True)
+        runtime |= _upload(working_dir, exclude or [])
     cluster = JobClient(where, any_version)
     if stop is not None:
         typer.echo(f"job {stop}: {'stopped' if cluster.stop(stop) else 'had ended before'}", err=True)
         return
     if follow is not None:
         raise SystemExit(_follow(cluster, follow))
-    if words[0] == "train" and not any(word.startswith("--telemetry-dir") for word in words):
-        typer.echo(
-            "note: without --telemetry-dir the run is written to a folder that Ray deletes after the job", err=True
-        )
+    _note_temporary_folder(words)
     job = cluster.submit(
         entrypoint(words, python),
         submission_id,
@@ -124,6 +112,37 @@ def submit(
         typer.echo(job)
         return
     raise SystemExit(_follow(cluster, job))
+
+
+def _quieten_ray() -> None:
+    """Silence log lines of Ray that repeat the line about the upload."""
+    for name in ("working_dir", "packaging"):
+        logging.getLogger(f"ray._private.runtime_env.{name}").setLevel(logging.ERROR)
+    for name in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+
+
+def _note_temporary_folder(words: list[str]) -> None:
+    """Warn that the run directory of a training is lost after the job."""
+    if words[0] == "train" and not any(word.startswith("--telemetry-dir") for word in words):
+        typer.echo(
+            "note: without --telemetry-dir the run is written to a folder that Ray deletes after the job", err=True
+        )
+
+
+def _upload(folder: Path, exclude: list[str]) -> dict[str, Any]:
+    """The entries of the runtime environment that upload ``folder``.
+
+    Raises:
+        UserError: if the folder does not exist or is too large.
+    """
+    from esper_actors.jobs.client import package_size
+    from esper_actors.jobs.package import EXCLUDES, MIB
+
+    package = package_size(folder, exclude)
+    package.refuse_if_too_large()
+    typer.echo(f"shipping {package.root}: {len(package.sizes)} files, {package.total / MIB:.1f} MiB", err=True)
+    return {"working_dir": str(package.root), "excludes": [*EXCLUDES, *exclude]}
 
 
 def _follow(cluster: "JobClient", job: str) -> int:

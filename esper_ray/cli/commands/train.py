@@ -11,6 +11,7 @@ from esper_ray.cli import options as opt
 from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
+    from esper_ray.leyline.config.run import RunConfig
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
 app = typer.Typer(help="Train on growing networks.", no_args_is_help=True, add_completion=False)
@@ -20,12 +21,6 @@ SHARED = ("task", "data_dir", "episode_length", "seed", "reward_mode", "slots", 
 LEARNING = ("rounds", "envs", "ppo_epochs", "memory_size", "device", "devices", "envs_per_actor", "gpus_per_actor")
 RUN, TELEMETRY, COMPARISON = "Run directory", "Telemetry", "Comparison of two reward modes"
 
-Serial = Annotated[
-    bool,
-    typer.Option(
-        "--serial", help="run in one process, without Ray; the results are equal", rich_help_panel=opt.MACHINE
-    ),
-]
 TelemetryDir = Annotated[
     Path | None, typer.Option(help="folder of the run directories; default: runs", rich_help_panel=RUN)
 ]
@@ -91,7 +86,7 @@ MinImprovement = Annotated[
 @opt.configured(*SHARED, *LEARNING, "compile_mode", "telemetry", no_ops=True)
 def ppo(
     request: opt.ConfigRequest,
-    serial: Serial = False,
+    serial: opt.Serial = False,
     telemetry_dir: TelemetryDir = None,
     resume: Resume = None,
     run_id: RunId = None,
@@ -117,15 +112,13 @@ def ppo(
         _check_comparison(request, resume, save, metrics_port, sinks)
     continues = dual_ab is None and (resume is not None or run_id is not None)
     config = request.configuration() if request.has_source or not continues else None
-
     from esper_ray.nissa.sinks.registry import check_sinks
 
     storage = None if storage is None else opt.checked_storage(storage)
     check_sinks(sinks)
     previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
     config = config or request.configuration(None if previous is None else previous.config())
-    if metrics_port is not None and config.telemetry.level == "off":
-        raise UsageError(f"--metrics-port {metrics_port}: with telemetry off there are no metrics")
+    _check_metrics_port(metrics_port, config)
     opt.check_devices(config, on_cluster=not serial and config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
     opt.check_run(config)
     parent = telemetry_dir or RUNS
@@ -133,11 +126,9 @@ def ppo(
         from esper_ray.cli.jobs.compare import ComparisonJob, parse_pair
 
         pair, seeds = parse_pair(dual_ab), range(ab_seeds)
-        raise SystemExit(
-            ComparisonJob(
-                config, pair, parent, serial=serial, seeds=seeds, command=sys.argv, run_id=run_id, storage=storage
-            ).run()
-        )
+        options = {"run_id": run_id, "storage": storage}
+        dual = ComparisonJob(config, pair, parent, serial=serial, seeds=seeds, command=sys.argv, **options)
+        raise SystemExit(dual.run())
     from esper_ray.cli.jobs.train import PPOJob
 
     job = PPOJob(
@@ -167,6 +158,11 @@ def _check_comparison(
         raise UsageError("--dual-ab names its reward modes and its runs: leave --resume, --reward-mode and --save out")
     if metrics_port is not None or sinks:
         raise UsageError("--metrics-port, --wandb, --mlflow and --tensorboard watch one run; --dual-ab has two")
+
+
+def _check_metrics_port(port: int | None, config: "RunConfig") -> None:
+    if port is not None and config.telemetry.level == "off":
+        raise UsageError(f"--metrics-port {port}: with telemetry off there are no metrics")
 
 
 def _previous_run(
