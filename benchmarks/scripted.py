@@ -92,7 +92,7 @@ def hold_for_ever(s: Situation) -> Options:
     yield from _right_seeds(s)
 
 
-def fossilise_everything(s: Situation) -> Options:
+def fossilize_everything(s: Situation) -> Options:
     """Fill every slot with whatever comes, and commit all of it in due time."""
     yield from (_commit(slot) for slot, _ in s.holding(HELD))
     yield from (s.plant(slot, _rotation(slot)) for slot in s.empty)
@@ -142,7 +142,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "rush": rush,
     "turntable": turntable,
     "hold-for-ever": hold_for_ever,
-    "fossilise-everything": fossilise_everything,
+    "fossilize-everything": fossilize_everything,
     "ransomware": ransomware,
     "cheapest-blueprint": cheapest_blueprint,
     "do-right": do_right,

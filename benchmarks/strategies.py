@@ -64,13 +64,13 @@ def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
     """An episode; what the accounts saw of it."""
     env.reset(seed=seed)
     seen: list[Transition] = []
-    settle = env.books.settle
+    settle = env.progress.rewards.settle
 
     def recorded(transition: Transition) -> tuple[object, ...]:
         seen.append(transition)
         return settle(transition)
 
-    env.books.settle = recorded  # type: ignore[method-assign, assignment]
+    env.progress.rewards.settle = recorded  # type: ignore[method-assign, assignment]
     over = False
     while not over:
         action = decision(STRATEGIES[strategy], env.view, env.limits)
@@ -83,7 +83,11 @@ def booked(config: RunConfig, mode: str, env: MorphogenesisEnv, seen: Sequence[T
     """The same episode in another mode."""
     reward = config.reward.model_copy(update={"mode": mode})
     books = RewardEngine(
-        reward, config.gamma, config.governor.penalty, env.life.first_accuracy_pp, env.books.control_pp
+        reward,
+        config.gamma,
+        config.governor.penalty,
+        env.runtime.health.first_accuracy_pp,
+        env.progress.rewards.control_pp,
     )
     for transition in seen:
         books.settle(transition)

@@ -61,7 +61,7 @@ def main() -> None:
         elif state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
             model.advance(SLOT, known)
         elif state is not None and state.stage is Stage.HOLDING:
-            model.fossilise(SLOT, known)
+            model.fossilize(SLOT, known)
         model.tick({SLOT: known})
 
         result = trainer.train(data.plan(0, epoch, batch_size=64, steps=17))

@@ -374,9 +374,9 @@ def test_a_reset_clears_every_account():
     env = make_environment("digits", TINY | {"reward.mode": "escrow", "episode_length": 4})
     env.reset(seed=3)
     first = [env.step(GROW)[1], *(env.step(STAY)[1] for _ in range(2))]
-    assert env.books.accounts.slots
+    assert env.progress.rewards.accounts.slots
     env.reset(seed=3)
     assert env.ledger.entries == ()
-    assert env.books.accounts == Accounts((env.measured.accuracy_pp,))
+    assert env.progress.rewards.accounts == Accounts((env.measured.accuracy_pp,))
     assert env.reports == (None, None, None)
     assert [env.step(GROW)[1], *(env.step(STAY)[1] for _ in range(2))] == first

@@ -115,7 +115,7 @@ class MorphogeneticModel(SlottedNetwork):
         """
         return self._obeyed(slot, self.execute(slot, reducer.Prune(ticks, curve, reason=reason)))
 
-    def fossilise(self, slot: str, measured: SeedMeasurements) -> Outcome:
+    def fossilize(self, slot: str, measured: SeedMeasurements) -> Outcome:
         """Commit a holding seed for good, if its gate opens; the outcome tells whether it did.
 
         Raises:

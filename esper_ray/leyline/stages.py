@@ -54,10 +54,13 @@ IN_FORWARD = AMPLIFIED | {Stage.TRAINING}
 PRUNABLE = frozenset({Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING})
 """Stages that a seed can be pruned from: it is live and not committed."""
 
+COMMITTED = frozenset({Stage.FOSSILIZED})
+"""Stages in which a seed belongs to the network for good."""
+
 COOLDOWN = frozenset({Stage.PRUNED, Stage.EMBARGOED, Stage.RESETTING})
 """Stages after removal: no module is left, and the slot is not free yet."""
 
-WITH_MODULE = PRUNABLE | {Stage.FOSSILIZED}
+WITH_MODULE = PRUNABLE | COMMITTED
 """Stages in which the slot holds a seed module."""
 
 

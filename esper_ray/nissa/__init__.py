@@ -1,1 +1,1 @@
-"""Nissa: run directories, the event log and pictures of a run. Nothing in training reads from here."""
+"""Nissa: run directories, event log, state and metrics of a run. Training reads nothing from here."""

@@ -56,7 +56,7 @@ class Governor:
         self.examples = examples
         self.state = GovernorState()
 
-    def judge(self, train_loss: float, val_loss: float, committed_pp: float) -> HealthVerdict:
+    def judge(self, train_loss: float | None, val_loss: float, committed_pp: float) -> HealthVerdict:
         """Verdict on an epoch.
 
         A loss that is not finite is a panic at once. Suspicious, and a panic when confirmed, are
@@ -65,11 +65,11 @@ class Governor:
         - collapse: an accuracy of host and committed seeds that has lost most of what it had above chance.
 
         Args:
-            train_loss: in nats, as is ``val_loss``.
+            train_loss: in nats, as is ``val_loss``; ``None`` if unknown.
             committed_pp: validation accuracy with nothing but committed seeds on.
         """
         for name, loss in (("training", train_loss), ("validation", val_loss)):
-            if not math.isfinite(loss):
+            if loss is not None and not math.isfinite(loss):
                 return HealthVerdict(True, False, f"{name} loss is not finite", loss, math.inf)
         highest, lowest = self._divergence_threshold(), self._collapse_threshold()
         if val_loss > highest:

@@ -12,7 +12,7 @@ from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +36,7 @@ def stopping_after(steps):
 
 
 def assert_same(one: Episode, other: Episode) -> None:
-    assert [written(record) for record in one.log] == [written(record) for record in other.log]
+    assert [json_record(record) for record in one.log] == [json_record(record) for record in other.log]
     for name in one.trajectory.__slots__:
         mine, theirs = getattr(one.trajectory, name), getattr(other.trajectory, name)
         np.testing.assert_array_equal(mine, theirs)

@@ -11,7 +11,7 @@ from esper_actors.training.ppo_learner import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 
 QUICK = {"episode_length": 12, "growth.min_training_epochs": 0, "growth.min_gradient_health": 0.0}
 
@@ -27,7 +27,7 @@ def records(tiny_config, env):
     policy = LearnedPolicy(tiny_config.policy)
     policy.load(PPOLearner(tiny_config).weights(), 1.0)
     log = EpisodeRunner(env, policy).play(Assignment(4, 1, 77)).log
-    return [written(record) | {"source": "env-1", "source_seq": 30 + i} for i, record in enumerate(log)]
+    return [json_record(record) | {"source": "env-1", "source_seq": 30 + i} for i, record in enumerate(log)]
 
 
 def test_an_untouched_episode_has_no_difference(env, records):

@@ -12,9 +12,8 @@ from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import WAIT, Action, LifecycleOp
 from esper_ray.leyline.policy import Decision
-from esper_ray.runtime import host as life
 from esper_ray.tolaria.assembly import derived_seed
-from esper_ray.tolaria.governor import HealthVerdict
+from esper_ray.tolaria.governor import Governor, HealthVerdict
 
 GROW = Action(LifecycleOp.GERMINATE, 1, tempo=0)
 ADVANCE = Action(LifecycleOp.ADVANCE, 1)
@@ -127,7 +126,7 @@ def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was
     verdicts = iter(
         [HealthVerdict(False, True), HealthVerdict(False, True), HealthVerdict(True, False, "test", 1.0, 0.5)]
     )
-    monkeypatch.setattr(life.Governor, "judge", lambda self, train, val, committed: next(verdicts))
+    monkeypatch.setattr(Governor, "judge", lambda self, train, val, committed: next(verdicts))
     runner = runner_of(env, [GROW, WAIT, WAIT])
     episode = runner.play(Assignment(0, 0, 5))
     trajectory = episode.trajectory

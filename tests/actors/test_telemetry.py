@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
 from esper_actors.cluster.metrics_exporter import TRIES, RayExporter
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 WAIT_SECONDS = 120
 

@@ -24,7 +24,7 @@ OPS = {
     "rush": {"GERMINATE", "FOSSILIZE"},
     "turntable": {"GERMINATE", "PRUNE"},
     "hold-for-ever": {"GERMINATE"},
-    "fossilise-everything": {"GERMINATE", "FOSSILIZE"},
+    "fossilize-everything": {"GERMINATE", "FOSSILIZE"},
 }
 
 
@@ -63,11 +63,11 @@ def test_every_strategy_plays_to_the_end(env, name):
 
 def test_booking_an_episode_in_a_mode_is_playing_it_there():
     env = make_environment("digits", QUICK | {"reward.mode": "settlement"})
-    seen = strategies.play(env, "fossilise-everything", 3)
+    seen = strategies.play(env, "fossilize-everything", 3)
     earned = {mode: strategies.booked(env.config, mode, env, seen).total() for mode in REWARD_MODES}
     for mode in REWARD_MODES:
         real = make_environment("digits", QUICK | {"reward.mode": mode})
-        strategies.play(real, "fossilise-everything", 3)
+        strategies.play(real, "fossilize-everything", 3)
         assert real.ledger.total() == earned[mode]
     assert len(set(earned.values())) >= 5
 

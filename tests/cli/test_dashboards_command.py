@@ -78,8 +78,8 @@ def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monk
         answers = [call("dashboards", "push", "--url", url, *chosen) for _ in range(2)]
     assert [answer.code for answer in answers] == [0, 0]
     for group in ("shaped", "basic"):
-        assert f"annotations of ab/{group}: 1 (1 made, 0 removed)" in answers[0].out
-        assert f"annotations of ab/{group}: 1 (0 made, 0 removed)" in answers[1].out
+        assert f"annotations of ab/{group}: 1 (1 created, 0 removed)" in answers[0].out
+        assert f"annotations of ab/{group}: 1 (0 created, 0 removed)" in answers[1].out
     assert len(fake.annotations) == 2
 
 

@@ -118,4 +118,4 @@ def test_a_port_that_is_taken_is_refused():
         taken.listen()
         answer = call("monitor", "--port", taken.getsockname()[1])
     assert answer.code == 2
-    assert "cannot be had: Address already in use" in answer.err
+    assert "is not available: Address already in use" in answer.err

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_builders import call
 
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = pytest.mark.integration
@@ -20,7 +20,7 @@ def run(finished, tmp_path):
 
 def as_lines(run):
     """The events as the lines of JSON that they were before they became Parquet, which is gone."""
-    records = [{"schema": SCHEMA, **record} for record in RunDirectory.open(run).events()]
+    records = [{"schema": EVENT_SCHEMA, **record} for record in RunDirectory.open(run).events()]
     shutil.rmtree(run / "events")
     return records
 
@@ -70,4 +70,4 @@ def test_an_episode_with_a_damaged_line_is_refused_and_the_line_is_named(run, ca
     assert answer.code == 2
     assert "the record of episode 0 is not complete: of its records 1 are missing" in answer.err
     assert "line 3 of" in caplog.text
-    assert "is no JSON" in caplog.text
+    assert "is not JSON" in caplog.text

@@ -44,7 +44,7 @@ REFUSED = {
         ["--concurrent", "500", "--seeds", "500", "--envs", "1"],
         ["500 trials at a time need", "= 500 CPU, the cluster has"],
     ),
-    "resume": (["--resume", "/nowhere"], ["/nowhere is not the folder of a sweep", "sweep.json"]),
+    "resume": (["--resume", "/nowhere"], ["/nowhere is not a sweep directory", "sweep.json"]),
 }
 
 

@@ -174,7 +174,7 @@ def test_the_heuristic_plays_episodes_and_says_why(esper, runs):
     )
     assert answer.code == 0
     assert len(re.findall(r"epoch +3  GERMINATE +r0c2  slot is empty: try conv_light", answer.out)) == 2
-    assert re.search(r"episode 1: return [+-]\d+\.\d\d, validation \d+\.\d %, test \d+\.\d %, 0 fossilised", answer.out)
+    assert re.search(r"episode 1: return [+-]\d+\.\d\d, validation \d+\.\d %, test \d+\.\d %, 0 fossilized", answer.out)
     run = only_run(runs)
     assert run.read_manifest()["status"] == "finished"
     assert run.config().growth.slots == ("r0c1", "r0c2")

@@ -164,7 +164,29 @@ def test_thresholds_come_from_the_rules():
 
 def test_the_message_names_what_failed_by_how_much():
     assert g2(PERMISSIVE, 4, exploding=False).message == (
-        "epochs in training 4, needs >= 10; gradient health unmeasured, needs >= 0.7"
+        "epochs in training: 4, needed at least 10; gradient health: not measured yet"
     )
-    assert g5(PERMISSIVE, finite=True, contribution_pp=-0.5).message == "contribution (pp) -0.5, needs > 0"
+    assert g5(PERMISSIVE, finite=True, contribution_pp=-0.5).message == "contribution (pp): -0.5, needed above 0"
     assert g5(PERMISSIVE, finite=True, contribution_pp=0.5).message == ""
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (g2(PERMISSIVE, exploding=True, gradient_health=1.0), "gradients explode"),
+        (g2(PERMISSIVE, exploding=None, gradient_health=1.0), "gradients do not explode: not measured yet"),
+        (g3(PERMISSIVE, RAMPING), "amplitude is still moving to its target"),
+        (g3(PERMISSIVE, PARKED), "amplitude target: 0.7, needed at least 1"),
+        (g5(PERMISSIVE, finite=False, contribution_pp=1.0), "parameters or gradients of the seed are not finite"),
+    ],
+)
+def test_a_failed_condition_is_described_in_words(result, message):
+    assert result.message == message
+
+
+def test_messages_of_g0_and_g1_name_the_stage_of_the_seed():
+    for target, message in [
+        (Stage.GERMINATED, "the slot holds a seed in HOLDING"),
+        (Stage.TRAINING, "the seed is in HOLDING, not in GERMINATED"),
+    ]:
+        assert evaluate_gate(target, Stage.HOLDING, 0, FULL, UNMEASURED, PERMISSIVE).message == message

@@ -204,7 +204,7 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
         (lambda m: m.prune("r1c0", ticks=float("nan")), ValueError, "ramp length must be .* got nan"),
         (lambda m: m.advance("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.advance("r0c0"), LifecycleError, "a HOLDING seed does not advance"),
-        (lambda m: m.fossilise("r0c1", WORTHY), LifecycleError, "slot r0c1: slot is empty"),
+        (lambda m: m.fossilize("r0c1", WORTHY), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.prune("r0c1"), LifecycleError, "slot r0c1: slot is empty"),
         (lambda m: m.retarget("r0c0", 0.0), ValueError, "got 0.0; removal is Prune"),
         (
@@ -214,7 +214,7 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
         ),
         (lambda m: m.retarget("r0c0", 0.5, steepness=float("inf")), ValueError, "steepness must be finite, got inf"),
         (lambda m: m.retarget("r1c0", 0.5), LifecycleError, "a GERMINATED seed has no amplitude to retarget"),
-        (lambda m: m.fossilise("r1c0", WORTHY), LifecycleError, "only a HOLDING seed can be fossilised"),
+        (lambda m: m.fossilize("r1c0", WORTHY), LifecycleError, "only a HOLDING seed can be fossilized"),
     ],
 )
 def test_misuse_is_an_error_with_value_and_constraint_and_changes_nothing(act, error, message):

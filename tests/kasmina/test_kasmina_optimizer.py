@@ -70,7 +70,7 @@ def test_host_and_seed_move_by_their_own_rates_and_only_the_host_decays():
 def test_a_committed_seed_keeps_its_momentum_and_moves_as_the_host_does():
     model, optimizer, scale = grown(*HOLD)
     step(optimizer, {scale: 1.0})  # momentum 1, value 3/4
-    model.fossilise("r0c0", WORTHY)
+    model.fossilize("r0c0", WORTHY)
     assert optimizer.group_names == [HOST_GROUP]
     assert momentum(optimizer, scale).tolist() == [1.0] * 3
     step(optimizer, {scale: 2.0})  # momentum 1/2 + 2 + 0.1 * 3/4, rate 1/2
@@ -80,7 +80,7 @@ def test_a_committed_seed_keeps_its_momentum_and_moves_as_the_host_does():
 def test_a_frozen_fossil_leaves_the_optimiser_and_never_moves_again():
     model, optimizer, scale = grown(*HOLD, freeze_fossils=True)
     step(optimizer, {scale: 1.0})
-    model.fossilise("r0c0", WORTHY)
+    model.fossilize("r0c0", WORTHY)
     assert [p is model.host.x for p in optimizer.parameters()] == [True]
     assert (scale.requires_grad, scale.grad, momentum(optimizer, scale)) == (False, None, None)
     before = scale.tolist()
@@ -162,7 +162,7 @@ def test_adam_keeps_its_moments_over_commitment():
     model, optimizer, scale = grown(*HOLD, optimizer=torch.optim.AdamW, host={"lr": 0.1, "weight_decay": 0.0})
     step(optimizer, {scale: 1.0})
     before = {key: value.clone() for key, value in optimizer.state_of(scale).items()}
-    model.fossilise("r0c0", WORTHY)
+    model.fossilize("r0c0", WORTHY)
     assert before.keys() == {"step", "exp_avg", "exp_avg_sq"}
     assert all(torch.equal(optimizer.state_of(scale)[key], value) for key, value in before.items())
 

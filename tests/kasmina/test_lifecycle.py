@@ -26,7 +26,7 @@ GERMINATE = Germinate("r0c0-1", "norm")
 COMMANDS = {
     "germinate": GERMINATE,
     "advance": Advance(),
-    "fossilise": Fossilize(),
+    "fossilize": Fossilize(),
     "target": SetAlphaTarget(0.5, 3),
     "prune": Prune(0),
 }
@@ -34,7 +34,7 @@ TAKES = {  # commands that are not refused, whatever a gate says to them
     "GERMINATED": {"advance", "prune"},
     "TRAINING": {"advance", "prune"},
     "BLENDING": {"advance", "target", "prune"},
-    "HOLDING": {"fossilise", "target", "prune"},
+    "HOLDING": {"fossilize", "target", "prune"},
     "FOSSILIZED": set(),
     "PRUNED": set(),
     "EMBARGOED": set(),
@@ -100,7 +100,7 @@ def test_advance_names_the_gate_that_stays_shut_and_leaves_the_seed():
     assert after == state
     (event,) = events
     assert isinstance(event, GateEvaluated)
-    assert event.result.message == "epochs in training 9, needs >= 10"
+    assert event.result.message == "epochs in training: 9, needed at least 10"
 
 
 def test_unmeasured_is_not_zero_at_any_gate():
@@ -318,6 +318,6 @@ def test_a_gate_that_stays_shut_is_told_again_only_for_other_reasons():
     for measured in (UNMEASURED, UNMEASURED, sick, sick, UNMEASURED, HEALTHY):
         slot.step(None, measured)
         told.append([e.result.message for e in slot.events if isinstance(e, GateEvaluated)])
-    both = "gradients do not explode unmeasured, needs >= 1; gradient health unmeasured, needs >= 0.7"
-    assert told == [[both], [], ["gradients do not explode 0, needs >= 1"], [], [both], [""]]
+    both = "gradients do not explode: not measured yet; gradient health: not measured yet"
+    assert told == [[both], [], ["gradients explode"], [], [both], [""]]
     assert slot.state.stage is Stage.BLENDING

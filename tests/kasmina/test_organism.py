@@ -85,7 +85,7 @@ def test_a_scheduled_prune_frees_the_module_on_the_tick_that_reaches_zero():
     assert_consistent(organism)
 
 
-def test_momentum_survives_fossilisation():
+def test_momentum_survives_fossilization():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     train(organism, 3)

@@ -42,7 +42,7 @@ def commit(model, slot, blueprint, style="linear_add", to=Stage.FOSSILIZED):
     model.tick()
     assert model.advance(slot, WORTHY)
     if to is Stage.FOSSILIZED:
-        assert model.fossilise(slot, WORTHY)
+        assert model.fossilize(slot, WORTHY)
 
 
 def grown(topology, style="linear_add", causal=True):

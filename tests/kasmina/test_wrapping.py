@@ -215,6 +215,6 @@ def test_networks_of_torchvision_grow_as_they_are(name, slots, size, blueprint):
     model.tick()
     assert not torch.equal(model(x), before)
     assert model.advance("r0c0", WORTHY)
-    assert model.fossilise("r0c0", WORTHY)
+    assert model.fossilize("r0c0", WORTHY)
     assert optimizer.group_names == ["host"]
     assert torch.allclose(model.plain()(x), model(x), atol=1e-5)

@@ -60,7 +60,7 @@ def test_base_block_index_by_index():
             *(0.5, 0.13090, 0.85),  # epoch 50 of 100, ln 2.5 / 7, 85 %
             *(-1.0, -1.0, -1.0, 0.28784, 0.13090),  # ln 7.5 / 7 and ln 2.5 / 7
             *(-1.0, -1.0, -1.0, 0.1, 0.85),
-            *(0.2, 0.2, 0.4),  # training, blending, holding and fossilised of five slots
+            *(0.2, 0.2, 0.4),  # training, blending, holding and fossilized of five slots
             0.0,  # success
             *(0.0, 0.0, 0.0, 1.0, 0.0, 0.0),  # PRUNE
         ]

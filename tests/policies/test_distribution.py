@@ -110,11 +110,11 @@ def two_ops(epsilon):
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "wait", "fossilise"), [(0.0, 0.7, 0.3), (0.1, 0.68, 0.32), (0.5, 0.6, 0.4), (1.0, 0.5, 0.5)]
+    ("epsilon", "wait", "fossilize"), [(0.0, 0.7, 0.3), (0.1, 0.68, 0.32), (0.5, 0.6, 0.4), (1.0, 0.5, 0.5)]
 )
-def test_epsilon_mixes_a_uniform_choice_among_what_is_legal(epsilon, wait, fossilise):
+def test_epsilon_mixes_a_uniform_choice_among_what_is_legal(epsilon, wait, fossilize):
     distribution = two_ops(epsilon)
-    assert distribution.op[0].exp().tolist() == pytest.approx([wait, 0, 0, 0, fossilise, 0], abs=1e-6)
+    assert distribution.op[0].exp().tolist() == pytest.approx([wait, 0, 0, 0, fossilize, 0], abs=1e-6)
     assert distribution.slot[0, 4].exp().tolist() == pytest.approx([0.5, 0.5])
 
 

@@ -12,7 +12,6 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.ledger import RewardError
-from esper_ray.simic.live.transition import committed_accuracy, fossil_parameters
 
 SHAPED_MODES = ("shaped", "simplified", "basic", "basic_plus", "escrow")
 SLOTS = ("r0c0", "r0c1", "r0c2")
@@ -183,10 +182,3 @@ def test_a_measurement_that_is_not_finite_is_named_and_nothing_is_paid(name, bro
 def _with_broken(value):
     coalitions = (Coalition(frozenset(), 30.0), Coalition(frozenset({"r0c1"}), value))
     return Measurement(1.0, 50.0, 400, ("r0c1",), coalitions)
-
-
-def test_committed_accuracy_without_fossils_switches_every_seed_off():
-    after = (None, report("r0c1", Stage.HOLDING, 1, alpha=1.0), None)
-    assert committed_accuracy(after, solo("r0c1", 33.0, 44.0)) == 33.0
-    assert committed_accuracy(EMPTY, plain(21.0)) == 21.0
-    assert (fossil_parameters(after), fossil_parameters(FOSSIL)) == (0, 100)

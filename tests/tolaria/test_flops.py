@@ -74,7 +74,7 @@ def test_a_committed_convolution_adds_its_own_products():
     alone, grown = FlopMeter(), FlopMeter()
     played(life_of(CNN, flops=alone), epochs=1)
     life = life_of(CNN, flops=grown)
-    life.begin_grown([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
+    life.plant([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     played(life, epochs=1)
     assert grown.total - alone.total == STEPS * linear(BATCH * 64, 9 * 2, 2)
 
@@ -111,7 +111,7 @@ def lives(settings, blueprint, flops):
         before = flops.total
         result = life.train()
         counts.append((stage, flops.total - before))
-        life.measure_and_judge(result)
+        life.judge(result)
         life.epoch += 1
     return counts
 

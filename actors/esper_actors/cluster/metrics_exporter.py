@@ -18,7 +18,7 @@ from esper_actors.cluster.telemetry_actor import TelemetryActor
 from esper_actors.rollout.sampling import SampleBatch
 from esper_ray.leyline.faults import Fault
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 EXPORT_SECONDS = 12.0
 """After so long, what an actor shows has been exported."""

@@ -11,13 +11,13 @@ from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.modules import count_parameters
+from esper_ray.leyline.commitment import committed_accuracy_pp, committed_slots
 from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
 from esper_ray.leyline.records import Reports
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.runtime.host import HostRuntime, PlantedSeed
-from esper_ray.simic.live.transition import committed_accuracy
 from esper_ray.simic.rewards.terminal import priced_value
 from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
@@ -79,7 +79,7 @@ class Evaluator:
                 raise RuntimeError(f"{candidate.label} chose the illegal action {action} at step {env.epoch + 1}")
             _, _, terminated, truncated, _ = env.step(action.to_indices())
             over = terminated or truncated
-        return self._result(candidate.label, seed, env.life, env.reports, env.ledger.total())
+        return self._result(candidate.label, seed, env.runtime, env.reports, env.ledger.total())
 
     def unsteered(
         self, kind: str, seed: int, after: FinalNetwork, should_stop: Callable[[], bool] = lambda: False
@@ -99,45 +99,46 @@ class Evaluator:
         if kind == WIDE:
             config = config.model_copy(update={"host": widened(config.host, data, after.parameters)})
         self.flops.total = 0.0
-        life = HostRuntime(config, data, torch.device(self.device), configured_host(config.host), seed, self.flops)
+        runtime = HostRuntime(config, data, torch.device(self.device), configured_host(config.host), seed, self.flops)
         if kind == SCRATCH:
-            life.begin_grown(after.seeds)
-        for _ in life.live_alone():
+            runtime.plant(after.seeds)
+        for _ in runtime.run_without_policy():
             if should_stop():
                 raise Interrupted
-        return self._result(kind, seed, life, life.reports(), None)
+        return self._result(kind, seed, runtime, runtime.reports(), None)
 
     def _result(
-        self, label: str, seed: int, life: HostRuntime, reports: Reports, reward: float | None
+        self, label: str, seed: int, runtime: HostRuntime, reports: Reports, reward: float | None
     ) -> EpisodeResult:
         present = [report for report in reports if report is not None and report.stage in WITH_MODULE]
         grown = sum(report.parameters for report in present)
+        committed, accuracy_pp = committed_slots(reports), runtime.measured.accuracy_pp
         score = Score(
             policy=label,
             seed=seed,
-            test_accuracy_pp=life.test_measurement().accuracy_pp,
-            val_accuracy_pp=life.measured.accuracy_pp,
-            objective_pp=100.0 * priced_value(life.measured.accuracy_pp, self._price_basis(life), self.config.reward),
-            committed_accuracy_pp=committed_accuracy(reports, life.measured),
-            parameters=life.total_parameters,
+            test_accuracy_pp=runtime.test_measurement().accuracy_pp,
+            val_accuracy_pp=accuracy_pp,
+            objective_pp=100.0 * priced_value(accuracy_pp, self._price_basis(runtime), self.config.reward),
+            committed_accuracy_pp=committed_accuracy_pp(committed, runtime.measured),
+            parameters=runtime.total_parameters,
             grown_parameters=grown,
             train_flops=self.flops.total,
-            rollbacks=life.rollbacks,
-            fossilised=sum(report.stage is Stage.FOSSILIZED for report in present),
+            rollbacks=runtime.health.rollbacks,
+            fossilised=len(committed),
             total_reward=reward,
             seeds_grown=tuple((report.slot_id, report.blueprint.id) for report in present),
         )
-        states = life.organism.model.states
+        states = runtime.organism.model.states
         planted = (
             PlantedSeed(report.slot_id, report.blueprint.id, state.style)
             for report in present
             if (state := states[report.slot_id]) is not None
         )
-        return EpisodeResult(score, FinalNetwork(life.total_parameters, tuple(planted)))
+        return EpisodeResult(score, FinalNetwork(runtime.total_parameters, tuple(planted)))
 
-    def _price_basis(self, life: HostRuntime) -> int:
+    def _price_basis(self, runtime: HostRuntime) -> int:
         """Parameters beyond those of the configured host, however they came to be there."""
-        return life.total_parameters - self._host_parameters
+        return runtime.total_parameters - self._host_parameters
 
 
 def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:

@@ -5,29 +5,26 @@ from typing import Any
 
 from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
+from esper_ray.leyline.step_outcome import StepOutcome
 from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
 
 HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
 
 
-def started_record(clock: Mapping[str, int], seed: int, info: Mapping[str, Any]) -> dict[str, Any]:
+def started_record(clock: Mapping[str, int], seed: int, outcome: StepOutcome) -> dict[str, Any]:
     """The beginning of an episode for the event log.
 
     Args:
         clock: numbers of episode and environment.
-        info: what ``reset`` gave.
+        outcome: that of ``reset``.
     """
-    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **_host_state(info)}
+    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **host_state(outcome)}
 
 
-def step_records(clock: Mapping[str, int], decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One step for the event log: what happened, and last what was decided and what came of it.
-
-    Args:
-        info: what ``step`` gave, with its reward as ``reward``.
-    """
-    happened = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in info["events"]]
-    return [*happened, {"kind": "env_epoch", **clock, **_epoch_record(decision, info)}]
+def step_records(clock: Mapping[str, int], decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
+    """One step for the event log: what happened, and last what was decided and what came of it."""
+    events = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in outcome.events]
+    return [*events, {"kind": "env_epoch", **clock, **_epoch_record(decision, outcome)}]
 
 
 def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
@@ -62,30 +59,31 @@ def _value(found: Attribution) -> float | None:
     return found.value_pp if isinstance(found, Estimate) else None
 
 
-def _host_state(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info[key] for key in HOST_STATE}
+def host_state(outcome: StepOutcome) -> dict[str, Any]:
+    """Losses, accuracies and sizes of a step, by name."""
+    return {name: getattr(outcome, name) for name in HOST_STATE}
 
 
-def _epoch_record(decision: Decision, info: Mapping[str, Any]) -> dict[str, Any]:
+def _epoch_record(decision: Decision, outcome: StepOutcome) -> dict[str, Any]:
     """One step for the event log: what was decided and why, what came of it, and what it was paid."""
     entries = [
         {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
-        for e in info["entries"]
+        for e in outcome.entries
     ]
     return {
-        "step": info["epoch"],
-        "operation": info["operation"],
-        "slot": info["slot"],
-        "success": info["success"],
+        "step": outcome.epoch,
+        "operation": outcome.operation.name,
+        "slot": outcome.slot,
+        "success": outcome.success,
         "action": decision.action.to_indices(),
         "why": decision.reason,
         "log_prob": decision.log_prob_op + decision.log_prob_arguments,
         "value": decision.value,
-        "reward": info["reward"],
+        "reward": outcome.reward,
         "entries": entries,
-        "train_loss": info["train_loss"],
-        **_host_state(info),
-        "slots": {report.slot_id: _slot_record(report) for report in info["reports"] if report is not None},
+        "train_loss": outcome.train_loss,
+        **host_state(outcome),
+        "slots": {report.slot_id: _slot_record(report) for report in outcome.reports if report is not None},
     }
 
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from esper_actors.rollout.event_records import HOST_STATE, started_record, step_records, worth_records
+from esper_actors.rollout.event_records import host_state, started_record, step_records, worth_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.commitment import committed_slots
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
-from esper_ray.leyline.stages import Stage
+from esper_ray.leyline.step_outcome import StepOutcome
 
 VERSION = 1
 _TEXT = "text"
@@ -67,16 +68,16 @@ class EpisodeRecorder:
         """Whose records these are."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
-    def begin(self, info: Mapping[str, Any], control_pp: Sequence[float] = ()) -> None:
-        """Note what ``reset`` gave, and the validation accuracies without growth where they are known."""
+    def begin(self, outcome: StepOutcome, control_pp: Sequence[float] = ()) -> None:
+        """Record the outcome of ``reset``, and the validation accuracies without growth where they are known."""
         seed = self.assignment.seed
-        self.log.append(started_record(self.clock, seed, info))
+        self.log.append(started_record(self.clock, seed, outcome))
         if control_pp:
             curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
             self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
 
-    def add(self, view: View, decision: Decision, info: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Note a step: what was seen, what was decided, and what ``step`` gave, with its reward as ``reward``.
+    def add(self, view: View, decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
+        """Record a step: what was seen, what was decided, and its outcome.
 
         Returns:
             Its records, the state that it led to last.
@@ -93,24 +94,22 @@ class EpisodeRecorder:
         )
         for name, value in zip(_COLUMNS, values, strict=True):
             self.columns[name].append(value)
-        happened = step_records(self.clock, decision, info)
-        self.log += happened
-        return happened
+        records = step_records(self.clock, decision, outcome)
+        self.log += records
+        return records
 
-    def finished(self, env: MorphogenesisEnv, *, terminated: bool) -> Episode:
+    def finished(self, env: MorphogenesisEnv) -> Episode:
         """The episode, at its end in ``env``."""
         clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
-        host = {key: steps[-1][key] for key in HOST_STATE}
-        reports = [report for report in env.reports if report is not None]
-        fossils = [report.slot_id for report in reports if report.stage is Stage.FOSSILIZED]
-        outcome = {
+        outcome, committed = env.outcome, committed_slots(env.reports)
+        ending = {
             "seed": self.assignment.seed,
             "total_reward": env.ledger.total(),
             "reward_by_source": env.ledger.by_source(),
-            "fossilised": fossils,
-            "rollback": terminated,
-            **host,
+            "fossilised": [slot for slot in env.limits.slots if slot in committed],
+            "rollback": outcome.terminated,
+            **host_state(outcome),
         }
         operations = Counter(record["operation"] for record in steps)
         return Episode(
@@ -121,17 +120,17 @@ class EpisodeRecorder:
                 **self._arrays(),
                 rewards=env.ledger.by_cause(len(self)),
                 bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
-                terminated=terminated,
+                terminated=outcome.terminated,
             ),
-            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **outcome}),
+            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **ending}),
             total_reward=env.ledger.total(),
-            val_accuracy_pp=host["val_accuracy_pp"],
-            committed_accuracy_pp=host["committed_accuracy_pp"],
-            growth_ratio=host["growth_ratio"],
+            val_accuracy_pp=outcome.val_accuracy_pp,
+            committed_accuracy_pp=outcome.committed_accuracy_pp,
+            growth_ratio=outcome.growth_ratio,
             operations={op.name: operations[op.name] for op in LifecycleOp},
-            fossilised=len(fossils),
+            fossilised=len(committed),
             refused=sum(not record["success"] for record in steps),
-            rollback=terminated,
+            rollback=outcome.terminated,
         )
 
     def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:

@@ -9,7 +9,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Decision
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 
 Record = Mapping[str, Any]
 
@@ -78,19 +78,20 @@ def replay(env: MorphogenesisEnv, records: Sequence[Record]) -> Replay:
     """Play the episode of ``records`` in ``env`` until its end or the first difference."""
     started = records[0]
     clock = {key: started[key] for key in ("episode", "env")}
-    _, info = env.reset(seed=started["seed"])
-    difference = _difference(started, written(started_record(clock, started["seed"], info)))
+    env.reset(seed=started["seed"])
+    difference = _difference(started, json_record(started_record(clock, started["seed"], env.outcome)))
     steps = _steps(records)
     for played, expected in enumerate(steps):
         if difference is not None:
             return Replay(played, len(steps), difference)
         decision = _decision(expected[-1])
-        _, reward, terminated, truncated, info = env.step(decision.action.to_indices())
-        found = [written(record) for record in step_records(clock, decision, info | {"reward": reward})]
+        env.step(decision.action.to_indices())
+        outcome = env.outcome
+        found = [json_record(record) for record in step_records(clock, decision, outcome)]
         difference = _first_difference(expected, found)
         last = played + 1 == len(steps)
-        if difference is None and (terminated or truncated) is not last:
-            difference = Difference(played + 1, "end of the episode", last, terminated or truncated)
+        if difference is None and outcome.last is not last:
+            difference = Difference(played + 1, "end of the episode", last, outcome.last)
     return Replay(len(steps), len(steps), difference)
 
 

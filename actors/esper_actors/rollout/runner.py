@@ -8,6 +8,7 @@ from esper_actors.rollout.sampling import Sampler
 from esper_actors.rollout.snapshots import EpisodeSnapshots
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode, Policy, ResumablePolicy
+from esper_ray.leyline.step_outcome import StepOutcome
 from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.device_memory import memory_in_use
@@ -74,10 +75,10 @@ class EpisodeRunner:
 
     def _begun(self, assignment: Assignment) -> EpisodeRecorder:
         recording = EpisodeRecorder(assignment)
-        _, info = self.env.reset(seed=assignment.seed)
+        self.env.reset(seed=assignment.seed)
         self.policy.begin_episode(derived_seed(assignment.seed, POLICY_STREAM))
         control = self.env.control(assignment.seed) if assignment.index < self.controls else ()
-        recording.begin(info, control)
+        recording.begin(self.env.outcome, control)
         return recording
 
     def _resumed(self, middle: PartialEpisode, assignment: Assignment) -> EpisodeRecorder:
@@ -97,8 +98,8 @@ class EpisodeRunner:
         snapshots: EpisodeSnapshots | None,
         sampler: Sampler | None,
     ) -> Episode:
-        terminated = truncated = False
-        while not (terminated or truncated):
+        outcome: StepOutcome | None = None
+        while outcome is None or not outcome.last:
             if should_stop():
                 raise Interrupted
             view, watch = self.env.view, Stopwatch()
@@ -109,15 +110,16 @@ class EpisodeRunner:
                     f"{type(self.policy).__name__} chose the illegal action {decision.action} "
                     f"at step {len(recording) + 1}"
                 )
-            _, reward, terminated, truncated, info = self.env.step(decision.action.to_indices())
-            happened = recording.add(view, decision, info | {"reward": reward})
+            self.env.step(decision.action.to_indices())
+            outcome = self.env.outcome
+            records = recording.add(view, decision, outcome)
             if sampler is not None:
                 memory = memory_in_use(self.env.device)
-                sampler.step(happened, decision, {**watch.seconds, **self.env.seconds}, memory)
-            if snapshots is not None and not (terminated or truncated) and snapshots.is_due(len(recording)):
+                sampler.step(records, decision, {**watch.seconds, **self.env.seconds}, memory)
+            if snapshots is not None and not outcome.last and snapshots.is_due(len(recording)):
                 state = self._resumable().save_state()
                 snapshots.save(recording.assignment, recording.packed(self.env.save_state(), state))
-        return recording.finished(self.env, terminated=terminated)
+        return recording.finished(self.env)
 
     def _resumable(self) -> ResumablePolicy:
         if not isinstance(self.policy, ResumablePolicy):

@@ -13,11 +13,11 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.log.events import STRICT
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
+from esper_ray.nissa.metrics.projection import Change
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
-from esper_ray.nissa.metrics.reducer import Change
 from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
-from esper_ray.nissa.sinks.delivery import PATIENCE_SECONDS, Delivery
-from esper_ray.nissa.sinks.protocol import RunFacts, values_of
+from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
+from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
 from esper_ray.nissa.sinks.registry import SINKS
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class SinkObserver(RunObserver):
         self._delivery = Delivery((SINKS[name]() for name in self._names), facts)
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        self._delivery.round(values_of(row, timing), row["round"])
+        self._delivery.round(scalar_values(row, timing), row["round"])
         self._report()
 
     def run_ended(self, status: str) -> None:
@@ -211,7 +211,7 @@ class SinkObserver(RunObserver):
             return
         hurried = isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt)
         picture = self._context.run.picture if status == "finished" else None
-        self._delivery.close(status, picture, HURRIED_SECONDS if hurried else PATIENCE_SECONDS)
+        self._delivery.close(status, picture, HURRIED_SECONDS if hurried else DRAIN_SECONDS)
         self._report()
 
     def _report(self) -> None:

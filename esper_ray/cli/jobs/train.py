@@ -142,7 +142,7 @@ def _summary_table(run: RunDirectory, progress: Progress) -> Table:
         ("validation accuracy", "val_accuracy_ratio", "{:.1%}"),
         ("committed accuracy", "committed_accuracy_ratio", "{:.1%}"),
         ("growth ratio", "growth_ratio", "{:.2f}x"),
-        ("fossilised per episode", "fossilised_mean", "{:.2f}"),
+        ("fossilized per episode", "fossilised_mean", "{:.2f}"),
         ("policy entropy (nats)", "entropy", "{:.2f}"),
     )
     for label, key, form in rows:
@@ -234,7 +234,7 @@ class HeuristicJob:
                 )
         self.console.print(
             f"episode {episode.index}: return {episode.total_reward:+.2f}, validation {episode.val_accuracy_pp:.1f} %, "
-            f"test {test_accuracy_pp:.1f} %, {episode.fossilised} fossilised, {episode.growth_ratio:.2f}x parameters",
+            f"test {test_accuracy_pp:.1f} %, {episode.fossilised} fossilized, {episode.growth_ratio:.2f}x parameters",
             highlight=False,
             soft_wrap=True,
         )

@@ -133,7 +133,7 @@ def _accuracy(axes: Axes, rounds: Sequence[Mapping[str, float]]) -> None:
     x = _by_round(axes, rounds)
     axes.plot(x, [row["val_accuracy_ratio"] for row in rounds], color="#22333b", marker="o", markersize=4, label="all")
     committed = [row["committed_accuracy_ratio"] for row in rounds]
-    axes.plot(x, committed, color="#3bb273", marker="s", markersize=3, label="fossilised seeds only")
+    axes.plot(x, committed, color="#3bb273", marker="s", markersize=3, label="fossilized seeds only")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylim(0, 1)
     axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
@@ -177,7 +177,7 @@ def _episode(upper: Axes, lower: Axes, story: EpisodeStory, where: str) -> None:
     epochs = range(len(accuracies))
     upper.plot(epochs, accuracies, color=INK, linewidth=1.6, label="all seeds")
     committed = [story.start["committed_accuracy_pp"], *(step["committed_accuracy_pp"] for step in story.steps)]
-    upper.plot(epochs, committed, color="#3bb273", linewidth=1.2, linestyle="--", label="fossilised seeds only")
+    upper.plot(epochs, committed, color="#3bb273", linewidth=1.2, linestyle="--", label="fossilized seeds only")
     upper.set_ylim(0, 100)
     upper.set_ylabel("accuracy (%)", fontsize=8, color=INK)
     upper.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)

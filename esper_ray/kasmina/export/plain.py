@@ -16,7 +16,6 @@ from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.operators import blend
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.leyline.stages import Stage
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
 REPRESENTABLE = (type(None), bool, int, float, str)
@@ -50,7 +49,7 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
         ValueError: if a submodule with a committed seed takes arguments that cannot be passed on.
     """
     host = _unhooked(model.host)
-    fossils = [slot for slot, state in model.states.items() if state is not None and state.stage is Stage.FOSSILIZED]
+    fossils = [slot for slot in model.slot_ids if slot in model.committed_slots]
     names = {slot: model.attachments[slot].module for slot in fossils}
     for slot in sorted(fossils, key=lambda slot: names[slot].count("."), reverse=True):  # the innermost first
         _replace(host, host.get_submodule(names[slot]), _grown(slot, host.get_submodule(names[slot]), model.cell(slot)))

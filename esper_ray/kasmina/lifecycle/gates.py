@@ -45,9 +45,12 @@ class Check:
     """One comparison ``value >= threshold`` (or ``>`` where ``strictly``). An unmeasured value fails."""
 
     name: str
+    """Quantity or condition, as the event log has it."""
     value: float | None
     threshold: float
     strictly: bool = False
+    failure: str = ""
+    """What a failed condition means. Empty for a quantity, of which the numbers are said."""
 
     @property
     def margin(self) -> float | None:
@@ -60,6 +63,15 @@ class Check:
         if self.margin is None:
             return False
         return self.margin > 0 if self.strictly else self.margin >= 0
+
+    @property
+    def message(self) -> str:
+        """What was measured and what is needed, in words."""
+        if self.value is None:
+            return f"{self.name}: not measured yet"
+        if self.failure:
+            return self.failure
+        return f"{self.name}: {self.value:.4g}, needed {'above' if self.strictly else 'at least'} {self.threshold:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +90,17 @@ class GateResult:
     @property
     def message(self) -> str:
         """The failed checks in words, empty if the gate is open."""
-        return "; ".join(
-            f"{check.name} {'unmeasured' if check.value is None else f'{check.value:.4g}'}, "
-            f"needs {'>' if check.strictly else '>='} {check.threshold:.4g}"
-            for check in self.checks
-            if not check.passed
-        )
+        return "; ".join(check.message for check in self.checks if not check.passed)
+
+
+def condition(name: str, met: bool | None, failure: str) -> Check:
+    """A check of a condition that holds or does not.
+
+    Args:
+        met: ``None`` if it was not measured.
+        failure: what it means that it does not hold.
+    """
+    return Check(name, None if met is None else float(met), 1.0, failure=failure)
 
 
 def evaluate_gate(
@@ -107,9 +124,17 @@ def evaluate_gate(
         raise ValueError(f"no gate leads to {target.name}; gates lead to {', '.join(s.name for s in GATE_OF_TARGET)}")
     checks: tuple[Check, ...] = ()
     if gate is Gate.G0:
-        checks = (Check("slot is empty", float(stage in (Stage.DORMANT, Stage.UNKNOWN)), 1.0),)
+        checks = (
+            condition(
+                "slot is empty", stage in (Stage.DORMANT, Stage.UNKNOWN), f"the slot holds a seed in {stage.name}"
+            ),
+        )
     elif gate is Gate.G1:
-        checks = (Check("seed is germinated", float(stage is Stage.GERMINATED), 1.0),)
+        checks = (
+            condition(
+                "seed is germinated", stage is Stage.GERMINATED, f"the seed is in {stage.name}, not in GERMINATED"
+            ),
+        )
     elif gate is Gate.G2:
         checks = _training_checks(ticks_in_stage, measured, rules)
     elif gate is Gate.G3:
@@ -127,24 +152,24 @@ def _training_checks(ticks: int, measured: SeedMeasurements, rules: GateRules) -
             Check("improvement (pp)", measured.improvement_pp, rules.min_training_improvement_pp),
             Check("gradient ratio", measured.gradient_ratio, rules.min_gradient_ratio),
         )
-    calm = None if measured.exploding is None else float(not measured.exploding)
+    calm = None if measured.exploding is None else not measured.exploding
     return (
         dwell,
-        Check("gradients do not explode", calm, 1.0),
+        condition("gradients do not explode", calm, "gradients explode"),
         Check("gradient health", measured.gradient_health, rules.min_gradient_health),
     )
 
 
 def _blending_checks(ticks: int, alpha: AlphaController, rules: GateRules) -> tuple[Check, ...]:
     full = Check("amplitude target", alpha.target, 1.0 - TOLERANCE)
-    rests = Check("amplitude rests at target", float(alpha.at_target), 1.0)
+    rests = condition("amplitude rests at target", alpha.at_target, "amplitude is still moving to its target")
     if rules.strict:
         return (full, rests, Check("epochs in blending", ticks, rules.min_blending_epochs))
     return (full, rests)
 
 
 def _commit_checks(measured: SeedMeasurements, rules: GateRules) -> tuple[Check, ...]:
-    healthy = Check("seed is finite", None if measured.finite is None else float(measured.finite), 1.0)
+    healthy = condition("seed is finite", measured.finite, "parameters or gradients of the seed are not finite")
     if rules.strict:
         return (healthy, Check("contribution (pp)", measured.contribution_pp, rules.min_contribution_pp))
     return (healthy, Check("contribution (pp)", measured.contribution_pp, 0.0, strictly=True))

@@ -174,7 +174,7 @@ def execute(state: SeedState | None, command: Command, rules: Rules, measured: S
             return _advance(state, rules, measured)
         case Fossilize():
             if state.stage is not Stage.HOLDING:
-                return state, (Refused(f"only a HOLDING seed can be fossilised, this one is {state.stage.name}"),)
+                return state, (Refused(f"only a HOLDING seed can be fossilized, this one is {state.stage.name}"),)
             return _through_gate(state, Stage.FOSSILIZED, rules, measured)
         case SetAlphaTarget():
             return _set_alpha_target(state, command)

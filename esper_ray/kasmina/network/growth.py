@@ -26,7 +26,7 @@ from esper_ray.leyline.blueprints import seed_parameter_count
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.slots import parse_slot_id
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 
 HOST_GROUP = "host"
 
@@ -159,7 +159,7 @@ class Growth:
                 continue
             if state.fading:
                 resting += parameters
-            elif state.stage is not Stage.FOSSILIZED:
+            elif state.stage not in COMMITTED:
                 groups[slot] = parameters
             elif not self.options.freeze_fossils:
                 groups[HOST_GROUP] += parameters
@@ -290,7 +290,7 @@ class Growth:
             cell.alpha.fill_(0.0 if state is None else state.alpha.alpha)
             cell.operator_share.fill_(1.0 if state is None else state.operator_share)
         if state is not None:
-            frozen = state.fading or (state.stage is Stage.FOSSILIZED and self.options.freeze_fossils)
+            frozen = state.fading or (state.stage in COMMITTED and self.options.freeze_fossils)
             for parameter in cell.learnable():
                 parameter.requires_grad_(not frozen)
                 parameter.grad = None if frozen else parameter.grad
@@ -347,4 +347,4 @@ def _structure(state: SeedState | None) -> tuple[Any, ...] | None:
     """What decides which modules there are and how they are trained."""
     if state is None or state.stage not in WITH_MODULE:
         return None
-    return state.seed_id, state.stage is Stage.FOSSILIZED, state.fading, _gated(state)
+    return state.seed_id, state.stage in COMMITTED, state.fading, _gated(state)

@@ -13,7 +13,7 @@ from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
-from esper_ray.leyline.stages import Stage
+from esper_ray.leyline.stages import COMMITTED
 
 
 class SlottedNetwork(nn.Module):
@@ -139,7 +139,7 @@ class SlottedNetwork(nn.Module):
     @property
     def committed_slots(self) -> frozenset[str]:
         """The slots whose seed is committed: it belongs to the network for good."""
-        return frozenset(slot for slot, state in self.states.items() if state and state.stage is Stage.FOSSILIZED)
+        return frozenset(slot for slot, state in self.states.items() if state and state.stage in COMMITTED)
 
     @property
     def total_parameters(self) -> int:

@@ -1,1 +1,1 @@
-"""What telemetry consists of, declared once: kinds of events, and what follows from them."""
+"""Catalogue of telemetry: events, metrics, alerts and panels, each declared once."""

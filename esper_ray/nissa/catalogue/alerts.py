@@ -1,4 +1,4 @@
-"""Every alert, once. ``dashboards/alerts.yaml`` follows from here."""
+"""Catalogue of alerts. ``dashboards/alerts.yaml`` is generated from it."""
 
 from collections.abc import Mapping
 
@@ -20,8 +20,8 @@ def _m(name: str, labels: str = "") -> str:
     return f"{exported}{{{labels}}}" if labels else exported
 
 
-def _grown(name: str, window: str, labels: str = "", by: str = "run, group") -> str:
-    """That a counter has grown, its first appearance included: what was never there cannot increase."""
+def _increased(name: str, window: str, labels: str = "", by: str = "run, group") -> str:
+    """Condition that a counter has grown, its first value included, which ``increase`` ignores."""
     series = _m(name, labels)
     first = f"(sum by ({by}) ({series}) unless sum by ({by}) ({series} offset {window}))"
     return f"sum by ({by}) (increase({series}[{window}])) > 0 or {first}"
@@ -44,7 +44,7 @@ _PAGES = (
         f"and on (run, group) max by (run, group) ({_IN_TRAINING}) == 1",
         "2m",
         "page",
-        "No event for ten minutes, and thrice as long as ever, while it trains: look at the actors in Ray's dashboard.",
+        "No event for ten minutes, three times the longest gap so far, while training: check the actors of Ray.",
     ),
     Alert(
         "ExporterGone",
@@ -53,42 +53,42 @@ _PAGES = (
         f"unless on (run, group) max by (run, group) (max_over_time({_AT_AN_END}[30m])) == 1",
         "2m",
         "page",
-        "A run that was training tells nothing any more, and has not said how it ended: the driver is gone.",
+        "A training run exports no more metrics and did not report how it ended: its driver is gone.",
     ),
     Alert(
         "RunFailed",
         f"max by (run, group) ({_IN_FAILURE}) == 1",
         "0m",
         "page",
-        "The run has ended with an error: the end of its output tells which.",
+        "The run ended with an error: the last lines of its output show it.",
     ),
     Alert(
         "EvidenceLost",
-        _grown("telemetry_dropped_total", "10m", 'delivery="evidence"'),
+        _increased("telemetry_dropped_total", "10m", 'delivery="evidence"'),
         "0m",
         "page",
-        "A record of the event log is not as declared: integrity.json of the run counts them, and they are in the log.",
+        "A record of the event log does not match its declaration: integrity.json counts them; the log keeps them.",
     ),
     Alert(
         "NonFinite",
-        _grown("nonfinite_total", "10m", by="run, group, where"),
+        _increased("nonfinite_total", "10m", by="run, group, where"),
         "0m",
         "page",
-        "A number is NaN or infinite: `esper sql RUN` finds it in the column nonfinite.",
+        "A value is NaN or infinite: `esper sql RUN` shows it in the column nonfinite.",
     ),
     Alert(
         "UpdatesWithoutSteps",
         f"sum by (run, group) (increase({_NO_STEPS}[30m])) > 2",
         "0m",
         "page",
-        "The learner stops before its first step again and again: ppo.target_kl is too small or values are broken.",
+        "Updates stop repeatedly before the first optimiser step: ppo.target_kl is too small, or values are invalid.",
     ),
     Alert(
         "EnvironmentGivenUp",
         f"max by (run, group) ({_m('environments_quarantined')}) > 0",
         "0m",
         "page",
-        "An environment failed again and again: its error is an event of kind environment_quarantined.",
+        "An environment failed repeatedly: an event of kind environment_quarantined carries its error.",
     ),
 )
 _TICKETS = (
@@ -98,7 +98,7 @@ _TICKETS = (
         f"{ROLLBACK_SHARE} * sum by (run, group) (increase({_m('episodes_total')}[30m]))",
         "5m",
         "ticket",
-        "The governor ends more than a quarter of the episodes: seeds are trained too fast, or grow too large.",
+        "The governor ends more than a quarter of the episodes: seeds train too fast, or grow too large.",
     ),
     Alert(
         "HeadCollapsed",
@@ -106,14 +106,14 @@ _TICKETS = (
         f"max by (run, group, head) ({_m('head_entropy_floor_ratio')})",
         "10m",
         "ticket",
-        "A head of the policy has no doubt left: more entropy bonus, or the policy is done.",
+        "The entropy of a head is below its floor: raise the entropy bonus, unless training has converged.",
     ),
     Alert(
         "UpdateTooLarge",
         f"avg by (run, group) (avg_over_time({_m('ppo_kl_nats')}[15m])) > {LARGE_KL_NATS}",
         "5m",
         "ticket",
-        "Updates move the policy far: a smaller ppo.lr or ppo.target_kl.",
+        "The approximate KL of updates is large: lower ppo.lr or ppo.target_kl.",
     ),
     Alert(
         "CriticUseless",
@@ -121,7 +121,7 @@ _TICKETS = (
         f"and on (run, group) max by (run, group) ({_m('ppo_low_return_variance')}) == 0",
         "30m",
         "ticket",
-        "Values predict returns worse than their mean would, though returns differ.",
+        "Values predict returns worse than the mean return does, although returns vary.",
     ),
     Alert(
         "AccuracyRegressed",
@@ -129,7 +129,7 @@ _TICKETS = (
         f"max by (run, group) ({_m('round_accuracy_rolling_ratio')}) > {REGRESSION_RATIO}",
         "15m",
         "ticket",
-        "The mean of ten rounds is three points below what it has been: look at rollbacks and at the policy.",
+        "The mean of ten rounds is three points below its maximum: check rollbacks and the policy.",
     ),
     Alert(
         "BelowControl",
@@ -137,7 +137,7 @@ _TICKETS = (
         f"max by (run, group) ({_m('round_accuracy_control_ratio')})",
         "1h",
         "ticket",
-        "The mean of ten rounds is below what the host learns without growth: growing costs more than it gives.",
+        "The mean of ten rounds is below the accuracy of the host without growth: growth costs more than it gains.",
     ),
     Alert(
         "LifecycleDead",
@@ -145,14 +145,14 @@ _TICKETS = (
         f"sum by (run, group) (increase({_m('seed_transitions_total')}[1h])) > 0",
         "0m",
         "ticket",
-        "Rounds pass and nothing grows: the policy waits, or every germination is refused.",
+        "No seed has changed its stage for many rounds: the policy waits, or every germination is refused.",
     ),
     Alert(
         "NoAgency",
         f"max by (run, group) ({_m('decision_density_ratio')}) < {FEW_CHOICES_RATIO}",
         "20m",
         "ticket",
-        "The policy has a choice in less than a tenth of the steps: too few slots, or all are fossilised early.",
+        "Less than a tenth of the steps have more than one legal action: too few slots, or all fossilized early.",
     ),
     Alert(
         "RewardGamed",
@@ -160,14 +160,14 @@ _TICKETS = (
         f"{GAMED_SHARE} * sum by (run, group) (increase({_m('env_steps_total')}[30m]))",
         "10m",
         "ticket",
-        "In a fifth of the steps a seed claims far more than all seeds achieve: look at the contributions.",
+        "In a fifth of the steps a seed claims far more than all seeds gain together: check the contributions.",
     ),
     Alert(
         "RewardInverted",
         f"max by (run, group) ({_m('reward_accuracy_correlation_ratio')}) < 0",
         "1h",
         "ticket",
-        "Episodes that are paid more are less accurate: the reward mode pays for something else.",
+        "Return and accuracy correlate negatively: the reward mode rewards something other than accuracy.",
     ),
     Alert(
         "ThroughputHalved",
@@ -175,23 +175,23 @@ _TICKETS = (
         f"0.5 * sum by (run, group) (rate({_m('env_steps_total')}[6h]))",
         "10m",
         "ticket",
-        "Half as many steps per second as in the hours before: hosts have grown, or the machine is shared.",
+        "Steps per second are half of those of the last six hours: hosts have grown, or the machine is shared.",
     ),
     Alert(
         "SampleLoss",
         f"sum by (run, group) (rate({_DROPPED}[15m])) > {LOST_SHARE} * sum by (run, group) (rate({_SAMPLES}[15m]))",
         "15m",
         "ticket",
-        "More than a hundredth of the samples is lost: the telemetry actor or the driver does not keep up.",
+        "More than one percent of the samples are lost: the telemetry actor or the driver is too slow.",
     ),
     Alert(
         "GpuMemoryTight",
         "max by (NodeAddress, GpuIndex) (ray_node_gram_used / (ray_node_gram_used + ray_node_gram_available)) > 0.95",
         "5m",
         "ticket",
-        "A GPU has less than a twentieth of its memory left: fewer environments on it, or growth.max_parameters.",
+        "Less than 5 percent of a GPU's memory is free: place fewer environments on it, or set growth.max_parameters.",
     ),
 )
 
 ALERTS: Mapping[str, Alert] = {alert.name: alert for alert in (*_PAGES, *_TICKETS)}
-"""By name."""
+"""Alerts by name."""

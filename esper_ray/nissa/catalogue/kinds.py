@@ -1,4 +1,4 @@
-"""Every kind of event, once. Validators, Parquet files, DuckDB views and ``docs/events.md`` follow from here."""
+"""Catalogue of events. Validators, Parquet files, DuckDB views and ``docs/events.md`` are generated from it."""
 
 from collections.abc import Mapping
 
@@ -18,32 +18,32 @@ ANOMALIES = (
     "environment_given_up",
 )
 """Types of anomalies."""
-SCHEMA = 2
-"""Of event logs. It changes when a record of an older log would mean something else."""
+EVENT_SCHEMA = 2
+"""Version of event logs. It changes when a record of an older log would mean something else."""
 
-_SEED = Field("seed", "int", "what the episode is a function of, besides its actions")
+_SEED = Field("seed", "int", "seed of the episode's random generators")
 _HOST = (
     Field("val_loss", "float", "mean validation loss with every seed at its live amplitude", "nats", optional=True),
     Field("val_accuracy_pp", "float", "validation accuracy", "pp"),
-    Field("committed_accuracy_pp", "float", "validation accuracy with fossilised seeds only", "pp"),
+    Field("committed_accuracy_pp", "float", "validation accuracy with fossilized seeds only", "pp"),
     Field("total_parameters", "int", "structural parameters of host and seeds", "parameters"),
-    Field("growth_ratio", "float", "total parameters over those of the host", "ratio"),
+    Field("growth_ratio", "float", "total parameters divided by those of the host", "ratio"),
 )
-_SLOT = Field("slot", "text", "slot, by row and column")
-_SEED_ID = Field("seed", "text", "seed: its slot and how many germinated there before", optional=True)
+_SLOT = Field("slot", "text", "slot by row and column, such as r0c1")
+_SEED_ID = Field("seed", "text", "seed: its slot and its number there", optional=True)
 _ENTRY = (
-    Field("source", "text", "what kind of pay it is"),
-    Field("slot", "text", "whose seed it is about", optional=True),
-    Field("amount", "float", "how much", "reward"),
-    Field("cause_step", "int", "step that is answerable for it, from 0", "steps"),
+    Field("source", "text", "component of the reward"),
+    Field("slot", "text", "slot of the seed that the entry is about", optional=True),
+    Field("amount", "float", "amount", "reward"),
+    Field("cause_step", "int", "step that caused it, from 0", "steps"),
     Field("why", "text", "the reason in words"),
 )
 _REPORT = (
     Field("seed", "text", "seed in the slot"),
-    Field("blueprint", "text", "what it is made of"),
-    Field("stage", "text", "stage of its life"),
-    Field("alpha", "float", "amplitude with which it is blended in", "share"),
-    Field("contribution_pp", "float", "validation accuracy with it minus without it", "pp", optional=True),
+    Field("blueprint", "text", "blueprint of the seed"),
+    Field("stage", "text", "stage of the seed"),
+    Field("alpha", "float", "amplitude with which the seed is blended in", "share"),
+    Field("contribution_pp", "float", "validation accuracy with the seed minus without it", "pp", optional=True),
     Field("contribution_error_pp", "float", "paired standard error of that", "pp", optional=True),
     Field(
         "gradient_health", "float", "1 minus penalties for vanishing and exploding gradients", "ratio", optional=True
@@ -51,55 +51,63 @@ _REPORT = (
     Field("parameters", "int", "structural parameters", "parameters"),
 )
 _CHECK = (
-    Field("name", "text", "what was checked"),
-    Field("value", "float", "what was found", optional=True),
-    Field("threshold", "float", "what was wanted", optional=True),
-    Field("margin", "float", "by how much it passed; negative if it did not", optional=True),
-    Field("passed", "bool", "whether it did"),
+    Field("name", "text", "name of the check"),
+    Field("value", "float", "measured value", optional=True),
+    Field("threshold", "float", "required value", optional=True),
+    Field("margin", "float", "distance to the threshold; negative if it failed", optional=True),
+    Field("passed", "bool", "whether the check passed"),
 )
 _UPDATE = (
     Field("policy_loss", "float", "mean surrogate loss", "nats"),
     Field("value_loss", "float", "mean loss of the critic in units of scaled returns"),
     Field("entropy", "float", "mean entropy of a whole action", "nats"),
-    Field("kl", "float", "mean divergence from the policy that played", "nats"),
-    Field("clip_share", "float", "share of ratios that were clipped", "share"),
+    Field("kl", "float", "mean approximate KL divergence from the behaviour policy", "nats"),
+    Field("clip_share", "float", "share of clipped ratios", "share"),
     Field("grad_norm", "float", "mean gradient norm before clipping"),
-    Field("explained_variance", "float", "of the returns by the values that were predicted when playing", "ratio"),
+    Field(
+        "explained_variance",
+        "float",
+        "explained variance of the returns by the values predicted in the rollout",
+        "ratio",
+    ),
     Field("return_variance", "float", "variance of the returns"),
-    Field("low_variance", "float", "1 where returns hardly vary, so that explained variance says nothing"),
-    Field("optimizer_steps", "int", "steps of the optimiser"),
-    Field("stopped_by_kl", "float", "1 if the update was ended before a step that would have diverged"),
-    Field("epsilon", "float", "share of random legal actions in what was played", "share"),
+    Field("low_variance", "float", "1 where returns hardly vary, so that explained variance has no meaning"),
+    Field("optimizer_steps", "int", "optimiser steps"),
+    Field("stopped_by_kl", "float", "1 if the KL limit ended the update early"),
+    Field("epsilon", "float", "probability of a random legal action in the rollout", "share"),
     Field("entropy_coefficient", "float", "weight of the entropy bonus"),
-    *(Field(f"entropy_{head}", "float", f"entropy of {head} where it had a choice", "nats") for head in HEADS),
+    *(
+        Field(f"entropy_{head}", "float", f"entropy of {head} at steps with more than one legal choice", "nats")
+        for head in HEADS
+    ),
 )
 _ROUND = (
-    Field("episodes", "int", "episodes that were learnt from", "episodes"),
+    Field("episodes", "int", "episodes in the update", "episodes"),
     Field("env_steps", "int", "environment steps since the run began", "steps"),
-    Field("staleness", "int", "rounds by which the policy that played was behind", "rounds"),
+    Field("staleness", "int", "rounds by which the behaviour policy was stale", "rounds"),
     Field("return_mean", "float", "mean return of the episodes", "reward"),
     Field("return_std", "float", "standard deviation of the returns", "reward"),
     Field("val_accuracy_ratio", "float", "mean validation accuracy at the end of the episodes", "share"),
-    Field("committed_accuracy_ratio", "float", "the same with fossilised seeds only", "share"),
-    Field("growth_ratio", "float", "mean of total parameters over those of the host", "ratio"),
-    Field("fossilised_mean", "float", "mean number of fossilised seeds"),
+    Field("committed_accuracy_ratio", "float", "the same, with fossilized seeds only", "share"),
+    Field("growth_ratio", "float", "mean of total parameters divided by those of the host", "ratio"),
+    Field("fossilised_mean", "float", "mean number of fossilized seeds"),
     Field("refused", "int", "steps whose operation had no effect", "steps"),
     Field("rollbacks", "int", "episodes that the governor ended", "episodes"),
     *(Field(f"op_{op.name.lower()}", "int", f"steps with {op.name}", "steps") for op in LifecycleOp),
 )
 
-_TIME = Field("time", "float", "Unix time at which it was taken", "seconds")
+_TIME = Field("time", "float", "Unix time of the sample", "seconds")
 _SAMPLES = (
     Kind(
         "decision",
-        "What the policy thought before a step: whenever something is done, and now and then else.",
+        "Probabilities and values of the policy before a step: at every operation but WAIT, and at some WAITs.",
         CLOCK,
         (
             _TIME,
-            Field("operation", "text", "what it asked for"),
-            Field("slot", "text", "for which slot", optional=True),
-            Field("probability", "float", "of the operation", "share"),
-            Field("argument_probability", "float", "of slot and arguments given the operation", "share"),
+            Field("operation", "text", "chosen operation"),
+            Field("slot", "text", "chosen slot", optional=True),
+            Field("probability", "float", "probability of the operation", "share"),
+            Field("argument_probability", "float", "probability of slot and arguments given the operation", "share"),
             Field("operations", "floats by name", "probability of each legal operation", "share"),
             Field("values", "floats by name", "Q of each legal operation", "reward"),
             Field("value", "float", "V of the state", "reward"),
@@ -108,7 +116,7 @@ _SAMPLES = (
     ),
     Kind(
         "profile",
-        "Where the time of a step went, and the memory of its device.",
+        "Duration of a step by phase, and memory of its device.",
         CLOCK,
         (
             _TIME,
@@ -121,12 +129,12 @@ _SAMPLES = (
     ),
     Kind(
         "samples_lost",
-        "Samples of an environment that nobody took in time, or that there was no room for.",
+        "Samples of an environment that were dropped.",
         ("round", "episode", "env"),
         (
             _TIME,
-            Field("count", "int", "how many"),
-            Field("reason", "text", "in_transit: the telemetry actor was busy or died; full: of the log"),
+            Field("count", "int", "number of dropped samples"),
+            Field("reason", "text", "in_transit: the telemetry actor was busy or died; full: the log is full"),
         ),
         "sample",
     ),
@@ -135,16 +143,16 @@ _SAMPLES = (
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("run_started", "A run begins.", (), (Field("config_sha256", "text", "digest of its configuration"),)),
+        Kind("run_started", "The run starts.", (), (Field("config_sha256", "text", "digest of the configuration"),)),
         Kind(
             "episode_started",
-            "An environment begins an episode: a fresh host.",
+            "An environment starts an episode with a fresh host.",
             CLOCK,
             (_SEED, *_HOST),
         ),
         Kind(
             "control",
-            "What the host of an episode learns without growth: same seed, same data, same order.",
+            "Training of the same host without growth: same seed, same data, same order.",
             CLOCK,
             (
                 _SEED,
@@ -154,83 +162,83 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "seed_transition",
-            "A seed goes from one stage of its life to another.",
+            "A seed enters another stage.",
             CLOCK,
             (
                 _SLOT,
                 _SEED_ID,
                 Field("from", "text", "stage that it leaves"),
                 Field("to", "text", "stage that it enters"),
-                Field("ticks", "int", "how long it was in the stage that it leaves", "steps"),
-                Field("reason", "text", "why, where it is not the plain course of things"),
-                Field("initiator", "text", "policy or clock"),
-                Field("blueprint", "text", "what it is made of", optional=True),
+                Field("ticks", "int", "time in the stage that it leaves", "steps"),
+                Field("reason", "text", "reason, if the transition is not the regular one"),
+                Field("initiator", "text", "initiator: policy or clock"),
+                Field("blueprint", "text", "blueprint of the seed", optional=True),
             ),
         ),
         Kind(
             "gate",
-            "A gate between two stages is tried.",
+            "A gate between two stages is evaluated.",
             CLOCK,
             (
                 _SLOT,
                 _SEED_ID,
                 Field("gate", "text", "G0 to G5"),
-                Field("passed", "bool", "whether it opened"),
-                Field("checks", "records", "what it looked at", fields=_CHECK),
+                Field("passed", "bool", "whether all checks passed"),
+                Field("checks", "records", "checks of the gate", fields=_CHECK),
             ),
         ),
         Kind(
             "veto",
-            "A germination is refused before it is tried, because it would cost too much.",
+            "A germination is vetoed because it would exceed a budget.",
             CLOCK,
             (
                 _SLOT,
-                Field("reason", "text", "what it would break"),
-                Field("value", "float", "what it would come to"),
-                Field("limit", "float", "what is allowed"),
+                Field("reason", "text", "budget that it would exceed"),
+                Field("value", "float", "value that it would reach"),
+                Field("limit", "float", "limit of the budget"),
             ),
         ),
         Kind(
             "rollback",
-            "The governor goes back to the last state that it trusted and ends the episode.",
+            "The governor restores the last good snapshot and ends the episode.",
             CLOCK,
             (
-                Field("reason", "text", "what was wrong"),
-                Field("value", "float", "what was measured", optional=True),
-                Field("threshold", "float", "what was allowed", optional=True),
+                Field("reason", "text", "vital sign that failed"),
+                Field("value", "float", "measured value", optional=True),
+                Field("threshold", "float", "threshold", optional=True),
             ),
         ),
         Kind(
             "env_epoch",
-            "One step of an environment: what was decided, what came of it, what it was paid.",
+            "One step of an environment: action, result and reward.",
             CLOCK,
             (
-                Field("operation", "text", "what was done; WAIT if what was asked for was illegal"),
-                Field("slot", "text", "to which slot", optional=True),
-                Field("success", "bool", "whether it had its effect"),
+                Field("operation", "text", "executed operation; WAIT if the action was illegal"),
+                Field("slot", "text", "slot of the operation", optional=True),
+                Field("success", "bool", "whether the operation had its effect"),
                 Field("action", "ints", "indices of the eight heads"),
-                Field("why", "text", "reason of a policy that gives reasons"),
+                Field("why", "text", "reason that the policy gives, if any"),
                 Field("log_prob", "float", "log-probability of the whole action", "nats"),
                 Field("value", "float", "V of the state before the step", "reward"),
                 Field("reward", "float", "sum of the entries", "reward"),
-                Field("entries", "records", "what was paid", fields=_ENTRY),
+                Field("entries", "records", "entries of the ledger", fields=_ENTRY),
                 Field("train_loss", "float", "mean loss over the epoch", "nats", optional=True),
                 *_HOST,
-                Field("slots", "records by name", "what lives in each occupied slot", fields=_REPORT),
+                Field("slots", "records by name", "report of each occupied slot", fields=_REPORT),
             ),
         ),
         Kind(
             "counterfactual",
-            "What the network at the end of an episode does with some of its seeds only.",
+            "Accuracy of subsets of the seeds at the end of an episode.",
             CLOCK,
             (
-                Field("players", "texts", "slots that were switched on and off"),
-                Field("examples", "int", "of the validation split"),
+                Field("players", "texts", "slots that were switched"),
+                Field("examples", "int", "examples of the validation split"),
                 Field("complete", "bool", "whether every coalition was measured"),
                 Field(
                     "coalitions",
                     "records",
-                    "those that were",
+                    "measured coalitions",
                     fields=(
                         Field("members", "texts", "slots that were on"),
                         Field("accuracy_pp", "float", "validation accuracy", "pp"),
@@ -240,17 +248,17 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "attribution",
-            "What each seed is worth at the end of an episode; what was not measured is null, not zero.",
+            "Value of each seed at the end of an episode; what was not measured is null, not zero.",
             CLOCK,
             (
                 Field("method", "text", "exact: Shapley values from every coalition; orders: means over random orders"),
-                Field("orders", "int", "how many random orders"),
+                Field("orders", "int", "number of random orders"),
                 Field(
                     "slots",
                     "records",
-                    "the seeds",
+                    "values by slot",
                     fields=(
-                        Field("slot", "text", "slot, by row and column"),
+                        Field("slot", "text", "slot by row and column, such as r0c1"),
                         Field("shapley_pp", "float", "Shapley value", "pp", optional=True),
                         Field("shapley_error_pp", "float", "its standard error", "pp", optional=True),
                         Field("leave_one_out_pp", "float", "accuracy of all minus that of the others", optional=True),
@@ -259,7 +267,7 @@ KINDS: Mapping[str, Kind] = {
                 Field(
                     "pairs",
                     "records",
-                    "how they get on",
+                    "interactions of pairs",
                     fields=(
                         Field("first", "text", "slot"),
                         Field("second", "text", "slot"),
@@ -270,54 +278,54 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "outcome",
-            "An episode is over.",
+            "An episode ends.",
             CLOCK,
             (
                 _SEED,
                 Field("total_reward", "float", "its return, undiscounted", "reward"),
-                Field("reward_by_source", "floats by name", "what it was paid for", "reward"),
-                Field("fossilised", "texts", "slots with a fossilised seed"),
-                Field("rollback", "bool", "whether the governor ended it"),
+                Field("reward_by_source", "floats by name", "reward by component", "reward"),
+                Field("fossilised", "texts", "slots with a fossilized seed"),
+                Field("rollback", "bool", "whether the governor ended the episode"),
                 *_HOST,
             ),
         ),
         Kind(
             "environment_quarantined",
-            "An environment failed again and again and gets no more episodes.",
+            "An environment failed repeatedly and is quarantined.",
             ("round", "env"),
-            (Field("error", "text", "its last error"),),
+            (Field("error", "text", "last error"),),
         ),
-        Kind("ppo_update", "The learner has learnt from a round.", ("round",), _UPDATE),
-        Kind("round", "A round is over.", ("round",), (*_ROUND, *_UPDATE)),
+        Kind("ppo_update", "The learner finishes the update of a round.", ("round",), _UPDATE),
+        Kind("round", "A round ends.", ("round",), (*_ROUND, *_UPDATE)),
         Kind(
             "anomaly",
-            "Something that should not be has begun, or is over.",
+            "An anomaly starts or ends.",
             ("round",),
             (
                 Field("type", "text", f"one of {', '.join(ANOMALIES)}"),
-                Field("open", "bool", "whether it has begun, or is over"),
-                Field("subject", "text", "what it is about, where there are several, such as a head", optional=True),
-                Field("value", "float", "what was found", optional=True),
-                Field("threshold", "float", "where it begins", optional=True),
-                Field("rounds", "int", "how long it has lasted", "rounds"),
+                Field("open", "bool", "true at its start, false at its end"),
+                Field("subject", "text", "subject, where there are several, such as a head", optional=True),
+                Field("value", "float", "measured value", optional=True),
+                Field("threshold", "float", "threshold of the anomaly", optional=True),
+                Field("rounds", "int", "duration at its end", "rounds"),
             ),
         ),
         Kind(
             "run_finished",
-            "All rounds are done.",
+            "The run finishes its last round.",
             (),
             (Field("policy_sha256", "text", "digest of the weights, normaliser included"),),
         ),
         Kind(
             "malformed",
-            "A record that is not as it is declared. It is kept as it was given.",
+            "A record that does not match its declaration, kept unchanged.",
             (),
             (
-                Field("problem", "text", "what is wrong with it"),
+                Field("problem", "text", "first difference from the declaration"),
                 Field("record", "text", "the record, as JSON"),
             ),
         ),
         *_SAMPLES,
     )
 }
-"""By name."""
+"""Kinds by name."""

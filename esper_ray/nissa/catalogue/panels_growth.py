@@ -1,26 +1,26 @@
-"""The upper rows of the dashboard: is the run alive, does it learn, what grows?"""
+"""Upper rows of the dashboard: liveness, accuracy and the lifecycle of seeds."""
 
-from esper_ray.nissa.catalogue.queries import grown, over, series, top
+from esper_ray.nissa.catalogue.queries import increase, maximum, rate, series
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 
-_AGE = f"time() - {top('last_event_timestamp_seconds')}"
+_AGE = f"time() - {maximum('last_event_timestamp_seconds')}"
 _LEFT = (
-    f"({top('rounds_target')} - {top('rounds_done')}) "
+    f"({maximum('rounds_target')} - {maximum('rounds_done')}) "
     f"* avg by (group) (avg_over_time({series('round_duration_seconds')}[30m]))"
 )
 _PER_EPISODE = (
-    f"{grown('seed_transitions_total', 'to_stage', '10m')} / on () group_left () "
+    f"{rate('seed_transitions_total', 'to_stage', '10m')} / on () group_left () "
     f"sum(rate({series('episodes_total')}[10m]))"
 )
 _EVIDENCE = 'delivery="evidence"'
-_LOST = f"sum by (group) ({series('telemetry_dropped_total', _EVIDENCE)}) or 0 * {top('rounds_target')}"
+_LOST = f"sum by (group) ({series('telemetry_dropped_total', _EVIDENCE)}) or 0 * {maximum('rounds_target')}"
 
 PULSE = Row(
-    "Pulse: is it alive?",
+    "Pulse: is the run alive?",
     (
         Panel(
-            "Newest event",
-            "Seconds since anything happened: a step, where telemetry is on.",
+            "Age of the newest event",
+            "Seconds since the newest event or sample. With telemetry on, every step is a sample.",
             "stat",
             (Query(_AGE, "{{group}}"),),
             "s",
@@ -28,43 +28,43 @@ PULSE = Row(
             ((None, "green"), (300, "yellow"), (600, "red")),
         ),
         Panel(
-            "State",
-            "What the run says of itself.",
+            "Run state",
+            "State that the driver reports: training, trial, finished, interrupted or failed.",
             "state-timeline",
-            (Query(top("run_state", "group, state"), "{{group}} {{state}}"),),
+            (Query(maximum("run_state", "group, state"), "{{group}} {{state}}"),),
             "none",
             6,
         ),
         Panel(
-            "Steps per second",
-            "Environment steps: one is one epoch of one host. Of the last round, learning included.",
+            "Environment steps per second",
+            "Mean over the last round, updates included. One step is one epoch of one host.",
             "timeseries",
-            (Query(top("env_steps_per_second"), "{{group}}"),),
+            (Query(maximum("env_steps_per_second"), "{{group}}"),),
             "ops",
             4,
         ),
         Panel(
-            "Rounds",
-            "Rounds that are finished, and that there are to be.",
+            "Finished rounds",
+            "Finished rounds, and rounds that the run will have.",
             "stat",
             (
-                Query(top("rounds_done"), "{{group}} done"),
-                Query(top("rounds_target"), "{{group}} of"),
+                Query(maximum("rounds_done"), "{{group}} done"),
+                Query(maximum("rounds_target"), "{{group}} of"),
             ),
             "none",
             4,
         ),
         Panel(
-            "Left",
-            "Seconds to the last round, at the pace of the last half hour.",
+            "Time remaining",
+            "Estimated seconds to the end of the run, at the pace of the last half hour.",
             "stat",
             (Query(_LEFT, "{{group}}"),),
             "s",
             3,
         ),
         Panel(
-            "Events amiss",
-            "Events that are not as declared; they are in the log all the same. Samples have an alert of their own.",
+            "Invalid events",
+            "Events that do not match their declaration; the log keeps them. Lost samples have their own alert.",
             "stat",
             (Query(_LOST, "{{group}}"),),
             "none",
@@ -72,43 +72,43 @@ PULSE = Row(
             ((None, "green"), (1, "red")),
         ),
     ),
-    "the newest event is seconds old, and nothing is lost.",
+    "the newest event is seconds old, and no event is invalid.",
 )
 TASK = Row(
-    "Task: does it learn?",
+    "Task: does accuracy rise?",
     (
         Panel(
-            "Accuracy of a round",
-            "Validation accuracy at the end of the episodes: mean, span, mean of ten rounds, "
-            "with fossilised seeds only, and what the host learns without growth.",
+            "Validation accuracy by round",
+            "Validation accuracy at the end of the episodes: mean, minimum, maximum, mean of ten rounds, "
+            "with fossilized seeds only, and of the host without growth.",
             "timeseries",
             (
-                Query(top("round_accuracy_ratio"), "{{group}} mean"),
-                Query(top("round_accuracy_min_ratio"), "{{group}} lowest"),
-                Query(top("round_accuracy_max_ratio"), "{{group}} highest"),
-                Query(top("round_accuracy_rolling_ratio"), "{{group}} ten rounds"),
-                Query(top("round_committed_accuracy_ratio"), "{{group}} fossilised only"),
-                Query(top("round_accuracy_control_ratio"), "{{group}} without growth"),
+                Query(maximum("round_accuracy_ratio"), "{{group}} mean"),
+                Query(maximum("round_accuracy_min_ratio"), "{{group}} minimum"),
+                Query(maximum("round_accuracy_max_ratio"), "{{group}} maximum"),
+                Query(maximum("round_accuracy_rolling_ratio"), "{{group}} ten rounds"),
+                Query(maximum("round_committed_accuracy_ratio"), "{{group}} fossilized only"),
+                Query(maximum("round_accuracy_control_ratio"), "{{group}} without growth"),
             ),
             "percentunit",
             9,
         ),
         Panel(
-            "Accuracy of environments",
-            "Validation accuracy of every environment's newest step.",
+            "Validation accuracy by environment",
+            "Validation accuracy after the newest step of each environment.",
             "timeseries",
-            (Query(top("env_accuracy_ratio", "group, env", 'env=~"$env"'), "{{group}} env {{env}}"),),
+            (Query(maximum("env_accuracy_ratio", "group, env", 'env=~"$env"'), "{{group}} env {{env}}"),),
             "percentunit",
             6,
         ),
         Panel(
-            "Without progress",
+            "Stagnant environments",
             "Share of environments whose best accuracy is more than ten steps old.",
             "timeseries",
             (
                 Query(
-                    f"sum by (group) ({top('env_steps_since_best', 'group, env')} > bool 10) / "
-                    f"count by (group) ({top('env_steps_since_best', 'group, env')})",
+                    f"sum by (group) ({maximum('env_steps_since_best', 'group, env')} > bool 10) / "
+                    f"count by (group) ({maximum('env_steps_since_best', 'group, env')})",
                     "{{group}}",
                 ),
             ),
@@ -116,55 +116,55 @@ TASK = Row(
             4,
         ),
         Panel(
-            "Growth",
-            "Total parameters over those of the host: mean of a round.",
+            "Parameter ratio",
+            "Total parameters divided by those of the host, mean of a round.",
             "timeseries",
-            (Query(top("round_growth_ratio"), "{{group}}"),),
+            (Query(maximum("round_growth_ratio"), "{{group}}"),),
             "none",
             5,
         ),
     ),
-    "the mean of ten rounds rises, and is above what the host learns without growth.",
+    "the mean of ten rounds rises, and is above the accuracy of the host without growth.",
 )
 LIFECYCLE = Row(
-    "Lifecycle: what grows, and where does it get stuck?",
+    "Lifecycle: what grows, and where does it stall?",
     (
         Panel(
             "Slots by stage",
-            "Slots of all environments by the stage of their seed.",
+            "Number of slots in all environments, by the stage of their seed.",
             "timeseries",
-            (Query(top("slots", "group, stage"), "{{group}} {{stage}}"),),
+            (Query(maximum("slots", "group, stage"), "{{group}} {{stage}}"),),
             "none",
             6,
             stacked=True,
         ),
         Panel(
-            "Transitions",
-            "Changes of stage in an episode, by where they lead.",
+            "Stage transitions per episode",
+            "Transitions of seeds per episode, by the stage that they enter.",
             "timeseries",
             (Query(_PER_EPISODE, "to {{to_stage}}"),),
             "none",
             5,
         ),
         Panel(
-            "Kept and pruned",
-            "Ends of seeds over what is shown.",
+            "Seed outcomes",
+            "Seeds that were fossilized or pruned in the visible time range, by blueprint.",
             "bargauge",
-            (Query(over("seed_outcomes_total", "blueprint, outcome"), "{{blueprint}} {{outcome}}"),),
+            (Query(increase("seed_outcomes_total", "blueprint, outcome"), "{{blueprint}} {{outcome}}"),),
             "none",
             5,
         ),
         Panel(
-            "What keeps gates shut",
-            "Failed checks over what is shown.",
+            "Failed gate checks",
+            "The eight checks that failed most often in the visible time range.",
             "bargauge",
-            (Query(f"topk(8, {over('gate_check_failures_total', 'gate, check')})", "{{gate}} {{check}}"),),
+            (Query(f"topk(8, {increase('gate_check_failures_total', 'gate, check')})", "{{gate}} {{check}}"),),
             "none",
             4,
         ),
         Panel(
-            "Length of lives",
-            "Steps from germination to the end: median and nine tenths.",
+            "Seed lifespan",
+            "Steps from germination to the outcome: median and 90th percentile.",
             "timeseries",
             tuple(
                 Query(
@@ -178,37 +178,37 @@ LIFECYCLE = Row(
             4,
         ),
         Panel(
-            "Contribution of slots",
-            "Accuracy with a seed minus without, by environment and slot.",
+            "Seed contribution by slot",
+            "Validation accuracy with the seed minus accuracy without it.",
             "timeseries",
-            (Query(top("slot_contribution_ratio", "group, env, slot", 'env=~"$env"'), "env {{env}} {{slot}}"),),
+            (Query(maximum("slot_contribution_ratio", "group, env, slot", 'env=~"$env"'), "env {{env}} {{slot}}"),),
             "percentunit",
             8,
         ),
         Panel(
-            "Amplitude of slots",
-            "How far each seed is blended in.",
+            "Seed amplitude by slot",
+            "Amplitude alpha with which the seed is blended in.",
             "timeseries",
-            (Query(top("slot_alpha_ratio", "group, env, slot", 'env=~"$env"'), "env {{env}} {{slot}}"),),
+            (Query(maximum("slot_alpha_ratio", "group, env, slot", 'env=~"$env"'), "env {{env}} {{slot}}"),),
             "percentunit",
             8,
         ),
         Panel(
-            "Worth of blueprints",
-            "Moving average of what fossilised seeds contributed.",
+            "Contribution by blueprint",
+            "Moving average of the contributions of fossilized seeds.",
             "bargauge",
-            (Query(top("blueprint_contribution_ratio", "group, blueprint"), "{{group}} {{blueprint}}"),),
+            (Query(maximum("blueprint_contribution_ratio", "group, blueprint"), "{{group}} {{blueprint}}"),),
             "percentunit",
             4,
         ),
         Panel(
-            "Vetoes",
-            "Germinations that would have cost too much, over what is shown.",
+            "Vetoed germinations",
+            "Germinations that were vetoed in the visible time range because they would exceed a budget, by reason.",
             "bargauge",
-            (Query(over("vetoes_total", "reason"), "{{reason}}"),),
+            (Query(increase("vetoes_total", "reason"), "{{reason}}"),),
             "none",
             4,
         ),
     ),
-    "seeds move on and end FOSSILIZED or PRUNED; none of the stages only fills up.",
+    "seeds advance and end FOSSILIZED or PRUNED; no stage accumulates slots.",
 )

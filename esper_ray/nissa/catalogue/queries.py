@@ -1,32 +1,32 @@
-"""PromQL for panels, over the runs that the dashboard's variables choose."""
+"""PromQL expressions for panels, restricted to the selected runs."""
 
 from esper_ray.nissa.catalogue.metrics import METRICS
 
 SELECTED = 'run="$run",group=~"$group"'
-"""What the dashboard's variables choose."""
+"""Label matchers of the dashboard's variables."""
 
 
 def series(name: str, more: str = "") -> str:
-    """One metric of the chosen runs."""
+    """Selector of one metric of the selected runs; ``more`` are further label matchers."""
     return f"{METRICS[f'esper_{name}'].exported}{{{SELECTED}{',' if more else ''}{more}}}"
 
 
-def top(name: str, by: str = "group", more: str = "") -> str:
-    """A gauge: after a restart the old process's value is there for a while, so the highest counts."""
+def maximum(name: str, by: str = "group", more: str = "") -> str:
+    """Maximum of a gauge: after a restart the series of the old process remains for a while beside the new one."""
     return f"max by ({by}) ({series(name, more)})"
 
 
-def grown(name: str, by: str, window: str = "$__rate_interval", more: str = "") -> str:
-    """How much a counter grows per second."""
+def rate(name: str, by: str, window: str = "$__rate_interval", more: str = "") -> str:
+    """Rate of a counter per second."""
     return f"sum by ({by}) (rate({series(name, more)}[{window}]))"
 
 
-def over(name: str, by: str, more: str = "") -> str:
-    """How much a counter has grown over what is shown, its first appearance included, and exactly.
+def increase(name: str, by: str, more: str = "") -> str:
+    """Exact increase of a counter in the visible time range, its first value included.
 
-    Prometheus' ``increase`` extrapolates, and knows nothing of what was there when a counter appeared. After a restart
-    Ray's counters are series of their own; one that begins anew in its place counts from its highest.
+    The function of that name in Prometheus extrapolates, and ignores the first value of a series. After a restart
+    Ray's counters are new series; a counter that restarts within its series counts from its maximum.
     """
-    one = series(name, more)
-    most = f"max_over_time({one}[$__range])"
-    return f"sum by ({by}) ({most} - ({one} offset $__range or 0 * {most}))"
+    selector = series(name, more)
+    highest = f"max_over_time({selector}[$__range])"
+    return f"sum by ({by}) ({highest} - ({selector} offset $__range or 0 * {highest}))"

@@ -1,4 +1,4 @@
-"""What a declaration consists of: fields and kinds of events. No behaviour in here beyond looking things up."""
+"""Records that declare fields and kinds of events, metrics, alerts and panels."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 Type = Literal[
     "bool", "int", "float", "text", "ints", "floats", "texts", "floats by name", "records", "records by name"
 ]
-"""Of a field. ``ints``, ``floats`` and ``texts`` are lists; records have fields of their own."""
+"""Type of a field. ``ints``, ``floats`` and ``texts`` are lists; records have fields of their own."""
 Unit = Literal[
     "", "ratio", "share", "pp", "nats", "seconds", "bytes", "steps", "rounds", "episodes", "parameters", "reward"
 ]
@@ -18,14 +18,14 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "pp": (-100.0, 100.0),
     **dict.fromkeys(("seconds", "bytes", "steps", "rounds", "episodes", "parameters"), (0.0, math.inf)),
 }
-"""What a finite value in a unit can be at all; beyond it, it is in another unit."""
+"""Range of finite values in a unit; a value outside it is in another unit."""
 SLACK = 1e-4
-"""By which arithmetic may go beyond."""
+"""Tolerance of these bounds for rounding errors."""
 Delivery = Literal["evidence", "sample"]
-"""Evidence is never lost, and the same for equal runs. Samples may be lost, which is counted, and know the time."""
+"""Evidence is lossless and the same for equal runs. Samples may be lost, which is counted, and carry the time."""
 Clock = Literal["round", "episode", "env", "step"]
-"""By what a record's time is told. Rounds, episodes, environments count from 0; ``step``: how many of the episode's
-steps are done."""
+"""Member of a record's logical clock. Rounds, episodes and environments count from 0; ``step`` is the number of
+finished steps of the episode."""
 
 CLOCK: tuple[Clock, ...] = ("round", "episode", "env", "step")
 
@@ -39,9 +39,9 @@ class Field:
     about: str
     unit: Unit = ""
     optional: bool = False
-    """Whether it may be null: not measured, or there is none."""
+    """Whether it may be null: not measured, or absent."""
     fields: tuple["Field", ...] = ()
-    """Of the records inside, for ``records`` and ``records by name``."""
+    """Fields of the inner records, for ``records`` and ``records by name``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,57 +51,57 @@ class Kind:
     name: str
     about: str
     clock: tuple[Clock, ...]
-    """Which members of the clock it carries."""
+    """Members of the clock that it carries."""
     fields: tuple[Field, ...]
     delivery: Delivery = "evidence"
 
     @property
     def by_name(self) -> Mapping[str, Field]:
-        """Its fields."""
+        """Its fields by name."""
         return {field.name: field for field in self.fields}
 
 
 MetricType = Literal["counter", "gauge", "histogram"]
 COMMON_LABELS = ("run", "group")
-"""Every metric has them."""
+"""Labels of every metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number that is followed over time."""
+    """One metric."""
 
     name: str
-    """As it is registered with Ray."""
+    """Name under which it is registered with Ray."""
     type: MetricType
     about: str
     labels: tuple[str, ...] = ()
-    """Beside run and group. Their values are few; never a seed, an episode or free text."""
+    """Labels beside run and group, with few values: never a seed, an episode or free text."""
     unit: Unit = ""
     buckets: tuple[float, ...] = ()
-    """Upper limits, for a histogram."""
+    """Upper bounds of the buckets of a histogram."""
 
     @property
     def exported(self) -> str:
-        """As Prometheus has it: Ray puts ``ray_`` before every name, and we do so without Ray too."""
+        """Name in Prometheus: Ray adds the prefix ``ray_``, and so does the exporter without Ray."""
         return f"ray_{self.name}"
 
 
 Severity = Literal["page", "ticket"]
-"""``page``: somebody should look now. ``ticket``: somebody should look."""
+"""``page``: needs attention now. ``ticket``: needs attention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A rule for Prometheus."""
+    """One alert rule for Prometheus."""
 
     name: str
     expression: str
-    """PromQL that has a result while something is wrong."""
+    """PromQL that has a result while the condition holds."""
     wait: str
-    """How long it must have one, as Prometheus writes durations."""
+    """Time for which it must hold, as a Prometheus duration."""
     severity: Severity
     about: str
-    """What it means and where to look."""
+    """Meaning, and where to look."""
 
 
 PanelType = Literal["timeseries", "stat", "bargauge", "heatmap", "state-timeline", "table"]
@@ -113,31 +113,31 @@ class Query:
 
     expression: str
     legend: str = ""
-    """What its series are called; names of labels in ``{{}}``."""
+    """Name of its series; names of labels in ``{{}}``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture of the dashboard."""
+    """One panel of the dashboard."""
 
     title: str
     about: str
     type: PanelType
     queries: tuple[Query, ...]
     unit: str = "short"
-    """As Grafana calls it."""
+    """Grafana's identifier of the unit."""
     width: int = 6
-    """Of 24."""
+    """Columns of the grid, which has 24."""
     steps: tuple[tuple[float | None, str], ...] = ()
-    """Colours from which value on, where colours mean something."""
+    """Thresholds: from which value on which colour."""
     stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels that answer one question."""
+    """Row of panels that answer one question."""
 
     title: str
     panels: tuple[Panel, ...]
     healthy: str
-    """How it looks when all is well."""
+    """Appearance of a healthy run."""

@@ -1,4 +1,4 @@
-"""Dashboard and alert rules as Grafana and Prometheus read them, made from the catalogue."""
+"""Dashboard for Grafana and alert rules for Prometheus, generated from the catalogue."""
 
 import json
 import re
@@ -23,12 +23,12 @@ RAY_METRICS = frozenset(
         "ray_actors",
     }
 )
-"""Metrics of Ray itself that the dashboard shows."""
+"""Metrics of Ray that the dashboard uses."""
 _SUFFIXES = re.compile(r"_(bucket|count|sum)$")
 
 
 def dashboard() -> dict[str, Any]:
-    """``dashboards/esper.json``."""
+    """Content of ``dashboards/esper.json``."""
     return {
         "uid": UID,
         "title": TITLE,
@@ -41,13 +41,13 @@ def dashboard() -> dict[str, Any]:
         "refresh": "10s",
         "time": {"from": "now-3h", "to": "now"},
         "templating": {"list": _variables()},
-        "annotations": {"list": [*(_annotation(*one) for one in ANNOTATIONS), _pushed()]},
+        "annotations": {"list": [*(_annotation(*entry) for entry in ANNOTATIONS), _pushed()]},
         "panels": list(_panels()),
     }
 
 
 def _variables() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
+    variables: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
     ]
     info, accuracy = METRICS["esper_run_info"].exported, METRICS["esper_env_accuracy_ratio"].exported
@@ -63,8 +63,8 @@ def _variables() -> list[dict[str, Any]]:
         variable |= {"multi": several, "includeAll": several} | ({"allValue": ".*"} if several else {})
         if several:
             variable["current"] = {"text": "All", "value": "$__all"}
-        found.append(variable)
-    return found
+        variables.append(variable)
+    return variables
 
 
 def _panels() -> Iterator[dict[str, Any]]:
@@ -130,14 +130,14 @@ def _annotation(title: str, query: str, text: str, colour: str) -> dict[str, Any
 
 
 def _pushed() -> dict[str, Any]:
-    """The run's annotations that ``esper dashboards push --run`` has made, found by their tags."""
+    """Query for the annotations of ``esper dashboards push --run``, by their tags."""
     target = {"type": "tags", "tags": run_tags("$run"), "matchAny": False, "limit": 1000}
     source = {"type": "grafana", "uid": "-- Grafana --"}
     return {"name": "From events", "datasource": source, "enable": True, "iconColor": "blue", "target": target}
 
 
 def run_tags(run: str) -> list[str]:
-    """Tags that all annotations of a run carry."""
+    """Tags of every annotation of a run."""
     return [UID, f"run:{run}"]
 
 
@@ -146,8 +146,8 @@ def _source() -> dict[str, str]:
 
 
 def rules() -> dict[str, Any]:
-    """``dashboards/alerts.yaml``."""
-    made = [
+    """Content of ``dashboards/alerts.yaml``."""
+    entries = [
         {
             "alert": alert.name,
             "expr": alert.expression,
@@ -157,12 +157,12 @@ def rules() -> dict[str, Any]:
         }
         for alert in ALERTS.values()
     ]
-    return {"groups": [{"name": "esper", "interval": "10s", "rules": made}]}
+    return {"groups": [{"name": "esper", "interval": "10s", "rules": entries}]}
 
 
 def files() -> Mapping[str, str]:
-    """Content of every file, by its name."""
-    head = "# Alert rules for Prometheus, made from esper_ray/nissa/catalogue/alerts.py by `esper dashboards render`.\n"
+    """Content of every file by file name."""
+    head = "# Alert rules for Prometheus, generated from the catalogue of alerts by `esper dashboards render`.\n"
     return {
         "esper.json": json.dumps(dashboard(), indent=1) + "\n",
         "alerts.yaml": head + yaml.safe_dump(rules(), sort_keys=False, width=1000),
@@ -170,7 +170,7 @@ def files() -> Mapping[str, str]:
 
 
 def expressions(run: str = "run") -> Iterator[tuple[str, str]]:
-    """Every query of dashboard and alerts, with the name of what it belongs to; variables have values."""
+    """Owner and text of every query of dashboard and alerts, with values for the variables."""
     for row in ROWS:
         for panel in row.panels:
             for query in panel.queries:
@@ -184,12 +184,12 @@ def expressions(run: str = "run") -> Iterator[tuple[str, str]]:
 def filled(
     expression: str, run: str = "run", group: str = ".*", env: str = ".*", interval: str = "1m", span: str = "1h"
 ) -> str:
-    """``expression`` with values for the variables that Grafana would fill in.
+    """``expression`` with values for the variables of Grafana.
 
     Args:
-        group: regular expression, as is ``env``.
-        interval: of rates, as Prometheus writes durations.
-        span: what is shown.
+        group: regular expression, like ``env``.
+        interval: window of rates, as a Prometheus duration.
+        span: visible time range.
     """
     values = {"$__rate_interval": interval, "$__range": span, "$run": run, "$group": group, "$env": env}
     for name, value in values.items():
@@ -198,7 +198,7 @@ def filled(
 
 
 def unknown_metrics(expression: str) -> list[str]:
-    """Metrics in ``expression`` that are neither of the catalogue nor among those of Ray that we show."""
+    """Metrics in ``expression`` that are neither in the catalogue nor in ``RAY_METRICS``."""
     names = re.findall(r"\bray_\w+", expression)
     known = RAY_METRICS | {metric.exported for metric in METRICS.values()}
     return sorted({name for name in names if name not in known and _SUFFIXES.sub("", name) not in known})

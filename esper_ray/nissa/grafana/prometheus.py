@@ -1,4 +1,4 @@
-"""A Prometheus of our own beside a run, and what any Prometheus answers."""
+"""Client of a Prometheus, and a Prometheus server as a child process."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ ANSWER_SECONDS = 10.0
 
 
 class PrometheusError(UserError):
-    """A Prometheus that cannot be found, started or asked."""
+    """A Prometheus that cannot be found, started or queried."""
 
     remedy = "Check the address, or install Prometheus where the message looked for it."
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A time series."""
+    """One time series."""
 
     labels: Mapping[str, str]
     points: Sequence[tuple[float, float]]
@@ -41,52 +41,52 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class PrometheusApi:
-    """Asks a Prometheus by HTTP."""
+    """HTTP client of one Prometheus."""
 
     address: str
     """Such as ``http://127.0.0.1:9090``."""
 
     def at(self, expression: str, moment: float | None = None) -> list[Curve]:
-        """What an expression gives at a moment: one point for each series.
+        """Value of an expression at one moment: one point for each series.
 
         Args:
             moment: Unix time; now if not given.
 
         Raises:
-            PrometheusError: if nobody answers, or the expression cannot be evaluated.
+            PrometheusError: if there is no answer, or the expression cannot be evaluated.
         """
-        when = {} if moment is None else {"time": moment}
-        found = self._get("query", query=expression, **when)["result"]
-        return [Curve(one["metric"], [(float(one["value"][0]), float(one["value"][1]))]) for one in found]
+        time = {} if moment is None else {"time": moment}
+        series = self._get("query", query=expression, **time)["result"]
+        return [Curve(entry["metric"], [(float(entry["value"][0]), float(entry["value"][1]))]) for entry in series]
 
     def over(self, expression: str, begin: float, end: float, step_s: float) -> list[Curve]:
-        """What it gives between two moments, one point every ``step_s`` seconds.
+        """Values between two moments, one point every ``step_s`` seconds.
 
         Raises:
             PrometheusError: see above.
         """
-        found = self._get("query_range", query=expression, start=begin, end=end, step=step_s)["result"]
-        return [Curve(one["metric"], [(float(t), float(value)) for t, value in one["values"]]) for one in found]
+        series = self._get("query_range", query=expression, start=begin, end=end, step=step_s)["result"]
+        return [Curve(entry["metric"], [(float(t), float(value)) for t, value in entry["values"]]) for entry in series]
 
     def label_values(self, label: str) -> list[str]:
         """All values of a label, sorted.
 
         Raises:
-            PrometheusError: if nobody answers.
+            PrometheusError: if there is no answer.
         """
         return sorted(self._get(f"label/{label}/values"))
 
     def firing(self) -> dict[str, str]:
-        """Alerts that ring, with what they say."""
+        """Description of each firing alert by its summary."""
         alerts = self._get("alerts")["alerts"]
         return {
-            one["annotations"]["summary"]: one["annotations"]["description"]
-            for one in alerts
-            if one["state"] == "firing"
+            alert["annotations"]["summary"]: alert["annotations"]["description"]
+            for alert in alerts
+            if alert["state"] == "firing"
         }
 
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Whether it is ready to answer."""
         try:
             with urlopen(f"{self.address}/-/ready", timeout=ANSWER_SECONDS) as answer:
                 return bool(answer.status == 200)
@@ -103,29 +103,29 @@ class PrometheusApi:
         except URLError as error:
             raise PrometheusError(f"no Prometheus answers at {self.address}: {error.reason}") from error
         except (OSError, ValueError, KeyError) as error:
-            raise PrometheusError(f"{self.address} does not answer as a Prometheus does: {error!r}") from error
+            raise PrometheusError(f"{self.address} does not answer like a Prometheus: {error!r}") from error
 
 
 class PrometheusServer:
-    """A Prometheus that is started within ``with``, and ended. Its data are in a temporary folder."""
+    """Child process of a Prometheus, alive within ``with``. Its data are in a temporary folder."""
 
     def __init__(self, target: str, port: int = 0, program: str | None = None) -> None:
         """
         Args:
             target: ``host:port`` that it scrapes every second.
-            port: where it answers, on this machine only; 0: a free one.
+            port: on this machine only; 0 selects a free one.
             program: its executable; that on the PATH if not given.
 
         Raises:
-            PrometheusError: if there is no such program, or the port is taken.
+            PrometheusError: if there is no such program, or the port is in use.
         """
-        found = shutil.which(program or "prometheus")
-        if found is None:
+        executable = shutil.which(program or "prometheus")
+        if executable is None:
             raise PrometheusError(
                 f"there is no program {program or 'prometheus'}: Debian and Ubuntu have the package prometheus "
                 "(`apt-get install prometheus`), others https://prometheus.io/download/"
             )
-        self._program, self._target = found, target
+        self._program, self._target = executable, target
         self.port = _checked_port(port)
         self.api = PrometheusApi(f"http://127.0.0.1:{self.port}")
         self._folder = tempfile.TemporaryDirectory(prefix="esper-prometheus-")
@@ -144,7 +144,7 @@ class PrometheusServer:
                 [self._program, *words, f"--web.listen-address=127.0.0.1:{self.port}"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is not meant for it
+                start_new_session=True,  # no SIGINT by Ctrl-C
             )
         try:
             self._wait()
@@ -166,13 +166,13 @@ class PrometheusServer:
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there."""
+        """Whether its process is running."""
         return self._process is not None and self._process.poll() is None
 
     def last_words(self) -> str:
         """The last line of its log."""
         lines = (Path(self._folder.name) / "log").read_text().strip().splitlines()
-        return lines[-1] if lines else "it has said nothing"
+        return lines[-1] if lines else "its log is empty"
 
     def _wait(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -185,7 +185,7 @@ class PrometheusServer:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free port of this machine."""
     return _checked_port(0)
 
 
@@ -194,7 +194,7 @@ def _checked_port(port: int) -> int:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise PrometheusError(f"port {port} cannot be had: {error.strerror or error}") from error
+            raise PrometheusError(f"port {port} is not available: {error.strerror or error}") from error
         return int(probe.getsockname()[1])
 
 

@@ -1,1 +1,1 @@
-"""The event log of a run and its samples: writing, checking, Parquet, SQL."""
+"""Event log and samples of a run: writing, validation, Parquet, SQL."""

@@ -1,11 +1,11 @@
-"""The event log of a run: lossless, numbered without gaps, the same for equal runs.
+"""Event log of a run: lossless, numbered without gaps, the same for equal runs.
 
-While a run goes on its newest events are lines of JSON in ``events.jsonl``. When a round is over and they
-are many, they become Parquet, one file for each kind, in a folder of ``events/`` that is named by the
-first and last number in it and appears as a whole. ``integrity.json`` counts what there is.
+The newest events of a running run are lines of JSON in ``events.jsonl``. After a round, if they are many, they are
+compacted to Parquet: one file for each kind, in a folder of ``events/`` that is named by its first and last number
+and appears as a whole. ``integrity.json`` holds the counts of a finished run.
 
-Two numbers tell gaps: ``seq`` over the whole log, ``source_seq`` over what one source has reported
-(an environment, the learner, the driver).
+Two numbers show gaps: ``seq`` over the whole log, ``source_seq`` over the events of one source (an environment, the
+learner, the driver).
 """
 
 import json
@@ -19,61 +19,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.log.parquet import EventLogError, Part, check_schema, parts_in, write_part
 from esper_ray.nissa.log.validation import record_problem
 
 logger = logging.getLogger(__name__)
 
 COMPACT_BYTES = 4 * 2**20
-"""Lines of JSON beyond which a round that is over is made Parquet."""
+"""Size of the lines of JSON from which a finished round is compacted."""
 INTEGRITY = "integrity.json"
-"""Says of a run that is over how many events there are."""
+"""File with the counts of a finished run."""
 STRICT = "ESPER_STRICT_TELEMETRY"
-"""Environment variable: records that are not as declared are errors. Set in tests; a training run goes on."""
+"""Environment variable that makes invalid records errors. Set in tests; training continues without it."""
 
 
 class RecordError(ValueError):
-    """A record that is not as its kind is declared."""
+    """A record that does not match the declaration of its kind."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What has been written."""
+    """Numbers of written events."""
 
     sequence: int = 0
     """Number of the next event."""
     sources: Counter[str] = field(default_factory=Counter)
-    """How many each source has reported."""
+    """Number of events by source."""
     malformed: int = 0
 
     def position(self) -> dict[str, int]:
-        """As a checkpoint remembers it."""
+        """The counts as a checkpoint holds them."""
         return {"sequence": self.sequence} | {f"source/{name}": count for name, count in self.sources.items()}
 
 
 class EventLog:
-    """The log in the folder of one run."""
+    """Event log in the folder of one run."""
 
     def __init__(self, folder: Path, run: str, group: str = "", name: str = "events") -> None:
         """
         Args:
-            run: its name, which every record carries.
-            group: which of several runs that belong together it is, such as a side of an A/B comparison.
-            name: of the file of lines and of the folder with the rest.
+            run: name of the run, in every record.
+            group: group of the run within that name, such as a side of an A/B comparison.
+            name: of the file of lines and of the folder of compacted events.
         """
         self.folder, self.run, self.group = folder, run, group
         self.tail, self._parts = folder / f"{name}.jsonl", folder / name
         self.counts = Counts()
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write records, numbered. Numbers that are not finite become null and are listed under ``nonfinite``.
+        """Write records with their numbers. Numbers that are not finite become null and are listed in ``nonfinite``.
 
         Raises:
-            RecordError: if a record is not as declared and ``ESPER_STRICT_TELEMETRY`` is set. Otherwise it is kept
-                as one of kind ``malformed``.
+            RecordError: if a record does not match its declaration and ``ESPER_STRICT_TELEMETRY`` is set. Otherwise
+                a record of kind ``malformed`` holds it.
         """
-        lines = [json.dumps(self._numbered(written(self._checked(record))), allow_nan=False) for record in records]
+        lines = [json.dumps(self._numbered(json_record(self._checked(record))), allow_nan=False) for record in records]
         with self.tail.open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 
@@ -83,7 +83,7 @@ class EventLog:
             return record
         if os.environ.get(STRICT):
             raise RecordError(problem)
-        logger.error("a record of the event log is not as declared: %s", problem)
+        logger.error("a record of the event log does not match its declaration: %s", problem)
         self.counts.malformed += 1
         return {"kind": "malformed", "problem": problem, "record": json.dumps(record, default=repr)}
 
@@ -93,10 +93,10 @@ class EventLog:
         numbers = {"source_seq": self.counts.sources[source], "seq": self.counts.sequence}
         self.counts.sources[source] += 1
         self.counts.sequence += 1
-        return {"schema": SCHEMA, **provenance, **numbers, **record}
+        return {"schema": EVENT_SCHEMA, **provenance, **numbers, **record}
 
     def compact(self, *, always: bool = False) -> None:
-        """Make the lines Parquet if they are many, or ``always``."""
+        """Compact the lines to Parquet if they are many, or ``always``."""
         if self.tail.stat().st_size < (1 if always else COMPACT_BYTES):
             return
         records = list(self._lines(after=self._compacted(), evidence=True))
@@ -105,11 +105,11 @@ class EventLog:
         _replace(self.tail, "")
 
     def parts(self) -> list[Part]:
-        """Its folders of Parquet files, in order."""
+        """Folders of Parquet files, in order."""
         return parts_in(self._parts)
 
     def _compacted(self) -> int:
-        """Number of the last event that is Parquet; -1 if there is none."""
+        """Number of the last compacted event; -1 if there is none."""
         parts = self.parts()
         return parts[-1].last if parts else -1
 
@@ -117,12 +117,12 @@ class EventLog:
         """All events, in order.
 
         Args:
-            evidence: whether everything must be there, and as it was written.
+            evidence: whether the log must be complete and undamaged.
 
         Raises:
             EventLogError: if a file is of another version or cannot be read; for ``evidence`` also if a line cannot be
-                read, a file is not what was written, or an event is missing, at the end too if the run is over.
-                Otherwise such lines are left out, with a warning that names them.
+                read, a file is damaged, or an event is missing, at the end too if the run is finished. Otherwise
+                such lines are skipped, with a warning that names them.
         """
         parts, lines = self.held(evidence=evidence)
         for part in parts:
@@ -130,13 +130,13 @@ class EventLog:
         yield from lines
 
     def held(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
-        """The folders of Parquet files, and the events that are still lines of JSON.
+        """Folders of Parquet files, and events that are still lines of JSON.
 
         Args:
-            evidence: whether everything must be there, and as it was written.
+            evidence: whether the log must be complete and undamaged.
 
         Raises:
-            EventLogError: see :meth:`records`. What is missing or damaged is a warning where it is no error.
+            EventLogError: see :meth:`records`. Damage that is no error is logged as a warning.
         """
         parts, lines = self._snapshot(evidence=evidence)
         problems = list(self._missing(parts, lines))
@@ -149,7 +149,7 @@ class EventLog:
         return parts, lines
 
     def _snapshot(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
-        """Lines are read first: what becomes Parquet meanwhile is among the parts then, and in neither twice."""
+        """Parts and lines at one moment. Lines are read first: those that are compacted meanwhile are in the parts."""
         lines = list(self._lines(after=-1, evidence=evidence))
         parts = self.parts()
         compacted = parts[-1].last if parts else -1
@@ -164,7 +164,7 @@ class EventLog:
         try:
             counted = int(json.loads((self.folder / INTEGRITY).read_text())["events"])
         except FileNotFoundError:
-            return  # the run is not over
+            return  # the run is not finished
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield f"{self.folder / INTEGRITY} cannot be read: {error}"
             return
@@ -172,7 +172,7 @@ class EventLog:
             yield f"{self.folder}: events {expected} to {counted - 1} are missing: {INTEGRITY} counts {counted}"
 
     def of_kinds(self, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
-        """The events of some kinds, in order within each part. Files of other kinds are not read.
+        """Events of some kinds, in order within each part. Files of other kinds are not read.
 
         Raises:
             EventLogError: if a file is of another version or cannot be read.
@@ -183,14 +183,14 @@ class EventLog:
         yield from (line for line in lines if line["kind"] in kinds)
 
     def everything(self, *, evidence: bool) -> Iterator[dict[str, Any]]:
-        """All events, in order, whether or not numbers are missing between them. Otherwise like ``records``."""
+        """All events in order, gaps or not. Otherwise like ``records``."""
         parts, lines = self._snapshot(evidence=evidence)
         for part in parts:
             yield from part.records()
         yield from lines
 
     def _lines(self, *, after: int, evidence: bool) -> Iterator[dict[str, Any]]:
-        """The events in ``events.jsonl`` whose number is beyond ``after``."""
+        """Events in ``events.jsonl`` whose number is greater than ``after``."""
         if not self.tail.exists():
             return
         with self.tail.open() as file:
@@ -198,7 +198,7 @@ class EventLog:
                 try:
                     record = json.loads(line)
                 except ValueError as error:
-                    problem = f"line {number} of {self.tail} is no JSON: {error}"
+                    problem = f"line {number} of {self.tail} is not JSON: {error}"
                     if evidence:
                         raise EventLogError(problem) from error
                     logger.warning("%s", problem)
@@ -208,41 +208,41 @@ class EventLog:
                     yield record
 
     def lines_from(self, sequence: int) -> str:
-        """The lines of JSON from event ``sequence`` on, those that have not become Parquet."""
+        """Lines of JSON that are not compacted, from event ``sequence`` on."""
         return "".join(line for line in self._raw_lines() if (_sequence_of(line) or 0) >= sequence)
 
     def rewind(self, position: Mapping[str, int]) -> None:
-        """Forget what was written after ``position``.
+        """Remove the events after ``position``.
 
         Raises:
             EventLogError: if the log is shorter than that, or of another version.
         """
-        next(self._lines(after=-1, evidence=False), None)  # of another version nothing is changed
+        next(self._lines(after=-1, evidence=False), None)  # a log of another version stays unchanged
         sequence, compacted = position["sequence"], -1
         for part in self.parts():
             if part.last >= sequence:
-                kept = [record for record in part.records() if record["seq"] < sequence]
-                if kept:
-                    write_part(self._parts, kept)
+                earlier = [record for record in part.records() if record["seq"] < sequence]
+                if earlier:
+                    write_part(self._parts, earlier)
                 shutil.rmtree(part.path)
             compacted = min(part.last, sequence - 1)
-        kept_lines, end = [], compacted + 1
+        earlier_lines, end = [], compacted + 1
         for line in self._raw_lines():
             number = _sequence_of(line)
             if number is None or number >= sequence:
                 break
             if number > compacted:
-                kept_lines.append(line)
+                earlier_lines.append(line)
                 end = number + 1
         if end < sequence:
             raise EventLogError(f"{self.folder}: the log ends with event {end - 1}, the checkpoint with {sequence - 1}")
         (self.folder / INTEGRITY).unlink(missing_ok=True)
-        _replace(self.tail, "".join(kept_lines))
+        _replace(self.tail, "".join(earlier_lines))
         sources = {name.removeprefix("source/"): n for name, n in position.items() if name.startswith("source/")}
         self.counts = Counts(sequence, Counter(sources))
 
     def keep_whole_lines(self) -> None:
-        """Drop lines that were cut off."""
+        """Remove truncated lines."""
         if self.tail.exists():
             _replace(self.tail, "".join(line for line in self._raw_lines() if _sequence_of(line) is not None))
 
@@ -250,15 +250,15 @@ class EventLog:
         return self.tail.read_text().splitlines(keepends=True) if self.tail.exists() else []
 
 
-def written(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` as the event log holds it: in JSON's types, numbers that are not finite as null and listed."""
+def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` as the event log holds it: types of JSON, numbers that are not finite as null and listed."""
     nonfinite: list[str] = []
     clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))
     return clean | ({"nonfinite": nonfinite} if nonfinite else {})
 
 
 def source_of(record: Mapping[str, Any]) -> str:
-    """Who reports a record: an environment, the learner, or the driver."""
+    """Source of a record: an environment, the learner, or the driver."""
     if record["kind"] == "ppo_update":
         return "learner"
     return f"env-{record['env']}" if "env" in record and "step" in record else "driver"
@@ -289,7 +289,7 @@ def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
 
 
 def integrity(log: EventLog) -> dict[str, Any]:
-    """What the log holds: counts, and what is missing or broken. It reads every line and every index."""
+    """Counts of the log, its gaps and damage. Reads every line and every index."""
     sources: Counter[str] = Counter()
     gaps, kinds, problems = 0, Counter[str](), []
     expected = 0
@@ -305,7 +305,7 @@ def integrity(log: EventLog) -> dict[str, Any]:
     for part in log.parts():
         problems += part.damage()
     return {
-        "schema": SCHEMA,
+        "schema": EVENT_SCHEMA,
         "complete": gaps == 0 and not problems and kinds["malformed"] == 0,
         "events": sum(kinds.values()),
         "gaps": gaps,

@@ -1,4 +1,4 @@
-"""Compacted events: folders of Parquet files, each there as a whole or not at all."""
+"""Compacted events: folders of Parquet files, each written atomically."""
 
 import json
 import os
@@ -13,22 +13,22 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from esper_ray.leyline.errors import UserError
-from esper_ray.nissa.catalogue.kinds import SCHEMA
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.log.tables import by_kind, records_of, table_of
 
 INDEX = "part.json"
-"""Tells what a folder holds."""
+"""Index of a folder: versions, rows, digests, sources."""
 
 
 class EventLogError(UserError):
-    """A log that cannot be read, is of another version, or lacks something."""
+    """An event log that is damaged, incomplete, or of another version."""
 
     remedy = "Copy the run again from where it was written, or read it without `--evidence`."
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A folder of Parquet files."""
+    """One folder of Parquet files."""
 
     path: Path
     first: int
@@ -37,12 +37,12 @@ class Part:
 
     @classmethod
     def at(cls, path: Path) -> "Part":
-        """The part in a folder that ``write_part`` has made."""
+        """The part in a folder of ``write_part``."""
         first, last = path.name.split("-")
         return cls(path, int(first), int(last))
 
     def index(self) -> dict[str, Any]:
-        """Version, rows and digests of its files, counts of its sources.
+        """Version, rows and digests of its files, events by source.
 
         Raises:
             EventLogError: if it cannot be read, or is of another version.
@@ -55,36 +55,37 @@ class Part:
         return index
 
     def records(self, kinds: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """Its events, in order.
+        """Events, in order.
 
         Args:
-            kinds: of these only.
+            kinds: only these; ``None`` for all.
 
         Raises:
             EventLogError: if a file cannot be read.
         """
-        found: list[dict[str, Any]] = []
-        there: list[str] = list(self.index()["kinds"])
-        for kind in there if kinds is None else [kind for kind in there if kind in kinds]:
+        records: list[dict[str, Any]] = []
+        for kind in self.index()["kinds"]:
+            if kinds is not None and kind not in kinds:
+                continue
             try:
-                found += records_of(kind, pq.read_table(self.path / f"{kind}.parquet"))
+                records += records_of(kind, pq.read_table(self.path / f"{kind}.parquet"))
             except (OSError, ValueError, KeyError) as error:
                 raise EventLogError(f"{self.path / kind}.parquet cannot be read: {error}") from error
-        return sorted(found, key=lambda record: int(record["seq"]))
+        return sorted(records, key=lambda record: int(record["seq"]))
 
     def damage(self) -> list[str]:
-        """What is missing or not as it was written."""
+        """Problems of its files: missing, or changed since they were written."""
         try:
             kinds = self.index()["kinds"]
         except EventLogError as error:
             return [str(error)]
-        found = []
+        problems = []
         for kind, expected in kinds.items():
             file = self.path / f"{kind}.parquet"
             digest = sha256(file.read_bytes()).hexdigest() if file.is_file() else None
             if digest != expected["sha256"]:
-                found.append(f"{file} is {'missing' if digest is None else 'not what was written'}")
-        return found
+                problems.append(f"{file} {'is missing' if digest is None else 'has changed since it was written'}")
+        return problems
 
 
 def parts_in(folder: Path) -> list[Part]:
@@ -93,7 +94,7 @@ def parts_in(folder: Path) -> list[Part]:
 
 
 def write_part(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Make a part of ``records``, which are in order, in ``folder``."""
+    """Write a part of ``records``, which are in order, in ``folder``."""
     first, last = records[0]["seq"], records[-1]["seq"]
     path = folder / f"{first:012d}-{last:012d}"
     temporary = path.with_name(f".{path.name}")
@@ -105,17 +106,17 @@ def write_part(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         pq.write_table(table_of(kind, rows), file, compression="zstd")
         kinds[kind] = {"rows": len(rows), "sha256": sha256(file.read_bytes()).hexdigest()}
     sources = Counter(record["source"] for record in records)
-    index = {"schema": SCHEMA, "first": first, "last": last, "kinds": kinds, "sources": dict(sources)}
+    index = {"schema": EVENT_SCHEMA, "first": first, "last": last, "kinds": kinds, "sources": dict(sources)}
     (temporary / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    shutil.rmtree(path, ignore_errors=True)  # of a rewinding that was cut off
+    shutil.rmtree(path, ignore_errors=True)  # left by an interrupted rewind
     os.rename(temporary, path)
 
 
-def check_schema(found: object, where: Path) -> None:
-    """See that something is of this version.
+def check_schema(version: object, where: Path) -> None:
+    """Check the version of a log.
 
     Raises:
         EventLogError: if it is of another one.
     """
-    if found != SCHEMA:
-        raise EventLogError(f"{where} is an event log of version {found!r}, this program reads {SCHEMA}")
+    if version != EVENT_SCHEMA:
+        raise EventLogError(f"{where} is an event log of version {version!r}, this program reads {EVENT_SCHEMA}")

@@ -1,4 +1,4 @@
-"""The samples of a run: lines of JSON and Parquet like its events, but bounded, and never asked to be complete."""
+"""Samples of a run: lines of JSON and Parquet like its events, but bounded, and possibly incomplete."""
 
 import time
 from collections import Counter
@@ -13,45 +13,45 @@ from esper_ray.nissa.log.events import Counts, EventLog
 from esper_ray.nissa.log.parquet import Part
 
 LIMIT = 1_000_000
-"""Samples that are kept of a run."""
+"""Greatest number of samples of a run."""
 LOST = "samples_lost"
 
 
 class SampleLog(EventLog):
-    """``samples.jsonl`` and ``samples/``. A run that is gone on with adds to what is there, repeated steps too."""
+    """``samples.jsonl`` and ``samples/``. A resumed run appends to them, repeated steps included."""
 
     def __init__(self, folder: Path, run: str, group: str = "", limit: int = LIMIT) -> None:
         """
         Args:
-            limit: samples beyond which no more are kept.
+            limit: greatest number of samples; further ones are dropped.
         """
         super().__init__(folder, run, group, "samples")
-        self._limit, self._looked = limit, False
+        self._limit, self._counted = limit, False
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> int:
-        """Write samples, numbered, as far as there is room.
+        """Write samples with their numbers, up to the limit.
 
         Returns:
-            How many there was no room for. The first of them leaves a record of kind ``samples_lost``.
+            Number of dropped samples. The first drop leaves a record of kind ``samples_lost``.
 
         Raises:
             RecordError: see :meth:`EventLog.append`.
         """
-        found = list(records)
-        if not self._looked:
-            self._take_up()
+        samples = list(records)
+        if not self._counted:
+            self._count()
         room = max(0, self._limit - self.counts.sequence)
-        kept, lost = found[:room], found[room:]
-        if lost and self.counts.sequence <= self._limit:  # the last that is said
-            clock = {name: lost[0][name] for name in ("round", "episode", "env")}
-            kept.append({"kind": LOST, **clock, "time": time.time(), "count": len(lost), "reason": "full"})
-        if kept:
-            self.append(kept)
-        return len(lost)
+        accepted, dropped = samples[:room], samples[room:]
+        if dropped and self.counts.sequence <= self._limit:  # the last record of the log
+            clock = {name: dropped[0][name] for name in ("round", "episode", "env")}
+            accepted.append({"kind": LOST, **clock, "time": time.time(), "count": len(dropped), "reason": "full"})
+        if accepted:
+            self.append(accepted)
+        return len(dropped)
 
-    def _take_up(self) -> None:
-        """Count what is there, without a line that was cut off."""
-        self._looked = True
+    def _count(self) -> None:
+        """Count the existing samples, and remove a truncated line."""
+        self._counted = True
         sources, compacted = Counter[str](), -1
         for part in self.parts():
             sources.update(part.index()["sources"])
@@ -71,7 +71,7 @@ class SampleLog(EventLog):
             super().compact(always=always)
 
     def lost(self) -> int:
-        """How many are known to be lost."""
+        """Number of samples that are known to be lost."""
         count: int = 0
         for part in self.parts():
             if LOST in part.index()["kinds"]:
@@ -81,7 +81,7 @@ class SampleLog(EventLog):
         return count + sum(int(record["count"]) for record in rest if record["kind"] == LOST)
 
     def summary(self) -> dict[str, int]:
-        """How many samples there are, and how many are known to be lost."""
+        """Number of samples, and of those that are known to be lost."""
         rows = sum(kind["rows"] for part in self.parts() for kind in part.index()["kinds"].values())
         lines = sum(1 for _ in self._lines(after=self._compacted(), evidence=False))
         return {"samples": rows + lines, "lost": self.lost()}

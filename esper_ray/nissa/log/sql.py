@@ -1,7 +1,7 @@
-"""The event log of a run as SQL tables: one for each kind, and one for each list of records inside them.
+"""SQL tables over the event log of a run: one for each kind, and one for each list of records inside a kind.
 
-Tables and columns follow from the catalogue. A log that is being written can be read too: what has not
-become Parquet yet is in the tables as well. Nothing can be written, and no other file read.
+Tables and columns are generated from the catalogue. The log of a running run can be read too: events that are not
+compacted yet are in the tables as well. A query can neither write nor read other files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,30 +23,30 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 
 
 class QueryError(UserError, ValueError):
-    """SQL that cannot be run, or that would do more than read."""
+    """SQL that is invalid, or that does more than read."""
 
     remedy = "Write one SELECT; without a query the command lists tables and columns."
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query gives."""
+    """Result of a query."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
 
 
 class EventDatabase:
-    """Read-only tables over an event log, and over samples where there are any."""
+    """Read-only tables over an event log, and over samples if given."""
 
     def __init__(self, log: EventLog, samples: SampleLog | None = None, *, evidence: bool = False) -> None:
         """
         Args:
-            evidence: whether every event must be there, and as it was written.
+            evidence: whether the log must be complete and undamaged.
 
         Raises:
             EventLogError: if a log is of another version or an index cannot be read; for ``evidence`` also if an event
-                is missing or a file is not what was written. Otherwise that is a warning.
+                is missing or a file is damaged. Otherwise that is a warning.
         """
         parts, left = log.held(evidence=evidence)
         if samples is not None:
@@ -69,7 +69,7 @@ class EventDatabase:
         """Run one query.
 
         Raises:
-            QueryError: if it is not exactly one, would do more than read, or cannot be run; the message says why.
+            QueryError: if it is not one statement, does more than read, or is invalid.
         """
         try:
             statements = self._connection.extract_statements(sql)
@@ -77,18 +77,18 @@ class EventDatabase:
                 raise QueryError(f"one SELECT is expected, got {len(statements)} statements")
             if statements[0].type not in READING:
                 raise QueryError(f"an event log is only read: SELECT is expected, got {statements[0].type.name}")
-            found = self._connection.execute(statements[0])
-            columns = tuple(column[0] for column in found.description or ())
-            return Answer(columns, found.fetchall())
+            result = self._connection.execute(statements[0])
+            columns = tuple(column[0] for column in result.description or ())
+            return Answer(columns, result.fetchall())
         except duckdb.Error as error:
             raise QueryError(str(error)) from error
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """Names of the tables, with their columns."""
+        """Columns by table."""
         return {name: self.ask(f'SELECT * FROM "{name}" LIMIT 0').columns for name, _ in views()}
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._connection.close()
 
     def __enter__(self) -> "EventDatabase":
@@ -99,7 +99,7 @@ class EventDatabase:
 
 
 def views() -> Iterator[tuple[str, str]]:
-    """Names and queries of all tables, as the catalogue has them."""
+    """Name and query of every table of the catalogue."""
     for kind in KINDS.values():
         columns = [*schema_of(kind.name).names]
         chosen = ", ".join(f'"{column}"' for column in columns)
@@ -112,14 +112,14 @@ def views() -> Iterator[tuple[str, str]]:
 
 
 def _unnested(kind: Kind, field: Field) -> str:
-    """One row for each record in ``field``; a mapping's key is the column ``name``."""
+    """Query with one row for each record in ``field``; the key of a mapping is the column ``name``."""
     clock = ", ".join(f'"{column}"' for column in ("seq", *kind.clock))
     if field.type == "records":
-        inside, inner = f'unnest("{field.name}")', [f'_e."{one.name}"' for one in field.fields]
+        source, columns = f'unnest("{field.name}")', [f'_e."{inner.name}"' for inner in field.fields]
     else:
-        inside, inner = f'unnest(map_entries("{field.name}"))', ["_e.key AS name"]
-        inner += [f'_e.value."{one.name}" AS "{one.name}"' for one in field.fields] or ["_e.value AS value"]
-    return f'SELECT {clock}, {", ".join(inner)} FROM (SELECT {clock}, {inside} AS _e FROM "{kind.name}")'
+        source, columns = f'unnest(map_entries("{field.name}"))', ["_e.key AS name"]
+        columns += [f'_e.value."{inner.name}" AS "{inner.name}"' for inner in field.fields] or ["_e.value AS value"]
+    return f'SELECT {clock}, {", ".join(columns)} FROM (SELECT {clock}, {source} AS _e FROM "{kind.name}")'
 
 
 def _dataset(files: Sequence[Any], schema: pa.Schema) -> Any:

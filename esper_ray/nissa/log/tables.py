@@ -1,4 +1,4 @@
-"""Events as Arrow tables, one for each kind, and back: what Parquet files and SQL are made of."""
+"""Conversion between events and Arrow tables, one table for each kind."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -16,7 +16,7 @@ PROVENANCE = {
     "source_seq": pa.int64(),
     "seq": pa.int64(),
 }
-"""What every record carries beside its clock and its fields."""
+"""Columns of every record beside its clock and its fields."""
 _PLAIN = {
     "bool": pa.bool_(),
     "int": pa.int64(),
@@ -34,7 +34,7 @@ def schema_of(kind: str) -> pa.Schema:
     """Columns of a kind: provenance, clock, fields, and the paths of numbers that were not finite.
 
     Raises:
-        KeyError: if there is no such kind.
+        KeyError: if ``kind`` is unknown.
     """
     declared = KINDS[kind]
     columns = [*PROVENANCE.items(), *((member, pa.int64()) for member in declared.clock)]
@@ -43,14 +43,14 @@ def schema_of(kind: str) -> pa.Schema:
 
 
 def table_of(kind: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Records of one kind, as the log holds them."""
+    """Table of records of one kind, as the log holds them."""
     maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
     rows = [{**record, **{name: list(record[name].items()) for name in maps}} for record in records]
     return pa.Table.from_pylist(rows, schema=schema_of(kind))
 
 
 def records_of(kind: str, table: pa.Table) -> list[dict[str, Any]]:
-    """The records again, as ``table_of`` was given them."""
+    """Records of a table; the inverse of ``table_of``."""
     maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
     records: list[dict[str, Any]] = table.to_pylist()
     for record in records:
@@ -68,8 +68,8 @@ def _type(field: Field) -> pa.DataType:
 
 
 def by_kind(records: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """Records sorted into kinds."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """Records by kind, in their order."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
-        found.setdefault(record["kind"], []).append(record)
-    return dict(found)
+        groups.setdefault(record["kind"], []).append(record)
+    return dict(groups)

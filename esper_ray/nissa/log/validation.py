@@ -1,4 +1,4 @@
-"""Whether a record is as its kind is declared."""
+"""Validation of records against the declaration of their kind."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,8 +40,8 @@ def _model(name: str, fields: Sequence[Field], **more: Any) -> type[BaseModel]:
     entries: dict[str, Any] = {
         f"field_{i}": (_type(field, name), Entry(alias=field.name)) for i, field in enumerate(fields)
     }
-    made: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **entries, **more)
-    return made
+    model: type[BaseModel] = create_model(name, __config__=ConfigDict(extra="forbid"), **entries, **more)
+    return model
 
 
 def _type(field: Field, within: str) -> Any:
@@ -56,7 +56,7 @@ def _type(field: Field, within: str) -> Any:
 
 
 def _in_unit(value: Any, unit: str) -> Any:
-    """See that finite numbers can be in a unit."""
+    """Check that finite numbers are within the bounds of a unit."""
     low, high = BOUNDS[unit]
     for number in value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,):
         if math.isfinite(number) and not low - SLACK <= number <= high + SLACK:
@@ -64,18 +64,18 @@ def _in_unit(value: Any, unit: str) -> Any:
     return value
 
 
-def _of_kind(kind: Kind) -> type[BaseModel]:
+def _kind_model(kind: Kind) -> type[BaseModel]:
     clock: dict[str, Any] = {member: (Annotated[NonNegativeInt, Strict()], ...) for member in kind.clock}
     return _model(kind.name, kind.fields, kind=(StrictStr, ...), **clock)
 
 
-_MODELS = {name: _of_kind(kind) for name, kind in KINDS.items()}
+_MODELS = {name: _kind_model(kind) for name, kind in KINDS.items()}
 
 
 def record_problem(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with ``record``: the first thing found, ``None`` if it is as declared.
+    """The first difference of ``record`` from its declaration, ``None`` if there is none.
 
-    Numbers that are not finite are numbers here; the log writes null for them and lists them.
+    Numbers that are not finite are valid; the log writes null for them and lists them.
     """
     name = record.get("kind")
     model = _MODELS.get(name) if isinstance(name, str) else None

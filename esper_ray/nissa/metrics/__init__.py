@@ -1,1 +1,1 @@
-"""From records to metrics: reducer, publisher, exporter, anomalies."""
+"""Metrics of a run: projection of its state, publisher, exporter, anomalies."""

@@ -1,6 +1,6 @@
-"""What is not as it should be, told from the rounds of a run alone: the same for equal runs, resumed or not.
+"""Anomalies of a run, computed from its rounds alone: the same for equal runs, resumed or not.
 
-The same thresholds make the alerts; those also know what the clock knows.
+The alerts use the same thresholds, and the clock in addition.
 """
 
 import math
@@ -13,19 +13,19 @@ from esper_ray.nissa.catalogue.alerts import LARGE_KL_NATS, REGRESSION_RATIO, RO
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
 
 Row = Mapping[str, Any]
-"""A line of ``rounds.csv``; numbers that are not there are NaN or ``None``."""
+"""A line of ``rounds.csv``; missing numbers are NaN or ``None``."""
 ROLLING = 10
-"""Rounds of a mean."""
+"""Rounds of the rolling mean."""
 STREAK = 3
-"""Rounds in a row that it takes, where one says little."""
+"""Consecutive rounds for conditions of which a single round is no evidence."""
 QUIET = 5
-"""Rounds in a row without a germination."""
+"""Consecutive rounds without a germination."""
 LOSSES = ("policy_loss", "value_loss", "kl", "grad_norm")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong."""
+    """One anomalous condition after a round."""
 
     type: str
     subject: str | None = None
@@ -34,40 +34,40 @@ class Finding:
 
     @property
     def key(self) -> tuple[str, str | None]:
-        """What it is, whatever the numbers."""
+        """Its identity, independent of the numbers."""
         return self.type, self.subject
 
 
 def anomalies(
-    rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None, given_up: Sequence[int] = ()
+    rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None, quarantined: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
-    """Records of kind ``anomaly`` for the last round: what has begun with it, and what is over.
+    """Records of kind ``anomaly`` for the last round: anomalies that start with it, and those that end.
 
     Args:
         rows: all rounds so far.
-        choices: how many legal choices each head has at most.
-        control_ratio: accuracy without growth, if it is known.
-        given_up: environments that were given up in this round.
+        choices: greatest number of legal choices, by head.
+        control_ratio: accuracy without growth; ``None`` if it was not measured.
+        quarantined: environments that were quarantined in this round.
     """
     number = len(rows) - 1
-    now = {one.key: one for one in findings(rows, choices, control_ratio)}
-    before = {one.key: one for one in findings(rows[:-1], choices, control_ratio)}
-    found = [_record(number, one, begins=True, rounds=0) for key, one in now.items() if key not in before]
-    for key, one in before.items():
+    now = {finding.key: finding for finding in findings(rows, choices, control_ratio)}
+    before = {finding.key: finding for finding in findings(rows[:-1], choices, control_ratio)}
+    records = [_record(number, finding, begins=True, rounds=0) for key, finding in now.items() if key not in before]
+    for key, finding in before.items():
         if key not in now:
-            found.append(_record(number, one, begins=False, rounds=_lasted(rows, key, choices, control_ratio)))
-    gone = (Finding("environment_given_up", str(env)) for env in given_up)
-    return [*found, *(_record(number, one, begins=True, rounds=0) for one in gone)]
+            rounds = _duration(rows, key, choices, control_ratio)
+            records.append(_record(number, finding, begins=False, rounds=rounds))
+    lost = (Finding("environment_given_up", str(env)) for env in quarantined)
+    return [*records, *(_record(number, finding, begins=True, rounds=0) for finding in lost)]
 
 
 def findings(rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None) -> Iterator[Finding]:
-    """What is wrong after the last of ``rows``."""
+    """Anomalous conditions after the last of ``rows``."""
     if not rows:
         return
     last, recent = rows[-1], rows[-STREAK:]
     full = len(recent) == STREAK
-    bad = [name for name in LOSSES if not _finite(last[name])]
-    yield from (Finding("nonfinite", name) for name in bad)
+    yield from (Finding("nonfinite", name) for name in LOSSES if not _finite(last[name]))
     if full:
         yield from _collapsed(recent, choices)
         yield from _critic(recent)
@@ -112,21 +112,21 @@ def _accuracy(rows: Sequence[Row], control_ratio: float | None) -> Iterator[Find
         yield Finding("below_control", None, mean, control_ratio)
 
 
-def _lasted(
+def _duration(
     rows: Sequence[Row], key: tuple[str, str | None], choices: Mapping[str, int], control_ratio: float | None
 ) -> int:
-    """For how many rounds before the last one something was so."""
+    """Number of consecutive rounds before the last one with this finding."""
     count = 0
     for end in range(len(rows) - 1, 0, -1):
-        if key not in {one.key for one in findings(rows[:end], choices, control_ratio)}:
+        if key not in {finding.key for finding in findings(rows[:end], choices, control_ratio)}:
             break
         count += 1
     return count
 
 
-def _record(number: int, one: Finding, *, begins: bool, rounds: int) -> dict[str, Any]:
-    where = {"subject": one.subject, "value": one.value, "threshold": one.threshold}
-    return {"kind": "anomaly", "round": number, "type": one.type, "open": begins, **where, "rounds": rounds}
+def _record(number: int, finding: Finding, *, begins: bool, rounds: int) -> dict[str, Any]:
+    values = {"subject": finding.subject, "value": finding.value, "threshold": finding.threshold}
+    return {"kind": "anomaly", "round": number, "type": finding.type, "open": begins, **values, "rounds": rounds}
 
 
 def _finite(value: float | None) -> bool:

@@ -1,20 +1,20 @@
-"""Changes of metrics gathered on their way: one number for each series, however many changes there were."""
+"""Batch of metric changes: one number for each series, however many changes there were."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from esper_ray.nissa.catalogue.metrics import METRICS
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 OBSERVATIONS = 4096
-"""Values for histograms that are gathered; more are dropped."""
+"""Histogram values that a batch holds; further ones are dropped."""
 Key = tuple[str, tuple[str, ...]]
-"""A metric and the values of its labels."""
+"""Metric and values of its labels."""
 
 
 @dataclass(slots=True)
 class MetricsBatch:
-    """What has changed, one number for each series."""
+    """Changes of metrics, one number for each series."""
 
     gauges: dict[Key, float] = field(default_factory=dict)
     counters: dict[Key, float] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class MetricsBatch:
     dropped: int = 0
 
     def add(self, changes: Iterable[Change]) -> None:
-        """Gather changes."""
+        """Add changes."""
         for change in changes:
             key, kind = (change.metric, change.labels), METRICS[change.metric].type
             if kind == "gauge":
@@ -35,7 +35,7 @@ class MetricsBatch:
                 self.dropped += 1
 
     def before(self, later: "MetricsBatch") -> "MetricsBatch":
-        """This and what changed afterwards, as one."""
+        """This batch and a later one as one batch."""
         merged = MetricsBatch(self.gauges | later.gauges, dict(self.counters), dropped=self.dropped + later.dropped)
         for key, amount in later.counters.items():
             merged.counters[key] = merged.counters.get(key, 0.0) + amount

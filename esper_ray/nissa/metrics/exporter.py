@@ -1,4 +1,4 @@
-"""Metrics of one process for Prometheus, without Ray."""
+"""Exporter of metrics for Prometheus, without Ray."""
 
 import time
 from collections import deque
@@ -14,35 +14,35 @@ from prometheus_client.registry import Collector
 from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 
 class ExporterError(UserError):
-    """Metrics cannot be exported as it was asked for."""
+    """Metrics cannot be served on this address."""
 
     remedy = "Choose another port, or 0 for a free one."
 
 
 class Exporter(Protocol):
-    """Shows metrics to somebody."""
+    """Destination of metric changes."""
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Show what has changed."""
+        """Apply changes, in order."""
 
     def close(self) -> None:
-        """Show nothing any more."""
+        """Stop exporting."""
 
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.5, 30.0
 
 
 class _Scrapes(Collector):
-    """Shows nothing, and notes when somebody looks."""
+    """Collector without metrics that records the times of scrapes."""
 
     def __init__(self) -> None:
         self.times: deque[float] = deque(maxlen=2)
         self.fresh = Event()
-        """Whether somebody has looked since it was cleared."""
+        """Set by a scrape."""
 
     def collect(self) -> Iterable[PrometheusMetric]:
         self.times.append(time.monotonic())
@@ -50,29 +50,29 @@ class _Scrapes(Collector):
         return ()
 
     def patience_s(self) -> float:
-        """How long the next look may take: twice as long as the last; a moment if that is not known."""
+        """Longest wait for the next scrape: twice the last interval, or ``FIRST_WAIT_SECONDS`` if there was none."""
         if len(self.times) < 2:
             return FIRST_WAIT_SECONDS
         return min(2.0 * (self.times[1] - self.times[0]) + 1.0, LONGEST_WAIT_SECONDS)
 
 
 class PrometheusExporter:
-    """Serves ``/metrics`` on a port of this machine."""
+    """HTTP server of ``/metrics`` on a port of this machine."""
 
     def __init__(self, run: str, group: str, port: int, address: str = "127.0.0.1") -> None:
         """
         Args:
-            port: 0 takes a free one; see :attr:`port`.
+            port: 0 selects a free one, see :attr:`port`.
 
         Raises:
-            ExporterError: if the port is taken.
+            ExporterError: if the port is in use.
         """
         self._common = (run, group)
         self.registry = CollectorRegistry()
         self._metrics = {name: self._registered(metric) for name, metric in METRICS.items()}
         self._scrapes = _Scrapes()
         self.registry.register(self._scrapes)
-        self._scrapes.times.clear()  # registering looks, too
+        self._scrapes.times.clear()  # registration scrapes, too
         try:
             self._server, self._thread = start_http_server(port, address, self.registry)
         except OSError as error:
@@ -83,11 +83,11 @@ class PrometheusExporter:
         labels = (*COMMON_LABELS, *metric.labels)
         if metric.type == "histogram":
             return Histogram(metric.exported, metric.about, labels, buckets=metric.buckets, registry=self.registry)
-        made = Counter if metric.type == "counter" else Gauge
-        return made(metric.exported, metric.about, labels, registry=self.registry)
+        metric_class = Counter if metric.type == "counter" else Gauge
+        return metric_class(metric.exported, metric.about, labels, registry=self.registry)
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Show what has changed."""
+        """Apply changes, in order."""
         for change in changes:
             metric = self._metrics[change.metric].labels(*self._common, *change.labels)
             if isinstance(metric, Gauge):
@@ -98,7 +98,7 @@ class PrometheusExporter:
                 metric.observe(change.value)
 
     def close(self, *, at_once: bool = False) -> None:
-        """Stop serving, ``at_once`` or when those who look from time to time have seen the end."""
+        """Stop serving, ``at_once`` or after a final scrape."""
         self._scrapes.fresh.clear()
         self._scrapes.fresh.wait(0.0 if at_once else self._scrapes.patience_s())
         self._server.shutdown()
@@ -111,4 +111,4 @@ class PrometheusExporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(at_once=kind is SystemExit)  # somebody has asked twice to stop
+        self.close(at_once=kind is SystemExit)  # the second request to stop

@@ -1,8 +1,8 @@
-"""A copy of a run directory in a storage, from which the run can be gone on with on any machine.
+"""Copy of a run directory in a storage, from which any machine can resume the run.
 
-Files that grow are copied in pieces, each named by where it begins, in bytes or in events, so that every
-byte travels once; events that have become Parquet replace their pieces. A checkpoint is complete when its
-``state.json`` is there, which is written last; by then everything that it counts on is there too.
+Growing files are copied in pieces, each named by its start, in bytes or in events, so that every byte is sent once;
+compacted events replace their pieces. A checkpoint is complete when its ``state.json`` exists, which is written last,
+after everything that it depends on.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from esper_ray.nissa.runs.run_directory import GROWING, RunDirectory, RunDirecto
 from esper_ray.nissa.runs.storage import Storage
 
 WHOLE = ("config.yaml", "manifest.json", "faults.jsonl", INTEGRITY)
-"""Files that are copied as they are."""
+"""Files that are copied as a whole."""
 STATE, TENSORS = "state.json", "learner.safetensors"
 _LINES, _PARTS = "events.jsonl", "events"
 
 
 class RemoteCopy:
-    """Keeps ``<storage>/<run id>`` like the run directory."""
+    """Copy ``<storage>/<run id>`` of a run directory."""
 
     def __init__(self, storage: Storage, run: RunDirectory) -> None:
         self.storage = storage.within(run.run_id)
@@ -29,11 +29,11 @@ class RemoteCopy:
 
     @property
     def place(self) -> str:
-        """Where the copy is."""
+        """Place of the copy."""
         return self.storage.place
 
     def rewind(self, position: Mapping[str, int]) -> None:
-        """Forget what was copied after ``position``, to which the run directory has been rewound."""
+        """Rewind the copy to ``position``, after the run directory has been rewound."""
         self.storage.remove(INTEGRITY)
         for name, end in (*((name, position[name]) for name in GROWING), (_LINES, position["sequence"])):
             pieces = [int(piece) for piece in self.storage.names(_pieces(name))]
@@ -41,13 +41,13 @@ class RemoteCopy:
                 if begin >= end:
                     self.storage.remove(f"{_pieces(name)}/{begin:015d}")
             last = max((begin for begin in pieces if begin < end), default=0)
-            self._copied[name] = last  # that piece may go on beyond the position: it is written again
+            self._copied[name] = last  # that piece may extend beyond the position: it is written again
 
     def push(self) -> None:
-        """Copy what is new, and remove what is gone.
+        """Copy what is new, and remove what was removed.
 
         Raises:
-            StorageError: if the storage cannot be written. The next call makes up for it.
+            StorageError: if the storage cannot be written. The next call retries.
         """
         for name in WHOLE:
             if (self._run.path / name).exists():
@@ -67,37 +67,37 @@ class RemoteCopy:
 
     def _push_events(self) -> None:
         log = self._run.event_log
-        here = {part.path.name: part for part in log.parts()}
-        there = set(self.storage.names(_PARTS))
-        for name, part in here.items():
-            if name not in there or self.storage.stamp(f"{_PARTS}/{name}/{INDEX}") is None:
+        local = {part.path.name: part for part in log.parts()}
+        remote = set(self.storage.names(_PARTS))
+        for name, part in local.items():
+            if name not in remote or self.storage.stamp(f"{_PARTS}/{name}/{INDEX}") is None:
                 files = sorted(part.path.iterdir(), key=lambda file: file.name == INDEX)  # the index last
                 for file in files:
                     self.storage.write(f"{_PARTS}/{name}/{file.name}", file.read_bytes())
-        compacted = max((part.last for part in here.values()), default=-1) + 1
+        compacted = max((part.last for part in local.values()), default=-1) + 1
         begin = max(self._copied[_LINES], compacted)
         self._push_piece(_LINES, log.lines_from(begin).encode(), begin, log.counts.sequence)
-        for name in there - here.keys():
+        for name in remote - local.keys():
             self.storage.remove(f"{_PARTS}/{name}")
         for piece in self.storage.names(_pieces(_LINES)):
             if int(piece) < compacted:
                 self.storage.remove(f"{_pieces(_LINES)}/{piece}")
 
     def _push_checkpoints(self) -> None:
-        here = {path.name for path in self._run.checkpoints.glob("round-*") if (path / STATE).is_file()}
-        there = set(self.storage.names("checkpoints"))
-        complete = {name for name in there if self.storage.stamp(f"checkpoints/{name}/{STATE}") is not None}
-        for name in sorted(here - complete):
+        local = {path.name for path in self._run.checkpoints.glob("round-*") if (path / STATE).is_file()}
+        remote = set(self.storage.names("checkpoints"))
+        complete = {name for name in remote if self.storage.stamp(f"checkpoints/{name}/{STATE}") is not None}
+        for name in sorted(local - complete):
             for file in (TENSORS, STATE):
                 content = (self._run.checkpoints / name / file).read_bytes()
                 self.storage.write(f"checkpoints/{name}/{file}", content)
-        for name in there - here:
-            self.storage.remove(f"checkpoints/{name}/{STATE}")  # first of all, so that it is complete or not there
+        for name in remote - local:
+            self.storage.remove(f"checkpoints/{name}/{STATE}")  # first, so that it is never incomplete
             self.storage.remove(f"checkpoints/{name}")
 
 
 def pull(storage: Storage, run_id: str, parent: Path) -> RunDirectory:
-    """A run directory under ``parent`` made from the copy in ``storage``.
+    """Run directory under ``parent``, restored from the copy in ``storage``.
 
     Raises:
         RunDirectoryError: if there is no such copy, or ``parent`` has a directory of that name.
@@ -105,7 +105,7 @@ def pull(storage: Storage, run_id: str, parent: Path) -> RunDirectory:
     """
     source, target = storage.within(run_id), parent / run_id
     if target.exists():
-        raise RunDirectoryError(f"{target} exists: go on with it, or move it away")
+        raise RunDirectoryError(f"{target} exists: resume it, or move it away")
     files = {name: source.read(name) for name in WHOLE}
     if files["config.yaml"] is None or files["manifest.json"] is None:
         raise RunDirectoryError(f"{source.place} holds no run: it has no config.yaml or no manifest.json")
@@ -132,7 +132,7 @@ def pull(storage: Storage, run_id: str, parent: Path) -> RunDirectory:
 def _pull_events(source: Storage, target: Path) -> None:
     for name in source.names(_PARTS):
         if source.stamp(f"{_PARTS}/{name}/{INDEX}") is None:
-            continue  # it was being copied; its lines are still there
+            continue  # an incomplete copy; its lines still exist
         (target / _PARTS / name).mkdir(parents=True)
         for file in source.names(f"{_PARTS}/{name}"):
             (target / _PARTS / name / file).write_bytes(source.read(f"{_PARTS}/{name}/{file}") or b"")

@@ -1,8 +1,7 @@
-"""``runs/<run_id>/``: manifest, configuration, event log, rounds, timings, checkpoints, picture.
+"""Run directory ``runs/<run_id>/``: manifest, configuration, event log, rounds, timings, checkpoints, picture.
 
-Everything that two equal runs share byte for byte (``rounds.csv``, the events apart from their run id)
-is kept apart from what they do not (``timings.csv``, the manifest). A checkpoint remembers how far
-these files went, so that a resumed run goes on from exactly there.
+Files that are equal in equal runs (``rounds.csv``, the events apart from their run id) are separate from those that
+are not (``timings.csv``, the manifest). A checkpoint holds the lengths of the files; a resumed run continues there.
 """
 
 import csv
@@ -14,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,37 +24,38 @@ import yaml
 from esper_ray.leyline.config.loading import ConfigError, build, read_file
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.log.events import INTEGRITY, EventLog, integrity
 from esper_ray.nissa.log.samples import SampleLog
 
 GROWING = ("rounds.csv", "timings.csv")
-"""Files that a run appends to, and that a checkpoint knows the lengths of."""
+"""Files that a run appends to; a checkpoint holds their lengths."""
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
 
 class RunDirectoryError(UserError):
-    """A run directory that cannot be made, read or continued."""
+    """A run directory that cannot be created, read or resumed."""
 
     remedy = "Give the path of a run directory: the folder that holds `manifest.json`."
 
 
 class Names(NamedTuple):
-    """By which events and metrics tell runs apart."""
+    """Names of a run in events and metrics."""
 
     run: str
-    """A run, or several that belong together: a comparison, a sweep."""
+    """Name of a run, a comparison or a sweep."""
     group: str = ""
-    """Which of them."""
+    """Group within it: a side of the comparison, a trial of the sweep."""
 
 
 class RunDirectory:
-    """The files of one run."""
+    """Files of one run."""
 
     def __init__(self, path: Path, names: Names | None = None) -> None:
         """
         Args:
-            names: what records of the run are told to belong to; the directory's name and no group if not given.
+            names: names in the records of the run; by default the name of the directory without a group.
         """
         self.path = path
         self.names = names or Names(path.name)
@@ -77,8 +78,8 @@ class RunDirectory:
         """A new directory under ``parent`` with manifest and configuration.
 
         Args:
-            run_id: its name, if it is not to be made of time, configuration and seed.
-            names: see above.
+            run_id: its name; by default made of time, configuration and seed.
+            names: names in the records of the run.
 
         Raises:
             RunDirectoryError: if it cannot be written.
@@ -99,10 +100,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
-        """An existing directory, to be read or continued.
+        """An existing directory, to read or resume.
 
         Raises:
-            RunDirectoryError: if it is no run directory.
+            RunDirectoryError: if it is not a run directory.
         """
         missing = [name for name in ("manifest.json", "config.yaml", "checkpoints") if not (path / name).exists()]
         if missing:
@@ -117,7 +118,7 @@ class RunDirectory:
         return self.path.name
 
     def config(self) -> RunConfig:
-        """The configuration that the run was started with.
+        """Configuration of the run.
 
         Raises:
             RunDirectoryError: if it cannot be read.
@@ -128,7 +129,7 @@ class RunDirectory:
             raise RunDirectoryError(f"configuration of {self.path} cannot be used: {error}") from error
 
     def read_manifest(self) -> dict[str, Any]:
-        """The manifest as it stands.
+        """Present content of the manifest.
 
         Raises:
             RunDirectoryError: if it cannot be read.
@@ -155,13 +156,13 @@ class RunDirectory:
         self.event_log.append(records)
 
     def close(self) -> None:
-        """The run is over: make all events Parquet, and write down in ``integrity.json`` what there is."""
+        """Finish the directory: compact all events, and write ``integrity.json``."""
         self.compact(always=True)
-        found = integrity(self.event_log) | self.samples.summary()
-        (self.path / INTEGRITY).write_text(json.dumps(found, indent=2) + "\n")
+        summary = integrity(self.event_log) | self.samples.summary()
+        (self.path / INTEGRITY).write_text(json.dumps(summary, indent=2) + "\n")
 
     def compact(self, *, always: bool = False) -> None:
-        """A round is over: make events and samples Parquet if they are many, or ``always``."""
+        """Compact events and samples at the end of a round, if they are many or ``always``."""
         self.event_log.compact(always=always)
         self.samples.compact(always=always)
 
@@ -175,13 +176,20 @@ class RunDirectory:
                 writer.writerow(values)
 
     def add_fault(self, record: Mapping[str, Any]) -> None:
-        """Append to ``faults.jsonl``, which tells of this process and its cluster, not of the results."""
+        """Append to ``faults.jsonl``, the faults of processes and cluster, which do not affect results."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **record}
         with (self.path / "faults.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
+    def faults(self) -> list[Fault]:
+        """The lines of ``faults.jsonl``, in order."""
+        path = self.path / "faults.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        names = [member.name for member in fields(Fault)]
+        return [Fault(**{name: value for name, value in json.loads(line).items() if name in names}) for line in lines]
+
     def position(self) -> dict[str, int]:
-        """Lengths of the growing files in bytes, and how many events there are, by source too."""
+        """Lengths of the growing files in bytes, and numbers of events, in total and by source."""
         return {name: file.stat().st_size for name, file in self._files.items()} | self.event_log.counts.position()
 
     def rewind(self, position: Mapping[str, int]) -> None:
@@ -199,13 +207,16 @@ class RunDirectory:
         self.event_log.rewind(position)
 
     def copy_history(self, other: "RunDirectory", position: Mapping[str, int]) -> None:
-        """Begin with the history of another run, which may be going on, up to ``position``.
+        """Copy the history of another run, which may be running, up to ``position``.
 
         Raises:
-            RunDirectoryError: if that run has not come so far.
-            EventLogError: if its log has not.
+            RunDirectoryError: if that run is shorter.
+            EventLogError: if its log is.
         """
-        for name in (*GROWING, other.event_log.tail.name):  # lines before what they are made into meanwhile
+        for name in (
+            *GROWING,
+            other.event_log.tail.name,
+        ):  # lines before the parts that they may be compacted to meanwhile
             shutil.copyfile(other.path / name, self.path / name)
         for part in other.event_log.parts():
             shutil.copytree(part.path, self.path / part.path.relative_to(other.path), dirs_exist_ok=True)
@@ -229,7 +240,7 @@ class RunDirectory:
 
 
 def as_numbers(row: Mapping[str, str]) -> dict[str, Any]:
-    """A line of ``rounds.csv`` as it was written: integers and floats; what is empty is ``None``."""
+    """A line of ``rounds.csv`` with its numbers: integers and floats; an empty cell is ``None``."""
     return {name: _number(text) for name, text in row.items()}
 
 
@@ -243,7 +254,7 @@ def _number(text: str) -> int | float | None:
 
 
 def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:
-    """What must be known to repeat the run: configuration, versions, code, seeds, hardware."""
+    """Manifest of a run: configuration, versions, code, seeds, hardware."""
     return {
         "run_id": run_id,
         "status": "running",
@@ -268,7 +279,7 @@ def _make_unique(parent: Path, run_id: str) -> Path:
         except FileExistsError:
             continue
         return path
-    raise OSError(f"1000 runs called {run_id} exist")
+    raise OSError(f"1000 runs named {run_id} exist")
 
 
 def package_version(package: str) -> str | None:
@@ -282,12 +293,12 @@ def package_version(package: str) -> str | None:
 def _git() -> dict[str, Any] | None:
     folder = Path(__file__).parent
 
-    def ask(*arguments: str) -> str:
+    def git(*arguments: str) -> str:
         answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
         return answer.stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -1,7 +1,6 @@
-"""Files under one folder: of this machine, or of any file system that pyarrow knows (S3, GCS, HDFS, ...).
+"""Storage of files under one folder: local, or on any file system of pyarrow (S3, GCS, HDFS, ...).
 
-A file is there as a whole or not at all: on this machine it is renamed into its place, on an object store
-it appears when it is closed.
+Writing is atomic: a local file is renamed into its place, an object appears in its store when it is closed.
 """
 
 import os
@@ -13,10 +12,10 @@ from pyarrow import ArrowException, fs
 from esper_ray.leyline.errors import UserError
 
 _HIDDEN = "."
-"""Files that are being written begin with it."""
+"""Prefix of files that are being written."""
 
 _FLAT = ("s3", "gcs")
-"""Object stores have no folders; to make one would cost a request for each part of a path."""
+"""Object stores: they have no folders, and creating one would cost a request for each part of a path."""
 
 
 class StorageError(UserError):
@@ -34,7 +33,7 @@ class Storage:
             place: a folder of this machine, or a URI such as ``s3://bucket/folder?region=eu-central-1``.
 
         Raises:
-            StorageError: if the URI is of no known kind.
+            StorageError: if the scheme of the URI is unknown.
         """
         self.place = str(place)
         try:
@@ -47,14 +46,14 @@ class Storage:
         self.local = isinstance(self._files, fs.LocalFileSystem)
 
     def within(self, folder: str) -> "Storage":
-        """The storage of a folder of this one."""
+        """Storage of a folder of this one."""
         inner = object.__new__(Storage)
         inner.place = place_within(self.place, folder)
         inner._files, inner._root, inner.local = self._files, f"{self._root.rstrip('/')}/{folder}", self.local
         return inner
 
     def check(self) -> None:
-        """See that files can be written, read and removed.
+        """Check that files can be written, read and removed.
 
         Raises:
             StorageError: if they cannot, with the reason.
@@ -62,11 +61,11 @@ class Storage:
         name = f"{_HIDDEN}probe-{uuid.uuid4().hex}"
         self.write(name, b"probe")
         if self.read(name) != b"probe":
-            raise StorageError(f"storage {self.place} does not give back what was written")
+            raise StorageError(f"storage {self.place} returns other data than were written")
         self.remove(name)
 
     def write(self, name: str, data: bytes) -> None:
-        """Make or replace a file.
+        """Create or replace a file.
 
         Raises:
             StorageError: if it cannot be written.
@@ -84,10 +83,10 @@ class Storage:
             raise StorageError(f"storage {self.place}: {name} cannot be written: {error}") from error
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; ``None`` if there is no such file.
+        """Content of a file; ``None`` if it does not exist.
 
         Raises:
-            StorageError: if it is there and cannot be read.
+            StorageError: if it exists and cannot be read.
         """
         try:
             with self._files.open_input_stream(self._path(name)) as stream:
@@ -99,27 +98,27 @@ class Storage:
         return content
 
     def stamp(self, name: str) -> str | None:
-        """Something that changes when the file is written anew; ``None`` if there is no such file.
+        """Version of a file, from its time and size; ``None`` if it does not exist.
 
-        An object store tells the time to the second: there two writings of as many bytes look the same within one.
+        An object store has a resolution of one second: two writes of equal size within it have the same stamp.
         """
         try:
-            found = self._files.get_file_info(self._path(name))
+            info = self._files.get_file_info(self._path(name))
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place}: {name} cannot be looked at: {error}") from error
-        return None if found.type is fs.FileType.NotFound else f"{found.mtime_ns}:{found.size}"
+            raise StorageError(f"storage {self.place}: {name} cannot be examined: {error}") from error
+        return None if info.type is fs.FileType.NotFound else f"{info.mtime_ns}:{info.size}"
 
     def names(self, folder: str = "") -> list[str]:
         """Files and folders directly in ``folder``, sorted; none if it does not exist."""
         path = self._path(folder) if folder else self._root
         try:
-            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            entries = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         except (ArrowException, OSError) as error:
             raise StorageError(f"storage {self.place} cannot be listed: {error}") from error
-        return sorted(info.base_name for info in found if not info.base_name.startswith(_HIDDEN))
+        return sorted(info.base_name for info in entries if not info.base_name.startswith(_HIDDEN))
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, if it is there."""
+        """Remove a file, or a folder with its content, if it exists."""
         path = self._path(name)
         try:
             kind = self._files.get_file_info(path).type
@@ -127,7 +126,7 @@ class Storage:
                 self._files.delete_dir(path)
             elif kind is not fs.FileType.NotFound:
                 self._files.delete_file(path)
-        except FileNotFoundError:  # somebody else was faster
+        except FileNotFoundError:  # another process was faster
             return
         except (ArrowException, OSError) as error:
             raise StorageError(f"storage {self.place}: {name} cannot be removed: {error}") from error
@@ -140,13 +139,13 @@ class Storage:
 
 
 def place_within(place: str, folder: str) -> str:
-    """A folder of ``place``; the options of a URI stay behind its path."""
+    """Place of a folder in ``place``; the options of a URI stay behind its path."""
     path, mark, options = place.partition("?") if "://" in place else (place, "", "")
     return f"{path.rstrip('/')}/{folder}{mark}{options}"
 
 
 def split_place(place: str) -> tuple[str, str]:
-    """``place`` as the folder around it and its own name; the reverse of ``place_within``."""
+    """Parent and name of ``place``; the inverse of ``place_within``."""
     path, mark, options = place.partition("?") if "://" in place else (place, "", "")
     parent, _, name = path.rstrip("/").rpartition("/")
     return f"{parent}{mark}{options}", name

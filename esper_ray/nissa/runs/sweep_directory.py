@@ -1,8 +1,8 @@
-"""``sweeps/<name>/``: what a sweep is (``sweep.json``), its trials (run directories below ``trials/``), its results.
+"""Sweep directory ``sweeps/<name>/``: definition (``sweep.json``), trials (run directories in ``trials/``), results.
 
-A sweep can be taken up again from this folder alone; nothing in it is pickled. A trial is the run
-directory ``trials/<trial>``; where a population scheduler made it go on from another trial, it is the
-newest of ``trials/<trial>.g01``, ``.g02``, ..., each of which holds the whole history that led to it.
+A sweep can be resumed from this folder alone; nothing in it is pickled. A trial is the run directory
+``trials/<trial>``; after a population scheduler has continued it from another trial, it is the newest of
+``trials/<trial>.g01``, ``.g02``, ..., each of which holds the whole history that led to it.
 """
 
 import csv
@@ -22,23 +22,23 @@ from esper_ray.leyline.config.sweep import SweepConfig, Trial, expand, sweep_con
 from esper_ray.leyline.sweep_results import TrialResult
 from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, RunDirectory, RunDirectoryError, package_version
 
-SCHEMA = 1
+SWEEP_SCHEMA = 1
 MEANS = ("committed_accuracy_ratio", "val_accuracy_ratio", "growth_ratio", "fossilised_mean", "return_mean")
-"""What else is averaged over the last rounds of a trial."""
+"""Further columns that are averaged over the last rounds of a trial."""
 MAY_CHANGE = ("concurrent", "retries", "preset", "settings")
-"""Keys of a sweep that decide nothing about its results, or that the base configuration tells better."""
+"""Keys of a sweep without influence on its results, or that the base configuration holds."""
 
 
 class SweepDirectory:
-    """The files of one sweep."""
+    """Files of one sweep."""
 
     def __init__(self, path: Path, tree: Mapping[str, Any]) -> None:
         """
         Args:
-            tree: what ``sweep.json`` holds.
+            tree: content of ``sweep.json``.
 
         Raises:
-            RunDirectoryError: if it does not describe a sweep that this version can take up.
+            RunDirectoryError: if it does not describe a sweep that this version can resume.
         """
         self.path = path
         self.trials_path = path / "trials"
@@ -65,13 +65,13 @@ class SweepDirectory:
         """A new folder.
 
         Args:
-            host_parameters: of the host of each trial, by the trial's name.
+            host_parameters: parameters of the host, by trial.
 
         Raises:
             RunDirectoryError: if it exists and is not empty, or cannot be written.
         """
         tree = {
-            "schema": SCHEMA,
+            "schema": SWEEP_SCHEMA,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": list(command),
             "sweep": sweep.model_dump(mode="json"),
@@ -81,7 +81,7 @@ class SweepDirectory:
         }
         try:
             if path.exists() and any(path.iterdir()):
-                raise RunDirectoryError(f"{path} is not empty; --resume {path} goes on with a sweep that is there")
+                raise RunDirectoryError(f"{path} is not empty; --resume {path} resumes the sweep in it")
             (path / "trials").mkdir(parents=True, exist_ok=True)
             temporary = path / "sweep.json.tmp"
             temporary.write_text(json.dumps(tree, indent=2) + "\n")
@@ -92,65 +92,65 @@ class SweepDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "SweepDirectory":
-        """A sweep that has been started before.
+        """An existing sweep.
 
         Raises:
-            RunDirectoryError: if there is none in ``path``, or it cannot be read.
+            RunDirectoryError: if ``path`` has none, or it cannot be read.
         """
         if not (path / "sweep.json").is_file():
             run = (path / "manifest.json").is_file()
             hint = f"; it is a run: esper train ppo --resume {path}" if run else ""
-            raise RunDirectoryError(f"{path} is not the folder of a sweep: it has no sweep.json{hint}")
+            raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json{hint}")
         try:
             tree = json.loads((path / "sweep.json").read_text())
         except (OSError, ValueError) as error:
             raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
-        if not isinstance(tree, dict) or tree.get("schema") != SCHEMA:
-            found = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-            raise RunDirectoryError(f"{path / 'sweep.json'} has schema {found!r}, this version reads {SCHEMA}")
+        if not isinstance(tree, dict) or tree.get("schema") != SWEEP_SCHEMA:
+            schema = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
+            raise RunDirectoryError(f"{path / 'sweep.json'} has schema {schema!r}, this version reads {SWEEP_SCHEMA}")
         return cls(path, tree)
 
     def differences(self, sweep: SweepConfig, base: RunConfig) -> list[str]:
-        """One line for each key in which the sweep here differs from another."""
-        mine, other = (tree.model_dump(mode="json", exclude=set(MAY_CHANGE)) for tree in (self.sweep, sweep))
-        lines = [f"{key}: {mine[key]!r} -> {other[key]!r}" for key in mine if mine[key] != other[key]]
+        """One line for each key in which this sweep differs from another."""
+        here, there = (tree.model_dump(mode="json", exclude=set(MAY_CHANGE)) for tree in (self.sweep, sweep))
+        lines = [f"{key}: {here[key]!r} -> {there[key]!r}" for key in here if here[key] != there[key]]
         return lines + difference(self.base, base)
 
     def runs(self, trial: str) -> list[Path]:
         """Run directories of a trial, oldest first."""
-        found = [self.trials_path / trial, *sorted(self.trials_path.glob(f"{trial}.g[0-9]*"))]
-        return [path for path in found if (path / "manifest.json").is_file()]
+        paths = [self.trials_path / trial, *sorted(self.trials_path.glob(f"{trial}.g[0-9]*"))]
+        return [path for path in paths if (path / "manifest.json").is_file()]
 
     def run(self, trial: str) -> RunDirectory | None:
-        """The present run directory of a trial; None if it has not been started."""
-        found = self.runs(trial)
-        return RunDirectory.open(found[-1]) if found else None
+        """Present run directory of a trial; ``None`` if it has not been started."""
+        paths = self.runs(trial)
+        return RunDirectory.open(paths[-1]) if paths else None
 
     def generation(self, trial: str) -> int:
-        """How often a trial has gone on from another one."""
-        found = self.runs(trial)
-        return int(found[-1].name.rpartition(".g")[2]) if found and found[-1].name != trial else 0
+        """Number of times that a trial has continued from another one."""
+        paths = self.runs(trial)
+        return int(paths[-1].name.rpartition(".g")[2]) if paths and paths[-1].name != trial else 0
 
     def check(self) -> None:
-        """See that every trial that has been started is the one that it should be.
+        """Check that every started trial has the configuration of this sweep.
 
         Raises:
             RunDirectoryError: with the differences.
         """
         for trial in self.trials.values():
-            found = self.runs(trial.name)
-            lines = difference(RunDirectory.open(found[0]).config(), trial.config) if found else []
+            paths = self.runs(trial.name)
+            lines = difference(RunDirectory.open(paths[0]).config(), trial.config) if paths else []
             if lines:
-                raise RunDirectoryError(f"{found[0]} belongs to another sweep:\n" + "\n".join(lines))
+                raise RunDirectoryError(f"{paths[0]} belongs to another sweep:\n" + "\n".join(lines))
 
     def set_status(self, trial: str, status: str, **more: Any) -> None:
-        """Note in the manifest of a trial how it stands, if it has been started."""
+        """Write the status into the manifest of a trial, if it has been started."""
         run = self.run(trial)
         if run is not None:
             run.set_status(status, **more)
 
     def settings(self, trial: str) -> dict[str, Any]:
-        """What sets a trial apart from others, with the values that it has now."""
+        """Settings of a trial that differ from the base, with their present values."""
         run, mine = self.run(trial), dict(self.trials[trial].settings)
         if run is None or self.generation(trial) == 0:
             return mine
@@ -160,12 +160,11 @@ class SweepDirectory:
     def objective(self, trial: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
         """Objective of each of ``rows`` (lines of ``rounds.csv``) in percentage points.
 
-        It is the validation accuracy with committed seeds only, minus the price of all parameters beyond
-        the host's. Returns cannot be compared between reward modes, each of which has a currency of its
-        own; this can, and is what ``esper evaluate`` calls the objective, but for one thing: a seed that is
-        not committed brings nothing here and its parameters cost all the same, so that a mode that pays for
-        holding seeds does not look as good as one that pays for keeping them. The price is that of the
-        configuration which all trials share, even if the sweep varies what a reward charges.
+        It is the validation accuracy with committed seeds only, minus the price of all parameters beyond the host's.
+        Unlike returns it is comparable between reward modes. It differs from the objective of ``esper evaluate`` in
+        one point: a seed that is not committed adds no accuracy, but its parameters are priced, so that a mode that
+        rewards holding seeds does not score as well as one that rewards committing them. The price is that of the
+        base configuration, even if the sweep varies the price within the reward.
         """
         reward = self.base.reward
         price_pp = 100.0 * reward.param_penalty_weight / reward.param_budget
@@ -176,7 +175,7 @@ class SweepDirectory:
         )
 
     def standing(self, trial: str) -> TrialResult:
-        """What a trial has come to so far, as its files tell."""
+        """Result of a trial so far, from its files."""
         run, config = self.run(trial), self.trials[trial].config
         rows = [] if run is None else complete_rows(run)
         status = "waiting" if run is None else str(run.read_manifest()["status"])
@@ -198,15 +197,15 @@ class SweepDirectory:
         )
 
     def standings(self) -> list[TrialResult]:
-        """Of all trials, in their order."""
+        """Results of all trials, in their order."""
         return [self.standing(name) for name in self.trials]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Within it nobody else runs this sweep.
+        """Exclusive lock of this sweep.
 
         Raises:
-            RunDirectoryError: if somebody does.
+            RunDirectoryError: if another process holds it.
         """
         with (self.path / ".lock").open("w") as file:
             try:
@@ -217,7 +216,7 @@ class SweepDirectory:
 
 
 def complete_rows(run: RunDirectory) -> list[dict[str, str]]:
-    """The lines of ``rounds.csv`` that are whole; the last may just be being written."""
+    """Complete lines of ``rounds.csv``; the last one may be incomplete while the run writes it."""
     try:
         rows = run.rounds()
     except (OSError, csv.Error):

@@ -1,1 +1,1 @@
-"""Other places to watch a run: services and files that know nothing of growing networks."""
+"""Sinks: experiment trackers that receive the numbers of each round."""

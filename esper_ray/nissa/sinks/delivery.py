@@ -1,4 +1,4 @@
-"""Brings the numbers of a run to sinks, each in a thread of its own, so that none can delay or end training."""
+"""Delivery of the numbers of a run to sinks, one thread each, so that no sink delays or ends training."""
 
 import logging
 import time
@@ -13,36 +13,37 @@ from esper_ray.nissa.sinks.protocol import RunFacts, Sink
 
 logger = logging.getLogger(__name__)
 
-WAITING = 256
-"""Rounds that may wait for a slow sink; later ones are dropped, which is reported at the end."""
+QUEUE_SIZE = 256
+"""Rounds that may wait for a slow sink; further ones are dropped, which is reported at the end."""
 TRIES = 3
-"""Failures in a row after which a sink is given up."""
-PATIENCE_SECONDS = 30.0
+"""Consecutive failures after which a sink is disabled."""
+DRAIN_SECONDS = 30.0
+"""Longest wait for all sinks at the end of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that a sink could not do."""
+    """Failure of a sink."""
 
     sink: str
     what: str
 
 
 class Delivery:
-    """All sinks of a run."""
+    """Sinks of a run, one queue and thread each."""
 
     def __init__(self, sinks: Iterable[Sink], facts: RunFacts) -> None:
         self._problems: SimpleQueue[Problem] = SimpleQueue()
         self._lanes = [_Lane(sink, facts, self._problems.put) for sink in sinks]
 
     def round(self, values: Mapping[str, float], round_index: int) -> None:
-        """Numbers of a round. Returns at once."""
+        """Queue the numbers of a round. Returns at once."""
         for lane in self._lanes:
             lane.put(dict(values), round_index)
 
-    def close(self, status: str, picture: Path | None, patience_s: float = PATIENCE_SECONDS) -> None:
-        """The run is over: wait for what is left, for all sinks together at most ``patience_s`` seconds."""
-        deadline = time.monotonic() + patience_s
+    def close(self, status: str, picture: Path | None, timeout_s: float = DRAIN_SECONDS) -> None:
+        """End the run and drain the queues, all together within ``timeout_s`` seconds."""
+        deadline = time.monotonic() + timeout_s
         for lane in self._lanes:
             lane.end(status, picture)
         for lane in self._lanes:
@@ -50,22 +51,22 @@ class Delivery:
         self._lanes = []
 
     def problems(self) -> list[Problem]:
-        """What has gone wrong since the last time."""
-        found = []
+        """Problems since the last call."""
+        problems = []
         while True:
             try:
-                found.append(self._problems.get_nowait())
+                problems.append(self._problems.get_nowait())
             except Empty:
-                return found
+                return problems
 
 
 class _Lane:
-    """One sink, its queue and its thread."""
+    """One sink with its queue and thread."""
 
-    def __init__(self, sink: Sink, facts: RunFacts, tell: Callable[[Problem], None]) -> None:
-        self._sink, self._facts, self._tell = sink, facts, tell
-        self._queue: Queue[Callable[[], None] | None] = Queue(WAITING)
-        self._opened = self._given_up = False
+    def __init__(self, sink: Sink, facts: RunFacts, report: Callable[[Problem], None]) -> None:
+        self._sink, self._facts, self._report = sink, facts, report
+        self._queue: Queue[Callable[[], None] | None] = Queue(QUEUE_SIZE)
+        self._opened = self._disabled = False
         self._failures = self._dropped = self._lost = 0
         self._thread = Thread(target=self._work, name=f"sink-{sink.name}", daemon=True)
         self._thread.start()
@@ -86,16 +87,16 @@ class _Lane:
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
         if self._thread.is_alive():
-            self._say(f"it has not taken everything in time; {self._queue.qsize()} messages were left")
-        elif self._lost and not self._given_up:
+            self._say(f"not drained in time; {self._queue.qsize()} messages are left")
+        elif self._lost and not self._disabled:
             self._say(f"{self._lost} messages failed")
         if self._dropped:
-            self._say(f"{self._dropped} messages were dropped because it was too slow")
+            self._say(f"{self._dropped} messages were dropped: the sink is too slow")
 
     def _work(self) -> None:
-        self._try(lambda: None)  # which opens it
+        self._try(lambda: None)  # opens the sink
         while (task := self._queue.get()) is not None:
-            if self._given_up:
+            if self._disabled:
                 continue
             self._lost += not self._try(task)
 
@@ -105,22 +106,22 @@ class _Lane:
                 self._sink.open(self._facts)
                 self._opened = True
             task()
-        except BaseException as error:  # libraries exit, too
+        except BaseException as error:  # libraries raise SystemExit, too
             self._failures += 1
             logger.debug("sink %s", self._sink.name, exc_info=True)
             if self._failures == 1:
-                self._say(_words(error))
+                self._say(_first_line(error))
             if self._failures == TRIES:
-                self._given_up = True
-                self._say(f"given up after {TRIES} failures in a row: {_words(error)}")
+                self._disabled = True
+                self._say(f"disabled after {TRIES} consecutive failures: {_first_line(error)}")
             return False
         self._failures = 0
         return True
 
     def _say(self, what: str) -> None:
-        self._tell(Problem(self._sink.name, what))
+        self._report(Problem(self._sink.name, what))
 
 
-def _words(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""MLflow: a tracking server (``MLFLOW_TRACKING_URI``), or files in ``mlruns/`` beside the run directory."""
+"""Sink for MLflow: a server (``MLFLOW_TRACKING_URI``), or files in ``mlruns/`` beside the run directory."""
 
 import os
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from esper_ray.nissa.sinks.protocol import RunFacts
 EXPERIMENT = "esper-ray"
 TAG = "esper.run"
 PARAMETERS = 100
-"""That MLflow takes at a time."""
+"""Most parameters of one request to MLflow."""
 ENDS = {"finished": "FINISHED", "interrupted": "KILLED"}
 
 
 class MlflowSink:
-    """Needs the package ``mlflow`` or ``mlflow-skinny``."""
+    """Sink for MLflow, needs the package ``mlflow`` or ``mlflow-skinny``."""
 
     name = "mlflow"
 
@@ -24,7 +24,7 @@ class MlflowSink:
         self._run = ""
 
     def open(self, facts: RunFacts) -> None:
-        """Begin a run of this name, or go on with it."""
+        """See :class:`Sink`."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         place = os.environ.get("MLFLOW_TRACKING_URI")
         if place is None:  # without a database, which would need all of MLflow
@@ -35,9 +35,9 @@ class MlflowSink:
 
         self._client = MlflowClient(tracking_uri=place)
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-        found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{facts.name}'", max_results=1)
-        if found:
-            self._run = found[0].info.run_id
+        runs = self._client.search_runs([experiment], f"tags.`{TAG}` = '{facts.name}'", max_results=1)
+        if runs:
+            self._run = runs[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
             return
         tags = {TAG: facts.name, "esper.group": facts.group}
@@ -49,14 +49,14 @@ class MlflowSink:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        if (known := self._client.get_experiment_by_name(name)) is not None:
-            return str(known.experiment_id)
+        if (experiment := self._client.get_experiment_by_name(name)) is not None:
+            return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name))
-        except MlflowException:  # another run has just made it
-            if (known := self._client.get_experiment_by_name(name)) is None:
+        except MlflowException:  # another run has just created it
+            if (experiment := self._client.get_experiment_by_name(name)) is None:
                 raise
-            return str(known.experiment_id)
+            return str(experiment.experiment_id)
 
     def round(self, values: Mapping[str, float], round_index: int) -> None:
         """See :class:`Sink`."""

@@ -1,4 +1,4 @@
-"""What a place that takes the numbers of a run has to do, and what it is told."""
+"""Protocol of a sink, and facts of the run that it receives."""
 
 import math
 from collections.abc import Mapping
@@ -11,46 +11,46 @@ PPO = ("policy_loss", "value_loss", "kl", "clip_share", "grad_norm", "explained_
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What is known of a run before its first round."""
+    """Facts of a run before its first round."""
 
     run: str
     group: str
-    """Which of several runs that belong together; else empty."""
+    """Group of the run within its name; may be empty."""
     folder: Path
     """The run directory."""
     config: Mapping[str, Any]
-    """Every leaf of the configuration by its dotted name."""
+    """Leaves of the configuration by their dotted names."""
     round_index: int = 0
-    """Rounds that were finished before, if the run is gone on with."""
+    """Finished rounds of a resumed run, else 0."""
 
     @property
     def name(self) -> str:
-        """Run and group."""
+        """Run and group as one name."""
         return f"{self.run}/{self.group}" if self.group else self.run
 
 
 class Sink(Protocol):
-    """Takes the numbers of a run. It may fail and it may take its time: training does not wait for it."""
+    """Receiver of the numbers of a run. It may fail or be slow: training does not wait for it."""
 
     name: str
-    """As its option is called."""
+    """Name of its option."""
 
     def open(self, facts: RunFacts) -> None:
-        """Begin, or go on with what was begun under this name. Called again if it has failed."""
+        """Start the run of this name, or resume it. Called again after a failure."""
 
     def round(self, values: Mapping[str, float], round_index: int) -> None:
-        """Numbers of a round, counted from 0."""
+        """Add the numbers of a round, counted from 0."""
 
     def close(self, status: str, picture: Path | None) -> None:
-        """The run is finished, interrupted or failed. Called only after ``open``.
+        """End the run: finished, interrupted or failed. Called only after ``open``.
 
         Args:
-            picture: of the whole run, if there is one.
+            picture: summary of the run, if there is one.
         """
 
 
-def values_of(row: Mapping[str, Any], timing: Mapping[str, float]) -> dict[str, float]:
-    """The numbers of a line of ``rounds.csv`` and of ``timings.csv`` that are finite, with names in folders."""
+def scalar_values(row: Mapping[str, Any], timing: Mapping[str, float]) -> dict[str, float]:
+    """Finite numbers of a line of ``rounds.csv`` and of ``timings.csv``, by name with a folder."""
     named = {f"{_folder(name)}{name.removeprefix('op_')}": value for name, value in row.items() if name != "round"}
     named |= {f"time/{name}": value for name, value in timing.items() if name != "round"}
     return {name: float(value) for name, value in named.items() if value is not None and math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""The sinks that there are, by the names of their options."""
+"""Registry of sinks by the names of their options."""
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -15,26 +15,26 @@ SINKS: Mapping[str, Callable[[], Sink]] = {
     "tensorboard": TensorBoardSink,
     "wandb": WandbSink,
 }
-"""Their packages have the same names."""
+"""Sinks by name, which is also the name of the package."""
 
 
 class SinkError(UserError):
-    """A sink that cannot be used as things are."""
+    """A sink that is not installed or not configured."""
 
     remedy = "Install the extra that the message names, or leave the option out."
 
 
 def check_sinks(names: Iterable[str]) -> None:
-    """See that sinks can be used, as far as that can be told before a run.
+    """Check before a run that sinks can be used.
 
     Raises:
-        SinkError: if a package is missing, or nobody is logged in; the message says what to do.
+        SinkError: if a package is missing, or a login; the message says what to do.
     """
     for name in names:
         if find_spec(name) is None:
             raise SinkError(
-                f"--{name}: the package {name} is not installed; `uv sync --extra {name}` or "
-                f"`pip install 'esper-ray[{name}]'` brings it"
+                f"--{name}: the package {name} is not installed; install it with `uv sync --extra {name}` or "
+                f"`pip install 'esper-ray[{name}]'`"
             )
         if name == "wandb" and (problem := weights_and_biases.problem()) is not None:
             raise SinkError(f"--wandb: {problem}")

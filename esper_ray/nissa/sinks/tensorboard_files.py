@@ -1,4 +1,4 @@
-"""TensorBoard: event files in ``tensorboard/`` of the run directory."""
+"""Sink for TensorBoard: event files in ``tensorboard/`` of the run directory."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from esper_ray.nissa.sinks.protocol import RunFacts
 
 
 class TensorBoardSink:
-    """Needs the package ``tensorboard``."""
+    """Sink for TensorBoard, needs the package ``tensorboard``."""
 
     name = "tensorboard"
 
@@ -20,7 +20,7 @@ class TensorBoardSink:
         self._writer: Any = None
 
     def open(self, facts: RunFacts) -> None:
-        """Write on, after the rounds that were finished before."""
+        """See :class:`Sink`. Removes entries after the finished rounds."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder = str(facts.folder / "tensorboard")

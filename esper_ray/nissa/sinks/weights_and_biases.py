@@ -1,4 +1,4 @@
-"""Weights & Biases: project from ``WANDB_PROJECT``, mode from ``WANDB_MODE``."""
+"""Sink for Weights & Biases: project from ``WANDB_PROJECT``, mode from ``WANDB_MODE``."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ INIT_SECONDS = 20.0
 
 
 class WandbSink:
-    """Needs the package ``wandb``."""
+    """Sink for Weights & Biases, needs the package ``wandb``."""
 
     name = "wandb"
 
@@ -20,7 +20,7 @@ class WandbSink:
         self._run: Any = None
 
     def open(self, facts: RunFacts) -> None:
-        """Begin a run of this name, or go on with it."""
+        """See :class:`Sink`."""
         import wandb
 
         settings = wandb.Settings(console="off", silent=True, init_timeout=INIT_SECONDS)
@@ -50,9 +50,9 @@ class WandbSink:
 
 
 def problem() -> str | None:
-    """Why it cannot be used as things are: nobody is logged in, and it is not offline."""
+    """Why the sink cannot be used: no login, and not offline; ``None`` if it can."""
     import wandb
 
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun") or wandb.login(prompt=False):
         return None
-    return "nobody is logged in: run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline"
+    return "no login: run `wandb login`, or set WANDB_API_KEY or WANDB_MODE=offline"

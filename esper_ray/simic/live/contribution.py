@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.commitment import committed_players, committed_slots
 from esper_ray.leyline.records import Estimate, SlotReport
-from esper_ray.leyline.stages import PRUNABLE, Stage
+from esper_ray.leyline.stages import COMMITTED, PRUNABLE, Stage
 from esper_ray.simic.attribution import live_improvement, pair_interactions
 from esper_ray.simic.live.state import Boost, SlotAccount
 from esper_ray.simic.live.step_context import StepContext, points
-from esper_ray.simic.live.transition import fossils
 from esper_ray.simic.rewards import bonuses, costs, credit, operations, terminal
 
 
@@ -31,7 +31,7 @@ def shaped(b: StepContext) -> None:
     """Attribution of every seed, warnings, synergy, rents, and pay for operations."""
     live, committed = _improvements(b)
     seeds = [] if b.t.terminated else list(b.seeds())
-    for improvement, kind in ((live, PRUNABLE), (committed, {Stage.FOSSILIZED})):
+    for improvement, kind in ((live, PRUNABLE), (committed, COMMITTED)):
         claims = {r.slot_id: _claim_of(b, r, account, improvement) for r, account in seeds if r.stage in kind}
         share = _fair_share(b, claims, improvement)
         for report, _ in seeds:
@@ -47,7 +47,7 @@ def escrow(b: StepContext) -> None:
     """Changes of the credit that is kept for every seed; what was not committed by the end is taken back."""
     live, _ = _improvements(b)
     for report, account in b.seeds():
-        if report.stage is Stage.FOSSILIZED or b.t.terminated:
+        if report.stage in COMMITTED or b.t.terminated:
             continue
         fresh = report.measured.epochs_since_measured == 0
         contribution = report.measured.contribution_pp if fresh else None
@@ -68,7 +68,8 @@ def escrow(b: StepContext) -> None:
 
 def _improvements(b: StepContext) -> tuple[float | None, float | None]:
     """What live, and what committed seeds improve together; the latter as last measured."""
-    measured, kept = b.t.measured, fossils(b.t.after) & frozenset(b.t.measured.players)
+    measured = b.t.measured
+    kept = committed_players(committed_slots(b.t.after), measured)
     alone, none = measured.coalition(kept), measured.coalition(frozenset())
     committed = b.accounts.committed_improvement_pp
     if alone is not None and none is not None:
@@ -157,7 +158,7 @@ def _forfeit(b: StepContext) -> None:
     The latter is caused by the last step at which they could have been committed, or, if there was none, by the last
     operation on them.
     """
-    kept = fossils(b.t.after)
+    kept = committed_slots(b.t.after)
     for slot, account in b.accounts.slots.items():
         if account.credit == 0.0 or slot in kept:
             continue

@@ -16,10 +16,10 @@ commitment of a seed that brings something never earns more.
 from collections.abc import Sequence
 from statistics import fmean
 
+from esper_ray.leyline.commitment import committed_players, committed_slots
 from esper_ray.leyline.records import Estimate
 from esper_ray.simic.attribution import shapley_values
 from esper_ray.simic.live.step_context import StepContext
-from esper_ray.simic.live.transition import fossils
 from esper_ray.simic.rewards.terminal import priced_value
 
 
@@ -29,7 +29,7 @@ def settlement(b: StepContext, control_pp: float) -> None:
     Args:
         control_pp: validation accuracy without growth after as many epochs.
     """
-    kept = fossils(b.t.after) & frozenset(b.t.measured.players)
+    kept = committed_players(committed_slots(b.t.after), b.t.measured)
     none = b.t.measured.coalition(frozenset())
     alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
     values = shapley_values(b.t.measured, kept)

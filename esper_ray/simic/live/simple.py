@@ -1,10 +1,10 @@
 """Live rewards of ``basic``, ``basic_plus``, ``simplified``, ``sparse``, ``minimal`` and the family ``loss``."""
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.commitment import committed_accuracy_pp, committed_parameters, committed_slots
 from esper_ray.leyline.records import SlotReport
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import COMMITTED, WITH_MODULE
 from esper_ray.simic.live.step_context import StepContext, points
-from esper_ray.simic.live.transition import committed_accuracy, fossil_parameters
 from esper_ray.simic.rewards import bonuses, costs, losses, operations, terminal
 from esper_ray.simic.rewards.costs import SIMPLIFIED_COST
 
@@ -28,7 +28,7 @@ def basic_plus(b: StepContext) -> None:
     config = b.config
     for report, account in b.seeds():
         contribution = report.measured.contribution_pp
-        if report.stage is Stage.FOSSILIZED and account.drip_scale and contribution is not None:
+        if report.stage in COMMITTED and account.drip_scale and contribution is not None:
             limits = config.max_drip_per_epoch, config.negative_drip_ratio
             amount = bonuses.epoch_drip(account.drip_scale, contribution, *limits)
             b.pay("drip", amount, f"contribution {points(contribution)}", report.slot_id, account.committed_step)
@@ -54,7 +54,7 @@ def simplified(b: StepContext) -> None:
     if t.success and t.operation not in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE):
         b.pay("operation", SIMPLIFIED_COST, t.operation.name, t.slot_id)
     if t.truncated:
-        kept = [r.measured.contribution_pp for r in t.after if r is not None and r.stage is Stage.FOSSILIZED]
+        kept = [r.measured.contribution_pp for r in t.after if r is not None and r.stage in COMMITTED]
         least = b.config.min_fossilize_contribution
         contributing = sum(contribution is not None and contribution >= least for contribution in kept)
         amount = terminal.simplified_pay(t.measured.accuracy_pp, contributing, b.config)
@@ -65,7 +65,8 @@ def sparse(b: StepContext) -> None:
     """Committed accuracy and its price, at the end only."""
     if not b.t.truncated:
         return
-    accuracy, parameters = committed_accuracy(b.t.after, b.t.measured), fossil_parameters(b.t.after)
+    accuracy = committed_accuracy_pp(committed_slots(b.t.after), b.t.measured)
+    parameters = committed_parameters(b.t.after)
     why = f"committed accuracy {accuracy:.2f} points with {parameters} committed parameters"
     b.pay("terminal", terminal.committed_pay(accuracy, parameters, b.config), why)
 

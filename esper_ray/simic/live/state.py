@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.records import SlotReport
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 from esper_ray.simic.live.transition import Transition
 
 
@@ -108,6 +108,6 @@ def _followed(
             account = replace(account, pruned=True)
     if before is not None and before.seed_id == account.seed_id and before.stage is Stage.HOLDING:
         account = replace(account, held_step=t.step)
-    if after is not None and after.stage is Stage.FOSSILIZED and account.committed_step is None:
+    if after is not None and after.stage in COMMITTED and account.committed_step is None:
         account = replace(account, committed_step=t.step)
     return account

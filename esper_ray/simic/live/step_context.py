@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.commitment import committed_slots
 from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.records import LedgerEntry, SlotReport, Source
-from esper_ray.leyline.stages import AMPLIFIED, PRUNABLE, WITH_MODULE, Stage
+from esper_ray.leyline.stages import AMPLIFIED, COMMITTED, PRUNABLE, WITH_MODULE
 from esper_ray.simic.attribution import live_improvement
 from esper_ray.simic.live.state import Accounts, SlotAccount
-from esper_ray.simic.live.transition import Transition, fossils
+from esper_ray.simic.live.transition import Transition
 from esper_ray.simic.rewards import costs, shaping
 
 
@@ -59,7 +60,7 @@ class StepContext:
 
     def known_improvement(self) -> float | None:
         """What all seeds that were not committed improved together, as known at the decision."""
-        return live_improvement(self.t.known, fossils(self.t.before))
+        return live_improvement(self.t.known, committed_slots(self.t.before))
 
     def shape(self, weight: float, *, dwell: bool = True) -> None:
         """Shaping by the potentials of all slots, whichever the operation names; 0 is the potential of the end.
@@ -94,7 +95,7 @@ class StepContext:
     def live_and_committed(self) -> tuple[int, int]:
         """How many seeds there are at the end of the step."""
         stages = [report.stage for report in self.t.after if report is not None]
-        return sum(stage in PRUNABLE for stage in stages), stages.count(Stage.FOSSILIZED)
+        return sum(stage in PRUNABLE for stage in stages), sum(stage in COMMITTED for stage in stages)
 
     def committed(self) -> SlotReport | None:
         """The seed that this step committed, as it was when that was decided."""

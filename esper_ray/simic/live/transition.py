@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.records import Measurement, Reports, SlotReport
-from esper_ray.leyline.stages import Stage
 from esper_ray.simic.ledger import check_finite
 
 
@@ -74,18 +73,3 @@ class Transition:
                 numbers[f"accuracy of coalition {sorted(coalition.members)}"] = coalition.accuracy_pp
             for name, value in numbers.items():
                 check_finite(f"{name} {when} step {self.step}", value)
-
-
-def fossils(reports: Reports) -> frozenset[str]:
-    """Slots whose seeds are committed."""
-    return frozenset(r.slot_id for r in reports if r is not None and r.stage is Stage.FOSSILIZED)
-
-
-def committed_accuracy(reports: Reports, measured: Measurement) -> float:
-    """Accuracy in percentage points with only fossilised seeds on."""
-    return measured.accuracy_of(fossils(reports) & frozenset(measured.players))
-
-
-def fossil_parameters(reports: Reports) -> int:
-    """Parameters of the fossilised seeds."""
-    return sum(report.parameters for report in reports if report is not None and report.stage is Stage.FOSSILIZED)

@@ -183,7 +183,7 @@ def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"/two\S* holds no run: it has no config.yaml"):
         pull(storage, "two", tmp_path / "elsewhere")
     RemoteCopy(storage, run).push()
-    with pytest.raises(RunDirectoryError, match="exists: go on with it"):
+    with pytest.raises(RunDirectoryError, match="exists: resume it"):
         pull(storage, "one", run.path.parent)
 
 

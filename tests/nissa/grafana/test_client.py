@@ -30,11 +30,11 @@ def test_folder_dashboard_and_alerts_are_there_and_a_second_time_the_same():
         second = Grafana(f"{url}/", TOKEN).push()
     assert (fake.folders, fake.dashboards, fake.groups) == state
     assert first == [
-        "folder esper-ray: made",
+        "folder esper-ray: created",
         f"dashboard {url}/d/esper/esper-ray",
-        f"{len(ALERTS)} alert rules, asking the data source p1",
+        f"{len(ALERTS)} alert rules on the data source p1",
     ]
-    assert second[0] == "folder esper-ray: there already"
+    assert second[0] == "folder esper-ray: exists"
     assert fake.folders == {"esper": {"uid": "esper", "title": "esper-ray"}}
     assert fake.dashboards["esper"]["dashboard"]["panels"] == dashboard()["panels"]
 
@@ -58,7 +58,7 @@ def test_a_rule_rings_while_its_expression_has_a_result():
     ("sources", "name", "message"),
     [
         ([LOKI], None, r"has 0 Prometheus data sources \(none\)"),
-        ([PROMETHEUS, OTHER], None, r"has 2 Prometheus data sources \(Prometheus, Other\); one must be chosen"),
+        ([PROMETHEUS, OTHER], None, r"has 2 Prometheus data sources \(Prometheus, Other\); name one of them"),
         ([PROMETHEUS], "Mimir", "has no Prometheus data source 'Mimir'; there are: Prometheus"),
     ],
 )
@@ -111,8 +111,8 @@ def test_marks_become_annotations_and_a_second_time_nothing_is_asked_for():
         1: (1000, 1000, MARKS[0].text, ["esper", "fossilised", "run:r1"]),
         2: (1000, 3000, MARKS[1].text, ["anomaly", "esper", "run:r1"]),
     }
-    assert first == "annotations of r1: 2 (2 made, 0 removed)"
-    assert second == "annotations of r1: 2 (0 made, 0 removed)"
+    assert first == "annotations of r1: 2 (2 created, 0 removed)"
+    assert second == "annotations of r1: 2 (0 created, 0 removed)"
     assert [method for method, _ in fake.requests[changes:]] == ["GET"]
 
 
@@ -126,7 +126,7 @@ def test_what_is_no_longer_so_goes_and_what_is_not_ours_stays():
         note = {"time": 1000, "timeEnd": 1000, "text": "new driver", "tags": ["esper", "run:r1", "note"]}
         fake.answer("POST", "/api/annotations", f"Bearer {TOKEN}", note)
         said = grafana.annotate(Names("r1"), [MARKS[0], longer])
-    assert said == "annotations of r1: 2 (1 made, 1 removed)"
+    assert said == "annotations of r1: 2 (1 created, 1 removed)"
     left = sorted((one["time"], one["timeEnd"], *one["tags"]) for one in fake.annotations.values())
     assert left == [
         (1000, 1000, "esper", "fossilised", "run:r1"),
@@ -142,8 +142,8 @@ def test_groups_of_one_run_do_not_take_each_others_annotations():
     with running(fake) as url:
         grafana = Grafana(url, TOKEN)
         for group in ("A", "B", ""):
-            assert grafana.annotate(Names("ab", group), MARKS).endswith("2 made, 0 removed)")
-        assert grafana.annotate(Names("ab", "A"), []) == "annotations of ab/A: 0 (0 made, 2 removed)"
+            assert grafana.annotate(Names("ab", group), MARKS).endswith("2 created, 0 removed)")
+        assert grafana.annotate(Names("ab", "A"), []) == "annotations of ab/A: 0 (0 created, 2 removed)"
     assert sorted(one["tags"][1:-1] for one in fake.annotations.values() if one["time"] == one["timeEnd"]) == [
         ["fossilised"],
         ["fossilised", "group:B"],
@@ -156,7 +156,7 @@ def test_any_name_of_a_run_finds_its_own(name):
     with running(fake) as url:
         grafana = Grafana(url, TOKEN)
         grafana.annotate(Names(name), MARKS)
-        assert grafana.annotate(Names(name), MARKS).endswith("0 made, 0 removed)")
+        assert grafana.annotate(Names(name), MARKS).endswith("0 created, 0 removed)")
 
 
 def test_more_than_a_hundred_are_found_again():
@@ -164,8 +164,8 @@ def test_more_than_a_hundred_are_found_again():
     many = [Annotation(time, time, "rollback", "x") for time in range(1, 131)]
     with running(fake) as url:
         grafana = Grafana(url, TOKEN)
-        assert grafana.annotate(Names("r1"), many) == "annotations of r1: 130 (130 made, 0 removed)"
-        assert grafana.annotate(Names("r1"), many) == "annotations of r1: 130 (0 made, 0 removed)"
+        assert grafana.annotate(Names("r1"), many) == "annotations of r1: 130 (130 created, 0 removed)"
+        assert grafana.annotate(Names("r1"), many) == "annotations of r1: 130 (0 created, 0 removed)"
 
 
 def test_the_dashboard_asks_for_the_annotations_of_the_run_that_is_chosen():

@@ -89,7 +89,7 @@ def test_a_round_that_goes_on_has_no_marks_yet_and_a_compacted_one_has_them(run)
 )
 def test_a_run_that_does_not_say_when_its_rounds_ended_is_refused_with_the_file(run, content, problem):
     (run.path / "timings.csv").write_text(content)
-    with pytest.raises(RunDirectoryError, match=rf"timings\.csv does not say when rounds ended: .*{problem}"):
+    with pytest.raises(RunDirectoryError, match=rf"timings\.csv does not hold the end of each round: .*{problem}"):
         annotations(run)
 
 

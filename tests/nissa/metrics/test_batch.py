@@ -1,7 +1,7 @@
 """Changes of metrics gathered on their way."""
 
 from esper_ray.nissa.metrics.batch import OBSERVATIONS, MetricsBatch
-from esper_ray.nissa.metrics.reducer import Change
+from esper_ray.nissa.metrics.projection import Change
 
 
 def batch(*changes):

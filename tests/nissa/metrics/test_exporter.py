@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from esper_ray.nissa.catalogue.metrics import METRICS, STATES
 from esper_ray.nissa.metrics.exporter import ExporterError, PrometheusExporter
+from esper_ray.nissa.metrics.projection import Change
 from esper_ray.nissa.metrics.publisher import MetricsPublisher, head_choices
-from esper_ray.nissa.metrics.reducer import Change
 
 pytestmark = pytest.mark.integration
 
@@ -113,7 +113,7 @@ def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, cap
         for _ in range(5):
             feed.records([complete({"kind": "round"})])
     assert exporter.calls == 2  # the run's information, and what failed
-    assert caplog.text.count("metrics are not exported any more") == 1
+    assert caplog.text.count("no more metrics are exported") == 1
     assert "the network is gone" in caplog.text
 
 

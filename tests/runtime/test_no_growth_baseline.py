@@ -36,7 +36,7 @@ def idle(env, seed):
 
 def test_the_control_is_the_same_host_on_the_same_data_without_growth(env):
     accuracies, _ = idle(env, 5)
-    assert env.books.control_pp == accuracies
+    assert env.progress.rewards.control_pp == accuracies
     assert len(set(accuracies)) > 1
 
 
@@ -49,23 +49,23 @@ def test_doing_nothing_earns_exactly_nothing(env):
 def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
     first, _ = idle(env, 7)
     curves = env._controls
-    monkeypatch.setattr(curves, "_played", lambda seed: pytest.fail("computed again"))
+    monkeypatch.setattr(curves, "_computed", lambda seed: pytest.fail("computed again"))
     idle(env, 7)
-    assert env.books.control_pp == first
+    assert env.progress.rewards.control_pp == first
 
 
 def test_only_so_many_curves_are_remembered(env, monkeypatch):
-    monkeypatch.setattr("esper_ray.runtime.control.KEPT", 2)
+    monkeypatch.setattr("esper_ray.runtime.control.CURVES_KEPT", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
-    kept = [curves.of(seed) for seed in (1, 2, 3)]
+    kept = [curves.curve(seed) for seed in (1, 2, 3)]
     assert list(curves._curves) == [2, 3]
-    assert curves.of(1) == kept[0]
+    assert curves.curve(1) == kept[0]
 
 
 def test_other_modes_need_no_control():
     env = make_environment("digits", SMALL | {"reward.mode": "basic"})
     env.reset(seed=5)
-    assert env.books.control_pp == ()
+    assert env.progress.rewards.control_pp == ()
 
 
 def test_growth_that_never_touches_the_network_earns_nothing(env):
@@ -99,10 +99,12 @@ def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings)
     config, committed = env.config.reward, 0
     for seed in range(4):
         info = grown(env, seed)
-        kept = [account for account in env.books.accounts.slots.values() if account.committed_step is not None]
+        kept = [
+            account for account in env.progress.rewards.accounts.slots.values() if account.committed_step is not None
+        ]
         if all(account.vested == 1.0 for account in kept):
             committed += len(kept)
-            value = (info["committed_accuracy_pp"] - env.books.control_pp[-1]) / 100
+            value = (info["committed_accuracy_pp"] - env.progress.rewards.control_pp[-1]) / 100
             price = config.param_penalty_weight * info["fossil_parameters"] / config.param_budget
             assert env.ledger.total() == pytest.approx(10 * (value - price), abs=1e-9)
     assert committed > 0

@@ -6,7 +6,7 @@ from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.catalogue.alerts import ALERTS
-from esper_ray.nissa.catalogue.queries import over
+from esper_ray.nissa.catalogue.queries import increase
 from esper_ray.nissa.grafana.dashboard import RAY_METRICS, expressions, filled
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
@@ -102,6 +102,6 @@ def test_all_rules_are_loaded_and_healthy(watched):
 
 
 def test_what_has_happened_over_what_is_shown_includes_its_first_appearance(watched):
-    expression = filled(over("ppo_updates_total", "result"), run="run")
+    expression = filled(increase("ppo_updates_total", "result"), run="run")
     assert watched.values(expression) == [3.0]
-    assert watched.values(filled(over("env_steps_total", "group"), run="run")) == [24.0]
+    assert watched.values(filled(increase("env_steps_total", "group"), run="run")) == [24.0]

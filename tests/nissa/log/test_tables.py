@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nissa_builders import any_records, transition
 
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 from esper_ray.nissa.log.tables import by_kind, records_of, schema_of, table_of
 
 PROVENANCE = {"run": "r", "group": "", "source": "driver", "source_seq": 0, "seq": 0}
@@ -18,7 +18,7 @@ PROVENANCE = {"run": "r", "group": "", "source": "driver", "source_seq": 0, "seq
 
 @given(st.lists(any_records, max_size=6))
 def test_what_is_written_is_read_again(records):
-    logged = [PROVENANCE | written(record) for record in records]
+    logged = [PROVENANCE | json_record(record) for record in records]
     for kind, rows in by_kind(logged).items():
         file = io.BytesIO()
         pq.write_table(table_of(kind, rows), file)
@@ -26,11 +26,11 @@ def test_what_is_written_is_read_again(records):
 
 
 def test_a_number_that_was_not_finite_stays_null_and_listed():
-    record = PROVENANCE | written({**_rollback(), "value": math.inf})
+    record = PROVENANCE | json_record({**_rollback(), "value": math.inf})
     (again,) = records_of("rollback", table_of("rollback", [record]))
     assert again == record
     assert (again["value"], again["nonfinite"]) == (None, ["value"])
-    (finite,) = records_of("rollback", table_of("rollback", [PROVENANCE | written(_rollback())]))
+    (finite,) = records_of("rollback", table_of("rollback", [PROVENANCE | json_record(_rollback())]))
     assert "nonfinite" not in finite
 
 

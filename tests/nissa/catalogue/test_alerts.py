@@ -188,7 +188,7 @@ def test_a_run_whose_episodes_are_long_is_not_stalled_within_one(tmp_path):
 def test_promtool_accepts_the_rules():
     from pathlib import Path
 
-    file = Path(__file__).parents[2] / "dashboards" / "alerts.yaml"
+    file = Path(__file__).parents[3] / "dashboards" / "alerts.yaml"
     done = subprocess.run([PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(ALERTS)} rules found" in done.stdout + done.stderr

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from esper_ray.nissa.sinks.delivery import TRIES, WAITING, Delivery
-from esper_ray.nissa.sinks.protocol import RunFacts, values_of
+from esper_ray.nissa.sinks.delivery import QUEUE_SIZE, TRIES, Delivery
+from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
 
 FACTS = RunFacts("run", "A", None, {"seed": 1})
 
@@ -78,28 +78,28 @@ def test_opening_is_tried_again():
     assert [index for index, _ in sink.rounds] == [1, 2]
 
 
-def test_a_sink_that_always_fails_is_given_up():
+def test_a_sink_is_disabled_after_consecutive_failures():
     sink = Notes(at_opening=10**6)
     told = delivered(sink, 20)
-    assert told == ["ConnectionError: nobody answers", f"given up after {TRIES} failures in a row: {told[0]}"]
+    assert told == ["ConnectionError: nobody answers", f"disabled after {TRIES} consecutive failures: {told[0]}"]
     assert len(sink.opened) == TRIES
 
 
-def test_a_sink_that_hangs_delays_nobody_and_what_it_missed_is_counted():
+def test_a_hanging_sink_delays_no_other_and_its_dropped_rounds_are_counted():
     sink, other = Hanging(), Notes()
     delivery = Delivery([sink, other], FACTS)
     delivery.round({}, 0)
     assert sink.began.wait(30)
     began = time.monotonic()
-    for index in range(1, WAITING + 11):
+    for index in range(1, QUEUE_SIZE + 11):
         delivery.round({}, index)
         time.sleep(0.0001)
     delivery.close("finished", None, 0.5)
     assert time.monotonic() - began < 15
     told = {problem.what for problem in delivery.problems() if problem.sink == "notes"}
-    assert f"it has not taken everything in time; {WAITING} messages were left" in told
-    assert "12 messages were dropped because it was too slow" in told
-    assert len(other.rounds) == WAITING + 11
+    assert f"not drained in time; {QUEUE_SIZE} messages are left" in told
+    assert "12 messages were dropped: the sink is too slow" in told
+    assert len(other.rounds) == QUEUE_SIZE + 11
     sink.let_go.set()
 
 
@@ -119,7 +119,7 @@ def test_numbers_have_names_in_folders_and_what_is_not_finite_is_left_out():
         "entropy_op": math.nan,
         "grad_norm": None,
     }
-    assert values_of(row, {"round": 3, "play_seconds": 1.5}) == {
+    assert scalar_values(row, {"round": 3, "play_seconds": 1.5}) == {
         "round/val_accuracy_ratio": 0.5,
         "op/germinate": 2.0,
         "ppo/kl": 0.1,

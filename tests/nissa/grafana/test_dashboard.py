@@ -12,9 +12,10 @@ from nissa_builders import complete
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.grafana.dashboard import HEIGHT, WIDTH, dashboard, expressions, files, rules, unknown_metrics
-from esper_ray.nissa.metrics.reducer import MetricsReducer
+from esper_ray.nissa.metrics.projection import MetricsProjection
+from esper_ray.nissa.state.run_state import RunState
 
-DASHBOARDS = Path(__file__).parents[2] / "dashboards"
+DASHBOARDS = Path(__file__).parents[3] / "dashboards"
 UNITS = {"bytes", "s", "none", "ops", "percentunit", "percent", "short"}
 SERIES = 3000
 """More than these no group of a run may have."""
@@ -98,7 +99,7 @@ def test_every_panel_says_what_it_shows_and_in_which_unit():
 def test_the_dashboard_asks_for_source_run_group_and_environment():
     tree = json.loads(files()["esper.json"])
     assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
-    names = ["Rollbacks", "Fossilised", "Anomalies", "From events"]
+    names = ["Rollbacks", "Fossilized", "Anomalies", "From events"]
     assert [one["name"] for one in tree["annotations"]["list"]] == names
 
 
@@ -115,12 +116,15 @@ def test_every_alert_has_a_severity_and_says_what_to_look_at():
 def test_the_number_of_series_is_bounded(envs):
     """Of everything that depends on environments and slots; the rest is counted generously."""
     slots = ("r0c0", "r0c1", "r0c2")
-    fold, found = MetricsReducer(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), set()
+    projection, state = MetricsProjection(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), RunState()
+    series = set()
     report = {"seed": "s", "blueprint": "norm", "stage": "HOLDING", "alpha": 1.0, "contribution_pp": 2.0}
     for env in range(envs):
         for record in (
             {"kind": "episode_started", "env": env, "val_loss": 1.0},
             {"kind": "env_epoch", "env": env, "slots": dict.fromkeys(slots, report), "val_loss": 1.0},
         ):
-            found |= {(change.metric, change.labels) for change in fold.changes(complete(record))}
-    assert len(found) <= SERIES - 500
+            event = complete(record)
+            before, state = state, state.apply(event)
+            series |= {(change.metric, change.labels) for change in projection.changes(before, event, state)}
+    assert len(series) <= SERIES - 500

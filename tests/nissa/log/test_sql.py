@@ -122,4 +122,4 @@ def test_half_a_line_at_the_end_of_a_live_log_is_left_out(tmp_path, caplog):
         file.write('{"schema": 2, "ki')
     with EventDatabase(log) as database:
         assert database.ask("SELECT count(*) FROM environment_quarantined").rows == [(1,)]
-    assert f"line 2 of {log.tail} is no JSON" in caplog.text
+    assert f"line 2 of {log.tail} is not JSON" in caplog.text

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import quarantined, transition
 
-from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, written
+from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, json_record
 from esper_ray.nissa.log.parquet import EventLogError
 
 
@@ -47,13 +47,13 @@ def test_records_carry_where_they_come_from_and_two_numbers(log):
 
 def test_numbers_that_are_not_finite_become_null_and_are_listed(log):
     record = {"loss": math.nan, "deep": {"list": [1.0, math.inf, {"low": -math.inf}]}, "pair": (2, 3)}
-    assert written(record) == {
+    assert json_record(record) == {
         "loss": None,
         "deep": {"list": [1.0, None, {"low": None}]},
         "pair": [2, 3],
         "nonfinite": ["loss", "deep.list[1]", "deep.list[2].low"],
     }
-    assert written({"loss": 0.0}) == {"loss": 0.0}
+    assert json_record({"loss": 0.0}) == {"loss": 0.0}
 
 
 def test_a_record_that_is_not_as_declared_is_an_error_in_tests(log):
@@ -71,7 +71,7 @@ def test_in_production_it_is_kept_counted_and_logged(log, monkeypatch, caplog):
     assert malformed["problem"].startswith("environment_quarantined.error: Input should be a valid string")
     assert json.loads(malformed["record"])["round"] == 0
     assert good["round"] == 1
-    assert "not as declared" in caplog.text
+    assert "does not match its declaration" in caplog.text
     assert (integrity(log)["complete"], integrity(log)["malformed"]) == (False, 1)
 
 
@@ -150,8 +150,8 @@ def test_half_a_line_is_named_and_left_out_unless_everything_is_asked_for(log, c
         file.write('{"kind": "half a li\n')
     add(log, 1)
     assert numbers(log) == [0, 1]
-    assert f"line 2 of {log.tail} is no JSON" in caplog.text
-    with pytest.raises(EventLogError, match=r"line 2 of .*events.jsonl is no JSON"):
+    assert f"line 2 of {log.tail} is not JSON" in caplog.text
+    with pytest.raises(EventLogError, match=r"line 2 of .*events.jsonl is not JSON"):
         numbers(log, evidence=True)
     assert integrity(log)["complete"] is False
 
@@ -238,7 +238,7 @@ def test_a_file_that_was_changed_is_no_evidence_though_it_can_be_read(log):
     file = part.path / "environment_quarantined.parquet"
     pq.write_table(pq.read_table(file).slice(0, 1), file)
     assert numbers(log) == [0]
-    with pytest.raises(EventLogError, match=r"environment_quarantined\.parquet is not what was written"):
+    with pytest.raises(EventLogError, match=r"environment_quarantined\.parquet has changed since it was written"):
         numbers(log, evidence=True)
 
 

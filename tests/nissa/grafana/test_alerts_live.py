@@ -13,7 +13,7 @@ from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.grafana.dashboard import files
-from esper_ray.nissa.log.events import written
+from esper_ray.nissa.log.events import json_record
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
 
@@ -43,7 +43,7 @@ class Watched:
         rows = [
             complete({"kind": "outcome", **base}),
             *(complete(base | record) for record in more),
-            written(told),
+            json_record(told),
             complete({"kind": "round", **base, "val_accuracy_ratio": 0.5}),
         ]
         self.feed.records(rows)

@@ -65,7 +65,7 @@ def test_a_seed_that_exhausts_the_memory_is_rolled_back_and_not_a_crash(where):
     env.step(STAY)
     good = {name: tensor.clone() for name, tensor in env.organism.model.host.state_dict().items()}
     env.step(birth(2))
-    env.life._trusted = env.life._trusted_state()
+    env.runtime.health.trust()
     graph = where == "training"
     seed = env.organism.model.cell("r0c2").seed
     seed.register_forward_hook(lambda *_: exhausted() if torch.is_grad_enabled() == graph else None)

@@ -1,0 +1,30 @@
+"""What of a network is committed: slots, parameters and accuracy, from the records of one step."""
+
+from collections.abc import Collection
+
+from esper_ray.leyline.records import Measurement, Reports
+from esper_ray.leyline.stages import COMMITTED
+
+
+def committed_slots(reports: Reports) -> frozenset[str]:
+    """Slots whose seed is committed."""
+    return frozenset(report.slot_id for report in reports if report is not None and report.stage in COMMITTED)
+
+
+def committed_parameters(reports: Reports) -> int:
+    """Parameters of the committed seeds."""
+    return sum(report.parameters for report in reports if report is not None and report.stage in COMMITTED)
+
+
+def committed_players(committed: Collection[str], measured: Measurement) -> frozenset[str]:
+    """Those of the slots ``committed`` that were switched on and off in ``measured``."""
+    return frozenset(measured.players).intersection(committed)
+
+
+def committed_accuracy_pp(committed: Collection[str], measured: Measurement) -> float:
+    """Validation accuracy in percentage points with the seeds of ``committed`` on and all others off.
+
+    Raises:
+        KeyError: if that coalition was not measured.
+    """
+    return measured.accuracy_of(committed_players(committed, measured))

@@ -1,0 +1,75 @@
+"""Outcome of one environment step: the record that rollouts, rewards and ``info`` are read from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.records import Event, LedgerEntry, Reports
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """Result of one environment step; after a reset, of none."""
+
+    episode_seed: int
+    epoch: int
+    """Epochs trained in this episode."""
+    val_loss: float
+    """In nats."""
+    val_accuracy_pp: float
+    committed_accuracy_pp: float
+    """Validation accuracy with nothing but committed seeds on."""
+    host_parameters: int
+    total_parameters: int
+    """Of host and seeds."""
+    committed_parameters: int
+    """Of committed seeds."""
+    reports: Reports
+    """Slots at the end of the step."""
+    operation: LifecycleOp = LifecycleOp.WAIT
+    """What was executed; WAIT if the action was illegal."""
+    slot: str | None = None
+    """``None`` for WAIT."""
+    success: bool = True
+    """Whether the action was legal, took effect, and was not undone by a rollback."""
+    illegal: bool = False
+    train_loss: float | None = None
+    """In nats; ``None`` if nothing was trained."""
+    events: tuple[Event, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()
+    reward: float = 0.0
+    """Sum of the entries."""
+    terminated: bool = False
+    truncated: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether the episode ends with this step."""
+        return self.terminated or self.truncated
+
+    @property
+    def growth_ratio(self) -> float:
+        """Parameters of host and seeds over those of the host."""
+        return self.total_parameters / self.host_parameters
+
+
+def step_info(outcome: StepOutcome) -> dict[str, Any]:
+    """``outcome`` as the ``info`` of Gymnasium."""
+    return {
+        "episode_seed": outcome.episode_seed,
+        "epoch": outcome.epoch,
+        "operation": outcome.operation.name,
+        "slot": outcome.slot,
+        "success": outcome.success,
+        "illegal": outcome.illegal,
+        "train_loss": outcome.train_loss,
+        "val_loss": outcome.val_loss,
+        "val_accuracy_pp": outcome.val_accuracy_pp,
+        "committed_accuracy_pp": outcome.committed_accuracy_pp,
+        "total_parameters": outcome.total_parameters,
+        "fossil_parameters": outcome.committed_parameters,
+        "growth_ratio": outcome.growth_ratio,
+        "entries": outcome.entries,
+        "events": outcome.events,
+        "reports": outcome.reports,
+    }

@@ -1,0 +1,132 @@
+"""Health of a growing network: measurements, verdicts, and the state that a rollback restores."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from esper_ray.kasmina.organism import Organism
+from esper_ray.leyline.commitment import committed_accuracy_pp
+from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
+from esper_ray.leyline.records import Measurement, Reports
+from esper_ray.runtime.snapshot import LifeProgress, Trusted
+from esper_ray.simic.attribution import interaction_sums, leave_one_out
+from esper_ray.tolaria.assembly import derived_seed
+from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions, few_coalitions
+from esper_ray.tolaria.governor import Governor, HealthVerdict
+from esper_ray.tolaria.gradients import GradientStatistics
+from esper_ray.tolaria.measurement import Examples, measure
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
+
+COALITIONS = 4
+"""Key of the random stream that sampled coalitions are drawn from."""
+
+
+class ValidationData(Examples, Protocol):
+    """Data set with a split to measure on."""
+
+    @property
+    def random_guess_loss(self) -> float:
+        """Cross-entropy in nats of a uniform prediction."""
+
+
+class HealthMonitor:
+    """Measurements of one growing network, their judge, and its last healthy state.
+
+    Serves every training loop: that of :class:`~esper_ray.runtime.host.HostRuntime` and that of a user.
+    """
+
+    def __init__(
+        self,
+        organism: Organism,
+        data: ValidationData,
+        split: Any,
+        *,
+        measurement: MeasurementConfig,
+        governor: GovernorConfig,
+        seed: int,
+        epochs: int,
+    ) -> None:
+        """
+        Args:
+            split: of ``data``, to measure on.
+            seed: of the coalitions that are sampled where there are too many.
+            epochs: length of the training; all coalitions are measured after the last one.
+        """
+        self.organism = organism
+        self._data, self._split, self._measurement = data, split, measurement
+        self._seed, self._epochs, self._snapshot_every = seed, epochs, governor.snapshot_every
+        self.seeds = MeasuredSeeds()
+        self.rollbacks = 0
+        self.since_snapshot = 0
+        """Epochs since the trusted state was taken."""
+        self.start()
+        self.governor = Governor(governor, data.random_guess_loss, 100.0 / data.classes, self.measured.examples)
+
+    def start(self) -> None:
+        """Measure the network before its first epoch, and trust it."""
+        self.measured: Measurement = self._measure(0, complete=True)
+        self.first_accuracy_pp = self.measured.accuracy_pp
+        self.trust()
+
+    def trust(self) -> None:
+        """Make the present state the one that a rollback restores."""
+        self.trusted = Trusted(self.organism.snapshot(), self.seeds, self.measured)
+
+    def reports(self) -> Reports:
+        """The slots as policies see them."""
+        model = self.organism.model
+        return tuple(model.report(slot, self.seeds.of(slot)) for slot in model.slot_ids)
+
+    def judge(self, epoch: int, train_loss: float | None, gradients: Mapping[str, GradientStatistics]) -> HealthVerdict:
+        """Verdict on the network after an epoch of training, which is measured first.
+
+        Args:
+            epoch: counted from 0.
+            train_loss: mean of the epoch in nats, ``None`` if unknown.
+            gradients: of each seed that had any.
+        """
+        previous_pp, done = self.measured.accuracy_pp, epoch + 1
+        complete = done % self._measurement.every == 0 or done >= self._epochs
+        self.measured = self._measure(epoch, complete=complete)
+        self.seeds = self.seeds.updated(
+            self.organism.model.states,
+            previous_pp,
+            self.measured,
+            gradients,
+            leave_one_out(self.measured),
+            interaction_sums(self.measured),
+        )
+        committed_pp = committed_accuracy_pp(self.organism.model.committed_slots, self.measured)
+        verdict = self.governor.judge(train_loss, self.measured.loss, committed_pp)
+        self.since_snapshot += 1
+        if verdict.healthy and self.since_snapshot >= self._snapshot_every:
+            self.trust()
+            self.since_snapshot = 0
+        return verdict
+
+    def roll_back(self) -> None:
+        """Restore the trusted state: structure, weights, optimiser and measurements."""
+        self.organism.restore(self.trusted.organism)
+        self.seeds, self.measured = self.trusted.vitals, self.trusted.measured
+        self.rollbacks += 1
+
+    def resume(self, progress: LifeProgress, trusted: Trusted) -> None:
+        """Take over what was measured and judged in a saved episode; the organism is not touched."""
+        self.measured, self.seeds, self.trusted = progress.measured, progress.vitals, trusted
+        self.first_accuracy_pp, self.since_snapshot = progress.first_accuracy_pp, progress.since_snapshot
+        self.governor.state = progress.governor
+
+    def _measure(self, epoch: int, *, complete: bool) -> Measurement:
+        """A pass over the split, with the coalitions that are due."""
+        choose = self._choice(epoch, complete=complete)
+        return measure(self.organism.model, self._data, self._split, choose, self._measurement.examples)
+
+    def _choice(self, epoch: int, *, complete: bool) -> Callable[[tuple[str, ...]], Chosen]:
+        committed, seed = self.organism.model.committed_slots, derived_seed(self._seed, COALITIONS, epoch)
+        permutations = self._measurement.permutations
+
+        def choose(players: tuple[str, ...]) -> Chosen:
+            if complete or players != self.measured.players:
+                return chosen_coalitions(players, committed, permutations=permutations, seed=seed)
+            return few_coalitions(players, committed)
+
+        return choose

@@ -1,0 +1,55 @@
+"""Lifecycle operations and ticks of a growing network, with their events for the log."""
+
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from esper_ray.kasmina.lifecycle.commands import command_of, logged
+from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
+from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.leyline.actions import Action, LifecycleOp
+from esper_ray.leyline.records import Event
+from esper_ray.tolaria.seed_measurements import MeasuredSeeds
+
+
+def execute(
+    model: MorphogeneticModel,
+    action: Action,
+    seeds: MeasuredSeeds,
+    epoch: int,
+    loss_of: Callable[[], Tensor] | None = None,
+) -> tuple[bool, list[Event]]:
+    """Success and events of a legal operation on ``model``.
+
+    Args:
+        seeds: measurements that the gates go by.
+        epoch: of the events.
+        loss_of: training loss, for seeds that start gradient-informed.
+    """
+    if action.operation is LifecycleOp.WAIT:
+        return True, []
+    slot = model.slot_ids[action.slot]
+    before = model.states[slot]
+    command = command_of(action, model.growth.next_seed_id(slot))
+    probe = loss_of if action.operation is LifecycleOp.GERMINATE else None
+    outcome = model.execute(slot, command, seeds.of(slot), probe)
+    return outcome.success, _logged(model, slot, before, outcome.events, epoch, "policy")
+
+
+def tick(model: MorphogeneticModel, seeds: MeasuredSeeds, epoch: int) -> list[Event]:
+    """Events of one tick of the lifecycle of ``model``."""
+    before = dict(model.states)
+    changes = model.tick(seeds.by_slot())
+    log = (_logged(model, slot, before[slot], events, epoch, "clock") for slot, events in changes.items())
+    return [event for events in log for event in events]
+
+
+def _logged(
+    model: MorphogeneticModel,
+    slot: str,
+    before: SeedState | None,
+    events: Iterable[LifecycleEvent],
+    epoch: int,
+    initiator: str,
+) -> list[Event]:
+    return logged(slot, model.states[slot] or before, events, epoch, initiator)
