@@ -10,7 +10,7 @@ STAMP := .venv/.synced
 ARGS ?=
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast nightly chaos bench pages docs setup help clean
+.PHONY: train monitoring test lint fast nightly chaos bench pages docs presets setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -46,6 +46,9 @@ pages: setup ## write the pages of the reference that are generated from the cod
 
 docs: setup ## build the documentation site into build/site, strictly and without network
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build -f docs/mkdocs.yml --strict --quiet
+
+presets: setup ## complete the presets in configs/ with new keys, in the order of the configuration
+	$(RUN)/python -m esper_ray.leyline.config.presets --write
 
 setup: $(STAMP) ## bring uv and everything the project needs into the repository
 

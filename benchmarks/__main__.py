@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import (
     coalitions,
+    command_line,
     env_step,
     gpu,
     growth,
@@ -24,6 +25,7 @@ from benchmarks import (
 from benchmarks.report import Result
 
 BENCHMARKS = {
+    "command_line": command_line,
     "host_epoch": host_epoch,
     "env_step": env_step,
     "coalitions": coalitions,

@@ -17,7 +17,6 @@ from pathlib import Path
 from benchmarks.report import Bar, Result
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
-from esper_actors.rollout.sampling import Record
 from esper_actors.training.listeners import MetricsObserver
 from esper_actors.training.local import LocalWorkerGroup
 from esper_actors.training.workers import Watch, play_round
@@ -25,6 +24,7 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher

@@ -191,12 +191,12 @@ def _parameters(command: Any, context: Any) -> Iterator[str]:
     for panel, records in panels.items():
         if panel:
             yield f"**{panel}**\n"
-        yield "| option | meaning | range and default |"
-        yield "|---|---|---|"
+        yield "| option | meaning |"
+        yield "|---|---|"
         for name, text in records:
             meaning, bracket, limits = text.rpartition("  [")
-            columns = (meaning, _limits(limits.removesuffix("]"))) if bracket else (text, "")
-            yield f"| {_names(name)} | {' | '.join(map(_cell, columns))} |"
+            note = f" ({_limits(limits.removesuffix(']'))})" if bracket else ""
+            yield f"| {_names(name)} | {_cell((meaning if bracket else text) + note)} |"
         yield ""
 
 
@@ -224,13 +224,8 @@ def messages_page() -> str:
         lines += [
             f"## {error.__name__}\n",
             f"{_cell(inspect.getdoc(error) or '')}\n",
-            "| | |",
-            "|---|---|",
-            f"| **Remedy** | {_cell(error.remedy)} |",
-            f"| **Exit code** | {error.exit_code} |",
-            f"| **Class** | `{error.__module__}.{error.__name__}` |",
-            f"| **Raised in** | {raised} |",
-            "",
+            f"**Remedy.** {_cell(error.remedy)}\n",
+            f"Exit code {error.exit_code}. Class `{error.__module__}.{error.__name__}`, raised in {raised}.\n",
         ]
     return "\n".join(lines)
 

@@ -10,12 +10,27 @@ itself trained by PPO. The packages, from the contracts upwards:
 - ``nissa``: run directories, event log, pictures
 - ``environment``: ``MorphogenesisEnv``, the Gymnasium environment made of the above
 
-None of them imports Ray; ``actors`` does. Importing this package registers the environment
-``esper_ray/Morphogenesis-v0`` with Gymnasium.
+None of them imports Ray; ``esper_actors`` does. Importing this package registers the environment
+``esper_ray/Morphogenesis-v0`` with Gymnasium, except in the process of the command ``esper``: it makes
+no environment by name, and must answer before Gymnasium is imported.
 """
 
-from esper_ray.registration import register
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
-register()
+
+def _is_command_line() -> bool:
+    """Whether this process is the command ``esper``, installed or as ``python -m esper_ray``."""
+    program = sys.argv[0] if sys.argv else ""  # "-m" while the module to run is still being located
+    if program == "-m" and "-m" in sys.orig_argv[:-1]:
+        module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+        return module == "esper_ray" or module.startswith("esper_ray.cli.")
+    return Path(program).name in {"esper", "esper.exe"}
+
+
+if not _is_command_line():
+    from esper_ray.registration import register
+
+    register()

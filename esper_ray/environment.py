@@ -27,7 +27,7 @@ from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.runtime.control import NoGrowthBaseline
 from esper_ray.runtime.episode import EpisodeProgress
 from esper_ray.runtime.host import HostRuntime
-from esper_ray.runtime.snapshot import EpisodeState, pack, unpack
+from esper_ray.runtime.snapshot import EpisodeSnapshot, pack, unpack
 from esper_ray.simic.ledger import Ledger
 from esper_ray.simic.live.engine import needs_control
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, configured_host, growth_limits
@@ -207,7 +207,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             raise RuntimeError("no episode was begun; call reset() first")
         generator = dict(self.np_random.bit_generator.state)
         play, digest = self.progress.saved(), self.config.environment_digest()
-        return pack(EpisodeState(play, *self.runtime.saved(), generator, digest, self.data.fingerprint))
+        return pack(EpisodeSnapshot(play, *self.runtime.saved(), generator, digest, self.data.fingerprint))
 
     def load_state(self, blob: bytes) -> tuple[Observation, dict[str, Any]]:
         """Resume an episode from where :meth:`save_state` left it. Returns what ``reset`` would.

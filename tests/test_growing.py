@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from esper_policies.bundle import BundleError, Manifest, PolicyBundle, Provenance, policy_observation
+from esper_policies.bundle import BundleError, BundleManifest, PolicyBundle, Provenance, policy_observation
 from esper_policies.network import PolicyNetwork
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.growing import grow
@@ -53,7 +53,7 @@ def bundle(config):
     provenance = Provenance(
         run="r", round=1, config_sha256="", task="digits", reward="basic", episode_length=20, package="0"
     )
-    manifest = Manifest(
+    manifest = BundleManifest(
         observation=policy_observation(),
         actions=(),
         topologies=(Topology.IMAGES,),

@@ -1,21 +1,16 @@
 """The entry point of the command ``esper``."""
 
+import inspect
 import sys
-from typing import Annotated
+from collections import UserDict
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 import esper_ray
-from esper_ray.cli.commands import config, dashboards, train
-from esper_ray.cli.commands import evaluate as evaluating
-from esper_ray.cli.commands import events as happened
-from esper_ray.cli.commands import explain as explaining
-from esper_ray.cli.commands import export as exporting
-from esper_ray.cli.commands import monitor as monitoring
-from esper_ray.cli.commands import replay as replaying
-from esper_ray.cli.commands import submit as submitting
-from esper_ray.cli.commands import sweep as sweeping
-from esper_ray.cli.commands import tasks as listing
 from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
 from esper_ray.leyline.errors import UsageError
@@ -23,39 +18,106 @@ from esper_ray.leyline.errors import UsageError
 VARIADIC = ("--slots", "--devices", "--reward-modes")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""
 
-app = typer.Typer(
-    name="esper",
-    help="Networks that grow while they train, under a policy trained by PPO on Ray.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(train.app, name="train")
-app.add_typer(config.app, name="config")
-app.add_typer(dashboards.app, name="dashboards")
-app.command(name="replay")(replaying.replay)
-app.command(name="sweep")(sweeping.sweep)
-app.command(name="evaluate")(evaluating.evaluate)
-app.command(name="export-policy")(exporting.export_policy)
-app.command(name="explain")(explaining.explain)
-app.command(name="events")(happened.events)
-app.command(name="sql")(happened.sql)
-app.command(name="monitor", context_settings=monitoring.CONTEXT)(monitoring.monitor)
-app.command(name="submit", context_settings=submitting.CONTEXT)(submitting.submit)
-app.command(name="tasks")(listing.tasks)
+TRAINING, INSPECTION, SETUP = "Train and evaluate", "Inspect runs", "Set up"
 
 
-@app.command()
-def version(
-    verbose: Annotated[bool, typer.Option("--verbose", help="also what it stands on")] = False,
+@dataclass(frozen=True)
+class Entry:
+    """A command that is imported when it is called.
+
+    ``app`` is the name of its Typer application in ``module``, ``summary`` the first line of its help.
+    """
+
+    module: str
+    summary: str
+    panel: str
+    app: str = "app"
+
+
+COMMANDS = {
+    "train": Entry("train", "Train on growing networks.", TRAINING),
+    "evaluate": Entry("evaluate", "Evaluate policies on paired seeds and compare them.", TRAINING),
+    "sweep": Entry("sweep", "Train over reward modes, seeds and a grid, and rank the trials.", TRAINING),
+    "export-policy": Entry("export", "Export the policy of a run as one file.", TRAINING),
+    "events": Entry("events", "Print events of a run in order, while it trains or later.", INSPECTION),
+    "sql": Entry("events", "Query the event log of a run in SQL (DuckDB), read-only.", INSPECTION, "sql_app"),
+    "explain": Entry("explain", "Explain the reward of an episode, entry by entry.", INSPECTION),
+    "replay": Entry("replay", "Replay a recorded episode and report the first difference.", INSPECTION),
+    "monitor": Entry("monitor", "Train with a Prometheus server beside the run.", INSPECTION),
+    "dashboards": Entry("dashboards", "Write, check and upload the Grafana dashboard and alert rules.", INSPECTION),
+    "config": Entry("config", "Show configurations, presets and the schema.", SETUP),
+    "tasks": Entry("tasks", "List the tasks, the data they need, and their presets.", SETUP),
+    "submit": Entry("submit", "Submit a command of esper as a job to a Ray cluster.", SETUP),
+    "version": Entry("version", "Print the version.", SETUP),
+}
+"""Every command, in the order of the help."""
+
+
+class LazyCommands(UserDict[str, Any]):
+    """Commands by name, each imported when it is looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = dict(COMMANDS)
+
+    def __getitem__(self, name: str) -> Any:
+        entry = self.data[name]
+        module = import_module(f"esper_ray.cli.commands.{entry.module}")
+        command = typer.main.get_command(getattr(module, entry.app))
+        command.name = name
+        _unwrap_help(command)
+        return command
+
+
+def _unwrap_help(command: Any) -> None:
+    """Join the lines of each paragraph of the help, which the terminal wraps anew."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    for subcommand in getattr(command, "commands", {}).values():
+        _unwrap_help(subcommand)
+
+
+class LazyGroup(TyperGroup):
+    """The command ``esper``: help and completion list its commands without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands()
+
+    def list_commands(self, _ctx: Any) -> list[str]:
+        """Names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: Any, cmd_name: str) -> TyperCommand | None:
+        """Name and summary of a command."""
+        entry = COMMANDS.get(cmd_name)
+        return None if entry is None else TyperCommand(cmd_name, help=entry.summary, rich_help_panel=entry.panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command itself, imported."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and self.commands[command.name or ""], rest
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"esper-ray {esper_ray.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(name="esper", cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def esper(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Print the version."""
-    from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, package_version
+    """Networks that grow while they train, under a policy trained by PPO on Ray.
 
-    typer.echo(f"esper-ray {esper_ray.__version__}")
-    if verbose:
-        for package in MEASURED_PACKAGES:
-            typer.echo(f"{package} {package_version(package)}")
+    Example: esper train ppo --preset digits
+    """
 
 
 def spread(arguments: list[str]) -> list[str]:
@@ -90,10 +152,10 @@ def _repeated(option: str, values: str) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line. Exit code 2 for what the user can mend, with the reason on standard error."""
+    """Run the command line. A user error is printed on standard error and gives exit code 2."""
     exit_on_signals()
     with reported():
-        app(args=spread(sys.argv[1:]))
+        app(args=spread(sys.argv[1:]), prog_name="esper")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,273 @@
-"""From flags to a configuration."""
+"""Options of the command line that end up in the configuration, and how they are resolved.
 
-from collections.abc import Mapping
+:data:`FLAGS` is the one table of flag and configuration key. ``@configured(...)`` gives a command the options
+``--preset``, ``--config-json``, ``--set`` and those flags that it names; the command receives one
+:class:`ConfigRequest`. Nothing in this module imports torch, Ray or Gymnasium before a run is checked.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 import yaml
+from pydantic import BaseModel
 
 from esper_ray.leyline.config.loading import build, preset_names, read_file, read_preset
+from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 
 DEFAULT_PRESET = "digits"
+TASK, LEARNING, MACHINE = "Task, reward and growth", "Learning", "Machine"
+"""Titles of panels in the help."""
 
-Preset = Annotated[str | None, typer.Option(help=f"preset by name ('esper config presets'); default {DEFAULT_PRESET}")]
+
+@dataclass(frozen=True)
+class Flag:
+    """An option that sets one configuration key.
+
+    ``name`` is that of the parameter; the option is ``--name`` with hyphens.
+    """
+
+    name: str
+    key: str
+    type: Any
+    help: str
+    panel: str
+    value: Callable[[Any], Any] = lambda given: given
+    """From the value on the command line to that of the configuration."""
+
+    @property
+    def option(self) -> str:
+        """The option as a user writes it."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+FLAGS = {
+    flag.name: flag
+    for flag in (
+        Flag("task", "task.name", str, "task by name (`esper tasks` lists them)", TASK),
+        Flag("data_dir", "task.data_dir", Path, "folder with the data, for tasks that read files", TASK, str),
+        Flag("episode_length", "episode_length", int, "environment steps per episode", TASK),
+        Flag("seed", "seed", int, "seed of the run", TASK),
+        Flag("reward_mode", "reward.mode", str, f"reward mode: {', '.join(REWARD_MODES)}", TASK),
+        Flag("slots", "growth.slots", list[str], "slots in which seeds may grow, for example r0c0 r0c1", TASK),
+        Flag("max_seeds", "growth.max_seeds", int, "most seeds at a time, fossils included; 0: no limit", TASK),
+        Flag("rounds", "ppo.rounds", int, "rounds of collecting episodes and updating the policy", LEARNING),
+        Flag("envs", "system.envs", int, "episodes per round", LEARNING),
+        Flag("ppo_epochs", "ppo.epochs", int, "passes over the episodes of each round", LEARNING),
+        Flag("memory_size", "policy.memory_size", int, "width of the policy's LSTM", LEARNING),
+        Flag("device", "system.device", str, "device of the learner: cpu or cuda:<index>", MACHINE),
+        Flag("devices", "system.devices", list[str], "devices of the environments, assigned in turn", MACHINE),
+        Flag("envs_per_actor", "system.envs_per_actor", int, "environments per Ray actor", MACHINE),
+        Flag(
+            "gpus_per_actor",
+            "system.gpus_per_actor",
+            float,
+            "share of a GPU for each environment actor; default: an equal share",
+            MACHINE,
+        ),
+        Flag(
+            "compile_mode",
+            "training.compile_mode",
+            str,
+            "how hosts are compiled: off, a mode of torch.compile, or captured (a CUDA graph of each step)",
+            MACHINE,
+        ),
+        Flag("telemetry", "telemetry.level", str, "amount of telemetry: off, normal or debug", "Telemetry"),
+    )
+}
+"""Every flag of a configuration key, by its name. A key without a flag is set by ``--set``."""
+
+PLAYER_DEVICE = Flag(
+    "device", "system.devices", str, "device of the environment: cpu or cuda:<index>", MACHINE, lambda name: [name]
+)
+"""``--device`` where nothing is learned."""
+
+NO_OPS = {
+    "num_workers": (int | None, None, "the data set lives on the device, so there are no loader workers"),
+    "gpu_preload": (bool, False, "the data set always lives on the device"),
+    "force_compile": (bool, False, "--compile-mode alone decides how hosts are compiled"),
+}
+"""Flags of the reference without effect: type, value when absent, and what replaces them. The help omits them."""
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"preset by name (`esper config presets` lists them); default: {DEFAULT_PRESET}",
+        autocompletion=_complete_preset,
+    ),
+]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3; repeatable"),
 ]
 ConfigJson = Annotated[Path | None, typer.Option(help="configuration file (JSON or YAML) instead of a preset")]
-Task = Annotated[str | None, typer.Option(help="task by name")]
-DataDir = Annotated[Path | None, typer.Option(help="folder with the data, for tasks that read files")]
-Seed = Annotated[int | None, typer.Option(help="seed of the run")]
-Device = Annotated[str | None, typer.Option(help="device of the learner: cpu or cuda:<index>")]
-Devices = Annotated[list[str] | None, typer.Option(help="devices of the environments, dealt out in turn")]
-EpisodeLength = Annotated[int | None, typer.Option(help="environment steps per episode")]
-RewardMode = Annotated[str | None, typer.Option(help="what is rewarded")]
-Slots = Annotated[list[str] | None, typer.Option(help="slots that may grow, for example r0c0 r0c1")]
-MaxSeeds = Annotated[int | None, typer.Option(help="most seeds at a time, fossils included; 0: no limit")]
-TelemetryDir = Annotated[Path | None, typer.Option(help="folder in which the run directory is made; default runs")]
-NumWorkers = Annotated[int | None, typer.Option(help="not available: data lives on the device, no loader workers run")]
-GpuPreload = Annotated[bool, typer.Option("--gpu-preload", help="the data set lives on the device; always the case")]
-CompileMode = Annotated[
-    str | None,
-    typer.Option(help="how hosts are trained: off, a mode of torch.compile, or captured (a CUDA graph of each step)"),
+Serial = Annotated[
+    bool,
+    typer.Option("--serial", help="run in one process, without Ray; the results are equal", rich_help_panel=MACHINE),
 ]
-ForceCompile = Annotated[bool, typer.Option("--force-compile", help="not needed: see --compile-mode")]
+DataDir = Annotated[Path | None, typer.Option(help=FLAGS["data_dir"].help)]
+
+
+@dataclass(frozen=True)
+class ConfigRequest:
+    """The configuration that a command line asks for, not yet resolved."""
+
+    preset: str | None
+    config_json: Path | None
+    flags: Mapping[str, Any]
+    """Configuration keys to values, for the flags that were given."""
+    settings: list[str] | None
+
+    @property
+    def has_source(self) -> bool:
+        """Whether a preset or a file is named, so that the configuration of an earlier run does not matter."""
+        return self.preset is not None or self.config_json is not None
+
+    def configuration(self, base: RunConfig | None = None) -> RunConfig:
+        """The valid configuration; see :func:`configuration`."""
+        return configuration(self.preset, self.config_json, self.flags, self.settings, base)
+
+
+def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator that replaces the first parameter, a :class:`ConfigRequest`, by the options of its configuration.
+
+    Args:
+        flags: names in :data:`FLAGS`, or flags of the command's own.
+        no_ops: accept the flags of :data:`NO_OPS` too, with a line about each on standard error.
+    """
+    chosen = [FLAGS[flag] if isinstance(flag, str) else flag for flag in flags]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        positional = [p for p in signature.parameters.values() if p.default is p.empty][1:]
+        others = [p for p in signature.parameters.values() if p.default is not p.empty]
+        parameters = [*positional, *_source_parameters(), *map(_parameter, chosen), *others]
+        parameters += _no_op_parameters() if no_ops else []
+
+        @functools.wraps(command)
+        def call(**given: Any) -> None:
+            if no_ops:
+                note_no_ops({name: given.pop(name) for name in NO_OPS})
+            source = [given.pop(name) for name in ("preset", "config_json", "settings")]
+            values = {flag: given.pop(flag.name) for flag in chosen}
+            keys = {flag.key: flag.value(value) for flag, value in values.items() if value not in (None, [])}
+            command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
+
+        keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
+        call.__signature__ = inspect.Signature(keyword, return_annotation=None)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters}
+        return call
+
+    return decorate
+
+
+def _source_parameters() -> list[inspect.Parameter]:
+    annotations = {"preset": Preset, "config_json": ConfigJson, "settings": Settings}
+    return [_keyword(name, annotation, None) for name, annotation in annotations.items()]
+
+
+def _parameter(flag: Flag) -> inspect.Parameter:
+    option = typer.Option(help=flag.help, rich_help_panel=flag.panel)
+    return _keyword(flag.name, Annotated[flag.type | None, option], None)
+
+
+def _no_op_parameters() -> list[inspect.Parameter]:
+    parameters = []
+    for name, (kind, absent, _) in NO_OPS.items():
+        option = typer.Option(f"--{name.replace('_', '-')}", hidden=True)
+        parameters.append(_keyword(name, Annotated[kind, option], absent))
+    return parameters
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def note_no_ops(given: Mapping[str, Any]) -> None:
+    """Print one line for each flag without effect, saying what replaces it.
+
+    Raises:
+        UsageError: if loader workers are asked for.
+    """
+    if given["num_workers"] not in (None, 0):
+        raise UsageError(
+            f"--num-workers {given['num_workers']} is not available yet: the data set lives on the device and needs no "
+            "loader workers; leave the flag out"
+        )
+    for name, value in given.items():
+        _, absent, replacement = NO_OPS[name]
+        if value != absent:
+            typer.echo(f"esper: note: --{name.replace('_', '-')} has no effect: {replacement}", err=True)
+
+
+class ConfiguredCommand(typer.core.TyperCommand):
+    """A command that answers an unknown option with the configuration key of that name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if type(error).__name__ != "NoSuchOption":  # an error of the parser, whichever click typer stands on
+                raise
+            option = str(getattr(error, "option_name", ""))
+            known = {name for parameter in self.params for name in parameter.opts}
+            suggestions = suggested_options(option, words, known)
+            if not suggestions:
+                raise
+            raise UsageError(
+                f"{ctx.command_path} has no option {option}; did you mean {' or '.join(suggestions)}?"
+            ) from None
+
+
+def suggested_options(option: str, words: list[str], known: set[str]) -> list[str]:
+    """What ``option`` stands for where it is the last part of a configuration key, that of the learner first.
+
+    Args:
+        option: as written, ``--lr``.
+        words: the command line, for the value that follows the option.
+        known: options of the command; a flag among them is preferred to ``--set``.
+    """
+    name = option.lstrip("-").replace("-", "_")
+    flags = {flag.key: flag.option for flag in FLAGS.values() if flag.option in known}
+    keys = [key for key in configuration_keys() if name in (key, key.rpartition(".")[2])]
+    value = _value_of(option, words)
+    return [
+        f"{flags[key]} {value}" if key in flags else f"--set {key}={value}"
+        for key in sorted(keys, key=lambda key: not key.startswith("ppo."))
+    ]
+
+
+def configuration_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every key of the configuration by its dotted name, those of all families included."""
+    keys: dict[str, None] = {}
+    for name, field in section.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        inner = [key for model in models for key in configuration_keys(model, f"{prefix}{name}.")]
+        keys |= dict.fromkeys(inner or [prefix + name])
+    return list(keys)
+
+
+def _value_of(option: str, words: list[str]) -> str:
+    """The value that is written after ``option``, or ``VALUE`` where there is none."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+        if word == option and following and not following.startswith("--"):
+            return following
+    return "VALUE"
 
 
 def configuration(
@@ -44,7 +277,7 @@ def configuration(
     settings: list[str] | None,
     base: RunConfig | None = None,
 ) -> RunConfig:
-    """The configuration that the flags ask for.
+    """The valid configuration of a command line.
 
     Args:
         flags: dotted configuration keys to values; ``None`` means that the flag was not given.
@@ -83,21 +316,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def refuse_unavailable(num_workers: int | None, force_compile: bool) -> None:
-    """Refuse flags whose machinery does not exist, naming what to use instead.
-
-    Raises:
-        UsageError: naming the flag.
-    """
-    if num_workers not in (None, 0):
-        raise UsageError(
-            f"--num-workers {num_workers} is not available yet: the data set lives on the device and needs no "
-            "loader workers; leave the flag out"
-        )
-    if force_compile:
-        raise UsageError("--force-compile is not available: --compile-mode is followed wherever a run is started")
-
-
 def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
     """Refuse devices that this machine does not have. A cluster knows its own.
 
@@ -111,10 +329,10 @@ def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
         raise UsageError("--compile-mode captured needs CUDA devices for the environments, got cpu")
     if on_cluster:
         return
-    has = torch.cuda.device_count()
+    count = torch.cuda.device_count()
     for device in devices:
-        if device != "cpu" and int(device.partition(":")[2] or 0) >= has:
-            raise UsageError(f"device {device!r} does not exist: this machine has {has} CUDA devices")
+        if device != "cpu" and int(device.partition(":")[2] or 0) >= count:
+            raise UsageError(f"device {device!r} does not exist: this machine has {count} CUDA devices")
 
 
 def check_run(config: RunConfig) -> None:

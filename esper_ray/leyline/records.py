@@ -15,6 +15,11 @@ from pydantic import PlainSerializer, PlainValidator
 from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
 from esper_ray.leyline.stages import Stage
 
+Record = Mapping[str, Any]
+"""One line of an event log as JSON: ``kind``, ids and fields, as the catalogue of events declares them."""
+Members = frozenset[str]
+"""Slots whose seeds are on together: a coalition."""
+
 
 @dataclass(frozen=True, slots=True)
 class SeedMeasurements:

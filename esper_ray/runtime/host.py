@@ -22,7 +22,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.leyline.stopwatch import Stopwatch
 from esper_ray.runtime import operations
 from esper_ray.runtime.health import HealthMonitor
-from esper_ray.runtime.snapshot import EpisodeState, EpisodeStateError, LifeProgress, Trusted
+from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, Trusted
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
@@ -239,7 +239,7 @@ class HostRuntime:
         )
         return progress, self.organism.snapshot(), health.trusted
 
-    def resume(self, state: EpisodeState) -> None:
+    def resume(self, state: EpisodeSnapshot) -> None:
         """Resume from ``state``, which has the seed of this network.
 
         Raises:

@@ -1,33 +1,32 @@
-"""An episode in the middle, as bytes: one safetensors blob with the tensors and a JSON text about everything else."""
+"""The snapshot of an unfinished episode as bytes: a blob of its tensors, and of everything else as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
+from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.live.engine import SavedBooks
 from esper_ray.tolaria.governor import GovernorState
 from esper_ray.tolaria.seed_measurements import MeasuredSeeds
 
-VERSION = 2
-TEXT = "episode"
-"""Name of the tensor that holds the JSON text."""
-
 
 class EpisodeStateError(UserError, ValueError):
-    """A saved episode that cannot be gone on with here."""
+    """A saved episode that cannot be resumed here."""
 
     remedy = "Load the state into an environment with the same configuration, data and host."
+
+
+SNAPSHOT = BlobFormat("episode snapshot", 3, EpisodeStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Trusted:
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodeState:
+class EpisodeSnapshot:
     """All that an episode needs to go on."""
 
     play: PlayProgress
@@ -87,7 +86,6 @@ class EpisodeState:
 class _Text(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="constants")
 
-    version: int
     digest: str
     data: str
     generator: dict[str, Any]
@@ -101,18 +99,17 @@ class _Text(BaseModel):
     """Numbers that optimisers keep beside tensors, by name."""
 
 
-def pack(state: EpisodeState) -> bytes:
+def pack(state: EpisodeSnapshot) -> bytes:
     """``state`` as a safetensors blob. Nothing in it needs unpickling."""
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for owner, snapshot in (("now", state.organism), ("trusted", state.trusted.organism)):
-        tensors |= {f"{owner}/model/{name}": tensor for name, tensor in snapshot.tensors.items()}
-        for name, kept in snapshot.optimizer.items():
-            for key, value in kept.items():
+        tensors |= prefixed(f"{owner}/model/", snapshot.tensors)
+        for name, slots in snapshot.optimizer.items():
+            for key, value in slots.items():
                 (tensors if isinstance(value, Tensor) else plain)[f"{owner}/optimizer/{name}/{key}"] = value
     trusted = state.trusted
     text = _Text(
-        version=VERSION,
         digest=state.digest,
         data=state.data,
         generator=dict(state.generator),
@@ -124,11 +121,11 @@ def pack(state: EpisodeState) -> bytes:
         trusted_measured=trusted.measured,
         plain=plain,
     )
-    tensors[TEXT] = torch.frombuffer(bytearray(text.model_dump_json().encode()), dtype=torch.uint8)
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return SNAPSHOT.encode(stored, text.model_dump(mode="json"))
 
 
-def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeState:
+def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeSnapshot:
     """The state that :func:`pack` wrote, with its tensors on ``device``.
 
     Args:
@@ -138,13 +135,11 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
     Raises:
         EpisodeStateError: if it is no such blob, or belongs to another configuration, version or data.
     """
+    saved = SNAPSHOT.decode(blob, "the saved episode")
     try:
-        tensors = load(blob)
-        text = _Text.model_validate_json(tensors.pop(TEXT).numpy().tobytes())
-    except (SafetensorError, KeyError, ValidationError) as error:
-        raise EpisodeStateError(f"these {len(blob)} bytes are no saved episode: {error}") from error
-    if text.version != VERSION:
-        raise EpisodeStateError(f"the episode was saved as version {text.version}; this is version {VERSION}")
+        text = _Text.model_validate(saved.content)
+    except ValidationError as error:
+        raise EpisodeStateError(f"the saved episode is damaged: {error}") from error
     if text.digest != digest:
         raise EpisodeStateError(
             f"the episode follows the configuration {text.digest[:12]}, the environment {digest[:12]}; "
@@ -152,9 +147,9 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         )
     if text.data != data:
         raise EpisodeStateError(f"the episode learns from the data {text.data[:12]}, the environment from {data[:12]}")
-    moved = {name: tensor.to(device) for name, tensor in tensors.items()} | text.plain
+    moved = {name: tensor.to(device) for name, tensor in saved.tensors.items()} | text.plain
     trusted = _snapshot("trusted", text.trusted_growth, moved)
-    return EpisodeState(
+    return EpisodeSnapshot(
         play=text.play,
         life=text.life,
         organism=_snapshot("now", text.growth, moved),
@@ -166,11 +161,8 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
 
 
 def _snapshot(owner: str, growth: GrowthRecord, values: Mapping[str, Any]) -> OrganismSnapshot:
-    model = f"{owner}/model/"
     optimizer: dict[str, ParameterState] = {}
-    for name, value in values.items():
-        if name.startswith(f"{owner}/optimizer/"):
-            parameter, key = name.split("/", 2)[2].rsplit("/", 1)
-            optimizer.setdefault(parameter, {})[key] = value
-    tensors = {name.removeprefix(model): tensor for name, tensor in values.items() if name.startswith(model)}
-    return OrganismSnapshot(growth, tensors, optimizer)
+    for name, value in under(f"{owner}/optimizer/", values).items():
+        parameter, key = name.rsplit("/", 1)
+        optimizer.setdefault(parameter, {})[key] = value
+    return OrganismSnapshot(growth, under(f"{owner}/model/", values), optimizer)

@@ -14,10 +14,9 @@ from statistics import fmean, stdev
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Unmeasured
+from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Members, Unmeasured
 
-Members = frozenset[str]
-Weights = Mapping[Members, float]
+CoalitionWeights = Mapping[Members, float]
 NOBODY: Members = frozenset()
 REGIME_PP, RECOVERY = 0.5, 0.001
 """Interaction beyond which two seeds are not independent; its change per step from which harm is getting less."""
@@ -112,7 +111,7 @@ def _subsets(players: Sequence[str]) -> list[Members]:
     return [frozenset(members) for size in range(len(players) + 1) for members in combinations(players, size)]
 
 
-def _shapley_weights(slot: str, players: Sequence[str]) -> Weights:
+def _shapley_weights(slot: str, players: Sequence[str]) -> CoalitionWeights:
     n = len(players)
     weights: dict[Members, float] = {}
     for members in _subsets([player for player in players if player != slot]):
@@ -121,7 +120,7 @@ def _shapley_weights(slot: str, players: Sequence[str]) -> Weights:
     return weights
 
 
-def _order_weights(slot: str, orders: Sequence[Sequence[str]]) -> Weights:
+def _order_weights(slot: str, orders: Sequence[Sequence[str]]) -> CoalitionWeights:
     weights: dict[Members, float] = defaultdict(float)
     for order in orders:
         place = order.index(slot)
@@ -143,7 +142,7 @@ def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) 
     return Estimate(estimate.value_pp, sqrt(estimate.error_pp**2 + spread**2))
 
 
-def _estimate(measured: Measurement, weights: Weights) -> Attribution:
+def _estimate(measured: Measurement, weights: CoalitionWeights) -> Attribution:
     """The weighted sum of accuracies, with its paired standard error where single examples' scores were kept."""
     found: dict[Members, Coalition] = {}
     for members in weights:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from esper_ray.leyline.evaluation_results import Interval
 from esper_ray.leyline.sweep_results import RankedChoice
+from esper_ray.simic.comparison import LEVEL, RESAMPLES
 
-RESAMPLES = 10_000
-LEVEL = 0.95
 Strata = Sequence[Sequence[float]]
 """Scores of the runs of one choice, by stratum: a stratum is a setting of everything else but the seed."""
 

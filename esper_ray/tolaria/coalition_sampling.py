@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from esper_ray.kasmina.network.branching import subsets
+from esper_ray.leyline.records import Members
 
-Members = frozenset[str]
 Order = tuple[str, ...]
 
 EXACT_PLAYERS = 4

@@ -17,8 +17,7 @@ from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions
 
-Members = frozenset[str]
-Choice = Callable[[tuple[str, ...]], Chosen]
+CoalitionChoice = Callable[[tuple[str, ...]], Chosen]
 """From the players, in row-major order, to the coalitions that are measured. That of all players is one of them."""
 
 CHUNK = 512
@@ -42,7 +41,11 @@ class Examples(Protocol):
 
 @torch.no_grad()
 def measure(
-    model: MorphogeneticModel, data: Examples, split: Any, choose: Choice = chosen_coalitions, examples: int = 0
+    model: MorphogeneticModel,
+    data: Examples,
+    split: Any,
+    choose: CoalitionChoice = chosen_coalitions,
+    examples: int = 0,
 ) -> Measurement:
     """Measure ``model`` on ``split``. The model is left as it was.
 

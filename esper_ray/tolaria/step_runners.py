@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor, Tensor], None]
+OptimizerStep = Callable[[Tensor, Tensor, Tensor], None]
 """One optimiser step on rows (B,), draws (B, k) and learning rates (groups,) of one batch."""
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does on the device, and returns what does it again."""
@@ -22,7 +22,7 @@ WARM_UP = 3
 class StepRunner(Protocol):
     """Carries out steps."""
 
-    def run(self, key: Hashable, step: Step, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
+    def run(self, key: Hashable, step: OptimizerStep, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
         """Do one step.
 
         Args:
@@ -33,7 +33,7 @@ class StepRunner(Protocol):
 class EagerRunner:
     """Calls the step."""
 
-    def run(self, key: Hashable, step: Step, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
+    def run(self, key: Hashable, step: OptimizerStep, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
         """See :class:`StepRunner`."""
         step(rows, draws, rates)
 
@@ -54,7 +54,7 @@ class CapturedRunner:
         self._steps = 0
         self._replay: Callable[[], None] | None = None
 
-    def run(self, key: Hashable, step: Step, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
+    def run(self, key: Hashable, step: OptimizerStep, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
         """See :class:`StepRunner`."""
         inputs = (rows, draws, rates)
         whole = (key, *(tuple(tensor.shape) for tensor in inputs))

@@ -1,36 +1,30 @@
 """A policy bundle: one file that holds a trained Tamiyo, complete and on its own. No Ray in here.
 
-A safetensors file whose tensors are those of :class:`~esper_policies.network.PolicyNetwork` (weights, normaliser,
-unit of value), and whose header holds a manifest as JSON. Nothing in it needs unpickling.
+A blob (:mod:`esper_ray.leyline.blob`) whose tensors are those of :class:`~esper_policies.network.PolicyNetwork`
+(weights, normaliser, unit of value), and whose content is a manifest. Nothing in it needs unpickling.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import safetensors.torch
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from esper_policies.network import PolicyNetwork
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import action_names
+from esper_ray.leyline.blob import BlobFormat
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import observation_names
 
-FORMAT: Literal["esper-policy"] = "esper-policy"
-VERSION = 1
-KEY = "esper"
-"""Name of the manifest in the header."""
 EXTENSION = ".esper"
 
 
@@ -38,6 +32,9 @@ class BundleError(UserError, ValueError):
     """A bundle that cannot be read, or a policy that does not fit what is asked of it."""
 
     remedy = "Export the policy again with `esper export-policy`, or choose slots that it has learnt to serve."
+
+
+BUNDLE = BlobFormat("policy bundle", 2, BundleError, safetensors.torch)
 
 
 class Provenance(Section):
@@ -54,11 +51,9 @@ class Provenance(Section):
     """Version of esper-ray."""
 
 
-class Manifest(Section):
+class BundleManifest(Section):
     """What a bundle says about itself."""
 
-    format: Literal["esper-policy"] = FORMAT
-    version: int = VERSION
     observation: tuple[str, ...]
     """Names of the numbers that the policy sees: of the host, then of one slot."""
     actions: tuple[str, ...]
@@ -77,7 +72,7 @@ class Manifest(Section):
 class PolicyBundle:
     """A policy that has been read, and has been found to fit this version."""
 
-    manifest: Manifest
+    manifest: BundleManifest
     weights: Mapping[str, Tensor]
 
     def player(self, device: str = "cpu", *, greedy: bool = True) -> LearnedPolicy:
@@ -139,7 +134,7 @@ def save_bundle(
     topologies: Sequence[Topology],
     provenance: Provenance,
     replace: bool = False,
-) -> Manifest:
+) -> BundleManifest:
     """Write a bundle as a whole or not at all.
 
     Args:
@@ -156,7 +151,7 @@ def save_bundle(
         raise BundleError(f"{path} exists already; --force (in Python: replace=True) overwrites it")
     if not path.parent.is_dir():
         raise BundleError(f"there is no folder {path.parent}")
-    manifest = Manifest(
+    manifest = BundleManifest(
         observation=policy_observation(),
         actions=action_names(),
         topologies=tuple(topologies),
@@ -166,10 +161,8 @@ def save_bundle(
         weights_sha256=weights_digest(weights),
         provenance=provenance,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    save_file(tensors, temporary, metadata={KEY: manifest.model_dump_json()})
-    os.replace(temporary, path)
+    BUNDLE.write(path, tensors, manifest.model_dump(mode="json"))
     return manifest
 
 
@@ -180,36 +173,24 @@ def load_bundle(path: Path) -> PolicyBundle:
         BundleError: if it cannot be read, is cut off or changed, or was made for another version, observation, set
             of actions or network; the message says what differs.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"policy bundle {path} cannot be read: {error}") from error
-    if header is None:
-        raise BundleError(f"{path} is a safetensors file, but no policy bundle")
-    manifest = _manifest(path, header)
-    if weights_digest(weights) != manifest.weights_sha256:
-        raise BundleError(f"policy bundle {path} is damaged: its weights are not those that were written")
-    _network(manifest.policy, weights, f"policy bundle {path}")
-    return PolicyBundle(manifest, weights)
+    blob = BUNDLE.read(path, f"policy bundle {path}")
+    manifest = _manifest(path, blob.content)
+    if weights_digest(blob.tensors) != manifest.weights_sha256:
+        raise BundleError(f"policy bundle {path} is damaged: its weights are not those of its manifest")
+    _network(manifest.policy, blob.tensors, f"policy bundle {path}")
+    return PolicyBundle(manifest, blob.tensors)
 
 
-def _manifest(path: Path, header: str) -> Manifest:
+def _manifest(path: Path, tree: Any) -> BundleManifest:
     """The manifest, if it is one for this version."""
-    try:
-        tree = json.loads(header)
-        found = (tree.get("format"), tree.get("version"))
-    except (ValueError, AttributeError) as error:
-        raise BundleError(f"policy bundle {path} is damaged: its manifest is no JSON object") from error
-    if found != (FORMAT, VERSION):
-        raise BundleError(f"policy bundle {path} is of {found[0]!r} version {found[1]!r}, needed is {FORMAT} {VERSION}")
+    if not isinstance(tree, dict):
+        raise BundleError(f"policy bundle {path} is damaged: its manifest is no JSON object but {tree!r:.80}")
     for what, known in (("observation", policy_observation()), ("actions", action_names())):
         names = tree.get(what)
         if not isinstance(names, list) or tuple(names) != known:
             raise BundleError(f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), known)}")
     try:
-        return Manifest.model_validate_json(header)
+        return BundleManifest.model_validate(tree)
     except ValidationError as error:
         places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise BundleError(f"policy bundle {path} has a manifest that is not valid: {places}") from error

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 import torch
+from checkpoint_builders import rewrite, rewrite_envelope, state_of
 from learner_builders import drawn, small_config, synthetic, tensors_equal
 
-from esper_actors.training import checkpoint as module
 from esper_actors.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -70,15 +70,14 @@ def test_a_learner_loaded_from_disk_goes_on_bit_for_bit(saved, state):
     assert results[0].numbers == results[1].numbers
 
 
-@pytest.mark.parametrize("broken", ["save_file", "json.dumps", "os.replace"])
+@pytest.mark.parametrize("broken", ["safetensors.torch.save", "json.dumps", "os.replace"])
 def test_a_crash_while_writing_leaves_the_older_checkpoints_and_no_half_one(broken, tmp_path, monkeypatch):
     save_checkpoint(tmp_path, tiny(1), CONFIG)
 
     def crash(*arguments, **options):
         raise KeyboardInterrupt
 
-    owner, _, name = broken.rpartition(".")
-    monkeypatch.setattr(getattr(module, owner) if owner else module, name, crash)
+    monkeypatch.setattr(broken, crash)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
     monkeypatch.undo()
@@ -132,11 +131,33 @@ def test_another_configuration_is_refused_with_both_digests(saved):
         load_checkpoint(saved, other)
 
 
-@pytest.mark.parametrize(("key", "value"), [("observation_schema", "0123456789abcdef"), ("version", 99)])
-def test_another_layout_or_version_is_refused_by_its_name(saved, key, value):
-    tree = json.loads((saved / "state.json").read_text())
-    (saved / "state.json").write_text(json.dumps(tree | {key: value}))
-    with pytest.raises(CheckpointError, match=rf"has {key} {value!r}, this run needs {tree[key]!r}"):
+def test_another_observation_is_refused_with_both_schemas(saved):
+    schema = state_of(saved)["observation_schema"]
+    rewrite(saved, lambda state: state.update(observation_schema="0123456789abcdef"))
+    with pytest.raises(CheckpointError, match=rf"observation_schema '0123456789abcdef', this run needs '{schema}'"):
+        load_checkpoint(saved, CONFIG)
+
+
+@pytest.mark.parametrize(("key", "value"), [("version", 99), ("kind", "policy bundle")])
+def test_another_version_or_kind_is_refused_with_both_values(saved, key, value):
+    rewrite_envelope(saved, **{key: value})
+    with pytest.raises(CheckpointError, match=rf"is of .*{key} {value!r}.*, needed is kind 'checkpoint' version 3"):
+        load_checkpoint(saved, CONFIG)
+
+
+def test_a_checkpoint_of_version_2_is_refused_with_its_version(saved):
+    (saved / "state.json").write_text(json.dumps({"version": 2} | state_of(saved)))
+    with pytest.raises(CheckpointError, match=r"is of kind None version 2, needed is kind 'checkpoint' version 3"):
+        load_checkpoint(saved, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["state.json", "learner.safetensors"])
+def test_one_changed_byte_is_refused(saved, name):
+    content = bytearray((saved / name).read_bytes())
+    place = content.index(b'"round": 2') + 9 if name == "state.json" else len(content) - 3
+    content[place] ^= 1
+    (saved / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"round-00002 is damaged: its content is not what was written"):
         load_checkpoint(saved, CONFIG)
 
 
@@ -151,7 +172,7 @@ def test_a_damaged_file_is_refused_with_its_path(saved, name, damage):
         file.write_bytes(
             {"empty": b"", "half": content[: len(content) // 2], "bytes": b"\xff\xfe\x00\x81" * 20}[damage]
         )
-    with pytest.raises(CheckpointError, match=r"checkpoint .*round-00002 cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint .*round-00002 (cannot be read|is damaged)"):
         load_checkpoint(saved, CONFIG)
 
 
@@ -164,17 +185,13 @@ def test_a_state_that_is_no_mapping_is_refused(saved, content):
 
 @pytest.mark.parametrize("key", ["position", "progress", "numbers"])
 def test_a_state_that_lacks_a_part_is_refused_by_its_name(saved, key):
-    tree = json.loads((saved / "state.json").read_text())
-    del tree[key]
-    (saved / "state.json").write_text(json.dumps(tree))
+    rewrite(saved, lambda state: state.pop(key))
     with pytest.raises(CheckpointError, match=rf"round-00002 is damaged: its state lacks {key}"):
         load_checkpoint(saved, CONFIG)
 
 
 def test_numbers_without_the_statistics_are_refused_by_their_name(saved):
-    tree = json.loads((saved / "state.json").read_text())
-    tree["numbers"] = {"updates": 1}
-    (saved / "state.json").write_text(json.dumps(tree))
+    rewrite(saved, lambda state: state.update(numbers={"updates": 1}))
     with pytest.raises(CheckpointError, match=r"lacks numbers.base_moments, numbers.slot_moments"):
         load_checkpoint(saved, CONFIG)
 

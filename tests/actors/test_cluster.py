@@ -13,7 +13,7 @@ from esper_policies.bundle import weights_digest
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
 
 class Silent(RunObserver):

@@ -112,6 +112,7 @@ def on_ray(config, ray_cluster):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 class TestRay:
     """On one cluster of two CPUs."""
@@ -135,6 +136,7 @@ class TestRay:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
     ("devices", "workers", "message"),

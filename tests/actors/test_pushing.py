@@ -11,7 +11,7 @@ from esper_actors.cluster.metrics_exporter import RayExporter
 from esper_actors.cluster.telemetry_actor import IN_FLIGHT, MAILBOX, SampleSender, TelemetryActor
 from esper_actors.rollout.sampling import SampleBatch, SampleTracker
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
 
 @ray.remote(num_cpus=0)

@@ -69,6 +69,7 @@ def test_in_one_process(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_on_ray(tmp_path, ray_cluster):
     from ray import cloudpickle

@@ -365,6 +365,7 @@ def finite(numbers):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("name", ["ppo", "appo"])
 # RLlib makes the same environment twice in a process, and leaves Gymnasium to warn of it

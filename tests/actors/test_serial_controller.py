@@ -1,8 +1,7 @@
 """Whole runs in one process: repeatable byte for byte, with or without an interruption."""
 
-import json
-
 import pytest
+from checkpoint_builders import state_of
 from learner_builders import small_config
 from serial_runs import SETTINGS, events, rounds_csv, run
 
@@ -132,7 +131,7 @@ def test_only_the_newest_checkpoints_are_kept(straight):
         "checkpoint": best,
     }
     assert names == [f"round-{index:05d}" for index in sorted({best, 2, 3})]
-    tree = json.loads((straight[0].checkpoints / "round-00003" / "state.json").read_text())
+    tree = state_of(straight[0].checkpoints / "round-00003")
     assert (tree["round"], tree["progress"]["round_index"]) == (3, 3)
     assert tree["position"] == straight[0].position() | {"sequence": len(list(straight[0].events()))}
 

@@ -95,7 +95,7 @@ class Broken:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluster, monkeypatch):
-    monkeypatch.setattr("esper_actors.cluster.telemetry_actor._started", lambda run, group, name: Broken.remote())
+    monkeypatch.setattr("esper_actors.cluster.metrics_exporter._started", lambda run, group, name: Broken.remote())
     exporter = RayExporter("run-b")
     deadline = time.monotonic() + WAIT_SECONDS
     while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):

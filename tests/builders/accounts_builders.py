@@ -12,7 +12,6 @@ from esper_ray.simic.live.transition import Transition
 
 GAMMA = 0.995
 EMPTY = (None, None, None)
-MODES = ("shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement")
 
 
 def report(slot, stage, ticks=0, alpha=0.0, parameters=100, contribution=None, age=None, seed=None, **measured):

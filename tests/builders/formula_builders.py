@@ -8,14 +8,14 @@ from reference_inputs import Seed, StepInputs
 from reference_step import step_reward
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.config.reward import RewardConfig
+from esper_ray.leyline.config.reward import REWARD_MODES, RewardConfig
 from esper_ray.leyline.stages import STAGES, Stage
 from esper_ray.simic.rewards.bonuses import Drip
 
 GAMMA = 0.995
 SHAPED = RewardConfig()
 ESCROW = RewardConfig(mode="escrow")
-STEP_MODES = ("shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow")
+STEP_MODES = tuple(mode for mode in REWARD_MODES if mode != "settlement")  # which pays no single step
 CONFIGS = {mode: RewardConfig(mode=mode) for mode in STEP_MODES}
 PREDECESSORS = {
     Stage.GERMINATED: Stage.DORMANT,

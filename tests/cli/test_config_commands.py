@@ -50,10 +50,3 @@ def test_version(esper):
     verbose = esper("version", "--verbose").out.splitlines()
     assert verbose[0] == f"esper-ray {esper_ray.__version__}"
     assert any(line.startswith("torch 2") for line in verbose)
-
-
-def test_help_lists_the_commands(esper):
-    answer = esper("--help")
-    assert answer.code == 0
-    for command in ("train", "config", "version"):
-        assert command in answer.out

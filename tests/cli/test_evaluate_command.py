@@ -174,7 +174,7 @@ REFUSED = {
     "policy": (["heuristik"], ["unknown policy 'heuristik'; did you mean 'heuristic'?"]),
     "label": (["static=random"], ["'static' means another policy"]),
     "control": (["random", "--control", "best"], ["--control best", "random, static, heuristic, wide-host"]),
-    "no controls": (["random", "--no-controls"], ["--control static: it is not played; there are random"]),
+    "no controls": (["random", "--no-controls"], ["--control static: it is not evaluated; there are random"]),
     "oracle": (["oracle", "--task", "digits"], ["oracle cannot play here: no oracle for task 'digits'", "patterns"]),
     "task": (["random", "--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
     "workers": (["random", "--workers", "0"], ["--workers"]),
@@ -268,6 +268,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
 def test_on_ray_the_command_writes_the_same(told, out):

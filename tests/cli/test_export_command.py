@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from checkpoint_builders import rewrite, rewrite_envelope
 from cli_builders import call
 
 from esper_actors.training.checkpoint import load_checkpoint
@@ -82,13 +83,11 @@ def test_a_file_that_is_there_needs_force(run):
 
 
 def spoil_version(run):
-    state = run / "checkpoints" / "round-00002" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"version": 0}))
+    rewrite_envelope(run / "checkpoints" / "round-00002", version=0)
 
 
 def spoil_schema(run):
-    state = run / "checkpoints" / "round-00002" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"observation_schema": "other"}))
+    rewrite(run / "checkpoints" / "round-00002", lambda state: state.update(observation_schema="other"))
 
 
 def empty_checkpoints(run):
@@ -109,9 +108,9 @@ def cut_weights(run):
         (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
         (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (spoil_version, ["t.esper"], "has version 0, this run needs 2"),
+        (spoil_version, ["t.esper"], "version 0, needed is kind 'checkpoint' version 3"),
         (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
-        (cut_weights, ["t.esper"], "cannot be read"),
+        (cut_weights, ["t.esper"], "is damaged"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, spoil, arguments, message, monkeypatch):

@@ -118,7 +118,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
         _, err = process.communicate(timeout=120)
 
     assert process.returncode == 130, err
-    assert "no longer following; job followed goes on" in err
+    assert "no longer following; job followed continues" in err
     assert "Traceback" not in err
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 

@@ -28,7 +28,7 @@ REFUSED = {
     "seeds": (["--seeds", "many"], ["--seeds takes a number", "got 'many'"]),
     "backwards": (["--seeds", "5-3"], ["--seeds 5-3", "must not be below"]),
     "no seeds": (["--seeds", "0"], ["--seeds 0", "one seed at least"]),
-    "scheduler": (["--scheduler", "hyperband"], ["scheduler", "'none', 'asha', 'pbt' or 'pb2'"]),
+    "scheduler": (["--scheduler", "hyperband"], ["scheduler", "known: none, asha, pbt, pb2"]),
     "population": (["--scheduler", "pbt"], ["'pbt' changes settings", "grid needs a key"]),
     "sweep": (["--sweep", "reward_mode"], ["unknown sweep 'reward_mode'; did you mean 'reward_modes'?"]),
     "file": (["--sweep", "/nowhere/x.yaml"], ["cannot read configuration /nowhere/x.yaml"]),

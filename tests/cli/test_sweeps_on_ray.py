@@ -180,7 +180,7 @@ def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
         (path / "learner.safetensors").write_bytes(b"torn")
     answer = call("sweep", "--resume", folder)
     assert answer.code == 1
-    assert re.search(r"failed: 0-basic-s42: .*cannot be read", answer.out)
+    assert re.search(r"failed: 0-basic-s42: .*is damaged", answer.out)
     assert f"1 of 2 trials are done; try the others again with: esper sweep --resume {folder}" in answer.out
     assert [row["status"] for row in rows(folder)] == ["failed", "finished"]
 

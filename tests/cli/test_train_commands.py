@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_refused(finished, esper, tmp_path):
     (run / "checkpoints" / "round-00002" / "learner.safetensors").write_bytes(b"")
     answer = esper("train", "ppo", "--serial", "--resume", run)
     assert answer.code == 2
-    assert "round-00002 cannot be read" in answer.err
+    assert "round-00002 is damaged" in answer.err
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs, monkeypatch):
@@ -156,11 +156,15 @@ def test_a_run_that_fails_later_says_so_in_its_manifest(train, runs, monkeypatch
     assert only_run(runs).read_manifest()["status"] == "failed"
 
 
-def test_gpu_preload_is_taken_with_a_word_of_explanation(train, monkeypatch):
+def test_flags_without_effect_are_accepted_with_one_line_about_each(train, monkeypatch):
     monkeypatch.setattr("esper_ray.cli.jobs.train.PPOJob.run", lambda job: 0)
-    answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--compile-mode", "off")
-    assert answer.code == 0
-    assert "--gpu-preload: the data set always lives on the device" in answer.out
+    answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--force-compile", "--compile-mode", "off")
+    assert (answer.code, answer.out) == (0, "")
+    assert answer.err.splitlines() == [
+        "esper: note: --num-workers has no effect: the data set lives on the device, so there are no loader workers",
+        "esper: note: --gpu-preload has no effect: the data set always lives on the device",
+        "esper: note: --force-compile has no effect: --compile-mode alone decides how hosts are compiled",
+    ]
 
 
 def test_the_heuristic_plays_episodes_and_says_why(esper, runs):

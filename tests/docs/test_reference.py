@@ -59,7 +59,7 @@ def test_every_command_has_a_section_and_every_visible_option_a_row():
         assert f"| `{option}` " in section
     (port,) = [line for line in section.splitlines() if "`--metrics-port`" in line]
     assert port.startswith("| `--metrics-port` int | ")
-    assert port.endswith(" | 0 to 65535 |")
+    assert port.endswith(" (0 to 65535) |")
 
 
 def test_every_user_error_has_a_section_with_remedy_and_exit_code():
@@ -71,7 +71,7 @@ def test_every_user_error_has_a_section_with_remedy_and_exit_code():
                 if isinstance(node, ast.ClassDef) and node.name != "UserError" and "remedy" in ast.dump(node):
                     assert f"## {node.name}\n" in page
                     remedies += 1
-    assert page.count("| **Exit code** |") == remedies > 15
+    assert page.count("\n**Remedy.** ") == remedies > 15
 
 
 def test_the_navigation_names_every_page_and_no_other():

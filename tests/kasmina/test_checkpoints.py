@@ -1,6 +1,7 @@
 """Grown networks on disk: round trips, other processes, and files that do not fit."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
-from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, TopologyError
+from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, MODEL_FILE, TopologyError
 from esper_ray.kasmina.lifecycle.reducer import Fossilize, Prune, SetAlphaTarget
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import GerminationStyle
@@ -214,7 +215,7 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
     intact(model, lambda: model.load_state_dict(with_manifest("{")), match="cannot be read")
     intact(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
-    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0; this program reads 1")
+    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, needed is version 1")
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)
         intact(model, lambda text=text: model.load_state_dict(with_manifest(text)), match="manifest is damaged")
@@ -228,10 +229,15 @@ def test_files_that_are_missing_foreign_or_damaged_are_refused(tmp_path):
     good = path.read_bytes()
     for content in (b"", b"not a model", good[: len(good) // 2]):
         path.write_bytes(content)
-        intact(model, lambda: model.load(path), match="was not written by save")
-    for header in (None, {"esper_ray": "[]"}, {"esper_ray": "{"}, {"esper_ray": '{"aliases": {"a": "b"}}'}):
+        intact(model, lambda: model.load(path), match=r"model .*m is damaged")
+    for header in (None, {"esper_ray": '{"aliases": {}}'}):
         save_file({"x": torch.zeros(2)}, path, metadata=header)
-        intact(model, lambda: model.load(path), match="was not written by save")
+        intact(model, lambda: model.load(path), match=r"m is of kind None .*needed is kind 'grown model' version 2")
+    for content in ([], {}, {"aliases": []}, {"aliases": {"a": "b"}}):
+        MODEL_FILE.write(path, {"x": torch.zeros(2)}, content)
+        intact(model, lambda: model.load(path), match="the names of its tied tensors")
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    intact(model, lambda: model.load(path), match="its content is not what was written")
 
 
 def test_an_own_blueprint_must_be_known_where_it_is_loaded(tmp_path, own_body):
@@ -251,11 +257,10 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     before = path.read_bytes()
     germinate(organism, "r0c0")
 
-    def full(tensors, place, metadata):
-        Path(place).write_bytes(b"half")
+    def full(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr("esper_ray.kasmina.export.checkpoints.save_file", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="disk full"):
         organism.model.save(path)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

@@ -5,8 +5,9 @@ import math
 import pytest
 from pydantic import ValidationError
 
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.host import CNNHostConfig
+from esper_ray.leyline.config.host import HOST_FAMILIES, CNNHostConfig
 from esper_ray.leyline.config.loading import ConfigError, build, difference
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.run import RunConfig, flatten
@@ -125,6 +126,84 @@ def test_bad_slot_lists_are_refused(slots, message):
 def test_an_unknown_reward_mode_names_the_nearest():
     with pytest.raises(ConfigError, match="unknown reward mode 'spares'; did you mean 'sparse'"):
         build({}, {"reward.mode": "spares"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind", "nearest"),
+    [
+        ("reward.mode", "basik", "reward mode", "basic"),
+        ("reward.family", "los", "reward family", "loss"),
+        ("policy.critic", "qop", "policy critic", "q_op"),
+        ("training.compile_mode", "capture", "training compile mode", "captured"),
+        ("training.optimizer", "adam", "training optimizer", "adamw"),
+        ("growth.gates", "permisive", "growth gates", "permissive"),
+        ("growth.incubation.method", "shadows", "growth incubation method", "shadow"),
+        ("growth.initialisation.gated_gate", "grad_max", "growth initialisation gated gate", "gradmax"),
+        ("system.placement", "strict-pack", "system placement", "strict_pack"),
+        ("system.workers", "loca", "system workers", "local"),
+        ("telemetry.level", "debg", "telemetry level", "debug"),
+        ("host.family", "ccn", "host family", "cnn"),
+    ],
+)
+def test_an_unknown_choice_is_refused_naming_the_nearest_and_all(key, value, kind, nearest):
+    with pytest.raises(ConfigError) as caught:
+        build({}, {key: value})
+    message = str(caught.value)
+    assert message.startswith(f"{key}: unknown {kind} {value!r}; did you mean {nearest!r}? (known: ")
+    assert message.endswith(f" (got {value!r})")
+
+
+def test_an_unknown_choice_in_a_list_is_refused_naming_the_nearest():
+    expected = r"growth\.auto_forward\.1: unknown growth auto forward 'g22'; did you mean 'g2'"
+    with pytest.raises(ConfigError, match=expected):
+        build({}, {"growth.auto_forward": ["g1", "g22"]})
+
+
+def enumerated(schema, node=None, path=""):
+    """Every key of a JSON schema with a closed list of texts, and the list."""
+    node = schema if node is None else node
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+    for choice in node.get("oneOf", []):
+        yield from enumerated(schema, choice, path)
+    if "enum" in node:
+        yield path, tuple(node["enum"])
+    if "items" in node:
+        yield from enumerated(schema, node["items"], path)
+    for key, child in node.get("properties", {}).items():
+        yield from enumerated(schema, child, f"{path}.{key}" if path else key)
+
+
+def test_the_schema_lists_the_choices_of_every_closed_key():
+    choices = dict(enumerated(RunConfig.model_json_schema()))
+    starts = ("zero_scale", "gradmax")
+    assert choices == {
+        "host.kernel_size": (1, 3, 5, 7),
+        "host.memory_format": ("contiguous", "channels_last"),
+        "growth.blueprints": tuple(blueprint.id for blueprint in Blueprint),
+        "growth.styles": ("linear_add", "linear_multiply", "sigmoid_add", "gated_gate"),
+        "growth.gates": ("permissive", "strict"),
+        "growth.auto_forward": ("g1", "g2", "g3"),
+        "growth.incubation.method": ("shadow", "straight_through"),
+        **{f"growth.initialisation.{style.id}": starts for style in GerminationStyle},
+        "training.optimizer": ("sgd", "adamw"),
+        "training.schedule": ("constant", "cosine"),
+        "training.precision": ("float32", "bfloat16"),
+        "training.compile_mode": ("off", "default", "reduce-overhead", "max-autotune", "captured"),
+        "reward.mode": REWARD_MODES,
+        "reward.family": ("contribution", "loss"),
+        "reward.attribution_formula": ("harmonic", "minimum"),
+        "policy.critic": ("q_op", "v"),
+        "system.workers": ("ray", "local"),
+        "system.placement": ("pack", "spread", "strict_pack", "strict_spread"),
+        "telemetry.level": ("off", "normal", "debug"),
+    }
+    families = [
+        section["properties"]["family"]["const"]
+        for section in RunConfig.model_json_schema()["$defs"].values()
+        if "family" in section["properties"] and "const" in section["properties"]["family"]
+    ]
+    assert sorted(families) == sorted(HOST_FAMILIES)
 
 
 @pytest.mark.parametrize("mode", REWARD_MODES)

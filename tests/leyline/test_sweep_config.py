@@ -89,7 +89,7 @@ REFUSED = {
     "seed in grid": ({"grid": {"seed": [1]}}, ["'seed' has an option of its own, --seeds"]),
     "mode in grid": ({"grid": {"reward.mode": ["basic"]}}, ["--reward-modes"]),
     "name in grid": ({"grid": {"name": ["a"]}}, ["'name' cannot be swept"]),
-    "scheduler": ({"scheduler": "hyperband"}, ["scheduler", "'none', 'asha', 'pbt' or 'pb2'", "got 'hyperband'"]),
+    "scheduler": ({"scheduler": "hyperband"}, ["scheduler", "(known: none, asha, pbt, pb2)", "got 'hyperband'"]),
     "key": ({"sceduler": "asha"}, ["unknown key of a sweep 'sceduler'", "did you mean 'scheduler'"]),
     "deep key": ({"asha": {"grace": 2}}, ["'asha.grace'", "did you mean 'asha.grace_rounds'"]),
     "rounds": ({"scheduler": "asha", "grid": {"ppo.rounds": [2, 3]}}, ["'asha'", "round by round", "ppo.rounds"]),

@@ -1,11 +1,12 @@
 """P59: delaying the commitment of a good seed, that stays as good as it is, never increases the return."""
 
 import pytest
-from accounts_builders import EMPTY, MODES, books, discounted, report, table, transition
+from accounts_builders import EMPTY, books, discounted, report, table, transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.stages import Stage
 
 STEPS, HELD_FROM = 40, 10
@@ -44,7 +45,7 @@ def life(mode, commit, gain, host, family="contribution"):
     return kept.ledger
 
 
-@pytest.mark.parametrize("mode", [*MODES, "loss"])
+@pytest.mark.parametrize("mode", [*REWARD_MODES, "loss"])
 @settings(max_examples=40, deadline=None)
 @given(
     commit=st.integers(HELD_FROM + 5, STEPS - 2),

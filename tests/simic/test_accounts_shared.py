@@ -4,11 +4,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from accounts_builders import EMPTY, MODES, amounts, books, plain, report, settled, solo, sources, table, transition
+from accounts_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.ledger import RewardError
@@ -25,7 +26,7 @@ def potential(seed):
     return STAGE_POTENTIAL[seed.stage.name] + min(0.3 * seed.ticks_in_stage, 2.0)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REWARD_MODES)
 def test_nothing_is_paid_for_an_empty_network_that_goes_on(mode):
     assert settled(mode, transition(measured=plain(20.0))) == ()
 
@@ -110,7 +111,7 @@ COMMIT = transition(
 )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REWARD_MODES)
 def test_a_refused_operation_pays_like_waiting(mode):
     """P56: reward depends on success, not on the attempt."""
     refused = replace(COMMIT, success=False, after=HOLDING)
@@ -118,7 +119,7 @@ def test_a_refused_operation_pays_like_waiting(mode):
     assert settled(mode, refused) == settled(mode, waited)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REWARD_MODES)
 def test_waiting_pays_the_same_whichever_slot_it_names(mode):
     """P57."""
     seeds = (
@@ -134,7 +135,7 @@ def test_waiting_pays_the_same_whichever_slot_it_names(mode):
     assert paid[0] == paid[1] == paid[2]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REWARD_MODES)
 def test_the_reward_is_the_sum_of_its_entries(mode):
     """P60, in every mode; and every entry says where it belongs, and why."""
     kept = books(mode, control=(20.0, 20.0))
@@ -146,7 +147,7 @@ def test_the_reward_is_the_sum_of_its_entries(mode):
         assert entry.explanation
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REWARD_MODES)
 @pytest.mark.parametrize("cause", [2, 9])
 def test_a_rollback_is_punished_at_any_epoch_where_it_was_caused(mode, cause):
     """P55."""

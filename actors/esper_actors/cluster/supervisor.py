@@ -11,7 +11,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayErr
 _serial = itertools.count()
 """Makes names of actors unique within a driver."""
 
-LOST = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
+LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
 """What a call raises when its actor, its node or its result is gone. Not what its code raises."""
 
 

@@ -29,7 +29,7 @@ from esper_actors.cluster.environment_actor import EnvironmentActor
 from esper_actors.cluster.learner_actor import LearnerActor
 from esper_actors.cluster.metrics_exporter import RayExporter
 from esper_actors.cluster.placement import Place, Plan, ResourceError, make_plan
-from esper_actors.cluster.supervisor import LOST, SupervisedActor, reason
+from esper_actors.cluster.supervisor import LOST_ACTOR_ERRORS, SupervisedActor, reason
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.rollout.sampling import ARRIVAL_SECONDS, SampleTracker
@@ -160,7 +160,7 @@ class RayWorkerGroup:
             self._run_until(partial(_has_arrived, result), watch, result)
             try:
                 diagnostics, self._state = ray.get(result)
-            except LOST as error:
+            except LOST_ACTOR_ERRORS as error:
                 deaths += 1
                 if deaths >= self.config.system.tries:
                     raise WorkerGroupError(
@@ -190,7 +190,7 @@ class RayWorkerGroup:
         if self._state is None:
             try:
                 state: LearnerState = ray.get(self._learner.call("state"))
-            except LOST as error:
+            except LOST_ACTOR_ERRORS as error:
                 raise WorkerGroupError(f"the learner cannot be started: {reason(error)}") from error
             self._state = state
         return self._state
@@ -246,7 +246,7 @@ class RayWorkerGroup:
         worker, attempt, job = self._running.pop(reference)
         try:
             played = ray.get(reference)
-        except LOST as error:
+        except LOST_ACTOR_ERRORS as error:
             if worker.attempt == attempt:
                 self._restart(worker, error, watch)
             self._failed(job, reason(error), watch)

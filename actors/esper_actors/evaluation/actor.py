@@ -11,8 +11,9 @@ from esper_actors.cluster.connection import start_ray
 from esper_actors.cluster.placement import ResourceError
 from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator
-from esper_actors.evaluation.pool import POLL_SECONDS, EvaluationTask, ShouldStop, TaskResult, evaluate
+from esper_actors.evaluation.pool import EVALUATION_POLL_SECONDS, EvaluationTask, TaskResult, evaluate
 from esper_actors.rollout.runner import Interrupted
+from esper_actors.training.workers import ShouldStop
 from esper_ray.leyline.config.run import RunConfig
 
 
@@ -100,7 +101,7 @@ class RayEvaluatorPool:
             while waiting and free:
                 job, actor = waiting.popleft(), free.popleft()
                 running[actor.play.remote(job)] = (job, actor)
-            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=EVALUATION_POLL_SECONDS)
             if should_stop():
                 raise Interrupted
             for reference in done:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from esper_actors.training.checkpoint import CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.checkpoint import STATE_FILE, CheckpointError, checkpoints_in, load_checkpoint
 from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from esper_policies.bundle import BundleError, check_topologies, load_bundle
 from esper_policies.heuristic import HeuristicPolicy
@@ -121,7 +121,7 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
 
 def _trained(path: Path, label: str) -> tuple[Candidate, RunConfig]:
     """The policy of a run directory (its newest checkpoint), or of one checkpoint in it."""
-    is_checkpoint = (path / "state.json").is_file()
+    is_checkpoint = (path / STATE_FILE).is_file()
     run = _run_of(path) if is_checkpoint else RunDirectory.open(path)
     config = run.config()
     if is_checkpoint:

@@ -5,12 +5,12 @@ from pathlib import Path
 import esper_ray
 from esper_actors.evaluation.candidates import load_candidate
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
-from esper_policies.bundle import Manifest, Provenance, save_bundle
+from esper_policies.bundle import BundleManifest, Provenance, save_bundle
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
-def export_policy(run: Path, target: Path, *, round_index: int | None = None, replace: bool = False) -> Manifest:
+def export_policy(run: Path, target: Path, *, round_index: int | None = None, replace: bool = False) -> BundleManifest:
     """Write the policy of ``run`` to ``target``.
 
     Args:

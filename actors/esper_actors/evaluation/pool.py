@@ -15,12 +15,12 @@ import torch
 
 from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator, FinalNetwork
+from esper_actors.training.workers import ShouldStop
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
 
-ShouldStop = Callable[[], bool]
 OnScore = Callable[[Score], None]
-POLL_SECONDS = 0.2
+EVALUATION_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)

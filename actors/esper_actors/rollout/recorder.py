@@ -1,30 +1,22 @@
-"""What is kept of an episode while it is played, and how it is written down in its middle and at its end.
+"""Records of an episode: what is noted of each step, and the blobs of partial and finished episodes."""
 
-Both are safetensors blobs: arrays by name, everything else as one JSON text. Nothing in them needs
-unpickling.
-"""
-
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from esper_actors.rollout.event_records import host_state, started_record, step_records, worth_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.commitment import committed_slots
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
 from esper_ray.leyline.step_outcome import StepOutcome
 
-VERSION = 1
-_TEXT = "text"
-"""Name of the array that holds the JSON text."""
 _COLUMNS: dict[str, Any] = {
     "features": np.float32,
     "blueprints": np.int64,
@@ -40,6 +32,9 @@ _COLUMNS: dict[str, Any] = {
 
 class RecordingError(ValueError):
     """A blob that is no record of an episode."""
+
+
+_RECORD = BlobFormat("episode record", 2, RecordingError, safetensors.numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +130,9 @@ class EpisodeRecorder:
 
     def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
         """The middle of the episode, with the saved states of its environment and its policy."""
-        arrays = {f"column/{name}": array for name, array in self._arrays().items()}
-        arrays |= {f"policy/{name}": array for name, array in policy.items()}
+        arrays = prefixed("column/", self._arrays()) | prefixed("policy/", policy)
         arrays["environment"] = np.frombuffer(environment, dtype=np.uint8)
-        return _written({"finished": False, "assignment": _tree(self.assignment), "log": self.log}, arrays)
+        return _RECORD.encode(arrays, {"finished": False, "assignment": _tree(self.assignment), "log": self.log})
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {name: np.asarray(self.columns[name], dtype=kind) for name, kind in _COLUMNS.items()}
@@ -146,7 +140,7 @@ class EpisodeRecorder:
 
 @dataclass(frozen=True, slots=True)
 class PartialEpisode:
-    """An episode to be gone on with."""
+    """An episode that can be resumed."""
 
     recording: EpisodeRecorder
     environment: bytes
@@ -159,9 +153,9 @@ def pack_episode(episode: Episode) -> bytes:
     """A finished episode."""
     tree = _tree(episode)
     trajectory = tree.pop("trajectory")
-    arrays = {f"trajectory/{name}": getattr(trajectory, name) for name in (*_COLUMNS, "rewards")}
+    arrays = prefixed("trajectory/", {name: getattr(trajectory, name) for name in (*_COLUMNS, "rewards")})
     numbers = {name: getattr(trajectory, name) for name in ("bootstrap", "terminated")}
-    return _written({"finished": True, "episode": tree, "trajectory": numbers}, arrays)
+    return _RECORD.encode(arrays, {"finished": True, "episode": tree, "trajectory": numbers})
 
 
 def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
@@ -170,36 +164,24 @@ def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
     Raises:
         RecordingError: if ``blob`` is damaged, of another version, or of another episode.
     """
+    record = _RECORD.decode(blob, "the record of an episode")
+    tree, arrays = record.content, record.tensors
     try:
-        arrays = load(blob)
-        tree = json.loads(arrays.pop(_TEXT).tobytes())
-        if tree["version"] != VERSION:
-            raise RecordingError(f"the record of an episode has version {tree['version']}, needed is {VERSION}")
-        whose = tree["episode"] if tree["finished"] else tree["assignment"]
-        found = Assignment(whose["index"], whose["env"], whose["seed"])
-        if found != assignment:
-            raise RecordingError(f"the record is of {found}, needed is {assignment}")
+        owner = tree["episode"] if tree["finished"] else tree["assignment"]
+        recorded = Assignment(owner["index"], owner["env"], owner["seed"])
+        if recorded != assignment:
+            raise RecordingError(f"the record is of {recorded}, needed is {assignment}")
         if tree["finished"]:
-            parts: dict[str, Any] = _within("trajectory/", arrays) | tree["trajectory"]
+            parts: dict[str, Any] = under("trajectory/", arrays) | tree["trajectory"]
             trajectory = Trajectory(**parts)
-            return Episode(**whose | {"trajectory": trajectory, "log": tuple(whose["log"])})
-        columns = {name: list(array) for name, array in _within("column/", arrays).items()}
+            return Episode(**owner | {"trajectory": trajectory, "log": tuple(owner["log"])})
+        columns = {name: list(array) for name, array in under("column/", arrays).items()}
         if columns.keys() != _COLUMNS.keys():
             raise RecordingError(f"the record of an episode has the columns {sorted(columns)}")
         recording = EpisodeRecorder(assignment, columns, tree["log"])
-        return PartialEpisode(recording, arrays["environment"].tobytes(), _within("policy/", arrays))
-    except (SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return PartialEpisode(recording, arrays["environment"].tobytes(), under("policy/", arrays))
+    except (KeyError, TypeError) as error:
         raise RecordingError(f"the record of an episode is damaged: {error!r}") from error
-
-
-def _written(tree: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> bytes:
-    text = json.dumps({"version": VERSION, **tree}).encode()
-    blob: bytes = save({**arrays, _TEXT: np.frombuffer(text, dtype=np.uint8)})
-    return blob
-
-
-def _within(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _tree(record: Assignment | Episode) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Decision
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.log.events import json_record
-
-Record = Mapping[str, Any]
 
 BOOKKEEPING = ("run", "group", "source", "source_seq", "seq", "round")
 """Keys that the event log and the controller add."""

@@ -10,13 +10,12 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
 from esper_ray.leyline.policy import Decision
+from esper_ray.leyline.records import Record
 
-Record = Mapping[str, Any]
 ARRIVAL_SECONDS = 5.0
 """How long after its episode a sample may arrive."""
 ON_THE_WAY = "in_transit"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from esper_actors.cluster.placement import ResourceError, Resources, make_plan
 from esper_ray.leyline.config.run import RunConfig
 
-KINDS = ("CPU", "GPU")
+RESOURCE_KINDS = ("CPU", "GPU")
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:
@@ -35,7 +35,7 @@ def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has
         ResourceError: with the arithmetic.
     """
     at_once = max(1, concurrent)
-    for kind in KINDS:
+    for kind in RESOURCE_KINDS:
         needs = {trial: amount(wanted, kind) for trial, wanted in asked.items()}
         largest = sorted(needs, key=lambda name: -needs[name])[:at_once]
         total = sum(needs[name] for name in largest)

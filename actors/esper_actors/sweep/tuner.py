@@ -19,7 +19,7 @@ import torch
 from ray import tune
 
 from esper_actors.cluster.connection import start_ray
-from esper_actors.sweep.resources import KINDS, amount, bundles, check_fits, check_places
+from esper_actors.sweep.resources import RESOURCE_KINDS, amount, bundles, check_fits, check_places
 from esper_actors.sweep.schedulers import make_scheduler
 from esper_actors.sweep.trainable import run_trial
 from esper_actors.training.workers import ShouldStop
@@ -132,7 +132,7 @@ class Sweeper:
 
     def _largest(self) -> dict[str, float]:
         """The most that any trial asks for, by kind."""
-        return {kind: max(amount(wanted, kind) for wanted in self._asked.values()) for kind in KINDS}
+        return {kind: max(amount(wanted, kind) for wanted in self._asked.values()) for kind in RESOURCE_KINDS}
 
     def _cpus(self) -> int:
         return math.ceil(self._largest()["CPU"])

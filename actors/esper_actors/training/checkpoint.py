@@ -1,4 +1,8 @@
-"""Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically."""
+"""Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically.
+
+``learner.safetensors`` holds tensors only; ``state.json`` is the envelope of :mod:`esper_ray.leyline.blob`, with a
+digest over both files.
+"""
 
 import json
 import os
@@ -8,19 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from esper_actors.training.ppo_learner import LearnerState
 from esper_ray.leyline.actions import action_names
+from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import schema_hash
 
-VERSION = 2
+TENSORS_FILE, STATE_FILE = "learner.safetensors", "state.json"
 BEHIND = "behind."
-"""Begins the names of the weights that play the next round, if they are others."""
+"""Prefix of the weights that play the next round, if they are others."""
 LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
 
 
@@ -28,6 +33,9 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be found, read or used."""
 
     remedy = "Resume with the configuration of the run, or from another checkpoint."
+
+
+CHECKPOINT = BlobFormat("checkpoint", 3, CheckpointError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class Checkpoint:
     """Lengths of the run's growing files."""
     progress: dict[str, Any]
     """What the controller has counted so far."""
-    behind: dict[str, torch.Tensor] | None = None
+    behind: dict[str, Tensor] | None = None
     """Weights that play the next round, where these are not the learner's own."""
 
 
@@ -57,11 +65,10 @@ def save_checkpoint(
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.learner.tensors.items()}
-    tensors |= {f"{BEHIND}{name}": tensor.contiguous() for name, tensor in (checkpoint.behind or {}).items()}
-    save_file(tensors, temporary / "learner.safetensors")
+    tensors = checkpoint.learner.tensors | prefixed(BEHIND, checkpoint.behind or {})
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    (temporary / TENSORS_FILE).write_bytes(data)
     state = {
-        "version": VERSION,
         "round": checkpoint.round_index,
         "config_sha256": config.digest(),
         "observation_schema": schema_hash(),
@@ -70,7 +77,7 @@ def save_checkpoint(
         "position": checkpoint.position,
         "progress": checkpoint.progress,
     }
-    (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+    (temporary / STATE_FILE).write_text(json.dumps(CHECKPOINT.seal(state, data), indent=2) + "\n")
     replaced = folder / f".{target.name}.old"
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
@@ -87,7 +94,7 @@ def save_checkpoint(
 def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
-    complete = [path for path in numbered if (path / "state.json").is_file()]
+    complete = [path for path in numbered if (path / STATE_FILE).is_file()]
     return sorted(complete, key=round_of)
 
 
@@ -104,12 +111,15 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
             configuration.
     """
     try:
-        state = json.loads((path / "state.json").read_text())
-        tensors = load_file(path / "learner.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        envelope = json.loads((path / STATE_FILE).read_text())
+        data = (path / TENSORS_FILE).read_bytes()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"checkpoint {path} cannot be read: its state is no mapping but {state!r}")
+    state = CHECKPOINT.unseal(envelope, f"checkpoint {path}", data)
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     missing = [
         key for key in ("round", "numbers", "position", "progress") if not state.get(key) and state.get(key) != 0
     ]
@@ -117,11 +127,12 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if not isinstance(numbers, dict) or key not in numbers]
     if missing:
         raise CheckpointError(f"checkpoint {path} is damaged: its state lacks {', '.join(missing)}")
-    expected: dict[str, Any] = {"version": VERSION, "observation_schema": schema_hash()}
-    expected |= {"actions": list(action_names()), "config_sha256": config.digest()}
+    expected: dict[str, Any] = {"observation_schema": schema_hash(), "actions": list(action_names())}
+    expected |= {"config_sha256": config.digest()}
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
-    behind = {name.removeprefix(BEHIND): tensors.pop(name) for name in list(tensors) if name.startswith(BEHIND)}
-    learner = LearnerState(tensors, state["numbers"])
+    behind = under(BEHIND, tensors)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(BEHIND)}
+    learner = LearnerState(own, state["numbers"])
     return Checkpoint(state["round"], learner, state["position"], state["progress"], behind or None)

@@ -10,12 +10,13 @@ from typing import Any
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.log.events import STRICT
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
 from esper_ray.nissa.metrics.projection import Change
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
-from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
 from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
 from esper_ray.nissa.sinks.registry import SINKS

@@ -8,13 +8,14 @@ import torch
 from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
-from esper_actors.rollout.sampling import Record, SampleBatch, Send
+from esper_actors.rollout.sampling import SampleBatch, Send
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.training.ppo_learner import LearnerState, PPOLearner
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask
 from esper_actors.training.workers import Watch, Weights
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.exporter import Exporter
 
 

@@ -1,4 +1,4 @@
-"""``esper dashboards``: the Grafana dashboard and the alert rules."""
+"""``esper dashboards``: the Grafana dashboard and alert rules."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,19 @@ import typer
 from esper_ray.cli.errors import FAILED
 from esper_ray.leyline.errors import UsageError
 
-app = typer.Typer(help="The Grafana dashboard and the alert rules.", no_args_is_help=True)
+app = typer.Typer(
+    help="Write, check and upload the Grafana dashboard and alert rules.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command()
 def render(
     out: Annotated[Path, typer.Option(help="folder to write to")] = Path("dashboards"),
 ) -> None:
-    """Write dashboard and alert rules, as the catalogue of metrics has them."""
+    """Write dashboard and alert rules from the catalogue of metrics.
+
+    Example: esper dashboards render --out dashboards
+    """
     from esper_ray.nissa.grafana.dashboard import files
 
     if not out.is_dir():
@@ -33,7 +38,10 @@ def render(
 def check(
     folder: Annotated[Path, typer.Option(help="folder with the files to compare")] = Path("dashboards"),
 ) -> None:
-    """See that every query names metrics that exist and parses, and that the files are up to date."""
+    """Check that every query parses and names existing metrics, and that the files are up to date.
+
+    Example: esper dashboards check --folder dashboards
+    """
     from esper_ray.nissa.grafana.dashboard import expressions, files, unknown_metrics
 
     problems = []
@@ -59,12 +67,15 @@ def check(
 
 @app.command()
 def picture(
-    folder: Annotated[Path, typer.Argument(help="where the pictures go; it must exist")],
-    prometheus: Annotated[str, typer.Option(help="where it answers")] = "http://localhost:9090",
-    run: Annotated[str | None, typer.Option(help="name of the run; the only one otherwise")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="how much is shown, up to now")] = 15.0,
+    folder: Annotated[Path, typer.Argument(help="folder for the pictures; must exist")],
+    prometheus: Annotated[str, typer.Option(help="address of Prometheus")] = "http://localhost:9090",
+    run: Annotated[str | None, typer.Option(help="name of the run; default: the only one")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="minutes to show, up to now")] = 15.0,
 ) -> None:
-    """Draw every row of the dashboard, from the same queries, for those who have no Grafana."""
+    """Draw every row of the dashboard as a picture, without Grafana.
+
+    Example: esper dashboards picture pictures --prometheus http://localhost:9090
+    """
     from esper_ray.karn.reports.panel_pictures import draw_rows
     from esper_ray.nissa.grafana.prometheus import PrometheusApi
 
@@ -80,20 +91,22 @@ def picture(
 
 @app.command()
 def push(
-    url: Annotated[str, typer.Option(help="front page of Grafana, http://host:3000")],
+    url: Annotated[str, typer.Option(help="address of Grafana, http://host:3000")],
     token_env: Annotated[
-        str, typer.Option(help="environment variable with the token of a service account that may edit")
+        str, typer.Option(help="environment variable with the token of a service account with the role Editor")
     ] = "GRAFANA_TOKEN",
     datasource: Annotated[
-        str | None, typer.Option(help="name of the Prometheus data source, where there are several")
+        str | None, typer.Option(help="name of the Prometheus data source, if there are several")
     ] = None,
     run: Annotated[
-        list[Path] | None, typer.Option(help="run directory whose marks become annotations; as often as you like")
+        list[Path] | None, typer.Option(help="run directory whose events become annotations; repeatable")
     ] = None,
 ) -> None:
-    """Make or replace folder, dashboard, alert rules and annotations in a Grafana. To do it again changes nothing more.
+    """Create or replace folder, dashboard, alert rules and annotations in Grafana.
 
-    Annotations are what befell a run, from its events: seeds fossilised, rollbacks, anomalies.
+    Annotations mark events of a run: fossilized seeds, rollbacks, anomalies. The command is idempotent.
+
+    Example: esper dashboards push --url http://localhost:3000 --run runs/my-run
     """
     from esper_ray.nissa.grafana.annotations import annotations
     from esper_ray.nissa.grafana.client import Grafana

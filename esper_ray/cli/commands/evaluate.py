@@ -1,4 +1,4 @@
-"""``esper evaluate``: play policies on the same seeds, and compare them."""
+"""``esper evaluate``: a comparison of policies on paired seeds."""
 
 import re
 from collections.abc import Sequence
@@ -14,70 +14,72 @@ from esper_ray.leyline.errors import UsageError
 EVALUATIONS = Path("evaluations")
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command(cls=opt.ConfiguredCommand)
+@opt.configured("task", "data_dir", "episode_length", "devices")
 def evaluate(
+    request: opt.ConfigRequest,
     policies: Annotated[
         list[str],
         typer.Argument(
             metavar="POLICY...",
             help="heuristic, random, static, schedule, schedule:FILE, oracle, a run directory, a checkpoint or a "
-            "bundle; LABEL=POLICY gives another label",
+            "bundle; LABEL=POLICY sets another label",
         ),
     ],
-    task: opt.Task = None,
-    preset: opt.Preset = None,
-    config_json: opt.ConfigJson = None,
-    data_dir: opt.DataDir = None,
-    seeds: Annotated[str, typer.Option(help="how many (0, 1, ...), or a range such as 100-119")] = "20",
-    control: Annotated[str, typer.Option(help="what the others are compared with, seed by seed")] = "static",
+    seeds: Annotated[str, typer.Option(help="number of seeds (0, 1, ...), or a range such as 100-119")] = "20",
+    control: Annotated[str, typer.Option(help="policy with which the others are compared, seed by seed")] = "static",
     controls: Annotated[
         bool,
         typer.Option(
-            help="also static, random, heuristic; and, made after the final networks of the first policy, wide-host "
-            "(the host alone, as many parameters from the start) and from-scratch (the same topology)"
+            help="also evaluate static, random, heuristic and two baselines with the final networks of the first "
+            "policy: wide-host (the host alone, with as many parameters) and from-scratch (the same topology)"
         ),
     ] = True,
-    sample: Annotated[
-        bool, typer.Option("--sample", help="learned policies draw; else they take the likeliest")
-    ] = False,
-    episode_length: opt.EpisodeLength = None,
-    settings: opt.Settings = None,
-    devices: opt.Devices = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="actors; default: one for each CPU")] = None,
-    serial: Annotated[bool, typer.Option("--serial", help="one process, without Ray; the same results")] = False,
-    out: Annotated[Path | None, typer.Option(help="folder for table and picture; default evaluations/<time>")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="sample actions; default is greedy")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
+    ] = None,
+    serial: opt.Serial = False,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for table and picture; default: evaluations/<time>-<preset>")
+    ] = None,
 ) -> None:
-    """Play policies without exploration on paired seeds, and compare test accuracy, cost and stability.
+    """Evaluate policies on paired seeds and compare them.
 
-    The environment is that of --preset, --config-json or --task; else that under which the first learned policy
-    was trained. Nothing here is used for training: the test split is looked at in no other place.
+    The environment is that of --preset, --config-json or --task; otherwise that in which the first learned policy was
+    trained. Policies do not explore. Test accuracy is measured here only: nothing is trained on it.
+
+    Example: esper evaluate heuristic runs/my-run --preset digits --seeds 10 --serial
     """
+    evaluation_seeds = seed_list(seeds)
+    named = request.has_source or "task.name" in request.flags
+    config = request.configuration() if named else None
+
     from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
     from esper_actors.evaluation.evaluator import labelled
     from esper_ray.cli.jobs.evaluate import EvaluationJob, environment_of
 
-    chosen = seed_list(seeds)
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
-    found = [load_candidate(name) for name in (*policies, *more)]
-    data = None if data_dir is None else str(data_dir)
-    where = devices or None
-    flags = {"task.name": task, "task.data_dir": data, "episode_length": episode_length, "system.devices": where}
-    base = None if task is not None else next((config for _, config in found if config is not None), None)
-    config = opt.configuration(preset, config_json, flags, settings, base)
+    loaded = [load_candidate(name) for name in (*policies, *more)]
+    config = config or request.configuration(next((base for _, base in loaded if base is not None), None))
     opt.check_devices(config, on_cluster=False)
     opt.check_run(config)
-    contestants = labelled([entry for entry, _ in found])
+    candidates = labelled([candidate for candidate, _ in loaded])
     unsteered = UNSTEERED if controls else ()
-    known = [entry.label for entry in contestants] + list(unsteered)
-    if control not in known:
-        raise UsageError(f"--control {control}: it is not played; there are {', '.join(known)}")
-    environment_of(config, contestants)
+    labels = [candidate.label for candidate in candidates] + list(unsteered)
+    if control not in labels:
+        raise UsageError(f"--control {control}: it is not evaluated; there are {', '.join(labels)}")
+    environment_of(config, candidates)
     folder = out or EVALUATIONS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"
-    job = EvaluationJob(config, contestants, unsteered, control, chosen, folder, sample=sample)
+    job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
     raise SystemExit(job.run(serial=serial, workers=workers))
 
 
 def seed_list(text: str) -> Sequence[int]:
-    """The seeds that ``text`` means: a count, or first and last.
+    """The seeds of ``text``: a number of them, or the first and the last.
 
     Raises:
         UsageError: if it is neither, or there are fewer than two.

@@ -1,4 +1,4 @@
-"""``esper events`` and ``esper sql``: what happened in a run."""
+"""``esper events`` and ``esper sql``: the event log of a run."""
 
 import csv
 import json
@@ -14,23 +14,30 @@ from esper_ray.leyline.errors import UsageError
 if TYPE_CHECKING:
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
+app = typer.Typer(add_completion=False)
+sql_app = typer.Typer(add_completion=False)
+
 FORMATS = ("table", "json", "csv")
 SHOWN = 1000
 """Rows beyond which ``esper sql`` prints a table's beginning only."""
 
 
+@app.command()
 def events(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
-    kind: Annotated[str | None, typer.Option(help="kind of event; samples only if asked for")] = None,
-    env: Annotated[int | None, typer.Option(min=0, help="of this environment only")] = None,
-    episode: Annotated[int | None, typer.Option(min=0, help="of this episode only")] = None,
-    round_index: Annotated[int | None, typer.Option("--round", min=0, help="of this round only")] = None,
-    slot: Annotated[str | None, typer.Option(help="about this slot only")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="the last so many; 0: all")] = 50,
+    kind: Annotated[str | None, typer.Option(help="kind of event; samples are printed only with their kind")] = None,
+    env: Annotated[int | None, typer.Option(min=0, help="only events of this environment")] = None,
+    episode: Annotated[int | None, typer.Option(min=0, help="only events of this episode")] = None,
+    round_index: Annotated[int | None, typer.Option("--round", min=0, help="only events of this round")] = None,
+    slot: Annotated[str | None, typer.Option(help="only events of this slot")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="number of last events; 0: all")] = 50,
     form: Annotated[str, typer.Option("--format", help="table or json")] = "table",
     evidence: Annotated[bool, typer.Option("--evidence", help="fail if anything is missing or damaged")] = False,
 ) -> None:
-    """Print events of a run, finished or not, in order."""
+    """Print events of a run in order, while it trains or later.
+
+    Example: esper events runs/my-run --kind outcome --limit 10
+    """
     from esper_ray.nissa.catalogue.kinds import KINDS
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
@@ -82,13 +89,17 @@ def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[s
         raise UsageError(f"--slot {wanted['slot']}: it must be one of {', '.join(slots)}")
 
 
+@sql_app.command()
 def sql(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
-    query: Annotated[str | None, typer.Argument(help="one SELECT; the tables and their columns without it")] = None,
+    query: Annotated[str | None, typer.Argument(help="one SELECT; default: list tables and columns")] = None,
     form: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
     evidence: Annotated[bool, typer.Option("--evidence", help="fail if any event is missing or damaged")] = False,
 ) -> None:
-    """Ask the event log of a run in SQL (DuckDB). It is only read."""
+    """Query the event log of a run in SQL (DuckDB), read-only.
+
+    Example: esper sql runs/my-run "SELECT kind, count(*) FROM events GROUP BY kind"
+    """
     from esper_ray.nissa.log.sql import EventDatabase
     from esper_ray.nissa.runs.run_directory import RunDirectory
 

@@ -1,45 +1,52 @@
-"""``esper explain``: why was this reward paid, and what became of this seed?"""
+"""``esper explain``: the reward of a step, entry by entry, and the story of a seed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.records import LedgerEntry
-from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.leyline.records import LedgerEntry, Record
 from esper_ray.simic.ledger import Ledger
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+app = typer.Typer(add_completion=False)
 
 
+@app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
     episode: Annotated[int | None, typer.Option(min=0, help="number of the episode within the run")] = None,
     step: Annotated[
-        int | None, typer.Option(min=1, help="step of the episode, counted from 1; all of it without")
+        int | None, typer.Option(min=1, help="step of the episode, counted from 1; default: the whole episode")
     ] = None,
-    env: Annotated[int | None, typer.Option(min=0, help="the last episode of this environment")] = None,
-    slot: Annotated[str | None, typer.Option(help="tell the stories of the seeds in this slot")] = None,
+    env: Annotated[int | None, typer.Option(min=0, help="environment whose last episode is explained")] = None,
+    slot: Annotated[str | None, typer.Option(help="print the stories of the seeds in this slot")] = None,
 ) -> None:
-    """Print what a step of an episode was paid, entry by entry: for which slot, because of which step, and why.
+    """Explain the reward of an episode, entry by entry.
 
-    With --slot: who wanted each seed there and with what probability, what the gates said, what it was worth, its end.
+    Each entry has an amount, a slot, the step that caused it and a reason; with --step only those of one step. With
+    --slot: for each seed its germination with the probability of that choice, its gates, its contribution, its end.
+
+    Example: esper explain runs/my-run --episode 0 --step 12
     """
     from esper_actors.rollout.replay import recorded_episode
+    from esper_ray.nissa.runs.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
     if (episode is None) is (env is None):
         both = "" if episode is None else ", not both"
         raise UsageError(f"either --episode or --env is needed{both}: which episode is it about?")
     if slot is not None and step is not None:
-        raise UsageError("--slot tells of whole lives and --step of one step: leave one of them out")
+        raise UsageError("--slot is about whole episodes and --step about one step: leave one of them out")
     if episode is None:
         episode = _last_episode(directory, env)
     records = recorded_episode(directory.events(), episode)
     if slot is not None:
-        _tell(directory, records, episode, slot)
+        _print_stories(directory, records, episode, slot)
         return
     steps = [record for record in records if record["kind"] == "env_epoch"]
     if step is not None and step > len(steps):
@@ -53,7 +60,7 @@ def explain(
         typer.echo(line)
 
 
-def _last_episode(directory: RunDirectory, env: int | None) -> int:
+def _last_episode(directory: "RunDirectory", env: int | None) -> int:
     """The last complete episode of an environment.
 
     Raises:
@@ -67,7 +74,7 @@ def _last_episode(directory: RunDirectory, env: int | None) -> int:
     return int(found[-1])
 
 
-def _tell(directory: RunDirectory, records: Sequence[Record], episode: int, slot: str) -> None:
+def _print_stories(directory: "RunDirectory", records: Sequence[Record], episode: int, slot: str) -> None:
     from esper_ray.karn.reports.seed_story import stories, told_lines
 
     slots = directory.config().growth.slots

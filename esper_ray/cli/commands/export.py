@@ -5,19 +5,25 @@ from typing import Annotated
 
 import typer
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def export_policy(
-    run: Annotated[Path, typer.Argument(help="run directory of a training", metavar="RUN")],
+    run: Annotated[Path, typer.Argument(help="run directory of a trained policy", metavar="RUN")],
     out: Annotated[Path, typer.Argument(help="file to write, NAME.esper", metavar="OUT")],
     round_index: Annotated[
         int | None,
-        typer.Option("--round", min=0, help="checkpoint after so many rounds; the newest if it is left out"),
+        typer.Option("--round", min=0, help="round of the checkpoint to export; default: the newest"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="overwrite OUT if it is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite OUT if it exists")] = False,
 ) -> None:
-    """Write the policy of a run, its normaliser and what it needs to know into one file.
+    """Export the policy of a run as one file.
 
-    It can be played without Ray: `esper evaluate OUT`, or `grow(model, data, policy=OUT)` on a model of your own.
+    The file holds weights, normaliser and manifest. It needs no Ray: `esper evaluate OUT`, or
+    `grow(model, data, policy=OUT)` on a model of your own.
+
+    Example: esper export-policy runs/my-run policy.esper
     """
     from esper_actors.evaluation.export import export_policy as exported
 

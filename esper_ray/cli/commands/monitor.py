@@ -1,4 +1,4 @@
-"""``esper monitor``: a training run with a Prometheus beside it, and what to look at."""
+"""``esper monitor``: a training run with a Prometheus server beside it."""
 
 import math
 import signal
@@ -19,6 +19,8 @@ from esper_ray.leyline.errors import UsageError
 if TYPE_CHECKING:
     from esper_ray.nissa.grafana.prometheus import PrometheusServer
 
+app = typer.Typer(add_completion=False)
+
 CONTEXT = {"allow_interspersed_args": False}
 """What follows the options belongs to the training, with ``--`` or without."""
 DEFAULT = ("--preset", "digits")
@@ -34,18 +36,24 @@ HEADLINES = {
 }
 
 
+@app.command(context_settings=CONTEXT)
 def monitor(
     arguments: Annotated[
         list[str] | None, typer.Argument(help="options of `esper train ppo`", metavar="-- OPTIONS ...")
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="of Prometheus; 0: a free one")] = 0,
-    prometheus: Annotated[str | None, typer.Option(help="executable; that on the PATH otherwise")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of Prometheus; 0: a free one")] = 0,
+    prometheus: Annotated[str | None, typer.Option(help="executable of Prometheus; default: that on the PATH")] = None,
     keep: Annotated[
         bool | None,
-        typer.Option("--keep/--no-keep", help="leave Prometheus there until Ctrl-C; default: at a terminal"),
+        typer.Option("--keep/--no-keep", help="keep Prometheus running until Ctrl-C; default: at a terminal"),
     ] = None,
 ) -> None:
-    """Train with a Prometheus beside the run: links, what to look at, alerts. The exit status is the run's."""
+    """Train with a Prometheus server beside the run.
+
+    Prints links, the panels to look at, and alerts. The exit code is that of the run.
+
+    Example: esper monitor -- --preset digits
+    """
     from esper_ray.nissa.grafana.prometheus import PrometheusServer, free_port
 
     words = arguments or list(DEFAULT)

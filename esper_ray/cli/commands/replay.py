@@ -1,26 +1,32 @@
-"""``esper replay``: play a recorded episode again and see whether it comes to the same."""
+"""``esper replay``: replays a recorded episode and compares it with its record."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from esper_ray.cli import options as opt
+from esper_ray.cli.options import DataDir
 from esper_ray.leyline.errors import UsageError
+
+app = typer.Typer(add_completion=False)
 
 DIFFERENT = 1
 """Exit code of a replay that departs from its record."""
 
 
+@app.command()
 def replay(
     run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
     episode: Annotated[int, typer.Option(min=0, help="number of the episode within the run")],
-    device: Annotated[str | None, typer.Option(help="device to play on; that of the episode if it is left out")] = None,
-    data_dir: opt.DataDir = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda:<index>; default: that of the episode")] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Play a recorded episode again, from its seed and its actions, and report the first difference.
+    """Replay a recorded episode and report the first difference.
 
-    On the CPU there must be none. Exit code 0 if there is none, 1 if there is one.
+    The replay starts from the episode's seed and repeats its actions. On the CPU there must be no difference.
+    Exit code 0 without a difference, 1 with one.
+
+    Example: esper replay runs/my-run --episode 0
     """
     import torch
 

@@ -1,108 +1,132 @@
-"""``esper sweep``: many runs over reward modes, seeds and any other keys, and which of them do best."""
+"""``esper sweep``: runs over reward modes, seeds and any other keys, and their ranking."""
 
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from esper_ray.cli import options as opt
 from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import SCHEDULERS, SweepConfig, expand, read_sweep, sweep_config
 from esper_ray.leyline.errors import UsageError
+
+if TYPE_CHECKING:
+    from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 SWEEPS = Path("sweeps")
 
 
+app = typer.Typer(add_completion=False)
+TRIALS = "Trials"
+
+SweepName = Annotated[
+    str | None, typer.Option("--sweep", help="shipped sweep (reward_modes) or sweep file; options override it")
+]
+RewardModes = Annotated[
+    list[str] | None,
+    typer.Option(help=f"reward modes: all, or some of {', '.join(REWARD_MODES)}", rich_help_panel=TRIALS),
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        help="number of seeds (from that of the preset), a range such as 100-104, or a list 1,5,9",
+        rich_help_panel=TRIALS,
+    ),
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE,...", help="a configuration key with values to try; repeatable", rich_help_panel=TRIALS
+    ),
+]
+Scheduler = Annotated[str | None, typer.Option(help=f"one of {', '.join(SCHEDULERS)}", rich_help_panel=TRIALS)]
+Window = Annotated[
+    int | None,
+    typer.Option(help="last rounds of a trial whose mean objective is its score", rich_help_panel=TRIALS),
+]
+Concurrent = Annotated[int | None, typer.Option(help="trials at a time; 0: as many as fit", rich_help_panel=TRIALS)]
+Retries = Annotated[int | None, typer.Option(help="restarts of a trial after an error", rich_help_panel=TRIALS)]
+Out = Annotated[Path | None, typer.Option(help="folder of the sweep; default: sweeps/<time>-<name>")]
+Resume = Annotated[Path | None, typer.Option(help="folder of the sweep to resume")]
+
+
+@app.command(cls=opt.ConfiguredCommand)
+@opt.configured("task", "data_dir", "episode_length", "rounds", "envs", "device", "devices", "envs_per_actor")
 def sweep(
-    sweep: Annotated[
-        str | None, typer.Option(help="a shipped sweep (reward_modes) or a file; flags override it")
-    ] = None,
-    preset: opt.Preset = None,
-    config_json: opt.ConfigJson = None,
-    task: opt.Task = None,
-    data_dir: opt.DataDir = None,
-    reward_modes: Annotated[
-        list[str] | None, typer.Option(help=f"what is rewarded: all, or some of {', '.join(REWARD_MODES)}")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="how many (from that of the preset on), a range such as 100-104, or a list 1,5,9")
-    ] = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE,...", help="a configuration key with values to try; again for more"),
-    ] = None,
-    scheduler: Annotated[str | None, typer.Option(help=f"one of {', '.join(SCHEDULERS)}")] = None,
-    rounds: Annotated[int | None, typer.Option(help="rounds of playing and learning of each trial")] = None,
-    envs: Annotated[int | None, typer.Option(help="episodes per round")] = None,
-    envs_per_actor: Annotated[int | None, typer.Option(help="environments for which one actor is started")] = None,
-    episode_length: opt.EpisodeLength = None,
-    device: opt.Device = None,
-    devices: opt.Devices = None,
-    settings: opt.Settings = None,
-    window: Annotated[int | None, typer.Option(help="last rounds of a trial whose mean objective is its score")] = None,
-    concurrent: Annotated[int | None, typer.Option(help="trials at a time; 0: as many as fit")] = None,
-    retries: Annotated[int | None, typer.Option(help="times that a trial is taken up again after an error")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the sweep; default sweeps/<time>-<name>")] = None,
-    resume: Annotated[Path | None, typer.Option(help="folder of a sweep to go on with")] = None,
+    request: opt.ConfigRequest,
+    name: SweepName = None,
+    reward_modes: RewardModes = None,
+    seeds: Seeds = None,
+    grid: Grid = None,
+    scheduler: Scheduler = None,
+    window: Window = None,
+    concurrent: Concurrent = None,
+    retries: Retries = None,
+    out: Out = None,
+    resume: Resume = None,
 ) -> None:
-    """Train a policy for every reward mode, seed and point of a grid, and rank what they come to.
+    """Train over reward modes, seeds and a grid, and rank the trials.
 
-    Trials run side by side on Ray, each with actors of its own. The ranking goes by an objective that all
-    reward modes share: validation accuracy with committed seeds minus the price of their parameters.
+    Trials run side by side on Ray, each with actors of its own. They are ranked by an objective that all reward modes
+    share: validation accuracy with committed seeds minus the price of their parameters.
+
+    Example: esper sweep --preset digits --reward-modes shaped sparse --seeds 3 --grid ppo.lr=1e-4,3e-4
     """
-    from esper_ray.cli.jobs.sweep import SweepJob
-    from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+    previous = None
+    if resume is not None:
+        from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
-    previous = SweepDirectory.open(resume) if resume is not None else None
-    if previous is not None and out is not None:
-        raise UsageError(f"--out {out}: --resume goes on in {previous.path}; leave one of them out")
-    tree = _tree(sweep, previous, preset)
+        previous = SweepDirectory.open(resume)
+        if out is not None:
+            raise UsageError(f"--out {out}: --resume continues in {previous.path}; leave one of them out")
+    options = {
+        "reward_modes": reward_modes or None,
+        "seeds": None if seeds is None else parse_seeds(seeds),
+        "scheduler": scheduler,
+        "window": window,
+        "concurrent": concurrent,
+        "retries": retries,
+    }
+    tree = _tree(name, previous, request.preset)
     tree |= {"grid": dict(tree.get("grid") or {}) | parse_grid(grid or [])}
-    tree |= {
-        key: value
-        for key, value in (
-            ("reward_modes", reward_modes or None),
-            ("seeds", None if seeds is None else parse_seeds(seeds)),
-            ("scheduler", scheduler),
-            ("window", window),
-            ("concurrent", concurrent),
-            ("retries", retries),
-        )
-        if value is not None
-    }
-    asked = sweep_config(tree)
-    flags = {
-        "task.name": task,
-        "task.data_dir": None if data_dir is None else str(data_dir),
-        "ppo.rounds": rounds,
-        "system.envs": envs,
-        "system.envs_per_actor": envs_per_actor,
-        "episode_length": episode_length,
-        "system.device": device,
-        "system.devices": devices or None,
-    }
-    if asked.reward_modes:  # the base is one of the trials, so that what holds of them all holds of it
-        flags["reward.mode"] = asked.reward_modes[0]
-    flags = dict(asked.settings) | {key: value for key, value in flags.items() if value is not None}
-    named = preset or (tree.get("preset") if config_json is None and previous is None else None)
-    base = opt.configuration(named, config_json, flags, settings, None if previous is None else previous.base)
-    asked = asked.model_copy(update={"preset": base.name, "settings": {}})
-    trials = expand(asked, base)
+    definition = sweep_config(tree | {key: value for key, value in options.items() if value is not None})
+    base = _base(request, definition, tree.get("preset"), None if previous is None else previous.base)
+    definition = definition.model_copy(update={"preset": base.name, "settings": {}})
+    trials = expand(definition, base)
     if previous is not None:
-        _refuse_another(previous, asked, previous.differences(asked, base))
+        _refuse_another(previous, definition, previous.differences(definition, base))
         previous.check()
-    folder = out or SWEEPS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{asked.name}"
-    job = SweepJob(asked, base, trials, previous, folder, command=sys.argv)
-    raise SystemExit(job.run())
+
+    from esper_ray.cli.jobs.sweep import SweepJob
+
+    folder = out or SWEEPS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{definition.name}"
+    raise SystemExit(SweepJob(definition, base, trials, previous, folder, command=sys.argv).run())
 
 
-def _tree(sweep: str | None, previous: Any, preset: str | None) -> dict[str, Any]:
-    """The sweep that the flags refer to."""
+def _base(
+    request: opt.ConfigRequest, definition: SweepConfig, preset: str | None, previous: RunConfig | None
+) -> RunConfig:
+    """The configuration that all trials vary.
+
+    It is one of the trials, so that what is true of all of them is true of it.
+    """
+    flags: dict[str, Any] = dict(definition.settings)
+    if definition.reward_modes:
+        flags["reward.mode"] = definition.reward_modes[0]
+    if request.preset is None and request.config_json is None and previous is None:
+        request = replace(request, preset=preset)
+    return replace(request, flags={**flags, **request.flags}).configuration(previous)
+
+
+def _tree(sweep: str | None, previous: "SweepDirectory | None", preset: str | None) -> dict[str, Any]:
+    """The sweep that the options refer to."""
     if sweep is not None:
         return read_sweep(sweep)
     if previous is not None:
@@ -111,10 +135,10 @@ def _tree(sweep: str | None, previous: Any, preset: str | None) -> dict[str, Any
     return {"name": preset or "sweep"}
 
 
-def _refuse_another(previous: Any, asked: SweepConfig, differences: Sequence[str]) -> None:
+def _refuse_another(previous: "SweepDirectory", definition: SweepConfig, differences: Sequence[str]) -> None:
     if differences:
         raise UsageError(
-            f"{previous.path} is another sweep than the one asked for ({asked.name}); to go on with it, give "
+            f"{previous.path} is another sweep than the one asked for ({definition.name}); to resume it, give "
             "--resume alone:\n" + "\n".join(differences)
         )
 
@@ -125,21 +149,21 @@ def parse_grid(flags: Sequence[str]) -> dict[str, list[Any]]:
     Raises:
         UsageError: if a flag is no pair, has no values or cannot be read, or a key comes twice.
     """
-    found: dict[str, list[Any]] = {}
+    grid: dict[str, list[Any]] = {}
     for flag in flags:
         key, equals, text = flag.partition("=")
         if not equals or not key:
             raise UsageError(f"--grid takes KEY=VALUE,VALUE,..., got {flag!r}")
         if not text.strip(" ,"):
             raise UsageError(f"--grid {flag}: {key!r} has no values to try")
-        if key in found:
+        if key in grid:
             raise UsageError(f"--grid {key} is given twice; put all its values into one")
         try:
             values = yaml.safe_load(f"[{text}]")
         except yaml.YAMLError:
             raise UsageError(f"--grid {flag}: the values cannot be read; {text!r} is no list") from None
-        found[key] = [number_or(value) for value in values]
-    return found
+        grid[key] = [number_or(value) for value in values]
+    return grid
 
 
 def number_or(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``esper tasks``: what hosts can learn, and what each task needs."""
+"""``esper tasks``: the tasks that hosts can learn, and the data that each needs."""
 
 from typing import TYPE_CHECKING
 
@@ -8,8 +8,15 @@ if TYPE_CHECKING:
     from esper_ray.tolaria.tasks import Task
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def tasks() -> None:
-    """List the tasks: what each is about, what it reads, and whether a preset is made for it."""
+    """List the tasks, the data they need, and their presets.
+
+    Example: esper tasks
+    """
     from rich import box
     from rich.console import Console
     from rich.markup import escape

@@ -11,6 +11,7 @@ from rich.table import Table
 from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli import options as opt
+from esper_ray.cli.errors import FAILED
 from esper_ray.karn.console.sweep_progress import sweep_progress
 from esper_ray.karn.reports import sweep_report
 from esper_ray.leyline.config.run import RunConfig
@@ -18,12 +19,10 @@ from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS, SweepConfig, T
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.sweep_results import DONE, RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
-from esper_ray.simic.ranking import LEVEL, ranking
+from esper_ray.simic.comparison import LEVEL
+from esper_ray.simic.ranking import ranking
 from esper_ray.tolaria.assembly import build_organism
 from esper_ray.tolaria.tasks import TaskError, load_task
-
-FAILED = 1
-"""Exit code when trials failed."""
 
 
 class SweepJob:

@@ -16,11 +16,12 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.runs.observer import Record, RunContext, RunObserver
+from esper_ray.leyline.records import Record
+from esper_ray.nissa.runs.observer import RunContext, RunObserver
 
 LINE_SECONDS = 30.0
 """Longest time without a line of plain progress."""
-ROWS = 12
+SHOWN_ROUNDS = 12
 """Rounds that the live table shows."""
 SHORT = {
     LifecycleOp.GERMINATE: "germ",
@@ -245,7 +246,7 @@ class LiveProgress(RunObserver):
         for name in ("round", "steps/s", "return", "accuracy", "growth", "kept"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("operations", no_wrap=True, overflow="ellipsis")
-        for row in self._rows[-ROWS:]:
+        for row in self._rows[-SHOWN_ROUNDS:]:
             table.add_row(*row)
         if self._present:
             table.add_row(*self._running_row(), style="dim")

@@ -26,7 +26,7 @@ INCHES = 18.0
 LINE_INCHES = 3.0
 DPI = 75
 DAY = 86400.0
-COLOURS = colormaps["tab20"]
+CURVE_COLOURS = colormaps["tab20"]
 LEGEND = 12
 """Names that a legend has room for."""
 
@@ -184,7 +184,7 @@ def _stack(axes: Axes, found: Named) -> None:
     """Areas upon each other, what is negative downwards."""
     moments = sorted({moment for _, curve in found for moment, _ in curve.points})
     heights = [[dict(curve.points).get(moment, 0.0) for moment in moments] for _, curve in found]
-    colours = [COLOURS(number % COLOURS.N) for number in range(len(found))]
+    colours = [CURVE_COLOURS(number % CURVE_COLOURS.N) for number in range(len(found))]
     for sign, names in ((1.0, [name for name, _ in found]), (-1.0, ())):
         parts = [[sign * max(sign * value, 0.0) for value in row] for row in heights]
         axes.stackplot([_time(moment) for moment in moments], *parts, labels=names, colors=colours, alpha=0.8)

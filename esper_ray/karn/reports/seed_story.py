@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-Record = Mapping[str, Any]
+from esper_ray.leyline.records import Record
+
 BARS = " .:-=+*#%@"
 ENDS = ("FOSSILIZED", "PRUNED")
 

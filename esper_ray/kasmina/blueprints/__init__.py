@@ -106,7 +106,7 @@ _BODIES: dict[Topology, dict[Blueprint, BodyBuilder]] = {
     Topology.SEQUENCES: {
         Blueprint.NOOP: lambda slot: Noop(),
         Blueprint.ATTENTION: lambda slot: sequences.SelfAttention(slot.channels, causal=slot.causal),
-        Blueprint.NORM: lambda slot: features.NormChange(slot.channels),
+        Blueprint.NORM: lambda slot: features.FeatureNormChange(slot.channels),
         Blueprint.LORA: lambda slot: features.lora(slot.channels),
         Blueprint.LORA_LARGE: lambda slot: features.lora_large(slot.channels),
         Blueprint.MLP_SMALL: lambda slot: features.mlp_small(slot.channels),
@@ -115,8 +115,8 @@ _BODIES: dict[Topology, dict[Blueprint, BodyBuilder]] = {
     },
     Topology.FEATURES: {
         Blueprint.NOOP: lambda slot: Noop(),
-        Blueprint.ATTENTION: lambda slot: features.ChannelAttention(slot.channels),
-        Blueprint.NORM: lambda slot: features.NormChange(slot.channels),
+        Blueprint.ATTENTION: lambda slot: features.FeatureAttention(slot.channels),
+        Blueprint.NORM: lambda slot: features.FeatureNormChange(slot.channels),
         Blueprint.LORA: lambda slot: features.lora(slot.channels),
         Blueprint.LORA_LARGE: lambda slot: features.lora_large(slot.channels),
         Blueprint.MLP_SMALL: lambda slot: features.mlp_small(slot.channels),

@@ -12,7 +12,7 @@ from esper_ray.leyline.blueprints import (
 )
 
 
-class NormChange(nn.Module):
+class FeatureNormChange(nn.Module):
     """Layer normalisation minus identity: the change that normalising would make."""
 
     def __init__(self, width: int) -> None:
@@ -24,7 +24,7 @@ class NormChange(nn.Module):
         return change
 
 
-class ChannelAttention(nn.Module):
+class FeatureAttention(nn.Module):
     """Each feature weighted by all: ``h * tanh(W2 gelu(W1 h) + b)``."""
 
     def __init__(self, width: int) -> None:

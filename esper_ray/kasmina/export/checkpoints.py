@@ -5,15 +5,13 @@ tensors. Files are safetensors; nothing is unpickled.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
@@ -21,12 +19,12 @@ from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
+from esper_ray.leyline.blob import BlobFormat
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
 
-VERSION = 1
+MANIFEST_VERSION = 1
 EXTRA_STATE = "_extra_state"
-HEADER = "esper_ray"
 Manifest = dict[str, Any]
 
 
@@ -34,6 +32,9 @@ class TopologyError(UserError, ValueError):
     """A checkpoint that does not belong to the model. The message lists the differences."""
 
     remedy = "Wrap the same model with the same slots before the state is loaded."
+
+
+MODEL_FILE = BlobFormat("grown model", 2, TopologyError, safetensors.torch)
 
 
 def manifest_of(model: SlottedNetwork) -> Manifest:
@@ -50,7 +51,7 @@ def manifest_of(model: SlottedNetwork) -> Manifest:
     }
     seeds = {slot: None if state is None else seed_to_json(state) for slot, state in record.states.items()}
     return {
-        "version": VERSION,
+        "version": MANIFEST_VERSION,
         "slots": slots,
         "seeds": seeds,
         "germinations": dict(record.germinations),
@@ -146,17 +147,11 @@ def save_model(model: SlottedNetwork, path: Path) -> None:
         if original == name:
             views = tensor.untyped_storage().nbytes() != tensor.nbytes  # others may see the same memory
             tensors[name] = tensor.detach().clone() if views else tensor.detach()
-            tensors[name] = tensors[name].contiguous()
+            tensors[name] = tensors[name].contiguous().cpu()
         else:
             aliases[name] = original
-    header = {HEADER: json.dumps({"aliases": aliases})}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(tensors, beside, metadata=header)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    MODEL_FILE.write(path, tensors, {"aliases": aliases})
 
 
 def load_model(model: SlottedNetwork, path: Path) -> None:
@@ -168,14 +163,12 @@ def load_model(model: SlottedNetwork, path: Path) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no model at {path}")
+    file = MODEL_FILE.read(path, f"model {path}")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            state |= {name: state[original] for name, original in header["aliases"].items()}
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise TopologyError(f"{path} was not written by save(): {error!r}") from error
-    model.load_state_dict(state)
+        tied = {name: file.tensors[original] for name, original in file.content["aliases"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TopologyError(f"model {path} is damaged: the names of its tied tensors are {error!r}") from error
+    model.load_state_dict(file.tensors | tied)
 
 
 def _manifest(state: Mapping[str, Any]) -> Manifest:
@@ -191,8 +184,8 @@ def _manifest(state: Mapping[str, Any]) -> Manifest:
 
 def _record(manifest: Manifest) -> GrowthRecord:
     version = manifest.get("version") if isinstance(manifest, dict) else None
-    if version != VERSION:
-        raise TopologyError(f"the manifest has version {version!r}; this program reads {VERSION}")
+    if version != MANIFEST_VERSION:
+        raise TopologyError(f"the manifest has version {version!r}, needed is version {MANIFEST_VERSION}")
     try:
         states = {slot: None if tree is None else seed_from_json(tree) for slot, tree in manifest["seeds"].items()}
         record = GrowthRecord(states, dict(manifest["germinations"]), manifest["epoch"], manifest["seed"])

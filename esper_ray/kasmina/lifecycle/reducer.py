@@ -160,10 +160,12 @@ class Refused:
 
 
 LifecycleEvent = StageChanged | GateEvaluated | AlphaMoved | Refused
-Step = tuple[SeedState | None, tuple[LifecycleEvent, ...]]
+Reduction = tuple[SeedState | None, tuple[LifecycleEvent, ...]]
 
 
-def execute(state: SeedState | None, command: Command, rules: Rules, measured: SeedMeasurements = UNMEASURED) -> Step:
+def execute(
+    state: SeedState | None, command: Command, rules: Rules, measured: SeedMeasurements = UNMEASURED
+) -> Reduction:
     """The slot after ``command``. What cannot be done leaves the state as it is and emits :class:`Refused`."""
     if isinstance(command, Germinate):
         return _germinate(state, command)
@@ -182,7 +184,7 @@ def execute(state: SeedState | None, command: Command, rules: Rules, measured: S
             return _prune(state, command)
 
 
-def tick(state: SeedState | None, rules: Rules, measured: SeedMeasurements = UNMEASURED) -> Step:
+def tick(state: SeedState | None, rules: Rules, measured: SeedMeasurements = UNMEASURED) -> Reduction:
     """The slot after everything that moves by itself has moved by one step."""
     if state is None:
         return None, ()
@@ -218,7 +220,7 @@ def _moved(state: SeedState, target: Stage, reason: str = "") -> tuple[SeedState
     return moved, (event,)
 
 
-def _germinate(state: SeedState | None, command: Germinate) -> Step:
+def _germinate(state: SeedState | None, command: Germinate) -> Reduction:
     if state is not None:
         return state, (Refused(f"slot is occupied by {state.seed_id} ({state.stage.name})"),)
     if not 0.0 < command.target <= 1.0:
@@ -229,7 +231,7 @@ def _germinate(state: SeedState | None, command: Germinate) -> Step:
     return seed, (GateEvaluated(result), StageChanged(Stage.DORMANT, Stage.GERMINATED, 0))
 
 
-def _advance(state: SeedState, rules: Rules, measured: SeedMeasurements) -> Step:
+def _advance(state: SeedState, rules: Rules, measured: SeedMeasurements) -> Reduction:
     if state.stage not in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
         return state, (Refused(f"a {state.stage.name} seed does not advance"),)
     return _through_gate(state, TRANSITIONS[state.stage][0], rules, measured)
@@ -263,7 +265,7 @@ def _through_gate(
 
 def _blending_tick(
     state: SeedState, before: tuple[LifecycleEvent, ...], rules: Rules, measured: SeedMeasurements
-) -> Step:
+) -> Reduction:
     if state.stage is not Stage.BLENDING:
         return state, before
     state = replace(state, alpha=state.alpha.ticked())
@@ -279,7 +281,7 @@ def _blending_tick(
     return state, events
 
 
-def _set_alpha_target(state: SeedState, command: SetAlphaTarget) -> Step:
+def _set_alpha_target(state: SeedState, command: SetAlphaTarget) -> Reduction:
     if not 0.0 < command.target <= 1.0:
         raise ValueError(f"amplitude target must lie in (0, 1], got {command.target}; removal is Prune")
     if state.stage not in (Stage.BLENDING, Stage.HOLDING):
@@ -298,7 +300,7 @@ def _set_alpha_target(state: SeedState, command: SetAlphaTarget) -> Step:
     return replace(state, alpha=alpha, style=style, outgoing=outgoing), (*events, AlphaMoved(alpha.alpha))
 
 
-def _prune(state: SeedState, command: Prune) -> Step:
+def _prune(state: SeedState, command: Prune) -> Reduction:
     check_ticks("ramp length", command.ticks, least=0)
     if state.stage not in PRUNABLE:
         return state, (Refused(f"a {state.stage.name} seed cannot be pruned"),)

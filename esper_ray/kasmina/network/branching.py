@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-Members = frozenset[str]
-"""Slots of a coalition."""
+from esper_ray.leyline.records import Members
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A slot in the network: one seed module, its amplitude, and how its change joins the host's features."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,15 @@ from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.operators import blend
 from esper_ray.leyline.actions import BlendOperator
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import IncubationMethod
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
-
-Method = Literal["shadow", "straight_through"]
 
 
 @dataclass(frozen=True, slots=True)
 class Incubation:
     """How a seed learns behind the host, without touching its output."""
 
-    method: Method = "shadow"
+    method: IncubationMethod = "shadow"
     """``shadow``: on the loss of a second pass in which the seed is on at full amplitude, everything else held
     fixed. ``straight_through``: on the host's own gradient, as if its change were added; nothing but a trust
     region keeps it from running away."""
@@ -34,8 +33,9 @@ class Incubation:
         Raises:
             ValueError: if there is no such method, or weight or bound is negative.
         """
-        if self.method not in get_args(Method):  # a seed would never learn, and nobody would notice
-            raise ValueError(unknown_name_message("method of incubation", self.method, list(get_args(Method))))
+        methods = get_args(IncubationMethod)
+        if self.method not in methods:  # a seed would never learn, without a sign of it
+            raise ValueError(unknown_name_message("method of incubation", self.method, methods))
         if not (self.weight >= 0.0 and self.bound >= 0.0):
             raise ValueError(f"weight and bound of incubation must be >= 0, got {self.weight} and {self.bound}")
 

@@ -7,7 +7,7 @@ initialised and probed before anything is touched.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from esper_ray.kasmina.network.operators import GateNetwork
 from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import seed_parameter_count
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.run import Initialisation
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 
 HOST_GROUP = "host"
 
-Initialisation = Literal["zero_scale", "gradmax"]
 LossOf = Callable[[], Tensor]
 """Runs the model on some batch and returns the scalar loss."""
 

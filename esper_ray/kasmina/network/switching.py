@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from esper_ray.kasmina.network.branching import Members, forks, subsets
+from esper_ray.kasmina.network.branching import forks, subsets
 from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.leyline.records import Members
 
 
 @contextmanager

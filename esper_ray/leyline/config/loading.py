@@ -4,6 +4,7 @@ Precedence: preset or file, then flags. Validation runs once, on the merged tree
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -126,10 +127,18 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "union_tag_invalid":
         family = problem["input"]["family"]
         return f"{key}.family: {unknown_name_message('host family', str(family), list(HOST_FAMILIES))} (got {family!r})"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = literal_message(problem, path) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and (not path or isinstance(problem["input"], Mapping)):
         return f"{key}: {message}" if path else str(message)  # about several keys, which the message names
     return f"{key}: {message} (got {problem['input']!r})"
+
+
+def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | None:
+    """Message for a text that is not among the choices of the key ``path``; ``None`` for any other problem."""
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return None
+    kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")
+    return unknown_name_message(kind, problem["input"], re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
 
 
 def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Models]]:

@@ -1,8 +1,8 @@
 """What is paid, and for what: the section ``reward`` of the configuration."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from esper_ray.leyline.config.base import (
     Count,
@@ -15,8 +15,10 @@ from esper_ray.leyline.config.base import (
     known_names,
 )
 
-REWARD_MODES = ("shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement")
-REWARD_FAMILIES = ("contribution", "loss")
+RewardMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
+"""Names of the reward modes; ``esper_ray.simic.live.engine`` has the function of each."""
+REWARD_MODES: tuple[RewardMode, ...] = get_args(RewardMode)
+RewardFamily = Literal["contribution", "loss"]
 Whole = Annotated[int, Field(ge=0)]
 
 
@@ -47,8 +49,10 @@ class SettlementConfig(Section):
 class RewardConfig(Section):
     """What is paid. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
 
-    mode: str = Field("shaped", description=f"one of {', '.join(REWARD_MODES)}")
-    family: str = Field("contribution", description="contribution: accuracy; loss: validation loss, mode shaped only")
+    mode: RewardMode = Field("shaped", description="rule by which a step is paid")
+    family: RewardFamily = Field(
+        "contribution", description="contribution: accuracy; loss: validation loss, mode shaped only"
+    )
 
     contribution_weight: NonNegative = Field(1.0, description="reward per point of attributed accuracy and step")
     proxy_confidence_factor: NonNegative = Field(0.3, description="of that weight, where a seed is unmeasured")
@@ -129,15 +133,11 @@ class RewardConfig(Section):
     loss: LossRewardConfig = LossRewardConfig()
     settlement: SettlementConfig = SettlementConfig()
 
-    @field_validator("mode")
+    @field_validator("mode", "family", mode="before")
     @classmethod
-    def _known_mode(cls, mode: str) -> str:
-        return known_names("reward mode", (mode,), REWARD_MODES)[0]
-
-    @field_validator("family")
-    @classmethod
-    def _known_family(cls, family: str) -> str:
-        return known_names("reward family", (family,), REWARD_FAMILIES)[0]
+    def _known(cls, name: Any, info: ValidationInfo) -> Any:
+        choices = REWARD_MODES if info.field_name == "mode" else get_args(RewardFamily)
+        return known_names(f"reward {info.field_name}", (name,), choices)[0] if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _mode_belongs_to_family(self) -> Self:

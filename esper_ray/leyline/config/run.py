@@ -17,6 +17,10 @@ from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.config.system import SystemConfig, TelemetryConfig
 from esper_ray.leyline.slots import ordered_slot_ids
 
+BlueprintName = Annotated[str, Field(json_schema_extra={"enum": [blueprint.id for blueprint in Blueprint]})]
+StyleName = Annotated[str, Field(json_schema_extra={"enum": [style.id for style in GerminationStyle]})]
+IncubationMethod = Literal["shadow", "straight_through"]
+Initialisation = Literal["zero_scale", "gradmax"]
 CompileMode = Annotated[
     Literal["off", "default", "reduce-overhead", "max-autotune", "captured"],
     BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare off as false
@@ -40,7 +44,7 @@ class TaskConfig(Section):
 class IncubationConfig(Section):
     """How a seed learns behind the host, whose output it does not touch."""
 
-    method: Literal["shadow", "straight_through"] = Field(
+    method: IncubationMethod = Field(
         "shadow", description="on the loss of a second pass with the seed on; or on the host's gradient, bounded"
     )
     share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="shadow: share of each batch in that pass")
@@ -51,12 +55,12 @@ class IncubationConfig(Section):
 class InitialisationConfig(Section):
     """Inner weights of newborn seeds, by germination style. The output does not change at birth in either case."""
 
-    linear_add: Literal["zero_scale", "gradmax"] = Field(
+    linear_add: Initialisation = Field(
         "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
     )
-    linear_multiply: Literal["zero_scale", "gradmax"] = "zero_scale"
-    sigmoid_add: Literal["zero_scale", "gradmax"] = "zero_scale"
-    gated_gate: Literal["zero_scale", "gradmax"] = "zero_scale"
+    linear_multiply: Initialisation = "zero_scale"
+    sigmoid_add: Initialisation = "zero_scale"
+    gated_gate: Initialisation = "zero_scale"
 
 
 class GrowthConfig(Section):
@@ -64,8 +68,8 @@ class GrowthConfig(Section):
 
     slots: tuple[str, ...] = ("r0c0", "r0c1", "r0c2")
     max_seeds: Annotated[int, Field(ge=0)] = Field(0, description="most seeds at a time, fossils included; 0: no limit")
-    blueprints: tuple[str, ...] = ("norm", "conv_light", "depthwise", "bottleneck")
-    styles: tuple[str, ...] = ("linear_add", "sigmoid_add")
+    blueprints: tuple[BlueprintName, ...] = ("norm", "conv_light", "depthwise", "bottleneck")
+    styles: tuple[StyleName, ...] = ("linear_add", "sigmoid_add")
     gates: Literal["permissive", "strict"] = "permissive"
     auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field((), description="gates that open by themselves")
     min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: epochs in TRAINING")

@@ -8,16 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from esper_ray.leyline.config.base import Count, Fraction, Section, known_names, unknown_name_message
-from esper_ray.leyline.config.loading import ConfigError, build, data_folder, read_file
-from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.loading import ConfigError, build, data_folder, literal_message, read_file
+from esper_ray.leyline.config.reward import REWARD_MODES, RewardMode
 from esper_ray.leyline.config.run import RunConfig
 
-SCHEDULERS = ("none", "asha", "pbt", "pb2")
+Scheduler = Literal["none", "asha", "pbt", "pb2"]
+SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 POPULATION_SCHEDULERS = ("pbt", "pb2")
 OF_OTHER_FLAGS = {"seed": "--seeds", "reward.mode": "--reward-modes"}
 """Keys that a grid may not hold, and where they belong."""
@@ -43,7 +44,10 @@ class PopulationConfig(Section):
 
 
 def _modes(value: Any) -> Any:
-    return REWARD_MODES if value in ("all", ["all"], ("all",)) else value
+    if value in ("all", ["all"], ("all",)):
+        return REWARD_MODES
+    is_list = isinstance(value, list | tuple) and value and all(isinstance(mode, str) for mode in value)
+    return known_names("reward mode", tuple(value), REWARD_MODES) if is_list else value
 
 
 class SweepConfig(Section):
@@ -53,14 +57,14 @@ class SweepConfig(Section):
     name: str = Field("sweep", min_length=1, description="label of the sweep")
     preset: str = Field("digits", description="configuration that all trials share")
     settings: dict[str, Any] = Field({}, description="keys of that configuration that are set otherwise, for all")
-    reward_modes: Annotated[tuple[str, ...], BeforeValidator(_modes)] = Field(
+    reward_modes: Annotated[tuple[RewardMode, ...], BeforeValidator(_modes)] = Field(
         (), description="reward modes to try, or all; none: that of the preset"
     )
     seeds: Count | tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
         3, description="run seeds: so many from that of the preset on, or a list"
     )
     grid: dict[str, tuple[Any, ...]] = Field({}, description="further keys with the values to try, each with each")
-    scheduler: Literal["none", "asha", "pbt", "pb2"] = "none"
+    scheduler: Scheduler = "none"
     asha: HalvingConfig = HalvingConfig()
     population: PopulationConfig = PopulationConfig()
     window: Count = Field(5, description="last rounds of a trial whose mean objective is its score")
@@ -69,8 +73,8 @@ class SweepConfig(Section):
 
     @field_validator("reward_modes")
     @classmethod
-    def _known_modes(cls, modes: tuple[str, ...]) -> tuple[str, ...]:
-        return _distinct("reward mode", known_names("reward mode", modes, REWARD_MODES)) if modes else modes
+    def _distinct_modes(cls, modes: tuple[RewardMode, ...]) -> tuple[RewardMode, ...]:
+        return _distinct("reward mode", modes)
 
     @field_validator("seeds")
     @classmethod
@@ -242,7 +246,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
         section = SweepConfig.model_fields[parents[0]].annotation if parents else SweepConfig
         known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
         return unknown_name_message("key of a sweep", key, [".".join([*parents, name]) for name in known])
-    message = problem["msg"].removeprefix("Value error, ")
+    message = literal_message(problem, [*parents, leaf]) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else str(message)  # which names the value itself
     return f"{key}: {message} (got {problem['input']!r})"

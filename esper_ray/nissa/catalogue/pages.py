@@ -27,6 +27,10 @@ def events_page() -> str:
 
 
 _METRICS = """\
+---
+hide: [toc]
+---
+
 # Metrics
 
 The metrics that a run exports to Prometheus, under the names that Ray gives them; `esper train ppo --metrics-port 9400`

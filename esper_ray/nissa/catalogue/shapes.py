@@ -21,7 +21,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 """Range of finite values in a unit; a value outside it is in another unit."""
 SLACK = 1e-4
 """Tolerance of these bounds for rounding errors."""
-Delivery = Literal["evidence", "sample"]
+DeliveryClass = Literal["evidence", "sample"]
 """Evidence is lossless and the same for equal runs. Samples may be lost, which is counted, and carry the time."""
 Clock = Literal["round", "episode", "env", "step"]
 """Member of a record's logical clock. Rounds, episodes and environments count from 0; ``step`` is the number of
@@ -53,7 +53,7 @@ class Kind:
     clock: tuple[Clock, ...]
     """Members of the clock that it carries."""
     fields: tuple[Field, ...]
-    delivery: Delivery = "evidence"
+    delivery: DeliveryClass = "evidence"
 
     @property
     def by_name(self) -> Mapping[str, Field]:

@@ -12,7 +12,7 @@ from typing import Any
 from esper_ray.nissa.catalogue.alerts import LARGE_KL_NATS, REGRESSION_RATIO, ROLLBACK_SHARE
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
 
-Row = Mapping[str, Any]
+RoundRow = Mapping[str, Any]
 """A line of ``rounds.csv``; missing numbers are NaN or ``None``."""
 ROLLING = 10
 """Rounds of the rolling mean."""
@@ -39,7 +39,7 @@ class Finding:
 
 
 def anomalies(
-    rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None, quarantined: Sequence[int] = ()
+    rows: Sequence[RoundRow], choices: Mapping[str, int], control_ratio: float | None, quarantined: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
     """Records of kind ``anomaly`` for the last round: anomalies that start with it, and those that end.
 
@@ -61,7 +61,7 @@ def anomalies(
     return [*records, *(_record(number, finding, begins=True, rounds=0) for finding in lost)]
 
 
-def findings(rows: Sequence[Row], choices: Mapping[str, int], control_ratio: float | None) -> Iterator[Finding]:
+def findings(rows: Sequence[RoundRow], choices: Mapping[str, int], control_ratio: float | None) -> Iterator[Finding]:
     """Anomalous conditions after the last of ``rows``."""
     if not rows:
         return
@@ -81,7 +81,7 @@ def findings(rows: Sequence[Row], choices: Mapping[str, int], control_ratio: flo
     yield from _accuracy(rows, control_ratio)
 
 
-def _collapsed(recent: Sequence[Row], choices: Mapping[str, int]) -> Iterator[Finding]:
+def _collapsed(recent: Sequence[RoundRow], choices: Mapping[str, int]) -> Iterator[Finding]:
     for head, floor in ENTROPY_FLOORS.items():
         entropies = [row[f"entropy_{head}"] for row in recent]
         if choices[head] > 1 and all(map(_finite, entropies)):
@@ -90,19 +90,19 @@ def _collapsed(recent: Sequence[Row], choices: Mapping[str, int]) -> Iterator[Fi
                 yield Finding("head_collapsed", head, shares[-1], floor)
 
 
-def _critic(recent: Sequence[Row]) -> Iterator[Finding]:
+def _critic(recent: Sequence[RoundRow]) -> Iterator[Finding]:
     explained = [row["explained_variance"] for row in recent]
     if all(map(_finite, explained)) and max(explained) < 0 and not any(row["low_variance"] for row in recent):
         yield Finding("critic_useless", None, explained[-1], 0.0)
 
 
-def _rollbacks(recent: Sequence[Row]) -> Iterator[Finding]:
+def _rollbacks(recent: Sequence[RoundRow]) -> Iterator[Finding]:
     share = sum(row["rollbacks"] for row in recent) / sum(row["episodes"] for row in recent)
     if share > ROLLBACK_SHARE:
         yield Finding("rollback_storm", None, share, ROLLBACK_SHARE)
 
 
-def _accuracy(rows: Sequence[Row], control_ratio: float | None) -> Iterator[Finding]:
+def _accuracy(rows: Sequence[RoundRow], control_ratio: float | None) -> Iterator[Finding]:
     accuracies = [row["val_accuracy_ratio"] for row in rows]
     means = [fmean(accuracies[end - ROLLING : end]) for end in range(ROLLING, len(rows) + 1)]
     if means and max(means) - means[-1] > REGRESSION_RATIO:
@@ -113,7 +113,7 @@ def _accuracy(rows: Sequence[Row], control_ratio: float | None) -> Iterator[Find
 
 
 def _duration(
-    rows: Sequence[Row], key: tuple[str, str | None], choices: Mapping[str, int], control_ratio: float | None
+    rows: Sequence[RoundRow], key: tuple[str, str | None], choices: Mapping[str, int], control_ratio: float | None
 ) -> int:
     """Number of consecutive rounds before the last one with this finding."""
     count = 0

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from esper_ray.leyline.actions import HEADS
+from esper_ray.leyline.records import Record
 from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
 from esper_ray.nissa.state.episode import EpisodeState
 from esper_ray.nissa.state.run_state import RunState, blueprint_name, seed_end
-from esper_ray.nissa.state.totals import Record, gaming_patterns, update_result
+from esper_ray.nissa.state.totals import gaming_patterns, update_result
 
 QUANTILES = (0.1, 0.5, 0.9)
 ENV_LABELS = 64

@@ -1,16 +1,15 @@
 """The interface of observers of a training run: progress, metrics, sinks, viewers, tests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.faults import Fault
 from esper_ray.leyline.policy import Episode
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.exporter import Exporter
 from esper_ray.nissa.runs.run_directory import RunDirectory
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from esper_ray.leyline.records import Record
 from esper_ray.leyline.stages import Stage
-from esper_ray.nissa.state.totals import Record
 
 _HOST_VALUES = ("val_accuracy_pp", "val_loss", "committed_accuracy_pp", "total_parameters", "growth_ratio")
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.state.episode import EpisodeState
-from esper_ray.nissa.state.totals import Record, Totals
+from esper_ray.nissa.state.totals import Totals
 
 ROLLING_ROUNDS = 10
 """Rounds of the rolling mean."""

@@ -4,10 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.metrics import GAMING
 
-Record = Mapping[str, Any]
-"""One event or sample, as the log holds it."""
 _K = TypeVar("_K")
 
 

@@ -1,10 +1,10 @@
-"""The books of an episode: transitions in, entries out."""
+"""The reward engine of an episode: transitions in, ledger entries out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from esper_ray.leyline.config.reward import RewardConfig
+from esper_ray.leyline.config.reward import RewardConfig, RewardFamily, RewardMode
 from esper_ray.leyline.records import LedgerEntry
 from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.simic.ledger import Ledger, RewardError
@@ -14,22 +14,37 @@ from esper_ray.simic.live.state import Accounts
 from esper_ray.simic.live.step_context import StepContext
 from esper_ray.simic.live.transition import Transition
 
-_MODES: Mapping[str, Callable[[StepContext], None]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class RewardRule:
+    """The function that books a step in one mode, and what it needs."""
+
+    book: Callable[[StepContext], None]
+    charges_lost_seeds: bool = True
+    """Whether seeds that a restored network lacks are charged."""
+    needs_control: bool = False
+    """Whether it compares with a run that never grew."""
+
+
+RULES: Mapping[tuple[RewardFamily, RewardMode], RewardRule] = MappingProxyType(
     {
-        "shaped": contribution.shaped,
-        "escrow": contribution.escrow,
-        "basic": simple.basic,
-        "basic_plus": simple.basic_plus,
-        "simplified": simple.simplified,
-        "sparse": simple.sparse,
-        "minimal": simple.minimal,
+        ("contribution", "shaped"): RewardRule(contribution.shaped),
+        ("contribution", "escrow"): RewardRule(contribution.escrow),
+        ("contribution", "basic"): RewardRule(simple.basic),
+        ("contribution", "basic_plus"): RewardRule(simple.basic_plus),
+        ("contribution", "simplified"): RewardRule(simple.simplified),
+        ("contribution", "sparse"): RewardRule(simple.sparse),
+        ("contribution", "minimal"): RewardRule(simple.minimal),
+        ("contribution", "settlement"): RewardRule(settlement, charges_lost_seeds=False, needs_control=True),
+        ("loss", "shaped"): RewardRule(simple.loss, charges_lost_seeds=False),
     }
 )
+"""Every mode of every family."""
 
 
 def needs_control(config: RewardConfig) -> bool:
     """Whether the mode compares with a run that never grew."""
-    return config.mode == "settlement"
+    return RULES[config.family, config.mode].needs_control
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +86,11 @@ class RewardEngine:
             RewardError: if a measurement is not finite, or the control does not reach so far. Nothing is paid then.
         """
         t.check()
-        booking = StepContext(t, self.accounts, self.config, self.gamma)
-        if self.config.family == "loss":
-            simple.loss(booking)
-        elif needs_control(self.config):
-            settlement(booking, self._control(t.epoch))
-        else:
-            _MODES[self.config.mode](booking)
+        rule = RULES[self.config.family, self.config.mode]
+        control = self._control(t.epoch) if rule.needs_control else None
+        booking = StepContext(t, self.accounts, self.config, self.gamma, control)
+        rule.book(booking)
+        if rule.charges_lost_seeds:
             _charge_lost_seeds(booking)
         if t.restored_because_of is not None:
             why = "the network had to be restored"

@@ -23,12 +23,9 @@ from esper_ray.simic.live.step_context import StepContext
 from esper_ray.simic.rewards.terminal import priced_value
 
 
-def settlement(b: StepContext, control_pp: float) -> None:
-    """Changes of value.
-
-    Args:
-        control_pp: validation accuracy without growth after as many epochs.
-    """
+def settlement(b: StepContext) -> None:
+    """Changes of value."""
+    assert b.control_pp is not None
     kept = committed_players(committed_slots(b.t.after), b.t.measured)
     none = b.t.measured.coalition(frozenset())
     alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
@@ -37,7 +34,7 @@ def settlement(b: StepContext, control_pp: float) -> None:
         _write_off(b, slot)
     if alone is None or not all(isinstance(value, Estimate) for value in values.values()):
         return  # not measured in this step; the changes are paid when they are
-    _settle_host(b, alone, control_pp)
+    _settle_host(b, alone, b.control_pp)
     for report in b.t.after:
         value = None if report is None else values.get(report.slot_id)
         if report is not None and isinstance(value, Estimate):

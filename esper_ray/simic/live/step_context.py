@@ -18,12 +18,15 @@ from esper_ray.simic.rewards import costs, shaping
 class StepContext:
     """A transition, the accounts as they become, and the entries so far. Every mode writes into one of these."""
 
-    def __init__(self, t: Transition, accounts: Accounts, config: RewardConfig, gamma: float) -> None:
+    def __init__(
+        self, t: Transition, accounts: Accounts, config: RewardConfig, gamma: float, control_pp: float | None = None
+    ) -> None:
         """
         Args:
             accounts: as the step before left them.
+            control_pp: validation accuracy without growth after as many epochs, if the mode needs it.
         """
-        self.t, self.config, self.gamma = t, config, gamma
+        self.t, self.config, self.gamma, self.control_pp = t, config, gamma, control_pp
         self.accounts = accounts.followed(t)
         self.entries: list[LedgerEntry] = []
 

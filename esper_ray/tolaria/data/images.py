@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from esper_ray.tolaria.data.dataset import Dataset
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+LabelledArrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """(N, C, H, W) images and (N,) labels."""
 
 PADDING = 4
@@ -129,7 +129,13 @@ def split_dataset(
 
 
 def dataset_of(
-    train: Arrays, validation: Arrays, test: Arrays, *, classes: int, device: torch.device, augment: bool = False
+    train: LabelledArrays,
+    validation: LabelledArrays,
+    test: LabelledArrays,
+    *,
+    classes: int,
+    device: torch.device,
+    augment: bool = False,
 ) -> ImageData:
     """Three pairs of (N, C, H, W) images and (N,) labels on ``device``, with the statistics of the first.
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-LabelledArrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+from esper_ray.tolaria.data.images import LabelledArrays
 
 ARCHIVE = "cifar-10-python.tar.gz"
 UNPACKED = "cifar-10-batches-py"

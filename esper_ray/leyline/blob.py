@@ -1,0 +1,171 @@
+"""The codec of every file that holds tensors and JSON: a safetensors blob with kind, version and digest.
+
+The header's metadata has one entry, ``esper``: an envelope ``{"kind", "version", "sha256", "content"}`` as JSON text.
+``content`` is any JSON tree; the digest covers it, the names, types and shapes of the tensors, and their bytes.
+So a blob is read as it was written or refused. Nothing is unpickled, and nothing here needs torch: a format of torch
+tensors has the module ``safetensors.torch`` as its library.
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError
+
+ENVELOPE = "esper"
+"""Key of the envelope in the metadata of a safetensors header."""
+METADATA = "__metadata__"
+ALIGNMENT = 8
+"""Bytes; the data of a safetensors file begin at a multiple of it."""
+
+T = TypeVar("T")
+
+
+class TensorLibrary(Protocol[T]):
+    """One of the modules ``safetensors.numpy`` and ``safetensors.torch``."""
+
+    def save(self, tensors: dict[str, T], /) -> bytes:
+        """The tensors as a safetensors file without metadata."""
+
+    def load(self, data: bytes, /) -> dict[str, T]:
+        """The tensors of a safetensors file, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob(Generic[T]):
+    """The parts of a blob: tensors by name, and a JSON tree."""
+
+    tensors: dict[str, T]
+    content: Any
+
+
+def prefixed(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """``tensors`` with ``prefix`` before each name."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """The tensors whose names begin with ``prefix``, by the rest of the name."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True, slots=True)
+class BlobFormat(Generic[T]):
+    """A kind of blob in one version, and the class of the errors about it."""
+
+    kind: str
+    version: int
+    error: type[Exception]
+    library: TensorLibrary[T]
+
+    def encode(self, tensors: Mapping[str, T], content: Any) -> bytes:
+        """The blob as bytes. Equal arguments in equal order give equal bytes.
+
+        Args:
+            tensors: numpy arrays of any layout, or contiguous torch tensors in CPU memory that share none of it.
+            content: a JSON tree with text as keys. NaN and infinities are numbers here.
+        """
+        plain = self.library.save({name: _dense(tensor) for name, tensor in tensors.items()})
+        start = _data_start(plain)
+        descriptors = json.loads(plain[ALIGNMENT:start])
+        envelope = self.seal(content, json.dumps(descriptors).encode(), memoryview(plain)[start:])
+        header = json.dumps({METADATA: {ENVELOPE: json.dumps(envelope)}, **descriptors}).encode()
+        header += b" " * (-len(header) % ALIGNMENT)
+        return b"".join((struct.pack("<Q", len(header)), header, memoryview(plain)[start:]))
+
+    def decode(self, data: bytes, name: str) -> Blob[T]:
+        """The parts of the blob ``data``.
+
+        Args:
+            name: what the messages call it.
+
+        Raises:
+            error: if it is damaged, of another kind, or of another version.
+        """
+        try:
+            start = _data_start(data)
+            descriptors = json.loads(data[ALIGNMENT:start])
+            text = descriptors.pop(METADATA, {}).get(ENVELOPE, "{}")
+            envelope = json.loads(text)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise self.error(f"{name} is damaged: its header of {len(data)} bytes in all is {error!r}") from error
+        content = self.unseal(envelope, name, json.dumps(descriptors).encode(), memoryview(data)[start:])
+        try:
+            return Blob(self.library.load(data), content)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise self.error(f"{name} is damaged: {error!r}") from error
+
+    def write(self, path: Path, tensors: Mapping[str, T], content: Any) -> None:
+        """Write the blob to ``path`` as a whole or not at all: beside it first, then renamed."""
+        data = self.encode(tensors, content)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            beside.write_bytes(data)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def read(self, path: Path, name: str) -> Blob[T]:
+        """The parts of the blob at ``path``.
+
+        Raises:
+            error: if it cannot be read, and as :meth:`decode` does.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise self.error(f"{name} cannot be read: {error}") from error
+        return self.decode(data, name)
+
+    def seal(self, content: Any, *payload: bytes | memoryview) -> dict[str, Any]:
+        """The envelope of ``content``, with a digest over it and ``payload``."""
+        return {"kind": self.kind, "version": self.version, "sha256": _digest(content, payload), "content": content}
+
+    def unseal(self, envelope: Any, name: str, *payload: bytes | memoryview) -> Any:
+        """The content of an envelope that belongs to ``payload``.
+
+        Raises:
+            error: if it is damaged, of another kind, or of another version.
+        """
+        if not isinstance(envelope, dict):
+            raise self.error(f"{name} is damaged: its envelope is no JSON object but {envelope!r:.80}")
+        kind, version = envelope.get("kind"), envelope.get("version")
+        if (kind, version) != (self.kind, self.version) or isinstance(version, bool):
+            raise self.error(
+                f"{name} is of kind {kind!r} version {version!r}, needed is kind {self.kind!r} version {self.version!r}"
+            )
+        content = envelope.get("content")
+        if envelope.get("sha256") != _digest(content, payload):
+            raise self.error(f"{name} is damaged: its content is not what was written (SHA-256 differs)")
+        return content
+
+
+def _dense(tensor: Any) -> Any:
+    """Arrays in C order: safetensors writes memory as it lies."""
+    return np.asarray(tensor, order="C") if isinstance(tensor, np.ndarray) else tensor
+
+
+def _data_start(data: bytes) -> int:
+    """Where the header ends.
+
+    Raises:
+        ValueError: if ``data`` end before.
+    """
+    length = int.from_bytes(data[:ALIGNMENT], "little")
+    start = ALIGNMENT + length
+    if not ALIGNMENT < start <= len(data):
+        raise ValueError(f"{len(data)} bytes cannot hold a header of {length} bytes")
+    return start
+
+
+def _digest(content: Any, payload: tuple[bytes | memoryview, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(content).encode())
+    for part in payload:
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""The canonical form of shipped presets and sweeps: every key, in the order of the models, below one comment.
+
+``python -m esper_ray.leyline.config.presets`` lists the files in ``configs/`` that are in another form and exits 1 if
+there are any; with ``--write`` it rewrites them, so that a new key is one edit: that of the model.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from esper_ray.leyline.config.loading import ConfigError, build, data_folder, read_file
+from esper_ray.leyline.config.sweep import sweep_config
+
+TEXT_TAG = "tag:yaml.org,2002:str"
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML with lists in one line, and double quotes where a text would be read as something else."""
+
+
+def _list_node(dumper: yaml.SafeDumper, values: Sequence[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return dumper.represent_scalar(TEXT_TAG, text, style=None if tag == TEXT_TAG else '"')
+
+
+_Dumper.add_representer(list, _list_node)
+_Dumper.add_representer(str, _text_node)
+
+
+def complete_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a preset with all keys.
+
+    Raises:
+        ConfigError: if it is not valid.
+    """
+    return build(dict(tree)).model_dump(mode="json")
+
+
+def complete_sweep(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of a sweep with all keys, and with ``reward_modes: all`` as it is spelled.
+
+    Raises:
+        ConfigError: if it is not valid.
+    """
+    whole = sweep_config(tree).model_dump(mode="json")
+    return {key: value if isinstance(value, dict) else tree.get(key, value) for key, value in whole.items()}
+
+
+def canonical(path: Path, complete: Callable[[Mapping[str, Any]], dict[str, Any]]) -> str:
+    """The text of the file ``path`` in canonical form.
+
+    Raises:
+        ConfigError: if the file is not valid, or has comments below its first key, which would be lost.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((index for index, line in enumerate(lines) if line and not line.startswith("#")), len(lines))
+    for number, line in enumerate(lines[first:], first + 1):
+        if line.lstrip().startswith("#") or " #" in line:
+            raise ConfigError(f"{path}:{number}: comments belong at the top of the file, got {line.strip()!r}")
+    comment = "".join(f"{line}\n" for line in lines[:first] if line)
+    try:
+        tree = complete(read_file(path))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return comment + yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def canonical_texts(folder: Path) -> dict[Path, str]:
+    """The canonical text of every preset in ``folder`` and of every sweep in ``folder/sweeps``.
+
+    Raises:
+        ConfigError: as :func:`canonical` does.
+    """
+    presets = {path: canonical(path, complete_preset) for path in sorted(folder.glob("*.yaml"))}
+    return presets | {path: canonical(path, complete_sweep) for path in sorted(folder.glob("sweeps/*.yaml"))}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the files, or rewrite them; the exit code."""
+    parser = argparse.ArgumentParser(prog="esper_ray.leyline.config.presets", description="Check presets and sweeps.")
+    parser.add_argument("--write", action="store_true", help="rewrite the files that are not in canonical form")
+    parser.add_argument("--folder", type=Path, help="folder of the presets; default: configs of this installation")
+    options = parser.parse_args(arguments)
+    try:
+        texts = canonical_texts(options.folder or data_folder("configs"))
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    others = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in others:
+        if options.write:
+            path.write_text(texts[path], encoding="utf-8")
+        sys.stdout.write(f"{path}: {'rewritten' if options.write else 'not in canonical form; --write rewrites it'}\n")
+    return 1 if others and not options.write else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
