@@ -50,6 +50,12 @@ def test_a_configuration_row_has_type_range_and_default():
     assert "| `system.gpus_per_actor` | number or null | > 0, ≤ 1 | `null` |" in page
 
 
+def test_every_configuration_key_has_a_meaning():
+    rows = [line for line in (REFERENCE / "configuration.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
 def test_every_command_has_a_section_and_every_visible_option_a_row():
     page = (REFERENCE / "command-line.md").read_text()
     for command in ("esper train ppo", "esper train heuristic", "esper sweep", "esper submit", "esper config schema"):

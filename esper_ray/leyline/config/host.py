@@ -12,11 +12,11 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 class CNNHostConfig(Section):
     """A convolutional network for images."""
 
-    family: Literal["cnn"] = "cnn"
+    family: Literal["cnn"] = Field("cnn", description="selects this section")
     base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
     blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
     pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
-    kernel_size: Literal[1, 3, 5, 7] = 1
+    kernel_size: Literal[1, 3, 5, 7] = Field(1, description="edge of the convolution kernels, in pixels")
     memory_format: Literal["contiguous", "channels_last"] = Field("contiguous", description="layout of the features")
 
     @model_validator(mode="after")
@@ -33,7 +33,7 @@ class CNNHostConfig(Section):
 class TransformerHostConfig(Section):
     """A decoder for token sequences in the manner of GPT-2. The vocabulary is the task's."""
 
-    family: Literal["transformer"] = "transformer"
+    family: Literal["transformer"] = Field("transformer", description="selects this section")
     embedding: Count = Field(384, description="width of the residual stream")
     heads: Count = Field(6, description="attention heads; they divide the embedding")
     layers: Count = Field(6, description="blocks of attention and MLP")
@@ -57,7 +57,7 @@ class TransformerHostConfig(Section):
 class MLPHostConfig(Section):
     """A residual multi-layer perceptron for inputs of any shape, which it flattens."""
 
-    family: Literal["mlp"] = "mlp"
+    family: Literal["mlp"] = Field("mlp", description="selects this section")
     width: Count = Field(16, description="features of the residual stream")
     blocks: Count = Field(3, description="residual blocks")
     expansion: Count = Field(2, description="hidden units of a block for each feature of the residual stream")

@@ -30,12 +30,12 @@ class LossRewardConfig(Section):
     max_loss_delta: Positive = Field(5.0, description="most typical changes that count in one step")
     regression_penalty_scale: NonNegative = Field(0.5, description="weight of a rise of the loss against a fall")
     compute_rent_weight: NonNegative = Field(0.05, description="of the logarithm of growth, each step")
-    max_rent_penalty: NonNegative = 5.0
+    max_rent_penalty: NonNegative = Field(5.0, description="largest rent per step")
     grace_epochs: Whole = Field(3, description="age below which a seed is free of rent")
-    stage_potential_weight: NonNegative = 0.1
+    stage_potential_weight: NonNegative = Field(0.1, description="weight of the stage potentials")
     baseline_loss: Number = Field(2.3, description="final loss in nats that is worth nothing")
     target_loss: Number = Field(0.3, description="final loss in nats that is worth the whole terminal weight")
-    terminal_loss_weight: NonNegative = 1.0
+    terminal_loss_weight: NonNegative = Field(1.0, description="reward for reaching the target loss")
 
 
 class SettlementConfig(Section):
@@ -68,60 +68,82 @@ class RewardConfig(Section):
     param_budget: Positive = Field(500_000, description="parameters that cost one unit of penalty weight")
     param_penalty_weight: NonNegative = Field(0.1, description="price of one budget of parameters")
     rent_weight: NonNegative = Field(0.5, description="shaped: rent per e-fold of growth and step")
-    max_rent: NonNegative = 1.5
+    max_rent: NonNegative = Field(1.5, description="largest rent per step")
     rent_host_params_floor: Count = Field(200, description="least host size against which growth is counted")
     base_slot_rent_ratio: NonNegative = Field(0.0039, description="rent of a slot in use, as a share of the host")
     alpha_shock_coef: NonNegative = Field(0.1958, description="price of squared changes of amplitude")
-    alpha_shock_cap: NonNegative = 1.0
+    alpha_shock_cap: NonNegative = Field(1.0, description="largest price of that per step")
     seed_occupancy_cost: NonNegative = Field(0.01, description="of each seed beyond the free ones, each step")
-    free_slots: Whole = 1
+    free_slots: Whole = Field(1, description="seeds that are free of it")
     fossilized_maintenance_cost: NonNegative = Field(0.002, description="of each committed seed, each step")
 
-    germinate_cost: NonPositive = -0.15
-    fossilize_cost: NonPositive = -0.01
-    prune_cost: NonPositive = -0.005
-    set_alpha_target_cost: NonPositive = -0.005
-    germinate_with_seed_penalty: NonPositive = -0.3
-    invalid_fossilize_penalty: NonPositive = -1.0
-    prune_fossilized_penalty: NonPositive = -1.0
-    advance_from_training_penalty: NonPositive = -0.1
+    germinate_cost: NonPositive = Field(-0.15, description="for each GERMINATE")
+    fossilize_cost: NonPositive = Field(-0.01, description="for each FOSSILIZE")
+    prune_cost: NonPositive = Field(-0.005, description="for each PRUNE")
+    set_alpha_target_cost: NonPositive = Field(-0.005, description="for each SET_ALPHA_TARGET")
+    germinate_with_seed_penalty: NonPositive = Field(
+        -0.3, description="for GERMINATE in an occupied slot, which legality forbids"
+    )
+    invalid_fossilize_penalty: NonPositive = Field(
+        -1.0, description="shaped: for FOSSILIZE outside HOLDING or without a measurement"
+    )
+    prune_fossilized_penalty: NonPositive = Field(
+        -1.0, description="shaped: for PRUNE of a committed seed, which legality forbids"
+    )
+    advance_from_training_penalty: NonPositive = Field(-0.1, description="shaped: for ADVANCE out of TRAINING")
     auto_prune_penalty: NonPositive = Field(-0.2, description="for each seed that a restored network loses")
 
-    fossilize_base_bonus: NonNegative = 0.5
+    fossilize_base_bonus: NonNegative = Field(0.5, description="shaped: bonus for committing a seed that contributes")
     fossilize_contribution_scale: NonNegative = Field(0.1, description="bonus per point of contribution")
-    fossilize_noncontributing_penalty: NonPositive = -0.2
-    fossilize_terminal_scale: NonNegative = 3.0
-    fossilize_quality_ceiling: Positive = 3.0
+    fossilize_noncontributing_penalty: NonPositive = Field(
+        -0.2, description="shaped: for committing a seed below the contribution that is paid"
+    )
+    fossilize_terminal_scale: NonNegative = Field(
+        3.0, description="shaped: further bonus s tanh(1/c) for a paid commitment; this is s"
+    )
+    fossilize_quality_ceiling: Positive = Field(3.0, description="the c of that bonus")
     min_fossilize_contribution: NonNegative = Field(1.0, description="points from which a commitment is paid")
     min_holding_epochs: Count = Field(5, description="epochs in HOLDING from which it is paid in full")
 
-    prune_hurting_bonus: NonNegative = 0.15
-    prune_acceptable_bonus: NonNegative = 0.1
+    prune_hurting_bonus: NonNegative = Field(0.15, description="shaped: for pruning a seed that hurts")
+    prune_acceptable_bonus: NonNegative = Field(
+        0.1, description="shaped: for pruning a seed of negative contribution that does not count as hurting"
+    )
     prune_good_seed_penalty: NonPositive = Field(-0.3, description="also the most that suspicion takes")
     prune_hurting_threshold: Number = Field(-0.5, description="contribution below which a seed hurts")
     min_prune_age: Whole = Field(5, description="age below which pruning is punished")
-    min_prune_bonus_age: Whole = 3
+    min_prune_bonus_age: Whole = Field(3, description="age in epochs from which pruning a hurting seed is paid")
     early_prune_threshold: Whole = Field(5, description="minimal: age below which pruning is punished")
-    early_prune_penalty: NonPositive = -0.1
+    early_prune_penalty: NonPositive = Field(-0.1, description="for pruning below that age")
 
     improvement_safe_threshold: NonNegative = Field(0.1, description="joint improvement below which claims are doubted")
     hacking_ratio_threshold: Positive = Field(5.0, description="contribution over joint improvement that is suspect")
-    attribution_sigmoid_steepness: NonNegative = 3.0
+    attribution_sigmoid_steepness: NonNegative = Field(
+        3.0, description="per point: discount of contributions while the seeds together hurt"
+    )
     germination_warmup_epochs: Whole = Field(10, description="epochs in which germination is paid less")
-    germination_discount_floor: Fraction = 0.4
+    germination_discount_floor: Fraction = Field(
+        0.4, description="least share of the contribution that is paid in these epochs"
+    )
 
     hindsight_credit_weight: NonNegative = Field(0.1, description="most for one seed that helped another")
     max_hindsight_credit: NonNegative = Field(0.2, description="most for all that helped one commitment")
 
     terminal_acc_weight: NonNegative = Field(0.05, description="per point of final accuracy")
-    sparse_reward_scale: Positive = 1.0
+    sparse_reward_scale: Positive = Field(1.0, description="sparse, minimal: reward for a committed, priced value of 1")
     basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
-    basic_fossilize_base_bonus: NonNegative = 0.3
+    basic_fossilize_base_bonus: NonNegative = Field(
+        0.3, description="basic: bonus for committing a seed that contributes"
+    )
     basic_contribution_scale: NonNegative = Field(0.5, description="bonus per point of contribution")
-    basic_fossilize_invalid_penalty: NonPositive = -0.5
-    basic_fossilize_noncontributing_penalty: NonPositive = -0.2
+    basic_fossilize_invalid_penalty: NonPositive = Field(
+        -0.5, description="basic: for FOSSILIZE outside HOLDING or of a seed that harms"
+    )
+    basic_fossilize_noncontributing_penalty: NonPositive = Field(
+        -0.2, description="basic: for committing a seed below the contribution that is paid"
+    )
     drip_fraction: Fraction = Field(0.7, description="basic_plus: share of the bonus that is paid later")
-    max_drip_per_epoch: Positive = 0.1
+    max_drip_per_epoch: Positive = Field(0.1, description="basic_plus: largest part of that share per epoch")
     min_drip_epochs: Count = Field(5, description="least number of epochs that the share is spread over")
     negative_drip_ratio: Fraction = Field(0.5, description="most that is taken per epoch over most that is paid")
 

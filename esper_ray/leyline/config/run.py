@@ -58,19 +58,25 @@ class InitialisationConfig(Section):
     linear_add: Initialisation = Field(
         "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
     )
-    linear_multiply: Initialisation = "zero_scale"
-    sigmoid_add: Initialisation = "zero_scale"
-    gated_gate: Initialisation = "zero_scale"
+    linear_multiply: Initialisation = Field("zero_scale", description="as for linear_add")
+    sigmoid_add: Initialisation = Field("zero_scale", description="as for linear_add")
+    gated_gate: Initialisation = Field("zero_scale", description="as for linear_add")
 
 
 class GrowthConfig(Section):
     """Slots, seeds and the gates between their stages."""
 
-    slots: tuple[str, ...] = ("r0c0", "r0c1", "r0c2")
+    slots: tuple[str, ...] = Field(("r0c0", "r0c1", "r0c2"), description="slots in which seeds may grow")
     max_seeds: Annotated[int, Field(ge=0)] = Field(0, description="most seeds at a time, fossils included; 0: no limit")
-    blueprints: tuple[BlueprintName, ...] = ("norm", "conv_light", "depthwise", "bottleneck")
-    styles: tuple[StyleName, ...] = ("linear_add", "sigmoid_add")
-    gates: Literal["permissive", "strict"] = "permissive"
+    blueprints: tuple[BlueprintName, ...] = Field(
+        ("norm", "conv_light", "depthwise", "bottleneck"), description="blueprints that the policy may choose"
+    )
+    styles: tuple[StyleName, ...] = Field(
+        ("linear_add", "sigmoid_add"), description="germination styles that the policy may choose"
+    )
+    gates: Literal["permissive", "strict"] = Field(
+        "permissive", description="permissive: G2 asks for healthy gradients; strict: for a measured improvement"
+    )
     auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field((), description="gates that open by themselves")
     min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: epochs in TRAINING")
     min_blending_epochs: Annotated[int, Field(ge=0)] = Field(10, description="strict G3: epochs in BLENDING")
@@ -102,7 +108,7 @@ class GrowthConfig(Section):
 class TrainingConfig(Section):
     """How a host and its seeds are trained within one environment step."""
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimizer of the host and of the seeds")
     lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
     seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
     schedule: Literal["constant", "cosine"] = Field("constant", description="of all learning rates, over an episode")
@@ -110,7 +116,7 @@ class TrainingConfig(Section):
     seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of TRAINING in which that of a seed rises")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd; the first beta of adamw")
     weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
-    batch_size: Count = 64
+    batch_size: Count = Field(64, description="training examples per SGD step")
     steps_per_epoch: Count = Field(17, description="SGD steps per environment step, however many environments run")
     host_grad_clip: Positive = Field(1.0, description="L2 norm")
     seed_grad_clip: Positive = Field(1.0, description="L2 norm, for each seed by itself")
@@ -163,28 +169,30 @@ class PolicyConfig(Section):
 class PPOConfig(Section):
     """The learner."""
 
-    rounds: Count = 100
+    rounds: Count = Field(100, description="rounds: collecting episodes and one update each")
     epochs: Count = Field(4, description="passes over each round's episodes")
     minibatch_episodes: Count = Field(2, description="whole episodes per optimiser step")
-    lr: Positive = 3e-4
-    gae_lambda: Fraction = 0.95
-    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    lr: Positive = Field(3e-4, description="learning rate of the policy (Adam)")
+    gae_lambda: Fraction = Field(0.95, description="decay of generalised advantage estimation")
+    clip: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="clipping range of the probability ratio around 1"
+    )
     target_kl: Positive = Field(0.02, description="a minibatch above 1.5 times this ends the update before its step")
-    grad_clip: Positive = 1.0
-    value_coefficient: NonNegative = 0.5
+    grad_clip: Positive = Field(1.0, description="largest L2 norm of the gradient")
+    value_coefficient: NonNegative = Field(0.5, description="weight of the value loss")
     entropy_start: NonNegative = Field(0.02, description="entropy bonus in the first round")
     entropy_end: NonNegative = Field(0.005, description="entropy bonus in the last round")
     epsilon_start: Fraction = Field(0.1, description="share of uniform legal choices in the first round")
     epsilon_fraction: Fraction = Field(0.4, description="share of the rounds over which that falls to zero")
-    checkpoints_kept: Count = 3
+    checkpoints_kept: Count = Field(3, description="newest checkpoints that stay on disk, besides the best one")
 
 
 class RunConfig(Section):
     """Everything that decides what a run computes."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = Field(1, description="version of these keys")
     name: str = Field("custom", min_length=1, description="label of the run")
-    seed: int = Field(42, ge=0, lt=2**32)
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of all random generators")
     episode_length: Count = Field(150, description="environment steps per episode")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.995, description="discount of rewards and potentials alike")
     task: TaskConfig = TaskConfig()

@@ -36,7 +36,7 @@ class HalvingConfig(Section):
 
 
 class PopulationConfig(Section):
-    """Population-based training: trials that are behind go on from those ahead, with other settings."""
+    """Population-based training: trials that are behind copy those ahead and change settings."""
 
     interval_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds between changes; 0: a tenth")
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="share that copies, and is copied")
@@ -53,23 +53,27 @@ def _modes(value: Any) -> Any:
 class SweepConfig(Section):
     """What a sweep tries. A file in ``configs/sweeps`` is one of these."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = Field(1, description="version of these keys")
     name: str = Field("sweep", min_length=1, description="label of the sweep")
     preset: str = Field("digits", description="configuration that all trials share")
-    settings: dict[str, Any] = Field({}, description="keys of that configuration that are set otherwise, for all")
+    settings: dict[str, Any] = Field(
+        {}, description="configuration keys to values that override the preset, for all trials"
+    )
     reward_modes: Annotated[tuple[RewardMode, ...], BeforeValidator(_modes)] = Field(
         (), description="reward modes to try, or all; none: that of the preset"
     )
     seeds: Count | tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
-        3, description="run seeds: so many from that of the preset on, or a list"
+        3, description="run seeds: their number, from the seed of the preset on, or a list"
     )
-    grid: dict[str, tuple[Any, ...]] = Field({}, description="further keys with the values to try, each with each")
-    scheduler: Scheduler = "none"
+    grid: dict[str, tuple[Any, ...]] = Field(
+        {}, description="configuration keys to lists of values; all combinations are tried"
+    )
+    scheduler: Scheduler = Field("none", description="none, or how trials that are behind are stopped or changed")
     asha: HalvingConfig = HalvingConfig()
     population: PopulationConfig = PopulationConfig()
     window: Count = Field(5, description="last rounds of a trial whose mean objective is its score")
     concurrent: Annotated[int, Field(ge=0)] = Field(0, description="trials at a time; 0: as many as fit")
-    retries: Annotated[int, Field(ge=0)] = Field(2, description="times that a trial is taken up again after an error")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="restarts of a trial after errors")
 
     @field_validator("reward_modes")
     @classmethod

@@ -35,7 +35,7 @@ class SystemConfig(Section):
     envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
     slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")
     device: str = Field("cpu", description="device of the learner")
-    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, dealt out in turn")
+    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, assigned in turn")
     threads: Count = Field(1, description="torch threads of each environment actor")
     learner_threads: Count = Field(1, description="torch threads of the learner")
     gpus_per_actor: Share | None = Field(
@@ -49,9 +49,10 @@ class SystemConfig(Section):
         0.0, description="seconds to wait for nodes that a cluster may still start, before a run is refused"
     )
     snapshot_every: Annotated[int, Field(ge=0)] = Field(
-        10, description="steps after which an episode is kept, to be gone on with after a fault; 0: only its end"
+        10,
+        description="steps between snapshots of an episode, from which a restarted worker resumes; 0: only at its end",
     )
-    tries: Count = Field(3, description="failures in a row without a step forward before an environment is given up")
+    tries: Count = Field(3, description="failures in a row without progress before an environment is quarantined")
     straggler_s: Positive | None = Field(
         None, description="seconds after which an episode that is still being played is reported"
     )
@@ -88,7 +89,7 @@ class SystemConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """What is told beside the event log, which every run writes: resuming, replaying and pictures rest on it."""
+    """Telemetry beside the event log, which every run writes: resuming, replaying and pictures need it."""
 
     level: Level = Field(
         "normal",
