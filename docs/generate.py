@@ -154,7 +154,8 @@ def command_line_page() -> str:
     """Every command with usage, help, example and options, from the tree of commands."""
     root = typer.main.get_command(app)
     context = root.make_context("esper", [], resilient_parsing=True)
-    return "\n".join([_COMMANDS, *_commands(root, context, 2)])
+    head = ["## esper\n", *_help(root.help or ""), *_parameters(root, context)]
+    return "\n".join([_COMMANDS, *head, *_commands(root, context, 2)])
 
 
 def _commands(group: Any, context: Any, depth: int) -> Iterator[str]:
