@@ -3,7 +3,7 @@
 The command line, trials of sweeps, comparisons, benchmarks and people call :func:`train`. Dataflow::
 
     run directory (new, or an existing one that is resumed) -> worker group -> controller -> rounds
-    observers hear of everything; the run directory is complete when ``train`` returns or raises
+    observers receive every event; the run directory is complete when train returns or raises
 """
 
 import shutil
