@@ -7,8 +7,11 @@ itself trained by PPO. The packages, from the contracts upwards:
 - ``kasmina``: the growing network
 - ``tolaria``: tasks, data, epoch training, measurement, governor
 - ``simic``: rewards, attribution, PPO mathematics
-- ``nissa``: run directories, event log, pictures
+- ``nissa``: run directories, event log, metrics, dashboards
+- ``karn``: what an operator looks at: console and reports
 - ``environment``: ``MorphogenesisEnv``, the Gymnasium environment made of the above
+
+The public face: :func:`train` a policy, :func:`load_preset`, :func:`grow` a model of one's own with a policy.
 
 None of them imports Ray; ``esper_actors`` does. Importing this package registers the environment
 ``esper_ray/Morphogenesis-v0`` with Gymnasium, except in the process of the command ``esper``: it makes
@@ -16,9 +19,25 @@ no environment by name, and must answer before Gymnasium is imported.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+__all__ = ["__version__", "grow", "load_preset", "train"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "grow": "esper_ray.growing",
+    "load_preset": "esper_ray.leyline.config.loading",
+    "train": "esper_actors.session",
+}
+"""The public names and where they live; each is imported when it is first used. ``__init__.pyi`` has their types."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def _is_command_line() -> bool:

@@ -44,7 +44,6 @@ def main() -> None:
         job = PPOJob(
             config,
             asked.folder,
-            serial=False,
             previous=previous,
             save=None,
             command=sys.argv,

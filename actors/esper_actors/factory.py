@@ -46,14 +46,14 @@ def make_workers(
 
 
 def make_evaluators(
-    config: RunConfig, candidates: Mapping[str, Candidate], *, serial: bool, greedy: bool, workers: int | None
+    config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool, workers: int | None
 ) -> EvaluatorPool:
-    """Evaluators in this process, or actors on Ray.
+    """The evaluators that ``system.workers`` asks for: this process, or actors on Ray.
 
     Args:
         workers: actors; one for each CPU of the cluster if left out.
     """
-    if serial:
+    if config.system.workers == "local":
         return LocalEvaluatorPool(config, candidates, greedy=greedy)
     choose_ray_settings()
     from esper_actors.evaluation.actor import RayEvaluatorPool

@@ -78,6 +78,14 @@ FLAGS = {
             "how hosts are compiled: off, a mode of torch.compile, or captured (a CUDA graph of each step)",
             MACHINE,
         ),
+        Flag(
+            "serial",
+            "system.workers",
+            bool,
+            "run in one process, without Ray (system.workers=local); the results are equal",
+            MACHINE,
+            lambda _: "local",
+        ),
         Flag("telemetry", "telemetry.level", str, "amount of telemetry: off, normal or debug", "Telemetry"),
     )
 }
@@ -112,10 +120,6 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3; repeatable"),
 ]
 ConfigJson = Annotated[Path | None, typer.Option(help="configuration file (JSON or YAML) instead of a preset")]
-Serial = Annotated[
-    bool,
-    typer.Option("--serial", help="run in one process, without Ray; the results are equal", rich_help_panel=MACHINE),
-]
 DataDir = Annotated[Path | None, typer.Option(help=FLAGS["data_dir"].help)]
 
 
@@ -161,7 +165,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
                 note_no_ops({name: given.pop(name) for name in NO_OPS})
             source = [given.pop(name) for name in ("preset", "config_json", "settings")]
             values = {flag: given.pop(flag.name) for flag in chosen}
-            keys = {flag.key: flag.value(value) for flag, value in values.items() if value not in (None, [])}
+            keys = {flag.key: flag.value(value) for flag, value in values.items() if _is_given(value)}
             command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
 
         keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -172,13 +176,19 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
     return decorate
 
 
+def _is_given(value: Any) -> bool:
+    """Whether an option was on the command line: 0 is a value, an absent switch or list is none."""
+    return value is not None and value is not False and value != []
+
+
 def _source_parameters() -> list[inspect.Parameter]:
     annotations = {"preset": Preset, "config_json": ConfigJson, "settings": Settings}
     return [_keyword(name, annotation, None) for name, annotation in annotations.items()]
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    option = typer.Option(help=flag.help, rich_help_panel=flag.panel)
+    names = [flag.option] if flag.type is bool else []  # without them there would be a --no-... as well
+    option = typer.Option(*names, help=flag.help, rich_help_panel=flag.panel)
     return _keyword(flag.name, Annotated[flag.type | None, option], None)
 
 
@@ -316,7 +326,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def check_devices(config: RunConfig, *, on_cluster: bool) -> None:
+def check_devices(config: RunConfig, *, on_cluster: bool = False) -> None:
     """Refuse devices that this machine does not have. A cluster knows its own.
 
     Raises:

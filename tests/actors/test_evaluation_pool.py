@@ -1,6 +1,7 @@
 """Who plays an evaluation does not matter; its order, its interruption and its errors."""
 
 import pytest
+from run_builders import placed
 
 from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.evaluator import Evaluator
@@ -99,15 +100,16 @@ def test_who_asks_to_stop_keeps_what_was_heard(serial):
 
 def test_players_are_chosen_and_say_who_they_are(config, serial):
     assert serial.describe() == "one process on cpu"
-    assert isinstance(make_evaluators(config, CONTESTANTS, serial=True, greedy=True, workers=None), LocalEvaluatorPool)
+    local = make_evaluators(placed(config, "local"), CONTESTANTS, greedy=True, workers=None)
+    assert isinstance(local, LocalEvaluatorPool)
     from esper_actors.evaluation.actor import RayEvaluatorPool
 
-    assert isinstance(make_evaluators(config, CONTESTANTS, serial=False, greedy=True, workers=2), RayEvaluatorPool)
+    assert isinstance(make_evaluators(config, CONTESTANTS, greedy=True, workers=2), RayEvaluatorPool)
 
 
 @pytest.fixture(scope="module")
 def on_ray(config, ray_cluster):
-    with make_evaluators(config, CONTESTANTS, serial=False, greedy=True, workers=None) as players:
+    with make_evaluators(config, CONTESTANTS, greedy=True, workers=None) as players:
         yield players
 
 

@@ -46,8 +46,8 @@ def test_a_signal_ends_a_run_with_its_code_and_the_command_to_go_on(number, stri
     assert run.read_manifest()["status"] == "interrupted"
     assert len(run.rounds()) == 1
 
-    command = re.search(r"go on with: (.*)", answer.out)[1]
-    assert command == f"esper train ppo --resume {run.path} --serial"
+    command = re.search(r"resume with: (.*)", answer.out)[1]
+    assert command == f"esper train ppo --resume {run.path}"
     strike(number, episode=-1)
     again = esper(*shlex.split(command)[1:])
     assert again.code == 0
@@ -108,6 +108,6 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(number, runs):
     assert process.returncode == CODES[number]
     assert f"{number.name}: stopping" in err
     assert "Traceback" not in err
-    assert f"go on with: esper train ppo --resume {run.path} --serial" in out
+    assert f"resume with: esper train ppo --resume {run.path}" in out
     assert run.read_manifest()["status"] == "interrupted"
     assert len(run.rounds()) >= 1

@@ -68,4 +68,4 @@ def test_an_unknown_level_is_refused_with_those_that_there_are(tmp_path):
     answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--telemetry", "loud")
     assert answer.code == 2
     assert "telemetry.level" in answer.err
-    assert "'off', 'normal' or 'debug'" in answer.err
+    assert "known: off, normal, debug" in answer.err

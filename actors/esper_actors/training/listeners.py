@@ -32,17 +32,12 @@ KNOWN_AGAIN = ("round", "control", "anomaly", "environment_quarantined")
 class ObserverGroup(RunObserver):
     """All observers of a run as one. An observer that raises is dropped and becomes a fault of the run."""
 
-    def __init__(
-        self, observers: Iterable[RunObserver], add_fault: Callable[[Fault], None] = lambda fault: None
-    ) -> None:
-        """
-        Args:
-            add_fault: records a fault of the run.
-        """
+    def __init__(self, observers: Iterable[RunObserver]) -> None:
         self._observers = list(observers)
-        self._add_fault = add_fault
+        self._report_fault: Callable[[Fault], None] = self.fault_occurred
 
     def run_opened(self, context: RunContext) -> None:
+        self._report_fault = context.report_fault
         for observer in self._observers:
             observer.run_opened(context)
 
@@ -80,9 +75,8 @@ class ObserverGroup(RunObserver):
                     raise
                 logger.exception("an observer of the run failed and is dropped")
                 self._observers.remove(observer)
-                self.fault_occurred(
-                    Fault("observer_failed", type(observer).__name__, f"{type(error).__name__}: {error}")
-                )
+                detail = f"{type(error).__name__}: {error}"
+                self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
 
 
 class SampleRecorder(RunObserver):

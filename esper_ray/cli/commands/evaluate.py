@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(cls=opt.ConfiguredCommand)
-@opt.configured("task", "data_dir", "episode_length", "devices")
+@opt.configured("task", "data_dir", "episode_length", "devices", "serial")
 def evaluate(
     request: opt.ConfigRequest,
     policies: Annotated[
@@ -42,7 +42,6 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
     ] = None,
-    serial: opt.Serial = False,
     out: Annotated[
         Path | None, typer.Option(help="folder for table and picture; default: evaluations/<time>-<preset>")
     ] = None,
@@ -75,7 +74,7 @@ def evaluate(
     environment_of(config, candidates)
     folder = out or EVALUATIONS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"
     job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
-    raise SystemExit(job.run(serial=serial, workers=workers))
+    raise SystemExit(job.run(workers))
 
 
 def seed_list(text: str) -> Sequence[int]:

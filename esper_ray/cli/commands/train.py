@@ -18,7 +18,8 @@ app = typer.Typer(help="Train on growing networks.", no_args_is_help=True, add_c
 
 RUNS = Path("runs")
 SHARED = ("task", "data_dir", "episode_length", "seed", "reward_mode", "slots", "max_seeds")
-LEARNING = ("rounds", "envs", "ppo_epochs", "memory_size", "device", "devices", "envs_per_actor", "gpus_per_actor")
+LEARNING = ("rounds", "envs", "ppo_epochs", "memory_size")
+PLACEMENT = ("device", "devices", "envs_per_actor", "gpus_per_actor", "serial")
 RUN, TELEMETRY, COMPARISON = "Run directory", "Telemetry", "Comparison of two reward modes"
 
 TelemetryDir = Annotated[
@@ -83,10 +84,9 @@ MinImprovement = Annotated[
 
 
 @app.command(cls=opt.ConfiguredCommand)
-@opt.configured(*SHARED, *LEARNING, "compile_mode", "telemetry", no_ops=True)
+@opt.configured(*SHARED, *LEARNING, *PLACEMENT, "compile_mode", "telemetry", no_ops=True)
 def ppo(
     request: opt.ConfigRequest,
-    serial: opt.Serial = False,
     telemetry_dir: TelemetryDir = None,
     resume: Resume = None,
     run_id: RunId = None,
@@ -119,7 +119,7 @@ def ppo(
     previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
     config = config or request.configuration(None if previous is None else previous.config())
     _check_metrics_port(metrics_port, config)
-    opt.check_devices(config, on_cluster=not serial and config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
+    opt.check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
     opt.check_run(config)
     parent = telemetry_dir or RUNS
     if dual_ab is not None:
@@ -127,14 +127,13 @@ def ppo(
 
         pair, seeds = parse_pair(dual_ab), range(ab_seeds)
         options = {"run_id": run_id, "storage": storage}
-        dual = ComparisonJob(config, pair, parent, serial=serial, seeds=seeds, command=sys.argv, **options)
+        dual = ComparisonJob(config, pair, parent, seeds=seeds, command=sys.argv, **options)
         raise SystemExit(dual.run())
     from esper_ray.cli.jobs.train import PPOJob
 
     job = PPOJob(
         config,
         parent,
-        serial=serial,
         previous=previous,
         save=save,
         command=sys.argv,

@@ -85,7 +85,6 @@ class ComparisonJob:
         pair: Pair,
         parent: Path,
         *,
-        serial: bool,
         seeds: Sequence[int],
         command: Sequence[str],
         run_id: str | None,
@@ -99,7 +98,8 @@ class ComparisonJob:
         Raises:
             UsageError: if there are not enough devices, or a run was begun with another configuration.
         """
-        self.pair, self.serial, self.seeds = pair, serial, seeds
+        self.pair, self.seeds = pair, seeds
+        self.local = config.system.workers == "local"
         self.console = Console()
         name = run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}-{pair.first}{SEPARATOR}{pair.second}"
         self.folder = parent / name
@@ -109,7 +109,6 @@ class ComparisonJob:
             PPOJob(
                 side,
                 self.folder,
-                serial=serial,
                 previous=run_of_name(label, self.folder, place),
                 save=None,
                 command=command,
@@ -122,9 +121,9 @@ class ComparisonJob:
 
     def run(self) -> int:
         """Exit code: 0 with a verdict, 130 or 143 after a signal."""
-        with StopRequest() as stop, nullcontext() if self.serial else join_cluster(self.sides):
+        with StopRequest() as stop, nullcontext() if self.local else join_cluster(self.sides):
             stop.listen()
-            codes = [job.run_until(stop) for job in self.jobs] if self.serial else self._together(stop)
+            codes = [job.run_until(stop) for job in self.jobs] if self.local else self._together(stop)
             return max(codes) or self._judge(stop)
 
     def _together(self, stop: StopRequest) -> list[int]:
@@ -150,7 +149,7 @@ class ComparisonJob:
             self.folder / "evaluation",
             sample=False,
         )
-        code = job.run(serial=self.serial, workers=None)
+        code = job.run()
         if code or stop():
             return code
         first, second = (

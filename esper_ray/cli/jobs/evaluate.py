@@ -70,14 +70,17 @@ class EvaluationJob:
         self.scores: list[Score] = []
         """All that has been played so far, in the order in which it came."""
 
-    def run(self, *, serial: bool, workers: int | None) -> int:
+    def run(self, workers: int | None = None) -> int:
         """Exit code: 0 when all is played and written, 130 or 143 after a signal; only ``scores.csv`` is written then.
+
+        Args:
+            workers: actors; one for each CPU of the cluster if left out.
 
         Raises:
             UsageError: if the folder cannot be written.
         """
         by_label = {entry.label: entry for entry in self.candidates}
-        players = make_evaluators(self.config, by_label, serial=serial, greedy=not self.sample, workers=workers)
+        players = make_evaluators(self.config, by_label, greedy=not self.sample, workers=workers)
         self._make_folder()
         self.console.print(self._headline(), highlight=False, soft_wrap=True)
         try:

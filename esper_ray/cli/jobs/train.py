@@ -19,7 +19,6 @@ from esper_policies.network import parameter_count
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.karn.console.progress import RunHeader, describe_duration, describe_operations, progress_for
 from esper_ray.karn.reports.run_summary import PictureObserver, draw_run
-from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.policy import Episode
@@ -35,7 +34,6 @@ class PPOJob:
         config: RunConfig,
         parent: Path,
         *,
-        serial: bool,
         previous: RunDirectory | None,
         save: Path | None,
         command: Sequence[str],
@@ -60,7 +58,7 @@ class PPOJob:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
             CheckpointError: if ``previous`` has no usable checkpoint.
         """
-        self.config = build(config.model_dump(mode="json"), {"system.workers": "local"}) if serial else config
+        self.config = config
         self.save = save
         self.label = label
         self.metrics_port, self.sinks = metrics_port, sinks

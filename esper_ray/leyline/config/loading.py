@@ -104,6 +104,18 @@ def build(tree: Tree, overrides: Mapping[str, Any] | None = None) -> RunConfig:
         raise ConfigError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
 
 
+def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of a preset.
+
+    Args:
+        overrides: dotted keys to values, for example ``{"ppo.lr": 1e-3}``.
+
+    Raises:
+        ConfigError: if there is no such preset, or an override is not valid.
+    """
+    return build(read_preset(name), overrides)
+
+
 def difference(before: RunConfig, after: RunConfig) -> list[str]:
     """One readable line for each leaf in which two configurations differ, if results depend on it."""
     old, new = ({**config.flat(), **flatten(config.system.decisive(), "system.")} for config in (before, after))

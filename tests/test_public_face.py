@@ -1,0 +1,157 @@
+"""``esper_ray.train``, ``grow`` and ``load_preset``: what a user imports first."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from learner_builders import small_config
+
+import esper_ray
+from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_ray.leyline.config.loading import ConfigError
+from esper_ray.leyline.errors import UsageError
+from esper_ray.nissa.runs.observer import RunObserver
+
+SMALL = {"system__workers": "local", "ppo__rounds": 2, "ppo__epochs": 1}
+
+
+class Heard(RunObserver):
+    def __init__(self):
+        self.calls = []
+
+    def run_opened(self, context):
+        self.calls.append(("opened", context.rounds_done, context.resumed))
+
+    def run_started(self, context):
+        self.calls.append(("started", context.rounds_done, context.resumed))
+
+    def round_finished(self, row, timing):
+        self.calls.append(("round", row["round"]))
+
+    def run_ended(self, status):
+        self.calls.append(("ended", status))
+
+
+@pytest.mark.integration
+class TestTrain:
+    def test_a_run_is_complete_when_train_returns(self, tmp_path):
+        observer = Heard()
+        result = esper_ray.train(small_config(**SMALL), run=tmp_path / "new", observers=[observer])
+        assert result.status == "finished"
+        assert result.run.path == tmp_path / "new"
+        assert result.run.read_manifest()["status"] == "finished"
+        assert len(result.run.rounds()) == 2
+        assert result.best["round"] in (0, 1)
+        assert result.policy.manifest.weights_sha256 == result.run.read_manifest()["policy_sha256"]
+        assert observer.calls == [
+            *(("opened", 0, False), ("started", 0, False), ("round", 0), ("round", 1), ("ended", "finished"))
+        ]
+
+    def test_rounds_override_the_configuration(self, tmp_path):
+        result = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run")
+        assert len(result.run.rounds()) == 1
+        assert result.run.config().ppo.rounds == 1
+
+    def test_a_run_that_stopped_is_resumed_to_the_same_bits(self, tmp_path):
+        straight = esper_ray.train(small_config(**SMALL), run=tmp_path / "straight")
+        observer = Heard()
+        stopped = esper_ray.train(
+            small_config(**SMALL),
+            run=tmp_path / "run",
+            observers=[observer],
+            should_stop=lambda: ("round", 0) in observer.calls,
+        )
+        assert (stopped.status, len(stopped.run.rounds())) == ("interrupted", 1)
+        again = Heard()
+        resumed = esper_ray.train(small_config(**SMALL), run=tmp_path / "run", observers=[again])
+        assert again.calls == [
+            *(("opened", 1, True), ("started", 1, True), ("round", 1), ("ended", "finished")),
+        ]
+        for name in ("rounds.csv", "checkpoints/round-00002/learner.safetensors"):
+            assert (resumed.run.path / name).read_bytes() == (straight.run.path / name).read_bytes()
+
+    def test_a_finished_run_is_returned_and_nothing_is_started(self, tmp_path):
+        first = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run")
+        before = (first.run.path / "manifest.json").read_bytes()
+        observer = Heard()
+        again = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run", observers=[observer])
+        assert (again.status, again.best, observer.calls) == ("finished", first.best, [])
+        assert (first.run.path / "manifest.json").read_bytes() == before
+
+    def test_another_configuration_is_refused_and_the_run_stays_as_it_was(self, tmp_path):
+        esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run")
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        with pytest.raises(UsageError, match=r"another configuration:\nseed: 42 -> 43"):
+            esper_ray.train(small_config(**SMALL | {"seed": 43}), rounds=1, run=tmp_path / "run")
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+    def test_a_damaged_checkpoint_is_refused_by_its_path(self, tmp_path):
+        result = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run")
+        newest = checkpoints_in(result.run.checkpoints)[-1]
+        (newest / "learner.safetensors").write_bytes(b"torn")
+        with pytest.raises(CheckpointError, match="round-00001"):
+            esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run").policy  # noqa: B018
+
+    def test_it_may_be_called_from_another_thread(self, tmp_path):
+        results = []
+        thread = threading.Thread(
+            target=lambda: results.append(esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run"))
+        )
+        thread.start()
+        thread.join()
+        assert [result.status for result in results] == ["finished"]
+
+    def test_an_observer_that_raises_is_dropped_and_becomes_a_fault(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("ESPER_STRICT_TELEMETRY")
+
+        class Broken(Heard):
+            def round_finished(self, row, timing):
+                super().round_finished(row, timing)
+                raise ValueError("no room")
+
+        broken, sound = Broken(), Heard()
+        result = esper_ray.train(small_config(**SMALL), run=tmp_path / "run", observers=[broken, sound])
+        assert result.status == "finished"
+        assert [call for call in broken.calls if call[0] == "round"] == [("round", 0)]
+        assert [call for call in sound.calls if call[0] == "round"] == [("round", 0), ("round", 1)]
+        assert (
+            '"kind": "observer_failed", "who": "Broken", "detail": "ValueError: no room"'
+            in (result.run.path / "faults.jsonl").read_text()
+        )
+
+
+def test_a_preset_is_loaded_with_overrides():
+    config = esper_ray.load_preset("digits", {"ppo.rounds": 3})
+    assert (config.name, config.ppo.rounds) == ("digits", 3)
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        esper_ray.load_preset("digts")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        esper_ray.trian  # noqa: B018
+
+
+@pytest.mark.slow
+def test_foreign_packages_called_actors_policies_and_configs_do_not_matter(tmp_path):
+    """A script, the command line and its data are found beside somebody's own folders of these names."""
+    for name in ("actors", "policies", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('a foreign package')\n")
+    script = "from esper_ray import train, grow, load_preset\nprint(load_preset('digits').name)\n"
+    (tmp_path / "script.py").write_text(script)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    script = run("script.py")
+    assert (script.returncode, script.stdout) == (0, "digits\n"), script.stderr
+    small = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"]
+    trained = run("-m", "esper_ray", "train", "ppo", "--serial", *small, "--set", "training.steps_per_epoch=2")
+    assert trained.returncode == 0, trained.stderr
+    assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()
