@@ -15,6 +15,6 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """The command cannot be carried out with these arguments."""
+    """Arguments that a command cannot be executed with."""
 
     remedy = "Correct the argument that the message names; `--help` lists what is possible."

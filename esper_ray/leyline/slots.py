@@ -13,9 +13,9 @@ _PATTERN = re.compile(r"r(0|[1-9]\d*)c(0|[1-9]\d*)", re.ASCII)
 
 
 class SlotIdError(UserError, ValueError):
-    """A string that is no slot identifier."""
+    """A text that is not a slot identifier, or a list of slots that is empty or has duplicates."""
 
-    remedy = "Write slots as r<row>c<column>, each once, for example r0c0 r0c1."
+    remedy = "Write slots as `r<row>c<column>`, each once, for example `r0c0 r0c1`."
 
 
 def parse_slot_id(slot_id: str) -> tuple[int, int]:

@@ -40,7 +40,7 @@ ADAM_BETA2 = 0.999
 
 
 class GrowthError(UserError, ValueError):
-    """A growth configuration that asks for what does not exist."""
+    """A growth configuration with blueprints that do not fit the slots of the host."""
 
     remedy = "Choose slots and blueprints that fit the host, as the message lists them."
 

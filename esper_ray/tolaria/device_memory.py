@@ -9,7 +9,7 @@ from esper_ray.leyline.errors import UserError
 
 
 class DeviceMemoryError(UserError, RuntimeError):
-    """A device has no memory for what has to be there. The message says what."""
+    """A device with too little memory. The message says for what."""
 
     remedy = "Use a smaller batch or host, fewer environments per device, or another device."
 

@@ -31,9 +31,9 @@ ENTRY_POINTS = "esper_ray.tasks"
 
 
 class TaskError(UserError, ValueError):
-    """A task that cannot be had. The message says how to get it."""
+    """An unknown task, or missing or invalid data. The message says how to get the data."""
 
-    remedy = "Bring the data to the folder that the message names, or choose another task."
+    remedy = "Put the data into the folder that the message names, or choose another task."
 
 
 @dataclass(frozen=True, slots=True)

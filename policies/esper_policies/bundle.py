@@ -29,9 +29,9 @@ EXTENSION = ".esper"
 
 
 class BundleError(UserError, ValueError):
-    """A bundle that cannot be read, or a policy that does not fit what is asked of it."""
+    """A bundle that cannot be read, or a policy that does not fit the host, slots or task."""
 
-    remedy = "Export the policy again with `esper export-policy`, or choose slots that it has learnt to serve."
+    remedy = "Export the policy again with `esper export-policy`, or choose slots that it was trained for."
 
 
 BUNDLE = BlobFormat("policy bundle", 2, BundleError, safetensors.torch)

@@ -13,7 +13,7 @@ CONNECT_SECONDS = 5.0
 
 
 class ClusterError(UserError):
-    """There is no cluster where one should be, or it does not take us."""
+    """A cluster that cannot be reached, or refuses the connection."""
 
     remedy = "Start a cluster at the address, or correct RAY_ADDRESS and the token."
 

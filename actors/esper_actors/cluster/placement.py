@@ -18,7 +18,7 @@ EPSILON = 1e-6
 
 
 class ResourceError(UserError):
-    """The cluster does not have what the run asks for."""
+    """A placement that the cluster has too few resources for."""
 
     remedy = "Ask for fewer environments, smaller GPU shares or other devices, or add nodes."
 

@@ -35,7 +35,7 @@ PROBE_SECONDS = 10.0
 
 
 class SubmissionError(UserError):
-    """A job that cannot be submitted as it was asked for."""
+    """A job that cannot be submitted with these options."""
 
     remedy = "Check the address and the token of the cluster, and the size of the working folder."
 

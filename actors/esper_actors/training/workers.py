@@ -22,7 +22,7 @@ Weights = Mapping[str, torch.Tensor]
 
 
 class WorkerGroupError(UserError):
-    """No worker is left that can do the work."""
+    """A worker group without a healthy worker."""
 
     exit_code = 1
     remedy = "Read the last error of a worker in `faults.jsonl`, correct its cause, and resume the run."

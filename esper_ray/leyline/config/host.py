@@ -17,7 +17,9 @@ class CNNHostConfig(Section):
     blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
     pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
     kernel_size: Literal[1, 3, 5, 7] = Field(1, description="edge of the convolution kernels, in pixels")
-    memory_format: Literal["contiguous", "channels_last"] = Field("contiguous", description="layout of the features")
+    memory_format: Literal["contiguous", "channels_last"] = Field(
+        "contiguous", description="memory layout of the features"
+    )
 
     @model_validator(mode="after")
     def _pools_fit(self) -> Self:
@@ -38,7 +40,7 @@ class TransformerHostConfig(Section):
     heads: Count = Field(6, description="attention heads; they divide the embedding")
     layers: Count = Field(6, description="blocks of attention and MLP")
     context: Count = Field(256, description="longest sequence, in tokens")
-    dropout: Dropout = Field(0.1, description="of embeddings, attention weights and residual branches")
+    dropout: Dropout = Field(0.1, description="dropout of embeddings, attention weights and residual branches")
     segments: Count = Field(3, description="equal runs of layers, each with a slot at its end; they divide the layers")
 
     @model_validator(mode="after")
@@ -61,7 +63,7 @@ class MLPHostConfig(Section):
     width: Count = Field(16, description="features of the residual stream")
     blocks: Count = Field(3, description="residual blocks")
     expansion: Count = Field(2, description="hidden units of a block for each feature of the residual stream")
-    dropout: Dropout = Field(0.0, description="of residual branches")
+    dropout: Dropout = Field(0.0, description="dropout of residual branches")
 
     def available_slots(self) -> tuple[str, ...]:
         """Slots that this host offers: row 0 after each residual block."""

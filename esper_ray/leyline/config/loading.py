@@ -24,7 +24,7 @@ Models = tuple[type[BaseModel], ...]
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that cannot be used. The message is meant for the person who wrote it."""
+    """An invalid configuration. The message names each key, its value and what is allowed."""
 
     remedy = "Correct the key that the message names; `esper config schema` lists all keys and their limits."
 

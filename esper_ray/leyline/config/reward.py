@@ -23,13 +23,13 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class LossRewardConfig(Section):
-    """The family ``loss``, which pays for lower validation loss."""
+    """The family `loss`, which pays for lower validation loss."""
 
     loss_delta_weight: NonNegative = Field(5.0, description="reward for one typical change of the loss")
     typical_loss_delta_std: Positive = Field(0.1, description="nats that count as one typical change")
-    max_loss_delta: Positive = Field(5.0, description="most typical changes that count in one step")
-    regression_penalty_scale: NonNegative = Field(0.5, description="weight of a rise of the loss against a fall")
-    compute_rent_weight: NonNegative = Field(0.05, description="of the logarithm of growth, each step")
+    max_loss_delta: Positive = Field(5.0, description="largest number of typical changes that counts in one step")
+    regression_penalty_scale: NonNegative = Field(0.5, description="weight of a rise of the loss relative to a fall")
+    compute_rent_weight: NonNegative = Field(0.05, description="rent per e-fold of growth and step")
     max_rent_penalty: NonNegative = Field(5.0, description="largest rent per step")
     grace_epochs: Whole = Field(3, description="age below which a seed is free of rent")
     stage_potential_weight: NonNegative = Field(0.1, description="weight of the stage potentials")
@@ -39,7 +39,7 @@ class LossRewardConfig(Section):
 
 
 class SettlementConfig(Section):
-    """The mode ``settlement``, which pays changes of committed, priced value against a run without growth."""
+    """The mode `settlement`, which pays changes of committed, priced value against a run without growth."""
 
     scale: Positive = Field(10.0, description="reward for a value of 1: 100 points of accuracy above the control")
     window_epochs: Count = Field(5, description="epochs over which values are averaged; single ones fluctuate")
@@ -55,15 +55,17 @@ class RewardConfig(Section):
     )
 
     contribution_weight: NonNegative = Field(1.0, description="reward per point of attributed accuracy and step")
-    proxy_confidence_factor: NonNegative = Field(0.3, description="of that weight, where a seed is unmeasured")
-    attribution_formula: Literal["harmonic", "minimum"] = Field("harmonic", description="of progress and contribution")
-    escrow_stable_window: Count = Field(3, description="epochs whose least accuracy counts as stable")
-    escrow_delta_clip: NonNegative = Field(2.0, description="most credit gained or lost in one step; 0: no limit")
+    proxy_confidence_factor: NonNegative = Field(0.3, description="share of that weight for an unmeasured seed")
+    attribution_formula: Literal["harmonic", "minimum"] = Field(
+        "harmonic", description="mean of progress and contribution that is paid"
+    )
+    escrow_stable_window: Count = Field(3, description="escrow: epochs whose least accuracy counts as stable")
+    escrow_delta_clip: NonNegative = Field(2.0, description="escrow: largest change of credit in one step; 0: no limit")
 
     pbrs_weight: NonNegative = Field(0.3, description="weight of the stage potentials")
     epoch_progress_bonus: NonNegative = Field(0.3, description="potential gained by each epoch in a stage")
-    max_progress_bonus: NonNegative = Field(2.0, description="most potential gained so")
-    synergy_weight: NonNegative = Field(0.1, description="most that positive interactions pay per step")
+    max_progress_bonus: NonNegative = Field(2.0, description="largest potential from epochs in a stage")
+    synergy_weight: NonNegative = Field(0.1, description="largest pay per step for positive interactions of seeds")
 
     param_budget: Positive = Field(500_000, description="parameters that cost one unit of penalty weight")
     param_penalty_weight: NonNegative = Field(0.1, description="price of one budget of parameters")
@@ -72,15 +74,15 @@ class RewardConfig(Section):
     rent_host_params_floor: Count = Field(200, description="least host size against which growth is counted")
     base_slot_rent_ratio: NonNegative = Field(0.0039, description="rent of a slot in use, as a share of the host")
     alpha_shock_coef: NonNegative = Field(0.1958, description="price of squared changes of amplitude")
-    alpha_shock_cap: NonNegative = Field(1.0, description="largest price of that per step")
-    seed_occupancy_cost: NonNegative = Field(0.01, description="of each seed beyond the free ones, each step")
-    free_slots: Whole = Field(1, description="seeds that are free of it")
-    fossilized_maintenance_cost: NonNegative = Field(0.002, description="of each committed seed, each step")
+    alpha_shock_cap: NonNegative = Field(1.0, description="largest price of changes of amplitude per step")
+    seed_occupancy_cost: NonNegative = Field(0.01, description="price per step of each seed beyond the free ones")
+    free_slots: Whole = Field(1, description="seeds without a price of occupancy")
+    fossilized_maintenance_cost: NonNegative = Field(0.002, description="price per step of each committed seed")
 
-    germinate_cost: NonPositive = Field(-0.15, description="for each GERMINATE")
-    fossilize_cost: NonPositive = Field(-0.01, description="for each FOSSILIZE")
-    prune_cost: NonPositive = Field(-0.005, description="for each PRUNE")
-    set_alpha_target_cost: NonPositive = Field(-0.005, description="for each SET_ALPHA_TARGET")
+    germinate_cost: NonPositive = Field(-0.15, description="cost of each GERMINATE")
+    fossilize_cost: NonPositive = Field(-0.01, description="cost of each FOSSILIZE")
+    prune_cost: NonPositive = Field(-0.005, description="cost of each PRUNE")
+    set_alpha_target_cost: NonPositive = Field(-0.005, description="cost of each SET_ALPHA_TARGET")
     germinate_with_seed_penalty: NonPositive = Field(
         -0.3, description="for GERMINATE in an occupied slot, which legality forbids"
     )
@@ -94,29 +96,37 @@ class RewardConfig(Section):
     auto_prune_penalty: NonPositive = Field(-0.2, description="for each seed that a restored network loses")
 
     fossilize_base_bonus: NonNegative = Field(0.5, description="shaped: bonus for committing a seed that contributes")
-    fossilize_contribution_scale: NonNegative = Field(0.1, description="bonus per point of contribution")
+    fossilize_contribution_scale: NonNegative = Field(0.1, description="shaped: bonus per point of contribution")
     fossilize_noncontributing_penalty: NonPositive = Field(
         -0.2, description="shaped: for committing a seed below the contribution that is paid"
     )
     fossilize_terminal_scale: NonNegative = Field(
         3.0, description="shaped: further bonus s tanh(1/c) for a paid commitment; this is s"
     )
-    fossilize_quality_ceiling: Positive = Field(3.0, description="the c of that bonus")
-    min_fossilize_contribution: NonNegative = Field(1.0, description="points from which a commitment is paid")
-    min_holding_epochs: Count = Field(5, description="epochs in HOLDING from which it is paid in full")
+    fossilize_quality_ceiling: Positive = Field(3.0, description="the c of the bonus s tanh(1/c)")
+    min_fossilize_contribution: NonNegative = Field(
+        1.0, description="least contribution for which a commitment is paid"
+    )
+    min_holding_epochs: Count = Field(5, description="epochs in HOLDING after which a commitment is paid in full")
 
     prune_hurting_bonus: NonNegative = Field(0.15, description="shaped: for pruning a seed that hurts")
     prune_acceptable_bonus: NonNegative = Field(
         0.1, description="shaped: for pruning a seed of negative contribution that does not count as hurting"
     )
-    prune_good_seed_penalty: NonPositive = Field(-0.3, description="also the most that suspicion takes")
+    prune_good_seed_penalty: NonPositive = Field(
+        -0.3, description="shaped: for pruning a seed that contributes; also the largest deduction for suspicion"
+    )
     prune_hurting_threshold: Number = Field(-0.5, description="contribution below which a seed hurts")
-    min_prune_age: Whole = Field(5, description="age below which pruning is punished")
+    min_prune_age: Whole = Field(5, description="shaped: age in epochs below which pruning is penalised")
     min_prune_bonus_age: Whole = Field(3, description="age in epochs from which pruning a hurting seed is paid")
-    early_prune_threshold: Whole = Field(5, description="minimal: age below which pruning is punished")
-    early_prune_penalty: NonPositive = Field(-0.1, description="for pruning below that age")
+    early_prune_threshold: Whole = Field(5, description="age in epochs below which early_prune_penalty applies")
+    early_prune_penalty: NonPositive = Field(
+        -0.1, description="for pruning below that age; shaped: of an unmeasured seed"
+    )
 
-    improvement_safe_threshold: NonNegative = Field(0.1, description="joint improvement below which claims are doubted")
+    improvement_safe_threshold: NonNegative = Field(
+        0.1, description="joint improvement below which contributions are suspect"
+    )
     hacking_ratio_threshold: Positive = Field(5.0, description="contribution over joint improvement that is suspect")
     attribution_sigmoid_steepness: NonNegative = Field(
         3.0, description="per point: discount of contributions while the seeds together hurt"
@@ -126,16 +136,20 @@ class RewardConfig(Section):
         0.4, description="least share of the contribution that is paid in these epochs"
     )
 
-    hindsight_credit_weight: NonNegative = Field(0.1, description="most for one seed that helped another")
-    max_hindsight_credit: NonNegative = Field(0.2, description="most for all that helped one commitment")
+    hindsight_credit_weight: NonNegative = Field(0.1, description="largest credit for one seed that helped another")
+    max_hindsight_credit: NonNegative = Field(
+        0.2, description="largest credit for all seeds that helped one commitment"
+    )
 
-    terminal_acc_weight: NonNegative = Field(0.05, description="per point of final accuracy")
+    terminal_acc_weight: NonNegative = Field(0.05, description="terminal reward per point of final accuracy")
     sparse_reward_scale: Positive = Field(1.0, description="sparse, minimal: reward for a committed, priced value of 1")
-    basic_acc_delta_weight: NonNegative = Field(5.0, description="terminal pay for 100 points gained in the episode")
+    basic_acc_delta_weight: NonNegative = Field(
+        5.0, description="basic: terminal reward for 100 points gained in the episode"
+    )
     basic_fossilize_base_bonus: NonNegative = Field(
         0.3, description="basic: bonus for committing a seed that contributes"
     )
-    basic_contribution_scale: NonNegative = Field(0.5, description="bonus per point of contribution")
+    basic_contribution_scale: NonNegative = Field(0.5, description="basic: bonus per point of contribution")
     basic_fossilize_invalid_penalty: NonPositive = Field(
         -0.5, description="basic: for FOSSILIZE outside HOLDING or of a seed that harms"
     )
@@ -144,8 +158,10 @@ class RewardConfig(Section):
     )
     drip_fraction: Fraction = Field(0.7, description="basic_plus: share of the bonus that is paid later")
     max_drip_per_epoch: Positive = Field(0.1, description="basic_plus: largest part of that share per epoch")
-    min_drip_epochs: Count = Field(5, description="least number of epochs that the share is spread over")
-    negative_drip_ratio: Fraction = Field(0.5, description="most that is taken per epoch over most that is paid")
+    min_drip_epochs: Count = Field(5, description="basic_plus: least number of epochs over which that share is paid")
+    negative_drip_ratio: Fraction = Field(
+        0.5, description="basic_plus: largest deduction per epoch over the largest payment"
+    )
 
     disable_pbrs: bool = Field(False, description="ablation: no stage potentials")
     disable_terminal_reward: bool = Field(False, description="ablation: no pay for final accuracy")

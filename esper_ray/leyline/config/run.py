@@ -30,24 +30,28 @@ CompileMode = Annotated[
 class TaskConfig(Section):
     """What the hosts learn."""
 
-    name: str = Field("digits", description="registered task")
+    name: str = Field("digits", description="task by name; esper tasks lists them")
     data_dir: Path | None = Field(None, description="folder with the data, for tasks that read files")
-    train_size: Annotated[int, Field(ge=0)] = Field(0, description="training examples; 0: all that there are")
+    train_size: Annotated[int, Field(ge=0)] = Field(0, description="number of training examples; 0: all")
     validation_size: Count = Field(400, description="examples that rewards, gates and governor see")
     test_size: Count = Field(300, description="examples that only evaluation reports see")
-    block_size: Count = Field(128, description="tokens that one example of text is long")
+    block_size: Count = Field(128, description="length of an example of text, in tokens")
     augment: bool = Field(False, description="vary training examples: images cropped and mirrored, text shifted")
     split_seed: int = Field(0, ge=0, description="seed of the split; the same for every environment")
-    cache_dir: Path | None = Field(None, description="folder for decoded data; else ESPER_RAY_CACHE, else the user's")
+    cache_dir: Path | None = Field(
+        None, description="cache of decoded data; null: ESPER_RAY_CACHE, else ~/.cache/esper-ray"
+    )
 
 
 class IncubationConfig(Section):
     """How a seed learns behind the host, whose output it does not touch."""
 
     method: IncubationMethod = Field(
-        "shadow", description="on the loss of a second pass with the seed on; or on the host's gradient, bounded"
+        "shadow", description="loss of a second pass with the seed on (shadow), or the gradient of the host, bounded"
     )
-    share: Annotated[float, Field(gt=0, le=1)] = Field(0.25, description="shadow: share of each batch in that pass")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="shadow: share of each batch in the second pass"
+    )
     weight: NonNegative = Field(10.0, description="straight-through: weight of the penalty on the excess ratio")
     bound: Positive = Field(0.25, description="straight-through: free RMS of the change over that of the features")
 
@@ -77,13 +81,21 @@ class GrowthConfig(Section):
     gates: Literal["permissive", "strict"] = Field(
         "permissive", description="permissive: G2 asks for healthy gradients; strict: for a measured improvement"
     )
-    auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field((), description="gates that open by themselves")
-    min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: epochs in TRAINING")
-    min_blending_epochs: Annotated[int, Field(ge=0)] = Field(10, description="strict G3: epochs in BLENDING")
-    min_training_improvement_pp: NonNegative = Field(0.5, description="strict G2: gain since TRAINING began")
-    min_gradient_ratio: NonNegative = Field(0.1, description="strict G2: seed over host gradient RMS")
-    min_gradient_health: Fraction = Field(0.7, description="permissive G2")
-    min_contribution_pp: NonNegative = Field(1.0, description="strict G5: contribution")
+    auto_forward: tuple[Literal["g1", "g2", "g3"], ...] = Field(
+        (), description="gates that are tried at every step without an operation"
+    )
+    min_training_epochs: Annotated[int, Field(ge=0)] = Field(10, description="G2: least number of epochs in TRAINING")
+    min_blending_epochs: Annotated[int, Field(ge=0)] = Field(
+        10, description="strict G3: least number of epochs in BLENDING"
+    )
+    min_training_improvement_pp: NonNegative = Field(
+        0.5, description="strict G2: least gain of accuracy since TRAINING began"
+    )
+    min_gradient_ratio: NonNegative = Field(
+        0.1, description="strict G2: least gradient RMS of the seed over that of the host"
+    )
+    min_gradient_health: Fraction = Field(0.7, description="permissive G2: least gradient health")
+    min_contribution_pp: NonNegative = Field(1.0, description="strict G5: least contribution")
     embargo_ticks: Annotated[int, Field(ge=0)] = Field(5, description="steps between removal and resetting")
     freeze_fossils: bool = Field(False, description="stop training a seed when it is committed")
     incubation: IncubationConfig = IncubationConfig()
@@ -111,18 +123,26 @@ class TrainingConfig(Section):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimizer of the host and of the seeds")
     lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
     seed_lr: Positive = Field(0.05, description="learning rate of live seeds")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="of all learning rates, over an episode")
-    warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="in which all learning rates rise from zero")
-    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="of TRAINING in which that of a seed rises")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of sgd; the first beta of adamw")
-    weight_decay: NonNegative = Field(5e-4, description="of the host and of committed seeds; live seeds have none")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="schedule of all learning rates over an episode"
+    )
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs in which all learning rates rise from zero"
+    )
+    seed_warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs of TRAINING in which the learning rate of a seed rises"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of sgd, first beta of adamw")
+    weight_decay: NonNegative = Field(
+        5e-4, description="weight decay of the host and of committed seeds; live seeds have none"
+    )
     batch_size: Count = Field(64, description="training examples per SGD step")
     steps_per_epoch: Count = Field(17, description="SGD steps per environment step, however many environments run")
-    host_grad_clip: Positive = Field(1.0, description="L2 norm")
-    seed_grad_clip: Positive = Field(1.0, description="L2 norm, for each seed by itself")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass (autocast)")
+    host_grad_clip: Positive = Field(1.0, description="largest L2 norm of the gradient of the host")
+    seed_grad_clip: Positive = Field(1.0, description="largest L2 norm of the gradient of each seed")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="precision of the forward pass (autocast)")
     compile_mode: CompileMode = Field(
-        "off", description="torch.compile of every block, or a captured CUDA graph of the whole step"
+        "off", description="mode of torch.compile for every block, or a captured CUDA graph of each step"
     )
 
 
@@ -130,14 +150,14 @@ class MeasurementConfig(Section):
     """How seeds are judged on the validation split, with each of them on and off."""
 
     every: Count = Field(1, description="epochs between measurements of the coalitions of seeds")
-    examples: Annotated[int, Field(ge=0)] = Field(0, description="validation examples that are looked at; 0: all")
+    examples: Annotated[int, Field(ge=0)] = Field(0, description="validation examples that are measured; 0: all")
     permutations: Count = Field(4, description="above four seeds: pairs of orders whose coalitions are measured")
 
 
 class GovernorConfig(Section):
     """When a host counts as broken, and what is done about it."""
 
-    window: Annotated[int, Field(ge=3)] = Field(20, description="healthy validation losses that are remembered")
+    window: Annotated[int, Field(ge=3)] = Field(20, description="number of healthy validation losses in the statistics")
     min_history: Annotated[int, Field(ge=2)] = Field(5, description="losses needed before divergence is judged")
     loss_multiple: Positive = Field(3.0, description="divergence: loss above this multiple of random guessing")
     deviations: Positive = Field(6.0, description="divergence: robust z-score above this")
@@ -152,12 +172,12 @@ class GovernorConfig(Section):
     max_memory_mb: NonNegative = Field(
         0.0, description="most memory that training should need, estimated; births beyond are vetoed; 0: no limit"
     )
-    penalty: NonNegative = Field(10.0, description="reward taken for a panic")
-    watch_window: Count = Field(10, description="steps back in which an operation is held answerable")
+    penalty: NonNegative = Field(10.0, description="reward that is subtracted for a panic")
+    watch_window: Count = Field(10, description="steps before a panic to which its penalty is attributed")
 
 
 class PolicyConfig(Section):
-    """Policy V2."""
+    """Network of the policy."""
 
     feature_size: Count = Field(512, description="width of the feature network")
     memory_size: Count = Field(512, description="width of the LSTM")
@@ -167,11 +187,11 @@ class PolicyConfig(Section):
 
 
 class PPOConfig(Section):
-    """The learner."""
+    """Training of the policy by PPO."""
 
-    rounds: Count = Field(100, description="rounds: collecting episodes and one update each")
+    rounds: Count = Field(100, description="rounds; each collects episodes and updates the policy")
     epochs: Count = Field(4, description="passes over each round's episodes")
-    minibatch_episodes: Count = Field(2, description="whole episodes per optimiser step")
+    minibatch_episodes: Count = Field(2, description="whole episodes per optimizer step")
     lr: Positive = Field(3e-4, description="learning rate of the policy (Adam)")
     gae_lambda: Fraction = Field(0.95, description="decay of generalised advantage estimation")
     clip: Annotated[float, Field(gt=0, lt=1)] = Field(
@@ -183,7 +203,7 @@ class PPOConfig(Section):
     entropy_start: NonNegative = Field(0.02, description="entropy bonus in the first round")
     entropy_end: NonNegative = Field(0.005, description="entropy bonus in the last round")
     epsilon_start: Fraction = Field(0.1, description="share of uniform legal choices in the first round")
-    epsilon_fraction: Fraction = Field(0.4, description="share of the rounds over which that falls to zero")
+    epsilon_fraction: Fraction = Field(0.4, description="share of the rounds over which epsilon falls to zero")
     checkpoints_kept: Count = Field(3, description="newest checkpoints that stay on disk, besides the best one")
 
 

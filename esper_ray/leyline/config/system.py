@@ -32,16 +32,16 @@ class SystemConfig(Section):
         "ray", description="ray: actors on a cluster; local: environments and learner in the process of the run"
     )
     envs: Count = Field(2, description="episodes per round")
-    envs_per_actor: Count = Field(1, description="environments that one actor plays one after another")
-    slots_per_actor: Count = Field(1, description="episodes that one actor plays at a time, on CUDA streams")
+    envs_per_actor: Count = Field(1, description="environments per actor")
+    slots_per_actor: Count = Field(1, description="concurrent episodes of an actor, on CUDA streams")
     device: str = Field("cpu", description="device of the learner")
     devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, assigned in turn")
     threads: Count = Field(1, description="torch threads of each environment actor")
     learner_threads: Count = Field(1, description="torch threads of the learner")
     gpus_per_actor: Share | None = Field(
-        None, description="share of a GPU that each environment actor takes; null: a device is divided among its actors"
+        None, description="share of a GPU for each environment actor; null: an equal share"
     )
-    gpus_for_learner: Share | None = Field(None, description="share of a GPU that the learner takes; null: as above")
+    gpus_for_learner: Share | None = Field(None, description="share of a GPU for the learner; null: an equal share")
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack", description="how Ray places the actors of a run on the nodes of a cluster"
     )
@@ -54,10 +54,10 @@ class SystemConfig(Section):
     )
     tries: Count = Field(3, description="failures in a row without progress before an environment is quarantined")
     straggler_s: Positive | None = Field(
-        None, description="seconds after which an episode that is still being played is reported"
+        None, description="seconds after which an unfinished episode is reported; null: never"
     )
     staleness: Annotated[int, Field(ge=0, le=1)] = Field(
-        0, description="versions by which the policy that plays may be behind the one that learns"
+        0, description="versions by which the weights of the rollout may be older than the newest"
     )
 
     def decisive(self) -> dict[str, Any]:
@@ -93,9 +93,9 @@ class TelemetryConfig(Section):
 
     level: Level = Field(
         "normal",
-        description="off: no metrics, no samples, no control; normal: samples of what matters; debug: of every step",
+        description="off: no metrics, samples or control; normal: samples of decisions; debug: samples of every step",
     )
-    wait_every: Count = Field(8, description="steps in which nothing is done, of which one is sampled (normal)")
+    wait_every: Count = Field(8, description="normal: a WAIT step is sampled at every so many steps")
     control_episodes: Annotated[int, Field(ge=0)] = Field(
-        1, description="episodes of the first round that are also played without growth, to be compared with"
+        1, description="episodes of the first round that are also run without growth, as a control"
     )

@@ -30,7 +30,7 @@ CHUNK = 1 << 20
 
 
 class CacheError(UserError, ValueError):
-    """A cache folder that was asked for and cannot be written."""
+    """A configured cache folder that cannot be written."""
 
     remedy = "Choose a folder that this process may write, or leave the cache folder out."
 
