@@ -16,10 +16,10 @@ from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.branching import subsets
 from esper_ray.leyline.records import SeedMeasurements
-from esper_ray.tolaria import measurement
 from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.coalition_sampling import few_coalitions
 from esper_ray.tolaria.data import ImageData
+from esper_ray.tolaria.measurement import validation as measurement
+from esper_ray.tolaria.measurement.coalition_sampling import few_coalitions
 
 SLOTS = ("r0c0", "r0c1", "r0c2")
 BLUEPRINTS = ("conv_light", "conv_light", "conv_light")

@@ -25,7 +25,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, dataset_of
-from esper_ray.tolaria.measurement import measure as measured
+from esper_ray.tolaria.measurement.validation import measure as measured
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
 

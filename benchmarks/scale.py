@@ -32,7 +32,7 @@ from esper_actors.session import TrainingSession
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory

@@ -22,8 +22,7 @@ from esper_ray.leyline.legality import Masks, mask_vector_size
 from esper_ray.leyline.observation import BOUND, NO_BLUEPRINT, observation_size
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Measurement, Reports
-from esper_ray.leyline.step_outcome import StepOutcome, step_info
-from esper_ray.leyline.stopwatch import Stopwatch
+from esper_ray.leyline.step_outcome import StepOutcome, Stopwatch, step_info
 from esper_ray.runtime.control import NoGrowthBaseline
 from esper_ray.runtime.episode import EpisodeProgress
 from esper_ray.runtime.host import HostRuntime

@@ -37,7 +37,7 @@ from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.held_out import HeldOut, Pairs
 from esper_ray.runtime.signals import SignalHistory
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
-from esper_ray.tolaria.gradients import GradientWatch
+from esper_ray.tolaria.measurement.gradients import GradientWatch
 
 SGD = {"lr": 0.05, "momentum": 0.9}
 

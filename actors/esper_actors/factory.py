@@ -69,12 +69,7 @@ def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
         ResourceError: if a configuration asks for more of a GPU than there is of one.
     """
     choose_ray_settings()
-    import ray
+    from esper_actors.cluster.connection import connected
 
-    from esper_actors.cluster.connection import start_ray
-
-    start_ray(sum(make_plan(config.system).total("CPU") for config in configs))
-    try:
+    with connected(sum(make_plan(config.system).total("CPU") for config in configs)):
         yield
-    finally:
-        ray.shutdown()

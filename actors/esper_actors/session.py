@@ -27,8 +27,7 @@ from esper_actors.training.workers import WorkerGroup
 from esper_policies.bundle import PolicyBundle, load_bundle
 from esper_ray.leyline.config.loading import build, difference
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault, UsageError
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory

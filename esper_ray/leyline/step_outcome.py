@@ -1,5 +1,6 @@
-"""Outcome of one environment step: the record that rollouts, rewards and ``info`` are read from."""
+"""Outcome of one environment step, and the stopwatch of its phases."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,3 +74,17 @@ def step_info(outcome: StepOutcome) -> dict[str, Any]:
         "events": outcome.events,
         "reports": outcome.reports,
     }
+
+
+class Stopwatch:
+    """Wall time by phase. Work that is queued on a GPU counts in the phase that waits for it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Add the time since the last call, or since the beginning, to ``phase``."""
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now

@@ -10,11 +10,11 @@ from esper_ray.leyline.records import Measurement, Reports
 from esper_ray.runtime.snapshot import LifeProgress, Trusted
 from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import derived_seed
-from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions, few_coalitions
 from esper_ray.tolaria.governor import Governor, HealthVerdict
-from esper_ray.tolaria.gradients import GradientStatistics
-from esper_ray.tolaria.measurement import Examples, measure
-from esper_ray.tolaria.seed_measurements import MeasuredSeeds
+from esper_ray.tolaria.measurement.coalition_sampling import Chosen, chosen_coalitions, few_coalitions
+from esper_ray.tolaria.measurement.gradients import GradientStatistics
+from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
+from esper_ray.tolaria.measurement.validation import Examples, measure
 
 COALITIONS = 4
 """Key of the random stream that sampled coalitions are drawn from."""

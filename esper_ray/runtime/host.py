@@ -19,7 +19,7 @@ from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
 from esper_ray.leyline.stages import Stage
-from esper_ray.leyline.stopwatch import Stopwatch
+from esper_ray.leyline.step_outcome import Stopwatch
 from esper_ray.runtime import operations
 from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, Trusted
@@ -28,7 +28,7 @@ from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import HealthVerdict
-from esper_ray.tolaria.measurement import measure
+from esper_ray.tolaria.measurement.validation import measure
 from esper_ray.tolaria.preflight import Preflight
 from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochResult

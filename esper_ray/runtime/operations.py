@@ -9,7 +9,7 @@ from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.records import Event
-from esper_ray.tolaria.seed_measurements import MeasuredSeeds
+from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 def execute(

@@ -17,7 +17,7 @@ from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.live.engine import SavedBooks
 from esper_ray.tolaria.governor import GovernorState
-from esper_ray.tolaria.seed_measurements import MeasuredSeeds
+from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 class EpisodeStateError(UserError, ValueError):

@@ -16,7 +16,7 @@ from esper_ray.kasmina.network.growth import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved
-from esper_ray.tolaria.gradients import GradientStatistics, clipped_norms, host_rms_of, statistics_of
+from esper_ray.tolaria.measurement.gradients import GradientStatistics, clipped_norms, host_rms_of, statistics_of
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

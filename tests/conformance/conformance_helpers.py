@@ -13,7 +13,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.simic import attribution
 from esper_ray.simic.rewards import bonuses, costs, credit, operations, shaping
 from esper_ray.simic.running_moments import Moments
-from esper_ray.tolaria.coalition_sampling import EXACT_PLAYERS
+from esper_ray.tolaria.measurement.coalition_sampling import EXACT_PLAYERS
 
 
 def _timing(given, constants):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from esper_ray.leyline.records import Coalition, Estimate, Measurement, Unmeasured
 from esper_ray.simic import attribution
 from esper_ray.simic.attribution import interaction_sums, total_improvement
-from esper_ray.tolaria.coalition_sampling import chosen_coalitions
+from esper_ray.tolaria.measurement.coalition_sampling import chosen_coalitions
 
 SLOTS = ("r0c0", "r0c1", "r0c2", "r1c0")
 

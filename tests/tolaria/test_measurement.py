@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from esper_ray.leyline.records import Unmeasured
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out, total_improvement
-from esper_ray.tolaria import measurement
-from esper_ray.tolaria.coalition_sampling import few_coalitions
-from esper_ray.tolaria.measurement import measure
+from esper_ray.tolaria.measurement import validation as measurement
+from esper_ray.tolaria.measurement.coalition_sampling import few_coalitions
+from esper_ray.tolaria.measurement.validation import measure
 
 BLENDED = {
     "none": {},

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -45,6 +47,20 @@ def start_ray(cpus: float) -> None:
         if "ersion mismatch" not in str(error):
             raise
         raise ClusterError(f"the cluster at RAY_ADDRESS={address} is of another version: {error}") from error
+
+
+@contextmanager
+def connected(cpus: float) -> Iterator[None]:
+    """Within it this process is connected to the cluster of :func:`start_ray`.
+
+    Raises:
+        ClusterError: see :func:`start_ray`.
+    """
+    start_ray(cpus)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from esper_actors.cluster.supervisor import SupervisedActor, reason
 from esper_actors.cluster.telemetry_actor import TelemetryActor
 from esper_actors.rollout.sampling import SampleBatch
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 from esper_ray.nissa.metrics.projection import Change
 

@@ -38,7 +38,7 @@ from esper_actors.training.ppo_learner import LearnerState
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask, straggler_faults
 from esper_actors.training.workers import Watch, Weights, WorkerGroupError
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 
 Learner: Any = LearnerActor

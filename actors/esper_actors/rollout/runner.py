@@ -8,8 +8,7 @@ from esper_actors.rollout.sampling import Sampler
 from esper_actors.rollout.snapshots import EpisodeSnapshots
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode, Policy, ResumablePolicy
-from esper_ray.leyline.step_outcome import StepOutcome
-from esper_ray.leyline.stopwatch import Stopwatch
+from esper_ray.leyline.step_outcome import StepOutcome, Stopwatch
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.device_memory import memory_in_use
 

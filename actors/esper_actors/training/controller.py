@@ -32,7 +32,7 @@ from esper_actors.training.round_summary import Progress, round_events, round_ro
 from esper_actors.training.workers import Watch, Weights, WorkerGroup, WorkerGroupError
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.nissa.metrics.publisher import head_choices
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.remote_copy import RemoteCopy

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault, UserError
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS

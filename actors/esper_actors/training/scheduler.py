@@ -8,7 +8,7 @@ from typing import Any
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 
 

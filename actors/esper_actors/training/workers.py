@@ -11,8 +11,7 @@ from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.training.ppo_learner import LearnerState
 from esper_policies.bundle import weights_digest
-from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault, UserError
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.exporter import Exporter

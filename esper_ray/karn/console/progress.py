@@ -14,7 +14,7 @@ from rich.text import Text
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.runs.observer import RunContext, RunObserver

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.exporter import Exporter

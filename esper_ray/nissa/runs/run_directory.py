@@ -23,8 +23,7 @@ import yaml
 
 from esper_ray.leyline.config.loading import ConfigError, build, read_file
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault, UserError
 from esper_ray.leyline.observation import schema_hash
 from esper_ray.nissa.log.events import INTEGRITY, EventLog, integrity
 from esper_ray.nissa.log.samples import SampleLog

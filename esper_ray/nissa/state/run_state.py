@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.state.episode import EpisodeState
 from esper_ray.nissa.state.totals import Totals

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nissa_builders import any_records, complete, quarantined
 from serial_runs import run
 
-from esper_ray.leyline.faults import Fault
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.log.events import json_record
 from esper_ray.nissa.runs.run_directory import as_numbers

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.leyline.records import UNMEASURED, Attribution, Estimate, Measurement, SeedMeasurements
 from esper_ray.leyline.stages import WITH_MODULE, Stage
-from esper_ray.tolaria.gradients import GradientStatistics
+from esper_ray.tolaria.measurement.gradients import GradientStatistics
 
 VELOCITY_DECAY = 0.7
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.tolaria.coalition_sampling import Chosen, chosen_coalitions
+from esper_ray.tolaria.measurement.coalition_sampling import Chosen, chosen_coalitions
 
 CoalitionChoice = Callable[[tuple[str, ...]], Chosen]
 """From the players, in row-major order, to the coalitions that are measured. That of all players is one of them."""

@@ -134,24 +134,44 @@ def test_an_unknown_name_is_an_attribute_error():
         esper_ray.trian  # noqa: B018
 
 
-@pytest.mark.slow
-def test_foreign_packages_called_actors_policies_and_configs_do_not_matter(tmp_path):
-    """A script, the command line and its data are found beside somebody's own folders of these names."""
+@pytest.fixture
+def foreign(tmp_path):
+    """Run Python in a folder that holds packages called actors, policies and configs, none of them ours."""
     for name in ("actors", "policies", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('a foreign package')\n")
-    script = "from esper_ray import train, grow, load_preset\nprint(load_preset('digits').name)\n"
-    (tmp_path / "script.py").write_text(script)
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("RAY_")}
 
     def run(*words):
         return subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, *words], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=200
         )
 
-    script = run("script.py")
-    assert (script.returncode, script.stdout) == (0, "digits\n"), script.stderr
-    small = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"]
-    trained = run("-m", "esper_ray", "train", "ppo", "--serial", *small, "--set", "training.steps_per_epoch=2")
+    return run
+
+
+SHORT = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"]
+SHORT += ["--set", "training.steps_per_epoch=2", "--telemetry-dir", "runs"]
+
+
+@pytest.mark.slow
+def test_foreign_packages_of_our_folder_names_do_not_shadow_us(foreign, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from esper_ray import train, grow, load_preset\n"
+        "from esper_ray.growing import grow as same\n"
+        "print(load_preset('digits').name, grow is same)\n"
+    )
+    script = foreign("script.py")
+    assert (script.returncode, script.stdout) == (0, "digits True\n"), script.stderr
+    trained = foreign("-m", "esper_ray", "train", "ppo", "--serial", *SHORT)
     assert trained.returncode == 0, trained.stderr
+    assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_workers_are_not_shadowed_by_foreign_packages_either(foreign, tmp_path):
+    trained = foreign("-m", "esper_ray", "train", "ppo", *SHORT)
+    assert trained.returncode == 0, trained.stderr
+    assert "environment actors 1 on cpu" in trained.stdout
     assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()
