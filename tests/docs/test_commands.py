@@ -70,7 +70,7 @@ PRECEDING = {
 
 PARSED_PROGRAMS = {
     "guides/own-model.md[2]": "registers a class that stands for the reader's own",
-    "guides/rllib.md[0]": "starts Ray; tests/actors/test_rllib.py trains with the same configuration",
+    "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_rllib.py trains with the same configuration",
 }
 """Programs whose syntax and imports alone are checked, and why."""
 
@@ -211,6 +211,16 @@ def test_every_listed_command_and_program_is_in_the_documentation():
     assert {*RUN_PROGRAMS, *PARSED_PROGRAMS} == {str(block) for block in blocks("python")}
     used = {words[0] for _, words in COMMANDS}
     assert set(OTHER_PROGRAMS) <= used
+
+
+def test_every_path_in_back_ticks_or_in_a_link_of_a_top_level_page_exists():
+    folders = "actors|benchmarks|configs|dashboards|docker|docs|esper_ray|examples|policies|tests"
+    texts = {**documents(), "dashboards/README.md": (ROOT / "dashboards" / "README.md").read_text()}
+    paths = [(page, path) for page, text in texts.items() for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text)]
+    for page in ("README.md", "CONTRIBUTING.md"):
+        paths += [(page, link) for link in re.findall(r"\]\(([^)#:]+)", texts[page])]
+    assert len(paths) > 100
+    assert [(page, path) for page, path in paths if not (ROOT / path).exists()] == []
 
 
 def test_every_block_names_a_language():
