@@ -70,9 +70,7 @@ class Plan:
             has = sum(node.get(kind, 0.0) for node in nodes)
             if self.total(kind) > has + EPSILON:
                 raise ResourceError(f"the run needs {self._sum(kind)}, the cluster has {_number(has)}")
-        for bundle in self.bundles:
-            if not any(_fits(bundle, node) for node in nodes):
-                raise ResourceError(f"the run needs {_together(bundle)} on one node; {_offers(nodes)}")
+        check_bundles(self.bundles, nodes)
         if not self._placeable(nodes):
             bundles = ", ".join(f"{count} x ({what})" for what, count in Counter(map(_together, self.bundles)).items())
             raise ResourceError(f"the run needs {bundles} placed {self.strategy}; {_offers(nodes)}")
@@ -99,6 +97,17 @@ class Plan:
             if self.strategy == "STRICT_SPREAD":
                 free.remove(node)
         return True
+
+
+def check_bundles(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> None:
+    """Refuse a bundle that no node can hold.
+
+    Raises:
+        ResourceError: with the bundle, and what the nodes have.
+    """
+    for bundle in bundles:
+        if not any(_fits(bundle, node) for node in nodes):
+            raise ResourceError(f"the run needs {_together(bundle)} on one node; {_offers(nodes)}")
 
 
 def make_plan(system: SystemConfig) -> Plan:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from esper_actors.cluster.placement import ResourceError, Resources, make_plan
+from esper_actors.cluster.placement import ResourceError, Resources, check_bundles, make_plan
 from esper_ray.leyline.config.run import RunConfig
 
 RESOURCE_KINDS = ("CPU", "GPU")
@@ -56,11 +56,13 @@ def check_places(configs: Mapping[str, RunConfig], nodes: Sequence[Resources]) -
     Raises:
         ResourceError: with the trial and the arithmetic.
     """
-    on_ray = [(name, config) for name, config in configs.items() if config.system.workers == "ray"]
-    systems = {config.system: name for name, config in reversed(on_ray)}
-    for system, name in systems.items():
+    systems = {config.system: (name, config) for name, config in reversed(list(configs.items()))}
+    for name, config in systems.values():
         try:
-            make_plan(system).check(nodes)
+            if config.system.workers == "local":
+                check_bundles(bundles(config), nodes)
+            else:
+                make_plan(config.system).check(nodes)
         except ResourceError as error:
             raise ResourceError(f"trial {name}: {error}") from None
 
