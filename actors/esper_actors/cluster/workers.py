@@ -148,7 +148,7 @@ class RayWorkerGroup:
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """See ``WorkerGroup.collect``."""
         self._run_until(lambda: self._scheduler.done(assignments), watch)
-        return self._scheduler.collected(assignments)
+        return self._scheduler.pop_episodes(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
         """See ``WorkerGroup.update``. Environments that have work go on with it."""
@@ -222,7 +222,7 @@ class RayWorkerGroup:
         """Take in what the telemetry actor has been told, and how it is."""
         if self.exporter is None:
             return
-        samples = [*self._tracker.take(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
+        samples = [*self._tracker.receive(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
         if samples and watch.on_samples is not None:
             watch.on_samples(samples)
         while self.exporter.faults:
@@ -234,33 +234,33 @@ class RayWorkerGroup:
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
                 if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
                     continue
-                job = self._scheduler.next(place.device)
-                if job is not None:
+                task = self._scheduler.next(place.device)
+                if task is not None:
                     busy[worker.name] += 1
                     telemetry = None if self.exporter is None else self.exporter.actor
-                    reference = worker.call("play", job.assignment, job.behaviour, job.weights, telemetry)
-                    self._running[reference] = (worker, worker.attempt, job)
+                    reference = worker.call("play", task.assignment, task.behaviour, task.weights, telemetry)
+                    self._running[reference] = (worker, worker.attempt, task)
 
     def _on_result(self, reference: Any, watch: Watch) -> None:
         """An episode has arrived, or word that it never will."""
-        worker, attempt, job = self._running.pop(reference)
+        worker, attempt, task = self._running.pop(reference)
         try:
             played = ray.get(reference)
         except LOST_ACTOR_ERRORS as error:
             if worker.attempt == attempt:
                 self._restart(worker, error, watch)
-            self._failed(job, reason(error), watch)
+            self._failed(task, reason(error), watch)
         except RayTaskError as error:
-            self._failed(job, reason(error), watch)
+            self._failed(task, reason(error), watch)
         else:
-            if played.receipt is not None:
-                self._tracker.finished(played.receipt)
+            if played.summary is not None:
+                self._tracker.finished(played.summary)
             self._scheduler.finished(played.episode)
             watch.on_episode(played.episode)
 
-    def _failed(self, job: EpisodeTask, error: str, watch: Watch) -> None:
-        stamp = None if self.snapshots is None else self.snapshots.stamp(job.behaviour, job.assignment)
-        watch.on_fault(self._scheduler.failed(job, error, stamp))
+    def _failed(self, task: EpisodeTask, error: str, watch: Watch) -> None:
+        stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
+        watch.on_fault(self._scheduler.failed(task, error, stamp))
 
     def _restart(self, worker: SupervisedActor, error: BaseException, watch: Watch) -> None:
         watch.on_fault(Fault("environment_actor_died", worker.name, reason(error)))
@@ -283,7 +283,7 @@ class RayWorkerGroup:
                 watch.on_fault(Fault("environment_actor_recovered", worker.name, "", seconds))
 
     def _check_timeouts(self, watch: Watch) -> None:
-        for fault in straggler_faults((job for _, _, job in self._running.values()), self.config.system.straggler_s):
+        for fault in straggler_faults((task for _, _, task in self._running.values()), self.config.system.straggler_s):
             watch.on_fault(fault)
         for worker in self._workers:
             if worker.starting is not None and worker.waiting_s > START_SECONDS and not worker.reported_waiting:

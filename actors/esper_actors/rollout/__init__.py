@@ -1,1 +1,1 @@
-"""Playing episodes without Ray: runner, recorder, snapshots, samples, replay."""
+"""Rollouts without Ray: runner, recorder, snapshots, samples, replay."""

@@ -1,4 +1,4 @@
-"""The events of an episode: its beginning, its steps, and what each seed is worth at its end."""
+"""Event records of an episode: start, steps, and the attribution at its end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,29 +11,29 @@ from esper_ray.simic.attribution import leave_one_out, pair_interactions, shaple
 HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
 
 
-def started_record(clock: Mapping[str, int], seed: int, outcome: StepOutcome) -> dict[str, Any]:
-    """The beginning of an episode for the event log.
+def started_record(ids: Mapping[str, int], seed: int, outcome: StepOutcome) -> dict[str, Any]:
+    """The ``episode_started`` record of the event log.
 
     Args:
-        clock: numbers of episode and environment.
-        outcome: that of ``reset``.
+        ids: numbers of episode and environment.
+        outcome: outcome of ``reset``.
     """
-    return {"kind": "episode_started", **clock, "step": 0, "seed": seed, **host_state(outcome)}
+    return {"kind": "episode_started", **ids, "step": 0, "seed": seed, **host_state(outcome)}
 
 
-def step_records(clock: Mapping[str, int], decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
-    """One step for the event log: what happened, and last what was decided and what came of it."""
-    events = [{"kind": event.kind, **clock, "step": event.epoch, **event.data} for event in outcome.events]
-    return [*events, {"kind": "env_epoch", **clock, **_epoch_record(decision, outcome)}]
+def step_records(ids: Mapping[str, int], decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
+    """Records of one step: lifecycle events first, then the decision and its outcome."""
+    events = [{"kind": event.kind, **ids, "step": event.epoch, **event.data} for event in outcome.events]
+    return [*events, {"kind": "env_epoch", **ids, **_epoch_record(decision, outcome)}]
 
 
-def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
-    """What was measured at the end of an episode with some seeds only, and what each is worth by that."""
+def attribution_records(ids: Mapping[str, int], measured: Measurement) -> list[dict[str, Any]]:
+    """Coalition accuracies at the end of an episode, and the attribution to each seed."""
     if not measured.players:
         return []
     complete = len(measured.coalitions) == 2 ** len(measured.players)
     coalitions = [{"members": sorted(c.members), "accuracy_pp": c.accuracy_pp} for c in measured.coalitions]
-    seen = {"players": list(measured.players), "examples": measured.examples, "complete": complete}
+    common = {"players": list(measured.players), "examples": measured.examples, "complete": complete}
     shapley, alone = shapley_values(measured), leave_one_out(measured)
     slots = [
         {
@@ -45,18 +45,18 @@ def worth_records(clock: Mapping[str, int], measured: Measurement) -> list[dict[
         for slot in measured.players
     ]
     pairs = [
-        dict(zip(("first", "second"), sorted(pair), strict=True)) | {"interaction_pp": _value(found)}
-        for pair, found in pair_interactions(measured).items()
+        dict(zip(("first", "second"), sorted(pair), strict=True)) | {"interaction_pp": _value(interaction)}
+        for pair, interaction in pair_interactions(measured).items()
     ]
     method = {"method": "exact" if complete else "orders", "orders": 0 if complete else len(measured.orders)}
     return [
-        {"kind": "counterfactual", **clock, **seen, "coalitions": coalitions},
-        {"kind": "attribution", **clock, **method, "slots": slots, "pairs": pairs},
+        {"kind": "counterfactual", **ids, **common, "coalitions": coalitions},
+        {"kind": "attribution", **ids, **method, "slots": slots, "pairs": pairs},
     ]
 
 
-def _value(found: Attribution) -> float | None:
-    return found.value_pp if isinstance(found, Estimate) else None
+def _value(attribution: Attribution) -> float | None:
+    return attribution.value_pp if isinstance(attribution, Estimate) else None
 
 
 def host_state(outcome: StepOutcome) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def host_state(outcome: StepOutcome) -> dict[str, Any]:
 
 
 def _epoch_record(decision: Decision, outcome: StepOutcome) -> dict[str, Any]:
-    """One step for the event log: what was decided and why, what came of it, and what it was paid."""
+    """The ``env_epoch`` record: decision, reason, outcome and reward entries of a step."""
     entries = [
         {"source": e.source, "slot": e.slot, "amount": e.amount, "cause_step": e.cause_step, "why": e.explanation}
         for e in outcome.entries

@@ -1,4 +1,4 @@
-"""Records of an episode: what is noted of each step, and the blobs of partial and finished episodes."""
+"""Recorder of an episode, and the blobs of partial and finished episodes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from esper_actors.rollout.event_records import host_state, started_record, step_records, worth_records
+from esper_actors.rollout.event_records import attribution_records, host_state, started_record, step_records
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.blob import BlobFormat, prefixed, under
@@ -27,7 +27,7 @@ _COLUMNS: dict[str, Any] = {
     "values": np.float32,
     "q_taken": np.float32,
 }
-"""What a trajectory holds of every step, but for the reward, which is known at the end."""
+"""Columns of a trajectory with one row a step. Rewards are added when the episode ends."""
 
 
 class RecordingError(ValueError):
@@ -49,7 +49,7 @@ class Assignment:
 
 @dataclass(slots=True)
 class EpisodeRecorder:
-    """An episode as far as it has been played."""
+    """The record of an unfinished episode."""
 
     assignment: Assignment
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
@@ -59,23 +59,23 @@ class EpisodeRecorder:
         return len(self.columns["actions"])
 
     @property
-    def clock(self) -> dict[str, int]:
-        """Whose records these are."""
+    def ids(self) -> dict[str, int]:
+        """Numbers of episode and environment, which every record carries."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
     def begin(self, outcome: StepOutcome, control_pp: Sequence[float] = ()) -> None:
         """Record the outcome of ``reset``, and the validation accuracies without growth where they are known."""
         seed = self.assignment.seed
-        self.log.append(started_record(self.clock, seed, outcome))
+        self.log.append(started_record(self.ids, seed, outcome))
         if control_pp:
             curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
-            self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
+            self.log.append({"kind": "control", **self.ids, "step": 0, "seed": seed, **curve})
 
     def add(self, view: View, decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
-        """Record a step: what was seen, what was decided, and its outcome.
+        """Record a step: view, decision and outcome.
 
         Returns:
-            Its records, the state that it led to last.
+            The event records of the step; the state after it comes last.
         """
         values = (
             view.features,
@@ -89,13 +89,13 @@ class EpisodeRecorder:
         )
         for name, value in zip(_COLUMNS, values, strict=True):
             self.columns[name].append(value)
-        records = step_records(self.clock, decision, outcome)
+        records = step_records(self.ids, decision, outcome)
         self.log += records
         return records
 
     def finished(self, env: MorphogenesisEnv) -> Episode:
-        """The episode, at its end in ``env``."""
-        clock = {**self.clock, "step": env.epoch}
+        """The finished episode, with the final measurements of ``env``."""
+        ids = {**self.ids, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
         outcome, committed = env.outcome, committed_slots(env.reports)
         ending = {
@@ -114,10 +114,10 @@ class EpisodeRecorder:
             trajectory=Trajectory(
                 **self._arrays(),
                 rewards=env.ledger.by_cause(len(self)),
-                bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
+                bootstrap=0.0,  # the observation contains the time left, and the ledger is settled at the end
                 terminated=outcome.terminated,
             ),
-            log=(*self.log, *worth_records(clock, env.measured), {"kind": "outcome", **clock, **ending}),
+            log=(*self.log, *attribution_records(ids, env.measured), {"kind": "outcome", **ids, **ending}),
             total_reward=env.ledger.total(),
             val_accuracy_pp=outcome.val_accuracy_pp,
             committed_accuracy_pp=outcome.committed_accuracy_pp,
@@ -128,8 +128,8 @@ class EpisodeRecorder:
             rollback=outcome.terminated,
         )
 
-    def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
-        """The middle of the episode, with the saved states of its environment and its policy."""
+    def pack(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
+        """A blob of the unfinished episode, with the saved states of environment and policy."""
         arrays = prefixed("column/", self._arrays()) | prefixed("policy/", policy)
         arrays["environment"] = np.frombuffer(environment, dtype=np.uint8)
         return _RECORD.encode(arrays, {"finished": False, "assignment": _tree(self.assignment), "log": self.log})
@@ -142,7 +142,7 @@ class EpisodeRecorder:
 class PartialEpisode:
     """An episode that can be resumed."""
 
-    recording: EpisodeRecorder
+    recorder: EpisodeRecorder
     environment: bytes
     """For ``MorphogenesisEnv.load_state``."""
     policy: dict[str, NDArray[Any]]
@@ -150,7 +150,7 @@ class PartialEpisode:
 
 
 def pack_episode(episode: Episode) -> bytes:
-    """A finished episode."""
+    """A blob of a finished episode."""
     tree = _tree(episode)
     trajectory = tree.pop("trajectory")
     arrays = prefixed("trajectory/", {name: getattr(trajectory, name) for name in (*_COLUMNS, "rewards")})
@@ -178,8 +178,8 @@ def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
         columns = {name: list(array) for name, array in under("column/", arrays).items()}
         if columns.keys() != _COLUMNS.keys():
             raise RecordingError(f"the record of an episode has the columns {sorted(columns)}")
-        recording = EpisodeRecorder(assignment, columns, tree["log"])
-        return PartialEpisode(recording, arrays["environment"].tobytes(), under("policy/", arrays))
+        recorder = EpisodeRecorder(assignment, columns, tree["log"])
+        return PartialEpisode(recorder, arrays["environment"].tobytes(), under("policy/", arrays))
     except (KeyError, TypeError) as error:
         raise RecordingError(f"the record of an episode is damaged: {error!r}") from error
 

@@ -1,4 +1,4 @@
-"""Plays a recorded episode again, from its seed and its actions, and compares it with the record. No Ray in here."""
+"""Replay of a recorded episode from its seed and actions, compared with its record."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from esper_ray.nissa.log.events import json_record
 
 BOOKKEEPING = ("run", "group", "source", "source_seq", "seq", "round")
 """Keys that the event log and the controller add."""
-THOUGHTS = ("why", "log_prob", "value")
-"""Keys that the policy alone knows."""
+POLICY_KEYS = ("why", "log_prob", "value")
+"""Keys that come from the policy and are not replayed."""
 
 
 class ReplayError(UserError, ValueError):
@@ -40,10 +40,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a replay came to."""
+    """The result of a replay."""
 
     steps: int
-    """Steps that were played."""
+    """Steps that were replayed."""
     recorded: int
     """Steps of the record."""
     difference: Difference | None
@@ -55,42 +55,42 @@ def recorded_episode(events: Iterable[Record], episode: int) -> list[Record]:
     Raises:
         ReplayError: if there is no such episode, naming those that there are, it has no end, or records are missing.
     """
-    found: list[Record] = []
-    known: set[int] = set()
+    records: list[Record] = []
+    episodes: set[int] = set()
     for event in events:
         if event["kind"] == "episode_started":
-            known.add(event["episode"])
+            episodes.add(event["episode"])
         if event.get("episode") == episode:
-            found.append(event)
-    if not found:
-        there = f"{min(known)} to {max(known)}" if known else "none"
+            records.append(event)
+    if not records:
+        there = f"{min(episodes)} to {max(episodes)}" if episodes else "none"
         raise ReplayError(f"episode {episode} was not recorded; the log holds {there}")
-    if found[0]["kind"] != "episode_started" or found[-1]["kind"] != "outcome":
-        raise ReplayError(f"the record of episode {episode} is not complete: it ends with {found[-1]['kind']!r}")
-    numbers = [record["source_seq"] for record in found if record["source"] == found[0]["source"]]
+    if records[0]["kind"] != "episode_started" or records[-1]["kind"] != "outcome":
+        raise ReplayError(f"the record of episode {episode} is not complete: it ends with {records[-1]['kind']!r}")
+    numbers = [record["source_seq"] for record in records if record["source"] == records[0]["source"]]
     if missing := numbers[-1] - numbers[0] + 1 - len(numbers):
         raise ReplayError(f"the record of episode {episode} is not complete: of its records {missing} are missing")
-    return found
+    return records
 
 
 def replay(env: MorphogenesisEnv, records: Sequence[Record]) -> Replay:
     """Play the episode of ``records`` in ``env`` until its end or the first difference."""
     started = records[0]
-    clock = {key: started[key] for key in ("episode", "env")}
+    ids = {key: started[key] for key in ("episode", "env")}
     env.reset(seed=started["seed"])
-    difference = _difference(started, json_record(started_record(clock, started["seed"], env.outcome)))
+    difference = _difference(started, json_record(started_record(ids, started["seed"], env.outcome)))
     steps = _steps(records)
-    for played, expected in enumerate(steps):
+    for step, expected in enumerate(steps):
         if difference is not None:
-            return Replay(played, len(steps), difference)
+            return Replay(step, len(steps), difference)
         decision = _decision(expected[-1])
         env.step(decision.action.to_indices())
         outcome = env.outcome
-        found = [json_record(record) for record in step_records(clock, decision, outcome)]
-        difference = _first_difference(expected, found)
-        last = played + 1 == len(steps)
+        replayed = [json_record(record) for record in step_records(ids, decision, outcome)]
+        difference = _first_difference(expected, replayed)
+        last = step + 1 == len(steps)
         if difference is None and outcome.last is not last:
-            difference = Difference(played + 1, "end of the episode", last, outcome.last)
+            difference = Difference(step + 1, "end of the episode", last, outcome.last)
     return Replay(len(steps), len(steps), difference)
 
 
@@ -108,23 +108,25 @@ def _decision(record: Record) -> Decision:
     return Decision(Action(*record["action"]))
 
 
-def _first_difference(expected: Sequence[Record], found: Sequence[Record]) -> Difference | None:
-    for one, other in zip(expected, found, strict=False):
-        difference = _difference(one, other)
+def _first_difference(expected: Sequence[Record], replayed: Sequence[Record]) -> Difference | None:
+    for recorded, again in zip(expected, replayed, strict=False):
+        difference = _difference(recorded, again)
         if difference is not None:
             return difference
-    if len(expected) != len(found):
-        kinds = [[record["kind"] for record in records] for records in (expected, found)]
+    if len(expected) != len(replayed):
+        kinds = [[record["kind"] for record in records] for records in (expected, replayed)]
         return Difference(expected[-1]["step"], "events", *kinds)
     return None
 
 
-def _difference(expected: Record, found: Record) -> Difference | None:
-    left, right = (_flat({k: v for k, v in r.items() if k not in BOOKKEEPING + THOUGHTS}) for r in (expected, found))
+def _difference(expected: Record, replayed: Record) -> Difference | None:
+    left, right = (
+        _flat({k: v for k, v in r.items() if k not in BOOKKEEPING + POLICY_KEYS}) for r in (expected, replayed)
+    )
     for key in [*left, *(key for key in right if key not in left)]:
-        one, other = left.get(key), right.get(key)
-        if one != other or (key in left) is not (key in right):
-            return Difference(expected["step"], f"{expected['kind']} {key}", one, other)
+        recorded, again = left.get(key), right.get(key)
+        if recorded != again or (key in left) is not (key in right):
+            return Difference(expected["step"], f"{expected['kind']} {key}", recorded, again)
     return None
 
 

@@ -1,7 +1,8 @@
-"""Keeps episodes that are being played, so that whoever takes one over repeats a few steps at most. No Ray in here.
+"""Snapshots of unfinished episodes, from which a restarted worker resumes.
 
-An episode has one file, which is replaced as it goes on and tells the whole of it at the end. Its name
-holds the policy that plays it, so that nothing of another policy is ever gone on with.
+A restarted worker repeats at most ``every`` steps. An episode has one file, which each snapshot replaces; the last
+one holds the finished episode. Its name contains the digest of the policy, so that an episode of another policy is
+never resumed.
 """
 
 import logging
@@ -16,11 +17,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The policy that plays a round, and how much it explores."""
+    """The behaviour policy of a round, and its share of exploration."""
 
     round_index: int
     version: int
-    """Rounds that it had learnt from."""
+    """Number of rounds that the policy was trained on."""
     digest: str
     """SHA-256 of its weights, in hexadecimal."""
     epsilon: float
@@ -28,27 +29,27 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPolicy:
-    """Where and how often episodes are kept, as it travels to the actors."""
+    """Place and interval of episode snapshots, as sent to the actors."""
 
     place: str
     """Folder or URI."""
     every: int
-    """Steps between two keepings; 0: only at the end."""
+    """Steps between two snapshots; 0: at the end of an episode only."""
 
-    def of(self, behaviour: Behaviour) -> "EpisodeSnapshots":
+    def for_round(self, behaviour: Behaviour) -> "EpisodeSnapshots":
         """The snapshots of one round."""
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
-        """Changes whenever the episode is kept anew; ``None`` if it is not there, or cannot be looked at."""
+        """A version of the snapshot, different after every save; ``None`` if there is none or it cannot be read."""
         try:
-            return self.of(behaviour).stamp(assignment)
+            return self.for_round(behaviour).stamp(assignment)
         except StorageError as error:
             logger.warning("%s", error)
             return None
 
-    def forget_before(self, round_index: int) -> None:
-        """Remove all episodes of earlier rounds. What cannot be removed stays."""
+    def remove_before(self, round_index: int) -> None:
+        """Remove all snapshots of earlier rounds. A file that cannot be removed stays."""
         storage = Storage(self.place)
         try:
             for name in storage.names():
@@ -60,38 +61,38 @@ class SnapshotPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSnapshots:
-    """The kept episodes of one round."""
+    """The snapshots of the episodes of one round."""
 
     storage: Storage
     every: int
     behaviour: Behaviour
 
     def is_due(self, steps: int) -> bool:
-        """Whether an episode of so many steps is to be kept now."""
+        """Whether an episode is saved after ``steps`` steps."""
         return self.every > 0 and steps % self.every == 0
 
     def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
-        """As far as the episode has been kept. One that cannot be used is played again from its beginning."""
+        """The newest snapshot of an episode; ``None`` if there is none or it cannot be used."""
         try:
             blob = self.storage.read(self._name(assignment))
             return None if blob is None else unpack(blob, assignment)
         except (StorageError, RecordingError) as error:
-            logger.warning("episode %d is played from its beginning: %s", assignment.index, error)
+            logger.warning("episode %d restarts at its first step: %s", assignment.index, error)
             return None
 
     def save(self, assignment: Assignment, blob: bytes) -> None:
-        """Keep an episode as far as it goes. If that fails the episode goes on all the same."""
+        """Save an unfinished episode. A storage error is logged and does not stop the episode."""
         try:
             self.storage.write(self._name(assignment), blob)
         except StorageError as error:
             logger.warning("%s", error)
 
     def save_finished(self, assignment: Assignment, episode: Episode) -> None:
-        """Keep an episode that is over."""
+        """Save a finished episode."""
         self.save(assignment, pack_episode(episode))
 
     def stamp(self, assignment: Assignment) -> str | None:
-        """Changes whenever the episode is kept anew."""
+        """A version of the snapshot, different after every save; ``None`` if there is none."""
         return self.storage.stamp(self._name(assignment))
 
     def _name(self, assignment: Assignment) -> str:

@@ -21,8 +21,8 @@ from esper_actors.training.checkpoint import (
     Checkpoint,
     CheckpointError,
     checkpoints_in,
+    finished_rounds,
     load_checkpoint,
-    round_of,
     save_checkpoint,
 )
 from esper_actors.training.listeners import MetricsObserver
@@ -186,7 +186,7 @@ def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
     config, tried = run.config(), set[Path]()
     while True:
         found = [path for path in checkpoints_in(run.checkpoints) if path not in tried]
-        later = [path for path in found if round_of(path) >= round_index]
+        later = [path for path in found if finished_rounds(path) >= round_index]
         if not later:
             raise CheckpointError(f"{run.path} holds no complete checkpoint after round {round_index}")
         try:

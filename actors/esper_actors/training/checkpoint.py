@@ -24,8 +24,8 @@ from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.observation import schema_hash
 
 TENSORS_FILE, STATE_FILE = "learner.safetensors", "state.json"
-BEHIND = "behind."
-"""Prefix of the weights that play the next round, if they are others."""
+STALE_PREFIX = "behind."
+"""On-disk prefix of the stale weights, which play the next round."""
 LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
 
 
@@ -43,29 +43,33 @@ class Checkpoint:
     """The state of a run between two rounds."""
 
     round_index: int
-    """Rounds that are finished."""
+    """Number of finished rounds."""
     learner: LearnerState
     position: dict[str, int]
-    """Lengths of the run's growing files."""
+    """Lengths of the append-only files of the run."""
     progress: dict[str, Any]
-    """What the controller has counted so far."""
-    behind: dict[str, Tensor] | None = None
-    """Weights that play the next round, where these are not the learner's own."""
+    """Counts of the controller so far."""
+    stale_weights: dict[str, Tensor] | None = None
+    """Weights of the next round's behaviour policy, if they differ from the learner's."""
 
 
 def save_checkpoint(
-    folder: Path, checkpoint: Checkpoint, config: RunConfig, keep: int | None = None, spare: Collection[int] = ()
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: RunConfig,
+    keep: int | None = None,
+    protected_rounds: Collection[int] = (),
 ) -> Path:
-    """Write ``folder/round-<n>`` as a whole or not at all, then drop all but the newest ``keep``.
+    """Write ``folder/round-<n>`` atomically, then remove all but the newest ``keep``.
 
     Args:
-        spare: rounds whose checkpoints stay, however old they are.
+        protected_rounds: rounds whose checkpoints are never removed.
     """
     target = folder / f"round-{checkpoint.round_index:05d}"
     temporary = folder / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors = checkpoint.learner.tensors | prefixed(BEHIND, checkpoint.behind or {})
+    tensors = checkpoint.learner.tensors | prefixed(STALE_PREFIX, checkpoint.stale_weights or {})
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     (temporary / TENSORS_FILE).write_bytes(data)
     state = {
@@ -86,7 +90,7 @@ def save_checkpoint(
     shutil.rmtree(replaced, ignore_errors=True)
     if keep is not None:
         for old in checkpoints_in(folder)[:-keep]:
-            if round_of(old) not in spare:
+            if finished_rounds(old) not in protected_rounds:
                 shutil.rmtree(old)
     return target
 
@@ -95,11 +99,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
     complete = [path for path in numbered if (path / STATE_FILE).is_file()]
-    return sorted(complete, key=round_of)
+    return sorted(complete, key=finished_rounds)
 
 
-def round_of(path: Path) -> int:
-    """Rounds that were finished when the checkpoint ``path`` was written."""
+def finished_rounds(path: Path) -> int:
+    """Number of finished rounds of the checkpoint ``path``."""
     return int(path.name.removeprefix("round-"))
 
 
@@ -132,7 +136,7 @@ def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
-    behind = under(BEHIND, tensors)
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(BEHIND)}
+    stale_weights = under(STALE_PREFIX, tensors)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(STALE_PREFIX)}
     learner = LearnerState(own, state["numbers"])
-    return Checkpoint(state["round"], learner, state["position"], state["progress"], behind or None)
+    return Checkpoint(state["round"], learner, state["position"], state["progress"], stale_weights or None)

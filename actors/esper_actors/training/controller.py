@@ -1,4 +1,4 @@
-"""The controller: one readable loop over rounds.
+"""The controller: the loop over the rounds of a run.
 
 Dataflow of a round, and who waits for whom::
 
@@ -56,7 +56,7 @@ class Controller:
     ) -> None:
         """
         Args:
-            remote_copy: is brought up to date after every round.
+            remote_copy: updated after every round.
             samples: whether steps of unfinished episodes are sampled for the observer.
         """
         self.config, self.workers, self.run_directory = config, workers, run
@@ -66,27 +66,27 @@ class Controller:
         self._watch = Watch(observer.episode_finished, self.report_fault, should_stop, sampled)
         self._rows: list[dict[str, Any]] = []
         self._choices = head_choices(config)
-        self._begun: dict[int, tuple[list[Assignment], Behaviour]] = {}
+        self._begun_rounds: dict[int, tuple[list[Assignment], Behaviour]] = {}
         self._stale_weights: Weights | None = None
-        """Weights that play the next round, if they are not the learner's own."""
+        """Weights of the next round's behaviour policy, if they differ from the learner's."""
 
     def start(self) -> None:
-        """Begin a fresh run: its first checkpoint is the untrained policy."""
+        """Start a run: its first checkpoint holds the untrained policy."""
         self.run_directory.log([{"kind": "run_started", "config_sha256": self.config.digest()}])
         self._save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Resume from ``checkpoint``; what was written after it is dropped."""
+        """Resume from ``checkpoint``. Records written after it are dropped."""
         self.workers.load(checkpoint.learner)
         self.run_directory.rewind(checkpoint.position)
         if self.remote_copy is not None:
             self.remote_copy.rewind(checkpoint.position)
         self.progress = Progress(**checkpoint.progress)
-        self._stale_weights = checkpoint.behind
+        self._stale_weights = checkpoint.stale_weights
         self._rows = [as_numbers(row) for row in self.run_directory.rounds()]
 
     def run(self) -> bool:
-        """Play and learn until all rounds are done (true) or ``should_stop`` says so (false).
+        """Run rounds until all are done (true) or a stop is requested (false).
 
         Either way the newest checkpoint holds every finished round.
 
@@ -119,14 +119,14 @@ class Controller:
     def _run_round(self) -> None:
         index = self.progress.round_index
         self._begin_rounds(index)
-        assignments, behaviour = self._begun.pop(index)
+        assignments, behaviour = self._begun_rounds.pop(index)
         began = time.monotonic()
         before = set(self.workers.quarantined)
         episodes = self.workers.collect(assignments, self._watch)
         quarantined = {env: error for env, error in self.workers.quarantined.items() if env not in before}
         if not episodes:
             last = list(quarantined.values())[-1]
-            raise WorkerGroupError(f"every environment has been given up; the last error: {last}")
+            raise WorkerGroupError(f"every environment is quarantined; the last error: {last}")
         play_s = time.monotonic() - began
         self.observer.update_started()
         began = time.monotonic()
@@ -152,7 +152,7 @@ class Controller:
     def _begin_rounds(self, index: int) -> None:
         """Begin round ``index`` if it has not been begun, and the next one if it may be stale."""
         weights, staleness = self.workers.state().weights(), self.config.system.staleness
-        if index not in self._begun:
+        if index not in self._begun_rounds:
             stale = self._stale_weights
             self._begin(index, weights if stale is None else stale, index - (stale is not None))
         if staleness and index + 1 < self.config.ppo.rounds:
@@ -168,23 +168,23 @@ class Controller:
         ]
         behaviour = Behaviour(index, version, weights_digest(weights), exploration_share(config.ppo, index))
         self.workers.begin(assignments, behaviour, weights)
-        self._begun[index] = (assignments, behaviour)
+        self._begun_rounds[index] = (assignments, behaviour)
 
     def _save(self) -> None:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
         index, state = self.progress.round_index, self.workers.state()
-        behind = None if self._stale_weights is None else dict(self._stale_weights)
-        checkpoint = Checkpoint(index, state, self.run_directory.position(), progress, behind)
-        protected = {index - 1} if behind else set()  # of the policy that plays the next round
+        stale = None if self._stale_weights is None else dict(self._stale_weights)
+        checkpoint = Checkpoint(index, state, self.run_directory.position(), progress, stale)
+        protected = {index - 1} if stale else set()  # the behaviour policy of the next round
         protected |= {self.progress.best_round["checkpoint"]} if self.progress.best_round else set()
-        kept = self.config.ppo.checkpoints_kept
-        save_checkpoint(self.run_directory.checkpoints, checkpoint, self.config, kept, protected)
+        newest = self.config.ppo.checkpoints_kept
+        save_checkpoint(self.run_directory.checkpoints, checkpoint, self.config, newest, protected)
         self._push()
         if self.workers.snapshots is not None:
-            self.workers.snapshots.forget_before(index)
+            self.workers.snapshots.remove_before(index)
 
     def _push(self) -> None:
-        """Bring the remote copy up to date. After a failure of the storage the next round tries again."""
+        """Update the remote copy. After a storage error the next round retries."""
         if self.remote_copy is None:
             return
         try:

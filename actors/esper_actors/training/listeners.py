@@ -1,4 +1,4 @@
-"""Observers of a run that belong to the engine: the group of all of them, samples and metrics, sinks."""
+"""Observers of the engine: the group of observers, metrics with samples, and sinks."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ from esper_ray.nissa.sinks.registry import SINKS
 logger = logging.getLogger(__name__)
 
 HURRIED_SECONDS = 1.0
-"""How long sinks are waited for when the process is told to exit at once."""
-KNOWN_AGAIN = ("round", "control", "anomaly", "environment_quarantined")
-"""Kinds of events from which the gauges of a resumed run follow."""
+"""Seconds to wait for sinks when the process exits at once."""
+REPLAYED_KINDS = ("round", "control", "anomaly", "environment_quarantined")
+"""Kinds of events that restore the gauges of a resumed run."""
 
 
 class ObserverGroup(RunObserver):
-    """All observers of a run as one. An observer that raises is dropped and becomes a fault of the run."""
+    """All observers of a run as one. An observer that raises is dropped and reported as a fault."""
 
     def __init__(self, observers: Iterable[RunObserver]) -> None:
         self._observers = list(observers)
@@ -79,12 +79,12 @@ class ObserverGroup(RunObserver):
 
 
 class SampleRecorder(RunObserver):
-    """Records the samples of episodes in play in the run directory, as far as there is room for them."""
+    """An observer that writes samples to the run directory until its limit is reached."""
 
     def run_started(self, context: RunContext) -> None:
         self._log, self._full = context.run.samples, False
         self.lost = 0
-        """Samples that found no room, in the last call."""
+        """Samples that were dropped in the last call."""
 
     def samples_received(self, records: Sequence[Record]) -> None:
         samples = [record for record in records if KINDS[record["kind"]].delivery == "sample"]
@@ -93,7 +93,7 @@ class SampleRecorder(RunObserver):
 
 
 class MetricsObserver(RunObserver):
-    """Records samples and exports metrics: on a port of this machine, from the cluster of the workers, or both."""
+    """An observer that records samples and exports metrics, on a local port or from the cluster."""
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class MetricsObserver(RunObserver):
     ) -> None:
         """
         Args:
-            port: where to serve metrics for Prometheus; 0 takes a free one, ``None`` serves none.
-            exporters: further exporters; they are not closed here.
+            port: port for Prometheus; 0: any free port, ``None``: no server.
+            exporters: further exporters, which the caller closes.
             state: of the run until it ends, one of :data:`~esper_ray.nissa.catalogue.metrics.STATES`.
             on_serving: called with the address of the port.
         """
@@ -133,7 +133,7 @@ class MetricsObserver(RunObserver):
         self._publisher = MetricsPublisher(context.config, _CombinedExporter(exporters))
         self._publisher.state(self._state)
         if context.resumed:
-            self._publisher.resume(context.run.event_log.of_kinds(KNOWN_AGAIN))
+            self._publisher.resume(context.run.event_log.of_kinds(REPLAYED_KINDS))
 
     def samples_received(self, records: Sequence[Record]) -> None:
         self._recorder.samples_received(records)
@@ -181,7 +181,7 @@ class _CombinedExporter:
 
 
 class SinkObserver(RunObserver):
-    """Sends the numbers of rounds to sinks such as TensorBoard, and reports what they could not do."""
+    """An observer that sends the scalars of rounds to sinks such as TensorBoard."""
 
     def __init__(self, sinks: Sequence[str]) -> None:
         """

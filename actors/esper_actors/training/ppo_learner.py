@@ -1,9 +1,9 @@
-"""The learner as a plain object: episodes in, a better policy out. No Ray in here.
+"""The PPO learner: policy network, optimiser and running statistics.
 
-One update: returns and advantages once from the behaviour policy's own values, then several passes
-over whole episodes in minibatches, each unrolled through the LSTM from an empty memory, against the
-log-probabilities that were stored when the actions were drawn. Observation statistics change only
-after the update, so a round is played and learnt from with the same numbers.
+One update computes returns and advantages once, from the stored values of the behaviour policy. Several passes over
+whole episodes in minibatches follow. Each episode is unrolled through the LSTM from an empty memory, and ratios are
+taken against the stored log-probabilities. Observation statistics change after the update only, so that a round is
+played and learnt from with the same normaliser.
 """
 
 import math
@@ -32,7 +32,7 @@ POLICY_INIT, MINIBATCH_ORDER = 101, 102
 """Keys of the learner's random streams."""
 KL_TOLERANCE = 1.5
 LOW_VARIANCE = 1e-4
-"""Variance of a round's returns, in squared units of the critic, below which explained variance says nothing.
+"""Variance of a round's returns, in squared units of the critic, below which explained variance is meaningless.
 
 At this bound the returns spread over a hundredth of a unit. A critic that misses each of them by as much has a value
 loss of 5e-5, as good as none, and yet explains nothing of their variance.
@@ -55,20 +55,20 @@ class PaddedBatch:
     rewards: Tensor
     bootstrap: Tensor
     """(B,)"""
-    played: Tensor
-    """(B, T) 1 for real steps, 0 for padding; the weight of the critic."""
-    chosen: Tensor
-    """(B, T) 1 where there was more than one legal operation; the weight of the operation."""
-    acted: Tensor
-    """(B, T) 1 where the operation has arguments; their weight."""
+    valid_mask: Tensor
+    """(B, T) 1 for real steps, 0 for padding; weight of the value loss."""
+    choice_mask: Tensor
+    """(B, T) 1 where more than one operation was legal; weight of the operation's policy loss."""
+    argument_mask: Tensor
+    """(B, T) 1 where the operation has arguments; weight of the arguments' policy loss."""
 
     def rows(self, episodes: Tensor) -> "PaddedBatch":
-        """The given episodes."""
+        """The batch of the given episodes."""
         return PaddedBatch(**{name: getattr(self, name)[episodes] for name in PaddedBatch.__slots__})
 
 
 def padded_batch(episodes: Sequence[Episode], device: torch.device) -> PaddedBatch:
-    """Pack ``episodes``; padding repeats the last step's masks, so that no row is without a legal choice."""
+    """A padded batch of ``episodes``. Padding repeats the last step, so that every row has a legal choice."""
     length = max(len(episode.trajectory) for episode in episodes)
 
     def pack(name: str, dtype: torch.dtype) -> Tensor:
@@ -77,10 +77,10 @@ def padded_batch(episodes: Sequence[Episode], device: torch.device) -> PaddedBat
         return torch.stack(full).to(device)
 
     lengths = torch.tensor([len(episode.trajectory) for episode in episodes], device=device)
-    played = (torch.arange(length, device=device) < lengths[:, None]).float()
+    valid_mask = (torch.arange(length, device=device) < lengths[:, None]).float()
     masks, actions = pack("masks", torch.int8), pack("actions", torch.int64)
     slots = episodes[0].trajectory.blueprints.shape[1]
-    choices = MaskTensors.from_vectors(masks.flatten(0, 1), slots).op.sum(dim=-1).reshape(played.shape)
+    choices = MaskTensors.from_vectors(masks.flatten(0, 1), slots).op.sum(dim=-1).reshape(valid_mask.shape)
     return PaddedBatch(
         features=pack("features", torch.float32),
         blueprints=pack("blueprints", torch.int64),
@@ -90,17 +90,17 @@ def padded_batch(episodes: Sequence[Episode], device: torch.device) -> PaddedBat
         log_prob_arguments=pack("log_prob_arguments", torch.float32),
         values=pack("values", torch.float32),
         q_taken=pack("q_taken", torch.float32),
-        rewards=pack("rewards", torch.float32) * played,
+        rewards=pack("rewards", torch.float32) * valid_mask,
         bootstrap=torch.tensor([e.trajectory.bootstrap for e in episodes], dtype=torch.float32, device=device),
-        played=played,
-        chosen=played * (choices > 1),
-        acted=played * (actions[..., 0] != LifecycleOp.WAIT),
+        valid_mask=valid_mask,
+        choice_mask=valid_mask * (choices > 1),
+        argument_mask=valid_mask * (actions[..., 0] != LifecycleOp.WAIT),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What the losses aim at, computed once per update; (B, T) each."""
+    """Targets of the losses, computed once per update; (B, T) each."""
 
     op: Tensor
     """Standardised advantage of the operation over V(s)."""
@@ -118,30 +118,30 @@ class LearnerState:
     numbers: dict[str, Any]
 
     def weights(self) -> dict[str, Tensor]:
-        """What a policy needs to act: weights, normaliser and value scale."""
+        """Tensors of the policy network: weights, normaliser and value scale."""
         prefix = "network."
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
 def exploration_share(settings: PPOConfig, round_index: int) -> float:
-    """Share of uniform choices in a round: linear from its start to zero."""
+    """Share of uniform choices in a round, annealed linearly to zero."""
     span = settings.epsilon_fraction * settings.rounds
     return settings.epsilon_start * max(0.0, 1.0 - round_index / span) if span > 0 else 0.0
 
 
 def entropy_coefficient(settings: PPOConfig, round_index: int) -> float:
-    """Weight of the entropy bonus in a round: linear from start to end."""
+    """Weight of the entropy bonus in a round, linear from start to end."""
     share = min(1.0, round_index / max(1, settings.rounds - 1))
     return settings.entropy_start + (settings.entropy_end - settings.entropy_start) * share
 
 
 class PPOLearner:
-    """Policy network, optimiser and running statistics."""
+    """The learner: policy network, Adam optimiser and running statistics."""
 
     def __init__(self, config: RunConfig, device: str | None = None) -> None:
         """
         Args:
-            device: where to learn, if it is called otherwise here than in the configuration.
+            device: overrides the device of the configuration, for processes that number GPUs differently.
         """
         self.config = config
         self.device = torch.device(device or config.system.device)
@@ -157,8 +157,8 @@ class PPOLearner:
         """Learn from one round; diagnostics by name.
 
         Raises:
-            FloatingPointError: if a term of the loss is not finite; the message names it, and no step
-                has been taken with it.
+            FloatingPointError: if a term of the loss is not finite; the message names it, and the optimiser has not
+                stepped with it.
         """
         batch = padded_batch(episodes, self.device)
         targets = self._targets(batch)
@@ -199,13 +199,13 @@ class PPOLearner:
         for index, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{names[index]}.{key}": value.detach().cpu().clone() for key, value in slots.items()}
         numbers: dict[str, Any] = {"updates": self.updates}
-        kept = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
-        for name, moments in kept.items():
+        statistics = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
+        for name, moments in statistics.items():
             numbers[f"{name}_moments"] = [moments.count, moments.mean.tolist(), moments.squares.tolist()]
         return LearnerState(tensors, numbers)
 
     def load(self, state: LearnerState) -> None:
-        """Continue from ``state``."""
+        """Replace weights, optimiser state and statistics by those of ``state``."""
         self.network.load_state_dict(state.weights())
         saved = self.optimizer.state_dict()
         saved["state"] = {}
@@ -219,18 +219,18 @@ class PPOLearner:
         self.base_moments, self.slot_moments, self.return_scale = base, slot, ReturnScale(returns)
 
     def weights(self) -> dict[str, Tensor]:
-        """What a policy needs to act: weights, normaliser and value scale, on the CPU."""
+        """Tensors of the policy network on the CPU: weights, normaliser and value scale."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
     def _targets(self, batch: PaddedBatch) -> Targets:
         gamma, lam = self.config.gamma, self.config.ppo.gae_lambda
-        raw = generalised_advantages(batch.rewards, batch.values, batch.bootstrap, batch.played, gamma, lam)
+        raw = generalised_advantages(batch.rewards, batch.values, batch.bootstrap, batch.valid_mask, gamma, lam)
         returns = raw + batch.values
         arguments = argument_advantages(returns, batch.q_taken)
-        return Targets(standardised(raw, batch.chosen), standardised(arguments, batch.acted), returns)
+        return Targets(standardised(raw, batch.choice_mask), standardised(arguments, batch.argument_mask), returns)
 
     def _rescale_values(self, episodes: Sequence[Episode]) -> None:
-        """Let the critic's unit follow the spread of all returns seen so far, whoever played them in which order."""
+        """Adapt the unit of the critic to the spread of all returns so far, in the order of episode numbers."""
         ordered = sorted(episodes, key=lambda episode: episode.index)
         rewards = [episode.trajectory.rewards for episode in ordered]
         self.return_scale = self.return_scale.learned(rewards, self.config.gamma)
@@ -260,22 +260,26 @@ class PPOLearner:
     ) -> tuple[dict[str, float], Tensor]:
         settings = self.config.ppo
         distribution, log_prob_op, log_prob_arguments, q_taken = self._evaluate(batch, epsilon)
-        played, chosen, acted = (w.flatten() for w in (batch.played, batch.chosen, batch.acted))
+        valid_mask, choice_mask, argument_mask = (
+            w.flatten() for w in (batch.valid_mask, batch.choice_mask, batch.argument_mask)
+        )
         ratio_op = log_prob_op - batch.log_prob_op.flatten()
         ratio_arguments = log_prob_arguments - batch.log_prob_arguments.flatten()
-        count = chosen.sum()
+        count = choice_mask.sum()
         terms = {
-            "policy_loss": ppo.clipped_policy_loss(ratio_op, targets.op.flatten(), chosen, settings.clip, count)
-            + ppo.clipped_policy_loss(ratio_arguments, targets.arguments.flatten(), acted, settings.clip, count),
-            "value_loss": ppo.value_loss(q_taken, targets.returns.flatten() / self.network.value_scale, played),
-            "entropy": ppo.weighted_mean(distribution.entropy(), chosen),
+            "policy_loss": ppo.clipped_policy_loss(ratio_op, targets.op.flatten(), choice_mask, settings.clip, count)
+            + ppo.clipped_policy_loss(
+                ratio_arguments, targets.arguments.flatten(), argument_mask, settings.clip, count
+            ),
+            "value_loss": ppo.value_loss(q_taken, targets.returns.flatten() / self.network.value_scale, valid_mask),
+            "entropy": ppo.weighted_mean(distribution.entropy(), choice_mask),
         }
         loss = (
             terms["policy_loss"] + settings.value_coefficient * terms["value_loss"] - entropy_weight * terms["entropy"]
         )
         with torch.no_grad():
-            terms["kl"] = ppo.approximate_kl(ratio_op + ratio_arguments, played)
-            terms["clip_share"] = ppo.clip_share(ratio_op + ratio_arguments, chosen, settings.clip)
+            terms["kl"] = ppo.approximate_kl(ratio_op + ratio_arguments, valid_mask)
+            terms["clip_share"] = ppo.clip_share(ratio_op + ratio_arguments, choice_mask, settings.clip)
         report = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
         broken = [f"{name} = {value}" for name, value in report.items() if not math.isfinite(value)]
         if broken:
@@ -288,26 +292,26 @@ class PPOLearner:
         """Diagnostics by name.
 
         Args:
-            unit: of value, in which the round was played and its values were predicted.
+            unit: value scale of the behaviour policy of the round.
         """
         names = ("policy_loss", "value_loss", "entropy", "kl", "clip_share", "grad_norm")
         summary = {name: float(np.mean([r[name] for r in reports])) if reports else math.nan for name in names}
-        explained, spread = ppo.explained_variance(batch.values, targets.returns, batch.played)
+        explained, spread = ppo.explained_variance(batch.values, targets.returns, batch.valid_mask)
         summary |= {"explained_variance": float(explained), "return_variance": float(spread)}
         summary["low_variance"] = float(summary["return_variance"] < LOW_VARIANCE * unit**2)
         with torch.no_grad():
             distribution, *_ = self._evaluate(batch, epsilon)
-            found = distribution.head_entropies(batch.actions.flatten(0, 1))
-        played = batch.played.flatten()
+            head_entropies = distribution.head_entropies(batch.actions.flatten(0, 1))
+        valid_mask = batch.valid_mask.flatten()
         for head in HEADS:
-            entropy, open_ = found[head]
-            weight = played * open_
+            entropy, has_choice = head_entropies[head]
+            weight = valid_mask * has_choice
             summary[f"entropy_{head}"] = float(ppo.weighted_mean(entropy, weight)) if weight.any() else math.nan
         return summary
 
     def _learn_statistics(self, batch: PaddedBatch) -> None:
-        """Fold this round's observations into the normaliser; it counts from the next round on."""
-        rows = batch.features[batch.played > 0].double().cpu().numpy()
+        """Merge the observations of this round into the normaliser, for the next round."""
+        rows = batch.features[batch.valid_mask > 0].double().cpu().numpy()
         slots = rows[:, BASE_SIZE:].reshape(-1, SLOT_SIZE)
         self.base_moments = self.base_moments.merged(rows[:, :BASE_SIZE])
         self.slot_moments = self.slot_moments.merged(slots[slots[:, 0] > 0])

@@ -1,4 +1,4 @@
-"""What a round amounts to: its line in ``rounds.csv``, its events, its times, and what a run has counted."""
+"""Summaries of a round: its row in ``rounds.csv``, its events, its times, and the counts of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ DIAGNOSTICS = (
     "entropy_coefficient",
     *(f"entropy_{head}" for head in HEADS),
 )
-"""The diagnostics of an update that ``rounds.csv`` holds."""
+"""Diagnostics of an update that are columns of ``rounds.csv``."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has counted; all of it is in every checkpoint."""
+    """The counts of a run, which every checkpoint holds."""
 
     round_index: int = 0
-    """Rounds that are finished."""
+    """Number of finished rounds."""
     env_steps: int = 0
     seconds: float = 0.0
     best: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Progress:
     best_round: dict[str, Any] = field(default_factory=dict)
     """The round with the highest validation accuracy so far, and the checkpoint of the policy that played it."""
     control_pp: list[float] = field(default_factory=list)
-    """Validation accuracies without growth, of the episodes of which they are known."""
+    """Validation accuracies without growth, of the episodes with a control, in percentage points."""
 
     def count(self, episodes: Sequence[Episode]) -> None:
         """Add the steps, the best episode and the controls of a round."""
@@ -55,7 +55,7 @@ class Progress:
         self.control_pp += [record["val_accuracy_pp"] for record in controls]
 
     def count_round(self, accuracy_ratio: float, behaviour: Behaviour) -> None:
-        """Note the accuracy of a round, and which policy played it, if it is the best so far."""
+        """Update the best round with the accuracy and the policy of this one."""
         if not self.best_round or accuracy_ratio > self.best_round["val_accuracy_ratio"]:
             self.best_round = {
                 "round": self.round_index,
@@ -67,7 +67,7 @@ class Progress:
 def round_row(
     progress: Progress, episodes: Sequence[Episode], diagnostics: Mapping[str, float], behaviour: Behaviour
 ) -> dict[str, Any]:
-    """The line of ``rounds.csv``. It depends neither on the clock nor on the placement of the work."""
+    """The row of ``rounds.csv``. It depends neither on time nor on placement."""
     returns = [episode.total_reward for episode in episodes]
     row: dict[str, Any] = {
         "round": progress.round_index,
@@ -97,9 +97,9 @@ def round_events(
     """The events of a round as a whole.
 
     Args:
-        rows: all lines of ``rounds.csv`` so far, that of the round last.
+        rows: all rows of ``rounds.csv`` so far, the present round last.
         choices: legal choices of each head, see :func:`~esper_ray.nissa.metrics.publisher.head_choices`.
-        quarantined: environments that this round has lost, with their last error.
+        quarantined: environments quarantined in this round, with their last error.
     """
     row = rows[-1]
     index = row["round"]
@@ -116,7 +116,7 @@ def round_events(
 
 
 def round_timing(round_index: int, steps: int, play_s: float, update_s: float) -> dict[str, float]:
-    """The line of ``timings.csv``, in seconds."""
+    """The row of ``timings.csv``, in seconds."""
     return {
         "round": round_index,
         "play_seconds": round(play_s, 3),

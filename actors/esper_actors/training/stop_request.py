@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop, which training checks where stopping is safe."""
+"""A stop request by Ctrl-C or SIGTERM, which training checks where stopping is safe."""
 
 import signal
 import sys
@@ -10,14 +10,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Within ``with``, the first signal only sets a flag; a second Ctrl-C exits at once.
+    """A flag that the first signal sets; a second Ctrl-C exits at once.
 
-    Signals are received in the main thread only; elsewhere, :meth:`ask` is the way to stop.
+    Signals are received within ``with`` in the main thread only; other threads call :meth:`request`.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._asked = False
+        self._requested = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,11 +33,11 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """Whether a stop was requested."""
-        return self._asked or self.signal is not None
+        return self._requested or self.signal is not None
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Request a stop, as a signal would."""
-        self._asked = True
+        self._requested = True
 
     def listen(self) -> None:
         """Install the handlers (again): Ray installs one of its own when it starts."""
@@ -56,4 +56,4 @@ class StopRequest:
             raise SystemExit(128 + number)
         self.signal = number
         name = signal.Signals(number).name
-        print(f"\n{name}: stopping; Ctrl-C again gives up at once", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"\n{name}: stopping; Ctrl-C again exits at once", file=sys.stderr, flush=True)  # noqa: T201

@@ -134,7 +134,7 @@ class ComparisonJob:
             while running:  # looking up often, so that signals are heard
                 done, running = wait(running, timeout=0.2)
                 if any(future.exception() is not None for future in done):
-                    stop.ask()
+                    stop.request()
         return [future.result() for future in futures]
 
     def _judge(self, stop: StopRequest) -> int:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from esper_actors.training.checkpoint import checkpoints_in, round_of
+from esper_actors.training.checkpoint import checkpoints_in, finished_rounds
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.runs.remote_copy import STATE, pull
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -44,7 +44,7 @@ def run_of_name(run_id: str, parent: Path, storage: str | None) -> RunDirectory 
     here, local = parent / run_id, -1
     if here.exists():
         found = checkpoints_in(RunDirectory.open(here).checkpoints)
-        local = round_of(found[-1]) if found else -1
+        local = finished_rounds(found[-1]) if found else -1
     there = _newest(Storage(storage).within(run_id)) if storage is not None else -1
     if local < 0 or there > local:
         shutil.rmtree(here, ignore_errors=True)
@@ -56,4 +56,4 @@ def run_of_name(run_id: str, parent: Path, storage: str | None) -> RunDirectory 
 def _newest(copy: Storage) -> int:
     """Rounds of the newest complete checkpoint in a copy of a run; -1 without one."""
     names = [name for name in copy.names("checkpoints") if copy.stamp(f"checkpoints/{name}/{STATE}") is not None]
-    return max((round_of(Path(name)) for name in names), default=-1)
+    return max((finished_rounds(Path(name)) for name in names), default=-1)

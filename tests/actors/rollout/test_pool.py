@@ -1,4 +1,4 @@
-"""Environments that play at the same time play what they would play one after another."""
+"""The environment pool: parallel episodes equal sequential ones."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ from esper_ray.leyline.config.loading import ConfigError, build
 pytestmark = pytest.mark.integration
 
 
-def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
+def test_parallel_episodes_equal_sequential_ones(tiny_config):
     assignments = [Assignment(index, index, 100 + index) for index in range(6)]
     alone, together = EnvironmentPool(tiny_config, "cpu", 1), EnvironmentPool(tiny_config, "cpu", 3)
     weights = PPOLearner(tiny_config).weights()
@@ -30,18 +30,18 @@ def test_threads_play_the_same_episodes_as_one_after_another(tiny_config):
         np.testing.assert_array_equal(mine.trajectory.rewards, theirs.trajectory.rewards)
 
 
-def test_the_data_are_there_once(tiny_config):
-    slots = EnvironmentPool(tiny_config, "cpu", 2)
-    first, second = (slot.runner.env.data for slot in slots._slots)
+def test_environments_share_the_data(tiny_config):
+    pool = EnvironmentPool(tiny_config, "cpu", 2)
+    first, second = (environment.runner.env.data for environment in pool._environments)
     assert first is second
 
 
-def test_a_slot_is_free_again_after_an_error(tiny_config):
-    slots = EnvironmentPool(tiny_config, "cpu", 1)
+def test_an_environment_is_free_again_after_an_error(tiny_config):
+    pool = EnvironmentPool(tiny_config, "cpu", 1)
     weights, behaviour = PPOLearner(tiny_config).weights(), Behaviour(0, 0, "", 0.0)
     with pytest.raises(gymnasium.error.Error, match="actual value: -1"):
-        slots.play(Assignment(0, 0, -1), behaviour, weights)
-    played = slots.play(Assignment(0, 0, 1), behaviour, weights)
+        pool.play(Assignment(0, 0, -1), behaviour, weights)
+    played = pool.play(Assignment(0, 0, 1), behaviour, weights)
     assert len(played.episode.trajectory) == tiny_config.episode_length
     assert played.seconds > 0
 

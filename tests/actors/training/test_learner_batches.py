@@ -74,10 +74,10 @@ def test_the_first_minibatch_of_every_round_has_no_divergence_and_no_clipping():
 
 def test_padding_is_played_by_nobody(learner):
     batch = padded_batch(uneven(learner), CPU)
-    assert batch.played.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
-    for weights in (batch.chosen, batch.acted):
-        assert (weights <= batch.played).all()
-    assert (batch.rewards[batch.played == 0] == 0).all()
+    assert batch.valid_mask.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    for weights in (batch.choice_mask, batch.argument_mask):
+        assert (weights <= batch.valid_mask).all()
+    assert (batch.rewards[batch.valid_mask == 0] == 0).all()
     assert batch.bootstrap.tolist() == pytest.approx([0.0, 0.3, 0.6])
 
 
@@ -91,8 +91,8 @@ def test_weights_say_where_there_was_a_choice_and_where_arguments_were_read():
         behaved(learner, synthetic(2, [0.0, 0.0], 2, masks=forced), [wait, wait]),
     ]
     batch = padded_batch(episodes, CPU)
-    assert batch.chosen.tolist() == [[1, 1], [0, 0]]
-    assert batch.acted.tolist() == [[0, 1], [0, 0]]
+    assert batch.choice_mask.tolist() == [[1, 1], [0, 0]]
+    assert batch.argument_mask.tolist() == [[0, 1], [0, 0]]
 
 
 def losses(learner, batch, targets, entropy_weight=0.02):
@@ -145,7 +145,7 @@ def test_what_stands_in_the_padding_does_not_matter(learner):
     targets = learner._targets(batch)
     moved(learner)
     expected, _, gradients = losses(learner, batch, targets)
-    hidden = batch.played == 0
+    hidden = batch.valid_mask == 0
     garbage = {
         name: torch.where(hidden.reshape(3, 6, *[1] * (getattr(batch, name).dim() - 2)), value, getattr(batch, name))
         for name, value in (("features", 3.0), ("log_prob_op", -5.0), ("values", 70.0), ("q_taken", 70.0))

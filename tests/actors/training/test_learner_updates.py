@@ -200,7 +200,7 @@ def test_every_head_that_was_used_learns_and_no_other(actions, used):
     numbers = {"values": np.float32([0.0, 1.0]), "q_taken": np.float32([0.5, 0.0])}
     batch = padded_batch([changed(episode, **numbers)], learner.device)
     targets = learner._targets(batch)
-    targets.arguments.copy_(batch.acted)  # one step alone would be standardised to nothing
+    targets.arguments.copy_(batch.argument_mask)  # one step alone would be standardised to nothing
     _, loss = learner._losses(batch, targets, 0.0, 0.0)
     loss.backward()
     network = learner.network

@@ -123,19 +123,19 @@ def standardised_by_hand(rows, weights):
 
 def weights_by_hand(learner, episodes):
     """Where there was a choice of operations, and where the operation was not WAIT."""
-    chosen = [[step.choices > 1 for step in steps_of(learner, e.trajectory, 0.0)[0]] for e in episodes]
-    return chosen, [[action[0] != 0 for action in e.trajectory.actions] for e in episodes]
+    choice_mask = [[step.choices > 1 for step in steps_of(learner, e.trajectory, 0.0)[0]] for e in episodes]
+    return choice_mask, [[action[0] != 0 for action in e.trajectory.actions] for e in episodes]
 
 
 def targets_by_hand(learner, episodes):
-    chosen, acted = weights_by_hand(learner, episodes)
+    choice_mask, argument_mask = weights_by_hand(learner, episodes)
     raw, returns, arguments = [], [], []
     for episode in episodes:
         advantages, goals = returns_by_hand(episode.trajectory)
         raw.append(advantages)
         returns.append(goals)
         arguments.append([g - float(q) for g, q in zip(goals, episode.trajectory.q_taken, strict=True)])
-    return standardised_by_hand(raw, chosen), standardised_by_hand(arguments, acted), returns
+    return standardised_by_hand(raw, choice_mask), standardised_by_hand(arguments, argument_mask), returns
 
 
 def surrogate(log_ratio, advantage):
@@ -146,10 +146,10 @@ def surrogate(log_ratio, advantage):
 def losses_by_hand(learner, episodes):
     """Every term of the loss, and the loss."""
     op_advantages, argument_advantages, returns = targets_by_hand(learner, episodes)
-    chosen, acted = weights_by_hand(learner, episodes)
+    choice_mask, argument_mask = weights_by_hand(learner, episodes)
     scale = float(learner.network.value_scale)
     policy = value = entropy = kl = clipped = 0.0
-    choices = played = 0
+    choices = valid_mask = 0
     for e, episode in enumerate(episodes):
         trajectory = episode.trajectory
         steps, q = steps_of(learner, trajectory, EPSILON)
@@ -158,19 +158,19 @@ def losses_by_hand(learner, episodes):
             op, rest = step.log_probs(action)
             ratio_op, ratio_rest = op - float(trajectory.log_prob_op[t]), rest - float(trajectory.log_prob_arguments[t])
             both = ratio_op + ratio_rest
-            if chosen[e][t]:
+            if choice_mask[e][t]:
                 choices += 1
                 policy -= surrogate(ratio_op, op_advantages[e][t])
                 entropy += step.entropy()
                 clipped += abs(math.exp(both) - 1) > CLIP
-            if acted[e][t]:
+            if argument_mask[e][t]:
                 policy -= surrogate(ratio_rest, argument_advantages[e][t])
-            played += 1
+            valid_mask += 1
             value += 0.5 * (q[t][action[0]] - returns[e][t] / scale) ** 2
             kl += math.exp(both) - 1 - both
-    terms = {"policy_loss": policy / choices, "value_loss": value / played, "entropy": entropy / choices}
+    terms = {"policy_loss": policy / choices, "value_loss": value / valid_mask, "entropy": entropy / choices}
     total = terms["policy_loss"] + VALUE * terms["value_loss"] - ENTROPY * terms["entropy"]
-    return terms | {"kl": kl / played, "clip_share": clipped / choices}, total
+    return terms | {"kl": kl / valid_mask, "clip_share": clipped / choices}, total
 
 
 def holed_masks(rng):
@@ -214,8 +214,8 @@ def learner_of(seed=3):
 
 def double(batch):
     """The batch in double precision: float32 rounds what is compared here to one part in a million."""
-    names = ("features", "log_prob_op", "log_prob_arguments", "values", "q_taken", "rewards", "bootstrap", "played")
-    precise = {name: getattr(batch, name).double() for name in (*names, "chosen", "acted")}
+    names = ("features", "log_prob_op", "log_prob_arguments", "values", "q_taken", "rewards", "bootstrap", "valid_mask")
+    precise = {name: getattr(batch, name).double() for name in (*names, "choice_mask", "argument_mask")}
     return replace(batch, **precise)
 
 
@@ -257,9 +257,9 @@ def test_the_round_of_these_tests_has_every_kind_of_step():
     learner = learner_of()
     episodes = [episode for seed in range(3) for episode in ragged_round(learner, seed)]
     batch = padded_batch(episodes, learner.device)
-    assert batch.chosen.sum() < batch.played.sum() < batch.played.numel()
-    assert 0 < batch.acted.sum() < batch.chosen.sum()
-    taken = batch.actions[..., 0][batch.played > 0]
+    assert batch.choice_mask.sum() < batch.valid_mask.sum() < batch.valid_mask.numel()
+    assert 0 < batch.argument_mask.sum() < batch.choice_mask.sum()
+    taken = batch.actions[..., 0][batch.valid_mask > 0]
     assert set(taken.tolist()) == {0, 1, 2, 3, 4, 5}
     assert (batch.bootstrap == 0).any()
     assert (batch.bootstrap != 0).any()

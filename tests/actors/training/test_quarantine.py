@@ -83,5 +83,5 @@ def test_on_ray(tmp_path, ray_cluster):
 
 def test_a_run_without_any_environment_left_ends_with_the_last_error(tmp_path):
     config = small_config(**SETTINGS)
-    with pytest.raises(WorkerGroupError, match=r"every environment has been given up.*no data for environment"):
+    with pytest.raises(WorkerGroupError, match=r"every environment is quarantined.*no data for environment"):
         run(tmp_path, LocalWorkerGroup(config, player=AllPoisoned), config)

@@ -37,7 +37,7 @@ def learner():
     return learner
 
 
-def played(learner):
+def valid_mask(learner):
     """Episodes of four lengths: the first terminated, the others cut off, and a policy that has moved since."""
     rng = np.random.default_rng(2)
     episodes = [drawn(learner, synthetic(n, rng.normal(size=n), seed=n, slots=SLOTS), seed=n) for n in LENGTHS]
@@ -102,12 +102,12 @@ def loss_one_by_one(network, episodes, targets, scale):
 
 
 def test_log_probabilities_and_values_of_a_padded_batch_are_those_of_a_loop_over_steps(learner):
-    episodes = played(learner)
+    episodes = valid_mask(learner)
     batch = doubled(padded_batch(episodes, learner.device))
     with torch.no_grad():
         distribution, op, arguments, q_taken = learner._evaluate(batch, EPSILON)
         values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
-        found = [x.reshape(batch.played.shape) for x in (op, arguments, q_taken, values)]
+        found = [x.reshape(batch.valid_mask.shape) for x in (op, arguments, q_taken, values)]
         loop = written_out(copy.deepcopy(learner.network))
         for e, episode in enumerate(episodes):
             for t, distribution, q in one_by_one(loop, episode.trajectory):
@@ -118,7 +118,7 @@ def test_log_probabilities_and_values_of_a_padded_batch_are_those_of_a_loop_over
 
 
 def test_the_gradients_through_time_of_a_padded_batch_are_those_of_a_loop_over_steps(learner):
-    episodes = played(learner)
+    episodes = valid_mask(learner)
     batch = doubled(padded_batch(episodes, learner.device))
     targets = learner._targets(batch)
     _, loss = learner._losses(batch, targets, EPSILON, ENTROPY)
@@ -136,7 +136,7 @@ def test_the_gradients_through_time_of_a_padded_batch_are_those_of_a_loop_over_s
 
 def test_the_loop_would_notice_a_memory_that_runs_on_into_the_next_episode(learner):
     """Without a fresh memory the second episode is valued otherwise, so that the equalities above mean something."""
-    first, second, *_ = played(learner)
+    first, second, *_ = valid_mask(learner)
     joined = {
         name: np.concatenate([getattr(first.trajectory, name), getattr(second.trajectory, name)])
         for name in ("features", "blueprints", "masks", "rewards")

@@ -47,7 +47,7 @@ def test_a_stale_run_that_is_interrupted_equals_one_that_is_not(stale, tmp_path,
     directory, _, _, done = run(tmp_path, stop_after=lambda watcher: len(watcher.rows) == first, **STALE)
     assert not done
     newest = load_checkpoint(checkpoints_in(directory.checkpoints)[-1], small_config(**_settings()))
-    assert newest.behind is not None
+    assert newest.stale_weights is not None
     _, resumed, _, _ = run(tmp_path, resume=directory.path, **STALE)
     assert rounds_csv(directory) == rounds_csv(stale[0])
     assert events(directory) == events(stale[0])
