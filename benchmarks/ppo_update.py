@@ -64,7 +64,7 @@ def _episode(learner: PPOLearner, index: int) -> Episode:
     episode = Episode(index, index, index, trajectory, (), 0.0, 0.0, 0.0, 1.0, {}, 0, 0, False)
     with torch.no_grad():
         distribution, *_ = learner._evaluate(padded_batch([episode], learner.device), 0.0)
-        trajectory.actions[:] = distribution.sample(torch.Generator().manual_seed(index)).numpy()
+        trajectory.actions[:] = distribution.sample(torch.Generator().manual_seed(index)).actions.numpy()
         op, arguments = distribution.log_probs(torch.from_numpy(trajectory.actions))
     trajectory.log_prob_op[:], trajectory.log_prob_arguments[:] = op.numpy(), arguments.numpy()
     return episode

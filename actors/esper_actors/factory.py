@@ -1,4 +1,4 @@
-"""Picks the workers of a run. Ray is only imported if it is needed, and after its settings are chosen."""
+"""The factory of worker groups and evaluators. Ray is imported only if it is needed."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ def make_workers(
     metrics: tuple[str, str] | None = None,
     scraped: bool | None = None,
 ) -> WorkerGroup:
-    """The worker group that ``system.workers`` asks for.
+    """The worker group that ``system.workers`` selects.
 
     Args:
         snapshots: where unfinished episodes are saved.
         label: begins the names of actors.
         metrics: run and group, as metrics name them; without it there is no telemetry actor.
-        scraped: whether the last metrics wait until they have been scraped; if left out, on a cluster that was there
-            before.
+        scraped: whether the group waits at the end until the last metrics are scraped; ``None``: on an existing
+            cluster only.
 
     Raises:
         ResourceError: if the configuration asks for more of a GPU than there is of one.
@@ -48,10 +48,10 @@ def make_workers(
 def make_evaluators(
     config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool, workers: int | None
 ) -> EvaluatorPool:
-    """The evaluators that ``system.workers`` asks for: this process, or actors on Ray.
+    """The evaluator pool that ``system.workers`` selects: this process, or actors on Ray.
 
     Args:
-        workers: actors; one for each CPU of the cluster if left out.
+        workers: number of actors; ``None``: one for each CPU of the cluster.
     """
     if config.system.workers == "local":
         return LocalEvaluatorPool(config, candidates, greedy=greedy)
@@ -63,7 +63,7 @@ def make_evaluators(
 
 @contextmanager
 def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
-    """Ray for several runs at the same time: the cluster of ``RAY_ADDRESS``, or one with room for all of them.
+    """A connection to Ray for several runs: the cluster of ``RAY_ADDRESS``, or a local one for all.
 
     Raises:
         ResourceError: if a configuration asks for more of a GPU than there is of one.

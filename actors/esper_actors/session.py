@@ -1,4 +1,4 @@
-"""Training a run from its configuration to its last checkpoint: the one owner of that.
+"""The training session of a run, from its configuration to its last checkpoint.
 
 The command line, trials of sweeps, comparisons, benchmarks and people call :func:`train`. Dataflow::
 
@@ -36,13 +36,13 @@ from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What :func:`train` returns."""
+    """The result of :func:`train`."""
 
     run: RunDirectory
     status: str
     """``finished`` or ``interrupted``."""
     progress: Progress
-    """What the run has counted: rounds, steps, the best episode and round."""
+    """Counts of the run: rounds, steps, the best episode and round."""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -142,12 +142,11 @@ class TrainingSession:
     ) -> None:
         """
         Args:
-            checkpoint: is resumed from; without one the run starts.
-            storage: folder or URI for a copy of the run, which is brought up to date after every round.
+            checkpoint: checkpoint to resume from; ``None``: start the run.
+            storage: folder or URI of a copy of the run, updated after every round.
             snapshots: where unfinished episodes are saved; in the run directory or its copy if left out.
             samples: whether steps of unfinished episodes are sampled.
-            supervised: whether somebody else, such as a sweep, decides what an error means for the run: its directory
-                and its status stay then as they are.
+            supervised: whether the caller, such as a sweep, handles errors; directory and status then stay unchanged.
         """
         self.config, self.run_directory, self.checkpoint = config, run, checkpoint
         self._observers = ObserverGroup(observers)
@@ -159,7 +158,7 @@ class TrainingSession:
 
     @property
     def rounds_done(self) -> int:
-        """Rounds that were finished before."""
+        """Number of rounds that were finished before."""
         return 0 if self.checkpoint is None else self.checkpoint.round_index
 
     def run(self, should_stop: Callable[[], bool], workers: WorkerGroup | None = None) -> Result:
@@ -226,7 +225,7 @@ class TrainingSession:
             shutil.rmtree(run.snapshots, ignore_errors=True)
 
     def _push(self, controller: Controller) -> None:
-        """Bring the copy up to date. A failure is a fault of the run."""
+        """Update the copy. A failure is reported as a fault."""
         if self._copy is not None:
             try:
                 self._copy.push()
@@ -234,7 +233,7 @@ class TrainingSession:
                 controller.report_fault(Fault("storage_failed", self._copy.place, f"the copy is not complete: {error}"))
 
     def _abandon(self) -> None:
-        """After an error: the directory of a run that has saved nothing is removed."""
+        """Remove the directory of a failed run without a checkpoint, or mark the run as failed."""
         if self._supervised:
             return
         if self.checkpoint is None and not checkpoints_in(self.run_directory.checkpoints):

@@ -1,1 +1,1 @@
-"""Policies that steer growth: learned, hand-written, scripted and random."""
+"""Policies: learned, heuristic, scripted and random."""

@@ -1,4 +1,4 @@
-"""Policies that learn nothing: what a learned one has to beat."""
+"""Baseline policies without learning."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ FULL, FAST = 2, 0
 
 
 class StaticPolicy:
-    """No growth: it always waits."""
+    """A policy without growth, which always waits."""
 
     def begin_episode(self, seed: int) -> None:
-        """Nothing is random, and nothing is remembered."""
+        """No effect: the policy has no random numbers and no state."""
 
     def decide(self, view: View) -> Decision:
-        """WAIT."""
+        """The action WAIT."""
         return Decision(WAIT, reason="no growth")
 
 
 class RandomPolicy:
-    """A uniform choice among the legal operations, then among their slots, then among each argument that is read."""
+    """A policy that chooses uniformly among legal operations, then slots, then arguments."""
 
     def begin_episode(self, seed: int) -> None:
-        """All draws of the episode come from ``seed``."""
+        """Seed the generator of the episode."""
         self._rng = np.random.default_rng(seed)
 
     def decide(self, view: View) -> Decision:
-        """A legal action."""
+        """A random legal action."""
         op = LifecycleOp(self._any(view.masks.op))
         slot = 0 if op is LifecycleOp.WAIT else self._any(view.masks.slot_by_op[op])
         read = HEADS_OF_OP[op]
@@ -74,10 +74,10 @@ class SchedulePolicy:
     def __init__(self, limits: Limits, script: Sequence[ScriptLine] | None = None) -> None:
         """
         Args:
-            script: what to do; without one a seed is germinated in every slot and committed, one after another.
+            script: lines of the script; ``None``: germinate and fossilize a seed in every slot, one after another.
 
         Raises:
-            ValueError: if a line names an operation, a slot or a blueprint that the run does not have.
+            ValueError: if a line names an unknown operation, slot or blueprint.
         """
         self.limits = limits
         self.script = tuple(default_script(limits) if script is None else script)
@@ -87,11 +87,11 @@ class SchedulePolicy:
         self.begin_episode(0)
 
     def begin_episode(self, seed: int) -> None:
-        """From the first line; nothing is random."""
+        """Restart at the first line; nothing is random."""
         self._next, self._tried = 0, False
 
     def decide(self, view: View) -> Decision:
-        """The next line, if it is due and legal."""
+        """The action of the next line if it is due and legal; else ADVANCE or WAIT."""
         self._next += self._tried and view.signals.last_success
         self._tried = False
         if self._next < len(self.script):
@@ -126,7 +126,7 @@ class SchedulePolicy:
 
 
 def default_script(limits: Limits) -> Iterator[ScriptLine]:
-    """Every slot in turn: germinate, and commit as soon as it is allowed."""
+    """The script that germinates and fossilizes a seed in every slot in turn."""
     first = min(_plantable(limits), default=Blueprint.CONV_LIGHT)
     for slot in range(len(limits.slots)):
         yield ScriptLine(epoch=0, op="germinate", slot=slot, blueprint=first.id)
@@ -134,13 +134,13 @@ def default_script(limits: Limits) -> Iterator[ScriptLine]:
 
 
 def _plantable(limits: Limits) -> list[Blueprint]:
-    """Blueprints that a run allows and that are ever legal."""
+    """Blueprints that a run allows, without NOOP."""
     return [blueprint for blueprint in sorted(limits.blueprints) if blueprint is not Blueprint.NOOP]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is known to be best on a task."""
+    """The known optimum of a task."""
 
     slot: int
     blueprint: Blueprint
@@ -151,7 +151,7 @@ ORACLE_PLANS = {"patterns": _Plan(0, Blueprint.CONV_LIGHT)}
 
 
 class OraclePolicy:
-    """Knows the optimum: one right seed in one right slot at once, committed as soon as the gate lets it through."""
+    """A policy with the known optimum: one seed in one slot, fossilized as soon as allowed."""
 
     def __init__(self, limits: Limits, task: str) -> None:
         """
@@ -169,10 +169,10 @@ class OraclePolicy:
         self._style = min(limits.styles, key=lambda style: style is not GerminationStyle.LINEAR_ADD)
 
     def begin_episode(self, seed: int) -> None:
-        """Nothing is random, and nothing is remembered."""
+        """No effect: the policy has no random numbers and no state."""
 
     def decide(self, view: View) -> Decision:
-        """The next step of the plan."""
+        """The next action of the plan."""
         slot = self._plan.slot
         report = view.reports[slot]
         if report is None:

@@ -1,4 +1,4 @@
-"""A policy bundle: one file that holds a trained Tamiyo, complete and on its own. No Ray in here.
+"""The policy bundle: one self-contained file with a trained policy.
 
 A blob (:mod:`esper_ray.leyline.blob`) whose tensors are those of :class:`~esper_policies.network.PolicyNetwork`
 (weights, normaliser, unit of value), and whose content is a manifest. Nothing in it needs unpickling.
@@ -38,11 +38,11 @@ BUNDLE = BlobFormat("policy bundle", 2, BundleError, safetensors.torch)
 
 
 class Provenance(Section):
-    """Where a policy comes from."""
+    """The origin of a policy."""
 
     run: str
     round: int
-    """Rounds of training that are behind it."""
+    """Number of training rounds."""
     config_sha256: str
     task: str
     reward: str
@@ -52,16 +52,16 @@ class Provenance(Section):
 
 
 class BundleManifest(Section):
-    """What a bundle says about itself."""
+    """The manifest of a bundle."""
 
     observation: tuple[str, ...]
-    """Names of the numbers that the policy sees: of the host, then of one slot."""
+    """Names of the observed features: of the host, then of one slot."""
     actions: tuple[str, ...]
-    """What the indices of its actions mean."""
+    """Names of the action indices."""
     topologies: tuple[Topology, ...]
-    """Features at the slots that it has learnt to grow on."""
+    """Topologies that it was trained on."""
     growth: GrowthConfig
-    """Blueprints, styles and rules of the lifecycle that it has learnt with, and the slots, which may be others."""
+    """Blueprints, styles and lifecycle rules of its training, and its slots, which may differ in use."""
     policy: PolicyConfig
     parameters: int
     weights_sha256: str
@@ -70,16 +70,16 @@ class BundleManifest(Section):
 
 @dataclass(frozen=True, slots=True)
 class PolicyBundle:
-    """A policy that has been read, and has been found to fit this version."""
+    """A policy that was read and checked against this version."""
 
     manifest: BundleManifest
     weights: Mapping[str, Tensor]
 
     def player(self, device: str = "cpu", *, greedy: bool = True) -> LearnedPolicy:
-        """The policy itself, without exploration.
+        """The policy, without exploration.
 
         Args:
-            greedy: take the likeliest action; else draw.
+            greedy: take the mode; ``False``: sample.
         """
         policy = LearnedPolicy(self.manifest.policy, device)
         policy.load(dict(self.weights), epsilon=0.0)
@@ -87,19 +87,19 @@ class PolicyBundle:
         return policy
 
     def check_serves(self, topologies: Mapping[str, Topology]) -> None:
-        """See whether the policy knows the features at all slots.
+        """Check that the policy was trained on the topologies of all slots.
 
         Args:
-            topologies: slot id to the features there.
+            topologies: topology by slot id.
 
         Raises:
-            BundleError: if it does not know some of them.
+            BundleError: if some are missing from its training.
         """
         check_topologies(self.manifest.topologies, self.manifest.provenance.task, topologies)
 
 
 def check_topologies(learnt: Sequence[Topology], task: str, topologies: Mapping[str, Topology]) -> None:
-    """See whether a policy that was trained on ``task`` knows the features at all slots.
+    """Check that a policy of ``task`` was trained on the topologies of all slots.
 
     Raises:
         BundleError: if some are not among those that it has ``learnt``.
@@ -121,7 +121,7 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def policy_observation() -> tuple[str, ...]:
-    """Names of what Policy V2 reads: the numbers about the host, and those about any slot."""
+    """Names of the features that Policy V2 reads: of the host, then of one slot."""
     return observation_names(["slot"])
 
 
@@ -135,11 +135,11 @@ def save_bundle(
     provenance: Provenance,
     replace: bool = False,
 ) -> BundleManifest:
-    """Write a bundle as a whole or not at all.
+    """Write a bundle atomically.
 
     Args:
-        weights: the state of the network, as ``PPOLearner.weights`` gives it.
-        replace: overwrite a file that is there.
+        weights: tensors of the network, as from ``PPOLearner.weights``.
+        replace: overwrite an existing file.
 
     Raises:
         BundleError: if the file is there, its name does not end in ``.esper``, or ``weights`` are not those of such
@@ -185,10 +185,12 @@ def _manifest(path: Path, tree: Any) -> BundleManifest:
     """The manifest, if it is one for this version."""
     if not isinstance(tree, dict):
         raise BundleError(f"policy bundle {path} is damaged: its manifest is no JSON object but {tree!r:.80}")
-    for what, known in (("observation", policy_observation()), ("actions", action_names())):
+    for what, expected in (("observation", policy_observation()), ("actions", action_names())):
         names = tree.get(what)
-        if not isinstance(names, list) or tuple(names) != known:
-            raise BundleError(f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), known)}")
+        if not isinstance(names, list) or tuple(names) != expected:
+            raise BundleError(
+                f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), expected)}"
+            )
     try:
         return BundleManifest.model_validate(tree)
     except ValidationError as error:
@@ -197,7 +199,7 @@ def _manifest(path: Path, tree: Any) -> BundleManifest:
 
 
 def _difference(theirs: object, mine: Sequence[str]) -> str:
-    """What one list of names has and the other lacks, or where they are in another order."""
+    """The names that only one list contains, or the first difference in order."""
     names = list(theirs) if isinstance(theirs, list) else []
     missing = [name for name in mine if name not in names]
     extra = [name for name in names if name not in mine]
@@ -215,13 +217,13 @@ def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], whose: str) ->
     Raises:
         BundleError: if they are not those of such a network.
     """
-    with torch.device("meta"):  # whatever size it claims to have
+    with torch.device("meta"):  # without allocating the size that it claims
         network = PolicyNetwork(policy, initialise=False)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise BundleError(f"{whose} has {name} of shape {found.get(name)}, its network needs {expected.get(name)}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            raise BundleError(f"{whose} has {name} of shape {shapes.get(name)}, its network needs {expected.get(name)}")
     kinds = {name: network.state_dict()[name].dtype for name in expected}
     for name, tensor in weights.items():
         if tensor.dtype != kinds[name]:

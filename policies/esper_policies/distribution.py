@@ -1,9 +1,8 @@
-"""The distribution over factored actions: operation first, then slot, then the arguments in use.
+"""The distribution over factored actions: operation, then slot, then arguments.
 
 ``p(a) = p(op) p(slot | op) prod_h p(a_h | op, slot)`` over the heads h that the operation reads; a head
 that it does not read adds nothing to the log-probability or the entropy. The tables hold every
-condition at once, so acting and updating share one object and one arithmetic; a single choice makes only those rows
-of the tables that it meets.
+condition at once, so that acting and updating share one class; a single choice computes only the rows that it reads.
 
 Shapes: N rows, S slots, K operations that read a head, A choices of a head.
 """
@@ -27,12 +26,12 @@ from esper_ray.leyline.actions import (
 from esper_ray.leyline.legality import mask_vector_size
 
 MASKED = -1e9
-"""Log-probability of what cannot be chosen."""
+"""Log-probability of an illegal choice."""
 
 
 @dataclass(frozen=True)
 class MaskTensors:
-    """Legal choices of N states."""
+    """The masks of legal choices in N states."""
 
     flat: Tensor
     """(N, L) bool, laid out as in ``Masks.vector``."""
@@ -40,10 +39,10 @@ class MaskTensors:
 
     @classmethod
     def from_vectors(cls, vectors: Tensor, slots: int) -> "MaskTensors":
-        """From rows of ``Masks.vector``, (N, L).
+        """Masks from rows of ``Masks.vector``, (N, L).
 
         Raises:
-            ValueError: if their length does not fit ``slots``.
+            ValueError: if the length of a row does not fit ``slots``.
         """
         expected = mask_vector_size(slots)
         if vectors.shape[-1] != expected:
@@ -71,7 +70,7 @@ class MaskTensors:
 
 @dataclass(frozen=True, slots=True)
 class ActionLogits:
-    """Unmasked scores of every choice under every condition."""
+    """The unmasked scores of every choice under every condition."""
 
     op: Tensor
     """(N, 6)"""
@@ -83,7 +82,7 @@ class ActionLogits:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One action of each distribution, evaluated as it was chosen."""
+    """One action of each distribution, with its log-probabilities."""
 
     actions: Tensor
     """(N, 8); heads that are not read hold 0."""
@@ -99,8 +98,8 @@ class ActionDistribution:
     def __init__(self, logits: ActionLogits, masks: MaskTensors, epsilon: float = 0.0) -> None:
         """
         Args:
-            epsilon: share of a uniform choice among what is legal, mixed into every head. Gradients reach
-                every logit whatever it is, which a clamp of small probabilities would not allow.
+            epsilon: share of a uniform choice among legal ones, mixed into every head. Unlike a clamp of small
+                probabilities, it lets gradients reach every logit.
 
         Raises:
             ValueError: if some row has no legal operation, or ``epsilon`` is outside [0, 1].
@@ -112,7 +111,7 @@ class ActionDistribution:
         self.masks = masks
         self._logits, self._epsilon = logits, epsilon
         self.op = _log_probs(logits.op, masks.op, epsilon)
-        if torch.is_grad_enabled():  # else whoever asks first would decide whether the tables have gradients
+        if torch.is_grad_enabled():  # else the first access would decide whether the tables have gradients
             _ = self.slot, self.arguments
 
     @cached_property
@@ -128,22 +127,14 @@ class ActionDistribution:
             for head, scores in self._logits.arguments.items()
         }
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """(N, 8) actions, one draw each. Heads that are not read hold 0."""
-        return self.drawn(generator).actions
-
-    def mode(self) -> Tensor:
-        """(N, 8) the likeliest operation, then the likeliest slot, then the likeliest arguments."""
-        return self.likeliest().actions
-
-    def drawn(self, generator: torch.Generator | None = None) -> Choice:
-        """One draw each."""
+    def sample(self, generator: torch.Generator | None = None) -> Choice:
+        """One sample of every distribution."""
         sizes = head_sizes(self._logits.slot.shape[-1])
-        ahead = [torch.empty(len(self.op), size, device=self.op.device) for size in sizes.values()]
-        return self._choose([noise.exponential_(generator=generator) for noise in ahead])
+        noise = [torch.empty(len(self.op), size, device=self.op.device) for size in sizes.values()]
+        return self._choose([empty.exponential_(generator=generator) for empty in noise])
 
-    def likeliest(self) -> Choice:
-        """The likeliest operation, then the likeliest slot, then the likeliest arguments."""
+    def mode(self) -> Choice:
+        """The greedy choice: the likeliest operation, then the likeliest slot, then the likeliest arguments."""
         return self._choose([None] * len(HEADS))
 
     def log_probs(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,14 +173,14 @@ class ActionDistribution:
         """For each head: (N,) entropy under the condition taken, and (N,) whether it was read with a real choice."""
         rows = torch.arange(len(actions), device=actions.device)
         op, slot = actions[:, 0], actions[:, 1]
-        found = {"op": (_entropy(self.op), self.masks.op.sum(dim=-1) > 1)}
-        slots_open = self.masks.slot_by_op[rows, op].sum(dim=-1) > 1
-        found["slot"] = (_entropy(self.slot[rows, op]), (op != LifecycleOp.WAIT) & slots_open)
+        entropies = {"op": (_entropy(self.op), self.masks.op.sum(dim=-1) > 1)}
+        has_slot_choice = self.masks.slot_by_op[rows, op].sum(dim=-1) > 1
+        entropies["slot"] = (_entropy(self.slot[rows, op]), (op != LifecycleOp.WAIT) & has_slot_choice)
         for head in ARGUMENT_HEADS:
             place, reads = self._place(head, op)
-            open_ = self.masks.arguments[head].sum(dim=-1) > 1
-            found[head] = (_entropy(self.arguments[head][rows, place, slot]), reads & open_)
-        return found
+            has_choice = self.masks.arguments[head].sum(dim=-1) > 1
+            entropies[head] = (_entropy(self.arguments[head][rows, place, slot]), reads & has_choice)
+        return entropies
 
     def _choose(self, noise: Sequence[Tensor | None]) -> Choice:
         """
@@ -198,19 +189,19 @@ class ActionDistribution:
         """
         op = _pick(self.op, noise[0])
         if len(op) == 1:
-            return self._choose_one(LifecycleOp(int(op)), noise)
+            return self._choose_single(LifecycleOp(int(op)), noise)
         rows = torch.arange(len(op), device=op.device)
         slot = _pick(self.slot[rows, op], noise[1])
         columns = [op, torch.where(op != LifecycleOp.WAIT, slot, 0)]
-        for head, ahead in zip(ARGUMENT_HEADS, noise[2:], strict=True):
+        for head, head_noise in zip(ARGUMENT_HEADS, noise[2:], strict=True):
             place, reads = self._place(head, op)
-            choice = _pick(self.arguments[head][rows, place, slot], ahead)
+            choice = _pick(self.arguments[head][rows, place, slot], head_noise)
             columns.append(torch.where(reads, choice, 0))
         actions = torch.stack(columns, dim=1)
         return Choice(actions, *self.log_probs(actions))
 
-    def _choose_one(self, op: LifecycleOp, noise: Sequence[Tensor | None]) -> Choice:
-        """What a distribution of one row chooses after ``op``, without the tables that ``op`` does not read."""
+    def _choose_single(self, op: LifecycleOp, noise: Sequence[Tensor | None]) -> Choice:
+        """The choice of a single distribution after ``op``, from the table rows that ``op`` reads."""
         indices, log_prob = [int(op)] + [0] * (len(HEADS) - 1), torch.zeros_like(self.op[:, op])
         for place, head in enumerate(HEADS):
             if head != "op" and head in HEADS_OF_OP[op]:
@@ -233,9 +224,9 @@ class ActionDistribution:
 
 
 def _pick(log_probs: Tensor, noise: Tensor | None) -> Tensor:
-    """Index of the likeliest choice; with exponential noise, of one drawn as likely as it is.
+    """Index of the likeliest choice; with exponential noise, of a sample.
 
-    The race that ``torch.multinomial`` runs, without its checks: the same noise gives the same draws.
+    The exponential race of ``torch.multinomial`` without its checks: the same noise gives the same samples.
     """
     return (log_probs if noise is None else log_probs.exp() / noise).argmax(dim=-1)
 

@@ -1,4 +1,4 @@
-"""A hand-written policy: it manages every slot, and takes the most urgent of all sensible actions."""
+"""The heuristic policy: the most urgent of the sensible actions of all slots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class HeuristicConfig(Section):
     min_contribution_pp: float = 0.5
     """Contribution above which a holding seed is committed."""
     patience: int = 6
-    """Epochs in HOLDING after which a seed that contributes too little, or is not let through, is given up."""
+    """Epochs in HOLDING after which a seed that contributes too little, or is not let through, is pruned."""
     training_patience: int = 25
-    """Epochs in TRAINING after which a seed that no gate lets through is given up."""
+    """Epochs in TRAINING after which a seed that no gate lets through is pruned."""
     prune_drop_pp: float = 15.0
-    """Loss of accuracy in BLENDING for which a seed is given up."""
+    """Loss of accuracy in BLENDING above which a seed is pruned."""
     rotation: tuple[Blueprint, ...] = (
         Blueprint.CONV_LIGHT,
         Blueprint.DEPTHWISE,
@@ -48,7 +48,7 @@ class _Option:
 
 
 class HeuristicPolicy:
-    """Commits what contributes, gives up what does not, and fills empty slots from the deepest one on."""
+    """A policy that fossilizes contributing seeds, prunes others, and fills empty slots, deepest first."""
 
     def __init__(self, limits: Limits, config: HeuristicConfig | None = None) -> None:
         """
@@ -65,7 +65,7 @@ class HeuristicPolicy:
         self.begin_episode(0)
 
     def begin_episode(self, seed: int) -> None:
-        """Start over; nothing is random, so ``seed`` changes nothing."""
+        """Reset the failure counts; nothing is random, so ``seed`` has no effect."""
         self._failures: dict[int, int] = {}
 
     def decide(self, view: View) -> Decision:
@@ -86,7 +86,7 @@ class HeuristicPolicy:
                 yield self._plant(slot)
 
     def _plant(self, slot: int) -> _Option:
-        """Deeper slots first: they see the richest features, and each failure sends a slot to the end of the queue."""
+        """Deeper slots come first, since their features are richest; each failure lowers the urgency of a slot."""
         failures = self._failures.get(slot, 0)
         blueprint = self.rotation[failures % len(self.rotation)]
         action = Action(
@@ -107,7 +107,7 @@ class HeuristicPolicy:
             yield self._hold(slot, seed, seed.measured.contribution_pp)
 
     def _hold(self, slot: int, seed: SlotReport, contribution: float) -> _Option:
-        """Commit what contributes; give up what does not, or what the gate has refused for long."""
+        """Fossilize a contributing seed; prune any other, and one that the gate refuses for too long."""
         held = seed.ticks_in_stage
         if contribution > self.config.min_contribution_pp and held < 2 * self.config.patience:
             action = Action(LifecycleOp.FOSSILIZE, slot)

@@ -31,7 +31,7 @@ Memory = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """What the network says about B x T states, flattened to N = B * T rows."""
+    """The output of the network for B x T states, flattened to N = B * T rows."""
 
     logits: ActionLogits
     q: Tensor
@@ -40,7 +40,7 @@ class PolicyOutput:
 
 
 class FeatureNormaliser(nn.Module):
-    """Standardises the continuous numbers of an observation; statistics are shared by all slots."""
+    """A standardisation of the continuous features; statistics are shared by all slots."""
 
     base_mean: Tensor
     base_deviation: Tensor
@@ -63,7 +63,7 @@ class FeatureNormaliser(nn.Module):
         return base.clamp(-NORMALISED_BOUND, NORMALISED_BOUND), slots.clamp(-NORMALISED_BOUND, NORMALISED_BOUND)
 
     def set_statistics(self, base: NDArray[np.float64], slot: NDArray[np.float64]) -> None:
-        """Adopt (2, 23) and (2, 31) means and deviations; numbers that are not continuous keep their scale."""
+        """Set (2, 23) and (2, 31) means and deviations; features that are not continuous are not scaled."""
         for name, statistics, continuous in (("base", base, BASE_CONTINUOUS), ("slot", slot, SLOT_CONTINUOUS)):
             mean = np.where(continuous, statistics[0], 0.0)
             deviation = np.where(continuous, statistics[1], 1.0)
@@ -72,7 +72,7 @@ class FeatureNormaliser(nn.Module):
 
 
 class ConditionalHead(nn.Module):
-    """Scores of one argument head for every operation that reads it and every slot."""
+    """An argument head, with scores for every operation that reads it and every slot."""
 
     def __init__(self, memory: int, operations: int, choices: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class ConditionalHead(nn.Module):
 
 
 class SlotPointer(nn.Module):
-    """Scores of every slot under every operation, by additive attention over the slot encodings."""
+    """The slot head: additive attention over slot encodings, for every operation."""
 
     def __init__(self, memory: int) -> None:
         super().__init__()
@@ -106,16 +106,16 @@ class SlotPointer(nn.Module):
 
 
 class ArgumentScores(Mapping[str, Tensor]):
-    """Scores of the argument heads, (N, K, S, choices) each, computed when they are first asked for."""
+    """The scores of the argument heads, (N, K, S, choices) each, computed at first access."""
 
     def __init__(self, heads: nn.ModuleDict, state: Tensor, slots: Tensor) -> None:
         self._heads, self._state, self._slots = heads, state, slots
-        self._known: dict[str, Tensor] = {}
+        self._scores: dict[str, Tensor] = {}
 
     def __getitem__(self, head: str) -> Tensor:
-        if head not in self._known:
-            self._known[head] = self._heads[head](self._state, self._slots)
-        return self._known[head]
+        if head not in self._scores:
+            self._scores[head] = self._heads[head](self._state, self._slots)
+        return self._scores[head]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._heads)
@@ -129,14 +129,14 @@ class ArgumentScores(Mapping[str, Tensor]):
 
 
 class PolicyNetwork(nn.Module):
-    """The network of Tamiyo. Initial weights come from torch's global generator."""
+    """The policy network. Initial weights come from torch's global generator."""
 
     value_scale: Tensor
 
     def __init__(self, config: PolicyConfig, *, initialise: bool = True) -> None:
         """
         Args:
-            initialise: draw the initial weights; not needed where trained ones are loaded next.
+            initialise: draw the initial weights; ``False`` if trained weights are loaded next.
         """
         super().__init__()
         self.config = config
@@ -195,7 +195,7 @@ class PolicyNetwork(nn.Module):
         return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory)
 
     def _remember(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """(B, T, memory) through the LSTM. A single step skips the costly set-up of the sequence kernel."""
+        """Output (B, T, memory) and state of the LSTM. A single step skips the costly sequence kernel."""
         if x.shape[1] > 1 or memory is None:
             output, after = self.lstm(x, memory)
             return output, after
@@ -203,7 +203,7 @@ class PolicyNetwork(nn.Module):
         return hidden[:, None], (hidden[None], cell[None])
 
     def rescale_values(self, scale: float) -> None:
-        """Adopt a new unit of value, keeping every prediction in units of reward as it is.
+        """Set a new unit of value; predictions in units of reward stay unchanged.
 
         Source: van Hasselt et al., Learning values across many orders of magnitude (2016).
         """
@@ -216,7 +216,7 @@ class PolicyNetwork(nn.Module):
             self.value_scale.fill_(scale)
 
     def parameter_count(self) -> int:
-        """Number of trainable numbers."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialise(self) -> None:
@@ -241,7 +241,7 @@ class PolicyNetwork(nn.Module):
             bias[LifecycleOp.WAIT], bias[LifecycleOp.PRUNE] = self.config.wait_logit, self.config.prune_logit
 
     def _final_layers(self) -> list[tuple[nn.Linear, float]]:
-        """The last layers and their gains: nearly uniform choices and values near zero to begin with."""
+        """The last layers and their gains, for nearly uniform choices and values near zero at the start."""
         heads = [head.out for head in self.argument_heads.values() if isinstance(head, ConditionalHead)]
         choosing = [self.op_head[-1], self.slot_head.score, *heads]
         layers = [(layer, 0.01) for layer in choosing] + [(self.critic[-1], 0.1)]
@@ -249,7 +249,7 @@ class PolicyNetwork(nn.Module):
 
 
 def parameter_count(config: PolicyConfig) -> int:
-    """Trainable numbers of the network that ``config`` describes, which is not made."""
+    """Number of trainable parameters of a network with ``config``, without allocating it."""
     with torch.device("meta"):
         return PolicyNetwork(config, initialise=False).parameter_count()
 

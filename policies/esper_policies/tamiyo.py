@@ -1,4 +1,4 @@
-"""Tamiyo, the learned policy: Policy V2 with its memory, its exploration and its own random numbers."""
+"""Tamiyo, the learned policy: Policy V2 with memory, exploration and random generator."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from esper_ray.leyline.policy import Decision, View
 
 
 class LearnedPolicy:
-    """Plays episodes with a :class:`PolicyNetwork`. Its weights mean nothing before :meth:`load`."""
+    """A policy with a :class:`PolicyNetwork`, whose weights are undefined before :meth:`load`."""
 
     def __init__(self, config: PolicyConfig, device: str = "cpu") -> None:
         self.device = torch.device(device)
@@ -27,12 +27,12 @@ class LearnedPolicy:
         self._generator = torch.Generator(device=self.device)
 
     def load(self, weights: dict[str, torch.Tensor], epsilon: float) -> None:
-        """Adopt weights and the exploration share of this round."""
+        """Set the weights, and the exploration share of the round."""
         self.network.load_state_dict(weights)
         self.epsilon = epsilon
 
     def begin_episode(self, seed: int) -> None:
-        """Empty memory; draws of the episode come from ``seed``."""
+        """Reset the memory, and seed the generator of the episode."""
         self._memory = None
         self._generator.manual_seed(seed)
 
@@ -43,39 +43,41 @@ class LearnedPolicy:
         return state | {"generator": self._generator.get_state().numpy()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on as the policy that was saved would have.
+        """Restore memory and generator from ``state``.
 
         Raises:
-            ValueError: if ``state`` is of another kind of policy or device; this one is as it was then.
+            ValueError: if ``state`` is of another kind of policy or device; this policy is unchanged then.
         """
-        kept = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
-        if kept.keys() not in ({"generator"}, {"generator", "hidden", "cell"}):
-            raise ValueError(f"a saved policy has generator, hidden and cell, got {sorted(kept)}")
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+        if tensors.keys() not in ({"generator"}, {"generator", "hidden", "cell"}):
+            raise ValueError(f"a saved policy has generator, hidden and cell, got {sorted(tensors)}")
         width = self.network.config.memory_size
-        for name in kept.keys() - {"generator"}:
-            if kept[name].shape[-1] != width:
+        for name in tensors.keys() - {"generator"}:
+            if tensors[name].shape[-1] != width:
                 raise ValueError(
-                    f"the saved {name} has shape {tuple(kept[name].shape)}, this policy's memory is {width}"
+                    f"the saved {name} has shape {tuple(tensors[name].shape)}, this policy's memory is {width}"
                 )
         try:
-            self._generator.set_state(kept["generator"])
+            self._generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"the saved generator is of another device than {self.device}: {error}") from error
-        memory = [kept[name].to(self.device) for name in ("hidden", "cell") if name in kept]
+        memory = [tensors[name].to(self.device) for name in ("hidden", "cell") if name in tensors]
         self._memory = (memory[0], memory[1]) if memory else None
 
     @torch.inference_mode()
     def decide(self, view: View) -> Decision:
-        """One draw (the likeliest choice if ``greedy``), with its log-probabilities and values."""
-        output, distribution = self._look(view)
+        """A sample (the mode if ``greedy``), with its log-probabilities and values."""
+        output, distribution = self._evaluate(view)
         self._memory = output.memory
-        choice = distribution.likeliest() if self.greedy else distribution.drawn(self._generator)
+        choice = distribution.mode() if self.greedy else distribution.sample(self._generator)
         actions = choice.actions
         scale = self.network.value_scale
-        value, taken = state_value(distribution.op, output.q), output.q.gather(1, actions[:, :1]).squeeze(1)
-        one = [choice.log_prob_op, choice.log_prob_arguments, value * scale, taken * scale]
-        numbers = torch.cat([*one, distribution.op[0].exp(), output.q[0] * scale]).tolist()  # one wait for the device
-        log_prob_op, log_prob_arguments, value_now, q_taken, *of_ops = numbers
+        value, q_of_op = state_value(distribution.op, output.q), output.q.gather(1, actions[:, :1]).squeeze(1)
+        outputs = [choice.log_prob_op, choice.log_prob_arguments, value * scale, q_of_op * scale]
+        numbers = torch.cat(
+            [*outputs, distribution.op[0].exp(), output.q[0] * scale]
+        ).tolist()  # one device synchronisation
+        log_prob_op, log_prob_arguments, value_now, q_taken, *op_numbers = numbers
         action = Action.from_indices(actions[0].tolist(), view.masks.slot_by_op.shape[1])
         return Decision(
             action,
@@ -83,11 +85,11 @@ class LearnedPolicy:
             log_prob_arguments,
             value_now,
             q_taken,
-            op_probabilities=tuple(of_ops[: len(LifecycleOp)]),
-            op_values=tuple(of_ops[len(LifecycleOp) :]),
+            op_probabilities=tuple(op_numbers[: len(LifecycleOp)]),
+            op_values=tuple(op_numbers[len(LifecycleOp) :]),
         )
 
-    def _look(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
+    def _evaluate(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
         features = torch.from_numpy(view.features).to(self.device)[None, None]
         blueprints = torch.from_numpy(view.blueprints).to(self.device)[None, None]
         masks = torch.from_numpy(view.masks.vector()).to(self.device)[None]

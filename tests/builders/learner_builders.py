@@ -126,7 +126,7 @@ def drawn(learner: PPOLearner, episode: Episode, seed: int) -> Episode:
     """The episode with actions drawn from the learner's present policy."""
     with torch.no_grad():
         distribution, *_ = learner._evaluate(padded_batch([episode], learner.device), 0.0)
-    actions = distribution.sample(torch.Generator().manual_seed(seed)).numpy()
+    actions = distribution.sample(torch.Generator().manual_seed(seed)).actions.numpy()
     return behaved(learner, episode, actions)
 
 

@@ -262,7 +262,7 @@ def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: i
             output = network(torch.from_numpy(features)[:, None], torch.from_numpy(blueprints)[:, None], memory)
             legal = MaskTensors.from_vectors(torch.from_numpy(masks), blueprints.shape[1])
             distribution = ActionDistribution(output.logits, legal, epsilon)
-            choice = distribution.drawn(generator)
+            choice = distribution.sample(generator)
             actions = choice.actions
             values = state_value(distribution.op, output.q) * network.value_scale
             taken = output.q.gather(1, actions[:, :1])[:, 0] * network.value_scale

@@ -169,7 +169,7 @@ def test_the_mode_is_the_likeliest_legal_choice_of_every_head():
         logits.arguments[head].zero_()
         logits.arguments[head][0, 0, 0, best] = 4.0
     logits.arguments["style"][0, 0, 0, 2] = 3.0
-    assert distribution_of(logits, masks, 2).mode().tolist() == [[1, 0, 11, 2, 2, 1, 0, 0]]
+    assert distribution_of(logits, masks, 2).mode().actions.tolist() == [[1, 0, 11, 2, 2, 1, 0, 0]]
 
 
 def test_the_entropy_of_a_head_is_that_under_the_condition_taken():

@@ -13,7 +13,7 @@ DRAWS = 20_000
 
 def draws_of(seed, epsilon, rows=DRAWS, slots=2, generator=None):
     distribution = distribution_of(random_logits(seed, slots), random_masks(seed, slots), slots, rows, epsilon)
-    return distribution.sample(generator or torch.Generator().manual_seed(seed))
+    return distribution.sample(generator or torch.Generator().manual_seed(seed)).actions
 
 
 def chi_square(counts, joint):
@@ -48,8 +48,8 @@ def test_actions_are_drawn_as_often_as_their_probability_says(seed, epsilon):
 def test_no_draw_and_no_mode_is_ever_illegal(seed, slots, epsilon):
     masks = random_masks(seed, slots)
     distribution = distribution_of(random_logits(seed, slots, 5.0), masks, slots, 40, epsilon)
-    drawn = distribution.sample(torch.Generator().manual_seed(seed))
-    for row in torch.cat([drawn, distribution.mode()[:1]]).tolist():
+    drawn = distribution.sample(torch.Generator().manual_seed(seed)).actions
+    for row in torch.cat([drawn, distribution.mode().actions[:1]]).tolist():
         assert masks.allows(Action.from_indices(row, slots))
 
 
@@ -79,7 +79,7 @@ def test_a_draw_is_evaluated_as_it_was_drawn():
     """The log-probability of each draw is that of the enumerated joint distribution."""
     joint = joint_by_hand(random_logits(5, 2), random_masks(5, 2), 0.2)
     distribution = distribution_of(random_logits(5, 2), random_masks(5, 2), 2, 200, 0.2)
-    drawn = distribution.sample(torch.Generator().manual_seed(0))
+    drawn = distribution.sample(torch.Generator().manual_seed(0)).actions
     op, arguments = distribution.log_probs(drawn)
     expected = [joint[tuple(row)] for row in drawn.tolist()]
     assert (op + arguments).exp().tolist() == pytest.approx(expected, rel=1e-4)

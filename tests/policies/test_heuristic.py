@@ -51,7 +51,7 @@ def test_a_developing_seed_is_advanced_where_that_is_manual(stage):
     assert asked(view_of(None, report(stage), allowed=automatic), HeuristicPolicy(automatic)) == ("WAIT", 0)
 
 
-def test_a_blending_seed_is_left_alone_while_its_ramp_runs_and_advanced_when_it_rests():
+def test_a_blending_seed_is_advanced_only_after_its_ramp_has_ended():
     moving = report(Stage.BLENDING, alpha_mode=AlphaMode.UP, improvement_pp=-50.0)
     assert asked(view_of(moving, FOSSIL)) == ("WAIT", 0)
     assert asked(view_of(report(Stage.BLENDING, alpha=1.0), FOSSIL)) == ("ADVANCE", 0)

@@ -1,1 +1,1 @@
-"""Ray shells of workers, learner and telemetry, their placement and the connection to a cluster."""
+"""Ray shells of environments, learner and telemetry, their placement, and the cluster connection."""

@@ -1,8 +1,8 @@
-"""The driver's side of the telemetry actor: an exporter that never blocks.
+"""The exporter of the driver, which sends metrics to the telemetry actor without blocking.
 
-Changes are gathered until the actor has confirmed the batch before, so that nothing piles up: gauges keep
-their newest value, counters their sum. A dead actor is restarted with all gauges, and what it had not confirmed
-is sent again. The samples that it held are lost, which the driver counts.
+Changes are merged until the actor has confirmed the previous batch, so that no queue grows: gauges hold their newest
+value, counters their sum. A dead actor is restarted with all gauges, and unconfirmed changes are sent again. Its
+samples are lost, and the driver counts them.
 """
 
 import threading
@@ -21,13 +21,13 @@ from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 from esper_ray.nissa.metrics.projection import Change
 
 EXPORT_SECONDS = 12.0
-"""After so long, what an actor shows has been exported."""
+"""Seconds after which the metrics of an actor have been exported."""
 TRIES = 5
-"""Failed starts in a row after which there is no telemetry actor any more."""
+"""Failed starts in a row after which the telemetry actor is not restarted."""
 
 
 class RayExporter:
-    """The driver's side: an :class:`~esper_ray.nissa.metrics.exporter.Exporter` that never blocks."""
+    """An :class:`~esper_ray.nissa.metrics.exporter.Exporter` on a telemetry actor that never blocks."""
 
     def __init__(self, run: str, group: str = "") -> None:
         self._worker = SupervisedActor(partial(_started, run, group), f"{run}/telemetry")
@@ -37,16 +37,16 @@ class RayExporter:
         self._mail: Any = None
         self.restarts = 0
         self.faults: list[Fault] = []
-        """Deaths of the actor, and when another one worked in its place; for whoever takes them."""
+        """Deaths and restarts of the actor; the worker group removes and reports them."""
         self._worker.start()
 
     @property
     def actor(self) -> Any:
-        """Handle for those who send samples; ``None`` while there is no actor."""
+        """Handle of the actor for sample senders; ``None`` while there is none."""
         return self._worker.actor
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Show what has changed, as soon as the actor has taken what came before."""
+        """Send changes as soon as the actor has confirmed the previous batch."""
         fresh = MetricsBatch()
         fresh.add(changes)
         self._gauges |= fresh.gauges
@@ -54,21 +54,21 @@ class RayExporter:
         self._advance(0.0)
 
     def poll_samples(self) -> list[SampleBatch]:
-        """The samples that the actor has received, as far as they have arrived here."""
+        """Samples that have arrived from the actor since the last call."""
         self._advance(0.0)
-        found: list[SampleBatch] = []
-        if self._mail is not None and _is_there(self._mail, 0.0):
+        batches: list[SampleBatch] = []
+        if self._mail is not None and _is_ready(self._mail, 0.0):
             mail, self._mail = self._mail, None
-            found = self._result(mail) or []
+            batches = self._result(mail) or []
         if self._mail is None and self._worker.alive:
             self._mail = self._worker.call("drain")
-        return found
+        return batches
 
     def close(self, final_scrape_s: float = 0.0) -> None:
-        """Have the last changes shown, and end the actor.
+        """Send the last changes, and stop the actor.
 
         Args:
-            final_scrape_s: how long they are to be seen.
+            final_scrape_s: seconds between the last change and the stop, for the last scrape.
         """
         self._advance(10.0)
         self._advance(10.0)
@@ -78,11 +78,11 @@ class RayExporter:
 
     def _advance(self, wait_s: float) -> None:
         if self._worker.starting is not None:
-            if not _is_there(self._worker.starting, wait_s):
+            if not _is_ready(self._worker.starting, wait_s):
                 return
             self._on_started()
         if self._answer is not None:
-            if not _is_there(self._answer, wait_s):
+            if not _is_ready(self._answer, wait_s):
                 return
             answer, self._answer = self._answer, None
             self._result(answer)
@@ -95,20 +95,20 @@ class RayExporter:
         try:
             seconds = self._worker.started()
         except RayError as error:
-            self._begin_again(error)
+            self._restart(error)
         else:
             if self.restarts:
                 self.faults.append(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
 
     def _result(self, reference: Any) -> Any:
-        """What a call has returned; if the actor is gone another one is started."""
+        """The result of a call; ``None`` after a restart of a dead actor."""
         try:
             return ray.get(reference)
         except RayError as error:
-            self._begin_again(error)
+            self._restart(error)
             return None
 
-    def _begin_again(self, error: RayError) -> None:
+    def _restart(self, error: RayError) -> None:
         self.restarts += 1
         self.faults.append(Fault("telemetry_actor_died", self._worker.name, reason(error)))
         lost = MetricsBatch(dict(self._gauges), self._sent.counters, self._sent.observations)
@@ -127,6 +127,6 @@ def _started(run: str, group: str, name: str) -> Any:
     return TelemetryActor.options(name=name).remote(run, group)  # type: ignore[attr-defined]
 
 
-def _is_there(reference: Any, wait_s: float) -> bool:
+def _is_ready(reference: Any, wait_s: float) -> bool:
     ready, _ = ray.wait([reference], timeout=wait_s)
     return bool(ready)

@@ -1,7 +1,7 @@
-"""What a run asks of a cluster, and whether it fits: arithmetic only. No Ray in here.
+"""The placement plan of a run: resource bundles, and the check against a cluster.
 
-Every CUDA device of the run is a bundle of its own, so that its actors share one physical GPU; every
-environment actor on a CPU is one, so that they may be spread over nodes.
+Every CUDA device of the run is one bundle, so that its actors share one physical GPU. Every environment actor on a
+CPU is one bundle, so that actors may be spread over nodes.
 """
 
 import math
@@ -25,28 +25,28 @@ class ResourceError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one actor goes, and what it takes there."""
+    """The place of one actor: device, bundle and resources."""
 
     device: str
-    """As the run names it; an actor sees its own GPU as ``cuda:0``."""
+    """Name of the device in the configuration; an actor sees its own GPU as ``cuda:0``."""
     cpus: float
     gpus: float
     bundle: int | None
-    """Number of its bundle; ``None``: anywhere, as it takes nothing."""
+    """Number of its bundle; ``None``: no bundle, since it needs no resources."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All actors of a run, and the bundles of resources that hold them."""
+    """The placement of all actors of a run, and their resource bundles."""
 
     environments: tuple[Place, ...]
     learner: Place
     bundles: tuple[dict[str, float], ...]
     strategy: str
-    """Of Ray's placement groups: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD."""
+    """Strategy of Ray's placement group: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD."""
 
     def total(self, kind: str) -> float:
-        """CPU or GPU in all."""
+        """Total CPUs or GPUs of the plan."""
         return sum(bundle.get(kind, 0.0) for bundle in self.bundles)
 
     def describe(self) -> str:
@@ -58,13 +58,13 @@ class Plan:
         return f"environment actors need {actors}; learner {learner}; in all {total}, {self.strategy}"
 
     def check(self, nodes: Sequence[Resources]) -> None:
-        """Refuse what can never be placed.
+        """Refuse a plan that can never be placed.
 
         Args:
             nodes: resources of each node.
 
         Raises:
-            ResourceError: with the arithmetic.
+            ResourceError: if it cannot be placed; the message shows the arithmetic.
         """
         for kind in ("CPU", "GPU"):
             has = sum(node.get(kind, 0.0) for node in nodes)
@@ -83,7 +83,7 @@ class Plan:
         return terms if len([size for size in parts if size]) == 1 else f"{terms} = {_number(total)} {kind}"
 
     def _placeable(self, nodes: Sequence[Resources]) -> bool:
-        """Whether the largest first, each on the first node where it fits, all find a place."""
+        """Whether all bundles fit, placed first-fit in decreasing order of size."""
         if self.strategy == "STRICT_PACK":
             whole = {kind: self.total(kind) for kind in ("CPU", "GPU")}
             return any(_fits(whole, node) for node in nodes)
@@ -103,7 +103,7 @@ def check_bundles(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> N
     """Refuse a bundle that no node can hold.
 
     Raises:
-        ResourceError: with the bundle, and what the nodes have.
+        ResourceError: if there is one; the message lists the resources of the nodes.
     """
     for bundle in bundles:
         if not any(_fits(bundle, node) for node in nodes):
@@ -139,14 +139,14 @@ def make_plan(system: SystemConfig) -> Plan:
     environments = tuple(placed(device, system.threads, system.gpus_per_actor) for device in devices)
     learner = placed(system.device, 0.0, system.gpus_for_learner)
     for device, index in of_device.items():
-        asked = bundles[index].get("GPU", 0.0)
-        if asked > 1 + EPSILON:
+        requested = bundles[index].get("GPU", 0.0)
+        if requested > 1 + EPSILON:
             raise ResourceError(
-                f"{device} is one GPU, but its {users[device]} actors ask for {_number(asked)} of it: name more "
+                f"{device} is one GPU, but its {users[device]} actors ask for {_number(requested)} of it: name more "
                 "devices, or give each actor less (system.gpus_per_actor, system.gpus_for_learner)"
             )
         if "GPU" in bundles[index]:
-            bundles[index]["GPU"] = min(round(asked, 6), 1.0)
+            bundles[index]["GPU"] = min(round(requested, 6), 1.0)
     whole = tuple({kind: amount for kind, amount in bundle.items() if amount} for bundle in bundles)
     return Plan(environments, learner, whole, system.placement.upper())
 
@@ -169,7 +169,7 @@ def _fits(bundle: Resources, node: Resources) -> bool:
 
 
 def _offers(nodes: Sequence[Resources]) -> str:
-    found = Counter(_together({kind: node.get(kind, 0.0) for kind in ("CPU", "GPU")}) or "nothing" for node in nodes)
+    counts = Counter(_together({kind: node.get(kind, 0.0) for kind in ("CPU", "GPU")}) or "nothing" for node in nodes)
     return "the cluster has " + ", ".join(
-        f"{count} node{'s' if count > 1 else ''} with {what}" for what, count in found.items()
+        f"{count} node{'s' if count > 1 else ''} with {what}" for what, count in counts.items()
     )

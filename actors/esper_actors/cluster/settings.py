@@ -1,4 +1,4 @@
-"""Ray's settings for a cluster of our own. They must be made before Ray is first imported."""
+"""Ray settings of a local cluster, set before Ray is first imported."""
 
 import os
 import secrets
@@ -6,14 +6,14 @@ import sys
 
 
 def choose_ray_settings() -> None:
-    """Choose what the user has not chosen.
+    """Set the environment variables of Ray that the user has not set.
 
-    Ray's processes listen on every network interface, so a local cluster asks for a token; it is drawn
-    anew for each run and stays in this process and its children. Its workers use the driver's environment
-    as it is. For a cluster that is already there (``RAY_ADDRESS``) the mode is the user's, and under
-    ``uv run`` Ray makes an environment for the workers of every node, as it is meant to.
+    Ray's processes listen on every network interface, so a local cluster requires a token. Each run draws a new one,
+    which stays in this process and its children. Workers use the environment of the driver unchanged. For an existing
+    cluster (``RAY_ADDRESS``) the authentication mode is the user's, and under ``uv run`` Ray creates an environment for
+    the workers of every node.
 
-    Without effect if Ray has been imported before: it reads these settings once.
+    Has no effect if Ray has been imported before, since Ray reads these settings once.
     """
     if "ray" in sys.modules:
         return

@@ -1,4 +1,7 @@
-"""Actors that are started again when they die. Each start is a new actor; every call tells it all it needs."""
+"""The supervision of an actor that is restarted when it dies.
+
+Each start creates a new actor, so every call carries all the state that it needs.
+"""
 
 import itertools
 import time
@@ -9,14 +12,14 @@ import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RaySystemError, RayTaskError
 
 _serial = itertools.count()
-"""Makes names of actors unique within a driver."""
+"""Serial numbers that keep the names of actors unique within a driver."""
 
 LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
-"""What a call raises when its actor, its node or its result is gone. Not what its code raises."""
+"""Errors of a call whose actor, node or result is lost, as opposed to errors of its code."""
 
 
 def reason(error: BaseException) -> str:
-    """The first telling line of an error from Ray."""
+    """The first informative line of an error from Ray."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         return f"{type(cause).__name__}: {cause}" if cause is not None else str(error).strip().splitlines()[-1]
@@ -25,19 +28,19 @@ def reason(error: BaseException) -> str:
 
 
 class SupervisedActor:
-    """One actor after another under one name."""
+    """A named actor that can be restarted."""
 
     def __init__(self, make: Callable[[str], Any], name: str) -> None:
         """
         Args:
-            make: starts an actor of the given name.
+            make: starts an actor with the given name.
         """
         self.name = name
         self.attempt = 0
         self.failures = 0
-        """Starts in a row that did not succeed."""
+        """Failed starts in a row."""
         self.starting: Any = None
-        """Reference that is there when the actor can work; ``None`` once it is."""
+        """Reference that is ready once the actor has started; ``None`` afterwards."""
         self.reported_waiting = False
         self._make = make
         self._actor: Any = None
@@ -45,34 +48,34 @@ class SupervisedActor:
 
     @property
     def alive(self) -> bool:
-        """Whether there is an actor that can work, as far as we know."""
+        """Whether the actor has started and has not been stopped."""
         return self._actor is not None and self.starting is None
 
     @property
     def actor(self) -> Any:
-        """Handle of the present actor if it can work, as far as we know; else ``None``."""
+        """Handle of the present actor if it has started; else ``None``."""
         return self._actor if self.alive else None
 
     @property
     def waiting_s(self) -> float:
-        """Seconds since the present actor was asked for."""
+        """Seconds since the present actor was requested."""
         return time.monotonic() - self._began
 
     def start(self) -> None:
-        """Ask for a new actor. It begins to work when there is a place for it."""
+        """Request a new actor, which starts once its resources are free."""
         self.attempt += 1
         self._began, self.reported_waiting = time.monotonic(), False
         self._actor = self._make(f"{self.name}#{next(_serial)}")
         self.starting = self._actor.ready.remote()
 
     def started(self) -> float:
-        """Take note that it can work.
+        """Confirm the start of the requested actor.
 
         Returns:
-            Seconds that it took.
+            Seconds from request to start.
 
         Raises:
-            RayError: if it cannot.
+            RayError: if the start failed.
         """
         try:
             ray.get(self.starting)
@@ -83,11 +86,11 @@ class SupervisedActor:
         return self.waiting_s
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A reference to what ``method`` of the present actor returns."""
+        """Reference to the result of ``method`` of the present actor."""
         return getattr(self._actor, method).remote(*arguments)
 
     def stop(self) -> None:
-        """End the present actor, whatever it is doing."""
+        """Kill the present actor."""
         if self._actor is not None:
             ray.kill(self._actor)
         self._actor, self.starting = None, None

@@ -1,7 +1,7 @@
-"""The telemetry actor, and how environments send samples to it.
+"""The telemetry actor, and the sample sender of environments.
 
-The actor exports metrics to the metrics agent of its node, where Prometheus finds them, and holds samples of
-episodes in play until the driver polls them. No sender waits for it.
+The actor exports metrics to the metrics agent of its node, which Prometheus scrapes. It buffers samples of unfinished
+episodes until the driver polls them. No sender waits for it.
 """
 
 import threading
@@ -17,56 +17,56 @@ from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 
 HEARTBEAT_SECONDS = 5.0
-"""Ray forgets a gauge that is not set again within about twenty seconds."""
+"""Seconds between two exports of all gauges; Ray drops a gauge after about twenty seconds."""
 MAILBOX = 8192
-"""Most steps that wait for the driver; later ones are dropped."""
+"""Limit of buffered batches; later ones are dropped."""
 IN_FLIGHT = 16
-"""Calls that may be under way at a time; what comes then is lost."""
+"""Limit of calls in flight; later samples are dropped."""
 
 
 @ray.remote(num_cpus=0)
 class TelemetryActor:
-    """Shows metrics to Ray, and holds samples."""
+    """An actor that exports metrics through Ray and buffers samples."""
 
     def __init__(self, run: str, group: str) -> None:
         self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
         self._metrics: dict[str, Metric] = {}
         self._gauges: dict[Key, float] = {}
-        self._told: list[SampleBatch] = []
+        self._batches: list[SampleBatch] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def ready(self) -> str:
-        """The name of the node that this actor is on."""
+        """The address of the node of this actor."""
         return str(ray.util.get_node_ip_address())
 
     def apply(self, batch: MetricsBatch) -> None:
-        """Show what has changed."""
+        """Export the changes of a batch."""
         with self._lock:
             self._gauges |= batch.gauges
-            self._show(batch.gauges)
+            self._export(batch.gauges)
             for key, amount in batch.counters.items():
                 if amount > 0:  # Ray refuses to count nothing
                     self._metric(key).inc(amount, self._labels(key))
             for key, value in batch.observations:
                 self._metric(key).observe(value, self._labels(key))
 
-    def push(self, told: SampleBatch) -> None:
-        """Hold what an environment tells, if there is room."""
-        if len(self._told) < MAILBOX:
-            self._told.append(told)
+    def push(self, batch: SampleBatch) -> None:
+        """Buffer a batch, or drop it if the buffer is full."""
+        if len(self._batches) < MAILBOX:
+            self._batches.append(batch)
 
     def drain(self) -> list[SampleBatch]:
-        """What has been told since the last time, in order."""
-        found, self._told = self._told, []
-        return found
+        """Batches since the last call, in order of arrival. The buffer is emptied."""
+        batches, self._batches = self._batches, []
+        return batches
 
     def _beat(self) -> None:
         while not threading.Event().wait(HEARTBEAT_SECONDS):
             with self._lock:
-                self._show(self._gauges)
+                self._export(self._gauges)
 
-    def _show(self, gauges: dict[Key, float]) -> None:
+    def _export(self, gauges: dict[Key, float]) -> None:
         for key, value in gauges.items():
             self._metric(key).set(value, self._labels(key))
 
@@ -76,10 +76,10 @@ class TelemetryActor:
             declared = METRICS[name]
             labels = (*COMMON_LABELS, *declared.labels)
             if declared.type == "histogram":
-                made: Metric = Histogram(name, declared.about, list(declared.buckets), labels)
+                metric: Metric = Histogram(name, declared.about, list(declared.buckets), labels)
             else:
-                made = (Counter if declared.type == "counter" else Gauge)(name, declared.about, labels)
-            self._metrics[name] = made
+                metric = (Counter if declared.type == "counter" else Gauge)(name, declared.about, labels)
+            self._metrics[name] = metric
         return self._metrics[name]
 
     def _labels(self, key: Key) -> dict[str, str]:
@@ -87,7 +87,7 @@ class TelemetryActor:
 
 
 class SampleSender:
-    """Sends the samples of one episode to the telemetry actor, without waiting for it.
+    """The sender of one episode's samples to the telemetry actor, which never waits.
 
     See :data:`~esper_actors.rollout.sampling.Send`. The driver counts the samples that do not arrive.
     """
@@ -98,17 +98,17 @@ class SampleSender:
             actor: handle of a :class:`~esper_actors.cluster.telemetry_actor.TelemetryActor`, which may die.
         """
         self._actor = actor
-        self._flying: list[Any] = []
-        self._gone = False
+        self._in_flight: list[Any] = []
+        self._actor_died = False
 
-    def __call__(self, told: SampleBatch) -> None:
-        """Hand it over, if the actor is there and keeps up."""
+    def __call__(self, batch: SampleBatch) -> None:
+        """Send a batch, or drop it if the actor is dead or ``IN_FLIGHT`` calls are open."""
         done: list[Any] = []
-        if self._flying:
-            done, self._flying = ray.wait(self._flying, num_returns=len(self._flying), timeout=0)
+        if self._in_flight:
+            done, self._in_flight = ray.wait(self._in_flight, num_returns=len(self._in_flight), timeout=0)
         try:
             ray.get(done)
         except RayError:
-            self._gone = True
-        if not self._gone and len(self._flying) < IN_FLIGHT:
-            self._flying.append(self._actor.push.remote(told))
+            self._actor_died = True
+        if not self._actor_died and len(self._in_flight) < IN_FLIGHT:
+            self._in_flight.append(self._actor.push.remote(batch))

@@ -1,9 +1,8 @@
-"""The workers on a Ray cluster: a learner actor and environment actors, which may die at any moment.
+"""The worker group on a Ray cluster: a learner actor and environment actors.
 
-Everything is driven by one loop, which waits for whatever comes first: an episode, an update, an actor
-that is ready. An actor that dies is started again in its place; what it was doing is done again, from
-what was kept of it. The driver holds the state of the learner after every update, so that a learner
-that dies repeats one update.
+One loop waits for the next event: an episode, an update, or a started actor. Any actor may die at any time. A dead
+actor is restarted in its place, and its episodes resume from their snapshots. The driver holds the state of the
+learner after every update, so that a restarted learner repeats one update at most.
 """
 
 import os
@@ -45,16 +44,16 @@ Learner: Any = LearnerActor
 Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
-"""How often a wait looks up to see whether it should stop."""
+"""Seconds between two checks of the stop condition."""
 START_SECONDS = 60.0
-"""After which an actor that has no place yet is reported."""
-LOOK_SECONDS = 0.02
+"""Seconds after which an actor without a place is reported."""
+DRAIN_POLL_SECONDS = 0.02
 LAST_SAMPLES_SECONDS = 2.0
-"""How long samples are waited for when there are no more rounds."""
+"""Seconds to wait for late samples after the last round."""
 
 
 class RayWorkerGroup:
-    """One learner actor, and one environment actor for every ``envs_per_actor`` environments."""
+    """A learner actor, and one environment actor for every ``envs_per_actor`` environments."""
 
     def __init__(
         self,
@@ -67,11 +66,11 @@ class RayWorkerGroup:
     ) -> None:
         """
         Args:
-            snapshots: where episodes are kept while they are played; without it a fault costs the whole episode.
+            snapshots: where unfinished episodes are saved; ``None``: a fault repeats the whole episode.
             label: begins the names of the actors.
             metrics: run and group, as metrics name them; without it there is no telemetry actor.
-            final_scrape_s: how long the last metrics are to be seen at the end.
-            player: what plays in an environment actor instead of real environments, for measuring the rest.
+            final_scrape_s: seconds between the last metrics and the end, for the last scrape.
+            player: replaces :class:`EnvironmentPool` in the actors, for measurements.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
@@ -116,8 +115,8 @@ class RayWorkerGroup:
 
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
-            gives_up = bool(exception) and exception[0] is SystemExit  # somebody has asked twice to stop
-            self.exporter.close(0.0 if gives_up else self._final_scrape_s)
+            exits_at_once = bool(exception) and exception[0] is SystemExit  # the second Ctrl-C
+            self.exporter.close(0.0 if exits_at_once else self._final_scrape_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()
@@ -134,7 +133,7 @@ class RayWorkerGroup:
         return self._plan.describe()
 
     def describe(self) -> str:
-        """One line about who works where."""
+        """A one-line description of processes and devices."""
         devices = Counter(place.device for place in self._plan.environments)
         counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
         address = ray.get_runtime_context().gcs_address
@@ -151,7 +150,7 @@ class RayWorkerGroup:
         return self._scheduler.pop_episodes(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
-        """See ``WorkerGroup.update``. Environments that have work go on with it."""
+        """See ``WorkerGroup.update``. Environments with queued episodes continue meanwhile."""
         state = self.state()
         bare = ray.put([replace(episode, log=()) for episode in episodes])
         began, deaths = time.monotonic(), 0
@@ -174,15 +173,15 @@ class RayWorkerGroup:
             else:
                 if deaths:
                     watch.on_fault(Fault("learner_recovered", self._learner.name, "", time.monotonic() - began))
-                found: dict[str, float] = diagnostics
-                return found
+                report: dict[str, float] = diagnostics
+                return report
 
     def drain(self, watch: Watch) -> None:
         """See ``WorkerGroup.drain``."""
         deadline = time.monotonic() + LAST_SAMPLES_SECONDS
         while not self._tracker.complete and time.monotonic() < deadline:
             self._poll_samples(watch)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(DRAIN_POLL_SECONDS)
         self._poll_samples(watch, 0.0)
 
     def state(self) -> LearnerState:
@@ -202,7 +201,11 @@ class RayWorkerGroup:
         self._learner.start()
 
     def _run_until(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
-        """Hand out work and take in what comes, until ``until`` says so."""
+        """Dispatch tasks and process results until ``until`` holds.
+
+        Raises:
+            Interrupted: if a stop is requested.
+        """
         while not until():
             self._dispatch()
             starting = {worker.starting: worker for worker in self._workers if worker.starting is not None}
@@ -219,7 +222,7 @@ class RayWorkerGroup:
             self._poll_samples(watch)
 
     def _poll_samples(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
-        """Take in what the telemetry actor has been told, and how it is."""
+        """Pass samples and faults of the telemetry actor to the callbacks."""
         if self.exporter is None:
             return
         samples = [*self._tracker.receive(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
@@ -230,7 +233,7 @@ class RayWorkerGroup:
 
     def _dispatch(self) -> None:
         busy = Counter(worker.name for worker, _, _ in self._running.values())
-        for _ in range(self.config.system.slots_per_actor):  # one each first, then the second ones
+        for _ in range(self.config.system.slots_per_actor):  # breadth first: one task for each actor, then the second
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
                 if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
                     continue
@@ -242,10 +245,10 @@ class RayWorkerGroup:
                     self._running[reference] = (worker, worker.attempt, task)
 
     def _on_result(self, reference: Any, watch: Watch) -> None:
-        """An episode has arrived, or word that it never will."""
+        """Process the result of an episode, or the error in its place."""
         worker, attempt, task = self._running.pop(reference)
         try:
-            played = ray.get(reference)
+            result = ray.get(reference)
         except LOST_ACTOR_ERRORS as error:
             if worker.attempt == attempt:
                 self._restart(worker, error, watch)
@@ -253,10 +256,10 @@ class RayWorkerGroup:
         except RayTaskError as error:
             self._failed(task, reason(error), watch)
         else:
-            if played.summary is not None:
-                self._tracker.finished(played.summary)
-            self._scheduler.finished(played.episode)
-            watch.on_episode(played.episode)
+            if result.summary is not None:
+                self._tracker.finished(result.summary)
+            self._scheduler.finished(result.episode)
+            watch.on_episode(result.episode)
 
     def _failed(self, task: EpisodeTask, error: str, watch: Watch) -> None:
         stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
@@ -268,7 +271,7 @@ class RayWorkerGroup:
         worker.start()
 
     def _on_started(self, worker: SupervisedActor, watch: Watch) -> None:
-        """An actor can work, or could not be started."""
+        """Process the start of an actor, or its failure."""
         try:
             seconds = worker.started()
         except RayError as error:
@@ -309,10 +312,10 @@ class RayWorkerGroup:
 
 
 def _reserve(plan: Plan, patience_s: float, label: str) -> PlacementGroup:
-    """Reserve all resources of the plan, waiting for nodes to come if there is patience.
+    """Reserve all resources of the plan, waiting up to ``patience_s`` seconds for new nodes.
 
     Raises:
-        ResourceError: if they cannot be had.
+        ResourceError: if they are not free in time.
     """
     deadline = time.monotonic() + patience_s
     if not patience_s:

@@ -1,4 +1,4 @@
-"""The Ray shells of an evaluator, and of a pool of them."""
+"""The Ray shells of an evaluator and of a pool of evaluators."""
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,27 +19,27 @@ from esper_ray.leyline.config.run import RunConfig
 
 @ray.remote
 class EvaluationActor:
-    """Plays one episode after another on one device."""
+    """An actor with an evaluator on one device."""
 
     def __init__(self, config: RunConfig, candidates: Mapping[str, Candidate], device: str, greedy: bool) -> None:
         torch.set_num_threads(config.system.threads)
         self._candidates = candidates
         self._evaluator = Evaluator(config, device, greedy=greedy)
 
-    def play(self, job: EvaluationTask) -> EpisodeResult:
-        """One episode, from reset to its end."""
-        return evaluate(self._evaluator, self._candidates, job)
+    def play(self, task: EvaluationTask) -> EpisodeResult:
+        """Run one evaluation task."""
+        return evaluate(self._evaluator, self._candidates, task)
 
 
 class RayEvaluatorPool:
-    """One actor for each CPU, or as many as are wanted; the devices of the run in turn."""
+    """A pool of evaluation actors, assigned to the devices of the run in turn."""
 
     def __init__(
         self, config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool, workers: int | None
     ) -> None:
         """
         Args:
-            workers: actors; one for each CPU of the cluster if there is no wish.
+            workers: number of actors; ``None``: one for each CPU of the cluster.
         """
         self._config, self._candidates, self._greedy, self._workers = config, candidates, greedy, workers
         self._devices: list[str] = []
@@ -69,15 +69,15 @@ class RayEvaluatorPool:
         """Start the actors.
 
         Raises:
-            ResourceError: if the cluster does not have what they need.
+            ResourceError: if the cluster has too few CPUs or GPUs.
         """
         has, devices = ray.cluster_resources(), self._config.system.devices
-        wanted = max(self._workers or int(has.get("CPU", 0)), len(devices))
-        self._devices = [devices[index % len(devices)] for index in range(wanted)]
+        count = max(self._workers or int(has.get("CPU", 0)), len(devices))
+        self._devices = [devices[index % len(devices)] for index in range(count)]
         gpus = {device for device in devices if device != "cpu"}
-        for kind, needed in {"CPU": wanted, "GPU": len(gpus)}.items():
+        for kind, needed in {"CPU": count, "GPU": len(gpus)}.items():
             if needed > has.get(kind, 0):
-                what = f"{wanted} actors" if kind == "CPU" else ", ".join(sorted(gpus))
+                what = f"{count} actors" if kind == "CPU" else ", ".join(sorted(gpus))
                 raise ResourceError(
                     f"the evaluation needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}"
                 )
@@ -91,7 +91,7 @@ class RayEvaluatorPool:
     def describe(self) -> str:
         """See :class:`EvaluatorPool`."""
         counts = Counter(self._devices).items()
-        return "Ray actors: " + ", ".join(f"{count} on {device}" for device, count in counts)
+        return "Ray actors: " + ", ".join(f"{number} on {device}" for device, number in counts)
 
     def play(self, tasks: Sequence[EvaluationTask], should_stop: ShouldStop) -> Iterator[TaskResult]:
         """See :class:`EvaluatorPool`."""
@@ -99,12 +99,12 @@ class RayEvaluatorPool:
         running: dict[Any, tuple[EvaluationTask, Any]] = {}
         while waiting or running:
             while waiting and free:
-                job, actor = waiting.popleft(), free.popleft()
-                running[actor.play.remote(job)] = (job, actor)
+                task, actor = waiting.popleft(), free.popleft()
+                running[actor.play.remote(task)] = (task, actor)
             done, _ = ray.wait(list(running), num_returns=1, timeout=EVALUATION_POLL_SECONDS)
             if should_stop():
                 raise Interrupted
             for reference in done:
-                job, actor = running.pop(reference)
+                task, actor = running.pop(reference)
                 free.append(actor)
-                yield job, ray.get(reference)
+                yield task, ray.get(reference)

@@ -1,4 +1,4 @@
-"""Who takes part in an evaluation: policies by name or from disk, and networks that nobody steers."""
+"""Candidates of an evaluation: policies by name or from disk, and controls without a policy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,12 +28,12 @@ BASELINES: Mapping[str, Callable[[Limits, str], Policy]] = {
     "schedule": lambda limits, task: SchedulePolicy(limits),
     "oracle": OraclePolicy,
 }
-"""Policies that are known by name, made for what a run allows on a task."""
+"""Constructors of the named policies, by name."""
 
 WIDE, SCRATCH = "wide-host", "from-scratch"
 UNSTEERED = (WIDE, SCRATCH)
-"""Networks without growth, made to measure: the host alone with as many parameters from the start as a policy's final
-network, and that final network trained from scratch. They are derived from the episodes of another candidate."""
+"""Controls without growth: a wider host with as many parameters as a policy's final network, and that final network
+trained from scratch. They are derived from the episodes of another candidate."""
 
 
 class CandidateError(UserError, ValueError):
@@ -44,7 +44,7 @@ class CandidateError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy that can be sent to whoever plays it."""
+    """A policy in a form that can be sent to an evaluator."""
 
     label: str
     baseline: str | None = None
@@ -53,15 +53,15 @@ class Candidate:
     config: PolicyConfig | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     learnt: tuple[tuple[Topology, ...], str] | None = None
-    """Features that it has learnt to grow on, and the task; ``None`` for a policy that has not learnt."""
+    """Topologies and task that it was trained on; ``None`` for a policy without training."""
     run: Path | None = None
-    """Directory of the run in which it was trained, if it comes from there."""
+    """Directory of the run that trained it; ``None`` if it comes from elsewhere."""
 
     def check_serves(self, topologies: Mapping[str, Topology]) -> None:
-        """See whether it knows the features at all slots.
+        """Check that the policy was trained on the topologies of all slots.
 
         Raises:
-            CandidateError: if it has learnt to grow on others.
+            CandidateError: if a topology is missing from its training.
         """
         if self.learnt is None:
             return
@@ -71,7 +71,7 @@ class Candidate:
             raise CandidateError(f"{self.label} cannot play here: {error}") from error
 
     def policy(self, limits: Limits, task: str, device: str, *, greedy: bool) -> Policy:
-        """A player, without exploration.
+        """The policy, without exploration.
 
         Raises:
             ValueError: if the policy cannot play on this task or under these limits.
@@ -88,7 +88,7 @@ class Candidate:
 
 
 def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
-    """The candidate that ``name`` means, and the configuration that it was trained under, if it is known.
+    """The candidate named ``name``, and the configuration of its training; ``None`` if unknown.
 
     Args:
         name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``).
@@ -125,30 +125,30 @@ def _trained(path: Path, label: str) -> tuple[Candidate, RunConfig]:
     run = _run_of(path) if is_checkpoint else RunDirectory.open(path)
     config = run.config()
     if is_checkpoint:
-        found = path
+        checkpoint = path
     else:
         complete = checkpoints_in(run.checkpoints)
         if not complete:
             raise CheckpointError(f"{path} holds no complete checkpoint")
-        found = complete[-1]
-    weights = load_checkpoint(found, config).learner.weights()
+        checkpoint = complete[-1]
+    weights = load_checkpoint(checkpoint, config).learner.weights()
     broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
     if broken:
-        raise CandidateError(f"{found} holds numbers that are not finite, in {', '.join(broken)}")
+        raise CandidateError(f"{checkpoint} holds numbers that are not finite, in {', '.join(broken)}")
     learnt = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
-    made = Candidate(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
+    candidate = Candidate(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
     try:
         LearnedPolicy(config.policy).load(weights, epsilon=0.0)
     except RuntimeError as error:
-        raise CandidateError(f"{found} does not hold the policy of its configuration: {error}") from error
-    return made, config
+        raise CandidateError(f"{checkpoint} does not hold the policy of its configuration: {error}") from error
+    return candidate, config
 
 
 def _run_of(checkpoint: Path) -> RunDirectory:
-    """The run directory that ``checkpoint`` lies in: it knows the configuration.
+    """The run directory that contains ``checkpoint``.
 
     Raises:
-        CandidateError: if it lies elsewhere.
+        CandidateError: if there is none.
     """
     try:
         return RunDirectory.open(checkpoint.absolute().parent.parent)
@@ -174,5 +174,5 @@ def _script_line(path: Path, number: int, line: object) -> ScriptLine:
         return ScriptLine.model_validate(line)
     except ValidationError as error:
         problems = [(".".join(map(str, e["loc"])) or "the line", e["msg"], e["input"]) for e in error.errors()]
-        told = "; ".join(f"{key}: {message} (got {value!r})" for key, message, value in problems)
-        raise CandidateError(f"script {path}, line {number}: {told}") from error
+        details = "; ".join(f"{key}: {message} (got {value!r})" for key, message, value in problems)
+        raise CandidateError(f"script {path}, line {number}: {details}") from error

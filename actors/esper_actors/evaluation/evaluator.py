@@ -1,4 +1,4 @@
-"""Plays episodes for judgement: paired seeds, no exploration, the test split at the end. No Ray in here."""
+"""The evaluator: episodes on paired seeds without exploration, scored on the test split."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
 
 WIDEST = 4096
-"""Width at which the search for a host of a given size gives up."""
+"""Largest width in the search for a host of a given size."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalNetwork:
-    """A final network, as far as unsteered controls are made after it."""
+    """Size and seeds of a final network, from which controls are built."""
 
     parameters: int
     seeds: tuple[PlantedSeed, ...]
@@ -36,33 +36,33 @@ class FinalNetwork:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """The score of an episode, and the network that it ended with."""
+    """The score of an episode, and its final network."""
 
     score: Score
     final: FinalNetwork
 
 
 class Evaluator:
-    """Plays candidates in the environment of one configuration."""
+    """An evaluator of candidates in the environment of one configuration."""
 
     def __init__(self, config: RunConfig, device: str = "cpu", *, greedy: bool = True) -> None:
         """
         Args:
-            config: hosts are trained eagerly whatever it says about compilation, so that operations can be counted.
-            greedy: learned policies take their likeliest action; else they draw.
+            config: its ``compile_mode`` is ignored: hosts are trained eagerly, so that operations can be counted.
+            greedy: learned policies take their mode; ``False``: they sample.
         """
         training = config.training.model_copy(update={"compile_mode": "off"})
         self.config = config.model_copy(update={"training": training})
         self.device, self.greedy = device, greedy
         self.flops = FlopMeter()
         self.env = MorphogenesisEnv(self.config, device, flops=self.flops)
-        self._host_parameters = parameters_of(self.config.host, self.env.data)
+        self._host_parameters = host_parameter_count(self.config.host, self.env.data)
 
     def play(self, candidate: Candidate, seed: int, should_stop: Callable[[], bool] = lambda: False) -> EpisodeResult:
-        """One episode of a policy.
+        """Run one episode of a policy.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps.
+            Interrupted: if a stop is requested between two steps.
             ValueError: if the policy cannot play here.
         """
         env = self.env
@@ -84,20 +84,20 @@ class Evaluator:
     def unsteered(
         self, kind: str, seed: int, after: FinalNetwork, should_stop: Callable[[], bool] = lambda: False
     ) -> EpisodeResult:
-        """One episode of a network that nobody steers, made after the final network of a policy.
+        """Run one episode of a control, built from the final network of a policy.
 
         Args:
             kind: ``wide-host`` or ``from-scratch``.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two epochs.
+            Interrupted: if a stop is requested between two epochs.
             ValueError: if ``kind`` is another, or there is no such host.
         """
         if kind not in (WIDE, SCRATCH):
             raise ValueError(f"unknown control {kind!r}; there are {WIDE} and {SCRATCH}")
         config, data = self.config, self.env.data
         if kind == WIDE:
-            config = config.model_copy(update={"host": widened(config.host, data, after.parameters)})
+            config = config.model_copy(update={"host": widened_host(config.host, data, after.parameters)})
         self.flops.total = 0.0
         runtime = HostRuntime(config, data, torch.device(self.device), configured_host(config.host), seed, self.flops)
         if kind == SCRATCH:
@@ -137,11 +137,11 @@ class Evaluator:
         return EpisodeResult(score, FinalNetwork(runtime.total_parameters, tuple(planted)))
 
     def _price_basis(self, runtime: HostRuntime) -> int:
-        """Parameters beyond those of the configured host, however they came to be there."""
+        """Number of parameters beyond those of the configured host."""
         return runtime.total_parameters - self._host_parameters
 
 
-def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:
+def widened_host(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:
     """The narrowest host of the same family and depth with at least ``parameters`` parameters.
 
     Raises:
@@ -150,19 +150,19 @@ def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfi
     field, unit = _width_of(host)
     for width in range(getattr(host, field), WIDEST + 1, unit):
         wider = host.model_copy(update={field: width})
-        if parameters_of(wider, data) >= parameters:
+        if host_parameter_count(wider, data) >= parameters:
             return wider
     raise ValueError(f"no host with {field} up to {WIDEST} has {parameters} parameters")
 
 
-def parameters_of(host: AnyHostConfig, data: AnyData) -> int:
-    """Parameter count of a host; it is not really built."""
+def host_parameter_count(host: AnyHostConfig, data: AnyData) -> int:
+    """Parameter count of a host, without allocating its weights."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return count_parameters(build_host(host, data.example_shape, data.classes).module)
 
 
 def _width_of(host: AnyHostConfig) -> tuple[str, int]:
-    """Name of the field that makes a host wider, and the step in which it may grow."""
+    """Name of the width field of a host, and the step between valid widths."""
     if isinstance(host, CNNHostConfig):
         return "base_channels", 1
     if isinstance(host, MLPHostConfig):
@@ -170,20 +170,22 @@ def _width_of(host: AnyHostConfig) -> tuple[str, int]:
     return "embedding", host.heads
 
 
-def labelled(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The same with labels that differ: a second ``digits`` becomes ``digits-2``.
+def unique_labels(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates with unique labels: a second ``digits`` becomes ``digits-2``.
 
-    Names of policies that are known by name stay theirs.
+    Names of baselines and controls are reserved for these.
     """
     reserved = {*BASELINES, *UNSTEERED}
-    taken = {entry.label for entry in candidates} | reserved
-    used: set[str] = set()
+    reserved_labels = {entry.label for entry in candidates} | reserved
+    labels: set[str] = set()
     result = []
     for entry in candidates:
         label = entry.label
-        if label in used or (label in reserved and label != entry.baseline):
-            label = next(new for count in itertools.count(2) if (new := f"{entry.label}-{count}") not in taken)
-        taken.add(label)
-        used.add(label)
+        if label in labels or (label in reserved and label != entry.baseline):
+            label = next(
+                new for count in itertools.count(2) if (new := f"{entry.label}-{count}") not in reserved_labels
+            )
+        reserved_labels.add(label)
+        labels.add(label)
         result.append(replace(entry, label=label))
     return result

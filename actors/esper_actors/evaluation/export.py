@@ -1,4 +1,4 @@
-"""Makes a policy bundle of a training run."""
+"""The export of a policy bundle from a run directory."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def export_policy(run: Path, target: Path, *, round_index: int | None = None, re
 
     Args:
         run: directory of a run of `esper train ppo`.
-        round_index: rounds that were finished; the newest checkpoint if it is left out.
-        replace: overwrite ``target`` if it is there.
+        round_index: number of finished rounds; ``None``: the newest checkpoint.
+        replace: overwrite an existing ``target``.
 
     Raises:
         RunDirectoryError: if ``run`` is no run directory.

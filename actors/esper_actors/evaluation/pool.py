@@ -1,4 +1,4 @@
-"""Pools of evaluators: the interface, and the pool of this process. Results do not depend on which is used.
+"""Pools of evaluators: the interface and the local pool. Both give the same results.
 
 Dataflow::
 
@@ -36,21 +36,21 @@ TaskResult = tuple[EvaluationTask, EpisodeResult]
 
 
 class EvaluatorPool(AbstractContextManager["EvaluatorPool"], Protocol):
-    """Plays jobs. Used within ``with``, which ends what was started."""
+    """A pool of evaluators. Used within ``with``, which stops all processes."""
 
     def describe(self) -> str:
-        """One line about who plays."""
+        """A one-line description of the evaluators."""
 
     def play(self, tasks: Sequence[EvaluationTask], should_stop: ShouldStop) -> Iterator[TaskResult]:
         """The result of every task, in the order of arrival.
 
         Raises:
-            Interrupted: if ``should_stop`` said so before the last had come.
+            Interrupted: if a stop is requested before the last result.
         """
 
 
 class LocalEvaluatorPool:
-    """This process."""
+    """A pool of one evaluator in this process."""
 
     def __init__(self, config: RunConfig, candidates: Mapping[str, Candidate], *, greedy: bool) -> None:
         torch.set_num_threads(config.system.threads)
@@ -76,17 +76,17 @@ class LocalEvaluatorPool:
 def evaluate(
     evaluator: Evaluator,
     candidates: Mapping[str, Candidate],
-    job: EvaluationTask,
+    task: EvaluationTask,
     should_stop: ShouldStop = lambda: False,
 ) -> EpisodeResult:
-    """One job."""
-    if job.after is not None:
-        return evaluator.unsteered(job.label, job.seed, job.after, should_stop)
-    return evaluator.play(candidates[job.label], job.seed, should_stop)
+    """Run one task with an evaluator of this process."""
+    if task.after is not None:
+        return evaluator.unsteered(task.label, task.seed, task.after, should_stop)
+    return evaluator.play(candidates[task.label], task.seed, should_stop)
 
 
 def all_scores(
-    players: EvaluatorPool,
+    evaluators: EvaluatorPool,
     labels: Sequence[str],
     controls: Sequence[str],
     reference: str,
@@ -94,26 +94,28 @@ def all_scores(
     on_score: OnScore,
     should_stop: ShouldStop,
 ) -> list[Score]:
-    """Every candidate and every unsteered control on every seed; ordered by candidate and seed.
+    """Scores of all candidates and controls on all seeds, ordered by label and seed.
 
     Args:
-        labels: candidates.
-        controls: unsteered ones, made after the final networks of ``reference``, seed by seed.
+        labels: labels of the candidates.
+        controls: controls, built from the final network of ``reference`` for each seed.
         reference: one of ``labels``.
 
     Raises:
-        Interrupted: if ``should_stop`` said so before all had been played.
+        Interrupted: if a stop is requested before the last result.
     """
-    found: dict[tuple[str, int], Score] = {}
+    scores: dict[tuple[str, int], Score] = {}
     finals: dict[int, FinalNetwork] = {}
     ordered = sorted(labels, key=lambda label: label != reference)
-    for job, verdict in players.play([EvaluationTask(label, seed) for label in ordered for seed in seeds], should_stop):
-        found[job.label, job.seed] = verdict.score
-        on_score(verdict.score)
-        if job.label == reference:
-            finals[job.seed] = verdict.final
-    jobs = [EvaluationTask(control, seed, finals[seed]) for control in controls for seed in seeds]
-    for job, verdict in players.play(jobs, should_stop):
-        found[job.label, job.seed] = verdict.score
-        on_score(verdict.score)
-    return [found[label, seed] for label in (*labels, *controls) for seed in seeds]
+    for task, result in evaluators.play(
+        [EvaluationTask(label, seed) for label in ordered for seed in seeds], should_stop
+    ):
+        scores[task.label, task.seed] = result.score
+        on_score(result.score)
+        if task.label == reference:
+            finals[task.seed] = result.final
+    tasks = [EvaluationTask(control, seed, finals[seed]) for control in controls for seed in seeds]
+    for task, result in evaluators.play(tasks, should_stop):
+        scores[task.label, task.seed] = result.score
+        on_score(result.score)
+    return [scores[label, seed] for label in (*labels, *controls) for seed in seeds]

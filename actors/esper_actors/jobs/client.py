@@ -1,4 +1,4 @@
-"""Jobs on a cluster through Ray's job SDK."""
+"""The job client: jobs on a cluster through Ray's job SDK."""
 
 import asyncio
 import os
@@ -25,11 +25,11 @@ from esper_actors.jobs.package import (
 
 POLL_SECONDS = 1.0
 AGENT_SECONDS = 60.0
-"""How long a cluster that has just been started may need until it takes jobs."""
+"""Seconds that a new cluster may need before it accepts jobs."""
 
 
 def package_size(root: Path, excludes: Sequence[str]) -> JobPackage:
-    """What Ray would upload from ``root``: without ``.gitignore``, ``.rayignore``, our excludes and ``excludes``.
+    """The package that Ray would upload from ``root``, without ignored and excluded files.
 
     Raises:
         SubmissionError: if the folder does not exist or cannot be read.
@@ -53,23 +53,23 @@ def package_size(root: Path, excludes: Sequence[str]) -> JobPackage:
 
 
 class _Silent:
-    """Stands in for Ray's logger: errors are raised as well."""
+    """A silent replacement of Ray's logger; Ray raises the same errors."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
 
 
 class JobClient:
-    """The jobs of the cluster whose dashboard is at ``address``.
+    """A client of the cluster whose dashboard is at ``address``.
 
     Raises:
-        SubmissionError: if there is no cluster, it does not let us in, or it runs other versions.
+        SubmissionError: if there is no cluster, it refuses the token, or it runs other versions.
     """
 
     def __init__(self, address: str, any_version: bool = False) -> None:
         status = probe(address)
         refuse_without_token(status, address)
-        # Ray lets these variables win over an argument; the address has been chosen already.
+        # In Ray these variables override an argument; the address is chosen already.
         os.environ.pop("RAY_ADDRESS", None)
         os.environ["RAY_API_SERVER_ADDRESS"] = address
         self.address = address
@@ -88,7 +88,7 @@ class JobClient:
             refuse_other_versions(str(self._client._server_ray_version), python, ray.__version__)
 
     def submit(self, entrypoint: str, submission_id: str | None, **options: Any) -> str:
-        """Upload and start; the id of the job. ``options`` as in Ray's ``submit_job``.
+        """Upload and start a job, and return its id. ``options`` as in Ray's ``submit_job``.
 
         Raises:
             SubmissionError: if the id is taken or Ray refuses.
@@ -105,7 +105,7 @@ class JobClient:
             time.sleep(POLL_SECONDS)
 
     def follow(self, job: str, write: Callable[[str], None]) -> int:
-        """Write the logs of a job until it ends; the exit status that stands for its end.
+        """Write the logs of a job until it ends, and return its exit status.
 
         Raises:
             SubmissionError: if there is no such job, or the cluster can no longer be reached.
@@ -130,7 +130,7 @@ class JobClient:
         return code
 
     def wait(self, job: str) -> int:
-        """Wait for the end of a job; the exit status that stands for it.
+        """Wait for the end of a job, and return its exit status.
 
         Raises:
             SubmissionError: if the cluster can no longer be reached.
@@ -145,12 +145,12 @@ class JobClient:
             time.sleep(POLL_SECONDS)
 
     def reason(self, job: str) -> str:
-        """What Ray says about the state of a job."""
+        """Ray's status and message of a job."""
         info = self._client.get_job_info(job)
         return f"{info.status.value}: {(info.message or '').strip()}"
 
     def stop(self, job: str) -> bool:
-        """Ask a job to stop and wait for its end; whether it was running.
+        """Stop a job and wait for its end; whether it was running.
 
         Raises:
             SubmissionError: if there is no such job.

@@ -1,4 +1,4 @@
-"""What goes to a cluster with a job, and what is decided before anything is sent. No Ray in here."""
+"""The package of a job, and the checks before its submission."""
 
 import os
 import platform
@@ -15,20 +15,20 @@ from urllib.request import urlopen
 from esper_ray.leyline.errors import UserError
 
 ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_DASHBOARD_ADDRESS", "RAY_ADDRESS")
-"""Variables that may hold the address, in the order in which they are asked."""
+"""Environment variables of the address, in order of precedence."""
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 EXCLUDES = (
     *(".git", ".venv", "venv", ".tools", "__pycache__", ".*_cache", ".cache", ".hypothesis", "*.egg-info"),
     *("/runs", "/data", "/shared", "/dist", "/build", "*.ckpt", "*.safetensors"),
 )
-"""Patterns as in ``.gitignore`` of what never travels; a leading slash means the top of the working directory."""
+"""Patterns as in ``.gitignore`` of files that are never uploaded; a leading slash means the working directory."""
 
 LIMIT_BYTES = 100 * 1024**2
-"""The largest package that Ray's dashboard takes."""
+"""The largest package that Ray's dashboard accepts, in bytes."""
 
 ENTRY_BYTES = 256
-"""What the zip archive adds for each file, its name aside (Ray does not compress)."""
+"""Bytes that the zip archive adds for each file, besides its name (Ray does not compress)."""
 
 MIB = 1024**2
 PROBE_SECONDS = 10.0
@@ -49,21 +49,21 @@ class JobPackage:
 
     @property
     def total(self) -> int:
-        """Bytes of the uncompressed archive, from above."""
+        """Upper bound of the size of the uncompressed archive, in bytes."""
         return sum(self.sizes.values()) + sum(ENTRY_BYTES + 2 * len(str(path)) for path in self.sizes)
 
     def largest(self, count: int = 3) -> list[tuple[str, int]]:
-        """The heaviest entries of the top folder with their bytes, heaviest first."""
+        """The largest entries of the top folder with their bytes, largest first."""
         parts: Counter[str] = Counter()
         for path, size in self.sizes.items():
             parts[path.parts[0]] += size
         return parts.most_common(count)
 
     def refuse_if_too_large(self) -> None:
-        """Say no before the upload does.
+        """Refuse a package above the limit before the upload.
 
         Raises:
-            SubmissionError: with the sum, the limit and the heaviest entries.
+            SubmissionError: with the sum, the limit and the largest entries.
         """
         if self.total <= LIMIT_BYTES:
             return
@@ -88,7 +88,7 @@ def entrypoint(command: Sequence[str], python: str = "python") -> str:
     """The shell command that runs ``esper <command>`` on the cluster.
 
     The module is run and not the script ``esper``: Python then looks into the working directory first, so
-    a shipped repository goes before an installed package, and the same line serves without a shipped one.
+    an uploaded repository precedes an installed package, and the same command works without an upload.
     """
     return f"{python} -m esper_ray.cli.main {shlex.join(command)}"
 
@@ -111,26 +111,28 @@ def key_values(option: str, pairs: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_other_versions(cluster_ray: str, cluster_python: str | None, client_ray: str) -> None:
-    """Ray must be the same release, Python the same minor version.
+    """Refuse a cluster with another release of Ray or minor version of Python.
 
     Raises:
         SubmissionError: with both versions.
     """
     python = platform.python_version()
     if cluster_ray != client_ray:
-        raise SubmissionError(f"the cluster runs Ray {cluster_ray}, this client Ray {client_ray}; {_MEND}")
+        raise SubmissionError(f"the cluster runs Ray {cluster_ray}, this client Ray {client_ray}; {_VERSION_REMEDY}")
     if cluster_python is not None and cluster_python.split(".")[:2] != python.split(".")[:2]:
-        raise SubmissionError(f"the cluster runs Python {cluster_python}, this client Python {python}; {_MEND}")
+        raise SubmissionError(
+            f"the cluster runs Python {cluster_python}, this client Python {python}; {_VERSION_REMEDY}"
+        )
 
 
-_MEND = "install the cluster's version here, or say --any-version if the job does not depend on it"
+_VERSION_REMEDY = "install the cluster's version here, or say --any-version if the job does not depend on it"
 
 
 def probe(address: str) -> int | None:
-    """The status with which an ``http(s)`` address answers to somebody without a token, or ``None`` if it is not HTTP.
+    """The HTTP status of ``address`` for a request without a token; ``None`` if it is not HTTP.
 
     Raises:
-        SubmissionError: if nobody listens there, or nobody answers within ``PROBE_SECONDS``.
+        SubmissionError: if the connection is refused, or no answer arrives within ``PROBE_SECONDS``.
     """
     parts = urlsplit(address if "://" in address else f"http://{address}")
     try:
@@ -162,10 +164,10 @@ def probe(address: str) -> int | None:
 
 
 def refuse_without_token(status: int | None, address: str, environment: Mapping[str, str] = os.environ) -> None:
-    """A cluster that asks for a token is told of one only in the mode ``token``.
+    """Refuse to submit without a token to a cluster that requires one.
 
     Raises:
-        SubmissionError: saying which variable to set.
+        SubmissionError: with the variables to set.
     """
     if status in (401, 403) and environment.get("RAY_AUTH_MODE") != "token":
         raise SubmissionError(
@@ -176,7 +178,7 @@ def refuse_without_token(status: int | None, address: str, environment: Mapping[
 
 
 def exit_code(status: str, code: int | None) -> int:
-    """The exit status that stands for the end of a job: its own, 128 + number of a signal, 143 if it was stopped."""
+    """The exit status of a job: its own, 128 + number of a signal, or 143 if it was stopped."""
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":

@@ -1,6 +1,6 @@
-"""Policy V2 under RLlib's algorithms: the environment as they want it, our loss for their PPO, and presets.
+"""RLlib configurations of Policy V2: environment, PPO with our loss, and APPO.
 
-Nothing imports this file by itself; who does needs Ray, whose settings (``esper_actors.cluster.settings``) come first.
+This module imports Ray, so Ray's settings (``esper_actors.cluster.settings``) must be set first.
 
     choose_ray_settings()
     from esper_actors.rllib.config import ppo_config
@@ -30,19 +30,19 @@ from esper_ray.tolaria.assembly import derived_seed
 
 ENVIRONMENT = "esper_ray"
 OUTCOMES = ("val_accuracy_pp", "committed_accuracy_pp", "growth_ratio")
-"""What is reported of the end of an episode, beside its return."""
-TOLD = ("episode_seed", "epoch", "operation", "success", "illegal", *OUTCOMES)
-"""What remains of a step's info: RLlib keeps the infos of all steps, and sends them about."""
+"""Keys of the last info that are reported, besides the return."""
+INFO_KEYS = ("episode_seed", "epoch", "operation", "success", "illegal", *OUTCOMES)
+"""Keys of an info that remain; RLlib stores and sends the infos of all steps."""
 
 
 class WholeEpisodes(gymnasium.Wrapper[Observation, np.ndarray[Any, np.dtype[np.int64]], Any, Any]):
-    """``MorphogenesisEnv`` for algorithms that know nothing of it.
+    """A wrapper of ``MorphogenesisEnv`` for generic algorithms.
 
-    - Reaching its length ends an episode for good: time left is part of what is observed, and all accounts are settled
-      then. So it is reported as ``terminated``, or a learner would add the value of a life that goes on.
-    - Episodes have seeds of their own, derived from the one that is given and their number since then. RLlib gives the
-      same seed again before each sample of whole episodes, and every round would play the same ones.
-    - The last info holds ``rewards_by_cause``: each amount at the step that caused it, filled up with zeros.
+    - An episode that reaches its length is reported as ``terminated``: the observation contains the time left, and all
+      accounts are settled then. With ``truncated`` a learner would add a bootstrap value.
+    - Each episode has its own seed, derived from the given seed and its number since. RLlib passes the same seed before
+      each sample of whole episodes, so that every round would repeat the same episodes.
+    - The last info holds ``rewards_by_cause``: each amount at the step that caused it, padded with zeros.
     """
 
     env: MorphogenesisEnv
@@ -61,17 +61,17 @@ class WholeEpisodes(gymnasium.Wrapper[Observation, np.ndarray[Any, np.dtype[np.i
             self._seed = int(np.random.SeedSequence().generate_state(1)[0])
         observation, info = self.env.reset(seed=derived_seed(self._seed, self._episodes), options=options)
         self._episodes += 1
-        return observation, _told(info)
+        return observation, _reduced_info(info)
 
     def step(
         self, action: np.ndarray[Any, np.dtype[np.int64]]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        told, over = _told(info), terminated or truncated
+        reduced, over = _reduced_info(info), terminated or truncated
         if over:
-            told["rewards_by_cause"] = np.zeros(self.env.config.episode_length)
-            told["rewards_by_cause"][: self.env.epoch] = self.env.ledger.by_cause(self.env.epoch)
-        return observation, reward, over, False, told
+            reduced["rewards_by_cause"] = np.zeros(self.env.config.episode_length)
+            reduced["rewards_by_cause"][: self.env.epoch] = self.env.ledger.by_cause(self.env.epoch)
+        return observation, reward, over, False, reduced
 
 
 def make_rllib_environment(context: Mapping[str, Any]) -> WholeEpisodes:
@@ -87,7 +87,7 @@ def make_rllib_environment(context: Mapping[str, Any]) -> WholeEpisodes:
         config = RunConfig.model_validate(context["config"])
     else:
         config = build(read_preset(context.get("preset", "digits")), context.get("overrides"))
-    if getattr(context, "worker_index", None):  # an actor of RLlib's, which has its process for itself
+    if getattr(context, "worker_index", None):  # an RLlib actor, which has its own process
         torch.set_num_threads(config.system.threads)
     return WholeEpisodes(MorphogenesisEnv(config, context.get("device", "cpu")))
 
@@ -173,7 +173,7 @@ def appo_config(config: RunConfig) -> APPOConfig:
 
 
 def policy_weights(algorithm: Any) -> dict[str, torch.Tensor]:
-    """What an RLlib algorithm has learnt, as ``LearnedPolicy.load`` and policy bundles take it."""
+    """Policy weights of an RLlib algorithm, as for ``LearnedPolicy.load`` and policy bundles."""
     prefix = "network."
     state = algorithm.learner_group.get_weights()["default_policy"]
     return {
@@ -182,7 +182,7 @@ def policy_weights(algorithm: Any) -> dict[str, torch.Tensor]:
 
 
 def report_outcome(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
-    """RLlib's callback at the end of an episode: what became of the network, in the means over the last episodes."""
+    """RLlib's callback at the end of an episode, which logs means over the last 20 episodes."""
     last = episode.get_infos(-1)
     for name in OUTCOMES:
         metrics_logger.log_value(name, last[name], window=20)
@@ -229,5 +229,5 @@ def _entropy_schedule(config: RunConfig) -> float | list[list[float]]:
     return [[0, ppo.entropy_start], [(ppo.rounds - 1) * steps, ppo.entropy_end]]
 
 
-def _told(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info[key] for key in TOLD}
+def _reduced_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: info[key] for key in INFO_KEYS}

@@ -1,4 +1,4 @@
-"""The loss of our learner, and what it learns beside weights, inside RLlib's PPO.
+"""The loss and the running statistics of our PPO learner in RLlib's PPO.
 
 RLlib's own loss has one ratio and one advantage for a whole action. Here the operation has the advantage over V(s), and
 slot and arguments that over Q(s, operation taken), each with a ratio of its own. Shapes: B episodes, T steps.
@@ -33,8 +33,8 @@ STATISTICS = "statistics"
 """Key of the running statistics in the state of a learner."""
 
 
-class LastTouch(ConnectorV2):
-    """The last piece of the learner's pipeline: hands the finished batch to ``prepare``, which may add to it."""
+class BatchPreparation(ConnectorV2):
+    """The last connector of the learner, which calls ``prepare`` on the finished batch."""
 
     def __init__(self, prepare: Callable[[dict[str, Any], Sequence[Any]], None]) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class FactoredPPOLearner(PPOTorchLearner):
         self._seen = torch.zeros(0)
         self._stopped = False
         self._learner_connector.remove(GeneralAdvantageEstimation)
-        self._learner_connector.append(LastTouch(self.prepare))
+        self._learner_connector.append(BatchPreparation(self.prepare))
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Adam as our learner has it; RLlib's has another epsilon and no setting for it."""
@@ -82,23 +82,23 @@ class FactoredPPOLearner(PPOTorchLearner):
         Raises:
             FloatingPointError: if a return is not finite.
         """
-        module, played = self.module[DEFAULT_MODULE_ID].unwrapped(), columns[Columns.LOSS_MASK].float()
+        module, valid_mask = self.module[DEFAULT_MODULE_ID].unwrapped(), columns[Columns.LOSS_MASK].float()
         columns[Columns.REWARDS] = rewards_by_cause(columns[Columns.REWARDS], episodes)
         columns |= targets(module, columns, self.config.gamma, self.config.lambda_)
-        if not bool(torch.isfinite(columns[RETURNS][played > 0]).all()):
+        if not bool(torch.isfinite(columns[RETURNS][valid_mask > 0]).all()):
             raise FloatingPointError("PPO returns are not finite: a reward or a predicted value is broken")
         rows = columns[Columns.REWARDS].double().cpu().numpy()
-        rewards = [row[:length] for row, length in zip(rows, played.sum(dim=1).int().tolist(), strict=True)]
+        rewards = [row[:length] for row, length in zip(rows, valid_mask.sum(dim=1).int().tolist(), strict=True)]
         self.return_scale = self.return_scale.learned(rewards, self.config.gamma)
         module.network.rescale_values(self.return_scale.unit)
-        self._seen = columns[Columns.OBS]["features"][played > 0]
+        self._seen = columns[Columns.OBS]["features"][valid_mask > 0]
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         super().before_gradient_based_update(timesteps=timesteps)
         self._stopped = False
 
     def apply_gradients(self, gradients_dict: dict[Any, Tensor]) -> None:
-        """One step, unless a minibatch of this update was too far from the policy that played."""
+        """Step the optimiser, unless the KL stop of this update has triggered."""
         if not self._stopped:
             super().apply_gradients(gradients_dict)
 
@@ -124,7 +124,7 @@ class FactoredPPOLearner(PPOTorchLearner):
         return loss
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Fold what was seen into the normaliser; it counts from the next round on."""
+        """Merge the observations of the round into the normaliser, for the next round."""
         super().after_gradient_based_update(timesteps=timesteps)
         rows = self._seen.double().cpu().numpy()
         slots = rows[:, BASE_SIZE:].reshape(-1, SLOT_SIZE)
@@ -138,86 +138,88 @@ class FactoredPPOLearner(PPOTorchLearner):
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(STATISTICS, components, not_components):
-            kept = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
-            state[STATISTICS] = {name: (m.count, m.mean.tolist(), m.squares.tolist()) for name, m in kept.items()}
+            statistics = {"base": self.base_moments, "slot": self.slot_moments, "return": self.return_scale.moments}
+            state[STATISTICS] = {name: (m.count, m.mean.tolist(), m.squares.tolist()) for name, m in statistics.items()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         if STATISTICS in state:
-            kept = {
+            statistics = {
                 name: Moments(count, np.asarray(mean), np.asarray(squares))
                 for name, (count, mean, squares) in state[STATISTICS].items()
             }
-            self.base_moments, self.slot_moments = kept["base"], kept["slot"]
-            self.return_scale = ReturnScale(kept["return"])
+            self.base_moments, self.slot_moments = statistics["base"], statistics["slot"]
+            self.return_scale = ReturnScale(statistics["return"])
 
 
 def rewards_by_cause(rewards: Tensor, episodes: Sequence[Any]) -> Tensor:
-    """(B, T) rewards with each amount at the step that caused it, where the end of a whole episode tells.
+    """(B, T) rewards with each amount at the step that caused it, for whole episodes.
 
     Raises:
         ValueError: if an episode takes more than one row.
     """
     if len(rewards) != len(episodes):
         raise ValueError(f"{len(episodes)} episodes in {len(rewards)} rows: max_seq_len is less than a row needs")
-    booked = rewards.clone()
-    for row, episode in zip(booked, episodes, strict=True):
-        told = episode.get_infos(-1).get("rewards_by_cause")
-        if told is not None and episode.t_started == 0:
-            steps = min(len(told), len(row))
-            row[:steps] = torch.tensor(told[:steps], dtype=row.dtype)
-    return booked
+    credited = rewards.clone()
+    for row, episode in zip(credited, episodes, strict=True):
+        amounts = episode.get_infos(-1).get("rewards_by_cause")
+        if amounts is not None and episode.t_started == 0:
+            steps = min(len(amounts), len(row))
+            row[:steps] = torch.tensor(amounts[:steps], dtype=row.dtype)
+    return credited
 
 
 @torch.no_grad()
 def targets(module: Any, columns: dict[str, Any], gamma: float, lam: float) -> dict[str, Tensor]:
-    """What the loss aims at, for the weights that played."""
-    played, actions = columns[Columns.LOSS_MASK].float(), columns[Columns.ACTIONS].long()
-    said = module.forward_train(columns)
-    values = said[Columns.EMBEDDINGS]
-    q_taken = said[Q_VALUES].gather(2, actions[..., :1]).squeeze(2) * module.network.value_scale
+    """Targets of the loss under the behaviour policy."""
+    valid_mask, actions = columns[Columns.LOSS_MASK].float(), columns[Columns.ACTIONS].long()
+    output = module.forward_train(columns)
+    values = output[Columns.EMBEDDINGS]
+    q_taken = output[Q_VALUES].gather(2, actions[..., :1]).squeeze(2) * module.network.value_scale
     ended = columns[Columns.TERMINATEDS].bool().any(dim=1)
-    beyond = values.gather(1, played.sum(dim=1, keepdim=True).long().clamp(max=values.shape[1] - 1)).squeeze(1)
+    beyond = values.gather(1, valid_mask.sum(dim=1, keepdim=True).long().clamp(max=values.shape[1] - 1)).squeeze(1)
     bootstrap = torch.where(ended, torch.zeros_like(beyond), beyond)
-    rewards = columns[Columns.REWARDS] * played
-    raw = generalised_advantages(rewards, values, bootstrap, played, gamma, lam)
-    chosen, acted = weights(played, actions, FactoredDistribution.from_logits(said[Columns.ACTION_DIST_INPUTS]))
+    rewards = columns[Columns.REWARDS] * valid_mask
+    raw = generalised_advantages(rewards, values, bootstrap, valid_mask, gamma, lam)
+    choice_mask, argument_mask = loss_masks(
+        valid_mask, actions, FactoredDistribution.from_logits(output[Columns.ACTION_DIST_INPUTS])
+    )
     returns = raw + values
     return {
-        OP_ADVANTAGES: standardised(raw, chosen),
-        ARGUMENT_ADVANTAGES: standardised(argument_advantages(returns, q_taken), acted),
+        OP_ADVANTAGES: standardised(raw, choice_mask),
+        ARGUMENT_ADVANTAGES: standardised(argument_advantages(returns, q_taken), argument_mask),
         RETURNS: returns,
     }
 
 
-def weights(played: Tensor, actions: Tensor, distribution: FactoredDistribution) -> tuple[Tensor, Tensor]:
-    """(B, T) weights of operations, where there was a choice, and of their arguments, where there are any."""
-    return played * (distribution.choices() > 1), played * (actions[..., 0] != LifecycleOp.WAIT)
+def loss_masks(valid_mask: Tensor, actions: Tensor, distribution: FactoredDistribution) -> tuple[Tensor, Tensor]:
+    """(B, T) masks of operations with a choice, and of operations with arguments."""
+    return valid_mask * (distribution.choices() > 1), valid_mask * (actions[..., 0] != LifecycleOp.WAIT)
 
 
-def loss_terms(batch: dict[str, Any], said: dict[str, Any], clip: float, value_scale: Tensor) -> dict[str, Tensor]:
+def loss_terms(batch: dict[str, Any], output: dict[str, Any], clip: float, value_scale: Tensor) -> dict[str, Tensor]:
     """The terms of the loss by RLlib's names, and two diagnostics.
 
     Args:
-        said: what the module says about the batch now.
+        output: output of the module for the batch.
     """
-    played, actions = batch[Columns.LOSS_MASK].float(), batch[Columns.ACTIONS].long()
-    now = FactoredDistribution.from_logits(said[Columns.ACTION_DIST_INPUTS])
+    valid_mask, actions = batch[Columns.LOSS_MASK].float(), batch[Columns.ACTIONS].long()
+    now = FactoredDistribution.from_logits(output[Columns.ACTION_DIST_INPUTS])
     with torch.no_grad():
         then = FactoredDistribution.from_logits(batch[Columns.ACTION_DIST_INPUTS]).split_logp(actions)
     ratio_op, ratio_arguments = (new - old for new, old in zip(now.split_logp(actions), then, strict=True))
-    chosen, acted = weights(played, actions, now)
-    q_taken = said[Q_VALUES].gather(2, actions[..., :1]).squeeze(2)
-    count = chosen.sum()
+    choice_mask, argument_mask = loss_masks(valid_mask, actions, now)
+    q_taken = output[Q_VALUES].gather(2, actions[..., :1]).squeeze(2)
+    count = choice_mask.sum()
     with torch.no_grad():
-        kl = ppo.approximate_kl(ratio_op + ratio_arguments, played)
-        share = ppo.clip_share(ratio_op + ratio_arguments, chosen, clip)
+        kl = ppo.approximate_kl(ratio_op + ratio_arguments, valid_mask)
+        share = ppo.clip_share(ratio_op + ratio_arguments, choice_mask, clip)
     return {
-        POLICY_LOSS_KEY: ppo.clipped_policy_loss(ratio_op, batch[OP_ADVANTAGES], chosen, clip, count)
-        + ppo.clipped_policy_loss(ratio_arguments, batch[ARGUMENT_ADVANTAGES], acted, clip, count),
-        VF_LOSS_KEY: ppo.value_loss(q_taken, batch[RETURNS] / value_scale, played),
-        ENTROPY_KEY: ppo.weighted_mean(now.entropy(), chosen),
+        POLICY_LOSS_KEY: ppo.clipped_policy_loss(ratio_op, batch[OP_ADVANTAGES], choice_mask, clip, count)
+        + ppo.clipped_policy_loss(ratio_arguments, batch[ARGUMENT_ADVANTAGES], argument_mask, clip, count),
+        VF_LOSS_KEY: ppo.value_loss(q_taken, batch[RETURNS] / value_scale, valid_mask),
+        ENTROPY_KEY: ppo.weighted_mean(now.entropy(), choice_mask),
         "kl": kl,
         "clip_share": share,
     }

@@ -1,8 +1,8 @@
-"""Policy V2 as RLlib sees it: a recurrent module with masks and values, and its distribution. Only this file needs Ray.
+"""The RLModule of Policy V2: a recurrent module with masks and values, and its distribution.
 
-RLlib stores what a module said about a state as one flat row of numbers, from which a distribution is made again in the
-learner. So a row holds every table of scores and, behind them, the masks: nothing is drawn again, and nothing of the
-batch is changed in place.
+RLlib stores the output of a module for a state as one flat row of numbers, from which the learner rebuilds the
+distribution. A row therefore holds every table of scores and then the masks: nothing is sampled again, and the batch is
+never changed in place.
 
 Shapes: B episodes, T steps, S slots, M memory, W numbers in a row.
 """
@@ -54,7 +54,7 @@ def packed(logits: ActionLogits, masks: MaskTensors) -> Tensor:
 
 
 def unpacked(rows: Tensor) -> tuple[ActionLogits, MaskTensors]:
-    """What :func:`pack` packed.
+    """Scores and masks of rows from :func:`packed`.
 
     Raises:
         ValueError: if no number of slots has rows of this length.
@@ -77,7 +77,7 @@ class FactoredDistribution(Distribution):
         """
         Args:
             rows: (..., W) packed rows.
-            greedy: draw the likeliest operation, slot and arguments, always.
+            greedy: sampling returns the mode.
         """
         self._rows, self._greedy = rows, greedy
         self.factored = ActionDistribution(*unpacked(rows.flatten(0, -2)))
@@ -95,7 +95,7 @@ class FactoredDistribution(Distribution):
         """
         if sample_shape:
             raise ValueError(f"one action is drawn for each state, got sample_shape {sample_shape}")
-        choice = self.factored.likeliest() if self._greedy else self.factored.drawn()
+        choice = self.factored.mode() if self._greedy else self.factored.sample()
         actions = self._shaped(choice.actions)
         return (actions, self._shaped(choice.log_prob_op + choice.log_prob_arguments)) if return_logp else actions
 
@@ -130,7 +130,7 @@ class FactoredDistribution(Distribution):
         return self._shaped(self.factored.masks.op.sum(dim=-1))
 
     def to_deterministic(self) -> "FactoredDistribution":
-        """The same distributions, of which only the likeliest actions are drawn."""
+        """The same distributions, whose samples are their modes."""
         return FactoredDistribution(self._rows, greedy=True)
 
     @staticmethod
@@ -148,7 +148,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     ``model_config`` holds ``policy`` (the fields of ``PolicyConfig``), ``max_seq_len`` (RLlib's; at least the length
     of an episode and one more) and, if wanted, ``weights_seed`` of the initial weights.
 
-    There is no share of uniform choices here: algorithms explore by their entropy bonus.
+    There is no share of uniform choices: algorithms explore by their entropy bonus.
     """
 
     def setup(self) -> None:
@@ -165,7 +165,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     def set_state(self, state: dict[str, Any]) -> None:
         """
         Raises:
-            ValueError: if weights are missing; RLlib would keep those that are there and say nothing.
+            ValueError: if weights are missing; RLlib would keep the present ones silently.
         """
         missing = [name for name in self.network.state_dict(prefix="network.") if name not in state]
         if missing:
@@ -180,7 +180,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
         """
         if embeddings is not None:
             return torch.as_tensor(embeddings)
-        output, masks = self._look(self.network, batch)
+        output, masks = self._evaluate(self.network, batch)
         return by_step(self._values(output, masks), batch)
 
     def make_target_networks(self) -> None:
@@ -192,7 +192,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
         with torch.no_grad():
-            output, masks = self._look(self.target, batch)
+            output, masks = self._evaluate(self.target, batch)
             rows = packed(output.logits, masks)
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: by_step(rows, batch)}
 
@@ -200,24 +200,24 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
         return ["target"]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        output, masks = self._look(self.network, batch)
-        return self._answer(output, masks, batch)
+        output, masks = self._evaluate(self.network, batch)
+        return self._columns(output, masks, batch)
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        output, masks = self._look(self.network, batch)
-        return self._answer(output, masks, batch) | {
+        output, masks = self._evaluate(self.network, batch)
+        return self._columns(output, masks, batch) | {
             Columns.EMBEDDINGS: by_step(self._values(output, masks), batch),
             Q_VALUES: by_step(output.q, batch),
         }
 
-    def _look(self, network: nn.Module, batch: dict[str, Any]) -> tuple[PolicyOutput, MaskTensors]:
-        """What ``network`` says about every step of ``batch``, from the memory that it begins with."""
+    def _evaluate(self, network: nn.Module, batch: dict[str, Any]) -> tuple[PolicyOutput, MaskTensors]:
+        """Output and masks of ``network`` for every step of ``batch``."""
         seen, state = batch[Columns.OBS], batch[Columns.STATE_IN]
         memory: Memory = (state["hidden"][None].contiguous(), state["cell"][None].contiguous())
         output: PolicyOutput = network(seen["features"], seen["blueprints"].long(), memory)
         return output, legal_masks(seen["masks"].flatten(0, 1), seen["blueprints"].shape[-1])
 
-    def _answer(self, output: PolicyOutput, masks: MaskTensors, batch: dict[str, Any]) -> dict[str, Any]:
+    def _columns(self, output: PolicyOutput, masks: MaskTensors, batch: dict[str, Any]) -> dict[str, Any]:
         hidden, cell = output.memory
         return {
             Columns.ACTION_DIST_INPUTS: by_step(packed(output.logits, masks), batch),

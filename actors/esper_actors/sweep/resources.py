@@ -1,4 +1,4 @@
-"""What a trial of a sweep asks of a cluster, and whether it fits."""
+"""Resource requests of the trials of a sweep, and their check against a cluster."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +9,13 @@ RESOURCE_KINDS = ("CPU", "GPU")
 
 
 def bundles(config: RunConfig) -> list[dict[str, float]]:
-    """What a trial asks for, as the bundles of a placement group. The first is for the trial's own process.
+    """The bundles of a trial's placement group. The first is for the process of the trial.
 
-    With ``system.workers`` ``ray`` that process waits while its actors work, so its bundle is empty. With ``local``
-    it plays and learns, one after the other, and there are no other bundles.
+    With ``system.workers`` ``ray`` the process only waits for its actors, so its bundle is empty. With ``local`` it
+    runs environments and learner, and there are no other bundles.
 
     Raises:
-        ResourceError: if more is asked of a GPU than there is of one.
+        ResourceError: if actors request more than one whole GPU of a device.
     """
     plan = make_plan(config.system)
     if config.system.workers == "ray":
@@ -25,18 +25,18 @@ def bundles(config: RunConfig) -> list[dict[str, float]]:
     return [needs | ({"GPU": min(plan.total("GPU"), float(len(gpus)))} if gpus else {})]
 
 
-def check_fits(asked: Mapping[str, list[dict[str, float]]], concurrent: int, has: Mapping[str, float]) -> None:
-    """Refuse at once what would otherwise wait for ever.
+def check_fits(requests: Mapping[str, list[dict[str, float]]], concurrent: int, has: Mapping[str, float]) -> None:
+    """Refuse trials that would wait for resources for ever.
 
     Args:
-        asked: bundles by trial.
+        requests: bundles by trial.
 
     Raises:
         ResourceError: with the arithmetic.
     """
     at_once = max(1, concurrent)
     for kind in RESOURCE_KINDS:
-        needs = {trial: amount(wanted, kind) for trial, wanted in asked.items()}
+        needs = {trial: amount(trial_bundles, kind) for trial, trial_bundles in requests.items()}
         largest = sorted(needs, key=lambda name: -needs[name])[:at_once]
         total = sum(needs[name] for name in largest)
         if total > has.get(kind, 0.0) + 1e-6:
@@ -67,6 +67,6 @@ def check_places(configs: Mapping[str, RunConfig], nodes: Sequence[Resources]) -
             raise ResourceError(f"trial {name}: {error}") from None
 
 
-def amount(wanted: Sequence[Mapping[str, float]], kind: str) -> float:
-    """How much of ``kind`` a trial asks for in all."""
-    return sum(bundle.get(kind, 0.0) for bundle in wanted)
+def amount(trial_bundles: Sequence[Mapping[str, float]], kind: str) -> float:
+    """Total of ``kind`` that a trial requests."""
+    return sum(bundle.get(kind, 0.0) for bundle in trial_bundles)

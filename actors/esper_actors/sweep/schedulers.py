@@ -1,7 +1,7 @@
-"""Schedulers of sweeps: Ray Tune's own, used so that a sweep can be taken up again and reward modes stay apart.
+"""Schedulers of sweeps: Ray Tune's, made resumable and separate for each reward mode.
 
-Tune knows a trial by an id that it draws; here trials have names that stay the same when a sweep is
-taken up again, so that decisions of before are remembered.
+Tune identifies a trial by a random id. Here trials have names that stay the same when a sweep is resumed, so that a
+scheduler can be rebuilt from the reports of earlier processes.
 """
 
 import warnings
@@ -17,20 +17,20 @@ from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 METRIC, TIME = "objective_pp", "round"
 History = Mapping[str, Sequence[float]]
-"""For each trial by name: what it has reported round by round."""
+"""Reported values of each trial by name, one a round."""
 
 
 class Halving(FIFOScheduler):  # type: ignore[misc]
-    """ASHA over named trials, with what trials reported before this process began.
+    """ASHA over named trials, rebuilt from the reports of earlier processes.
 
-    Tune drops the state of a scheduler when an experiment is restored; here it is rebuilt by telling
-    ASHA the past again. A trial that passed a milestone then is not judged there again.
+    Tune drops the state of a scheduler when an experiment is restored. Here it is rebuilt by replaying all earlier
+    reports into ASHA. A milestone that a trial has passed is not judged again.
     """
 
     def __init__(self, config: HalvingConfig, rounds: int, past: History) -> None:
         """
         Args:
-            rounds: of every trial; one that has played them all is never stopped.
+            rounds: rounds of every trial; a finished trial is never stopped.
         """
         super().__init__()
         grace = min(config.grace_rounds or max(1, rounds // 4), rounds)
@@ -57,7 +57,7 @@ class Halving(FIFOScheduler):  # type: ignore[misc]
         self._asha.on_trial_add(tune_controller, _named(str(trial)))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
+        """Decision of the scheduler for a trial: continue or stop."""
         return self._judge(str(trial), result)
 
     def _judge(self, name: str, result: Mapping[str, Any]) -> str:
@@ -66,19 +66,19 @@ class Halving(FIFOScheduler):  # type: ignore[misc]
         return str(self._asha.on_trial_result(None, _named(name), result))
 
     def debug_string(self) -> str:
-        """What Tune prints."""
+        """Status text for Tune."""
         return str(self._asha.debug_string())
 
 
 class Populations(FIFOScheduler):  # type: ignore[misc]
-    """One population for each reward mode: what a policy learnt for one currency is not handed to another."""
+    """One population for each reward mode, so that policies never move between reward modes."""
 
     def __init__(self, make: Callable[[], Any], population_of: Callable[[Any], str], rounds: int) -> None:
         """
         Args:
-            make: a new scheduler for a population.
+            make: creates the scheduler of a population.
             population_of: name of the population of a trial.
-            rounds: of every trial; one that has played them all keeps what it has.
+            rounds: rounds of every trial; a finished trial is never changed.
         """
         super().__init__()
         self._make, self._population_of, self._rounds = make, population_of, rounds
@@ -92,29 +92,29 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         scheduler.on_trial_add(self._view(tune_controller, population), trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on; one that is behind is given another's state, and waits to be started again."""
+        """Decision for a trial: continue, stop, or pause to restart from the state of a better trial."""
         if TIME in result and result[TIME] >= self._rounds:
             return str(TrialScheduler.CONTINUE)
         with warnings.catch_warnings():
             # PB2's Gaussian process: options that SciPy drops, fits that do not converge
             for category in (DeprecationWarning, UserWarning):
                 warnings.simplefilter("ignore", category)
-            return str(self._of(trial).on_trial_result(self._seen_by(tune_controller, trial), trial, result))
+            return str(self._of(trial).on_trial_result(self._view_for(tune_controller, trial), trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """See Tune."""
-        self._of(trial).on_trial_error(self._seen_by(tune_controller, trial), trial)
+        self._of(trial).on_trial_error(self._view_for(tune_controller, trial), trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """See Tune."""
-        self._of(trial).on_trial_complete(self._seen_by(tune_controller, trial), trial, result)
+        self._of(trial).on_trial_complete(self._view_for(tune_controller, trial), trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """See Tune."""
-        self._of(trial).on_trial_remove(self._seen_by(tune_controller, trial), trial)
+        self._of(trial).on_trial_remove(self._view_for(tune_controller, trial), trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The trial that is furthest behind, of the first population that has one to start."""
+        """The least advanced trial of the first population that has a trial to start."""
         for population, scheduler in self._schedulers.items():
             trial = scheduler.choose_trial_to_run(self._view(tune_controller, population))
             if trial is not None:
@@ -122,13 +122,13 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         return None
 
     def debug_string(self) -> str:
-        """What Tune prints."""
+        """Status text for Tune."""
         return "\n".join(f"{name}: {scheduler.debug_string()}" for name, scheduler in self._schedulers.items())
 
     def _of(self, trial: Any) -> Any:
         return self._schedulers[self._population_of(trial)]
 
-    def _seen_by(self, tune_controller: Any, trial: Any) -> "_View":
+    def _view_for(self, tune_controller: Any, trial: Any) -> "_View":
         return self._view(tune_controller, self._population_of(trial))
 
     def _view(self, tune_controller: Any, population: str) -> "_View":
@@ -136,7 +136,7 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
 
 
 class _View:
-    """Tune's controller as one population sees it: with its own trials only."""
+    """A view of Tune's controller that is limited to the trials of one population."""
 
     def __init__(self, tune_controller: Any, belongs: Callable[[Any], bool]) -> None:
         self._controller, self._belongs = tune_controller, belongs
@@ -146,7 +146,7 @@ class _View:
         return [trial for trial in self._controller.get_trials() if self._belongs(trial)]
 
     def get_live_trials(self) -> list[Any]:
-        """Those that have not ended."""
+        """Trials of the population that have not ended."""
         return [trial for trial in self._controller.get_live_trials() if self._belongs(trial)]
 
     def __getattr__(self, name: str) -> Any:
@@ -154,7 +154,7 @@ class _View:
 
 
 def make_scheduler(sweep: SweepDirectory) -> Any:
-    """The scheduler that ``sweep`` asks for, with what its trials have reported before."""
+    """The scheduler of ``sweep``, rebuilt from the earlier reports of its trials."""
     rounds = max(trial.config.ppo.rounds for trial in sweep.trials.values())
     if sweep.sweep.scheduler == "none":
         return FIFOScheduler()
@@ -167,7 +167,7 @@ def make_scheduler(sweep: SweepDirectory) -> Any:
 
 
 def _population(sweep: SweepConfig, rounds: int) -> Any:
-    """PBT or PB2, asynchronous: synchronous ones are known to leave trials paused for ever."""
+    """An asynchronous PBT or PB2 scheduler; synchronous ones can leave trials paused for ever."""
     population = sweep.population
     common = {
         "time_attr": TIME,
@@ -185,7 +185,7 @@ def _population(sweep: SweepConfig, rounds: int) -> Any:
 
 
 def _order(value: Any) -> tuple[bool, Any]:
-    """Numbers by size, before all else by its text, so that neighbours in a list are neighbours."""
+    """Sort key: numbers by size, then other values by their text, so that neighbours are similar."""
     is_number = isinstance(value, int | float)
     return not is_number, value if is_number else str(value)
 

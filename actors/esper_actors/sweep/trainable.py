@@ -1,4 +1,4 @@
-"""The Ray shell of one trial: what runs in the process that Tune starts for it."""
+"""The Ray shell of one trial: the function that Tune runs in a process of its own."""
 
 import json
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 ORIGIN = "origin.json"
-"""The one file of a checkpoint as Tune sees it: which state of which trial it stands for."""
+"""The one file of a Tune checkpoint: name and round of the state that it refers to."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """One trial, in a process of its own. ``config`` holds the folder of the sweep and the values of its grid."""
+    """Run one trial. ``config`` holds the folder of the sweep, the trial and the values of its grid."""
     sweep = SweepDirectory.open(Path(config["sweep"]))
     name = tune.get_context().get_trial_name()  # config["trial"] may be that of a trial whose state was copied
     settings = {**sweep.trials[name].settings, **{key: config[key] for key in sweep.sweep.grid}}
@@ -56,7 +56,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def on_own_gpus(config: RunConfig) -> RunConfig:
-    """``config`` with its CUDA devices numbered as a process sees them that Ray gave exactly these."""
+    """``config`` with its CUDA devices numbered from 0, as Ray shows them to the process."""
     devices = dict.fromkeys(d for d in (*config.system.devices, config.system.device) if d != "cpu")
     own = {"cpu": "cpu"} | {device: f"cuda:{index}" for index, device in enumerate(devices)}
     changes = {"device": own[config.system.device], "devices": tuple(own[d] for d in config.system.devices)}
@@ -65,7 +65,7 @@ def on_own_gpus(config: RunConfig) -> RunConfig:
 
 @contextmanager
 def _exporters(names: tuple[str, str] | None) -> Iterator[tuple[Exporter, ...]]:
-    """The exporter of a trial that plays in this process; its metrics stay long enough to be scraped."""
+    """The exporter of a local trial, open until its last metrics have been scraped."""
     if names is None:
         yield ()
         return
@@ -77,7 +77,7 @@ def _exporters(names: tuple[str, str] | None) -> Iterator[tuple[Exporter, ...]]:
 
 
 def _origin() -> Origin | None:
-    """The state from which Tune tells this trial to go on."""
+    """The state that Tune has chosen for this trial; ``None``: its own newest."""
     checkpoint = tune.get_checkpoint()
     if checkpoint is None:
         return None

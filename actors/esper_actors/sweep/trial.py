@@ -1,8 +1,7 @@
-"""One trial of a sweep: made, taken up again or branched off another one, and run round by round. No Ray in here.
+"""A trial of a sweep: started, resumed or branched from another one, and run round by round.
 
-A trial lives in a run directory whose name follows from the sweep. Whoever runs it looks there for its
-newest checkpoint, so that nothing depends on what a driver remembered: after any crash, of the trial, of
-the driver or of a node, at most the round that was being played is played again, with the same seeds.
+The state of a trial is its run directory, whose name follows from the sweep. Every process resumes from the newest
+checkpoint there. After a crash of trial, driver or node, at most the unfinished round is repeated, with the same seeds.
 """
 
 import os
@@ -35,14 +34,14 @@ from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 LOCK_SECONDS = 120.0
-"""How long a trial waits for the process that ran it before to be gone."""
+"""Seconds to wait for an earlier process of the same trial to end."""
 COMMAND = ("esper", "sweep")
 OnRound = Callable[[RunDirectory], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A state of a trial: where it is kept, and after how many rounds."""
+    """A state of a trial: its run directory and its number of finished rounds."""
 
     run: str
     """Name of the run directory below ``trials/``."""
@@ -50,7 +49,7 @@ class Origin:
 
 
 class TrialRun:
-    """A trial that is being run in this process."""
+    """A trial in this process."""
 
     def __init__(
         self,
@@ -66,10 +65,10 @@ class TrialRun:
         """
         Args:
             config: that of the trial, unless a population scheduler has changed it.
-            origin: the state to resume from; None, or a state of its own: the newest.
+            origin: the state to branch from; ``None`` or a state of this trial: resume from the newest.
             snapshots: where unfinished episodes are saved.
-            watched: whether the metrics of the trial are scraped, so that samples are worth taking.
-            exporters: export the metrics of the trial, besides that of the workers.
+            watched: whether the metrics of the trial are scraped, which also turns samples on.
+            exporters: exporters of the trial's metrics, besides that of the workers.
         """
         self.sweep, self.trial, self.config, self.origin = sweep, trial, config, origin
         self.snapshots, self.watched, self.exporters = snapshots, watched, exporters
@@ -82,11 +81,11 @@ class TrialRun:
             on_round: called after each round when it has been saved, and once for a trial with no rounds left.
 
         Raises:
-            CheckpointError: if the trial has checkpoints, but none that can be used.
+            CheckpointError: if the trial has checkpoints, but no usable one.
             TimeoutError: if another process has been running this trial for too long.
         """
-        with _alone(self.sweep.trials_path / f".{self.trial}.lock"):
-            run, checkpoint = self._take_up()
+        with _locked(self.sweep.trials_path / f".{self.trial}.lock"):
+            run, checkpoint = self._open_run()
             session = TrainingSession(
                 self.config,
                 run,
@@ -100,17 +99,17 @@ class TrialRun:
                 on_round(run)
             return session.run(should_stop, workers).status == "finished"
 
-    def _take_up(self) -> tuple[RunDirectory, Checkpoint | None]:
-        """The run directory to go on in, and from where; no checkpoint: a fresh one."""
+    def _open_run(self) -> tuple[RunDirectory, Checkpoint | None]:
+        """The run directory of the trial, and the checkpoint to resume from; ``None``: a new run."""
         newest = self.sweep.run(self.trial)
         if self.origin is not None and not self._follows(newest):
             newest = self._branch(self.origin)
         if newest is not None and not checkpoints_in(newest.checkpoints):
-            shutil.rmtree(newest.path)  # it ended before its first checkpoint: there is nothing to go on from
+            shutil.rmtree(newest.path)  # it ended before its first checkpoint
             newest = self.sweep.run(self.trial)
         if newest is None:
             name = self.trial
-            shutil.rmtree(self.sweep.trials_path / name, ignore_errors=True)  # what has no manifest yet
+            shutil.rmtree(self.sweep.trials_path / name, ignore_errors=True)  # a folder without a manifest
             return RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, name, self._names()), None
         changes = difference(newest.config(), self.config)
         if changes:
@@ -121,7 +120,7 @@ class TrialRun:
         return Names(self.sweep.path.name, self.trial)
 
     def _follows(self, newest: RunDirectory | None) -> bool:
-        """Whether going on in ``newest`` is to go on from the origin: it is that run, or branched off there."""
+        """Whether ``newest`` is the run of the origin, or was branched from it."""
         if newest is None or self.origin is None:
             return False
         lineage = newest.read_manifest().get("lineage") or {}
@@ -129,9 +128,9 @@ class TrialRun:
         return newest.path.name == self.origin.run or (branched and not difference(newest.config(), self.config))
 
     def _branch(self, origin: Origin) -> RunDirectory:
-        """A new run directory of this trial with the whole history of another one, up to ``origin``.
+        """A new run directory of this trial with the history of another one, up to ``origin``.
 
-        The run that it comes from may go on meanwhile and drop the checkpoint; a later one will do as well.
+        The source may run meanwhile and remove the checkpoint; a later one is used instead.
         """
         source = RunDirectory.open(self.sweep.trials_path / origin.run)
         checkpoint = _at_or_after(source, origin.round_index)
@@ -150,7 +149,7 @@ class TrialRun:
 
 
 class _RoundObserver(RunObserver):
-    """Calls a function after every round."""
+    """An observer that calls a function after every round."""
 
     def __init__(self, on_round: OnRound) -> None:
         self._on_round = on_round
@@ -163,10 +162,10 @@ class _RoundObserver(RunObserver):
 
 
 def newest_valid(run: RunDirectory, config: RunConfig) -> Checkpoint:
-    """The newest checkpoint that can be read; a damaged one is passed over for the one before.
+    """The newest readable checkpoint of a run; damaged ones are skipped.
 
     Raises:
-        CheckpointError: that of the newest, if none can be read.
+        CheckpointError: if none is readable; the error of the newest.
     """
     first: CheckpointError | None = None
     for path in reversed(checkpoints_in(run.checkpoints)):
@@ -178,15 +177,15 @@ def newest_valid(run: RunDirectory, config: RunConfig) -> Checkpoint:
 
 
 def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
-    """The checkpoint after ``round_index`` rounds, or the oldest later one that is still there.
+    """The checkpoint after ``round_index`` rounds, or the oldest later one.
 
     Raises:
-        CheckpointError: if there is none; the newest earlier one is not taken, since the scheduler did not mean it.
+        CheckpointError: if there is none; an earlier one is never used, since the scheduler chose this state.
     """
     config, tried = run.config(), set[Path]()
     while True:
-        found = [path for path in checkpoints_in(run.checkpoints) if path not in tried]
-        later = [path for path in found if finished_rounds(path) >= round_index]
+        paths = [path for path in checkpoints_in(run.checkpoints) if path not in tried]
+        later = [path for path in paths if finished_rounds(path) >= round_index]
         if not later:
             raise CheckpointError(f"{run.path} holds no complete checkpoint after round {round_index}")
         try:
@@ -196,8 +195,8 @@ def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock ``path``. The system lets go of it when a process ends, however that happens.
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the file lock ``path``. The system releases it when the process ends.
 
     Raises:
         TimeoutError: if another process still holds it after ``LOCK_SECONDS``.

@@ -1,9 +1,9 @@
-"""The Ray Tune shell of sweeps: trials that own their actors, within a placement group each.
+"""The Ray Tune shell of sweeps: one placement group and one run directory for each trial.
 
-Tune places trials, hands their reports to the scheduler and starts again what fails. What a trial *is*
-lives in its run directory, not in Tune's snapshots: a sweep is taken up again by starting a new
-experiment over the trials that are not done, each of which goes on from its newest checkpoint. So the
-kill of a driver loses nothing, a scheduler sees the past again, and nobody unpickles a stranger's file.
+Tune places trials, passes their reports to the scheduler and retries failures. The state of a trial is its run
+directory, not a snapshot of Tune: a resumed sweep is a new experiment over the unfinished trials, each of which resumes
+from its newest checkpoint. A killed driver therefore loses nothing, the scheduler is rebuilt from earlier reports, and
+no foreign file is unpickled.
 """
 
 import logging
@@ -31,30 +31,30 @@ SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # signals are ours
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run directories hold all that its loggers would write
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # prints even when told to be silent
+    "RAY_AIR_NEW_OUTPUT": "0",  # prints even with verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-"""Of Tune, for this process and the trials."""
+"""Environment variables of Tune for this process and the trials."""
 
 
 class Watcher(Protocol):
-    """Looks on while a sweep runs."""
+    """An observer of a running sweep."""
 
     def changed(self, trial: str, status: str) -> None:
-        """A trial has started, finished a round, or ended."""
+        """Called when a trial starts, finishes a round, or ends."""
 
 
 class Sweeper:
-    """Runs trials. Used within ``with``, which ends what was started."""
+    """The runner of trials. Used within ``with``, which stops all processes."""
 
     def __init__(self, trials: Sequence[Trial], concurrent: int) -> None:
         """
         Args:
-            concurrent: trials at a time; 0: as many as fit.
+            concurrent: trials at a time; 0: as many as the cluster holds.
         """
         self._concurrent = concurrent
         self._configs = {trial.name: trial.config for trial in trials}
-        self._asked = {trial.name: bundles(trial.config) for trial in trials}
+        self._requests = {trial.name: bundles(trial.config) for trial in trials}
         self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
         self._started_ray = False
 
@@ -64,11 +64,11 @@ class Sweeper:
         if not ray.is_initialized():
             if "RAY_ADDRESS" not in os.environ:
                 cpus = max(os.cpu_count() or 1, self._cpus())
-                check_fits(self._asked, self._concurrent, {"CPU": cpus, "GPU": torch.cuda.device_count()})
+                check_fits(self._requests, self._concurrent, {"CPU": cpus, "GPU": torch.cuda.device_count()})
             start_ray(self._cpus())
             self._started_ray = True
         try:
-            check_fits(self._asked, self._concurrent, ray.cluster_resources())
+            check_fits(self._requests, self._concurrent, ray.cluster_resources())
             check_places(self._configs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         except BaseException:
             self.__exit__()
@@ -81,7 +81,7 @@ class Sweeper:
             self._started_ray = False
 
     def describe(self) -> str:
-        """One line about what is where."""
+        """A one-line description of cluster and trials."""
         has, needs = ray.cluster_resources(), self._largest()
         fit = min(int(has.get(kind, 0.0) / count + 1e-6) for kind, count in needs.items() if count)
         at_once = min(fit, self._concurrent) if self._concurrent else fit
@@ -91,10 +91,10 @@ class Sweeper:
         return f"Ray at {address} has {there}; a trial takes up to {takes}: {at_once} at a time"
 
     def run(self, sweep: SweepDirectory, watcher: Watcher, should_stop: ShouldStop) -> dict[str, str]:
-        """Run until all trials of ``sweep`` have ended, or somebody asks to stop.
+        """Run until all trials of ``sweep`` have ended or a stop is requested.
 
         Returns:
-            The last error of each trial that failed for good.
+            The last error of each trial that failed after all retries.
         """
         left = [name for name in sweep.trials if sweep.standing(name).status not in DONE]
         storage = sweep.path.resolve() / "tune"
@@ -105,8 +105,8 @@ class Sweeper:
             tune_config=tune.TuneConfig(
                 scheduler=make_scheduler(sweep),
                 max_concurrent_trials=self._concurrent or None,
-                trial_name_creator=_name_of,
-                trial_dirname_creator=_name_of,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
                 name="experiment",
@@ -128,40 +128,43 @@ class Sweeper:
 
     def _resources(self, config: dict[str, Any]) -> Any:
         name = config["trial"]
-        return tune.PlacementGroupFactory(self._asked[name], strategy=self._strategies[name])
+        return tune.PlacementGroupFactory(self._requests[name], strategy=self._strategies[name])
 
     def _largest(self) -> dict[str, float]:
-        """The most that any trial asks for, by kind."""
-        return {kind: max(amount(wanted, kind) for wanted in self._asked.values()) for kind in RESOURCE_KINDS}
+        """Largest request of any trial, by kind."""
+        return {
+            kind: max(amount(trial_bundles, kind) for trial_bundles in self._requests.values())
+            for kind in RESOURCE_KINDS
+        }
 
     def _cpus(self) -> int:
         return math.ceil(self._largest()["CPU"])
 
 
 def _last_line(error: Exception) -> str:
-    """What a traceback ends with: the error itself."""
+    """The last line of a traceback, which names the error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
-def _name_of(trial: Any) -> str:
+def _trial_name(trial: Any) -> str:
     return str(trial.config["trial"])
 
 
 def _space(sweep: SweepDirectory, names: list[str]) -> dict[str, Any]:
-    """What Tune expands to the trials ``names``, each with the values of the grid that it has now."""
+    """The search space that Tune expands to the trials ``names`` with their present settings."""
     settings = {name: sweep.settings(name) for name in names}
 
     def value(key: str) -> Any:
         return tune.sample_from(lambda spec: settings[spec.config["trial"]][key])
 
     grid = {key: value(key) for key in sweep.sweep.grid}
-    watched = "RAY_ADDRESS" in os.environ  # a cluster of our own has nobody who scrapes it
+    watched = "RAY_ADDRESS" in os.environ  # a local cluster is not scraped
     return {"sweep": str(sweep.path.resolve()), "trial": tune.grid_search(names), "watched": watched, **grid}
 
 
 class _Stop(tune.Stopper):  # type: ignore[misc]
-    """Ends the experiment when somebody asks."""
+    """A stopper that ends the experiment when a stop is requested."""
 
     def __init__(self, should_stop: ShouldStop) -> None:
         self._should_stop = should_stop
@@ -173,11 +176,11 @@ class _Stop(tune.Stopper):  # type: ignore[misc]
         return self._should_stop()
 
     def __reduce__(self) -> Any:
-        return tune.stopper.NoopStopper, ()  # Tune's snapshots, which nobody reads, need not hold it
+        return tune.stopper.NoopStopper, ()  # snapshots of Tune are never read
 
 
 class _Watch(tune.Callback):  # type: ignore[misc]
-    """Notes how trials end, and tells the watcher."""
+    """A callback that stores the status of trials and notifies the watcher."""
 
     def __init__(self, sweep: SweepDirectory, watcher: Watcher) -> None:
         self._sweep, self._watcher = sweep, watcher

@@ -58,7 +58,7 @@ def evaluate(
     config = request.configuration() if named else None
 
     from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
-    from esper_actors.evaluation.evaluator import labelled
+    from esper_actors.evaluation.evaluator import unique_labels
     from esper_ray.cli.jobs.evaluate import EvaluationJob, environment_of
 
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
@@ -66,7 +66,7 @@ def evaluate(
     config = config or request.configuration(next((base for _, base in loaded if base is not None), None))
     opt.check_devices(config, on_cluster=False)
     opt.check_run(config)
-    candidates = labelled([candidate for candidate, _ in loaded])
+    candidates = unique_labels([candidate for candidate, _ in loaded])
     unsteered = UNSTEERED if controls else ()
     labels = [candidate.label for candidate in candidates] + list(unsteered)
     if control not in labels:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from esper_actors.evaluation.candidates import BASELINES, SCRATCH, WIDE, Candidate
-from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, labelled, parameters_of, widened
+from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, host_parameter_count, unique_labels, widened_host
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted
 from esper_policies.baselines import RandomPolicy, ScriptLine
@@ -168,19 +168,22 @@ def test_a_widened_host_is_the_narrowest_that_is_large_enough(host, field, unit,
         changes = {"name": "text", "data_dir": tmp_path, "block_size": 16, "validation_size": 4, "test_size": 4}
         task = task.model_copy(update=changes)
     data = load_task(task, torch.device("cpu"))
-    wanted = parameters_of(host, data) + more
-    found = widened(host, data, wanted)
+    wanted = host_parameter_count(host, data) + more
+    found = widened_host(host, data, wanted)
     width = getattr(found, field)
     assert found == host.model_copy(update={field: width})
-    assert parameters_of(found, data) >= wanted
-    assert width == getattr(host, field) or parameters_of(host.model_copy(update={field: width - unit}), data) < wanted
+    assert host_parameter_count(found, data) >= wanted
+    assert (
+        width == getattr(host, field)
+        or host_parameter_count(host.model_copy(update={field: width - unit}), data) < wanted
+    )
     assert (width == getattr(host, field)) == (more == 0)
 
 
 def test_parameters_are_counted_without_touching_the_generator():
     data = load_task(config_of().task, torch.device("cpu"))
     before = torch.get_rng_state()
-    assert parameters_of(CNNHostConfig(), data) == 160
+    assert host_parameter_count(CNNHostConfig(), data) == 160
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -188,7 +191,7 @@ def test_a_host_that_cannot_be_wide_enough_is_refused(monkeypatch):
     monkeypatch.setattr("esper_actors.evaluation.evaluator.WIDEST", 6)
     data = load_task(config_of().task, torch.device("cpu"))
     with pytest.raises(ValueError, match="no host with base_channels up to 6 has 100000 parameters"):
-        widened(CNNHostConfig(), data, 100_000)
+        widened_host(CNNHostConfig(), data, 100_000)
 
 
 def test_an_unknown_control_is_refused(evaluator, grown):
@@ -256,7 +259,7 @@ def test_greedy_policies_take_the_likeliest_action_and_others_draw(learned):
 
 def test_labels_are_made_to_differ():
     entries = [Candidate(label, baseline="random") for label in ("a", "b", "a", "a", "a-2", "b")]
-    assert [entry.label for entry in labelled(entries)] == ["a", "b", "a-3", "a-4", "a-2", "b-2"]
+    assert [entry.label for entry in unique_labels(entries)] == ["a", "b", "a-3", "a-4", "a-2", "b-2"]
 
 
 def test_names_of_known_policies_stay_theirs():
@@ -264,5 +267,5 @@ def test_names_of_known_policies_stay_theirs():
     assert set(BASELINES) == {"heuristic", "random", "static", "schedule", "oracle"}
     script = Candidate("static", script=())
     run = Candidate("wide-host", config=PolicyConfig())
-    found = labelled([script, run, STATIC, STATIC])
+    found = unique_labels([script, run, STATIC, STATIC])
     assert [entry.label for entry in found] == ["static-2", "wide-host-2", "static", "static-3"]

@@ -286,10 +286,10 @@ def test_rows_that_no_number_of_slots_has_are_refused():
 
 def test_the_length_of_an_episode_is_its_end_and_all_pay_is_at_its_cause(played):
     for episode in played:
-        told = episode.get_infos(-1)["rewards_by_cause"]
+        amounts = episode.get_infos(-1)["rewards_by_cause"]
         assert episode.is_terminated
         assert not episode.is_truncated
-        assert told.sum() == pytest.approx(episode.get_return(), abs=1e-5)
+        assert amounts.sum() == pytest.approx(episode.get_return(), abs=1e-5)
 
 
 def test_no_two_episodes_have_the_same_seed(played):
@@ -309,19 +309,22 @@ def test_a_seed_that_is_given_again_goes_on_and_another_begins_anew(config):
 def test_rewards_are_learnt_from_at_the_step_that_caused_them():
     from esper_actors.rllib.learner import rewards_by_cause
 
-    class Told:
+    class WholeEpisode:
         t_started = 0
 
         def get_infos(self, index):
             return {"rewards_by_cause": np.array([3.0, 0.0, 1.0])}
 
-    class Cut(Told):
+    class ResumedEpisode(WholeEpisode):
         t_started = 4
 
     paid = torch.tensor([[0.0, 0.0, 4.0, 0.0], [1.0, 2.0, 0.0, 0.0]])
-    assert rewards_by_cause(paid, [Told(), Cut()]).tolist() == [[3.0, 0.0, 1.0, 0.0], [1.0, 2.0, 0.0, 0.0]]
+    assert rewards_by_cause(paid, [WholeEpisode(), ResumedEpisode()]).tolist() == [
+        [3.0, 0.0, 1.0, 0.0],
+        [1.0, 2.0, 0.0, 0.0],
+    ]
     with pytest.raises(ValueError, match="1 episodes in 2 rows"):
-        rewards_by_cause(paid, [Told()])
+        rewards_by_cause(paid, [WholeEpisode()])
 
 
 def test_an_environment_is_made_from_a_preset_and_overrides():

@@ -122,7 +122,7 @@ def test_nothing_follows_an_episode_that_has_reached_its_length(played):
     assert (episode.trajectory.terminated, episode.trajectory.bootstrap) == (False, 0.0)
 
 
-def test_a_terminated_episode_has_no_bootstrap_and_its_penalty_lies_where_it_was_caused(env, monkeypatch):
+def test_a_terminated_episode_has_no_bootstrap_and_a_penalty_at_its_cause(env, monkeypatch):
     verdicts = iter(
         [HealthVerdict(False, True), HealthVerdict(False, True), HealthVerdict(True, False, "test", 1.0, 0.5)]
     )

@@ -125,7 +125,7 @@ def test_an_episode_padded_by_longer_ones_has_the_losses_of_the_unpadded_one(lea
     assert expected[0]["kl"] > 1e-4
 
 
-def test_the_losses_of_a_padded_batch_are_the_weighted_means_over_its_unpadded_episodes(learner):
+def test_losses_of_a_padded_batch_are_weighted_means_over_episodes(learner):
     episodes = uneven(learner)
     moved(learner)
     batch = padded_batch(episodes, CPU)

@@ -106,11 +106,11 @@ def chance_of_the_right_blueprint(learner):
     policy = LearnedPolicy(learner.config.policy)
     policy.load(learner.weights(), 0.0)
     with torch.inference_mode():
-        _, distribution = policy._look(view)
+        _, distribution = policy._evaluate(view)
         return float(distribution.arguments["blueprint"][0, 0, 0, SPARSE.right].exp())
 
 
-def test_a_head_that_is_seldom_read_learns_behind_an_operation_that_looks_bad_at_first():
+def test_a_rarely_read_head_learns_behind_an_initially_bad_operation():
     """Lesson L9: the operation collapses to WAIT before the blueprint has learnt, and then it never does."""
     assert (1.0 + 11 * SPARSE.wrong) / 12 < 0  # what a commitment earns while blueprints are chosen blindly
     learner = PPOLearner(toy_config(ppo__rounds=18, ppo__epsilon_fraction=0.6))

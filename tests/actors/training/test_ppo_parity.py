@@ -281,8 +281,8 @@ def test_a_choice_of_one_row_says_of_itself_what_the_tables_say(greedy):
             tables = {head: scores[here] for head, scores in logits.arguments.items()}
             masks = MaskTensors.from_vectors(vectors[here], SLOTS)
             alone = ActionDistribution(ActionLogits(logits.op[here], logits.slot[here], tables), masks, EPSILON)
-            choice = alone.likeliest() if greedy else alone.drawn(torch.Generator().manual_seed(row))
-            assert not greedy or torch.equal(choice.actions, whole.mode()[here])
+            choice = alone.mode() if greedy else alone.sample(torch.Generator().manual_seed(row))
+            assert not greedy or torch.equal(choice.actions, whole.mode().actions[here])
             everywhere = whole.log_probs(choice.actions.expand(len(vectors), -1))
             for found, expected in zip((choice.log_prob_op, choice.log_prob_arguments), everywhere, strict=True):
                 torch.testing.assert_close(found, expected[here])

@@ -101,7 +101,7 @@ def loss_one_by_one(network, episodes, targets, scale):
     return (policy + VALUE * value - ENTROPY * entropy) / sum(LENGTHS)
 
 
-def test_log_probabilities_and_values_of_a_padded_batch_are_those_of_a_loop_over_steps(learner):
+def test_log_probabilities_and_values_of_padded_batches_equal_a_step_loop(learner):
     episodes = valid_mask(learner)
     batch = doubled(padded_batch(episodes, learner.device))
     with torch.no_grad():
