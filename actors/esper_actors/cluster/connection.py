@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: join an existing one or start one."""
+"""Connection to a Ray cluster, or start of one, with errors that the user can correct."""
 
 import os
 import socket
@@ -15,15 +15,15 @@ CONNECT_SECONDS = 5.0
 
 
 class ClusterError(UserError):
-    """A cluster that cannot be reached or refuses the connection."""
+    """A cluster that cannot be reached, or refuses the connection."""
 
     remedy = "Start a cluster at the address, or correct RAY_ADDRESS and the token."
 
 
 def start_ray(cpus: float) -> None:
-    """Join the cluster at ``RAY_ADDRESS``, or start one here with at least ``cpus`` CPUs.
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
 
-    An existing cluster on this machine is joined only if ``RAY_ADDRESS`` names it.
+    A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it.
 
     Raises:
         ClusterError: if there is no cluster at the address, it is of another version, or it refuses our token.
@@ -51,7 +51,7 @@ def start_ray(cpus: float) -> None:
 
 @contextmanager
 def connected(cpus: float) -> Iterator[None]:
-    """A context in which this process is connected to the cluster of :func:`start_ray`.
+    """Within it this process is connected to the cluster of :func:`start_ray`.
 
     Raises:
         ClusterError: see :func:`start_ray`.
@@ -67,10 +67,10 @@ def _check_reachable(address: str) -> None:
     """Check that the address accepts connections; Ray itself would retry for a minute.
 
     Raises:
-        ClusterError: if the connection is refused or times out after ``CONNECT_SECONDS``.
+        ClusterError: if the connection fails within ``CONNECT_SECONDS``.
     """
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # where Ray looks for auto
-    place = current.read_text().strip() if address == "auto" and current.is_file() else address
+    known = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # where Ray looks for auto
+    place = known.read_text().strip() if address == "auto" and known.is_file() else address
     host, colon, port = place.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # no cluster was ever started here, or a name that Ray resolves

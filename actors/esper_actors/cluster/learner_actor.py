@@ -12,13 +12,13 @@ from esper_ray.leyline.policy import Episode
 
 @ray.remote
 class LearnerActor:
-    """An actor with the policy in training."""
+    """The learner of a run, in a process of its own."""
 
     def __init__(self, config: RunConfig, device: str, state: LearnerState | None) -> None:
         """
         Args:
-            device: name of the device in this process; Ray shows an actor only its own GPU as ``cuda:0``.
-            state: state to resume from; ``None``: a new policy.
+            device: as this process sees it; Ray shows an actor only its own GPUs.
+            state: to resume from; ``None`` starts with an untrained policy.
         """
         torch.set_num_threads(config.system.learner_threads)
         self._learner = PPOLearner(config, device)
@@ -26,12 +26,12 @@ class LearnerActor:
             self._learner.load(state)
 
     def ready(self) -> None:
-        """Return once this actor can work."""
+        """Return once the learner exists."""
 
     def state(self) -> LearnerState:
         """The complete state of the learner."""
         return self._learner.state()
 
     def update(self, round_index: int, episodes: Sequence[Episode]) -> tuple[dict[str, float], LearnerState]:
-        """Update on one round. Returns diagnostics, and the state from which another actor can resume."""
+        """Update the policy with one round; returns diagnostics and the state after it."""
         return self._learner.update(episodes, round_index), self._learner.state()

@@ -1,8 +1,8 @@
-"""The exporter of the driver, which sends metrics to the telemetry actor without blocking.
+"""The driver's side of the telemetry actor: an exporter that never blocks.
 
-Changes are merged until the actor has confirmed the previous batch, so that no queue grows: gauges hold their newest
-value, counters their sum. A dead actor is restarted with all gauges, and unconfirmed changes are sent again. Its
-samples are lost, and the driver counts them.
+Changes are gathered until the actor has confirmed the batch before, so that nothing piles up: gauges keep
+their newest value, counters their sum. A dead actor is restarted with all gauges, and what it had not confirmed
+is sent again. The samples that it held are lost, which the driver counts.
 """
 
 import threading
@@ -21,32 +21,32 @@ from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 from esper_ray.nissa.metrics.projection import Change
 
 EXPORT_SECONDS = 12.0
-"""Seconds after which the metrics of an actor have been exported."""
+"""After so long, what an actor shows has been exported."""
 TRIES = 5
-"""Failed starts in a row after which the telemetry actor is not restarted."""
+"""Failed starts in a row after which there is no telemetry actor any more."""
 
 
 class RayExporter:
-    """An :class:`~esper_ray.nissa.metrics.exporter.Exporter` on a telemetry actor that never blocks."""
+    """The driver's side: an :class:`~esper_ray.nissa.metrics.exporter.Exporter` that never blocks."""
 
     def __init__(self, run: str, group: str = "") -> None:
         self._worker = SupervisedActor(partial(_started, run, group), f"{run}/telemetry")
         self._waiting, self._sent = MetricsBatch(), MetricsBatch()
         self._gauges: dict[Key, float] = {}
         self._answer: Any = None
-        self._mail: Any = None
+        self._pending: Any = None
         self.restarts = 0
         self.faults: list[Fault] = []
-        """Deaths and restarts of the actor; the worker group removes and reports them."""
+        """Deaths and recoveries of the actor that have not been reported yet."""
         self._worker.start()
 
     @property
     def actor(self) -> Any:
-        """Handle of the actor for sample senders; ``None`` while there is none."""
+        """Handle for senders of samples; ``None`` while there is no actor."""
         return self._worker.actor
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Send changes as soon as the actor has confirmed the previous batch."""
+        """Export changes as soon as the actor has confirmed the batch before."""
         fresh = MetricsBatch()
         fresh.add(changes)
         self._gauges |= fresh.gauges
@@ -54,21 +54,21 @@ class RayExporter:
         self._advance(0.0)
 
     def poll_samples(self) -> list[SampleBatch]:
-        """Samples that have arrived from the actor since the last call."""
+        """The samples that the actor has received, as far as they have arrived here."""
         self._advance(0.0)
         batches: list[SampleBatch] = []
-        if self._mail is not None and _is_ready(self._mail, 0.0):
-            mail, self._mail = self._mail, None
-            batches = self._result(mail) or []
-        if self._mail is None and self._worker.alive:
-            self._mail = self._worker.call("drain")
+        if self._pending is not None and _has_arrived(self._pending, 0.0):
+            pending, self._pending = self._pending, None
+            batches = self._result(pending) or []
+        if self._pending is None and self._worker.alive:
+            self._pending = self._worker.call("drain")
         return batches
 
     def close(self, final_scrape_s: float = 0.0) -> None:
-        """Send the last changes, and stop the actor.
+        """Export the last changes, and stop the actor.
 
         Args:
-            final_scrape_s: seconds between the last change and the stop, for the last scrape.
+            final_scrape_s: seconds for which they stay visible.
         """
         self._advance(10.0)
         self._advance(10.0)
@@ -78,11 +78,11 @@ class RayExporter:
 
     def _advance(self, wait_s: float) -> None:
         if self._worker.starting is not None:
-            if not _is_ready(self._worker.starting, wait_s):
+            if not _has_arrived(self._worker.starting, wait_s):
                 return
             self._on_started()
         if self._answer is not None:
-            if not _is_ready(self._answer, wait_s):
+            if not _has_arrived(self._answer, wait_s):
                 return
             answer, self._answer = self._answer, None
             self._result(answer)
@@ -101,7 +101,7 @@ class RayExporter:
                 self.faults.append(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
 
     def _result(self, reference: Any) -> Any:
-        """The result of a call; ``None`` after a restart of a dead actor."""
+        """The value that a call has returned; a lost actor is restarted."""
         try:
             return ray.get(reference)
         except RayError as error:
@@ -115,7 +115,7 @@ class RayExporter:
         again = MetricsBatch()
         again.add([Change("esper_telemetry_restarts_total", 1)])
         self._waiting = lost.before(self._waiting).before(again)
-        self._sent, self._answer, self._mail = MetricsBatch(), None, None
+        self._sent, self._answer, self._pending = MetricsBatch(), None, None
         self._worker.stop()
         if self._worker.failures < TRIES:
             self._worker.start()
@@ -127,6 +127,6 @@ def _started(run: str, group: str, name: str) -> Any:
     return TelemetryActor.options(name=name).remote(run, group)  # type: ignore[attr-defined]
 
 
-def _is_ready(reference: Any, wait_s: float) -> bool:
+def _has_arrived(reference: Any, wait_s: float) -> bool:
     ready, _ = ray.wait([reference], timeout=wait_s)
     return bool(ready)

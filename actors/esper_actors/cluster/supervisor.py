@@ -1,7 +1,4 @@
-"""The supervision of an actor that is restarted when it dies.
-
-Each start creates a new actor, so every call carries all the state that it needs.
-"""
+"""Supervised actors: each start is a new actor, and every call carries all that it needs."""
 
 import itertools
 import time
@@ -12,10 +9,10 @@ import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RaySystemError, RayTaskError
 
 _serial = itertools.count()
-"""Serial numbers that keep the names of actors unique within a driver."""
+"""Makes names of actors unique within a driver."""
 
 LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
-"""Errors of a call whose actor, node or result is lost, as opposed to errors of its code."""
+"""What a call raises when its actor, its node or its result is gone. Not what its code raises."""
 
 
 def reason(error: BaseException) -> str:
@@ -28,19 +25,19 @@ def reason(error: BaseException) -> str:
 
 
 class SupervisedActor:
-    """A named actor that can be restarted."""
+    """One actor at a time under one name, restarted after its death."""
 
     def __init__(self, make: Callable[[str], Any], name: str) -> None:
         """
         Args:
-            make: starts an actor with the given name.
+            make: starts an actor of the given name.
         """
         self.name = name
         self.attempt = 0
         self.failures = 0
         """Failed starts in a row."""
         self.starting: Any = None
-        """Reference that is ready once the actor has started; ``None`` afterwards."""
+        """Reference that arrives when the actor is ready; ``None`` once it has."""
         self.reported_waiting = False
         self._make = make
         self._actor: Any = None
@@ -48,34 +45,34 @@ class SupervisedActor:
 
     @property
     def alive(self) -> bool:
-        """Whether the actor has started and has not been stopped."""
+        """Whether there is an actor that is ready, as far as the driver knows."""
         return self._actor is not None and self.starting is None
 
     @property
     def actor(self) -> Any:
-        """Handle of the present actor if it has started; else ``None``."""
+        """Handle of the actor if it is ready, as far as the driver knows; else ``None``."""
         return self._actor if self.alive else None
 
     @property
     def waiting_s(self) -> float:
-        """Seconds since the present actor was requested."""
+        """Seconds since the actor was requested."""
         return time.monotonic() - self._began
 
     def start(self) -> None:
-        """Request a new actor, which starts once its resources are free."""
+        """Request a new actor. It starts when its resources are free."""
         self.attempt += 1
         self._began, self.reported_waiting = time.monotonic(), False
         self._actor = self._make(f"{self.name}#{next(_serial)}")
         self.starting = self._actor.ready.remote()
 
     def started(self) -> float:
-        """Confirm the start of the requested actor.
+        """Note that the actor is ready.
 
         Returns:
-            Seconds from request to start.
+            Seconds that the start took.
 
         Raises:
-            RayError: if the start failed.
+            RayError: if it cannot.
         """
         try:
             ray.get(self.starting)
@@ -86,11 +83,11 @@ class SupervisedActor:
         return self.waiting_s
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Reference to the result of ``method`` of the present actor."""
+        """A reference to the result of ``method`` of the actor."""
         return getattr(self._actor, method).remote(*arguments)
 
     def stop(self) -> None:
-        """Kill the present actor."""
+        """Kill the actor."""
         if self._actor is not None:
             ray.kill(self._actor)
         self._actor, self.starting = None, None

@@ -1,7 +1,7 @@
-"""The telemetry actor, and the sample sender of environments.
+"""The telemetry actor, and how environments send samples to it.
 
-The actor exports metrics to the metrics agent of its node, which Prometheus scrapes. It buffers samples of unfinished
-episodes until the driver polls them. No sender waits for it.
+The actor exports metrics to the metrics agent of its node, where Prometheus finds them, and holds samples of
+episodes in play until the driver polls them. No sender waits for it.
 """
 
 import threading
@@ -17,34 +17,34 @@ from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 
 HEARTBEAT_SECONDS = 5.0
-"""Seconds between two exports of all gauges; Ray drops a gauge after about twenty seconds."""
+"""Ray forgets a gauge that is not set again within about twenty seconds."""
 MAILBOX = 8192
-"""Limit of buffered batches; later ones are dropped."""
+"""Most steps that wait for the driver; later ones are dropped."""
 IN_FLIGHT = 16
-"""Limit of calls in flight; later samples are dropped."""
+"""Most calls in flight; later samples are dropped."""
 
 
 @ray.remote(num_cpus=0)
 class TelemetryActor:
-    """An actor that exports metrics through Ray and buffers samples."""
+    """Exporter of metrics on one node, and mailbox of samples."""
 
     def __init__(self, run: str, group: str) -> None:
         self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
         self._metrics: dict[str, Metric] = {}
         self._gauges: dict[Key, float] = {}
-        self._batches: list[SampleBatch] = []
+        self._mailbox: list[SampleBatch] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def ready(self) -> str:
-        """The address of the node of this actor."""
+        """The name of the node of this actor."""
         return str(ray.util.get_node_ip_address())
 
     def apply(self, batch: MetricsBatch) -> None:
-        """Export the changes of a batch."""
+        """Export changes."""
         with self._lock:
             self._gauges |= batch.gauges
-            self._export(batch.gauges)
+            self._show(batch.gauges)
             for key, amount in batch.counters.items():
                 if amount > 0:  # Ray refuses to count nothing
                     self._metric(key).inc(amount, self._labels(key))
@@ -52,21 +52,21 @@ class TelemetryActor:
                 self._metric(key).observe(value, self._labels(key))
 
     def push(self, batch: SampleBatch) -> None:
-        """Buffer a batch, or drop it if the buffer is full."""
-        if len(self._batches) < MAILBOX:
-            self._batches.append(batch)
+        """Store a batch if there is room, else drop it."""
+        if len(self._mailbox) < MAILBOX:
+            self._mailbox.append(batch)
 
     def drain(self) -> list[SampleBatch]:
-        """Batches since the last call, in order of arrival. The buffer is emptied."""
-        batches, self._batches = self._batches, []
+        """The batches since the last call, in order."""
+        batches, self._mailbox = self._mailbox, []
         return batches
 
     def _beat(self) -> None:
         while not threading.Event().wait(HEARTBEAT_SECONDS):
             with self._lock:
-                self._export(self._gauges)
+                self._show(self._gauges)
 
-    def _export(self, gauges: dict[Key, float]) -> None:
+    def _show(self, gauges: dict[Key, float]) -> None:
         for key, value in gauges.items():
             self._metric(key).set(value, self._labels(key))
 
@@ -87,7 +87,7 @@ class TelemetryActor:
 
 
 class SampleSender:
-    """The sender of one episode's samples to the telemetry actor, which never waits.
+    """Sends the samples of one episode to the telemetry actor, without waiting for it.
 
     See :data:`~esper_actors.rollout.sampling.Send`. The driver counts the samples that do not arrive.
     """
@@ -99,16 +99,16 @@ class SampleSender:
         """
         self._actor = actor
         self._in_flight: list[Any] = []
-        self._actor_died = False
+        self._actor_lost = False
 
     def __call__(self, batch: SampleBatch) -> None:
-        """Send a batch, or drop it if the actor is dead or ``IN_FLIGHT`` calls are open."""
+        """Send a batch if the actor is alive and not behind, else drop it."""
         done: list[Any] = []
         if self._in_flight:
             done, self._in_flight = ray.wait(self._in_flight, num_returns=len(self._in_flight), timeout=0)
         try:
             ray.get(done)
         except RayError:
-            self._actor_died = True
-        if not self._actor_died and len(self._in_flight) < IN_FLIGHT:
+            self._actor_lost = True
+        if not self._actor_lost and len(self._in_flight) < IN_FLIGHT:
             self._in_flight.append(self._actor.push.remote(batch))

@@ -1,8 +1,8 @@
-"""The worker group on a Ray cluster: a learner actor and environment actors.
+"""The worker group on a Ray cluster: a learner actor and environment actors, each of which may die at any time.
 
-One loop waits for the next event: an episode, an update, or a started actor. Any actor may die at any time. A dead
-actor is restarted in its place, and its episodes resume from their snapshots. The driver holds the state of the
-learner after every update, so that a restarted learner repeats one update at most.
+One loop drives everything. It waits for the next event: an episode, an update, an actor that is ready. A dead
+actor is restarted in its place, and its task is repeated from the newest snapshot. The driver holds the state of
+the learner after every update, so that a dead learner repeats one update.
 """
 
 import os
@@ -44,16 +44,16 @@ Learner: Any = LearnerActor
 Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
-"""Seconds between two checks of the stop condition."""
+"""Longest time, in seconds, until a wait checks for a request to stop."""
 START_SECONDS = 60.0
-"""Seconds after which an actor without a place is reported."""
-DRAIN_POLL_SECONDS = 0.02
+"""Seconds after which an actor that has not started is reported."""
+LOOK_SECONDS = 0.02
 LAST_SAMPLES_SECONDS = 2.0
 """Seconds to wait for late samples after the last round."""
 
 
 class RayWorkerGroup:
-    """A learner actor, and one environment actor for every ``envs_per_actor`` environments."""
+    """One learner actor, and one environment actor for every ``envs_per_actor`` environments."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class RayWorkerGroup:
     ) -> None:
         """
         Args:
-            snapshots: where unfinished episodes are saved; ``None``: a fault repeats the whole episode.
+            snapshots: where unfinished episodes are saved; without it a fault costs the whole episode.
             label: begins the names of the actors.
             metrics: run and group, as metrics name them; without it there is no telemetry actor.
-            final_scrape_s: seconds between the last metrics and the end, for the last scrape.
-            player: replaces :class:`EnvironmentPool` in the actors, for measurements.
+            final_scrape_s: seconds for which the last metrics stay visible at the end.
+            player: replaces the environments of an actor, for measuring everything else.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
@@ -115,8 +115,8 @@ class RayWorkerGroup:
 
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
-            exits_at_once = bool(exception) and exception[0] is SystemExit  # the second Ctrl-C
-            self.exporter.close(0.0 if exits_at_once else self._final_scrape_s)
+            gives_up = bool(exception) and exception[0] is SystemExit  # a second Ctrl-C
+            self.exporter.close(0.0 if gives_up else self._final_scrape_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
             worker.stop()
@@ -133,7 +133,7 @@ class RayWorkerGroup:
         return self._plan.describe()
 
     def describe(self) -> str:
-        """A one-line description of processes and devices."""
+        """One line about the placement of the workers."""
         devices = Counter(place.device for place in self._plan.environments)
         counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
         address = ray.get_runtime_context().gcs_address
@@ -147,10 +147,10 @@ class RayWorkerGroup:
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """See ``WorkerGroup.collect``."""
         self._run_until(lambda: self._scheduler.done(assignments), watch)
-        return self._scheduler.pop_episodes(assignments)
+        return self._scheduler.collected(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
-        """See ``WorkerGroup.update``. Environments with queued episodes continue meanwhile."""
+        """See ``WorkerGroup.update``. Environments continue their episodes meanwhile."""
         state = self.state()
         bare = ray.put([replace(episode, log=()) for episode in episodes])
         began, deaths = time.monotonic(), 0
@@ -173,15 +173,14 @@ class RayWorkerGroup:
             else:
                 if deaths:
                     watch.on_fault(Fault("learner_recovered", self._learner.name, "", time.monotonic() - began))
-                report: dict[str, float] = diagnostics
-                return report
+                return dict(diagnostics)
 
     def drain(self, watch: Watch) -> None:
         """See ``WorkerGroup.drain``."""
         deadline = time.monotonic() + LAST_SAMPLES_SECONDS
         while not self._tracker.complete and time.monotonic() < deadline:
             self._poll_samples(watch)
-            time.sleep(DRAIN_POLL_SECONDS)
+            time.sleep(LOOK_SECONDS)
         self._poll_samples(watch, 0.0)
 
     def state(self) -> LearnerState:
@@ -201,11 +200,7 @@ class RayWorkerGroup:
         self._learner.start()
 
     def _run_until(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
-        """Dispatch tasks and process results until ``until`` holds.
-
-        Raises:
-            Interrupted: if a stop is requested.
-        """
+        """Dispatch tasks and process results until ``until`` returns true."""
         while not until():
             self._dispatch()
             starting = {worker.starting: worker for worker in self._workers if worker.starting is not None}
@@ -222,10 +217,10 @@ class RayWorkerGroup:
             self._poll_samples(watch)
 
     def _poll_samples(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
-        """Pass samples and faults of the telemetry actor to the callbacks."""
+        """Pass on the samples and the faults of the telemetry actor."""
         if self.exporter is None:
             return
-        samples = [*self._tracker.receive(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
+        samples = [*self._tracker.records(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
         if samples and watch.on_samples is not None:
             watch.on_samples(samples)
         while self.exporter.faults:
@@ -233,7 +228,7 @@ class RayWorkerGroup:
 
     def _dispatch(self) -> None:
         busy = Counter(worker.name for worker, _, _ in self._running.values())
-        for _ in range(self.config.system.slots_per_actor):  # breadth first: one task for each actor, then the second
+        for _ in range(self.config.system.slots_per_actor):  # one each first, then the second ones
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
                 if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
                     continue
@@ -245,10 +240,10 @@ class RayWorkerGroup:
                     self._running[reference] = (worker, worker.attempt, task)
 
     def _on_result(self, reference: Any, watch: Watch) -> None:
-        """Process the result of an episode, or the error in its place."""
+        """Process the result of a task: an episode or an error."""
         worker, attempt, task = self._running.pop(reference)
         try:
-            result = ray.get(reference)
+            played = ray.get(reference)
         except LOST_ACTOR_ERRORS as error:
             if worker.attempt == attempt:
                 self._restart(worker, error, watch)
@@ -256,10 +251,10 @@ class RayWorkerGroup:
         except RayTaskError as error:
             self._failed(task, reason(error), watch)
         else:
-            if result.summary is not None:
-                self._tracker.finished(result.summary)
-            self._scheduler.finished(result.episode)
-            watch.on_episode(result.episode)
+            if played.summary is not None:
+                self._tracker.finished(played.summary)
+            self._scheduler.finished(played.episode)
+            watch.on_episode(played.episode)
 
     def _failed(self, task: EpisodeTask, error: str, watch: Watch) -> None:
         stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
@@ -291,7 +286,7 @@ class RayWorkerGroup:
         for worker in self._workers:
             if worker.starting is not None and worker.waiting_s > START_SECONDS and not worker.reported_waiting:
                 worker.reported_waiting = True
-                what = f"it waits for its place, or is still starting; the {self._plan.describe()}"
+                what = f"it waits for resources, or is still starting; the {self._plan.describe()}"
                 watch.on_fault(Fault("environment_actor_waits", worker.name, what, worker.waiting_s))
 
     def _make_learner(self, name: str) -> Any:
@@ -312,10 +307,10 @@ class RayWorkerGroup:
 
 
 def _reserve(plan: Plan, patience_s: float, label: str) -> PlacementGroup:
-    """Reserve all resources of the plan, waiting up to ``patience_s`` seconds for new nodes.
+    """Reserve all resources of the plan, waiting for nodes to come if there is patience.
 
     Raises:
-        ResourceError: if they are not free in time.
+        ResourceError: if they cannot be had.
     """
     deadline = time.monotonic() + patience_s
     if not patience_s:

@@ -1,7 +1,7 @@
-"""A pool of environments in one process, which run at the same time.
+"""Several environments in one process that play at the same time. No Ray in here.
 
-On a GPU each environment has its own CUDA stream, so that small networks use the device together. The data are
-loaded once and shared.
+On a GPU each has a CUDA stream of its own, so that small networks fill the device together; the data
+are there once for all of them.
 """
 
 import time
@@ -23,26 +23,24 @@ from esper_ray.leyline.policy import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class _PooledEnvironment:
-    """One environment with its policy and its CUDA stream."""
-
+class _Slot:
     policy: LearnedPolicy
     runner: EpisodeRunner
     stream: "torch.cuda.Stream | None"
 
     def current(self) -> "AbstractContextManager[object]":
-        """A context in which work is queued on the stream of this environment."""
+        """A context in which work is queued on the stream of this slot."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedEpisode:
-    """A finished episode, its wall time and the summary of its samples."""
+    """An episode, the seconds it took here, and the summary of its samples."""
 
     episode: Episode
     seconds: float
     summary: StreamSummary | None = None
-    """Number of samples sent; ``None`` if the episode was not sampled."""
+    """Of its samples, if it was sampled."""
 
 
 def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
@@ -51,21 +49,18 @@ def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
 
 
 class EnvironmentPool:
-    """Environments on one device, each with a copy of the policy.
-
-    :meth:`play` may be called from several threads.
-    """
+    """Environments on one device, each with a copy of the policy. :meth:`play` may be called from several threads."""
 
     def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy | None = None) -> None:
         """
         Args:
-            snapshots: where unfinished episodes are saved; ``None``: nowhere.
+            snapshots: where unfinished episodes are saved; without it, nowhere.
         """
-        self._environments = [self._make_environment(config, device) for _ in range(count)]
+        self._slots = [self._slot(config, device) for _ in range(count)]
         self._snapshots, self._telemetry = snapshots, config.telemetry
-        self._free: SimpleQueue[_PooledEnvironment] = SimpleQueue()
-        for environment in self._environments:
-            self._free.put(environment)
+        self._free: SimpleQueue[_Slot] = SimpleQueue()
+        for slot in self._slots:
+            self._free.put(slot)
 
     def play(
         self,
@@ -75,33 +70,33 @@ class EnvironmentPool:
         should_stop: Callable[[], bool] = never,
         send: Send | None = None,
     ) -> PlayedEpisode:
-        """Run one episode in the next free environment: from its start, or from its snapshot.
+        """Play one episode in the next free slot, from its beginning or from its newest snapshot.
 
         Args:
-            send: receives the samples of its steps.
+            send: receives samples while the episode is played.
 
         Raises:
             Interrupted: if ``should_stop`` says so between two steps.
         """
         began = time.monotonic()
-        snapshots = None if self._snapshots is None else self._snapshots.for_round(behaviour)
+        snapshots = None if self._snapshots is None else self._snapshots.of(behaviour)
         sampler = None if send is None else Sampler(self._telemetry, send, episode_ids(assignment, behaviour))
-        environment = self._free.get()
+        slot = self._free.get()
         try:
-            with environment.current():
-                environment.policy.load(dict(weights), behaviour.epsilon)
-                episode = environment.runner.play(assignment, should_stop, snapshots, sampler)
+            with slot.current():
+                slot.policy.load(dict(weights), behaviour.epsilon)
+                episode = slot.runner.play(assignment, should_stop, snapshots, sampler)
         finally:
-            self._free.put(environment)
+            self._free.put(slot)
         summary = None if sampler is None else sampler.summary()
         return PlayedEpisode(episode, time.monotonic() - began, summary)
 
     @staticmethod
-    def _make_environment(config: RunConfig, device: str) -> _PooledEnvironment:
+    def _slot(config: RunConfig, device: str) -> _Slot:
         policy = LearnedPolicy(config.policy, device)
         controls = 0 if config.telemetry.level == "off" else min(config.telemetry.control_episodes, config.system.envs)
         runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(device))  # which creates data and weights
-        return _PooledEnvironment(policy, runner, stream)
+            stream.wait_stream(torch.cuda.current_stream(device))  # it creates data and weights
+        return _Slot(policy, runner, stream)

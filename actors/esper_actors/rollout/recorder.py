@@ -27,7 +27,7 @@ _COLUMNS: dict[str, Any] = {
     "values": np.float32,
     "q_taken": np.float32,
 }
-"""Columns of a trajectory with one row a step. Rewards are added when the episode ends."""
+"""Columns of a trajectory, except the reward, which is known at the end."""
 
 
 class RecordingError(ValueError):
@@ -49,7 +49,7 @@ class Assignment:
 
 @dataclass(slots=True)
 class EpisodeRecorder:
-    """The record of an unfinished episode."""
+    """The steps and events of an episode so far."""
 
     assignment: Assignment
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
@@ -59,23 +59,23 @@ class EpisodeRecorder:
         return len(self.columns["actions"])
 
     @property
-    def ids(self) -> dict[str, int]:
-        """Numbers of episode and environment, which every record carries."""
+    def clock(self) -> dict[str, int]:
+        """Whose records these are."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
     def begin(self, outcome: StepOutcome, control_pp: Sequence[float] = ()) -> None:
         """Record the outcome of ``reset``, and the validation accuracies without growth where they are known."""
         seed = self.assignment.seed
-        self.log.append(started_record(self.ids, seed, outcome))
+        self.log.append(started_record(self.clock, seed, outcome))
         if control_pp:
             curve = {"val_accuracy_pp": control_pp[-1], "curve_pp": list(control_pp)}
-            self.log.append({"kind": "control", **self.ids, "step": 0, "seed": seed, **curve})
+            self.log.append({"kind": "control", **self.clock, "step": 0, "seed": seed, **curve})
 
     def add(self, view: View, decision: Decision, outcome: StepOutcome) -> list[dict[str, Any]]:
-        """Record a step: view, decision and outcome.
+        """Record a step: what was seen, what was decided, and its outcome.
 
         Returns:
-            The event records of the step; the state after it comes last.
+            Its records, the state that it led to last.
         """
         values = (
             view.features,
@@ -89,13 +89,13 @@ class EpisodeRecorder:
         )
         for name, value in zip(_COLUMNS, values, strict=True):
             self.columns[name].append(value)
-        records = step_records(self.ids, decision, outcome)
+        records = step_records(self.clock, decision, outcome)
         self.log += records
         return records
 
     def finished(self, env: MorphogenesisEnv) -> Episode:
-        """The finished episode, with the final measurements of ``env``."""
-        ids = {**self.ids, "step": env.epoch}
+        """The episode, at its end in ``env``."""
+        clock = {**self.clock, "step": env.epoch}
         steps = [record for record in self.log if record["kind"] == "env_epoch"]
         outcome, committed = env.outcome, committed_slots(env.reports)
         ending = {
@@ -114,10 +114,10 @@ class EpisodeRecorder:
             trajectory=Trajectory(
                 **self._arrays(),
                 rewards=env.ledger.by_cause(len(self)),
-                bootstrap=0.0,  # the observation contains the time left, and the ledger is settled at the end
+                bootstrap=0.0,  # the length of an episode is part of what is played for, and all is settled at its end
                 terminated=outcome.terminated,
             ),
-            log=(*self.log, *attribution_records(ids, env.measured), {"kind": "outcome", **ids, **ending}),
+            log=(*self.log, *attribution_records(clock, env.measured), {"kind": "outcome", **clock, **ending}),
             total_reward=env.ledger.total(),
             val_accuracy_pp=outcome.val_accuracy_pp,
             committed_accuracy_pp=outcome.committed_accuracy_pp,
@@ -128,8 +128,8 @@ class EpisodeRecorder:
             rollback=outcome.terminated,
         )
 
-    def pack(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
-        """A blob of the unfinished episode, with the saved states of environment and policy."""
+    def packed(self, environment: bytes, policy: Mapping[str, NDArray[Any]]) -> bytes:
+        """The middle of the episode, with the saved states of its environment and its policy."""
         arrays = prefixed("column/", self._arrays()) | prefixed("policy/", policy)
         arrays["environment"] = np.frombuffer(environment, dtype=np.uint8)
         return _RECORD.encode(arrays, {"finished": False, "assignment": _tree(self.assignment), "log": self.log})
@@ -150,7 +150,7 @@ class PartialEpisode:
 
 
 def pack_episode(episode: Episode) -> bytes:
-    """A blob of a finished episode."""
+    """A finished episode."""
     tree = _tree(episode)
     trajectory = tree.pop("trajectory")
     arrays = prefixed("trajectory/", {name: getattr(trajectory, name) for name in (*_COLUMNS, "rewards")})

@@ -1,4 +1,4 @@
-"""The runner of whole episodes: one environment, one policy, one record."""
+"""Runner of whole episodes: one environment, one policy, one recorder."""
 
 import logging
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.device_memory import memory_in_use
 
 POLICY_STREAM = 3
-"""Key of the policy's random stream; the streams of the environment have other keys."""
+"""Key of the random stream that a policy draws from; the environment's own streams have others."""
 
 logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """An episode that ended early because a stop was requested."""
+    """An episode was interrupted by a request to stop."""
 
 
 def never() -> bool:
-    """A stop condition that never holds."""
+    """Do not stop."""
     return False
 
 
 def episode_seed(run_seed: int, round_index: int, env: int) -> int:
-    """Seed of the episode of environment ``env`` in a round, on every worker the same."""
+    """Seed of the episode of environment ``env`` in a round; it does not depend on the placement."""
     return derived_seed(run_seed, round_index, env)
 
 
@@ -38,7 +38,7 @@ class EpisodeRunner:
     def __init__(self, env: MorphogenesisEnv, policy: Policy, controls: int = 0) -> None:
         """
         Args:
-            controls: number of episodes, from the first on, in which the host is also trained without growth.
+            controls: for the episodes with numbers below this, the host is also trained without growth.
         """
         self.env = env
         self.policy = policy
@@ -51,28 +51,28 @@ class EpisodeRunner:
         snapshots: EpisodeSnapshots | None = None,
         sampler: Sampler | None = None,
     ) -> Episode:
-        """Run one episode to its end: from ``reset``, or from its snapshot.
+        """Play one episode to its end, from ``reset`` or from its newest snapshot.
 
         Args:
-            snapshots: saves the episode every few steps and at its end. A resumed episode equals an uninterrupted one.
-            sampler: receives every step.
+            snapshots: saves the episode every few steps, and at its end. A resumed episode is bit-identical.
+            sampler: samples every step.
 
         Raises:
             Interrupted: if ``should_stop`` says so between two steps.
             RuntimeError: if the policy chooses an illegal action.
-            TypeError: if a snapshot is due and the policy cannot be saved.
+            TypeError: if the policy cannot be saved, and snapshots are wanted.
         """
         if snapshots is None:
-            return self._run_steps(self._begin(assignment), should_stop, None, sampler)
-        record = snapshots.load(assignment)
-        if isinstance(record, Episode):
-            return record
-        recorder = self._begin(assignment) if record is None else self._resume(record, assignment)
-        episode = self._run_steps(recorder, should_stop, snapshots, sampler)
+            return self._finish(self._start(assignment), should_stop, None, sampler)
+        snapshot = snapshots.load(assignment)
+        if isinstance(snapshot, Episode):
+            return snapshot
+        recorder = self._start(assignment) if snapshot is None else self._resume(snapshot, assignment)
+        episode = self._finish(recorder, should_stop, snapshots, sampler)
         snapshots.save_finished(assignment, episode)
         return episode
 
-    def _begin(self, assignment: Assignment) -> EpisodeRecorder:
+    def _start(self, assignment: Assignment) -> EpisodeRecorder:
         recorder = EpisodeRecorder(assignment)
         self.env.reset(seed=assignment.seed)
         self.policy.begin_episode(derived_seed(assignment.seed, POLICY_STREAM))
@@ -86,11 +86,11 @@ class EpisodeRunner:
             self.env.load_state(partial.environment)
             policy.load_state(partial.policy)
         except ValueError as error:
-            logger.warning("episode %d restarts at its first step: %s", assignment.index, error)
-            return self._begin(assignment)
+            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
+            return self._start(assignment)
         return partial.recorder
 
-    def _run_steps(
+    def _finish(
         self,
         recorder: EpisodeRecorder,
         should_stop: Callable[[], bool],
@@ -117,10 +117,10 @@ class EpisodeRunner:
                 sampler.step(records, decision, {**watch.seconds, **self.env.seconds}, memory)
             if snapshots is not None and not outcome.last and snapshots.is_due(len(recorder)):
                 state = self._resumable().save_state()
-                snapshots.save(recorder.assignment, recorder.pack(self.env.save_state(), state))
+                snapshots.save(recorder.assignment, recorder.packed(self.env.save_state(), state))
         return recorder.finished(self.env)
 
     def _resumable(self) -> ResumablePolicy:
         if not isinstance(self.policy, ResumablePolicy):
-            raise TypeError(f"an episode of {type(self.policy).__name__} has no snapshots: the policy lacks save_state")
+            raise TypeError(f"an episode of {type(self.policy).__name__} cannot be saved: the policy has no save_state")
         return self.policy

@@ -1,7 +1,8 @@
-"""Samples of unfinished episodes: sender, batches, and the accounting of lost samples.
+"""Samples of episodes in play: what is sampled, how it is sent, and how losses are counted.
 
-The event log receives every finished episode complete. Samples are for display only: they may be dropped, drops are
-counted, and no process waits for them.
+Everything that training needs comes with the finished episode and is never lost. Samples serve observers
+only: the sender never waits, so some may be lost. Every stream numbers its samples and ends with a summary,
+so that the tracker counts the losses exactly.
 """
 
 import math
@@ -17,31 +18,31 @@ from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.records import Record
 
 ARRIVAL_SECONDS = 5.0
-"""How long after its episode a sample may arrive."""
+"""Longest time, in seconds, that a sample may arrive after its episode."""
 ON_THE_WAY = "in_transit"
 CLOSED = 1024
-"""Number of closed streams that are remembered, so that late samples of them are dropped."""
+"""Finished streams that are remembered, so that late samples are not counted twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
-    """The state and the samples of one step."""
+    """The samples of one step."""
 
     stream_id: str
-    """Id of the stream; every start and every resume of an episode opens a new batch."""
+    """Identity of the sender: a new one whenever an episode starts or resumes."""
     before: int
-    """Samples that the stream had sent before this batch."""
+    """Samples that the stream had sent before."""
     state: Record
-    """The state after the step, as in the event log."""
+    """The ``env_epoch`` record of the step, as the event log will have it."""
     samples: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """The number of samples of a finished episode. It travels with the episode and is never lost."""
+    """The number of samples of a finished episode. It travels with the episode, so it is never lost."""
 
     stream_id: str
-    ids: Mapping[str, int]
+    clock: Mapping[str, int]
     """Numbers of round, episode and environment."""
     count: int
     """Samples that were sent."""
@@ -52,22 +53,22 @@ Send = Callable[[SampleBatch], None]
 
 
 class Sampler:
-    """The sampler of one episode. It never changes the records that it reads."""
+    """Sampler of the steps of one episode. It only reads what it is given."""
 
     def __init__(
-        self, config: TelemetryConfig, send: Send, ids: Mapping[str, int], now: Callable[[], float] = time.time
+        self, config: TelemetryConfig, send: Send, clock: Mapping[str, int], now: Callable[[], float] = time.time
     ) -> None:
         """
         Args:
-            ids: numbers of round, episode and environment.
+            clock: numbers of round, episode and environment.
             now: Unix time.
         """
-        self._config, self._send, self._ids, self._now = config, send, dict(ids), now
+        self._config, self._send, self._clock, self._now = config, send, dict(clock), now
         self._stream_id, self._count = uuid.uuid4().hex, 0
 
     def summary(self) -> StreamSummary:
-        """Number of samples sent so far."""
-        return StreamSummary(self._stream_id, self._ids, self._count)
+        """The number of samples sent so far."""
+        return StreamSummary(self._stream_id, self._clock, self._count)
 
     def step(
         self,
@@ -76,14 +77,14 @@ class Sampler:
         seconds: Mapping[str, float],
         cuda_bytes: Mapping[str, float],
     ) -> None:
-        """Sample one finished step.
+        """Sample a finished step.
 
         Args:
-            records: its event records; the last one holds the state after the step.
+            records: its records for the event log, the ``env_epoch`` record last.
             seconds: wall time by phase.
             cuda_bytes: memory of the process on its device.
         """
-        state = self._ids | dict(records[-1])
+        state = self._clock | dict(records[-1])
         step, moment = state["step"], self._now()
         operation, has_probabilities = decision.action.operation, bool(decision.op_probabilities)
         sampled = step % self._config.wait_every == 0 or self._config.level == "debug"
@@ -91,7 +92,7 @@ class Sampler:
         if has_probabilities and (sampled or operation is not LifecycleOp.WAIT):
             samples.append(self._decision(step, moment, decision, state["slot"]))
         if sampled:
-            at = {"kind": "profile", **self._ids, "step": step, "time": moment}
+            at = {"kind": "profile", **self._clock, "step": step, "time": moment}
             samples.append(at | {"seconds": dict(seconds), "cuda_bytes": dict(cuda_bytes)})
         self._send(SampleBatch(self._stream_id, self._count, state, tuple(samples)))
         self._count += len(samples)
@@ -102,7 +103,7 @@ class Sampler:
         values = {op.name: q for op, q in zip(LifecycleOp, decision.op_values, strict=True) if op.name in legal}
         return {
             "kind": "decision",
-            **self._ids,
+            **self._clock,
             "step": step,
             "time": moment,
             "operation": operation.name,
@@ -116,52 +117,52 @@ class Sampler:
 
 
 class SampleTracker:
-    """The count of received and lost samples of every open stream."""
+    """Counter of the samples that have arrived, and of those that are lost, by stream."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
-            now: seconds of a monotonic clock.
+            now: seconds on any clock that runs evenly.
         """
         self._now = now
-        self._received = Counter[str]()
-        """Samples of each stream that have arrived or were counted as lost."""
+        self._known = Counter[str]()
+        """Samples of each stream that have arrived or are known to be lost."""
         self._summaries: dict[str, tuple[StreamSummary, float]] = {}
         self._closed: deque[str] = deque(maxlen=CLOSED)
 
     @property
     def complete(self) -> bool:
-        """Whether all samples of all finished episodes have arrived."""
-        return all(self._received[stream_id] >= summary.count for stream_id, (summary, _) in self._summaries.items())
+        """Whether all samples of the finished episodes have arrived."""
+        return all(self._known[stream_id] >= summary.count for stream_id, (summary, _) in self._summaries.items())
 
-    def receive(self, batches: Iterable[SampleBatch]) -> Iterator[Record]:
-        """States and samples of ``batches`` in order, with a ``samples_lost`` record for every gap."""
+    def records(self, batches: Iterable[SampleBatch]) -> Iterator[Record]:
+        """States and samples of ``batches`` in order, with a ``samples_lost`` record where samples are missing."""
         for batch in batches:
-            if batch.stream_id in self._closed:  # late: it was counted as lost
+            if batch.stream_id in self._closed:  # too late: it has been counted as lost
                 continue
-            missing = batch.before - self._received[batch.stream_id]
+            missing = batch.before - self._known[batch.stream_id]
             if missing > 0:
                 yield _lost({name: batch.state[name] for name in ("round", "episode", "env")}, missing)
             yield batch.state
             yield from batch.samples
-            self._received[batch.stream_id] = batch.before + len(batch.samples)
+            self._known[batch.stream_id] = batch.before + len(batch.samples)
 
     def finished(self, summary: StreamSummary) -> None:
-        """Note that an episode has finished and how many samples it sent."""
+        """Note that an episode has arrived."""
         self._summaries[summary.stream_id] = summary, self._now()
 
     def settle(self, patience_s: float = ARRIVAL_SECONDS) -> Iterator[Record]:
-        """``samples_lost`` records of episodes that finished at least ``patience_s`` seconds ago; 0: of all."""
+        """``samples_lost`` records of the episodes that arrived more than ``patience_s`` seconds ago."""
         limit = self._now() - patience_s if patience_s else math.inf
         for stream_id, (summary, since) in list(self._summaries.items()):
-            missing = summary.count - self._received[stream_id]
+            missing = summary.count - self._known[stream_id]
             if missing > 0 and since > limit:
                 continue
             if missing > 0:
-                yield _lost(dict(summary.ids), missing)
-            del self._summaries[stream_id], self._received[stream_id]
+                yield _lost(dict(summary.clock), missing)
+            del self._summaries[stream_id], self._known[stream_id]
             self._closed.append(stream_id)
 
 
-def _lost(ids: dict[str, int], count: int) -> Record:
-    return {"kind": "samples_lost", **ids, "time": time.time(), "count": count, "reason": ON_THE_WAY}
+def _lost(clock: dict[str, int], count: int) -> Record:
+    return {"kind": "samples_lost", **clock, "time": time.time(), "count": count, "reason": ON_THE_WAY}

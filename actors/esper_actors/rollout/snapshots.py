@@ -1,8 +1,7 @@
-"""Snapshots of unfinished episodes, from which a restarted worker resumes.
+"""Snapshots of unfinished episodes: a restarted worker resumes at most ``snapshot_every`` steps back.
 
-A restarted worker repeats at most ``every`` steps. An episode has one file, which each snapshot replaces; the last
-one holds the finished episode. Its name contains the digest of the policy, so that an episode of another policy is
-never resumed.
+An episode has one file, which every snapshot replaces; the last one holds the whole episode. The name of the
+file contains the digest of the policy, so that no snapshot of another policy is ever resumed.
 """
 
 import logging
@@ -17,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The behaviour policy of a round, and its share of exploration."""
+    """The policy that plays a round, and its exploration."""
 
     round_index: int
     version: int
-    """Number of rounds that the policy was trained on."""
+    """Updates that the policy has had."""
     digest: str
     """SHA-256 of its weights, in hexadecimal."""
     epsilon: float
@@ -29,27 +28,27 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPolicy:
-    """Place and interval of episode snapshots, as sent to the actors."""
+    """Where and how often episodes are saved. It is sent to the actors."""
 
     place: str
     """Folder or URI."""
     every: int
-    """Steps between two snapshots; 0: at the end of an episode only."""
+    """Steps between two snapshots; 0: only the finished episode is saved."""
 
-    def for_round(self, behaviour: Behaviour) -> "EpisodeSnapshots":
+    def of(self, behaviour: Behaviour) -> "EpisodeSnapshots":
         """The snapshots of one round."""
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
-        """A version of the snapshot, different after every save; ``None`` if there is none or it cannot be read."""
+        """A value that changes with every snapshot; ``None`` if there is none or the storage fails."""
         try:
-            return self.for_round(behaviour).stamp(assignment)
+            return self.of(behaviour).stamp(assignment)
         except StorageError as error:
             logger.warning("%s", error)
             return None
 
     def remove_before(self, round_index: int) -> None:
-        """Remove all snapshots of earlier rounds. A file that cannot be removed stays."""
+        """Remove all snapshots of earlier rounds. A failure of the storage is logged."""
         storage = Storage(self.place)
         try:
             for name in storage.names():
@@ -61,27 +60,27 @@ class SnapshotPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSnapshots:
-    """The snapshots of the episodes of one round."""
+    """The snapshots of one round."""
 
     storage: Storage
     every: int
     behaviour: Behaviour
 
     def is_due(self, steps: int) -> bool:
-        """Whether an episode is saved after ``steps`` steps."""
+        """Whether an episode is due for a snapshot after ``steps`` steps."""
         return self.every > 0 and steps % self.every == 0
 
     def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
-        """The newest snapshot of an episode; ``None`` if there is none or it cannot be used."""
+        """The newest snapshot of an episode; ``None`` if there is none that can be used, which is logged."""
         try:
             blob = self.storage.read(self._name(assignment))
             return None if blob is None else unpack(blob, assignment)
         except (StorageError, RecordingError) as error:
-            logger.warning("episode %d restarts at its first step: %s", assignment.index, error)
+            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
             return None
 
     def save(self, assignment: Assignment, blob: bytes) -> None:
-        """Save an unfinished episode. A storage error is logged and does not stop the episode."""
+        """Save an unfinished episode. A failure of the storage is logged; the episode continues."""
         try:
             self.storage.write(self._name(assignment), blob)
         except StorageError as error:
@@ -92,7 +91,7 @@ class EpisodeSnapshots:
         self.save(assignment, pack_episode(episode))
 
     def stamp(self, assignment: Assignment) -> str | None:
-        """A version of the snapshot, different after every save; ``None`` if there is none."""
+        """A value that changes with every snapshot."""
         return self.storage.stamp(self._name(assignment))
 
     def _name(self, assignment: Assignment) -> str:

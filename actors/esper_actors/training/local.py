@@ -1,4 +1,4 @@
-"""The local worker group: environments and learner in this process."""
+"""The worker group of one process, without Ray."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -20,19 +20,19 @@ from esper_ray.nissa.metrics.exporter import Exporter
 
 
 class LocalWorkerGroup:
-    """A worker group in this process, which runs one episode after another."""
+    """Environments and learner in this process, one episode after another."""
 
     def __init__(
         self, config: RunConfig, snapshots: SnapshotPolicy | None = None, player: Callable[..., Any] | None = None
     ) -> None:
         """
         Args:
-            snapshots: where unfinished episodes are saved; ``None``: nowhere.
-            player: replaces :class:`EnvironmentPool`, for measurements.
+            snapshots: where unfinished episodes are saved; without it, nowhere.
+            player: replaces the real environments, in tests and benchmarks.
         """
         self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
-        """Always ``None``: observers run in this process and export metrics themselves."""
+        """None: the caller is in the same process."""
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentPool
@@ -55,9 +55,9 @@ class LocalWorkerGroup:
         return "everything in this process"
 
     def describe(self) -> str:
-        """A one-line description of processes and devices."""
+        """One line about the placement of the workers."""
         devices = ", ".join(self._players)
-        return f"serial: one process, environments on {devices}, learner on {self.config.system.device}"
+        return f"local: one process, environments on {devices}, learner on {self.config.system.device}"
 
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
         """See :class:`WorkerGroup`."""
@@ -71,10 +71,10 @@ class LocalWorkerGroup:
                 task = self._scheduler.next(device)
                 if task is not None:
                     self._play(task, player, watch)
-        return self._scheduler.pop_episodes(assignments)
+        return self._scheduler.collected(assignments)
 
     def _play(self, task: EpisodeTask, player: Any, watch: Watch) -> None:
-        send = None if watch.on_samples is None else _direct_send(watch.on_samples)
+        send = None if watch.on_samples is None else _direct(watch.on_samples)
         try:
             episode = player.play(task.assignment, task.behaviour, task.weights, watch.should_stop, send).episode
         except Interrupted:
@@ -92,7 +92,7 @@ class LocalWorkerGroup:
         return self.learner.update(episodes, round_index)
 
     def drain(self, watch: Watch) -> None:
-        """See :class:`WorkerGroup`. Samples are delivered at once, so none is open."""
+        """See :class:`WorkerGroup`. All samples have been passed on already."""
 
     def state(self) -> LearnerState:
         """See :class:`WorkerGroup`."""
@@ -103,10 +103,10 @@ class LocalWorkerGroup:
         self.learner.load(state)
 
 
-def _direct_send(on_samples: Callable[[Sequence[Record]], None]) -> Send:
-    """A sender within this process, which drops no sample."""
+def _direct(receive: Callable[[Sequence[Record]], None]) -> Send:
+    """A sender to a receiver in this process; nothing is lost."""
 
     def send(batch: SampleBatch) -> None:
-        on_samples([batch.state, *batch.samples])
+        receive([batch.state, *batch.samples])
 
     return send

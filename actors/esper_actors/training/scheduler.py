@@ -1,4 +1,4 @@
-"""The episode scheduler: order, assignment to devices, retries and quarantine."""
+"""Scheduler of episodes: which episode a device plays next, and what happens after a failure."""
 
 import time
 from collections import deque
@@ -14,33 +14,34 @@ from esper_ray.leyline.policy import Episode
 
 @dataclass(slots=True)
 class EpisodeTask:
-    """An episode in the queue, with its failures so far."""
+    """An episode to be played, with its failures so far."""
 
     assignment: Assignment
     behaviour: Behaviour
     weights: Any
     failures: int = 0
-    """Failures in a row without a new snapshot."""
+    """Failures in a row without progress."""
     stamp: str | None = None
-    """Version of its snapshot at the last failure."""
+    """Stamp of the snapshot at the last failure."""
     began: float = field(default=0.0)
-    """Time of its last dispatch, in seconds of the monotonic clock."""
+    """When it was last dispatched, on the monotonic clock."""
     late: bool = False
     """Whether it was reported as a straggler."""
 
 
 class EpisodeScheduler:
-    """A scheduler that assigns episodes to devices and collects their results.
+    """Queue of episodes for devices, and the episodes that have arrived.
 
-    If all devices are of one kind, an episode runs on the first free one: its result depends on seed and policy only.
-    If they differ, every environment stays on its own device, so that results do not depend on the speed of devices.
+    If all devices are of one kind, the next free device gets the next episode: it depends on its seed and
+    the policy only. Devices of different kinds keep their own environments, so that results do not depend on
+    their speed.
     """
 
     def __init__(self, devices: Sequence[str], tries: int) -> None:
         """
         Args:
-            devices: devices of the run, assigned to environments in turn.
-            tries: failures in a row after which an environment is quarantined.
+            devices: those of the run, assigned to environments in turn.
+            tries: failures in a row after which an environment is given up.
         """
         self._devices = devices
         self._shared = len({device.partition(":")[0] for device in devices}) == 1
@@ -65,14 +66,14 @@ class EpisodeScheduler:
         return None
 
     def finished(self, episode: Episode) -> None:
-        """Store a finished episode until it is collected."""
+        """Note an episode that has arrived."""
         self._episodes[episode.index] = episode
 
     def failed(self, task: EpisodeTask, error: str, stamp: str | None) -> Fault:
-        """Requeue a failed task at the head of the queue, or quarantine its environment.
+        """Put a failed task at the head of the queue, or quarantine its environment.
 
         Args:
-            stamp: version of the snapshot of the episode; a new one resets the count of failures.
+            stamp: of the newest snapshot of the episode; a new one means progress.
         """
         task.failures = task.failures + 1 if stamp == task.stamp else 1
         task.stamp = stamp
@@ -83,22 +84,22 @@ class EpisodeScheduler:
         self.quarantined[env] = error
         return Fault("environment_quarantined", subject, f"failed {task.failures} times without progress: {error}")
 
-    def requeue(self, task: EpisodeTask) -> None:
+    def put_back(self, task: EpisodeTask) -> None:
         """Put a task that was not started at the head of the queue."""
         self._queue.appendleft(task)
 
     def done(self, assignments: Sequence[Assignment]) -> bool:
-        """Whether every one of ``assignments`` is finished or its environment quarantined."""
+        """Whether all of ``assignments`` have arrived or belong to quarantined environments."""
         return all(a.index in self._episodes or a.env in self.quarantined for a in assignments)
 
-    def pop_episodes(self, assignments: Sequence[Assignment]) -> list[Episode]:
-        """The episodes of ``assignments`` in their order. They are removed from the scheduler."""
+    def collected(self, assignments: Sequence[Assignment]) -> list[Episode]:
+        """The episodes of ``assignments`` in their order; they leave the scheduler."""
         episodes = [self._episodes.pop(a.index, None) for a in assignments]
         return [episode for episode in episodes if episode is not None]
 
 
 def straggler_faults(tasks: Iterable[EpisodeTask], limit_s: float | None) -> list[Fault]:
-    """Faults of the tasks that run for longer than ``limit_s`` seconds. Each task is reported once and continues."""
+    """One fault for each task that has run longer than the limit. A task is reported once and continues."""
     if limit_s is None:
         return []
     faults, now = [], time.monotonic()
@@ -106,5 +107,7 @@ def straggler_faults(tasks: Iterable[EpisodeTask], limit_s: float | None) -> lis
         if not task.late and now - task.began > limit_s:
             task.late = True
             subject = f"environment {task.assignment.env}, episode {task.assignment.index}"
-            faults.append(Fault("straggler", subject, f"still running, the limit is {limit_s:g} s", now - task.began))
+            faults.append(
+                Fault("straggler", subject, f"still being played, the limit is {limit_s:g} s", now - task.began)
+            )
     return faults

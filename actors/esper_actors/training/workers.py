@@ -21,7 +21,7 @@ Weights = Mapping[str, torch.Tensor]
 
 
 class WorkerGroupError(UserError):
-    """An error of a worker group without a healthy worker."""
+    """A worker group without a healthy worker."""
 
     exit_code = 1
     remedy = "Read the last error of a worker in `faults.jsonl`, correct its cause, and resume the run."
@@ -29,41 +29,41 @@ class WorkerGroupError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Callbacks of a worker group: episodes, faults, samples and the stop condition."""
+    """Callbacks of a worker group."""
 
     on_episode: Callable[[Episode], None]
     on_fault: Callable[[Fault], None]
     should_stop: ShouldStop
     on_samples: Callable[[Sequence[Record]], None] | None = None
-    """Receives samples of unfinished episodes; ``None``: nothing is sampled."""
+    """Called with samples of episodes in play; without it nothing is sampled."""
 
 
 QUIET = Watch(lambda _: None, lambda _: None, lambda: False)
-"""Callbacks that do nothing."""
+"""No callbacks."""
 
 
 class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
-    """A learner and its environments. Used within ``with``, which stops all processes."""
+    """A learner and some environments. ``with`` starts and stops them."""
 
     snapshots: SnapshotPolicy | None
     """Where unfinished episodes are saved."""
 
     @property
     def exporter(self) -> Exporter | None:
-        """The exporter of metrics on the cluster; the group closes it."""
+        """Exports metrics from the place of the workers. The group closes it."""
 
     @property
     def quarantined(self) -> Mapping[int, str]:
-        """Quarantined environments with their last error. They run no more episodes."""
+        """Quarantined environments, with their last error. They get no more episodes."""
 
     def plan(self) -> str:
-        """A one-line description of the resources needed, before the start."""
+        """One line about the resources that are needed; nothing has to be started for it."""
 
     def describe(self) -> str:
-        """A one-line description of processes and devices."""
+        """One line about the placement of the workers."""
 
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
-        """Queue these episodes after those that were queued earlier."""
+        """Queue episodes, after those that were queued before."""
 
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """Wait for queued episodes.
@@ -72,32 +72,32 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
             The episodes in the order of ``assignments``, without those of quarantined environments.
 
         Raises:
-            Interrupted: if a stop is requested before all have arrived.
+            Interrupted: if ``watch.should_stop`` said so before all had arrived.
             WorkerGroupError: if no environment is left.
         """
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
-        """Update the policy on ``episodes``; diagnostics by name.
+        """Update the policy with ``episodes``; returns diagnostics by name.
 
         Raises:
-            Interrupted: if a stop is requested before the update has finished.
+            Interrupted: if ``watch.should_stop`` said so before it was done.
             WorkerGroupError: if the learner dies ``system.tries`` times in one update.
         """
 
     def drain(self, watch: Watch) -> None:
-        """Wait a short time for late samples after the last round, and count the lost ones."""
+        """After the last round: wait briefly for late samples, and report how many are lost."""
 
     def state(self) -> LearnerState:
         """The complete state of the learner."""
 
     def load(self, state: LearnerState) -> None:
-        """Restore the learner from ``state``."""
+        """Replace the state of the learner."""
 
 
 def play_round(
     workers: WorkerGroup, assignments: Sequence[Assignment], epsilon: float, watch: Watch = QUIET, round_index: int = 0
 ) -> list[Episode]:
-    """Run episodes with the present policy of the learner, and wait for them."""
+    """Play episodes with the present policy of the learner, and wait for them."""
     weights = workers.state().weights()
     workers.begin(assignments, Behaviour(round_index, round_index, weights_digest(weights), epsilon), weights)
     return workers.collect(assignments, watch)

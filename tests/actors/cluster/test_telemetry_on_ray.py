@@ -93,7 +93,7 @@ def test_an_actor_that_is_gone_is_left_alone(actor):
 
     def noticed():
         push(step(0))
-        return push._actor_died
+        return push._actor_lost
 
     until(noticed)
     push(step(1))

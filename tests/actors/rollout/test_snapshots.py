@@ -1,4 +1,4 @@
-"""Episodes resumed from a snapshot equal uninterrupted ones."""
+"""Episodes that are gone on with after an interruption are the same episodes."""
 
 import numpy as np
 import pytest
@@ -51,15 +51,15 @@ def straight(weights):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 8])
-def test_an_episode_is_resumed_by_another_runner(tmp_path, weights, straight, steps):
+def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight, steps):
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(steps))
-    snapshot = SnapshotPolicy(str(tmp_path), 1).for_round(BEHAVIOUR).load(WHAT)
-    assert isinstance(snapshot, PartialEpisode)
-    assert len(snapshot.recorder) == steps
+    kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).load(WHAT)
+    assert isinstance(kept, PartialEpisode)
+    assert len(kept.recorder) == steps
     resumed = slots(tmp_path)
-    count, step, env = [], MorphogenesisEnv.step, resumed._environments[0].runner.env
-    env.step = lambda action: (count.append(1), step(env, action))[1]
+    count, step = [], MorphogenesisEnv.step
+    resumed._slots[0].runner.env.step = lambda action: (count.append(1), step(resumed._slots[0].runner.env, action))[1]
     assert_same(resumed.play(WHAT, BEHAVIOUR, weights).episode, straight)
     assert len(count) == 9 - steps
 
@@ -67,15 +67,15 @@ def test_an_episode_is_resumed_by_another_runner(tmp_path, weights, straight, st
 def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
     with pytest.raises(Interrupted):
         slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights, stopping_after(8))
-    snapshot = SnapshotPolicy(str(tmp_path), 3).for_round(BEHAVIOUR).load(WHAT)
-    assert len(snapshot.recorder) == 6
+    kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).load(WHAT)
+    assert len(kept.recorder) == 6
     assert_same(slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights).episode, straight)
 
 
-def test_a_finished_episode_is_not_rerun(tmp_path, weights, straight):
+def test_a_finished_episode_is_not_played_again(tmp_path, weights, straight):
     assert_same(slots(tmp_path, every=0).play(WHAT, BEHAVIOUR, weights).episode, straight)
     again = slots(tmp_path)
-    again._environments[0].runner.env.reset = None  # would fail
+    again._slots[0].runner.env.reset = None  # would fail
     assert_same(again.play(WHAT, BEHAVIOUR, weights).episode, straight)
 
 
@@ -90,13 +90,13 @@ def test_a_finished_episode_is_not_rerun(tmp_path, weights, straight):
 def test_what_another_policy_played_is_not_gone_on_with(tmp_path, weights, other):
     slots(tmp_path).play(WHAT, BEHAVIOUR, weights)
     snapshots = SnapshotPolicy(str(tmp_path), 1)
-    assert snapshots.for_round(BEHAVIOUR).load(WHAT) is not None
-    assert snapshots.for_round(other).load(WHAT) is None
-    assert snapshots.for_round(BEHAVIOUR).load(Assignment(13, 3, 5)) is None
+    assert snapshots.of(BEHAVIOUR).load(WHAT) is not None
+    assert snapshots.of(other).load(WHAT) is None
+    assert snapshots.of(BEHAVIOUR).load(Assignment(13, 3, 5)) is None
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_damaged_record_restarts_at_the_first_step(tmp_path, weights, straight, finished, caplog):
+def test_a_damaged_record_is_played_from_its_beginning(tmp_path, weights, straight, finished, caplog):
     player = slots(tmp_path)
     if finished:
         player.play(WHAT, BEHAVIOUR, weights)
@@ -106,17 +106,17 @@ def test_a_damaged_record_restarts_at_the_first_step(tmp_path, weights, straight
     file = next(tmp_path.glob("*/episode-*"))
     file.write_bytes(file.read_bytes()[:-7])
     assert_same(player.play(WHAT, BEHAVIOUR, weights).episode, straight)
-    assert "episode 12 restarts at its first step: the record of an episode is damaged" in caplog.text
+    assert "episode 12 restarts from its beginning: the record of an episode is damaged" in caplog.text
 
 
-def test_a_record_of_another_environment_restarts_at_the_first_step(tmp_path, weights, caplog):
+def test_a_record_of_another_environment_is_played_from_its_beginning(tmp_path, weights, caplog):
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(5))
     other = small_config(episode_length=9, policy__memory_size=8, training__lr=0.01)
     snapshots = SnapshotPolicy(str(tmp_path), 1)
     resumed = EnvironmentPool(other, "cpu", 1, snapshots).play(WHAT, BEHAVIOUR, weights).episode
     assert_same(resumed, EnvironmentPool(other, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode)
-    assert "episode 12 restarts at its first step" in caplog.text
+    assert "episode 12 restarts from its beginning" in caplog.text
 
 
 def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straight, caplog):
@@ -129,17 +129,17 @@ def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straig
 def test_episodes_of_earlier_rounds_are_forgotten(tmp_path, weights):
     snapshots = SnapshotPolicy(str(tmp_path), 1)
     for index in (2, 3, 10):
-        snapshots.for_round(Behaviour(index, 0, "", 0.0)).save(WHAT, b"x")
+        snapshots.of(Behaviour(index, 0, "", 0.0)).save(WHAT, b"x")
     snapshots.remove_before(3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000010"]
 
 
-def test_every_save_changes_the_stamp(tmp_path, weights):
+def test_every_keeping_changes_the_stamp(tmp_path, weights):
     snapshots = SnapshotPolicy(str(tmp_path), 1)
     assert snapshots.stamp(BEHAVIOUR, WHAT) is None
     stamps = set()
     for text in (b"a", b"b", b"c"):
-        snapshots.for_round(BEHAVIOUR).save(WHAT, text)
+        snapshots.of(BEHAVIOUR).save(WHAT, text)
         stamps.add(snapshots.stamp(BEHAVIOUR, WHAT))
     assert len(stamps) == 3
 
@@ -162,8 +162,8 @@ def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
     from esper_ray.leyline.policy import Decision
 
     runner = EpisodeRunner(env, Scripted([Decision(WAIT)] * 9))
-    with pytest.raises(TypeError, match="Scripted has no snapshots"):
-        runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).for_round(BEHAVIOUR))
+    with pytest.raises(TypeError, match="Scripted cannot be saved"):
+        runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
 
 
 @pytest.mark.parametrize(
