@@ -80,7 +80,7 @@ def test_every_flipped_bit_of_the_data_is_refused():
         for bit in range(8):
             changed = bytearray(WHOLE)
             changed[place] ^= 1 << bit
-            with pytest.raises(SampleError, match="it is damaged: its content is not what was written"):
+            with pytest.raises(SampleError, match="it is damaged: the SHA-256 digest of its content differs"):
                 SAMPLE.decode(bytes(changed), "it")
 
 
@@ -106,26 +106,26 @@ def test_another_kind_or_version_is_refused_with_both_values(kind, version):
     data = BlobFormat(kind, version, SampleError, safetensors.numpy).encode({}, None)
     with pytest.raises(SampleError) as caught:
         SAMPLE.decode(data, "file x")
-    expected = f"file x is of kind {kind!r} version {version!r}, needed is kind 'sample' version 3"
+    expected = f"file x is of kind {kind!r} version {version!r}, expected kind 'sample' version 3"
     assert str(caught.value) == expected
 
 
 def test_a_safetensors_file_without_envelope_has_no_kind():
     data = safetensors.numpy.save({"a": np.zeros(2)}, metadata={"format": "pt"})
-    with pytest.raises(SampleError, match=r"it is of kind None version None, needed is kind 'sample' version 3"):
+    with pytest.raises(SampleError, match=r"it is of kind None version None, expected kind 'sample' version 3"):
         SAMPLE.decode(data, "it")
 
 
 @pytest.mark.parametrize("version", [True, 3.5, "3", None])
 def test_a_version_that_is_no_such_number_is_refused(version):
     envelope = SAMPLE.seal([1]) | {"version": version}
-    with pytest.raises(SampleError, match=rf"version {version!r}, needed is kind 'sample' version 3"):
+    with pytest.raises(SampleError, match=rf"version {version!r}, expected kind 'sample' version 3"):
         SAMPLE.unseal(envelope, "it")
 
 
 @pytest.mark.parametrize("envelope", [None, [], "text", 3])
 def test_an_envelope_that_is_no_object_is_refused(envelope):
-    with pytest.raises(SampleError, match="it is damaged: its envelope is no JSON object"):
+    with pytest.raises(SampleError, match="it is damaged: its envelope is not a JSON object"):
         SAMPLE.unseal(envelope, "it")
 
 
@@ -139,9 +139,9 @@ def test_an_envelope_belongs_to_its_payload():
     envelope = SAMPLE.seal({"x": 1}, b"ab", b"c")
     assert SAMPLE.unseal(json.loads(json.dumps(envelope)), "it", b"abc") == {"x": 1}
     for other in (b"abd", b"ab", b""):
-        with pytest.raises(SampleError, match="SHA-256 differs"):
+        with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
             SAMPLE.unseal(envelope, "it", other)
-    with pytest.raises(SampleError, match="SHA-256 differs"):
+    with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
         SAMPLE.unseal(envelope | {"content": {"x": 2}}, "it", b"abc")
 
 

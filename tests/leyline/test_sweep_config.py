@@ -4,7 +4,7 @@ import pytest
 
 from esper_ray.leyline.config.loading import ConfigError, build, read_preset
 from esper_ray.leyline.config.reward import REWARD_MODES
-from esper_ray.leyline.config.sweep import LONGEST_NAME, expand, read_sweep, sweep_config, sweep_names, trial_name
+from esper_ray.leyline.config.sweep import MAX_NAME_LENGTH, expand, read_sweep, sweep_config, sweep_names, trial_name
 
 BASE = build(read_preset("digits"))
 
@@ -51,7 +51,7 @@ def test_names_are_good_for_folders():
     settings = {"reward.mode": "basic", "seed": 7, "task.data_dir": "/a b/c", "growth.slots": ["r0c0", "r0c1"]}
     assert trial_name(3, 2, settings) == "03-basic-data_dir=_a_b_c-slots=_r0c0_r0c1_-s7"
     long = trial_name(3, 2, settings | {"growth.blueprints": ["conv_light"] * 20})
-    assert len(long) <= LONGEST_NAME
+    assert len(long) <= MAX_NAME_LENGTH
     assert long.endswith("-s7")
 
 
