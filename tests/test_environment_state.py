@@ -154,7 +154,7 @@ def test_an_episode_that_is_over_stays_over():
     env.reset(seed=3)
     lived(env, 100, np.random.default_rng(7))
     other.load_state(env.save_state())
-    with pytest.raises(RuntimeError, match="the episode is over"):
+    with pytest.raises(RuntimeError, match="the episode has ended"):
         other.step(np.zeros(8, dtype=int))
 
 
@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
             env.load_state(broken)
     assert env.save_state() == blob
     longer = make_environment("digits", QUICK | {"episode_length": 15})
-    with pytest.raises(EpisodeStateError, match="differ in what decides an episode"):
+    with pytest.raises(EpisodeStateError, match="differ in keys that determine an episode"):
         longer.load_state(blob)
     named = make_environment("digits", QUICK | {"name": "other", "ppo.lr": 0.1, "system.threads": 2})
     named.load_state(blob)
@@ -206,7 +206,7 @@ def test_other_data_and_other_hosts_are_refused():
     env, other = MorphogenesisEnv(config, data=data(0)), MorphogenesisEnv(config, data=data(1))
     env.reset(seed=1)
     blob = env.save_state()
-    with pytest.raises(EpisodeStateError, match="learns from the data"):
+    with pytest.raises(EpisodeStateError, match="the episode has data"):
         other.load_state(blob)
     wide = CNNHostConfig(base_channels=4)
     hosted = MorphogenesisEnv(config, data=data(0), host=lambda d: build_host(wide, d.example_shape, d.classes))

@@ -166,7 +166,7 @@ def test_held_out_examples_come_as_tensors_or_as_batches(bundle):
 
 
 def test_an_epoch_without_a_step_of_the_optimiser_is_an_error(bundle):
-    with pytest.raises(RuntimeError, match=r"epoch 0 went by without a step of growing\.optimizer"):
+    with pytest.raises(RuntimeError, match=r"epoch 0 had 0 steps of growing\.optimizer"):
         list(grow(Small(), examples(), policy=bundle))
 
 
@@ -222,8 +222,8 @@ def test_features_that_the_policy_does_not_know_are_refused_and_the_model_stays_
     ("data", "options", "message"),
     [
         (lambda x, y: (x, y[:3]), {}, "24 inputs and 3 targets"),
-        (lambda x, y: [], {}, "there are none in data"),
-        (lambda x, y: (x[:0], y[:0]), {}, "there are none in data"),
+        (lambda x, y: [], {}, "got 0 in data"),
+        (lambda x, y: (x[:0], y[:0]), {}, "got 0 in data"),
         (lambda x, y: (x, y + 3), {}, r"0\.\.2, the classes of the model; got 3\.\.5"),
         (lambda x, y: (x, y[:, None].expand(-1, 2)), {}, r"logits of shape \(2, 2, 'classes'\).*got \(2, 3\)"),
         (lambda x, y: (x, y), {"epochs": 0}, "at least 1, got 0"),

@@ -68,7 +68,7 @@ def test_the_committed_coalition_of_five_seeds_is_measured_and_judged(monkeypatc
     monitor.judge(0, None, {})
     assert runtime.organism.model.committed_slots == {"r0c0", "r0c2", "r1c0"}
     assert len(monitor.measured.coalitions) < 2**5
-    assert judged == [monitor.measured.accuracy_of(frozenset({"r0c0", "r0c2", "r1c0"}))]
+    assert judged == [monitor.measured.coalition_accuracy_pp(frozenset({"r0c0", "r0c2", "r1c0"}))]
 
 
 def test_a_healthy_epoch_is_trusted_and_a_rollback_restores_it():

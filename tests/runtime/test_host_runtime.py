@@ -180,6 +180,6 @@ def test_seeds_from_the_start_are_refused_afterwards_and_where_there_is_no_slot(
         runtime.plant([PlantedSeed("r9c9", "norm", GerminationStyle.LINEAR_ADD)])
     assert runtime.reports() == (None, None, None)
     next(runtime.run_without_policy())
-    with pytest.raises(ValueError, match="can be there from the start only, not after 1 epochs"):
+    with pytest.raises(ValueError, match="can be planted before the first epoch only, not after 1 epochs"):
         runtime.plant([PlantedSeed("r0c0", "norm", GerminationStyle.LINEAR_ADD)])
     assert runtime.reports() == (None, None, None)

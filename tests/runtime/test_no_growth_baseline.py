@@ -49,13 +49,13 @@ def test_doing_nothing_earns_exactly_nothing(env):
 def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
     first, _ = idle(env, 7)
     curves = env._controls
-    monkeypatch.setattr(curves, "_computed", lambda seed: pytest.fail("computed again"))
+    monkeypatch.setattr(curves, "_compute", lambda seed: pytest.fail("computed again"))
     idle(env, 7)
     assert env.progress.rewards.control_pp == first
 
 
 def test_only_so_many_curves_are_remembered(env, monkeypatch):
-    monkeypatch.setattr("esper_ray.runtime.control.CURVES_KEPT", 2)
+    monkeypatch.setattr("esper_ray.runtime.control.MAX_CACHED_CURVES", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
     kept = [curves.curve(seed) for seed in (1, 2, 3)]
     assert list(curves._curves) == [2, 3]
