@@ -23,7 +23,7 @@ TRAINING, INSPECTION, SETUP = "Train and evaluate", "Inspect runs", "Set up"
 
 @dataclass(frozen=True)
 class Entry:
-    """A command that is imported when it is called.
+    """Entry of a command, which is imported when it is called.
 
     ``app`` is the name of its Typer application in ``module``, ``summary`` the first line of its help.
     """
@@ -124,7 +124,7 @@ def spread(arguments: list[str]) -> list[str]:
     """``--slots a b``, ``--slots a,b`` and ``--slots=a,b`` as ``--slots a --slots b``.
 
     Raises:
-        UsageError: if another option follows where a value belongs.
+        UsageError: if an option has no value.
     """
     result: list[str] = []
     option: str | None = None

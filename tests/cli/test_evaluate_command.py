@@ -94,7 +94,7 @@ def test_the_table_shows_what_the_files_hold(told):
         (row,) = [[cell.strip() for cell in row] for row in markdown if len(row) == 3 and row[0].strip() == other]
         assert row[1:] == line.partition(": test ")[2].split(", objective ")
     assert answer.out.splitlines()[-1] == f"written to {folder}"
-    assert "wide-host and from-scratch are made after the final networks of random" in answer.out
+    assert "wide-host and from-scratch follow the final networks of random" in answer.out
 
 
 def test_equal_evaluations_give_equal_scores(told, tmp_path):
@@ -137,7 +137,7 @@ def test_a_range_of_seeds_and_no_controls(evaluate, out):
     assert answer.code == 0
     assert played(out) == [("heuristic", 100), ("heuristic", 101), ("static", 100), ("static", 101)]
     assert "control" in next(line for line in answer.out.splitlines() if line.startswith("heuristic "))
-    assert "are made after" not in answer.out
+    assert "follow the final networks" not in answer.out
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -152,7 +152,7 @@ def test_a_trained_policy_is_played_where_it_was_trained_unless_told_otherwise(f
     assert elsewhere.code == 0
     assert elsewhere.out.startswith("patterns: task patterns")
     assert played(out)[0] == ("mine", 0)
-    assert "learned policies draw, without exploration" in (out / "comparison.md").read_text()
+    assert "sampled actions, without exploration" in (out / "comparison.md").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -175,7 +175,10 @@ REFUSED = {
     "label": (["static=random"], ["'static' means another policy"]),
     "control": (["random", "--control", "best"], ["--control best", "random, static, heuristic, wide-host"]),
     "no controls": (["random", "--no-controls"], ["--control static: it is not evaluated; there are random"]),
-    "oracle": (["oracle", "--task", "digits"], ["oracle cannot play here: no oracle for task 'digits'", "patterns"]),
+    "oracle": (
+        ["oracle", "--task", "digits"],
+        ["oracle cannot play under this configuration: no oracle for task 'digits'", "patterns"],
+    ),
     "task": (["random", "--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
     "workers": (["random", "--workers", "0"], ["--workers"]),
     "nothing": ([], ["POLICY"]),
@@ -199,7 +202,10 @@ def test_a_script_that_asks_for_what_there_is_not_is_refused_before_anything_is_
     (tmp_path / "wrong.yaml").write_text("- {epoch: 0, op: germinate, slot: 3}\n")
     answer = evaluate(f"schedule:{tmp_path / 'wrong.yaml'}")
     assert answer.code == 2
-    assert "esper: error: wrong cannot play here: script line 1: slot 3; the run has 0 to 2" in answer.err
+    assert (
+        "esper: error: wrong cannot play under this configuration: script line 1: slot 3; the run has 0 to 2"
+        in answer.err
+    )
     assert not out.exists()
 
 
@@ -234,7 +240,7 @@ def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluat
     assert answer.code == CODES[number]
     assert f"{number.name}: stopping" in answer.err
     assert "Traceback" not in answer.err
-    assert "stopped after 3 of 10 episodes; nothing was compared, their scores are in" in answer.out
+    assert "stopped after 3 of 10 episodes, without a comparison, their scores are in" in answer.out
     assert os.listdir(out) == ["scores.csv"]
     assert played(out) == [("random", 0), ("random", 1), ("static", 0)]
 
@@ -263,7 +269,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
         rest, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "of 25000 episodes; nothing was compared" in rest
+    assert "of 25000 episodes, without a comparison" in rest
     assert os.listdir(out) == ["scores.csv"]
 
 

@@ -111,7 +111,7 @@ def test_the_seeds_of_a_slot_have_stories(finished, run):
         (["explain", "--episode", "0", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
         (
             ["explain", "--env", "7", "--slot", "r0c0"],
-            "--env 7: no episode of it is complete; environments with one: 0, 1",
+            "--env 7: it has no complete episode; environments with one: 0, 1",
         ),
         (["explain", "--episode", "0", "--slot", "r0c0", "--step", "1"], "leave one of them out"),
     ],

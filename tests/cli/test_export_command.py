@@ -108,7 +108,7 @@ def cut_weights(run):
         (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
         (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (spoil_version, ["t.esper"], "version 0, needed is kind 'checkpoint' version 3"),
+        (spoil_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 3"),
         (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
         (cut_weights, ["t.esper"], "is damaged"),
     ],

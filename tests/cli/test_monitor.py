@@ -64,7 +64,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
         rest = process.stdout.read()
         process.wait(100)
     assert process.returncode == 130, rest
-    assert "go on with: esper train ppo --resume" in rest
+    assert "resume with: esper train ppo --resume" in rest
     assert "as Prometheus saw it last" in rest
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive

@@ -1,4 +1,4 @@
-"""Runs with a name, and with a copy elsewhere that they can be gone on with from."""
+"""Runs with a name, and with a copy elsewhere that they can be resumed from."""
 
 import shutil
 

@@ -109,7 +109,7 @@ class TestResuming:
         made(tmp_path / "sweep")
         answer = esper("sweep", "--out", tmp_path / "sweep", "--seeds", "1")
         assert answer.code == 2
-        assert f"--resume {tmp_path / 'sweep'} goes on with a sweep" in answer.err
+        assert f"--resume {tmp_path / 'sweep'} resumes an existing sweep" in answer.err
 
     @pytest.mark.parametrize(
         ("text", "expected"),

@@ -115,7 +115,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"stopped: 0 of 2 trials are done; so far {folder / 'sweep.csv'}" in out
-    assert f"go on with: esper sweep --resume {shlex.quote(str(folder))}" in out
+    assert f"resume with: esper sweep --resume {shlex.quote(str(folder))}" in out
     started = [row for row in rows(folder) if row["status"] != "waiting"]
     assert started
     assert {row["status"] for row in started} == {"interrupted"}
@@ -181,7 +181,7 @@ def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
     answer = call("sweep", "--resume", folder)
     assert answer.code == 1
     assert re.search(r"failed: 0-basic-s42: .*is damaged", answer.out)
-    assert f"1 of 2 trials are done; try the others again with: esper sweep --resume {folder}" in answer.out
+    assert f"1 of 2 trials are done; retry the others with: esper sweep --resume {folder}" in answer.out
     assert [row["status"] for row in rows(folder)] == ["failed", "finished"]
 
 

@@ -57,7 +57,7 @@ def check(
         if not path.is_file():
             problems.append(f"{path} does not exist; esper dashboards render writes it")
         elif path.read_text() != content:
-            problems.append(f"{path} is not what the catalogue makes; esper dashboards render writes it anew")
+            problems.append(f"{path} differs from the catalogue; esper dashboards render writes it anew")
     for problem in problems:
         typer.echo(problem, err=True)
     typer.echo(f"{count} queries, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}")

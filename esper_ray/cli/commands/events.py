@@ -19,7 +19,7 @@ sql_app = typer.Typer(add_completion=False)
 
 FORMATS = ("table", "json", "csv")
 SHOWN = 1000
-"""Rows beyond which ``esper sql`` prints a table's beginning only."""
+"""Maximum number of rows of a table that ``esper sql`` prints."""
 
 
 @app.command()
@@ -70,7 +70,7 @@ def events(
 
 
 def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[str, Any]) -> None:
-    """See that there can be such events.
+    """Check that the run can have such events.
 
     Raises:
         UsageError: if a kind has no such field, or the run no such environment or slot.
@@ -126,7 +126,7 @@ def sql(
 
 
 def _as_rows(records: Sequence[dict[str, Any]], kind: str | None) -> tuple[Sequence[str], list[list[str]]]:
-    """Columns and cells: of one kind its fields, of several what they have in common and the rest in words."""
+    """Columns and cells: fields of one kind, or common fields of several kinds with the rest as text."""
     from esper_ray.nissa.catalogue.kinds import KINDS
     from esper_ray.nissa.catalogue.shapes import CLOCK
     from esper_ray.nissa.log.tables import PROVENANCE
@@ -166,7 +166,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Cells in columns, cut where the terminal ends if there is one."""
+    """Aligned columns of cells, cut at the width of a terminal."""
     from shutil import get_terminal_size
 
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]

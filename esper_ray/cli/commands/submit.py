@@ -187,6 +187,6 @@ def check_command(root: Any, words: list[str]) -> None:
     try:
         here.make_context(said, list(rest))
     except Exception as error:
-        if not hasattr(error, "format_message"):  # an error of the parser, whichever click typer stands on
+        if not hasattr(error, "format_message"):  # by name, because typer may vendor its own click
             raise
         raise UsageError(f"{said}: {error.format_message()}") from error

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from esper_ray.karn.reports.panel_pictures import Window, draw_row, draw_rows, legend, shown
+from esper_ray.karn.reports.panel_pictures import Window, draw_row, draw_rows, format_value, legend
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 from esper_ray.nissa.grafana.prometheus import PrometheusApi, PrometheusError
@@ -20,12 +20,12 @@ END = 1_700_000_000.0
 class Answers(http.server.BaseHTTPRequestHandler):
     """What a Prometheus says: one series with the labels of the request's taste, 0 to 3."""
 
-    asked: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
+    requests: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
 
     def do_GET(self):
         url = urlparse(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        self.asked.append((url.path, query))
+        self.requests.append((url.path, query))
         if "bad" in query.get("query", ""):
             return self.answer(400, {"status": "error", "error": "parse error: unexpected identifier"})
         return self.answer(200, {"status": "success", "data": self.data(url.path, query)})
@@ -56,7 +56,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api():
-    Answers.asked = []
+    Answers.requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield PrometheusApi(f"http://127.0.0.1:{server.server_port}")
@@ -68,7 +68,7 @@ def test_every_row_becomes_a_picture(api, tmp_path):
     paths = draw_rows(api, "run", tmp_path, 60.0, END)
     assert len(paths) == len(ROWS) == len({path.name for path in paths})
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
-    queries = [query["query"] for _, query in Answers.asked if "query" in query]
+    queries = [query["query"] for _, query in Answers.requests if "query" in query]
     assert len(queries) == sum(len(panel.queries) for row in ROWS for panel in row.panels)
     assert not [query for query in queries if "$" in query]
     assert all('run="run"' in query for query in queries if "ray_esper" in query)
@@ -124,7 +124,7 @@ def test_stacked_curves_are_areas_and_steps_colour_numbers(api):
     ],
 )
 def test_numbers_have_units(value, unit, text):
-    assert shown(value, unit) == text
+    assert format_value(value, unit) == text
 
 
 def test_a_legend_is_filled_with_labels():
@@ -133,7 +133,7 @@ def test_a_legend_is_filled_with_labels():
 
 
 def test_a_run_that_is_not_known_is_told_with_those_that_are(api, tmp_path):
-    with pytest.raises(PrometheusError, match="knows no run 'mine'; it has other, run"):
+    with pytest.raises(PrometheusError, match="has no run 'mine'; its runs: other, run"):
         draw_rows(api, "mine", tmp_path, 60.0)
 
 
