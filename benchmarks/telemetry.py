@@ -1,10 +1,9 @@
-"""What telemetry costs: the share of a run that goes into events, Parquet, metrics, samples and the control.
+"""Cost of telemetry: its share of a run for events, Parquet, metrics, samples and the control.
 
-A round of the preset digits is played and learnt from in one process. The same episodes are then logged,
-compacted, folded into metrics and shown to an exporter again and again, and so is what was told while they
-were played; the median of that over the round is the overhead, to which the control without growth adds its
-share of all rounds. Two whole runs, one with and one without, differ by more than that from one time to the
-next.
+A round of the preset digits is played and learnt from in one process. Its episodes and samples are then logged,
+compacted, folded into metrics and exported repeatedly; the median time over that of the round is the overhead. The
+control without growth adds its share of all rounds. A comparison of two whole runs, with and without telemetry,
+would be too noisy.
 """
 
 import itertools

@@ -2,9 +2,9 @@
 
     python examples/grow_a_module.py
 
-The module below knows nothing of seeds. A slot is attached to the output of its first block; a seed
-is germinated there, trained behind the host for a few epochs, blended in, and kept. At the end the
-grown network is an ordinary module again.
+The module below has no code for seeds. A slot is attached to the output of its first block; a seed
+is germinated there, trained behind the host for a few epochs, blended in, and fossilized. At the end
+the grown network is an ordinary module again.
 """
 
 import torch
@@ -31,7 +31,7 @@ SLOT = "r0c0"
 
 
 class Tiny(nn.Module):
-    """A network too simple for its task: it never looks at neighbouring pixels."""
+    """Network too simple for its task: its kernels cover single pixels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Grow torchvision's ResNet-18 on CIFAR-10, the hand-written policy deciding what grows where and when.
+"""Grow torchvision's ResNet-18 on CIFAR-10 under the heuristic policy.
 
     python examples/grow_resnet18.py --data-dir ../shared/data/cifar10
 
 The folder holds train*.parquet and test*.parquet in the layout of the Hugging Face data set. The
-network is torchvision's own, its code untouched; slots sit behind its first three stages. At the end
-it is an ordinary module again, exported with what it has grown. A few minutes on two CPU cores.
+network is torchvision's, with unchanged code; slots are attached behind its first three stages. At the end
+it is an ordinary module again, exported with its grown parts. It takes a few minutes on two CPU cores.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def load(folder: Path, images: int) -> ImageData:
 
 
 def host(data: ImageData) -> HostSpec:
-    """A fresh ResNet-18 whose first convolution suits small pictures, and the places where it may grow."""
+    """A fresh ResNet-18 whose first convolution suits small pictures, and its slots."""
     network = resnet18(num_classes=data.classes)
     network.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
     return HostSpec(network, {"r0c0": "layer1", "r0c1": "layer2", "r0c2": "layer3"})

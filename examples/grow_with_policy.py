@@ -1,12 +1,12 @@
-"""A trained Tamiyo steers a model and a training loop of one's own: no environment, no Ray.
+"""Grow a model under a trained policy in your own training loop: no environment, no Ray.
 
     esper train ppo --preset digits_long
     esper export-policy runs/<run_id> tamiyo.esper
     python examples/grow_with_policy.py tamiyo.esper
 
-The model, its data and the loop below know nothing of growth but three lines: `grow`, `incubate`, and that the
-optimiser is `growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with
-the same model trained alone.
+The model, its data and the loop below are ordinary PyTorch but for three lines: `grow`, `incubate` and
+`growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with the same model
+trained alone.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HELD_OUT, TEST = 400, 300
 
 
 class Narrow(nn.Module):
-    """A network too simple for its task: it never looks at neighbouring pixels."""
+    """Network too simple for its task: its kernels cover single pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def examples() -> tuple[Tensor, Tensor]:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """In per cent."""
+    """Accuracy in per cent."""
     with torch.no_grad():
         return 100.0 * (model.eval()(images).argmax(dim=1) == labels).float().mean().item()
 
