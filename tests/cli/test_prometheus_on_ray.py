@@ -16,20 +16,20 @@ TRAIN = [
     *("--memory-size", "16", "--ppo-epochs", "1", "--run-id", "watched", "--set", "telemetry.wait_every=1"),
 ]
 MAY_BE_EMPTY = {
-    "Kept and pruned",
-    "What keeps gates shut",
-    "Length of lives",
-    "Worth of blueprints",
-    "Vetoes",
+    "Seed outcomes",
+    "Failed gate checks",
+    "Seed lifespan",
+    "Contribution by blueprint",
+    "Vetoed germinations",
     "Rollbacks",
-    "Not finite",
-    "Faults",
+    "Non-finite values",
+    "Process faults",
     "Explained variance",
-    "Anomalies",
-    "Charged for gaming",
+    "Open anomalies",
+    "Reward gaming rate",
     "GPU memory",
-    "GPUs at work",
-    "GPU memory of environments",
+    "GPU utilisation",
+    "GPU memory by environment",
 }
 """Panels about what need not happen in a short run, or about GPUs."""
 
