@@ -94,7 +94,7 @@ print("esper_ray/Morphogenesis-v0" in gymnasium.registry, "torch" in sys.modules
     assert fresh_process(program, tmp_path) == ["True", "False"]
 
 
-def test_a_made_environment_plays_behind_the_wrappers_of_gymnasium():
+def test_an_environment_of_gymnasium_make_runs_behind_its_wrappers():
     env = gymnasium.make("esper_ray/Morphogenesis-v0", preset="digits", overrides=TINY)
     observation, _ = env.reset(seed=3)
     assert env.observation_space.contains(observation)
@@ -234,7 +234,7 @@ def test_an_action_is_flagged_exactly_where_the_masks_forbid_it(fuzzed):
     assert sum(flagged) == sum(illegal for *_, illegal in totals)
 
 
-def test_legal_actions_are_carried_out_and_illegal_ones_become_waiting(fuzzed):
+def test_legal_actions_are_executed_and_illegal_ones_become_wait(fuzzed):
     """Legal commands can only fail at a gate, and then the gate's verdict is in the log."""
     env, records, _ = fuzzed
     for action, allowed, _, _, info, _ in records:
@@ -307,7 +307,7 @@ def live_a_whole_life(env):
 
 
 @pytest.mark.parametrize(("auto", "mover"), [([], "policy"), (["g1", "g2", "g3"], "clock")], ids=["manual", "auto"])
-def test_a_whole_life_from_germination_to_commitment(auto, mover):
+def test_a_seed_passes_all_stages_from_germination_to_commitment(auto, mover):
     env = make_environment("digits", FULL | {"growth.auto_forward": auto})
     moves, commits, info = live_a_whole_life(env)
     assert moves == [
@@ -349,7 +349,7 @@ def test_more_than_four_seeds_are_measured_by_sampling():
     assert 7 <= sizes[5] < 16
 
 
-def test_what_cannot_be_had_is_refused_when_the_environment_is_made(tmp_path):
+def test_unavailable_tasks_and_blueprints_are_refused_by_the_environment(tmp_path):
     with pytest.raises(ConfigError, match="unknown preset 'digit'; did you mean 'digits'"):
         make_environment("digit")
     with pytest.raises(ConfigError, match="episode_lenght"):

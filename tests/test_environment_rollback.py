@@ -164,7 +164,7 @@ def test_a_broken_seed_is_caught_once_it_is_blended_in():
     assert torch.isfinite(env.organism.model.cell("r0c1").seed.scale).all()
 
 
-def test_a_broken_seed_in_training_breaks_nothing_and_never_gets_out():
+def test_a_broken_seed_in_training_changes_nothing_and_never_blends():
     """Its gate stays shut, however little is asked of the gradients' health."""
     env = started([GROW], **{"growth.min_training_epochs": 2})
     assert env.reports[1].stage is Stage.TRAINING
@@ -224,7 +224,7 @@ def test_shaping_telescopes_to_minus_the_first_potential_when_the_episode_termin
     assert total == pytest.approx(-0.3 * first, abs=1e-9)
 
 
-def test_a_new_episode_begins_as_if_nothing_had_happened():
+def test_a_new_episode_is_independent_of_the_rollback():
     env = started([GROW])
     poison(env)
     env.step(STAY)

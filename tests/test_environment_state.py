@@ -127,7 +127,7 @@ def test_going_on_elsewhere_is_going_on(name, at):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_another_process_goes_on_bit_by_bit(name, tmp_path):
+def test_another_process_resumes_bit_for_bit(name, tmp_path):
     env = environment(name)
     env.reset(seed=5)
     lived(env, 7, np.random.default_rng(7))
@@ -149,7 +149,7 @@ def test_saving_changes_nothing():
     assert lived(env, 100, np.random.default_rng(8)) == lived(twin, 100, np.random.default_rng(8))
 
 
-def test_an_episode_that_is_over_stays_over():
+def test_a_loaded_episode_that_has_ended_refuses_steps():
     env, other = environment("digits"), environment("digits")
     env.reset(seed=3)
     lived(env, 100, np.random.default_rng(7))
@@ -158,7 +158,7 @@ def test_an_episode_that_is_over_stays_over():
         other.step(np.zeros(8, dtype=int))
 
 
-def test_a_rollback_after_loading_goes_back_to_what_was_trusted_before():
+def test_a_rollback_after_loading_restores_the_trusted_state():
     env, other = environment("digits"), environment("digits")
     env.reset(seed=3)
     lived(env, 5, np.random.default_rng(7))
@@ -171,7 +171,7 @@ def test_a_rollback_after_loading_goes_back_to_what_was_trusted_before():
         assert torch.equal(tensor, other.organism.model.state_dict()[name])
 
 
-def test_what_does_not_fit_is_refused_and_changes_nothing():
+def test_a_foreign_state_is_refused_and_changes_nothing():
     env = environment("digits")
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
         env.save_state()
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
     named.load_state(blob)
 
 
-def test_the_digest_of_an_episode_knows_what_decides_it():
+def test_the_digest_of_an_episode_depends_on_decisive_keys_only():
     base = RunConfig()
     assert base.environment_digest() == base.model_copy(update={"seed": 7, "name": "x"}).environment_digest()
     assert base.environment_digest() != base.model_copy(update={"gamma": 0.9}).environment_digest()

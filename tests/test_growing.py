@@ -96,7 +96,7 @@ def train_once(growing, x, y, incubate=True):
     growing.optimizer.step()
 
 
-def test_a_life_in_ones_own_loop_is_the_life_in_the_environment(config, bundle, env):
+def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle, env):
     """The same host, batches and policy: the same actions and the same accuracies, without any of its machinery."""
     env.reset(seed=SEED)
     player = bundle.player()
@@ -155,7 +155,7 @@ def test_the_length_of_the_policys_own_training_is_the_default(bundle):
     assert grow(Small(), examples(), policy=bundle).epochs == 20
 
 
-def test_held_out_examples_come_as_tensors_or_as_batches(bundle):
+def test_held_out_examples_are_tensors_or_batches(bundle):
     x, y = examples()
     whole = grow(Small(), (x, y), policy=bundle, examples=20)
     batches = grow(Small(), list(zip(x.split(7), y.split(7), strict=True)), policy=bundle, examples=20)
@@ -209,7 +209,7 @@ class Tokens(nn.Module):
         return self.head(torch.relu(self.block(self.embed(x))))
 
 
-def test_features_that_the_policy_does_not_know_are_refused_and_the_model_stays_as_it_was(bundle):
+def test_features_foreign_to_the_policy_are_refused_and_the_model_is_unchanged(bundle):
     model, tokens = Tokens(), torch.zeros(8, 6, dtype=torch.long)
     with pytest.raises(BundleError, match=r"learnt to grow on images .* but r0c0 has sequences"):
         grow(model, (tokens, tokens), policy=bundle, slots={"r0c0": "block"})
@@ -230,6 +230,6 @@ def test_features_that_the_policy_does_not_know_are_refused_and_the_model_stays_
         (lambda x, y: (x, y), {"slots": {"r0c0": "third"}}, "unknown submodule 'third'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_value(bundle, data, options, message):
+def test_invalid_arguments_are_refused_with_the_value(bundle, data, options, message):
     with pytest.raises(ValueError, match=message):
         grow(Small(), data(*examples()), policy=bundle, **options)

@@ -12,7 +12,7 @@ from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 pytestmark = pytest.mark.integration
 
 
-def test_what_is_rendered_passes_the_check(tmp_path):
+def test_rendered_files_pass_the_check(tmp_path):
     rendered = call("dashboards", "render", "--out", tmp_path)
     assert rendered.code == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(files())

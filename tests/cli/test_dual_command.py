@@ -83,7 +83,7 @@ def test_a_comparison_on_ray_has_the_results_of_one_process(work):
         (("--dual-ab", "shaped-vs-sparse", "--ab-seeds", "1"), "--ab-seeds"),
     ],
 )
-def test_what_is_no_pair_is_refused(work, arguments, message):
+def test_a_text_that_is_not_a_pair_is_refused(work, arguments, message):
     answer = train("--serial", *arguments)
     assert answer.code == 2
     assert message in answer.err

@@ -76,7 +76,7 @@ def told(tmp_path_factory):
     return call("evaluate", "random", "--seeds", "2", *QUICK, "--out", folder), folder
 
 
-def test_the_table_shows_what_the_files_hold(told):
+def test_the_table_equals_the_files(told):
     answer, folder = told
     lines = answer.out.split("Gains are over static, paired by seed")[0].splitlines()
     assert lines[0].startswith("digits: task digits, 2 seeds from 0, episodes of 3 epochs; random, static, heuristic")
@@ -141,7 +141,7 @@ def test_a_range_of_seeds_and_no_controls(evaluate, out):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_trained_policy_is_played_where_it_was_trained_unless_told_otherwise(finished, evaluate, out):
+def test_a_trained_policy_uses_its_training_environment_by_default(finished, evaluate, out):
     """Its configuration says 2 steps an epoch and a policy of 16 features; the flags say 1 step."""
     answer = evaluate(finished.run.path, "--seeds", "2", "--no-controls", "--control", "digits")
     assert (answer.code, answer.err) == (0, "")
@@ -198,7 +198,7 @@ def test_bad_input_is_refused_with_value_and_constraint(case, evaluate, out):
     assert not out.exists()
 
 
-def test_a_script_that_asks_for_what_there_is_not_is_refused_before_anything_is_played(evaluate, out, tmp_path):
+def test_a_script_with_an_unknown_slot_is_refused_before_any_episode(evaluate, out, tmp_path):
     (tmp_path / "wrong.yaml").write_text("- {epoch: 0, op: germinate, slot: 3}\n")
     answer = evaluate(f"schedule:{tmp_path / 'wrong.yaml'}")
     assert answer.code == 2
@@ -309,6 +309,6 @@ def test_a_range_of_seeds_holds_both_its_ends(first, more):
 
 
 @pytest.mark.parametrize("text", ["", "-", "3-", "1-2-3", "1,2", "1.5", "٣ ", "2 - 4"])
-def test_what_is_no_range_of_seeds_is_refused(text):
+def test_a_text_that_is_not_a_range_of_seeds_is_refused(text):
     with pytest.raises(UsageError, match="--seeds"):
         seed_list(text)

@@ -48,7 +48,7 @@ def test_that_there_are_none_is_said(run):
     assert "the run has no such events so far" in answer.err
 
 
-def test_samples_are_printed_where_they_are_asked_for(run):
+def test_samples_are_printed_with_their_kind_only(run):
     answer = call("events", run, "--kind", "decision", "--format", "json", "--limit", 0)
     assert answer.code == 0
     assert rows(answer)

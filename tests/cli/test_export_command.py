@@ -22,7 +22,7 @@ def run(finished, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "finished_rounds"), [([], 2), (["--round", "1"], 1)])
-def test_a_bundle_holds_the_policy_of_the_round_and_says_where_it_comes_from(run, finished, more, finished_rounds):
+def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished, more, finished_rounds):
     target = run.parent / "tamiyo.esper"
     answer = call("export-policy", run, target, *more)
     assert (answer.code, answer.err) == (0, "")
@@ -39,7 +39,7 @@ def test_a_bundle_holds_the_policy_of_the_round_and_says_where_it_comes_from(run
     assert manifest.weights_sha256 in answer.out
 
 
-def test_a_bundle_plays_like_the_run_that_it_was_made_of(run):
+def test_a_bundle_decides_like_its_run(run):
     target, out = run.parent / "tamiyo.esper", run.parent / "evaluation"
     assert call("export-policy", run, target).code == 0
     settings = ["--serial", "--no-controls", "--seeds", "2", "--control", "run", "--out", out]
@@ -61,7 +61,7 @@ def test_an_evaluation_of_a_run_in_its_own_environment_shows_how_it_learnt(run):
     assert not (other / "learning.png").exists(), "episodes of another length are no lines to compare with"
 
 
-def test_a_policy_asked_for_features_that_it_does_not_know_is_refused(run):
+def test_a_policy_on_foreign_features_is_refused(run):
     target = run.parent / "tamiyo.esper"
     assert call("export-policy", run, target).code == 0
     hosts = ["--set", "host={'family': 'mlp'}", "--set", "growth.blueprints=['norm', 'lora']", "--serial"]
@@ -113,7 +113,7 @@ def cut_weights(run):
         (cut_weights, ["t.esper"], "is damaged"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, spoil, arguments, message, monkeypatch):
+def test_a_run_that_cannot_be_exported_is_refused_without_a_file(run, spoil, arguments, message, monkeypatch):
     monkeypatch.chdir(run.parent)
     spoil(run)
     answer = call("export-policy", run, *arguments)

@@ -13,7 +13,7 @@ from esper_ray.nissa.metrics.exporter import PrometheusExporter
 pytestmark = pytest.mark.integration
 
 
-def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
+def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
     """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""
     ports, pages, original = [], [], MetricsObserver.round_finished
 
@@ -46,7 +46,7 @@ def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
     assert first == second
 
 
-def test_a_port_for_metrics_that_is_taken_is_refused(tmp_path):
+def test_an_occupied_port_for_metrics_is_refused(tmp_path):
     with closing(socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -64,7 +64,7 @@ def test_metrics_of_a_run_without_telemetry_are_refused(tmp_path):
     assert "--metrics-port 0: with telemetry off there are no metrics" in answer.err
 
 
-def test_an_unknown_level_is_refused_with_those_that_there_are(tmp_path):
+def test_an_unknown_level_is_refused_with_the_valid_ones(tmp_path):
     answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--telemetry", "loud")
     assert answer.code == 2
     assert "telemetry.level" in answer.err

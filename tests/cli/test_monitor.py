@@ -32,7 +32,7 @@ def training(folder, rounds):
 
 @needs_prometheus
 @pytest.mark.slow
-def test_links_are_printed_the_run_is_seen_and_nothing_stays(tmp_path):
+def test_links_are_printed_the_run_is_scraped_and_all_processes_end(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 3), env=os.environ | {"COLUMNS": "200"}) as process:
         out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
@@ -73,7 +73,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
 
 @needs_prometheus
 @pytest.mark.slow
-def test_a_prometheus_that_ends_is_told_and_the_run_goes_on(tmp_path):
+def test_the_end_of_prometheus_is_printed_and_the_run_continues(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 8)) as process:
         out = ""
         for line in process.stdout:
@@ -105,14 +105,14 @@ def test_a_run_that_cannot_begin_gives_its_own_exit_code():
         (["--", "--preset", "digits", "--metrics-port=3"], "--metrics-port is chosen by esper monitor"),
     ],
 )
-def test_what_cannot_be_done_is_told(words, message):
+def test_options_that_cannot_be_executed_are_refused(words, message):
     answer = call("monitor", *words)
     assert answer.code == 2
     assert message in answer.err
 
 
 @needs_prometheus
-def test_a_port_that_is_taken_is_refused():
+def test_an_occupied_port_is_refused():
     with closing(socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -68,7 +68,7 @@ def test_every_query_that_must_have_data_has_data(followed):
     assert titles <= MAY_BE_EMPTY, empty
 
 
-def test_nobody_would_be_called_for_a_run_in_order(followed):
+def test_no_paging_alert_fires_for_a_healthy_run(followed):
     """Whatever a policy that has hardly learnt may give reason for can wait, and has to last."""
     _, found, _ = followed
     reasons = {whose.partition(" ")[2] for whose, _ in found if whose.startswith("alert")}

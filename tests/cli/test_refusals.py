@@ -135,7 +135,7 @@ def test_a_configuration_file_that_cannot_be_used_is_refused_with_its_path(esper
     assert "mine.yaml" in answer.err
 
 
-def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(esper, runs):
+def test_a_run_without_a_checkpoint_cannot_be_resumed(esper, runs):
     """As a heuristic run has none."""
     done = esper("train", "heuristic", "--episode-length", "1", "--telemetry-dir", runs)
     assert done.code == 0

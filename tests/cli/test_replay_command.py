@@ -51,7 +51,7 @@ def test_the_first_difference_is_reported_with_both_values(run):
         (["--episode", "0", "--device", "tpu"], "--device tpu: it must be cpu or cuda:<index>"),
     ],
 )
-def test_what_cannot_be_played_again_is_refused(run, arguments, message):
+def test_an_episode_that_cannot_be_replayed_is_refused(run, arguments, message):
     answer = call("replay", run, *arguments)
     assert answer.code == 2
     assert message in answer.err

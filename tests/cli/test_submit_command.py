@@ -17,7 +17,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_cannot_be_submitted_is_refused(esper, case):
+def test_a_command_that_cannot_be_submitted_is_refused(esper, case):
     words, messages = CASES[case]
     answer = esper("submit", "--address", "http://127.0.0.1:1", *words)
 
@@ -53,7 +53,7 @@ def test_a_folder_above_the_limit_is_refused_before_the_upload(heavy):
 
 
 @pytest.mark.parametrize("how", ["option", ".rayignore", ".gitignore"])
-def test_what_is_excluded_does_not_count(heavy, how):
+def test_excluded_files_do_not_count(heavy, how):
     if how != "option":
         (heavy / how).write_text("*.bin\n")
     said, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))

@@ -41,7 +41,7 @@ def test_a_head_without_tokens_runs_a_job(tmp_path):
     assert (run / "rounds.csv").read_text().count("\n") == 2
 
 
-def test_a_job_runs_is_followed_and_its_metrics_are_found(head, tmp_path):
+def test_a_job_runs_is_followed_and_serves_its_metrics(head, tmp_path):
     """Prometheus finds the metrics by Ray's service discovery, how the run ended among them."""
     command = ["--env", "COLUMNS=200", "--", *TRAIN, "--telemetry-dir", str(tmp_path), "--run-id", "watched"]
     finished, seen = 'state="finished"', set()
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 
 
-def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it_was(head, tmp_path):
+def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tmp_path):
     """As ``ray submit`` would start it on a head, with what can be given to it."""
     script = Path(__file__).parents[2] / "examples" / "train_on_cluster.py"
     small = ["episode_length=3", "policy.memory_size=16", "ppo.epochs=1", "training.steps_per_epoch=2"]
@@ -142,7 +142,7 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it
     assert "is finished: 1 rounds" in again.stdout
 
 
-def test_a_wrong_or_missing_token_is_refused_with_what_to_set(head):
+def test_a_wrong_or_missing_token_is_refused_with_the_variable_to_set(head):
     wrong = head.submit("--", "version", RAY_AUTH_TOKEN="f" * 64)
     missing = head.submit("--", "version", RAY_AUTH_MODE="disabled")
 

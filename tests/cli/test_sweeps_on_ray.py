@@ -80,7 +80,7 @@ def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
     assert (run / "rounds.csv").read_bytes() == (folder / "trials" / "1-sparse-s42" / "rounds.csv").read_bytes()
 
 
-def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
+def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     """SIGKILL when two trials are done and the third has begun: the resumed sweep is the undisturbed one."""
     _, undisturbed = whole
     folder = tmp_path / "sweep"
@@ -106,7 +106,7 @@ def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
         assert (folder / "trials" / name / "manifest.json").stat().st_mtime_ns == stamp
 
 
-def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_stops_and_prints_the_command_to_resume(tmp_path):
     folder = tmp_path / "sweep"
     with start("sweep", *LOCAL, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
@@ -122,7 +122,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
+def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
     """One at a time, so that the third and fourth are compared with those before them."""
     path = tmp_path / "halving.yaml"
     path.write_text("scheduler: asha\nconcurrent: 1\nasha: {grace_rounds: 1, reduction: 2}\nwindow: 1\n")
@@ -144,7 +144,7 @@ def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("scheduler", ["pbt", pytest.param("pb2", marks=pytest.mark.nightly)])
-def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_path):
+def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_path):
     """Two members of which each takes both CPUs of the cluster, so that they take turns after every round."""
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
@@ -168,7 +168,7 @@ def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_pat
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
+def test_a_failed_trial_is_reported_and_the_others_continue(tmp_path):
     """Its actors take every CPU of the cluster, so that it ends at all shows that they are within its own group."""
     folder = tmp_path / "sweep"
     flags = [*TINY, "--envs", "2", "--reward-modes", "basic,sparse", "--seeds", "1", "--rounds", "1", "--retries", "0"]

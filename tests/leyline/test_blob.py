@@ -53,7 +53,7 @@ def same_bytes(one, other):
 
 
 @given(st.dictionaries(NAMES, st.tuples(ARRAYS, st.sampled_from(sorted(LAYOUTS))), max_size=4), TREES)
-def test_any_tree_and_any_arrays_come_back_bit_for_bit(drawn, tree):
+def test_any_tree_and_any_arrays_round_trip_bit_for_bit(drawn, tree):
     written = {name: LAYOUTS[layout](array) for name, (array, layout) in drawn.items()}
     blob = SAMPLE.decode(SAMPLE.encode(written, tree), "it")
     assert json.dumps(blob.content) == json.dumps(tree)  # which tells NaN from other numbers, and -0.0 from 0.0
@@ -145,7 +145,7 @@ def test_an_envelope_belongs_to_its_payload():
         SAMPLE.unseal(envelope | {"content": {"x": 2}}, "it", b"abc")
 
 
-def test_torch_tensors_come_back_bit_for_bit():
+def test_torch_tensors_round_trip_bit_for_bit():
     tensors = {
         "nan": torch.tensor([math.nan, -0.0, math.inf]),
         "half": torch.tensor([[1.5], [2.0**-133]], dtype=torch.bfloat16),
@@ -182,7 +182,7 @@ def test_equal_parts_give_equal_bytes_in_every_process():
         assert done.stdout == WHOLE
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a"
     SAMPLE.write(path, {}, 1)
 
@@ -205,6 +205,6 @@ def test_a_file_that_is_missing_or_a_folder_cannot_be_read(tmp_path):
 
 
 @given(st.dictionaries(NAMES, st.integers(), max_size=4), st.text(max_size=4))
-def test_a_prefix_is_put_before_names_and_taken_off_again(tensors, prefix):
+def test_prefixes_are_added_and_removed(tensors, prefix):
     others = {f"{chr(0)}{prefix}x": 1}
     assert under(f"{prefix}/", prefixed(f"{prefix}/", tensors) | others) == tensors

@@ -81,7 +81,7 @@ def test_widths_between_the_layers():
     assert [bottleneck_width(c) for c in (1, 32, 36, 64)] == [8, 8, 9, 16]
 
 
-def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
+def test_a_blueprint_of_another_topology_is_an_error_with_the_choices():
     with pytest.raises(
         ValueError, match=r"'lora' does not exist for images; choose from noop, conv_light, .*conv_heavy"
     ):

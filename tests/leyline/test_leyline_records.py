@@ -5,7 +5,7 @@ from esper_ray.leyline.records import UNMEASURED, Coalition, Measurement
 FULL = frozenset({"r0c0", "r0c1"})
 
 
-def test_nothing_about_a_fresh_seed_is_zero_before_it_is_measured():
+def test_every_measurement_of_a_fresh_seed_is_none():
     values = [getattr(UNMEASURED, name) for name in UNMEASURED.__slots__]
     assert values == [None] * len(values)
 

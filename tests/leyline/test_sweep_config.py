@@ -125,7 +125,7 @@ def test_a_trial_that_is_not_valid_is_named():
     assert "got 2.0" in str(found.value)
 
 
-def test_an_unknown_sweep_is_refused_with_what_there_is():
+def test_an_unknown_sweep_is_refused_with_the_existing_ones():
     with pytest.raises(ConfigError, match="unknown sweep 'reward_mode'; did you mean 'reward_modes'"):
         read_sweep("reward_mode")
     with pytest.raises(ConfigError, match=r"cannot read configuration /nowhere/x\.yaml"):

@@ -168,7 +168,7 @@ def test_a_panic_in_the_first_epochs_goes_back_to_the_planted_network():
     assert runtime.reports()[0].stage is Stage.FOSSILIZED
 
 
-def test_nothing_planted_is_the_host():
+def test_a_network_without_planted_seeds_is_the_host():
     runtime, host = runtime_of(config_of()), runtime_of(config_of())
     runtime.plant([])
     assert list(runtime.run_without_policy()) == list(host.run_without_policy())

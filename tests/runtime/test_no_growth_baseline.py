@@ -40,7 +40,7 @@ def test_the_control_is_the_same_host_on_the_same_data_without_growth(env):
     assert len(set(accuracies)) > 1
 
 
-def test_doing_nothing_earns_exactly_nothing(env):
+def test_an_episode_of_wait_has_reward_zero(env):
     _, rewards = idle(env, 6)
     assert rewards == [0.0] * 12
     assert env.ledger.entries == ()
@@ -68,7 +68,7 @@ def test_other_modes_need_no_control():
     assert env.progress.rewards.control_pp == ()
 
 
-def test_growth_that_never_touches_the_network_earns_nothing(env):
+def test_growth_that_never_changes_the_network_has_reward_zero(env):
     """A seed that incubates leaves host and control bit-equal."""
     env = make_environment("digits", SMALL | {"growth.auto_forward": ["g1"]})
     env.reset(seed=8)

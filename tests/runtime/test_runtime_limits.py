@@ -31,7 +31,7 @@ def birth(slot, blueprint=Blueprint.CONV_LIGHT):
     return Action(op=int(LifecycleOp.GERMINATE), slot=slot, blueprint=int(blueprint), style=style).to_indices()
 
 
-def test_a_birth_beyond_the_budget_is_vetoed_told_and_changes_nothing():
+def test_a_birth_beyond_the_budget_is_vetoed_and_logged():
     env = make_environment("digits", QUICK | {"governor.max_parameters": 160 + 9 * 4 + 6})
     env.reset(seed=1)
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].all()
@@ -101,7 +101,7 @@ class Huge(nn.Module):
         return exhausted()
 
 
-def test_a_host_that_does_not_fit_at_all_is_refused_when_the_environment_is_made():
+def test_a_host_larger_than_the_memory_is_refused_by_the_environment():
     config = build(read_preset("digits"), QUICK | {"growth.slots": ["r0c0"]})
     with pytest.raises(DeviceMemoryError, match="cpu has no memory for the data of task 'digits' and a host: CUDA out"):
         MorphogenesisEnv(config, host=lambda data: HostSpec(Huge(), {"r0c0": "body"}))
@@ -111,7 +111,7 @@ def boom(*_):
     raise ArithmeticError("boom")
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_treated_as_lack_of_memory():
     env = make_environment("digits", QUICK)
     env.reset(seed=1)
     env.organism.model.host.register_forward_hook(boom)
@@ -155,7 +155,7 @@ def test_a_part_of_the_validation_split_can_do():
     assert env.test_measurement().examples == 300
 
 
-def test_a_healthy_life_sets_off_no_alarm():
+def test_a_healthy_episode_has_no_alarm():
     """Growth on real digits with every alarm at its default."""
     env = make_environment("digits", {"episode_length": 25})
     env.reset(seed=4)

@@ -108,7 +108,7 @@ def test_a_row_of_the_table_by_hand():
     assert (second[2], second[4], second[6], second[-1]) == ("control", "control", "1,234", "")
 
 
-def test_narrower_layouts_say_the_same_in_more_lines():
+def test_narrower_layouts_have_the_same_cells_in_more_lines():
     (_, single), (headings, stacked), (few, dense) = scoreboard.layouts([summary("grown"), CONTROL])
     assert single[0] == ROW
     assert stacked[0][:3] == ("grown\nfrontier", "61.0\n[60.0, 62.2]", "-1.2\n[-2.0, +10.0]")
@@ -119,7 +119,7 @@ def test_narrower_layouts_say_the_same_in_more_lines():
 
 
 @pytest.mark.parametrize(("layout", "columns"), [(1, 110), (2, 80)])
-def test_layouts_fit_where_they_are_meant_to(layout, columns):
+def test_layouts_fit_their_terminal_widths(layout, columns):
     wide = summary(
         "from-scratch",
         test_gain_pp=Interval(-10.0, -20.0, -10.0),

@@ -26,14 +26,14 @@ def summary(name, objective):
     return Summary(name, 2, interval, interval, interval, 100.0, 1.0, 0.5, 0, 1.0, None, gain, gain, False)
 
 
-def test_the_objective_of_a_round_is_its_accuracy_minus_the_price_of_what_grew(tmp_path):
+def test_the_objective_of_a_round_is_its_accuracy_minus_the_price_of_growth(tmp_path):
     """A host of 160 parameters, 0.005 points each: growth to 3.5 times its size adds 400 and costs 2 points."""
     path = tmp_path / "rounds.csv"
     path.write_text("val_accuracy_ratio,growth_ratio\n0.5,1.0\n0.75,3.5\n")
     assert objective_by_round(Rounds(path), 160, 0.005) == [pytest.approx(50.0), pytest.approx(73.0)]
 
 
-def test_the_smooth_line_looks_back_only():
+def test_the_moving_average_uses_past_rounds_only():
     assert smooth([1.0, 3.0, 5.0, 7.0], window=3) == [1.0, 2.0, 3.0, 5.0]
     assert smooth([4.0]) == [4.0]
 

@@ -79,7 +79,7 @@ def panel(kind, expression="x", unit="none", **more):
 
 
 @pytest.mark.parametrize("kind", ["timeseries", "stat", "bargauge", "state-timeline", "table"])
-def test_each_panel_shows_its_series_and_one_without_data_says_so(api, kind):
+def test_each_panel_shows_its_series_or_no_data(api, kind):
     row = Row("A row", (panel(kind), panel(kind, "empty")), "well.")
     figure = draw_row(api, "run", row, Window(END - 60, END))
     full, empty = figure.axes
@@ -132,16 +132,16 @@ def test_a_legend_is_filled_with_labels():
     assert legend(Query("x", "{{group}}"), {}) == "value"
 
 
-def test_a_run_that_is_not_known_is_told_with_those_that_are(api, tmp_path):
+def test_an_unknown_run_is_refused_with_the_existing_ones(api, tmp_path):
     with pytest.raises(PrometheusError, match="has no run 'mine'; its runs: other, run"):
         draw_rows(api, "mine", tmp_path, 60.0)
 
 
-def test_a_query_that_cannot_be_evaluated_says_why(api):
+def test_a_query_that_cannot_be_evaluated_is_an_error_with_the_reason(api):
     with pytest.raises(PrometheusError, match="parse error: unexpected identifier"):
         api.at("bad")
 
 
-def test_nobody_answering_is_told():
+def test_a_server_that_does_not_answer_is_an_error():
     with pytest.raises(PrometheusError, match=r"no Prometheus answers at http://127\.0\.0\.1:1"):
         PrometheusApi("http://127.0.0.1:1").label_values("run")
