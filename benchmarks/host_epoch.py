@@ -130,7 +130,7 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
     )
     plan = data.plan(0, 0, BATCH, STEPS)
     _same(trainer.train(plan).loss, plain.train(lambda: plain.varied(plan)))
-    ours, theirs, ratio = paired_seconds(
+    ours, plain_s, ratio = paired_seconds(
         lambda: trainer.train(plan), lambda: plain.train(lambda: plain.varied(plan)), PAIRS
     )
     loaders = [
@@ -140,7 +140,7 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
     seconds = min(_loader_seconds(conventional, loader) for loader in loaders)  # in PyTorch's usual layout
     return {
         f"{host}_images_per_second": IMAGES / ours,
-        f"{host}_plain_images_per_second": IMAGES / theirs,
+        f"{host}_plain_images_per_second": IMAGES / plain_s,
         f"{host}_loader_images_per_second": IMAGES / seconds,
         f"{host}_over_plain_loop": ratio,
         f"{host}_over_dataloader": seconds / ours,

@@ -107,13 +107,13 @@ def _decisions(policy: LearnedPolicy, view: View) -> Callable[[], None]:
 def _bare_forwards(network: PolicyNetwork, view: View) -> Callable[[], None]:
     """Forward passes of one step through every head, each with the memory of the previous one."""
     features, blueprints = (torch.from_numpy(x)[None, None] for x in (view.features, view.blueprints))
-    kept: list[Memory | None] = [None]
+    memory: list[Memory | None] = [None]
 
     @torch.inference_mode()
     def forward() -> None:
         for _ in range(DECISIONS):
-            output = network(features, blueprints, kept[0])
-            kept[0], _ = output.memory, list(output.logits.arguments.values())
+            output = network(features, blueprints, memory[0])
+            memory[0], _ = output.memory, list(output.logits.arguments.values())
 
     return forward
 

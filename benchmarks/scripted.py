@@ -49,9 +49,9 @@ class Situation:
         """Seeds that have been in HOLDING for at least this number of epochs."""
         return [(s, r) for s, r in self.seeds if r.stage is Stage.HOLDING and r.ticks_in_stage >= least]
 
-    def plant(self, slot: int, *wanted: Blueprint) -> Action:
+    def plant(self, slot: int, *choices: Blueprint) -> Action:
         """A seed of the first blueprint that the run allows."""
-        blueprint = next((b for b in wanted if b in self.limits.blueprints), min(self.limits.blueprints))
+        blueprint = next((b for b in choices if b in self.limits.blueprints), min(self.limits.blueprints))
         style = min(self.limits.styles, key=lambda s: s is not GerminationStyle.LINEAR_ADD)
         return Action(LifecycleOp.GERMINATE, slot, blueprint, int(style), FAST, alpha_target=FULL)
 

@@ -161,7 +161,7 @@ def winner(returns: Returns) -> str:
 
 def tables(results: Mapping[str, Mapping[str, Returns]]) -> list[Table]:
     """One table per task for the terminal; the highest return is bold."""
-    made = []
+    rendered = []
     for task, by_mode in results.items():
         table = Table(title=f"{task}: mean return ± half of its {LEVEL} % interval", title_justify="left")
         table.add_column("strategy")
@@ -170,8 +170,8 @@ def tables(results: Mapping[str, Mapping[str, Returns]]) -> list[Table]:
         for name in STRATEGIES:
             cells = {mode: str(interval(returns[name])) for mode, returns in by_mode.items()}
             table.add_row(name, *(f"[b]{c}[/b]" if winner(by_mode[m]) == name else c for m, c in cells.items()))
-        made.append(table)
-    return made
+        rendered.append(table)
+    return rendered
 
 
 def markdown(results: Mapping[str, Mapping[str, Returns]], seeds: int) -> str:

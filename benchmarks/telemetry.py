@@ -35,8 +35,8 @@ REPEATS = 15
 
 def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
     """Episodes of a round, what was told meanwhile, and the seconds that a round and a control take."""
-    told: list[Sequence[Record]] = []
-    watch = Watch(lambda _: None, lambda _: None, lambda: False, told.append)
+    samples: list[Sequence[Record]] = []
+    watch = Watch(lambda _: None, lambda _: None, lambda: False, samples.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
     with LocalWorkerGroup(config) as workers:
         began = time.perf_counter()
@@ -47,13 +47,13 @@ def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], 
     began = time.perf_counter()
     env.control(assignments[0].seed)
     control = time.perf_counter() - began
-    return episodes, told, seconds - control * config.telemetry.control_episodes, control
+    return episodes, samples, seconds - control * config.telemetry.control_episodes, control
 
 
 def measure() -> Result:
     """Seconds per round, and their share of it."""
     config = build(read_preset("digits"))
-    episodes, told, round_seconds, control_seconds = _a_round(config)
+    episodes, samples, round_seconds, control_seconds = _a_round(config)
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
     spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
@@ -71,7 +71,7 @@ def measure() -> Result:
             marks.append(time.perf_counter())
             feed.records(records)
             marks.append(time.perf_counter())
-            for batch in told:
+            for batch in samples:
                 watching.samples_received(batch)
             run.compact(always=True)
             marks.append(time.perf_counter())

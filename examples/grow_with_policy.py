@@ -54,21 +54,21 @@ def main() -> None:
     parser.add_argument("policy", type=Path, help="a bundle that esper export-policy wrote")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
 
     images, labels = examples()
     train, held_out, test = (
         (images[a:b], labels[a:b]) for a, b in ((HELD_OUT + TEST, None), (TEST, HELD_OUT + TEST), (0, TEST))
     )
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(options.seed)
     growing = grow(
         Narrow(),
         held_out,
-        policy=chosen.policy,
+        policy=options.policy,
         slots={"r0c0": "first", "r0c1": "second"},
-        epochs=chosen.epochs,
+        epochs=options.epochs,
         host={"lr": 0.1, "momentum": 0.9},
-        seed=chosen.seed,
+        seed=options.seed,
     )
     for step in growing:
         for rows in torch.randperm(len(train[0])).split(128):
@@ -81,10 +81,10 @@ def main() -> None:
     print(growing.model.drawing())
     grown = growing.model.plain()
 
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(options.seed)
     alone = Narrow()
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(chosen.epochs):
+    for _ in range(options.epochs):
         for rows in torch.randperm(len(train[0])).split(128):
             optimizer.zero_grad()
             cross_entropy(alone(train[0][rows]), train[1][rows]).backward()

@@ -31,23 +31,23 @@ def main() -> None:
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS", "auto"), help="auto: the cluster of this machine"
     )
-    asked = parser.parse_args()
-    if asked.address != "local":
-        os.environ["RAY_ADDRESS"] = asked.address  # before anything imports Ray
+    options = parser.parse_args()
+    if options.address != "local":
+        os.environ["RAY_ADDRESS"] = options.address  # before anything imports Ray
 
     with reported():
-        storage = None if asked.storage is None else checked_storage(asked.storage)
-        previous = run_by_name(asked.run_id, asked.folder, storage)
-        flags = {"ppo.rounds": asked.rounds, "system.envs": asked.envs}
-        config = configuration(asked.preset, None, flags, asked.set, previous and previous.config())
+        storage = None if options.storage is None else checked_storage(options.storage)
+        previous = run_by_name(options.run_id, options.folder, storage)
+        flags = {"ppo.rounds": options.rounds, "system.envs": options.envs}
+        config = configuration(options.preset, None, flags, options.set, previous and previous.config())
         check_run(config)
         job = PPOJob(
             config,
-            asked.folder,
+            options.folder,
             previous=previous,
             save=None,
             command=sys.argv,
-            run_id=asked.run_id,
+            run_id=options.run_id,
             storage=storage,
         )
         raise SystemExit(job.run())

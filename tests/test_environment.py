@@ -168,9 +168,9 @@ def test_an_index_out_of_range_is_refused_by_the_name_of_its_head(env, head, siz
     env.reset(seed=1)
     before = weights(env)
     for value in (size, -1):
-        asked = Action(**{"op": 0, head: value}).to_indices()
+        requested = Action(**{"op": 0, head: value}).to_indices()
         with pytest.raises(ValueError, match=rf"action head '{head}' takes 0\.\.{size - 1}, got {value}"):
-            env.step(asked)
+            env.step(requested)
     assert env.epoch == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(env).items())
     env.step(Action(**{"op": 0, head: size - 1}).to_indices())
@@ -190,8 +190,8 @@ def some_action(env, rng):
     ops = [op for op in LifecycleOp if masks.op[op] and op is not LifecycleOp.WAIT] or [LifecycleOp.WAIT]
     op = rng.choice(ops)
     slot = int(rng.choice(np.flatnonzero(masks.slot_by_op[op])))
-    chosen = {head: int(rng.choice(np.flatnonzero(masks.arguments[head]))) for head in ARGUMENT_HEADS}
-    return np.array(act(op, slot, **chosen))
+    arguments = {head: int(rng.choice(np.flatnonzero(masks.arguments[head]))) for head in ARGUMENT_HEADS}
+    return np.array(act(op, slot, **arguments))
 
 
 @pytest.fixture(scope="module", params=[["g1", "g2", "g3"], []], ids=["auto", "manual"])
@@ -342,8 +342,8 @@ def test_more_than_four_seeds_are_measured_by_sampling():
         sizes[len(env.measured.players)] = len(env.measured.coalitions)
         if len(env.measured.players) == 5:
             everybody = frozenset(env.measured.players)
-            found = {coalition.members for coalition in env.measured.coalitions}
-            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= found
+            measured = {coalition.members for coalition in env.measured.coalitions}
+            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= measured
             assert all(report.measured.contribution_pp is not None for report in env.reports)
     assert {n: sizes[n] for n in range(5)} == {0: 0, 1: 2, 2: 4, 3: 8, 4: 16}
     assert 7 <= sizes[5] < 16

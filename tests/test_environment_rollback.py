@@ -89,10 +89,10 @@ def test_the_penalty_reaches_the_last_intervention():
     (penalty,) = penalties(info)
     assert (penalty.amount, penalty.step, penalty.cause_step, penalty.slot) == (-10.0, 3, 1, None)
     assert reward == pytest.approx(sum(entry.amount for entry in info["entries"]), abs=1e-12)
-    others = [
+    other_seeds = [
         entry for entry in env.ledger.entries if entry.source not in ("rollback", "lost seed") and entry.cause_step == 1
     ]
-    assert env.ledger.by_cause(4)[1] == pytest.approx(-10.0 + sum(entry.amount for entry in others), abs=1e-9)
+    assert env.ledger.by_cause(4)[1] == pytest.approx(-10.0 + sum(entry.amount for entry in other_seeds), abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ class LazyGroup(TyperGroup):
         return name, command and self.commands[command.name or ""], rest
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"esper-ray {esper_ray.__version__}")
         raise typer.Exit
 

@@ -46,7 +46,7 @@ def watched_run(config, folder, level, *, workers="local", resume=None, rounds=N
     telling = Telling()
 
     def stop():
-        return rounds is not None and len([one for one in telling.heard if one[0] == "round"]) >= rounds
+        return rounds is not None and len([entry for entry in telling.heard if entry[0] == "round"]) >= rounds
 
     exporters = [] if level == "off" else [telling]
     observers = [MetricsObserver(exporters=exporters), telling]

@@ -67,15 +67,15 @@ def test_pushing_needs_an_address_and_a_token(monkeypatch):
 def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
     rollback = {"kind": "rollback", "round": 0, "episode": 0, "env": 0, "step": 3, "reason": "loss diverges"}
-    chosen = []
+    options = []
     for group in ("shaped", "basic"):
         run = RunDirectory.create(tmp_path, build(read_preset("digits")), [], f"ab-{group}", Names("ab", group))
         run.log([rollback | {"value": 9.0, "threshold": 6.0}])
         run.add_round({"round": 0}, {"round": 0})
-        chosen += ["--run", run.path]
+        options += ["--run", run.path]
     fake = FakeGrafana([{"name": "Prometheus", "type": "prometheus", "uid": "p1"}])
     with running(fake) as url:
-        answers = [call("dashboards", "push", "--url", url, *chosen) for _ in range(2)]
+        answers = [call("dashboards", "push", "--url", url, *options) for _ in range(2)]
     assert [answer.code for answer in answers] == [0, 0]
     for group in ("shaped", "basic"):
         assert f"annotations of ab/{group}: 1 (1 created, 0 removed)" in answers[0].out

@@ -22,10 +22,10 @@ def rows(answer):
 def test_events_are_chosen_by_kind_and_clock(run):
     answer = call("events", run, "--kind", "env_epoch", "--env", 1, "--round", 1, "--format", "json", "--limit", 0)
     assert (answer.code, answer.err) == (0, "")
-    found = rows(answer)
-    assert {(record["kind"], record["env"], record["round"]) for record in found} == {("env_epoch", 1, 1)}
-    assert [record["step"] for record in found] == [1, 2, 3]
-    assert {record["source"] for record in found} == {"env-1"}
+    table = rows(answer)
+    assert {(record["kind"], record["env"], record["round"]) for record in table} == {("env_epoch", 1, 1)}
+    assert [record["step"] for record in table] == [1, 2, 3]
+    assert {record["source"] for record in table} == {"env-1"}
 
 
 def test_a_table_has_the_fields_of_its_kind_as_columns(run):

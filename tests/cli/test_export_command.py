@@ -27,12 +27,12 @@ def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished
     answer = call("export-policy", run, target, *more)
     assert (answer.code, answer.err) == (0, "")
     assert f"{finished_rounds} rounds on digits with reward basic, grows on images" in answer.out
-    found, config = load_bundle(target), finished.run.config()
+    bundle, config = load_bundle(target), finished.run.config()
     learner = load_checkpoint(run / "checkpoints" / f"round-{finished_rounds:05d}", config).learner
     expected = {n.removeprefix("network."): t for n, t in learner.tensors.items() if n.startswith("network.")}
-    assert found.weights.keys() == expected.keys()
-    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.items())
-    manifest, came = found.manifest, found.manifest.provenance
+    assert bundle.weights.keys() == expected.keys()
+    assert all(torch.equal(bundle.weights[name], tensor) for name, tensor in expected.items())
+    manifest, came = bundle.manifest, bundle.manifest.provenance
     assert (manifest.policy, manifest.growth, manifest.topologies) == (config.policy, config.growth, (Topology.IMAGES,))
     assert (came.run, came.round, came.config_sha256) == (run.name, finished_rounds, config.digest())
     assert (came.task, came.episode_length) == ("digits", 3)
@@ -55,10 +55,10 @@ def test_an_evaluation_of_a_run_in_its_own_environment_shows_how_it_learnt(run):
     answer = call("evaluate", run, "--serial", "--no-controls", "--seeds", "2", "--control", "digits", "--out", out)
     assert answer.code == 0, answer.err
     assert (out / "learning.png").stat().st_size > 10_000
-    other = run.parent / "other"
+    copy = run.parent / "other"
     shorter = ["--episode-length", "2", "--serial", "--no-controls", "--seeds", "2", "--control", "digits"]
-    assert call("evaluate", run, *shorter, "--out", other).code == 0
-    assert not (other / "learning.png").exists(), "episodes of another length are no lines to compare with"
+    assert call("evaluate", run, *shorter, "--out", copy).code == 0
+    assert not (copy / "learning.png").exists(), "episodes of another length are no lines to compare with"
 
 
 def test_a_policy_on_foreign_features_is_refused(run):

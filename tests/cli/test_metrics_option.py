@@ -24,10 +24,10 @@ def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
         pages.append(urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10).read().decode())
 
     def remember(self, *arguments, **options):
-        made(self, *arguments, **options)
+        constructor(self, *arguments, **options)
         ports[:] = [self.port]
 
-    made = PrometheusExporter.__init__
+    constructor = PrometheusExporter.__init__
     monkeypatch.setattr(PrometheusExporter, "__init__", remember)
     monkeypatch.setattr(MetricsObserver, "round_finished", read_afterwards)
     quiet = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
@@ -47,10 +47,10 @@ def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
 
 
 def test_an_occupied_port_for_metrics_is_refused(tmp_path):
-    with closing(socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with closing(socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--metrics-port", port)
     assert answer.code == 2
     assert f"metrics cannot be served on 127.0.0.1:{port}" in answer.err

@@ -59,7 +59,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
             if line.startswith("round 2/"):
                 break
         family = psutil.Process(process.pid).children(recursive=True)
-        assert {"prometheus"} < {one.name() for one in family}
+        assert {"prometheus"} < {child.name() for child in family}
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         process.wait(100)
@@ -113,9 +113,9 @@ def test_options_that_cannot_be_executed_are_refused(words, message):
 
 @needs_prometheus
 def test_an_occupied_port_is_refused():
-    with closing(socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        answer = call("monitor", "--port", taken.getsockname()[1])
+    with closing(socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        answer = call("monitor", "--port", listener.getsockname()[1])
     assert answer.code == 2
     assert "is not available: Address already in use" in answer.err

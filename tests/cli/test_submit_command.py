@@ -47,16 +47,16 @@ def test_a_folder_that_does_not_exist_is_refused():
 
 
 def test_a_folder_above_the_limit_is_refused_before_the_upload(heavy):
-    said, _ = submit("--working-dir", heavy)
+    output, _ = submit("--working-dir", heavy)
 
-    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in said
+    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in output
 
 
 @pytest.mark.parametrize("how", ["option", ".rayignore", ".gitignore"])
 def test_excluded_files_do_not_count(heavy, how):
     if how != "option":
         (heavy / how).write_text("*.bin\n")
-    said, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))
+    output, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))
 
-    assert f"{1 if how == 'option' else 2} files, 0.0 MiB" in said
-    assert f"no cluster at {address}" in said
+    assert f"{1 if how == 'option' else 2} files, 0.0 MiB" in output
+    assert f"no cluster at {address}" in output

@@ -72,19 +72,19 @@ def actors_of(head):
     """(name, class, state) of the actors that the dashboard knows, those that are gone as well."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with urlopen(Request(f"{head.address}/api/v0/actors?detail=true", headers=headers), timeout=60) as answer:
-        found = json.load(answer)["data"]["result"]["result"]
-    return [(actor["name"], actor["class_name"], actor["state"]) for actor in found]
+        actors = json.load(answer)["data"]["result"]["result"]
+    return [(actor["name"], actor["class_name"], actor["state"]) for actor in actors]
 
 
 def metrics_of(head):
     """Lines of our metrics, from wherever Ray's service discovery for Prometheus points to."""
     discovery = head.folder / "ray" / "prom_metrics_service_discovery.json"
-    found = []
+    lines = []
     for group in json.loads(discovery.read_text()) if discovery.exists() else []:
         for target in group["targets"]:
             with suppress(OSError), urlopen(f"http://{target}/metrics", timeout=30) as answer:
-                found += [line for line in answer.read().decode().splitlines() if line.startswith("ray_esper_")]
-    return found
+                lines += [line for line in answer.read().decode().splitlines() if line.startswith("ray_esper_")]
+    return lines
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(head):

@@ -59,10 +59,10 @@ def whole(tmp_path_factory, ray_cluster):
 def test_a_sweep_ends_with_a_table_a_ranking_and_a_picture(whole):
     answer, folder = whole
     assert answer.code == 0, answer.err
-    found = rows(folder)
-    assert [row["trial"] for row in found] == TRIALS
-    assert {(row["status"], row["rounds"]) for row in found} == {("finished", "4")}
-    assert [(row["reward.mode"], row["seed"]) for row in found[1:3]] == [("sparse", "42"), ("basic", "43")]
+    table = rows(folder)
+    assert [row["trial"] for row in table] == TRIALS
+    assert {(row["status"], row["rounds"]) for row in table} == {("finished", "4")}
+    assert [(row["reward.mode"], row["seed"]) for row in table[1:3]] == [("sparse", "42"), ("basic", "43")]
     for name in ("ranking.csv", "ranking.md", "sweep.png"):
         assert (folder / name).stat().st_size > 100
     for text in ("4 trials of digits", "scheduler none", "0-basic-s42  running  round 1/4", "best in", "4 finished"):
@@ -96,7 +96,9 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     assert answer.code == 0, answer.err
     assert "4 trials of digits, 2 of them done" in answer.out
     for name, done in before.items():  # nobody plays a round again that was saved
-        assert all(int(told) >= done for told in re.findall(rf"{name}  running  round (\d)/4", answer.out))
+        assert all(
+            int(round_number) >= done for round_number in re.findall(rf"{name}  running  round (\d)/4", answer.out)
+        )
     assert (folder / "sweep.csv").read_bytes() == (undisturbed / "sweep.csv").read_bytes()
     assert (folder / "ranking.csv").read_bytes() == (undisturbed / "ranking.csv").read_bytes()
     for name in TRIALS:
@@ -159,10 +161,10 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
     for name in copied:
         lineage = sweep.run(name).read_manifest()["lineage"]
         donor = (sweep.trials_path / lineage["run"] / "rounds.csv").read_bytes().splitlines()
-        mine = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
+        own_lines = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
         shared = lineage["taken_after_round"] + 1  # the heading, too
-        assert mine[:shared] == donor[:shared]
-        assert len(mine) == 5
+        assert own_lines[:shared] == donor[:shared]
+        assert len(own_lines) == 5
         assert 1e-4 * 0.999 <= sweep.settings(name)["ppo.lr"] <= 1e-2 * 1.001
     assert {row["status"] for row in rows(folder)} == {"finished"}
 

@@ -39,11 +39,11 @@ def copied_before(word):
 
 def bring(sources, folder):
     for source in sources:
-        here, there = ROOT / source, folder / Path(source).name
-        if here.is_dir():
-            shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        source_path, copied_path = ROOT / source, folder / Path(source).name
+        if source_path.is_dir():
+            shutil.copytree(source_path, copied_path, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
-            shutil.copy(here, there)
+            shutil.copy(source_path, copied_path)
 
 
 @pytest.fixture

@@ -48,13 +48,13 @@ LAYOUTS = {
 WHOLE = SAMPLE.encode({"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((), np.int8)}, {"x": [1, None, "é"]})
 
 
-def same_bytes(one, other):
-    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+def same_bytes(first, second):
+    return (first.dtype, first.shape, first.tobytes()) == (second.dtype, second.shape, second.tobytes())
 
 
 @given(st.dictionaries(NAMES, st.tuples(ARRAYS, st.sampled_from(sorted(LAYOUTS))), max_size=4), TREES)
-def test_any_tree_and_any_arrays_round_trip_bit_for_bit(drawn, tree):
-    written = {name: LAYOUTS[layout](array) for name, (array, layout) in drawn.items()}
+def test_any_tree_and_any_arrays_round_trip_bit_for_bit(arrays, tree):
+    written = {name: LAYOUTS[layout](array) for name, (array, layout) in arrays.items()}
     blob = SAMPLE.decode(SAMPLE.encode(written, tree), "it")
     assert json.dumps(blob.content) == json.dumps(tree)  # which tells NaN from other numbers, and -0.0 from 0.0
     assert blob.tensors.keys() == written.keys()
@@ -138,9 +138,9 @@ def test_a_header_that_is_no_such_object_is_refused(header):
 def test_an_envelope_belongs_to_its_payload():
     envelope = SAMPLE.seal({"x": 1}, b"ab", b"c")
     assert SAMPLE.unseal(json.loads(json.dumps(envelope)), "it", b"abc") == {"x": 1}
-    for other in (b"abd", b"ab", b""):
+    for payload in (b"abd", b"ab", b""):
         with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
-            SAMPLE.unseal(envelope, "it", other)
+            SAMPLE.unseal(envelope, "it", payload)
     with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
         SAMPLE.unseal(envelope | {"content": {"x": 2}}, "it", b"abc")
 
@@ -206,5 +206,5 @@ def test_a_file_that_is_missing_or_a_folder_cannot_be_read(tmp_path):
 
 @given(st.dictionaries(NAMES, st.integers(), max_size=4), st.text(max_size=4))
 def test_prefixes_are_added_and_removed(tensors, prefix):
-    others = {f"{chr(0)}{prefix}x": 1}
-    assert under(f"{prefix}/", prefixed(f"{prefix}/", tensors) | others) == tensors
+    foreign = {f"{chr(0)}{prefix}x": 1}
+    assert under(f"{prefix}/", prefixed(f"{prefix}/", tensors) | foreign) == tensors

@@ -24,8 +24,8 @@ def folder(tmp_path):
 
 def test_shipped_presets_and_sweeps_are_in_canonical_form():
     texts = canonical_texts(CONFIGS)
-    others = [path.name for path, text in texts.items() if path.read_text() != text]
-    assert others == [], "make presets rewrites them"
+    differing = [path.name for path, text in texts.items() if path.read_text() != text]
+    assert differing == [], "make presets rewrites them"
     assert {path.stem for path in texts} == {*preset_names(), *sweep_names()}
 
 

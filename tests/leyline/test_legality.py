@@ -88,8 +88,8 @@ def test_the_seed_limit_counts_live_seeds_and_fossils_alike(most, open_):
 @given(reports_of(3), st.integers(1, 3))
 def test_the_seed_limit_affects_germination_only(reports, most):
     free, limited = legality(reports, make_limits(3)), legality(reports, make_limits(3, max_seeds=most))
-    others = [op for op in LifecycleOp if op is not LifecycleOp.GERMINATE]
-    assert np.array_equal(free.slot_by_op[others], limited.slot_by_op[others])
+    other_ops = [op for op in LifecycleOp if op is not LifecycleOp.GERMINATE]
+    assert np.array_equal(free.slot_by_op[other_ops], limited.slot_by_op[other_ops])
 
 
 @given(reports_of(3))

@@ -43,8 +43,8 @@ COUNTS = {
 
 @pytest.mark.parametrize(("topology", "name"), COUNTS, ids=lambda value: getattr(value, "value", value))
 def test_counts_are_those_by_hand(topology, name):
-    wanted = COUNTS[topology, name]
-    assert {c: seed_parameter_count(topology, Blueprint.from_id(name), c) for c in wanted} == wanted
+    expected = COUNTS[topology, name]
+    assert {c: seed_parameter_count(topology, Blueprint.from_id(name), c) for c in expected} == expected
 
 
 def test_the_table_covers_every_blueprint_of_every_topology():

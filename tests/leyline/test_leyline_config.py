@@ -303,8 +303,8 @@ def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
     moved = build({}, {f"system.{key}": value for key, value in changes.items()})
     assert moved != RunConfig()
     assert moved.digest() == RunConfig().digest()
-    gpus, others = (build({}, {"system.devices": names}) for names in (["cuda"], ["cuda:2", "cuda:1"]))
-    assert gpus.digest() == others.digest() != moved.digest()
+    gpus, gpu_lists = (build({}, {"system.devices": names}) for names in (["cuda"], ["cuda:2", "cuda:1"]))
+    assert gpus.digest() == gpu_lists.digest() != moved.digest()
 
 
 def test_neither_digest_nor_difference_depend_on_how_closely_a_run_is_watched():

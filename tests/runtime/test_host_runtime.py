@@ -37,8 +37,8 @@ def weights(runtime):
     return {name: tensor.clone() for name, tensor in runtime.organism.model.named_parameters()}
 
 
-def equal(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def equal(ours, expected):
+    return ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
 def idle(env, seed):

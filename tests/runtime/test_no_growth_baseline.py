@@ -57,9 +57,9 @@ def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
 def test_only_so_many_curves_are_remembered(env, monkeypatch):
     monkeypatch.setattr("esper_ray.runtime.control.MAX_CACHED_CURVES", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
-    kept = [curves.curve(seed) for seed in (1, 2, 3)]
+    cached = [curves.curve(seed) for seed in (1, 2, 3)]
     assert list(curves._curves) == [2, 3]
-    assert curves.curve(1) == kept[0]
+    assert curves.curve(1) == cached[0]
 
 
 def test_other_modes_need_no_control():
@@ -99,11 +99,11 @@ def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings)
     config, committed = env.config.reward, 0
     for seed in range(4):
         info = grown(env, seed)
-        kept = [
+        returns = [
             account for account in env.progress.rewards.accounts.slots.values() if account.committed_step is not None
         ]
-        if all(account.vested == 1.0 for account in kept):
-            committed += len(kept)
+        if all(account.vested == 1.0 for account in returns):
+            committed += len(returns)
             value = (info["committed_accuracy_pp"] - env.progress.rewards.control_pp[-1]) / 100
             price = config.param_penalty_weight * info["fossil_parameters"] / config.param_budget
             assert env.ledger.total() == pytest.approx(10 * (value - price), abs=1e-9)

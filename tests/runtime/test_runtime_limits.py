@@ -130,12 +130,12 @@ def test_coalitions_are_measured_when_they_are_due_or_the_seeds_have_changed():
     ages, counts = [], []
     for step in range(40):
         free = np.flatnonzero(env.masks.slot_by_op[LifecycleOp.GERMINATE])
-        known = env.measured.players
+        measured_players = env.measured.players
         _, _, _, _, info = env.step(birth(int(free[0])) if len(free) and step < 20 else STAY)
         assert info["committed_accuracy_pp"] is not None  # whatever is due
         players = env.measured.players
         if len(players) >= 2:
-            due = env.epoch % 5 == 0 or env.epoch == 40 or known != players
+            due = env.epoch % 5 == 0 or env.epoch == 40 or measured_players != players
             counts.append(len(env.measured.coalitions))
             assert counts[-1] == (2 ** len(players) if due else 2)
             live = [report for report in env.reports if report is not None and report.slot_id in players]

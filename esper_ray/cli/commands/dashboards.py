@@ -82,10 +82,10 @@ def picture(
     if not folder.is_dir():
         raise UsageError(f"{folder} must be a folder that exists")
     api = PrometheusApi(prometheus.rstrip("/"))
-    known = api.label_values("run") if run is None else [run]
-    if len(known) != 1:
-        raise UsageError(f"--run: {prometheus} knows {', '.join(known) or 'no run'}; say which")
-    for path in draw_rows(api, known[0], folder, minutes * 60.0):
+    runs = api.label_values("run") if run is None else [run]
+    if len(runs) != 1:
+        raise UsageError(f"--run: {prometheus} knows {', '.join(runs) or 'no run'}; say which")
+    for path in draw_rows(api, runs[0], folder, minutes * 60.0):
         typer.echo(str(path))
 
 
@@ -122,8 +122,8 @@ def push(
     grafana = Grafana(url, token)
     for line in grafana.push(datasource):
         typer.echo(line)
-    for names, found in marks:
-        typer.echo(grafana.annotate(names, found))
+    for names, run_marks in marks:
+        typer.echo(grafana.annotate(names, run_marks))
 
 
 def _syntax_error(expression: str) -> str | None:

@@ -166,8 +166,8 @@ def _print_links(console: Console, address: str, target: int) -> None:
     for row in ROWS:
         panel = row.panels[0]
         query: dict[str, str] = {}
-        for number, one in enumerate(panel.queries):
-            expression = filled(one.expression.replace(SELECTED, "").replace("{}", ""), "")
+        for number, panel_query in enumerate(panel.queries):
+            expression = filled(panel_query.expression.replace(SELECTED, "").replace("{}", ""), "")
             query |= {f"g{number}.expr": expression, f"g{number}.tab": "0", f"g{number}.range_input": "15m"}
         say(f"  {row.title}\n    {panel.title}: {panel.about} Healthy: {row.healthy}")
         say(f"    {address}/graph?{urlencode(query)}")

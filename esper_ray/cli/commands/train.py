@@ -107,7 +107,7 @@ def ppo(
     """
     if resume is not None and run_id is not None:
         raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
-    sinks = [name for name, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
+    sinks = [name for name, enabled in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if enabled]
     if dual_ab is not None:
         _check_comparison(request, resume, save, metrics_port, sinks)
     continues = dual_ab is None and (resume is not None or run_id is not None)

@@ -16,7 +16,7 @@ READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": in
 
 
 def score(policy, seed, **changes):
-    made = Score(
+    result = Score(
         policy=policy,
         seed=seed,
         test_accuracy_pp=61.123456789012345,
@@ -31,11 +31,11 @@ def score(policy, seed, **changes):
         total_reward=-0.1,
         seeds_grown=(("r0c0", "conv_light"), ("r0c2", "norm")),
     )
-    return replace(made, **changes)
+    return replace(result, **changes)
 
 
 def summary(policy, **changes):
-    made = Summary(
+    result = Summary(
         policy=policy,
         episodes=20,
         test_accuracy_pp=Interval(61.04, 60.0, 62.25),
@@ -51,7 +51,7 @@ def summary(policy, **changes):
         test_gain_pp=Interval(-1.25, -2.0, 10.0),
         on_frontier=True,
     )
-    return replace(made, **changes)
+    return replace(result, **changes)
 
 
 CONTROL = summary("alone", objective_gain_pp=None, test_gain_pp=None, on_frontier=False, train_gflops=1234.5)
@@ -163,8 +163,8 @@ def drawn(folder, summaries, scores=SCORES):
 
 def shown(pixels, colour):
     """Number of pixels of a colour."""
-    wanted = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    return int((np.abs(pixels - wanted).max(axis=2) < 0.01).sum())
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return int((np.abs(pixels - rgb).max(axis=2) < 0.01).sum())
 
 
 def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
@@ -182,8 +182,8 @@ def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
 @pytest.mark.parametrize("count", [1, 14])
 def test_the_picture_of_any_number_of_policies_is_drawn(count, tmp_path):
     """Also of the control alone, of equal costs, and of several orders of magnitude."""
-    others = [summary(f"policy {i}", parameters=10.0 ** (i // 2 + 2)) for i in range(count - 1)]
-    pixels, ink = drawn(tmp_path, [CONTROL, *others])
+    policies = [summary(f"policy {i}", parameters=10.0 ** (i // 2 + 2)) for i in range(count - 1)]
+    pixels, ink = drawn(tmp_path, [CONTROL, *policies])
     assert pixels.shape[0] >= 48 * count
     assert 0.005 < ink < 0.5
 

@@ -39,8 +39,8 @@ def test_the_moving_average_uses_past_rounds_only():
 
 
 def test_the_picture_shows_the_curve_and_the_lines(tmp_path):
-    found = [summary("tamiyo", 60.0), summary("static", 30.0)]
-    with_curve = imread(draw_learning(tmp_path / "a.png", {"tamiyo": [40.0, 50.0, 60.0]}, found, "title"))
-    other = imread(draw_learning(tmp_path / "b.png", {"tamiyo": [40.0, 50.0, 60.0]}, found[:1], "title"))
-    assert with_curve.shape == other.shape
-    assert (with_curve != other).any(), "the line of the control is missing"
+    summaries = [summary("tamiyo", 60.0), summary("static", 30.0)]
+    with_curve = imread(draw_learning(tmp_path / "a.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries, "title"))
+    image = imread(draw_learning(tmp_path / "b.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries[:1], "title"))
+    assert with_curve.shape == image.shape
+    assert (with_curve != image).any(), "the line of the control is missing"

@@ -39,9 +39,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if path.endswith("query_range"):
             times = [END - 60 + 10 * number for number in range(7)]
             return {
-                "result": [{"metric": one, "values": [[t, str(n % 2)] for n, t in enumerate(times)]} for one in series]
+                "result": [
+                    {"metric": labels, "values": [[t, str(n % 2)] for n, t in enumerate(times)]} for labels in series
+                ]
             }
-        return {"result": [{"metric": one, "value": [END, "0.25"]} for one in series]}
+        return {"result": [{"metric": labels, "value": [END, "0.25"]} for labels in series]}
 
     def answer(self, status, tree):
         body = json.dumps(tree).encode()
@@ -84,7 +86,7 @@ def test_each_panel_shows_its_series_or_no_data(api, kind):
     figure = draw_row(api, "run", row, Window(END - 60, END))
     full, empty = figure.axes
     assert [text.get_text() for text in empty.texts] == ["no data"]
-    names = {text.get_text() for text in full.texts} | {one.get_text() for one in full.get_yticklabels()}
+    names = {text.get_text() for text in full.texts} | {label.get_text() for label in full.get_yticklabels()}
     names |= {text.get_text() for text in (full.get_legend().get_texts() if full.get_legend() else ())}
     assert {"one of", "two of"} <= {name.partition(":")[0] for name in names}
     assert full.get_title(loc="left") == "Title"
