@@ -1,4 +1,4 @@
-"""The environment: Gymnasium's contract, determinism, legality, lifecycles and the accounts of whole episodes."""
+"""The environment: Gymnasium's contract, determinism, legality, lifecycles and the rewards of whole episodes."""
 
 import random
 import subprocess
@@ -196,7 +196,7 @@ def some_action(env, rng):
 
 @pytest.fixture(scope="module", params=[["g1", "g2", "g3"], []], ids=["auto", "manual"])
 def fuzzed(request):
-    """Records of fuzzed episodes: what was asked, what was allowed, what came back."""
+    """Records of fuzzed episodes: requested actions, masks and results."""
     env = make_environment("digits", QUICK | {"growth.auto_forward": request.param})
     env.action_space.seed(0)
     rng = np.random.default_rng(0)
@@ -290,7 +290,7 @@ def transitions(events):
 
 
 def live_a_whole_life(env):
-    """Germinate in r0c2 and go on until it is committed; the stage changes and the rewards of FOSSILIZE steps."""
+    """Germinate in r0c2 and advance until it is committed; the stage changes and the rewards of FOSSILIZE steps."""
     env.reset(seed=0)
     moves, commits = [], []
     action = act(LifecycleOp.GERMINATE, 2, style=int(GerminationStyle.LINEAR_ADD), tempo=0)

@@ -1,4 +1,4 @@
-"""A broken network is restored, the episode ends, and the step that broke it pays."""
+"""Rollbacks: the network is restored, the episode ends, and the causal step has the penalty."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_the_penalty_reaches_the_last_intervention():
 @pytest.mark.parametrize(
     ("script", "window", "cause"),
     [
-        ([STAY, STAY], 10, 2),  # nobody intervened: the step itself
+        ([STAY, STAY], 10, 2),  # no intervention: the step itself
         ([GROW, STAY, STAY], 2, 3),  # too long ago
         ([GROW, STAY, STAY], 3, 0),  # just inside the window
     ],
@@ -165,7 +165,7 @@ def test_a_broken_seed_is_caught_once_it_is_blended_in():
 
 
 def test_a_broken_seed_in_training_changes_nothing_and_never_blends():
-    """Its gate stays shut, however little is asked of the gradients' health."""
+    """Its gate refuses, whatever the threshold of gradient health."""
     env = started([GROW], **{"growth.min_training_epochs": 2})
     assert env.reports[1].stage is Stage.TRAINING
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""An episode that is saved in its middle goes on exactly, in another process too."""
+"""Saved episodes resume bit for bit, in another process too."""
 
 import json
 import subprocess
@@ -71,7 +71,7 @@ def random_action(env, rng):
 
 
 def lived(env, steps, rng):
-    """What comes of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
+    """Results of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
     trace = []
     for _ in range(steps):
         observation, reward, terminated, truncated, info = env.step(random_action(env, rng))

@@ -1,4 +1,4 @@
-"""Tamiyo at the helm of somebody else's model and loop does what it does in the environment."""
+"""Growth in a user's loop equals growth in the environment."""
 
 import warnings
 
@@ -43,7 +43,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def bundle(config):
-    """An untrained policy whose choices depend on what it sees."""
+    """Untrained policy whose choices depend on the view."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         network = PolicyNetwork(config.policy)

@@ -1,4 +1,4 @@
-"""The strategies that the rewards are tried with, and the arithmetic of their table."""
+"""Scripted strategies, and the arithmetic of their table."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def env():
 
 
 def played(env, name):
-    """Operations that were carried out in an episode."""
+    """Executed operations of an episode."""
     env.reset(seed=4)
     done, operations = False, []
     while not done:

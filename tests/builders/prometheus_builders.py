@@ -1,4 +1,4 @@
-"""A Prometheus of our own for tests, by its HTTP interface."""
+"""Prometheus server of the tests, and its HTTP interface."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ class Prometheus:
         return [float(item["value"][1]) for item in self.get("query", query=expression)["result"]]
 
     def ringing(self):
-        """Names of the alerts that ring."""
+        """Names of the firing alerts."""
         return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
 
     def wait_for(self, expression, seconds=WAIT_SECONDS):

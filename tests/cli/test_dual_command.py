@@ -1,4 +1,4 @@
-"""Two policies side by side, and a verdict."""
+"""Comparison of two reward modes: two runs and a verdict."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""``esper explain``: why was this reward paid?"""
+"""``esper explain``: entries of a reward and their causes."""
 
 import pytest
 from cli_builders import only_run

@@ -1,4 +1,4 @@
-"""``esper export-policy`` on a real run directory, and its bundle where a policy is asked for."""
+"""``esper export-policy`` on a real run directory, and its bundle as a policy of other commands."""
 
 import json
 import shutil

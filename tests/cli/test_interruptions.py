@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the run stops where it is safe, says how to go on, and goes on as if nothing had been."""
+"""Ctrl-C and SIGTERM: the run stops at a safe point, prints the command to resume, and resumes without a difference."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def test_handlers_are_restored_and_codes_follow_from_the_signal():
         assert (stop(), stop.exit_code) == (True, 143)
         with pytest.raises(SystemExit, match="130"):
             os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)  # asking politely twice is still asking politely
+        os.kill(os.getpid(), signal.SIGTERM)  # a second request to stop is equal to the first
     assert [signal.getsignal(number) for number in CODES] == before
 
 

@@ -1,4 +1,4 @@
-"""``--metrics-port``: a run that Prometheus can watch without Ray."""
+"""``--metrics-port``: a run that Prometheus scrapes without Ray."""
 
 from contextlib import closing
 from socket import socket
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
-    """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""
+    """Read between two rounds, over HTTP; afterwards the port is closed. The weights are equal to those without metrics."""
     ports, pages, original = [], [], MetricsObserver.round_finished
 
     def read_afterwards(self, row, timing):

@@ -48,7 +48,7 @@ def test_links_are_printed_the_run_is_scraped_and_all_processes_end(tmp_path):
     assert re.search(rf"growth +│ {float(last['growth_ratio']):.2f}x", out), out
     port = links[0].port
     with closing(socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0  # nobody listens any more
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # the port is closed
 
 
 @needs_prometheus

@@ -69,7 +69,7 @@ def test_every_query_that_must_have_data_has_data(followed):
 
 
 def test_no_paging_alert_fires_for_a_healthy_run(followed):
-    """Whatever a policy that has hardly learnt may give reason for can wait, and has to last."""
+    """Alerts about a policy in its first rounds are not paging and have a delay."""
     _, results, _ = followed
     reasons = {whose.partition(" ")[2] for whose, _ in results if whose.startswith("alert")}
     assert not {name for name in reasons if ALERTS[name].severity == "page"}, results

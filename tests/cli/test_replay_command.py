@@ -19,7 +19,7 @@ def run(finished, tmp_path):
 
 
 def as_lines(run):
-    """The events as the lines of JSON that they were before they became Parquet, which is gone."""
+    """The events as lines of JSON, without the Parquet files."""
     records = [{"schema": EVENT_SCHEMA, **record} for record in RunDirectory.open(run).events()]
     shutil.rmtree(run / "events")
     return records

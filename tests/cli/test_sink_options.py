@@ -1,4 +1,4 @@
-"""``--tensorboard``, ``--mlflow`` and ``--wandb``: whatever they do, the run is the same."""
+"""``--tensorboard``, ``--mlflow`` and ``--wandb``: sinks do not change the run, whether they work or fail."""
 
 import json
 

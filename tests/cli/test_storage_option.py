@@ -1,4 +1,4 @@
-"""Runs with a name, and with a copy elsewhere that they can be resumed from."""
+"""Named runs, and copies in a storage from which they are resumed."""
 
 import shutil
 

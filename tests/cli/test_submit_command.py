@@ -1,4 +1,4 @@
-"""``esper submit`` where it says no before it asks a cluster."""
+"""``esper submit`` refusals before a cluster is contacted."""
 
 import pytest
 from head_builders import free_ports, run_esper

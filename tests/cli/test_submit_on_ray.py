@@ -131,7 +131,9 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tm
 
     def run(rounds):
         command = [sys.executable, str(script), "--rounds", rounds, *options, "--address", f"127.0.0.1:{head.port}"]
-        environment = variables(head.environment) | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # nobody's `uv run` above us
+        environment = variables(head.environment) | {
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"
+        }  # no parent process is `uv run`
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     first, again = run("1"), run("1")

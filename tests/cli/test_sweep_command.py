@@ -71,7 +71,7 @@ def made(path, config=None, **tree):
 
 
 class TestResuming:
-    """Only the same sweep is taken up again."""
+    """Only the same sweep is resumed."""
 
     def test_a_run_is_no_sweep(self, esper, tmp_path):
         run = RunDirectory.create(tmp_path, base(), ["test"])

@@ -95,7 +95,7 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     answer = call("sweep", "--resume", folder)
     assert answer.code == 0, answer.err
     assert "4 trials of digits, 2 of them done" in answer.out
-    for name, done in before.items():  # nobody plays a round again that was saved
+    for name, done in before.items():  # no saved round is repeated
         assert all(
             int(round_number) >= done for round_number in re.findall(rf"{name}  running  round (\d)/4", answer.out)
         )

@@ -1,4 +1,4 @@
-"""What the image's steps do, in a fresh environment on this machine."""
+"""Build steps of the image, in a fresh environment on this machine."""
 
 import os
 import shutil
@@ -85,7 +85,7 @@ def test_other_variants_and_steps_are_refused(tmp_path, variant, step, message):
 
 
 def test_the_cpu_variant_leaves_out_cuda_and_takes_the_locked_versions(tmp_path):
-    """With a uv that only writes down what it is asked."""
+    """With a fake uv that records its arguments."""
     bring(["uv.lock"], tmp_path)
     fake = tmp_path / "bin" / "uv"
     fake.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Image, compose file and manifests before linters and schemas that others keep: hadolint, compose-spec, Kubernetes."""
+"""Image, compose file and manifests under public linters and schemas: hadolint, compose-spec, Kubernetes."""
 
 import shutil
 import subprocess

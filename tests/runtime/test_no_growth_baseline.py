@@ -1,4 +1,4 @@
-"""The curve of a host that never grows, and what an episode without growth is paid against it."""
+"""Baseline of a host without growth, and rewards against it."""
 
 import pytest
 

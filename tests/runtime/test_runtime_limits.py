@@ -1,4 +1,4 @@
-"""What an environment does about limits: vetoes, exhausted memory, and measurements that are not always due."""
+"""Limits of an environment: vetoes, exhausted memory, and intervals of measurements."""
 
 import numpy as np
 import pytest

@@ -84,7 +84,7 @@ def picture(
     api = PrometheusApi(prometheus.rstrip("/"))
     runs = api.label_values("run") if run is None else [run]
     if len(runs) != 1:
-        raise UsageError(f"--run: {prometheus} knows {', '.join(runs) or 'no run'}; say which")
+        raise UsageError(f"--run: {prometheus} has {', '.join(runs) or 'no run'}; name one of them")
     for path in draw_rows(api, runs[0], folder, minutes * 60.0):
         typer.echo(str(path))
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables that can be read again, and a picture that shows something."""
+"""Files of an evaluation: tables that round-trip, and a picture with visible content."""
 
 import csv
 from dataclasses import fields, replace

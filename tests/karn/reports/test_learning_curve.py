@@ -1,4 +1,4 @@
-"""The picture of learning: the objective of each round, and the lines that it has to cross."""
+"""The picture of learning: objective by round, and lines of the other policies."""
 
 import csv
 
@@ -10,7 +10,7 @@ from esper_ray.leyline.evaluation_results import Interval, Summary
 
 
 class Rounds:
-    """What the picture asks of a run directory."""
+    """Run directory with the rounds that the picture needs."""
 
     def __init__(self, path):
         self.path = path

@@ -18,7 +18,7 @@ END = 1_700_000_000.0
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """What a Prometheus says: one series with the labels of the request's taste, 0 to 3."""
+    """Server with the answers of a Prometheus: 0 to 3 series per query."""
 
     requests: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
 

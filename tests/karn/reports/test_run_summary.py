@@ -25,7 +25,7 @@ FAILURE = [("TRAINING", 0.0), ("PRUNED", 0.0), ("EMBARGOED", 0.0), ("RESETTING",
 
 
 def story(episode, accuracy, steps=6, grown=True, **more):
-    """The log of one episode: one seed that is kept, one that is pruned and followed by another."""
+    """The log of one episode: one fossilized seed, and one that is pruned and replaced."""
     state = {"val_accuracy_pp": 10.0, "committed_accuracy_pp": 10.0}
     yield complete({"kind": "episode_started", "episode": episode, **state, **more})
     for step in range(steps):
@@ -86,7 +86,7 @@ def test_a_heuristic_run_is_drawn_without_rounds_and_without_a_display(run, monk
 
 
 def test_rounds_with_wait_only_are_drawn(run):
-    """A single round, no operation, no seed: the emptiest run that there is. Warnings are errors here."""
+    """A single round, no operation, no seed: the smallest run. Warnings are errors here."""
     run.log(story(0, 20.0, steps=1, grown=False, round=0))
     run.add_round(row_of(0, wait=12), {"round": 0})
     draw_run(run)

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: the folder, scores by hand, tables, and pictures that can be drawn."""
+"""Files of a sweep: the folder, scores by hand, tables, and pictures that can be drawn."""
 
 import csv
 
