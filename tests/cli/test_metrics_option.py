@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
-    """Read between two rounds, over HTTP; afterwards the port is closed. The weights are equal to those without metrics."""
+    """Read between two rounds, over HTTP; then the port closes. The weights are those without metrics."""
     ports, pages, original = [], [], MetricsObserver.round_finished
 
     def read_afterwards(self, row, timing):

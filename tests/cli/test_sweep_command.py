@@ -94,7 +94,7 @@ class TestResuming:
         sweep = made(tmp_path / "sweep")
         answer = esper("sweep", "--resume", sweep.path, *flags)
         assert answer.code == 2
-        assert "is another sweep than the one asked for" in answer.err
+        assert "is another sweep than the requested one" in answer.err
         assert expected in answer.err
 
     def test_trials_of_another_sweep_are_refused(self, esper, tmp_path):
