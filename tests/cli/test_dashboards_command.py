@@ -25,7 +25,7 @@ def test_files_that_are_missing_or_old_are_problems(tmp_path):
     (tmp_path / "esper.json").write_text("{}")
     answer = call("dashboards", "check", "--folder", tmp_path)
     assert answer.code == 1
-    assert "esper.json is not what the catalogue makes" in answer.err
+    assert "esper.json differs from the catalogue" in answer.err
     assert "alerts.yaml does not exist" in answer.err
     assert answer.out.endswith("2 problems\n")
 

@@ -44,7 +44,7 @@ def out(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Evaluations without their picture, which takes longer than a small one."""
-    monkeypatch.setattr("esper_ray.cli.jobs.evaluate.scoreboard.draw_comparison", lambda *_: None)
+    monkeypatch.setattr("esper_ray.cli.jobs.evaluate.evaluation_report.draw_comparison", lambda *_: None)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluat
     assert answer.code == CODES[number]
     assert f"{number.name}: stopping" in answer.err
     assert "Traceback" not in answer.err
-    assert "stopped after 3 of 10 episodes, without a comparison, their scores are in" in answer.out
+    assert "stopped after 3 of 10 episodes, without a comparison; their scores are in" in answer.out
     assert os.listdir(out) == ["scores.csv"]
     assert played(out) == [("random", 0), ("random", 1), ("static", 0)]
 
