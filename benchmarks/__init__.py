@@ -1,1 +1,1 @@
-"""Measured speed, as ratios within one run. ``python -m benchmarks`` runs all, ``make bench`` too."""
+"""Benchmarks of speed, as ratios within one run. ``python -m benchmarks`` and ``make bench`` run all of them."""

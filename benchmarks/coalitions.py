@@ -1,4 +1,4 @@
-"""What it costs to measure every coalition of three blended seeds on ``cifar_baseline``, over one plain pass.
+"""Cost of measuring all coalitions of three blended seeds on ``cifar_baseline``, over one plain pass.
 
 The plain pass is an evaluation of the same grown network with all seeds on. The naive way, one pass for
 each of the eight coalitions, is measured too; both ways must agree. Images are random numbers.
@@ -29,7 +29,7 @@ READY = SeedMeasurements(gradient_health=1.0, exploding=False, finite=True, cont
 
 
 def grown(data: ImageData) -> MorphogeneticModel:
-    """A host with three half blended seeds that matter."""
+    """Host with three half blended seeds that change its output."""
     config = configured("cifar_baseline").model_copy(deep=True)
     model = build_organism(config, data, CPU, seed=0).model
     generator = torch.Generator().manual_seed(0)
@@ -49,7 +49,7 @@ def grown(data: ImageData) -> MorphogeneticModel:
 
 @torch.no_grad()
 def plain_pass(model: MorphogeneticModel, data: ImageData) -> tuple[float, float]:
-    """Loss and accuracy in percent as everybody measures them."""
+    """Loss and accuracy in percent, measured by a plain loop."""
     losses, right = 0.0, 0.0
     split = data.train
     for start in range(0, IMAGES, measurement.CHUNK):
@@ -62,7 +62,7 @@ def plain_pass(model: MorphogeneticModel, data: ImageData) -> tuple[float, float
 
 @contextmanager
 def without(model: MorphogeneticModel, slots: frozenset[str]) -> Iterator[None]:
-    """Within it, the seeds of ``slots`` are at amplitude zero."""
+    """Context in which the seeds of ``slots`` have amplitude zero."""
     alphas = {slot: model.cell(slot).alpha.clone() for slot in slots}
     for slot in slots:
         model.cell(slot).alpha.fill_(0.0)
@@ -74,7 +74,7 @@ def without(model: MorphogeneticModel, slots: frozenset[str]) -> Iterator[None]:
 
 
 def naive(model: MorphogeneticModel, data: ImageData) -> dict[frozenset[str], float]:
-    """Accuracy of each coalition, one pass for each."""
+    """Accuracies of the coalitions, from one pass for each."""
     accuracies = {}
     for members in subsets(SLOTS):
         with without(model, frozenset(SLOTS) - members):
@@ -89,7 +89,7 @@ def measure_coalitions() -> dict[str, float]:
     table = measurement.measure(model, data, data.train, examples=IMAGES)
     expected = naive(model, data)
     gaps = [abs(expected[coalition.members] - coalition.accuracy_pp) for coalition in table.coalitions]
-    fast, one, ratio = paired_seconds(
+    fast, plain, ratio = paired_seconds(
         lambda: measurement.measure(model, data, data.train, examples=IMAGES), lambda: plain_pass(model, data), PAIRS
     )
     _, _, slow = paired_seconds(lambda: naive(model, data), lambda: plain_pass(model, data), 3)
@@ -101,7 +101,7 @@ def measure_coalitions() -> dict[str, float]:
     return {
         "coalitions": float(len(table.coalitions)),
         "largest_difference_pp": max(gaps),
-        "plain_pass_ms": 1e3 * one,
+        "plain_pass_ms": 1e3 * plain,
         "all_coalitions_ms": 1e3 * fast,
         "all_over_plain_pass": ratio,
         "naive_over_plain_pass": slow,

@@ -1,4 +1,4 @@
-"""CPU seconds of the command line before anything heavy is imported."""
+"""CPU seconds of the command line before heavy imports."""
 
 import os
 import statistics

@@ -1,9 +1,8 @@
-"""What the environment costs over a plain loop, and what two Ray actors gain over one process.
+"""Cost of an environment step over a plain loop, and speed-up of two Ray actors over one process.
 
 The plain loop does the same training and the same validation pass as a step without seeds, on the
-same host, data and batches, written as anybody would write it. The second comparison plays and
-learns the same rounds twice through the same controller pieces, serially and on Ray; start-up is not
-counted.
+same host, data and batches, in ordinary PyTorch. The second comparison runs the same rounds twice
+through the same controller parts, serially and on Ray, without the start of the workers.
 """
 
 from time import perf_counter
@@ -28,7 +27,7 @@ from esper_ray.tolaria.data import epoch_batches
 
 PAIRS = 40
 ROUNDS = 4
-"""Rounds that are timed, after one that warms up."""
+"""Number of timed rounds, after one warm-up round."""
 PARTS = ("play_round", "update")
 
 
@@ -65,7 +64,7 @@ class PlainLoop:
 
 
 def step_over_plain_loop(config: RunConfig) -> dict[str, float]:
-    """Milliseconds of both, and their ratio."""
+    """Milliseconds of a step and of the plain loop, and their ratio."""
     env = MorphogenesisEnv(config.model_copy(update={"episode_length": 10**6}))
     env.reset(seed=0)
     action = WAIT.to_indices()
@@ -74,10 +73,10 @@ def step_over_plain_loop(config: RunConfig) -> dict[str, float]:
 
 
 def ray_over_serial(config: RunConfig) -> dict[str, float]:
-    """Seconds of the same rounds in one process and on two actors, in turn, and the speed-up.
+    """Seconds of the same rounds in one process and on two actors, alternately, and the speed-up.
 
-    Both crews learn the same thing, so every round is the same work for both; taking turns keeps what the
-    machine does at different times out of the ratio.
+    Both worker groups learn the same, so every round is the same work for both; the alternation cancels slow changes
+    of the machine's load.
     """
     seconds = {"serial": [0.0, 0.0], "ray": [0.0, 0.0]}
     with LocalWorkerGroup(config) as serial, make_workers(config) as on_ray:
@@ -95,7 +94,7 @@ def ray_over_serial(config: RunConfig) -> dict[str, float]:
 
 
 def _round(workers: WorkerGroup, config: RunConfig, index: int) -> tuple[float, float]:
-    """Seconds of playing and of learning in one round."""
+    """Seconds of rollout and of update in one round."""
     envs = range(config.system.envs)
     assignments = [Assignment(index * len(envs) + env, env, episode_seed(config.seed, index, env)) for env in envs]
     began = perf_counter()

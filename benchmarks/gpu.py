@@ -19,7 +19,7 @@ from esper_ray.tolaria.training import Trainer
 MODES = ("off", "default", "captured")
 ENVIRONMENTS = (1, 4, 8)
 EPOCHS = 10
-"""Epochs that are timed for each environment, after two that compile or capture."""
+"""Number of timed epochs for each environment, after two that compile or capture."""
 STEPS = 24
 
 
@@ -40,7 +40,7 @@ def on_device(data: ImageData, device: torch.device) -> ImageData:
 
 
 def epochs_per_second(data: ImageData, mode: str, count: int) -> float:
-    """Epochs of all environments together in a second."""
+    """Epochs per second of all environments together."""
     device = data.device
     config = build(
         configured("cifar_baseline").model_dump(),

@@ -1,10 +1,10 @@
-"""Whether seeds come out of incubation fit, and whether a gradient-informed start helps them.
+"""Quality of seeds after incubation, and gain of a gradient-informed start.
 
 Incubation: on CIFAR-10 a seed is trained for ten epochs behind the untrained host of
 ``cifar_baseline``; then the validation loss with the seed fully on is compared with that of the host
 alone. Initialisation: a seed is incubated and blended in from either start; compared are the accuracy
-after a fixed number of epochs, and the gradient at birth. CIFAR-10 is left out where its Parquet
-files are not beside the repository (../shared/data/cifar10) or in the folder ESPER_CIFAR10.
+after a fixed number of epochs, and the gradient at birth. CIFAR-10 is skipped without its Parquet
+files beside the repository (../shared/data/cifar10) or in the folder ESPER_CIFAR10.
 """
 
 import os
@@ -52,7 +52,7 @@ def cifar_config(**overrides: object) -> RunConfig:
 
 
 class Trial:
-    """One organism that is trained epoch by epoch."""
+    """Training of one organism, epoch by epoch."""
 
     def __init__(self, config: RunConfig, data: ImageData, seed: int) -> None:
         self.config, self.data, self.seed, self.epoch = config, data, seed, 0
@@ -71,7 +71,7 @@ class Trial:
             self.epoch += 1
 
     def advance(self) -> None:
-        """Through the next gate, which has to be open."""
+        """Advance through the next gate, which must pass."""
         outcome = self.model.advance(SLOT, WORTHY)
         if not outcome:
             raise RuntimeError(f"the seed of the benchmark does not advance: {outcome.message}")
@@ -82,7 +82,7 @@ class Trial:
         return cross_entropy(self.model(images), self.data.train.labels[:512])
 
     def validation_loss(self) -> float:
-        """Validation loss in the mode that the model is in."""
+        """Validation loss in the present mode of the model."""
         with torch.no_grad():
             logits = self.model(self.data.normalised(self.data.validation.images))
         return cross_entropy(logits, self.data.validation.labels).item()

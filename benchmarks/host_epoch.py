@@ -1,10 +1,10 @@
-"""What an epoch of ours costs over a plain loop on resident data, and over a conventional DataLoader loop.
+"""Cost of an epoch over a plain loop on resident data, and over a conventional DataLoader loop.
 
-All train the same host on the same images, with random crops and flips. The plain loop is written as
-anybody would write it, with the batches and variations of ours, so both come to the same weights. The
-DataLoader loop decodes nothing either: its data set holds pictures that are ready, and torchvision
-crops, flips and normalises them one by one, in this process or in two workers, whichever is faster.
-Images are random numbers; speed does not depend on what they show.
+All loops train the same host on the same images, with random crops and flips. The plain loop is ordinary
+PyTorch with the same batches and variations, so both reach the same weights. The DataLoader loop does
+not decode either: its data set holds decoded pictures, and torchvision crops, flips and normalises them
+one by one, in this process or in two workers; the faster one counts. Images are random numbers, because
+speed does not depend on their content.
 """
 
 from collections.abc import Callable
@@ -93,7 +93,7 @@ class PlainLoop:
 
 
 class Pictures(PictureSet[tuple[Tensor, int]]):
-    """What ``torchvision.datasets.CIFAR10`` is: arrays in memory, a picture and its transform per item."""
+    """Data set like ``torchvision.datasets.CIFAR10``: arrays in memory, one picture and transform per item."""
 
     def __init__(self, data: ImageData) -> None:
         from torchvision.transforms import v2
@@ -119,7 +119,7 @@ class Pictures(PictureSet[tuple[Tensor, int]]):
 
 
 def figures_of(host: str, data: ImageData) -> dict[str, float]:
-    """Images per second of ours, and the ratios."""
+    """Images per second of our epoch, and the ratios to the other loops."""
     config = configured(host)
     usual = build(config.model_dump(), {"host.memory_format": "contiguous"})
     organism = build_organism(config, data, CPU, seed=0)
@@ -130,7 +130,7 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
     )
     plan = data.plan(0, 0, BATCH, STEPS)
     _same(trainer.train(plan).loss, plain.train(lambda: plain.varied(plan)))
-    ours, theirs, ratio = paired_seconds(
+    ours, plain_s, ratio = paired_seconds(
         lambda: trainer.train(plan), lambda: plain.train(lambda: plain.varied(plan)), PAIRS
     )
     loaders = [
@@ -140,7 +140,7 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
     seconds = min(_loader_seconds(conventional, loader) for loader in loaders)  # in PyTorch's usual layout
     return {
         f"{host}_images_per_second": IMAGES / ours,
-        f"{host}_plain_images_per_second": IMAGES / theirs,
+        f"{host}_plain_images_per_second": IMAGES / plain_s,
         f"{host}_loader_images_per_second": IMAGES / seconds,
         f"{host}_over_plain_loop": ratio,
         f"{host}_over_dataloader": seconds / ours,
@@ -148,13 +148,13 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
 
 
 def _same(first: float, second: float) -> None:
-    """Two loops that are compared must do the same."""
+    """Check that two compared loops have equal losses."""
     if abs(first - second) > 1e-4 * abs(second):
         raise RuntimeError(f"the loops differ: losses {first} and {second}")
 
 
 def _loader_seconds(loop: PlainLoop, loader: Any) -> float:
-    """Seconds of an epoch, the least of three after one that starts the workers."""
+    """Seconds of an epoch, the minimum of three after one that starts the workers."""
     times = []
     for _ in range(4):
         began = perf_counter()

@@ -1,7 +1,7 @@
-"""What PPO adds to its network: an update over bare passes of the same tensors, a decision over a bare forward.
+"""Cost of PPO over its network: an update over bare passes, a decision over a bare forward.
 
-The policy has the sizes of the preset digits, one thread. The bare passes go over the same minibatches as often as the
-update does, forward and backward; their loss is the sum of all outputs, and nothing is optimised.
+The policy has the sizes of the preset digits, one thread. The bare passes run forward and backward over the same
+minibatches, as often as the update; their loss is the sum of all outputs, without an optimiser step.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def _sum_of_outputs(output: PolicyOutput) -> Tensor:
 
 
 def _bare_passes(learner: PPOLearner, episodes: list[Episode]) -> Callable[[], None]:
-    """Forward and backward over the minibatches of the learner's next update, cut out beforehand."""
+    """Forward and backward passes over the prepared minibatches of the learner's next update."""
     batch = padded_batch(episodes, learner.device)
     cut = [(batch.features[rows], batch.blueprints[rows]) for rows in learner._minibatches(len(episodes))]
     network = PolicyNetwork(learner.config.policy)
@@ -105,15 +105,15 @@ def _decisions(policy: LearnedPolicy, view: View) -> Callable[[], None]:
 
 
 def _bare_forwards(network: PolicyNetwork, view: View) -> Callable[[], None]:
-    """Forward passes of one step through every head, each with the memory that the last one left."""
+    """Forward passes of one step through every head, each with the memory of the previous one."""
     features, blueprints = (torch.from_numpy(x)[None, None] for x in (view.features, view.blueprints))
-    kept: list[Memory | None] = [None]
+    memory: list[Memory | None] = [None]
 
     @torch.inference_mode()
     def forward() -> None:
         for _ in range(DECISIONS):
-            output = network(features, blueprints, kept[0])
-            kept[0], _ = output.memory, list(output.logits.arguments.values())
+            output = network(features, blueprints, memory[0])
+            memory[0], _ = output.memory, list(output.logits.arguments.values())
 
     return forward
 

@@ -1,4 +1,4 @@
-"""How every benchmark reports: a table for people, and one JSON line for machines."""
+"""Report of a benchmark: a table, and one line of JSON."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,13 +12,13 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach."""
+    """Bar that a figure must reach."""
 
     limit: float
     at_least: bool = False
 
     def holds(self, figure: float) -> bool:
-        """Whether ``figure`` is good enough."""
+        """Whether ``figure`` reaches the bar."""
         return figure >= self.limit if self.at_least else figure <= self.limit
 
     def __str__(self) -> str:

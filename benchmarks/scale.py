@@ -1,11 +1,11 @@
-"""What the controller itself costs, from 1 to 512 environments: the real one, with environments that only take time.
+"""Overhead of the controller from 1 to 512 environments, with environments that sleep.
 
-Everything is real but the networks: Ray's actors on simulated nodes, the learner, snapshots of the run, event
-log and checkpoints. An environment sleeps as long as its steps would take and returns a real episode. Times of
+Everything but the networks is real: Ray's actors on simulated nodes, the learner, snapshots of the run, event
+log and checkpoints. An environment sleeps for the time of its steps and returns a real episode. Times of
 steps are log-normal around a second; one environment in thirty is three times as slow, and growth makes each
 slower towards its end.
 
-Overhead is what a round takes beyond its longest episode and the update, which nobody could save.
+Overhead is the time of a round beyond its longest episode and the update, which are the lower bound.
 """
 
 import gc
@@ -40,21 +40,21 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 ENVIRONMENTS = (1, 8, 64, 256, 512)
 NODES = 4
 ROUNDS = 3
-"""That are timed, after one that warms up."""
+"""Number of timed rounds, after one warm-up round."""
 STEPS = 10
 STEP_S = 1.0
 SLOW_SHARE, SLOW_FACTOR = 1 / 30, 3.0
 SPREAD = 0.15
 """Standard deviation of the logarithm of a step's time."""
 GROWTH = 0.5
-"""How much slower the last step is than the first."""
+"""Time of the last step over that of the first."""
 LONG_ROUNDS = 200
 LONG_STEP_S = 0.002
 PICTURE = Path(__file__).parent / "results" / "scale.png"
 
 
 def seconds_of(seed: int, step_s: float) -> float:
-    """How long the episode of this seed takes."""
+    """Seconds of the episode of this seed."""
     rng = np.random.default_rng(seed)
     factor = SLOW_FACTOR if rng.random() < SLOW_SHARE else 1.0
     steps = rng.lognormal(0.0, SPREAD, STEPS) * np.linspace(1.0, 1.0 + GROWTH, STEPS)
@@ -62,7 +62,7 @@ def seconds_of(seed: int, step_s: float) -> float:
 
 
 class Sleeping:
-    """Plays by waiting."""
+    """Worker whose episodes sleep instead of training."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Sleeping:
         self.template, self.step_s = template, step_s
 
     def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any], *_: Any) -> PlayedEpisode:
-        """An episode of this environment, after a while."""
+        """An episode of this environment, after the time of its steps."""
         seconds = seconds_of(assignment.seed, self.step_s)
         sleep(seconds)
         whose = {"index": assignment.index, "env": assignment.env, "seed": assignment.seed}
@@ -90,18 +90,18 @@ class Scale:
     environments: int
     round_s: float
     overhead_share: float
-    """Of a round, beyond its longest episode and the update."""
+    """Seconds of a round beyond its longest episode and the update."""
     driver_share: float
-    """CPU seconds of the driver in a second of a round."""
+    """CPU seconds of the driver per second of a round."""
     learner_idle_share: float
     object_store_kib: float
-    """Of episodes and weights in a round."""
+    """KiB of episodes and weights in a round."""
     grown_mib: float
-    """By which the driver's memory has grown from a quarter of the rounds on."""
+    """MiB by which the driver's memory grew after the first quarter of the rounds."""
 
 
 class Listening(RunObserver):
-    """Takes the times of rounds."""
+    """Observer that records the times of rounds."""
 
     def __init__(self) -> None:
         self.timings: list[dict[str, float]] = []
@@ -110,11 +110,11 @@ class Listening(RunObserver):
         self.memory_mib: list[float] = []
 
     def fault_occurred(self, fault: Fault) -> None:
-        """There should be none."""
+        """Fail, because a fault makes the times invalid."""
         raise RuntimeError(f"a fault while measuring: {fault.describe()}")
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """Note the moment."""
+        """Record the time."""
         self.timings.append(timing)
         self.ends.append(perf_counter())
         self.cpu.append(process_time())
@@ -124,13 +124,13 @@ class Listening(RunObserver):
 
 
 def resident_mib() -> float:
-    """Memory of this process."""
+    """Resident memory of this process, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def config_of(environments: int, rounds: int) -> RunConfig:
-    """A run in which all environments play at the same time, on as many actors as there are nodes."""
+    """Configuration of a run with concurrent environments, on one actor per node."""
     together = max(1, -(-environments // NODES))
     settings = {
         "episode_length": STEPS,
@@ -146,14 +146,14 @@ def config_of(environments: int, rounds: int) -> RunConfig:
 
 
 def template_of(config: RunConfig) -> Episode:
-    """A real episode."""
+    """A real episode, the template of all others."""
     behaviour, weights = Behaviour(0, 0, "", 0.1), PPOLearner(config).weights()
     return EnvironmentPool(config, "cpu", 1).play(Assignment(0, 0, 0), behaviour, weights).episode
 
 
 @contextmanager
 def simulated_nodes() -> Any:
-    """A head without CPUs and some nodes with plenty, all on this machine."""
+    """A head without CPUs, and simulated nodes with many CPUs, all on this machine."""
     choose_ray_settings()
     import ray
     from ray.cluster_utils import Cluster
@@ -171,7 +171,7 @@ def simulated_nodes() -> Any:
 
 
 def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
-    """Some rounds with so many environments."""
+    """Means over rounds with this number of environments."""
     from ray import cloudpickle
 
     from esper_actors.cluster.workers import RayWorkerGroup
@@ -204,7 +204,7 @@ def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
 
 
 def show(rows: list[Scale]) -> None:
-    """The table."""
+    """Print the table."""
     print("| environments | s per round | overhead | CPU of the driver | learner idle | object store, KiB per round |")
     print("|---:|---:|---:|---:|---:|---:|")
     for row in rows:

@@ -1,4 +1,4 @@
-"""How the time of a step grows with live seeds, and with environments on this machine; a table and a plot.
+"""Time of a step by number of live seeds, and rate of steps by number of environments.
 
 Seeds: the deep CIFAR host with 1x1 convolutions and ten slots, of which the first n hold a blended
 seed. Environments: episodes of the digits preset without growth, one Ray actor for each environment.
@@ -31,7 +31,7 @@ from esper_ray.leyline.stages import Stage
 SEEDS = tuple(range(11))
 ENVIRONMENTS = (1, 2, 4, 8)
 STEPS = 5
-"""Steps that are timed, after one that warms up."""
+"""Number of timed steps, after one warm-up step."""
 EPISODE = 20
 PICTURE = Path(__file__).parent / "results" / "scaling.png"
 DEEP = CNN_VARIANTS["cifar_deep_impaired"]
@@ -107,7 +107,7 @@ def _play(workers: Any, config: RunConfig, index: int) -> None:
 
 
 def draw(seeds: dict[int, float], rates: dict[int, float]) -> None:
-    """The plot of both."""
+    """Draw the plot of both."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""Simple strategies, honest and not: what a policy might find out about a reward. Each looks at reports only."""
+"""Simple strategies, honest and exploiting, for tests of the rewards. Each uses reports only."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -13,9 +13,9 @@ FULL, FAST = 2, 0
 HELD = 5
 """Epochs in HOLDING after which honest strategies judge a seed."""
 PATIENCE = 8
-"""Epochs in HOLDING after which they give one up."""
+"""Epochs in HOLDING after which they prune a seed."""
 SOLVED_PP = 99.0
-"""Accuracy from which nothing is left to win."""
+"""Accuracy above which no further seed is worth its price."""
 
 RIGHT = (Blueprint.CONV_LIGHT, Blueprint.BOTTLENECK, Blueprint.DEPTHWISE)
 """By slot: what did best on other seeds of ``digits``; the first alone solves ``patterns``."""
@@ -25,7 +25,7 @@ Strategy = Callable[["Situation"], Options]
 
 
 class Situation:
-    """A view, and what it takes to name actions in it."""
+    """View with the helpers to build actions for it."""
 
     def __init__(self, view: View, limits: Limits) -> None:
         self.view, self.limits = view, limits
@@ -37,21 +37,21 @@ class Situation:
 
     @property
     def empty(self) -> list[int]:
-        """Free slots, the first ones first: there parameters are cheapest."""
+        """Free slots in order; parameters are cheapest in the first."""
         return [slot for slot, report in enumerate(self.view.reports) if report is None]
 
     def live(self) -> list[tuple[int, SlotReport]]:
-        """Seeds whose fate is open: those that a PRUNE would name."""
+        """Live seeds, which PRUNE can remove."""
         stages = (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING)
         return [(slot, report) for slot, report in self.seeds if report.stage in stages]
 
     def holding(self, least: int = 0) -> list[tuple[int, SlotReport]]:
-        """Seeds that wait for a decision since so many epochs."""
+        """Seeds that have been in HOLDING for at least this number of epochs."""
         return [(s, r) for s, r in self.seeds if r.stage is Stage.HOLDING and r.ticks_in_stage >= least]
 
-    def plant(self, slot: int, *wanted: Blueprint) -> Action:
+    def plant(self, slot: int, *choices: Blueprint) -> Action:
         """A seed of the first blueprint that the run allows."""
-        blueprint = next((b for b in wanted if b in self.limits.blueprints), min(self.limits.blueprints))
+        blueprint = next((b for b in choices if b in self.limits.blueprints), min(self.limits.blueprints))
         style = min(self.limits.styles, key=lambda s: s is not GerminationStyle.LINEAR_ADD)
         return Action(LifecycleOp.GERMINATE, slot, blueprint, int(style), FAST, alpha_target=FULL)
 
@@ -65,7 +65,7 @@ def _commit(slot: int) -> Action:
 
 
 def idle(s: Situation) -> Options:
-    """Nothing, ever."""
+    """WAIT in every step."""
     yield from ()
 
 
@@ -82,24 +82,24 @@ def rush(s: Situation) -> Options:
 
 
 def turntable(s: Situation) -> Options:
-    """Take seeds up to HOLDING, cash in what the stages pay, prune, and begin again."""
+    """Advance seeds to HOLDING for the rewards of the stages, prune them, and start again."""
     yield from (_prune(slot) for slot, _ in s.holding(2))
     yield from (s.plant(slot, Blueprint.CONV_LIGHT) for slot in s.empty)
 
 
 def hold_for_ever(s: Situation) -> Options:
-    """Grow the right seeds, and never decide about them."""
+    """Grow the right seeds, and hold them for ever."""
     yield from _right_seeds(s)
 
 
 def fossilize_everything(s: Situation) -> Options:
-    """Fill every slot with whatever comes, and commit all of it in due time."""
+    """Fill every slot with any seed, and commit all of them after the holding time."""
     yield from (_commit(slot) for slot, _ in s.holding(HELD))
     yield from (s.plant(slot, _rotation(slot)) for slot in s.empty)
 
 
 def ransomware(s: Situation) -> Options:
-    """Blend in seeds that can do nothing early, so that the network comes to lean on them, and commit them then."""
+    """Blend in useless seeds early, so that the network depends on them, and commit them."""
     for slot, report in s.holding():
         if (report.measured.contribution_pp or 0.0) >= 1.0:
             yield _commit(slot)
@@ -107,19 +107,19 @@ def ransomware(s: Situation) -> Options:
 
 
 def cheapest_blueprint(s: Situation) -> Options:
-    """The cheapest seed in every slot, judged honestly."""
+    """Grow the cheapest seed in every slot, and judge it honestly."""
     yield from _judge(s)
     yield from (s.plant(slot, Blueprint.NORM) for slot in s.empty)
 
 
 def do_right(s: Situation) -> Options:
-    """The right blueprint, judged when there is evidence: what contributes is committed, the rest is given up."""
+    """Grow the right blueprints; commit seeds with a measured contribution, prune the others."""
     yield from _judge(s)
     yield from _right_seeds(s)
 
 
 def _right_seeds(s: Situation) -> Options:
-    """The seed that brings most for its price in each slot, as long as there is something left to win."""
+    """Germinate the best seed for its price in each slot, below the target accuracy."""
     if s.view.signals.val_accuracy_pp < SOLVED_PP:
         yield from (s.plant(slot, RIGHT[slot % len(RIGHT)]) for slot in s.empty)
 

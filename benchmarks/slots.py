@@ -1,4 +1,4 @@
-"""What slots cost: empty ones over the bare host, blended seeds over the same computation written by hand.
+"""Cost of slots: empty ones over the bare host, blended seeds over a hand-written network.
 
 The host is that of ``cifar_baseline``; a pass is forward and backward on one batch, one thread.
 """
@@ -27,7 +27,7 @@ WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, con
 
 
 class ByHand(nn.Module):
-    """The host with a seed added after each block, as anybody would write it."""
+    """Host with a seed after each block, in ordinary PyTorch."""
 
     def __init__(self, host: CNNHost, seeds: Mapping[int, nn.Module]) -> None:
         super().__init__()

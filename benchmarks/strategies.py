@@ -1,8 +1,8 @@
-"""Which simple strategy each reward mode pays best, on ``patterns`` and ``digits``: a table and a heat map.
+"""Returns of simple strategies in each reward mode, on ``patterns`` and ``digits``: table and heat map.
 
-Every strategy plays whole episodes in the real environment. What is paid changes nothing in a network, so each episode
-is played once and booked in all eight modes; that this comes to the same is checked against an environment of each
-mode. Returns are discounted, with every amount at the step that caused it, as PPO sees them.
+Every strategy plays whole episodes in the real environment. Rewards do not change a network, so each episode is played
+once and its rewards are computed in all eight modes; a check compares them with an environment of each mode. Returns
+are discounted, with every amount at the step that caused it, as for PPO.
 
     python -m benchmarks.strategies [--seeds N]
 """
@@ -61,7 +61,7 @@ def episode_return(ledger: Ledger, steps: int, gamma: float) -> float:
 
 
 def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
-    """An episode; what the accounts saw of it."""
+    """Transitions of one episode."""
     env.reset(seed=seed)
     seen: list[Transition] = []
     settle = env.progress.rewards.settle
@@ -80,7 +80,7 @@ def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
 
 
 def booked(config: RunConfig, mode: str, env: MorphogenesisEnv, seen: Sequence[Transition]) -> Ledger:
-    """The same episode in another mode."""
+    """Return of the same episode in another mode."""
     reward = config.reward.model_copy(update={"mode": mode})
     books = RewardEngine(
         reward,
@@ -105,10 +105,10 @@ def returns_of(job: tuple[str, str, int]) -> dict[str, float]:
 
 
 def check_booking(task: str, seed: int) -> None:
-    """See that an episode that is played in a mode earns what it is booked with there.
+    """Check that an episode played in a mode has the return computed for that mode.
 
     Raises:
-        RuntimeError: if it does not.
+        RuntimeError: if the returns differ.
     """
     booked_returns = returns_of((task, HONEST, seed))
     for mode in REWARD_MODES:
@@ -127,7 +127,7 @@ def interval(values: NDArray[np.float64]) -> Cell:
 
 
 def margin(returns: Returns) -> tuple[str, Cell]:
-    """The strongest rival of :data:`HONEST`, and how far it is behind, episode by episode."""
+    """The best strategy besides :data:`HONEST`, and its deficit, paired by episode."""
     rival = max((name for name in returns if name != HONEST), key=lambda name: returns[name].mean())
     return rival, interval(returns[HONEST] - returns[rival])
 
@@ -155,13 +155,13 @@ def _episode_seeds(count: int) -> range:
 
 
 def winner(returns: Returns) -> str:
-    """The strategy that is paid most."""
+    """The strategy with the highest return."""
     return max(returns, key=lambda name: returns[name].mean())
 
 
 def tables(results: Mapping[str, Mapping[str, Returns]]) -> list[Table]:
-    """One table a task, for the terminal; what is paid most is bold."""
-    made = []
+    """One table per task for the terminal; the highest return is bold."""
+    rendered = []
     for task, by_mode in results.items():
         table = Table(title=f"{task}: mean return ± half of its {LEVEL} % interval", title_justify="left")
         table.add_column("strategy")
@@ -170,12 +170,12 @@ def tables(results: Mapping[str, Mapping[str, Returns]]) -> list[Table]:
         for name in STRATEGIES:
             cells = {mode: str(interval(returns[name])) for mode, returns in by_mode.items()}
             table.add_row(name, *(f"[b]{c}[/b]" if winner(by_mode[m]) == name else c for m, c in cells.items()))
-        made.append(table)
-    return made
+        rendered.append(table)
+    return rendered
 
 
 def markdown(results: Mapping[str, Mapping[str, Returns]], seeds: int) -> str:
-    """The same for a file."""
+    """The tables as Markdown."""
     lines = [
         "# What each reward mode pays for",
         "",
@@ -195,7 +195,7 @@ def markdown(results: Mapping[str, Mapping[str, Returns]], seeds: int) -> str:
 
 
 def draw(results: Mapping[str, Mapping[str, Returns]], path: Path) -> None:
-    """The heat map: within each mode, from what is paid least to what is paid most."""
+    """Draw the heat map, scaled from the lowest to the highest return of each mode."""
     import matplotlib as mpl
 
     mpl.use("Agg")

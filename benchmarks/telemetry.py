@@ -1,10 +1,9 @@
-"""What telemetry costs: the share of a run that goes into events, Parquet, metrics, samples and the control.
+"""Cost of telemetry: its share of a run for events, Parquet, metrics, samples and the control.
 
-A round of the preset digits is played and learnt from in one process. The same episodes are then logged,
-compacted, folded into metrics and shown to an exporter again and again, and so is what was told while they
-were played; the median of that over the round is the overhead, to which the control without growth adds its
-share of all rounds. Two whole runs, one with and one without, differ by more than that from one time to the
-next.
+A round of the preset digits is played and learnt from in one process. Its episodes and samples are then logged,
+compacted, folded into metrics and exported repeatedly; the median time over that of the round is the overhead. The
+control without growth adds its share of all rounds. A comparison of two whole runs, with and without telemetry,
+would be too noisy.
 """
 
 import itertools
@@ -36,8 +35,8 @@ REPEATS = 15
 
 def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
     """Episodes of a round, what was told meanwhile, and the seconds that a round and a control take."""
-    told: list[Sequence[Record]] = []
-    watch = Watch(lambda _: None, lambda _: None, lambda: False, told.append)
+    samples: list[Sequence[Record]] = []
+    watch = Watch(lambda _: None, lambda _: None, lambda: False, samples.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
     with LocalWorkerGroup(config) as workers:
         began = time.perf_counter()
@@ -48,13 +47,13 @@ def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], 
     began = time.perf_counter()
     env.control(assignments[0].seed)
     control = time.perf_counter() - began
-    return episodes, told, seconds - control * config.telemetry.control_episodes, control
+    return episodes, samples, seconds - control * config.telemetry.control_episodes, control
 
 
 def measure() -> Result:
     """Seconds per round, and their share of it."""
     config = build(read_preset("digits"))
-    episodes, told, round_seconds, control_seconds = _a_round(config)
+    episodes, samples, round_seconds, control_seconds = _a_round(config)
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
     spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
@@ -72,7 +71,7 @@ def measure() -> Result:
             marks.append(time.perf_counter())
             feed.records(records)
             marks.append(time.perf_counter())
-            for batch in told:
+            for batch in samples:
                 watching.samples_received(batch)
             run.compact(always=True)
             marks.append(time.perf_counter())

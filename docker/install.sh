@@ -1,11 +1,11 @@
 #!/bin/sh
-# Fills the environment UV_PROJECT_ENVIRONMENT from uv.lock, in two steps, so that an image can keep the first.
+# Fills the environment UV_PROJECT_ENVIRONMENT from uv.lock, in two steps, so that an image can cache the first.
 #
 #   VARIANT=cuda|cpu sh install.sh dependencies|project
 #
-# cuda takes everything as it is locked. cpu leaves out PyTorch and the CUDA libraries that its wheels from the registry
-# need, and takes the same versions of torch and torchvision from PyTorch's own index of CPU builds: both from there,
-# because torchvision imports only beside the build of torch that it was compiled for.
+# cuda installs all packages as locked. cpu omits PyTorch and the CUDA libraries that its wheels from the registry
+# need, and installs the same versions of torch and torchvision from PyTorch's index of CPU builds: both from there,
+# because torchvision needs the build of torch that it was compiled for.
 set -eu
 
 step=${1:?which step: dependencies or project}
@@ -36,7 +36,7 @@ dependencies)
     fi
     ;;
 project)
-    # A wheel, not a link to the source, which stays behind. --inexact keeps what the first step has put there.
+    # A wheel, not a link to the source, which is not in the image. --inexact preserves the packages of the first step.
     # shellcheck disable=SC2086
     uv sync --frozen --no-dev --no-editable --inexact --compile-bytecode $left_out
     ;;

@@ -1,8 +1,7 @@
-"""``MorphogenesisEnv``: an episode trains one growing network; a step is one epoch of it.
+"""Gymnasium environment of a growing network: an episode trains one network, a step is one epoch.
 
-A step goes through legality, execution, one lifecycle tick, training, measurement, the governor and the
-rewards, in this order, whatever policy acts. So the reward of a step depends on its action, and the
-observation already shows the action's effect.
+A step consists of legality, execution, one lifecycle tick, training, measurement, governor and rewards, in this
+order, for every policy. So the reward of a step depends on its action, and the next observation shows its effect.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,14 +37,14 @@ Observation = dict[str, NDArray[Any]]
 
 
 class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
-    """A growing network as a Gymnasium environment.
+    """Gymnasium environment of a growing network.
 
     Observation: ``features`` (23 + 31 per slot, Obs V3), ``blueprints`` (index per slot, -1 where
     empty) and ``masks`` (legal operations per slot and legal arguments). Action: eight indices, see
     :mod:`esper_ray.leyline.actions`. Every action of the space is accepted; an illegal one is executed
     as WAIT and flagged in ``info["illegal"]``.
 
-    ``terminated`` means that the governor had to restore the network; ``truncated`` that the episode
+    ``terminated`` means that the governor restored the network; ``truncated`` that the episode
     has reached its length.
     """
 
@@ -70,13 +69,13 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     ) -> None:
         """
         Args:
-            data: own data on ``device``; the task of the configuration is not loaded then.
-            host: makes a fresh host of one's own for each episode, from the data; weights drawn from torch's
-                global generator are a function of the episode's seed.
+            data: data on ``device``, instead of the task of the configuration.
+            host: builds a fresh host from the data for each episode, instead of the configured one; weights drawn from
+                torch's global generator are a function of the episode's seed.
             flops: counts the operations of training, if given; not those of the control.
 
         Raises:
-            TaskError: if the task or its data cannot be had.
+            TaskError: if the task or its data is not available.
             GrowthError: if a blueprint does not exist for the features at the slots.
             DeviceMemoryError: if the device has no memory for data and host.
         """
@@ -104,42 +103,45 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start a fresh host. The episode is a pure function of ``seed``; without one it is drawn from the last.
+        """Start an episode with a fresh host, as a pure function of its seed.
 
         In the reward mode ``settlement`` the same host is first trained once without growth, for comparison.
+
+        Args:
+            seed: seed of the episode; drawn from the environment's random stream if left out.
         """
         super().reset(seed=seed)
-        chosen = int(self.np_random.integers(2**32)) if seed is None else seed
-        control = self._controls.curve(chosen) if needs_control(self.config.reward) else ()
-        self.runtime = HostRuntime(self.config, self.data, self.device, self.host, chosen, self._flops)
+        episode_seed = int(self.np_random.integers(2**32)) if seed is None else seed
+        control = self._controls.curve(episode_seed) if needs_control(self.config.reward) else ()
+        self.runtime = HostRuntime(self.config, self.data, self.device, self.host, episode_seed, self._flops)
         self.progress = EpisodeProgress(self.runtime, self.limits, control)
-        return self._begun()
+        return self._initial_observation()
 
     def step(self, action: Sequence[int] | NDArray[np.int64]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One epoch.
+        """Execute ``action`` and train one epoch.
 
         Raises:
             RuntimeError: before the first reset, or after the end of an episode.
             ValueError: if ``action`` is not in the action space.
-            RewardError: if the step cannot be paid, because a measurement is not finite; nothing was paid then.
+            RewardError: if a measurement is not finite; no reward is booked then.
             DeviceMemoryError: if the device has no memory for the host alone.
         """
         if not hasattr(self, "progress") or self.progress.over:
-            raise RuntimeError("the episode is over (or was never begun); call reset() first")
+            raise RuntimeError("the episode has ended or was not started; call reset() first")
         requested = Action.from_indices(list(action), len(self.limits.slots))
         legal = self.masks.allows(requested)
         self.progress.illegal_actions += not legal
-        executed, before, known = requested if legal else WAIT, self.reports, self.measured
+        executed, before, measured_before = requested if legal else WAIT, self.reports, self.measured
         epoch = self.runtime.advance(executed)
         watch = Stopwatch()
-        self.outcome, self.view = self.progress.settle(requested, executed, epoch, before, known)
+        self.outcome, self.view = self.progress.settle(requested, executed, epoch, before, measured_before)
         watch.lap("settle")
         self.seconds = {**epoch.seconds, **watch.seconds}
         outcome = self.outcome
         return self._observation(), outcome.reward, outcome.terminated, outcome.truncated, step_info(outcome)
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """The masks of the eight heads one after another, for algorithms with independent heads."""
+        """The masks of the eight heads in one vector, for algorithms with independent heads."""
         return self.masks.flat()
 
     @property
@@ -154,22 +156,22 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 
     @property
     def ledger(self) -> Ledger:
-        """What was paid in this episode, and why."""
+        """The ledger of the episode's rewards."""
         return self.progress.rewards.ledger
 
     @property
     def illegal_actions(self) -> int:
-        """Illegal actions in this episode."""
+        """Number of illegal actions in this episode."""
         return self.progress.illegal_actions
 
     @property
     def episode_seed(self) -> int:
-        """What the present episode is a function of, besides its actions."""
+        """Seed of the present episode."""
         return self.runtime.seed
 
     @property
     def epoch(self) -> int:
-        """Steps played in this episode."""
+        """Number of steps in this episode."""
         return self.runtime.epoch
 
     @property
@@ -195,25 +197,23 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return self.runtime.test_measurement()
 
     def save_state(self) -> bytes:
-        """The present state of the episode, for :meth:`load_state` of an equal environment anywhere.
-
-        A safetensors blob; nothing in it needs unpickling.
+        """The present state of the episode as a safetensors blob, for :meth:`load_state`.
 
         Raises:
             RuntimeError: before the first reset.
         """
         if not hasattr(self, "runtime"):
-            raise RuntimeError("no episode was begun; call reset() first")
+            raise RuntimeError("no episode was started; call reset() first")
         generator = dict(self.np_random.bit_generator.state)
         play, digest = self.progress.saved(), self.config.environment_digest()
         return pack(EpisodeSnapshot(play, *self.runtime.saved(), generator, digest, self.data.fingerprint))
 
     def load_state(self, blob: bytes) -> tuple[Observation, dict[str, Any]]:
-        """Resume an episode from where :meth:`save_state` left it. Returns what ``reset`` would.
+        """Resume an episode from a state of :meth:`save_state`; returns observation and info, as ``reset``.
 
         Raises:
-            EpisodeStateError: if ``blob`` is no saved episode, or belongs to another configuration, other data or
-                another host. The environment is as it was then.
+            EpisodeStateError: if ``blob`` is not a saved episode, or belongs to another configuration, other data or
+                another host. The environment is unchanged then.
         """
         state = unpack(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
         runtime = HostRuntime(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
@@ -222,10 +222,10 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         self.np_random.bit_generator.state = dict(state.generator)
         self.progress = EpisodeProgress(runtime, self.limits, state.play.books.control_pp)
         self.progress.resume(state.play)
-        return self._begun()
+        return self._initial_observation()
 
-    def _begun(self) -> tuple[Observation, dict[str, Any]]:
-        """What ``reset`` returns, in the present state."""
+    def _initial_observation(self) -> tuple[Observation, dict[str, Any]]:
+        """Observation and info of the present state, as ``reset`` returns them."""
         self.outcome, self.view = self.progress.start()
         return self._observation(), step_info(self.outcome)
 
@@ -236,7 +236,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
 def make_environment(
     preset: str = "digits", overrides: Mapping[str, Any] | None = None, device: str = "cpu"
 ) -> MorphogenesisEnv:
-    """The environment of a preset: what ``gymnasium.make("esper_ray/Morphogenesis-v0")`` calls.
+    """The environment of a preset; ``gymnasium.make("esper_ray/Morphogenesis-v0")`` calls it.
 
     Args:
         overrides: dotted configuration keys and their values, for example ``{"episode_length": 20}``.

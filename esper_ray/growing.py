@@ -1,4 +1,4 @@
-"""Growth steered by a trained policy, in a training loop of your own. No Ray, no environment.
+"""Growth of a user's model by a trained policy, in the user's training loop, without Ray.
 
 growing = grow(model, (held_out_images, labels), policy="tamiyo.esper", epochs=30)
 for step in growing:                   # the policy acts
@@ -39,29 +39,30 @@ from esper_ray.runtime.signals import SignalHistory
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 from esper_ray.tolaria.measurement.gradients import GradientWatch
 
-SGD = {"lr": 0.05, "momentum": 0.9}
+DEFAULT_OPTIONS = {"lr": 0.05, "momentum": 0.9}
+"""Options of the optimiser for the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An action of the policy before an epoch, and what it was based on."""
+    """Action of the policy before an epoch, with the state of the network."""
 
     epoch: int
-    """Counted from 0; the epoch that is to be trained now."""
+    """Index of the next epoch to train, counted from 0."""
     operation: str
     slot: str | None
-    """None for WAIT."""
+    """Slot of the operation; ``None`` for WAIT."""
     blueprint: str | None
-    """Of the seed that was germinated."""
+    """Blueprint of the germinated seed; ``None`` for other operations."""
     success: bool
-    """Whether it took effect: gates may refuse."""
+    """Whether the operation took effect; a gate may refuse it."""
     val_loss: float
     val_accuracy_pp: float
-    """On the held-out examples, before the epoch."""
+    """Accuracy on the held-out examples before the epoch."""
     parameters: int
-    """Of host and seeds."""
+    """Parameters of host and seeds."""
     restored: str | None = None
-    """Why the network was restored to its last healthy state after the epoch before, if it was."""
+    """Reason of a rollback after the previous epoch; ``None`` without a rollback."""
 
     def __str__(self) -> str:
         done = "" if self.slot is None else f"  {self.operation} {self.slot}"
@@ -72,10 +73,11 @@ class Step:
 
 
 class GrowthSession:
-    """A growing model that a policy steers: iterate over it, and train one epoch in the body of the loop.
+    """Session of a model under a policy: an iterator with one epoch per iteration.
 
-    The policy acts before each epoch; after it the model is measured and judged. A governor restores model and
-    optimiser to their last healthy state if a loss is not finite, diverges, or what is committed collapses.
+    The policy acts before each epoch; the caller trains the epoch in the body of the loop; after it the model is
+    measured and judged. A governor restores model and optimiser to their last healthy state if a loss is not finite or
+    diverges, or if the committed accuracy collapses.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class GrowthSession:
 
     @property
     def optimizer(self) -> GrowingOptimizer:
-        """The optimiser that follows its growth. Step it in your loop."""
+        """The optimiser of the growing model. Step it in your loop."""
         return self._organism.optimizer
 
     @property
@@ -117,10 +119,10 @@ class GrowthSession:
         return self.health.measured
 
     def __iter__(self) -> Iterator[Step]:
-        """One step before each epoch that is left.
+        """One step before each remaining epoch.
 
         Raises:
-            RuntimeError: if an epoch went by without a step of :attr:`optimizer`.
+            RuntimeError: if an epoch had no step of :attr:`optimizer`.
         """
         while self.epoch < self.epochs:
             action, success = self._act()
@@ -129,7 +131,7 @@ class GrowthSession:
             self._judge(action, success)
 
     def _act(self) -> tuple[Action, bool]:
-        """The policy's action, and whether it took effect; it is appended to the history."""
+        """The policy's action, and whether it took effect; appends a step to the history."""
         model, seeds = self.model, self.health.seeds
         action = self._policy.decide(self._signals.view(self.epoch, self.health.reports(), self.limits)).action
         success, _ = operations.execute(model, action, seeds, self.epoch)
@@ -153,7 +155,7 @@ class GrowthSession:
         """Measure and judge the user's epoch after ``action``; a broken network is restored."""
         if not self._watch.steps:
             raise RuntimeError(
-                f"epoch {self.epoch} went by without a step of growing.optimizer; train growing.model with it"
+                f"epoch {self.epoch} had 0 steps of growing.optimizer, at least 1 is needed; train with it"
             )
         gradients = self._watch.collect()
         self._warn_about_missing(gradients)
@@ -194,22 +196,22 @@ def grow(
 
     Args:
         model: any classifier that yields (B, classes) or (B, T, classes) logits. It gets slots; its code stays.
-        data: held-out examples that the policy goes by; never train on them. Two tensors, or batches of them.
-        policy: a bundle, or the file that `esper export-policy` wrote.
-        slots: slot id (``r0c0``) to the name of a submodule; the last large parts of the model if left out, as many
-            as the policy was trained with.
-        epochs: length of the training; that of the policy's own training if left out.
+        data: held-out examples for the policy's measurements; never train on them. Two tensors, or batches of them.
+        policy: a bundle, or a file written by `esper export-policy`.
+        slots: slot id (``r0c0``) to the name of a submodule; default: the last large parts of the model, as many as
+            the policy was trained with.
+        epochs: length of the training; default: the episode length of the policy's training.
         optimizer: class of the optimiser.
-        host: its options for the host, SGD with learning rate 0.05 and momentum 0.9 if left out.
-        seeds: what is different for live seeds.
-        causal: whether tokens may see earlier tokens only (sequences). Say False for encoders.
-        examples: keep so many held-out examples, from the first.
-        greedy: take the likeliest action; else draw.
-        seed: of newborn weights and of draws.
+        host: its options for the host; default: learning rate 0.05 and momentum 0.9.
+        seeds: options that differ for live seeds.
+        causal: whether tokens see earlier tokens only (sequences); False for encoders.
+        examples: maximum number of held-out examples, from the first.
+        greedy: choose the most probable action; False samples.
+        seed: seed of newborn weights and of sampled actions.
 
     Raises:
-        BundleError: if the policy cannot be read, or has not learnt to grow on what the slots yield.
-        ValueError: if slots, data or numbers make no sense.
+        BundleError: if the policy cannot be read, or was not trained on the features of the slots.
+        ValueError: if slots, data, ``epochs`` or ``examples`` are not valid.
     """
     bundle = policy if isinstance(policy, PolicyBundle) else load_bundle(Path(policy))
     manifest, growth = bundle.manifest, bundle.manifest.growth
@@ -225,15 +227,15 @@ def grow(
     places = find_slots(model, example, manifest.topologies, len(growth.slots)) if slots is None else slots
     attachments = attach(model, places, example, causal=causal)
     bundle.check_serves({attachment.slot: attachment.shape.topology for attachment in attachments})
-    growing = _wrapped(model, places, example, growth, causal=causal, seed=seed)
-    organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or SGD, seeds=seeds))
+    growing = _wrap(model, places, example, growth, causal=causal, seed=seed)
+    organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or DEFAULT_OPTIONS, seeds=seeds))
     return GrowthSession(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)
 
 
-def _wrapped(
+def _wrap(
     model: nn.Module, places: Mapping[str, str], example: Tensor, growth: GrowthConfig, *, causal: bool, seed: int
 ) -> MorphogeneticModel:
-    """``model`` with slots, under the rules of ``growth``; newborn weights are drawn at random in any case."""
+    """``model`` with slots, under the rules of ``growth``; newborn weights are random for every style."""
     return MorphogeneticModel.wrap(
         model,
         places,

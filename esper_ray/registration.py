@@ -1,8 +1,7 @@
-"""Registers the environment with Gymnasium, without loading it.
+"""Registration of the environment with Gymnasium, without importing it.
 
-Gymnasium 1.x has no plug-ins: an environment is known once the package that registers it has been
-imported. ``import esper_ray`` does that; the environment is named by its path, so that torch is only
-imported by ``gymnasium.make``.
+Gymnasium 1.x has no plug-ins: the package that registers an environment must be imported first. ``import esper_ray``
+registers it by its import path, so that only ``gymnasium.make`` imports torch.
 """
 
 from gymnasium.envs.registration import register as gymnasium_register

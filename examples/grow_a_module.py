@@ -2,9 +2,9 @@
 
     python examples/grow_a_module.py
 
-The module below knows nothing of seeds. A slot is attached to the output of its first block; a seed
-is germinated there, trained behind the host for a few epochs, blended in, and kept. At the end the
-grown network is an ordinary module again.
+The module below has no code for seeds. A slot is attached to the output of its first block; a seed
+is germinated there, trained behind the host for a few epochs, blended in, and fossilized. At the end
+the grown network is an ordinary module again.
 """
 
 import torch
@@ -31,7 +31,7 @@ SLOT = "r0c0"
 
 
 class Tiny(nn.Module):
-    """A network too simple for its task: it never looks at neighbouring pixels."""
+    """Network too simple for its task: its kernels cover single pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,24 +52,24 @@ def main() -> None:
     optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.05, "momentum": 0.9})
     settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.25)
     trainer = Trainer(Organism(model, optimizer), data, settings)
-    known = SeedMeasurements()
+    measurements = SeedMeasurements()
 
     for epoch in range(30):
         state = model.states[SLOT]
         if epoch == 5:
             model.germinate(SLOT, "conv_light")
         elif state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
-            model.advance(SLOT, known)
+            model.advance(SLOT, measurements)
         elif state is not None and state.stage is Stage.HOLDING:
-            model.fossilize(SLOT, known)
-        model.tick({SLOT: known})
+            model.fossilize(SLOT, measurements)
+        model.tick({SLOT: measurements})
 
         result = trainer.train(data.plan(0, epoch, batch_size=64, steps=17))
         model.epoch_elapsed()
         measured = measure(model, data, data.validation)
         gradients = result.gradients.get(SLOT)
         contribution = leave_one_out(measured).get(SLOT)
-        known = SeedMeasurements(
+        measurements = SeedMeasurements(
             contribution_pp=contribution.value_pp if isinstance(contribution, Estimate) else None,
             gradient_health=None if gradients is None else gradients.health,
             exploding=None if gradients is None else gradients.exploding,

@@ -1,10 +1,10 @@
-"""Grow torchvision's ResNet-18 on CIFAR-10, the hand-written policy deciding what grows where and when.
+"""Grow torchvision's ResNet-18 on CIFAR-10 under the heuristic policy.
 
     python examples/grow_resnet18.py --data-dir ../shared/data/cifar10
 
 The folder holds train*.parquet and test*.parquet in the layout of the Hugging Face data set. The
-network is torchvision's own, its code untouched; slots sit behind its first three stages. At the end
-it is an ordinary module again, exported with what it has grown. A few minutes on two CPU cores.
+network is torchvision's, with unchanged code; slots are attached behind its first three stages. At the end
+it is an ordinary module again, exported with its grown parts. It takes a few minutes on two CPU cores.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def load(folder: Path, images: int) -> ImageData:
 
 
 def host(data: ImageData) -> HostSpec:
-    """A fresh ResNet-18 whose first convolution suits small pictures, and the places where it may grow."""
+    """A fresh ResNet-18 whose first convolution suits small pictures, and its slots."""
     network = resnet18(num_classes=data.classes)
     network.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
     return HostSpec(network, {"r0c0": "layer1", "r0c1": "layer2", "r0c2": "layer3"})
@@ -62,13 +62,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="where to write the grown network as an exported program (.pt2)")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
 
     torch.set_num_threads(2)
-    config = build(read_preset("digits"), SETTINGS | {"episode_length": chosen.epochs})
-    env = MorphogenesisEnv(config, data=load(chosen.data_dir, chosen.images), host=host)
+    config = build(read_preset("digits"), SETTINGS | {"episode_length": options.epochs})
+    env = MorphogenesisEnv(config, data=load(options.data_dir, options.images), host=host)
     policy = HeuristicPolicy(env.limits, HeuristicConfig(first_epoch=3, patience=3))
-    env.reset(seed=chosen.seed)
+    env.reset(seed=options.seed)
     model = env.organism.model
     print(model.drawing())
     over = False
@@ -85,9 +85,9 @@ def main() -> None:
         images, labels = env.data.prepared(env.data.test, 0, len(env.data.test))
         right = (grown(images).argmax(dim=1) == labels).float().mean().item()
     print(f"as an ordinary module: {sum(p.numel() for p in grown.parameters()):,} parameters, test {100 * right:.1f} %")
-    if chosen.save is not None:
-        torch.export.save(torch.export.export(grown, (images[:2],)), chosen.save)
-        print(f"exported to {chosen.save}")
+    if options.save is not None:
+        torch.export.save(torch.export.export(grown, (images[:2],)), options.save)
+        print(f"exported to {options.save}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A trained Tamiyo steers a model and a training loop of one's own: no environment, no Ray.
+"""Grow a model under a trained policy in your own training loop: no environment, no Ray.
 
     esper train ppo --preset digits_long
     esper export-policy runs/<run_id> tamiyo.esper
     python examples/grow_with_policy.py tamiyo.esper
 
-The model, its data and the loop below know nothing of growth but three lines: `grow`, `incubate`, and that the
-optimiser is `growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with
-the same model trained alone.
+The model, its data and the loop below are ordinary PyTorch but for three lines: `grow`, `incubate` and
+`growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with the same model
+trained alone.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HELD_OUT, TEST = 400, 300
 
 
 class Narrow(nn.Module):
-    """A network too simple for its task: it never looks at neighbouring pixels."""
+    """Network too simple for its task: its kernels cover single pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def examples() -> tuple[Tensor, Tensor]:
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """In per cent."""
+    """Accuracy in per cent."""
     with torch.no_grad():
         return 100.0 * (model.eval()(images).argmax(dim=1) == labels).float().mean().item()
 
@@ -54,21 +54,21 @@ def main() -> None:
     parser.add_argument("policy", type=Path, help="a bundle that esper export-policy wrote")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
 
     images, labels = examples()
     train, held_out, test = (
         (images[a:b], labels[a:b]) for a, b in ((HELD_OUT + TEST, None), (TEST, HELD_OUT + TEST), (0, TEST))
     )
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(options.seed)
     growing = grow(
         Narrow(),
         held_out,
-        policy=chosen.policy,
+        policy=options.policy,
         slots={"r0c0": "first", "r0c1": "second"},
-        epochs=chosen.epochs,
+        epochs=options.epochs,
         host={"lr": 0.1, "momentum": 0.9},
-        seed=chosen.seed,
+        seed=options.seed,
     )
     for step in growing:
         for rows in torch.randperm(len(train[0])).split(128):
@@ -81,10 +81,10 @@ def main() -> None:
     print(growing.model.drawing())
     grown = growing.model.plain()
 
-    torch.manual_seed(chosen.seed)
+    torch.manual_seed(options.seed)
     alone = Narrow()
     optimizer = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(chosen.epochs):
+    for _ in range(options.epochs):
         for rows in torch.randperm(len(train[0])).split(128):
             optimizer.zero_grad()
             cross_entropy(alone(train[0][rows]), train[1][rows]).backward()

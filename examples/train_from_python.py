@@ -19,11 +19,11 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=4, help="episodes per round")
     parser.add_argument("--run", type=Path, help="run directory; one that exists is resumed")
     parser.add_argument("--ray", action="store_true", help="Ray actors instead of one process")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    workers = "ray" if asked.ray else "local"
-    config = load_preset(asked.preset, {"system.workers": workers, "system.envs": asked.envs})
-    result = train(config, rounds=asked.rounds, run=asked.run, observers=[PlainProgress()])
+    workers = "ray" if options.ray else "local"
+    config = load_preset(options.preset, {"system.workers": workers, "system.envs": options.envs})
+    result = train(config, rounds=options.rounds, run=options.run, observers=[PlainProgress()])
 
     print(f"{result.status}: {result.run.path}")
     print(f"best round {result.best['round'] + 1}: validation accuracy {result.best['val_accuracy_ratio']:.1%}")

@@ -4,8 +4,8 @@
     python examples/train_on_cluster.py --rounds 2                     # beside a local `ray start --head`
     python examples/train_on_cluster.py --rounds 2 --address local     # with a cluster of its own
 
-The run has a name and, with --storage, a copy that all nodes see: submitted again, the script goes on where it was.
-Everything else that `esper train ppo` can do is a setting: --set ppo.lr=1e-3 --set system.devices=[cuda:0,cuda:1].
+The run has a name and, with --storage, a copy that all nodes can read: submitted again, the script resumes the run.
+All other options of `esper train ppo` are settings: --set ppo.lr=1e-3 --set system.devices=[cuda:0,cuda:1].
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from esper_ray.cli.errors import reported
-from esper_ray.cli.jobs.run_lookup import run_of_name
+from esper_ray.cli.jobs.run_lookup import run_by_name
 from esper_ray.cli.jobs.train import PPOJob
 from esper_ray.cli.options import check_run, checked_storage, configuration
 
@@ -31,23 +31,23 @@ def main() -> None:
     parser.add_argument(
         "--address", default=os.environ.get("RAY_ADDRESS", "auto"), help="auto: the cluster of this machine"
     )
-    asked = parser.parse_args()
-    if asked.address != "local":
-        os.environ["RAY_ADDRESS"] = asked.address  # before anything imports Ray
+    options = parser.parse_args()
+    if options.address != "local":
+        os.environ["RAY_ADDRESS"] = options.address  # before anything imports Ray
 
     with reported():
-        storage = None if asked.storage is None else checked_storage(asked.storage)
-        previous = run_of_name(asked.run_id, asked.folder, storage)
-        flags = {"ppo.rounds": asked.rounds, "system.envs": asked.envs}
-        config = configuration(asked.preset, None, flags, asked.set, previous and previous.config())
+        storage = None if options.storage is None else checked_storage(options.storage)
+        previous = run_by_name(options.run_id, options.folder, storage)
+        flags = {"ppo.rounds": options.rounds, "system.envs": options.envs}
+        config = configuration(options.preset, None, flags, options.set, previous and previous.config())
         check_run(config)
         job = PPOJob(
             config,
-            asked.folder,
+            options.folder,
             previous=previous,
             save=None,
             command=sys.argv,
-            run_id=asked.run_id,
+            run_id=options.run_id,
             storage=storage,
         )
         raise SystemExit(job.run())

@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def described(result: dict) -> str:
-    """One line about what an iteration brought."""
+    """One line about the result of an iteration."""
     played, learnt = result["env_runners"], result.get("learners", {}).get("default_policy", {})
     steps = f"{played.get('num_env_steps_sampled_lifetime', 0):5.0f} steps"
     if "episode_return_mean" not in played:

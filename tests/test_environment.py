@@ -1,4 +1,4 @@
-"""The environment: Gymnasium's contract, determinism, legality, lifecycles and the accounts of whole episodes."""
+"""The environment: Gymnasium's contract, determinism, legality, lifecycles and the rewards of whole episodes."""
 
 import random
 import subprocess
@@ -94,7 +94,7 @@ print("esper_ray/Morphogenesis-v0" in gymnasium.registry, "torch" in sys.modules
     assert fresh_process(program, tmp_path) == ["True", "False"]
 
 
-def test_a_made_environment_plays_behind_the_wrappers_of_gymnasium():
+def test_an_environment_of_gymnasium_make_runs_behind_its_wrappers():
     env = gymnasium.make("esper_ray/Morphogenesis-v0", preset="digits", overrides=TINY)
     observation, _ = env.reset(seed=3)
     assert env.observation_space.contains(observation)
@@ -168,9 +168,9 @@ def test_an_index_out_of_range_is_refused_by_the_name_of_its_head(env, head, siz
     env.reset(seed=1)
     before = weights(env)
     for value in (size, -1):
-        asked = Action(**{"op": 0, head: value}).to_indices()
+        requested = Action(**{"op": 0, head: value}).to_indices()
         with pytest.raises(ValueError, match=rf"action head '{head}' takes 0\.\.{size - 1}, got {value}"):
-            env.step(asked)
+            env.step(requested)
     assert env.epoch == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(env).items())
     env.step(Action(**{"op": 0, head: size - 1}).to_indices())
@@ -190,13 +190,13 @@ def some_action(env, rng):
     ops = [op for op in LifecycleOp if masks.op[op] and op is not LifecycleOp.WAIT] or [LifecycleOp.WAIT]
     op = rng.choice(ops)
     slot = int(rng.choice(np.flatnonzero(masks.slot_by_op[op])))
-    chosen = {head: int(rng.choice(np.flatnonzero(masks.arguments[head]))) for head in ARGUMENT_HEADS}
-    return np.array(act(op, slot, **chosen))
+    arguments = {head: int(rng.choice(np.flatnonzero(masks.arguments[head]))) for head in ARGUMENT_HEADS}
+    return np.array(act(op, slot, **arguments))
 
 
 @pytest.fixture(scope="module", params=[["g1", "g2", "g3"], []], ids=["auto", "manual"])
 def fuzzed(request):
-    """Records of fuzzed episodes: what was asked, what was allowed, what came back."""
+    """Records of fuzzed episodes: requested actions, masks and results."""
     env = make_environment("digits", QUICK | {"growth.auto_forward": request.param})
     env.action_space.seed(0)
     rng = np.random.default_rng(0)
@@ -234,7 +234,7 @@ def test_an_action_is_flagged_exactly_where_the_masks_forbid_it(fuzzed):
     assert sum(flagged) == sum(illegal for *_, illegal in totals)
 
 
-def test_legal_actions_are_carried_out_and_illegal_ones_become_waiting(fuzzed):
+def test_legal_actions_are_executed_and_illegal_ones_become_wait(fuzzed):
     """Legal commands can only fail at a gate, and then the gate's verdict is in the log."""
     env, records, _ = fuzzed
     for action, allowed, _, _, info, _ in records:
@@ -290,7 +290,7 @@ def transitions(events):
 
 
 def live_a_whole_life(env):
-    """Germinate in r0c2 and go on until it is committed; the stage changes and the rewards of FOSSILIZE steps."""
+    """Germinate in r0c2 and advance until it is committed; the stage changes and the rewards of FOSSILIZE steps."""
     env.reset(seed=0)
     moves, commits = [], []
     action = act(LifecycleOp.GERMINATE, 2, style=int(GerminationStyle.LINEAR_ADD), tempo=0)
@@ -307,7 +307,7 @@ def live_a_whole_life(env):
 
 
 @pytest.mark.parametrize(("auto", "mover"), [([], "policy"), (["g1", "g2", "g3"], "clock")], ids=["manual", "auto"])
-def test_a_whole_life_from_germination_to_commitment(auto, mover):
+def test_a_seed_passes_all_stages_from_germination_to_commitment(auto, mover):
     env = make_environment("digits", FULL | {"growth.auto_forward": auto})
     moves, commits, info = live_a_whole_life(env)
     assert moves == [
@@ -342,14 +342,14 @@ def test_more_than_four_seeds_are_measured_by_sampling():
         sizes[len(env.measured.players)] = len(env.measured.coalitions)
         if len(env.measured.players) == 5:
             everybody = frozenset(env.measured.players)
-            found = {coalition.members for coalition in env.measured.coalitions}
-            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= found
+            measured = {coalition.members for coalition in env.measured.coalitions}
+            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= measured
             assert all(report.measured.contribution_pp is not None for report in env.reports)
     assert {n: sizes[n] for n in range(5)} == {0: 0, 1: 2, 2: 4, 3: 8, 4: 16}
     assert 7 <= sizes[5] < 16
 
 
-def test_what_cannot_be_had_is_refused_when_the_environment_is_made(tmp_path):
+def test_unavailable_tasks_and_blueprints_are_refused_by_the_environment(tmp_path):
     with pytest.raises(ConfigError, match="unknown preset 'digit'; did you mean 'digits'"):
         make_environment("digit")
     with pytest.raises(ConfigError, match="episode_lenght"):

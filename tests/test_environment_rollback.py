@@ -1,4 +1,4 @@
-"""A broken network is restored, the episode ends, and the step that broke it pays."""
+"""Rollbacks: the network is restored, the episode ends, and the causal step has the penalty."""
 
 import math
 
@@ -89,16 +89,16 @@ def test_the_penalty_reaches_the_last_intervention():
     (penalty,) = penalties(info)
     assert (penalty.amount, penalty.step, penalty.cause_step, penalty.slot) == (-10.0, 3, 1, None)
     assert reward == pytest.approx(sum(entry.amount for entry in info["entries"]), abs=1e-12)
-    others = [
+    other_seeds = [
         entry for entry in env.ledger.entries if entry.source not in ("rollback", "lost seed") and entry.cause_step == 1
     ]
-    assert env.ledger.by_cause(4)[1] == pytest.approx(-10.0 + sum(entry.amount for entry in others), abs=1e-9)
+    assert env.ledger.by_cause(4)[1] == pytest.approx(-10.0 + sum(entry.amount for entry in other_seeds), abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("script", "window", "cause"),
     [
-        ([STAY, STAY], 10, 2),  # nobody intervened: the step itself
+        ([STAY, STAY], 10, 2),  # no intervention: the step itself
         ([GROW, STAY, STAY], 2, 3),  # too long ago
         ([GROW, STAY, STAY], 3, 0),  # just inside the window
     ],
@@ -164,8 +164,8 @@ def test_a_broken_seed_is_caught_once_it_is_blended_in():
     assert torch.isfinite(env.organism.model.cell("r0c1").seed.scale).all()
 
 
-def test_a_broken_seed_in_training_breaks_nothing_and_never_gets_out():
-    """Its gate stays shut, however little is asked of the gradients' health."""
+def test_a_broken_seed_in_training_changes_nothing_and_never_blends():
+    """Its gate refuses, whatever the threshold of gradient health."""
     env = started([GROW], **{"growth.min_training_epochs": 2})
     assert env.reports[1].stage is Stage.TRAINING
     with torch.no_grad():
@@ -224,7 +224,7 @@ def test_shaping_telescopes_to_minus_the_first_potential_when_the_episode_termin
     assert total == pytest.approx(-0.3 * first, abs=1e-9)
 
 
-def test_a_new_episode_begins_as_if_nothing_had_happened():
+def test_a_new_episode_is_independent_of_the_rollback():
     env = started([GROW])
     poison(env)
     env.step(STAY)

@@ -1,4 +1,4 @@
-"""An episode that is saved in its middle goes on exactly, in another process too."""
+"""Saved episodes resume bit for bit, in another process too."""
 
 import json
 import subprocess
@@ -71,7 +71,7 @@ def random_action(env, rng):
 
 
 def lived(env, steps, rng):
-    """What comes of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
+    """Results of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
     trace = []
     for _ in range(steps):
         observation, reward, terminated, truncated, info = env.step(random_action(env, rng))
@@ -82,10 +82,10 @@ def lived(env, steps, rng):
         if terminated or truncated:
             break
     tensors = {name: tensor.double().sum().item().hex() for name, tensor in env.organism.model.state_dict().items()}
-    kept = env.organism.optimizer.state_by_name()
+    states = env.organism.optimizer.state_by_name()
     momenta = {
         f"{name} {key}": tensor.double().sum().item().hex()
-        for name, state in kept.items()
+        for name, state in states.items()
         for key, tensor in state.items()
     }
     return json.loads(json.dumps([trace, tensors, momenta]))
@@ -110,24 +110,24 @@ print(json.dumps(lived(env, 100, np.random.default_rng(8))))
 )
 @pytest.mark.parametrize("at", [0, 3, 9])
 def test_going_on_elsewhere_is_going_on(name, at):
-    env, other = environment(name), environment(name)
+    env, second = environment(name), environment(name)
     env.reset(seed=5)
     lived(env, at, np.random.default_rng(7))
     blob = env.save_state()
-    other.reset(seed=99)
-    lived(other, 2, np.random.default_rng(1))
-    observation, info = other.load_state(blob)
+    second.reset(seed=99)
+    lived(second, 2, np.random.default_rng(1))
+    observation, info = second.load_state(blob)
     assert observation["features"].tolist() == env.view.features.tolist()
     assert (info["epoch"], info["episode_seed"]) == (at, 5)
-    assert other.ledger.entries == env.ledger.entries
-    assert lived(env, 100, np.random.default_rng(8)) == lived(other, 100, np.random.default_rng(8))
-    assert other.ledger.entries == env.ledger.entries
-    assert env.reset()[0]["features"].tolist() == other.reset()[0]["features"].tolist()  # later episodes too
+    assert second.ledger.entries == env.ledger.entries
+    assert lived(env, 100, np.random.default_rng(8)) == lived(second, 100, np.random.default_rng(8))
+    assert second.ledger.entries == env.ledger.entries
+    assert env.reset()[0]["features"].tolist() == second.reset()[0]["features"].tolist()  # later episodes too
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
-def test_another_process_goes_on_bit_by_bit(name, tmp_path):
+def test_another_process_resumes_bit_for_bit(name, tmp_path):
     env = environment(name)
     env.reset(seed=5)
     lived(env, 7, np.random.default_rng(7))
@@ -149,29 +149,29 @@ def test_saving_changes_nothing():
     assert lived(env, 100, np.random.default_rng(8)) == lived(twin, 100, np.random.default_rng(8))
 
 
-def test_an_episode_that_is_over_stays_over():
-    env, other = environment("digits"), environment("digits")
+def test_a_loaded_episode_that_has_ended_refuses_steps():
+    env, second = environment("digits"), environment("digits")
     env.reset(seed=3)
     lived(env, 100, np.random.default_rng(7))
-    other.load_state(env.save_state())
-    with pytest.raises(RuntimeError, match="the episode is over"):
-        other.step(np.zeros(8, dtype=int))
+    second.load_state(env.save_state())
+    with pytest.raises(RuntimeError, match="the episode has ended"):
+        second.step(np.zeros(8, dtype=int))
 
 
-def test_a_rollback_after_loading_goes_back_to_what_was_trusted_before():
-    env, other = environment("digits"), environment("digits")
+def test_a_rollback_after_loading_restores_the_trusted_state():
+    env, second = environment("digits"), environment("digits")
     env.reset(seed=3)
     lived(env, 5, np.random.default_rng(7))
-    other.load_state(env.save_state())
-    for e in (env, other):
+    second.load_state(env.save_state())
+    for e in (env, second):
         with torch.no_grad():
             e.organism.model.host.head.weight.fill_(float("nan"))
         assert e.step(np.zeros(8, dtype=int))[2]
     for name, tensor in env.organism.model.state_dict().items():
-        assert torch.equal(tensor, other.organism.model.state_dict()[name])
+        assert torch.equal(tensor, second.organism.model.state_dict()[name])
 
 
-def test_what_does_not_fit_is_refused_and_changes_nothing():
+def test_a_foreign_state_is_refused_and_changes_nothing():
     env = environment("digits")
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
         env.save_state()
@@ -182,13 +182,13 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
             env.load_state(broken)
     assert env.save_state() == blob
     longer = make_environment("digits", QUICK | {"episode_length": 15})
-    with pytest.raises(EpisodeStateError, match="differ in what decides an episode"):
+    with pytest.raises(EpisodeStateError, match="differ in keys that determine an episode"):
         longer.load_state(blob)
     named = make_environment("digits", QUICK | {"name": "other", "ppo.lr": 0.1, "system.threads": 2})
     named.load_state(blob)
 
 
-def test_the_digest_of_an_episode_knows_what_decides_it():
+def test_the_digest_of_an_episode_depends_on_decisive_keys_only():
     base = RunConfig()
     assert base.environment_digest() == base.model_copy(update={"seed": 7, "name": "x"}).environment_digest()
     assert base.environment_digest() != base.model_copy(update={"gamma": 0.9}).environment_digest()
@@ -203,11 +203,11 @@ def test_other_data_and_other_hosts_are_refused():
         moved = (labels + shift) % 10
         return split_dataset(pixels, moved, validation=40, test=20, seed=0, device=torch.device("cpu"))
 
-    env, other = MorphogenesisEnv(config, data=data(0)), MorphogenesisEnv(config, data=data(1))
+    env, second = MorphogenesisEnv(config, data=data(0)), MorphogenesisEnv(config, data=data(1))
     env.reset(seed=1)
     blob = env.save_state()
-    with pytest.raises(EpisodeStateError, match="learns from the data"):
-        other.load_state(blob)
+    with pytest.raises(EpisodeStateError, match="the episode has data"):
+        second.load_state(blob)
     wide = CNNHostConfig(base_channels=4)
     hosted = MorphogenesisEnv(config, data=data(0), host=lambda d: build_host(wide, d.example_shape, d.classes))
     with pytest.raises(EpisodeStateError, match=r"another host: host\."):

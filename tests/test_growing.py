@@ -1,4 +1,4 @@
-"""Tamiyo at the helm of somebody else's model and loop does what it does in the environment."""
+"""Growth in a user's loop equals growth in the environment."""
 
 import warnings
 
@@ -43,7 +43,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def bundle(config):
-    """An untrained policy whose choices depend on what it sees."""
+    """Untrained policy whose choices depend on the view."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         network = PolicyNetwork(config.policy)
@@ -96,7 +96,7 @@ def train_once(growing, x, y, incubate=True):
     growing.optimizer.step()
 
 
-def test_a_life_in_ones_own_loop_is_the_life_in_the_environment(config, bundle, env):
+def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle, env):
     """The same host, batches and policy: the same actions and the same accuracies, without any of its machinery."""
     env.reset(seed=SEED)
     player = bundle.player()
@@ -155,7 +155,7 @@ def test_the_length_of_the_policys_own_training_is_the_default(bundle):
     assert grow(Small(), examples(), policy=bundle).epochs == 20
 
 
-def test_held_out_examples_come_as_tensors_or_as_batches(bundle):
+def test_held_out_examples_are_tensors_or_batches(bundle):
     x, y = examples()
     whole = grow(Small(), (x, y), policy=bundle, examples=20)
     batches = grow(Small(), list(zip(x.split(7), y.split(7), strict=True)), policy=bundle, examples=20)
@@ -166,7 +166,7 @@ def test_held_out_examples_come_as_tensors_or_as_batches(bundle):
 
 
 def test_an_epoch_without_a_step_of_the_optimiser_is_an_error(bundle):
-    with pytest.raises(RuntimeError, match=r"epoch 0 went by without a step of growing\.optimizer"):
+    with pytest.raises(RuntimeError, match=r"epoch 0 had 0 steps of growing\.optimizer"):
         list(grow(Small(), examples(), policy=bundle))
 
 
@@ -209,7 +209,7 @@ class Tokens(nn.Module):
         return self.head(torch.relu(self.block(self.embed(x))))
 
 
-def test_features_that_the_policy_does_not_know_are_refused_and_the_model_stays_as_it_was(bundle):
+def test_features_foreign_to_the_policy_are_refused_and_the_model_is_unchanged(bundle):
     model, tokens = Tokens(), torch.zeros(8, 6, dtype=torch.long)
     with pytest.raises(BundleError, match=r"learnt to grow on images .* but r0c0 has sequences"):
         grow(model, (tokens, tokens), policy=bundle, slots={"r0c0": "block"})
@@ -222,14 +222,14 @@ def test_features_that_the_policy_does_not_know_are_refused_and_the_model_stays_
     ("data", "options", "message"),
     [
         (lambda x, y: (x, y[:3]), {}, "24 inputs and 3 targets"),
-        (lambda x, y: [], {}, "there are none in data"),
-        (lambda x, y: (x[:0], y[:0]), {}, "there are none in data"),
+        (lambda x, y: [], {}, "got 0 in data"),
+        (lambda x, y: (x[:0], y[:0]), {}, "got 0 in data"),
         (lambda x, y: (x, y + 3), {}, r"0\.\.2, the classes of the model; got 3\.\.5"),
         (lambda x, y: (x, y[:, None].expand(-1, 2)), {}, r"logits of shape \(2, 2, 'classes'\).*got \(2, 3\)"),
         (lambda x, y: (x, y), {"epochs": 0}, "at least 1, got 0"),
         (lambda x, y: (x, y), {"slots": {"r0c0": "third"}}, "unknown submodule 'third'"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_value(bundle, data, options, message):
+def test_invalid_arguments_are_refused_with_the_value(bundle, data, options, message):
     with pytest.raises(ValueError, match=message):
         grow(Small(), data(*examples()), policy=bundle, **options)

@@ -60,7 +60,7 @@ def test_a_constant_that_another_module_imports_has_one_definition():
     assert {name: o for name, o in places().items() if name.isupper() and len(o) > 1 and name in names} == {}
 
 
-def test_a_version_says_of_what():
+def test_a_version_constant_names_its_subject():
     assert not {"VERSION", "SCHEMA", "PATIENCE_SECONDS"} & places().keys()
 
 

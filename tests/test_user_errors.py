@@ -32,14 +32,14 @@ def exception_classes():
                         target.id for part in node.body if isinstance(part, ast.Assign) for target in part.targets
                     ]
                     classes[node.name] = (bases, "remedy" in assigned)
-    known = {"Exception", "BaseException", "ValueError", "RuntimeError", "OSError", "TypeError", "KeyError"}
-    found, grown = {}, True
+    error_names = {"Exception", "BaseException", "ValueError", "RuntimeError", "OSError", "TypeError", "KeyError"}
+    errors, grown = {}, True
     while grown:
-        new = {name for name, (bases, _) in classes.items() if name not in found and known & {*bases}}
-        known |= new
-        found |= {name: classes[name] for name in new}
+        new = {name for name, (bases, _) in classes.items() if name not in errors and error_names & {*bases}}
+        error_names |= new
+        errors |= {name: classes[name] for name in new}
         grown = bool(new)
-    return found
+    return errors
 
 
 def derives(name, classes):
@@ -48,8 +48,8 @@ def derives(name, classes):
 
 def test_every_exception_class_is_a_user_error_or_listed_as_internal():
     classes = exception_classes()
-    others = {name for name in classes if not derives(name, classes)}
-    assert others == set(INTERNAL)
+    rest = {name for name in classes if not derives(name, classes)}
+    assert rest == set(INTERNAL)
     assert len(classes) > 25
 
 

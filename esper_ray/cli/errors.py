@@ -1,4 +1,4 @@
-"""Exit codes, and how user errors are printed."""
+"""Exit codes, and the output of user errors."""
 
 import sys
 from collections.abc import Iterator

@@ -23,7 +23,7 @@ TRAINING, INSPECTION, SETUP = "Train and evaluate", "Inspect runs", "Set up"
 
 @dataclass(frozen=True)
 class Entry:
-    """A command that is imported when it is called.
+    """Entry of a command, which is imported when it is called.
 
     ``app`` is the name of its Typer application in ``module``, ``summary`` the first line of its help.
     """
@@ -99,8 +99,8 @@ class LazyGroup(TyperGroup):
         return name, command and self.commands[command.name or ""], rest
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"esper-ray {esper_ray.__version__}")
         raise typer.Exit
 
@@ -124,7 +124,7 @@ def spread(arguments: list[str]) -> list[str]:
     """``--slots a b``, ``--slots a,b`` and ``--slots=a,b`` as ``--slots a --slots b``.
 
     Raises:
-        UsageError: if another option follows where a value belongs.
+        UsageError: if an option has no value.
     """
     result: list[str] = []
     option: str | None = None

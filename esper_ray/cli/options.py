@@ -1,8 +1,8 @@
-"""Options of the command line that end up in the configuration, and how they are resolved.
+"""Options of the command line that set configuration keys, and their resolution.
 
-:data:`FLAGS` is the one table of flag and configuration key. ``@configured(...)`` gives a command the options
-``--preset``, ``--config-json``, ``--set`` and those flags that it names; the command receives one
-:class:`ConfigRequest`. Nothing in this module imports torch, Ray or Gymnasium before a run is checked.
+:data:`FLAGS` is the one table of flags and configuration keys. ``@configured(...)`` adds the options
+``--preset``, ``--config-json``, ``--set`` and the named flags to a command; the command receives one
+:class:`ConfigRequest`. This module does not import torch, Ray or Gymnasium before a run is checked.
 """
 
 import functools
@@ -23,14 +23,14 @@ from esper_ray.leyline.errors import UsageError
 
 DEFAULT_PRESET = "digits"
 TASK, LEARNING, MACHINE = "Task, reward and growth", "Learning", "Machine"
-"""Titles of panels in the help."""
+"""Titles of the panels in the help."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """An option that sets one configuration key.
+    """Option that sets one configuration key.
 
-    ``name`` is that of the parameter; the option is ``--name`` with hyphens.
+    ``name`` is the name of the parameter; the option is ``--name`` with hyphens.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Flag:
     help: str
     panel: str
     value: Callable[[Any], Any] = lambda given: given
-    """From the value on the command line to that of the configuration."""
+    """Conversion from the value on the command line to that of the configuration."""
 
     @property
     def option(self) -> str:
@@ -94,14 +94,14 @@ FLAGS = {
 PLAYER_DEVICE = Flag(
     "device", "system.devices", str, "device of the environment: cpu or cuda:<index>", MACHINE, lambda name: [name]
 )
-"""``--device`` where nothing is learned."""
+"""Flag ``--device`` of commands without a learner."""
 
 NO_OPS = {
     "num_workers": (int | None, None, "the data set lives on the device, so there are no loader workers"),
     "gpu_preload": (bool, False, "the data set always lives on the device"),
     "force_compile": (bool, False, "--compile-mode alone decides how hosts are compiled"),
 }
-"""Flags of the reference without effect: type, value when absent, and what replaces them. The help omits them."""
+"""Flags of the reference without effect: type, value if absent, reason. The help omits them."""
 
 
 def _complete_preset(incomplete: str) -> list[str]:
@@ -125,17 +125,17 @@ DataDir = Annotated[Path | None, typer.Option(help=FLAGS["data_dir"].help)]
 
 @dataclass(frozen=True)
 class ConfigRequest:
-    """The configuration that a command line asks for, not yet resolved."""
+    """Unresolved configuration of a command line."""
 
     preset: str | None
     config_json: Path | None
     flags: Mapping[str, Any]
-    """Configuration keys to values, for the flags that were given."""
+    """Configuration keys to values, for the flags on the command line."""
     settings: list[str] | None
 
     @property
     def has_source(self) -> bool:
-        """Whether a preset or a file is named, so that the configuration of an earlier run does not matter."""
+        """Whether a preset or a file is named, which replaces the configuration of an earlier run."""
         return self.preset is not None or self.config_json is not None
 
     def configuration(self, base: RunConfig | None = None) -> RunConfig:
@@ -144,19 +144,19 @@ class ConfigRequest:
 
 
 def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that replaces the first parameter, a :class:`ConfigRequest`, by the options of its configuration.
+    """Decorator that replaces the first parameter, a :class:`ConfigRequest`, by its options.
 
     Args:
-        flags: names in :data:`FLAGS`, or flags of the command's own.
-        no_ops: accept the flags of :data:`NO_OPS` too, with a line about each on standard error.
+        flags: names in :data:`FLAGS`, or flags of this command alone.
+        no_ops: also accept the flags of :data:`NO_OPS`, with a note about each on standard error.
     """
-    chosen = [FLAGS[flag] if isinstance(flag, str) else flag for flag in flags]
+    configured_flags = [FLAGS[flag] if isinstance(flag, str) else flag for flag in flags]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command)
         positional = [p for p in signature.parameters.values() if p.default is p.empty][1:]
-        others = [p for p in signature.parameters.values() if p.default is not p.empty]
-        parameters = [*positional, *_source_parameters(), *map(_parameter, chosen), *others]
+        optional = [p for p in signature.parameters.values() if p.default is not p.empty]
+        parameters = [*positional, *_source_parameters(), *map(_parameter, configured_flags), *optional]
         parameters += _no_op_parameters() if no_ops else []
 
         @functools.wraps(command)
@@ -164,7 +164,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
             if no_ops:
                 note_no_ops({name: given.pop(name) for name in NO_OPS})
             source = [given.pop(name) for name in ("preset", "config_json", "settings")]
-            values = {flag: given.pop(flag.name) for flag in chosen}
+            values = {flag: given.pop(flag.name) for flag in configured_flags}
             keys = {flag.key: flag.value(value) for flag, value in values.items() if _is_given(value)}
             command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
 
@@ -177,7 +177,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
 
 
 def _is_given(value: Any) -> bool:
-    """Whether an option was on the command line: 0 is a value, an absent switch or list is none."""
+    """Whether an option was on the command line. 0 is a value; False and an empty list mean absence."""
     return value is not None and value is not False and value != []
 
 
@@ -187,7 +187,7 @@ def _source_parameters() -> list[inspect.Parameter]:
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    names = [flag.option] if flag.type is bool else []  # without them there would be a --no-... as well
+    names = [flag.option] if flag.type is bool else []  # an explicit name avoids a --no-... option
     option = typer.Option(*names, help=flag.help, rich_help_panel=flag.panel)
     return _keyword(flag.name, Annotated[flag.type | None, option], None)
 
@@ -205,35 +205,35 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def note_no_ops(given: Mapping[str, Any]) -> None:
-    """Print one line for each flag without effect, saying what replaces it.
+    """Print one line for each flag without effect, with the reason.
 
     Raises:
-        UsageError: if loader workers are asked for.
+        UsageError: if the number of loader workers is not 0.
     """
     if given["num_workers"] not in (None, 0):
         raise UsageError(
-            f"--num-workers {given['num_workers']} is not available yet: the data set lives on the device and needs no "
-            "loader workers; leave the flag out"
+            f"--num-workers {given['num_workers']} is not possible: it must be 0, because the data set lives on the "
+            "device without loader workers; leave the flag out"
         )
     for name, value in given.items():
-        _, absent, replacement = NO_OPS[name]
+        _, absent, reason = NO_OPS[name]
         if value != absent:
-            typer.echo(f"esper: note: --{name.replace('_', '-')} has no effect: {replacement}", err=True)
+            typer.echo(f"esper: note: --{name.replace('_', '-')} has no effect: {reason}", err=True)
 
 
 class ConfiguredCommand(typer.core.TyperCommand):
-    """A command that answers an unknown option with the configuration key of that name."""
+    """Command whose error for an unknown option suggests the configuration key of that name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         words = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if type(error).__name__ != "NoSuchOption":  # an error of the parser, whichever click typer stands on
+            if type(error).__name__ != "NoSuchOption":  # by name, because typer may vendor its own click
                 raise
             option = str(getattr(error, "option_name", ""))
-            known = {name for parameter in self.params for name in parameter.opts}
-            suggestions = suggested_options(option, words, known)
+            options = {name for parameter in self.params for name in parameter.opts}
+            suggestions = suggested_options(option, words, options)
             if not suggestions:
                 raise
             raise UsageError(
@@ -241,18 +241,18 @@ class ConfiguredCommand(typer.core.TyperCommand):
             ) from None
 
 
-def suggested_options(option: str, words: list[str], known: set[str]) -> list[str]:
-    """What ``option`` stands for where it is the last part of a configuration key, that of the learner first.
+def suggested_options(option: str, words: list[str], options: set[str]) -> list[str]:
+    """Options for the configuration keys whose last part is ``option``, those of the learner first.
 
     Args:
         option: as written, ``--lr``.
         words: the command line, for the value that follows the option.
-        known: options of the command; a flag among them is preferred to ``--set``.
+        options: options of the command; a flag among them is preferred to ``--set``.
     """
     name = option.lstrip("-").replace("-", "_")
-    flags = {flag.key: flag.option for flag in FLAGS.values() if flag.option in known}
+    flags = {flag.key: flag.option for flag in FLAGS.values() if flag.option in options}
     keys = [key for key in configuration_keys() if name in (key, key.rpartition(".")[2])]
-    value = _value_of(option, words)
+    value = _option_value(option, words)
     return [
         f"{flags[key]} {value}" if key in flags else f"--set {key}={value}"
         for key in sorted(keys, key=lambda key: not key.startswith("ppo."))
@@ -260,7 +260,7 @@ def suggested_options(option: str, words: list[str], known: set[str]) -> list[st
 
 
 def configuration_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Every key of the configuration by its dotted name, those of all families included."""
+    """Dotted names of all configuration keys, including those of all host families."""
     keys: dict[str, None] = {}
     for name, field in section.model_fields.items():
         kinds = (field.annotation, *get_args(field.annotation))
@@ -270,8 +270,8 @@ def configuration_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -
     return list(keys)
 
 
-def _value_of(option: str, words: list[str]) -> str:
-    """The value that is written after ``option``, or ``VALUE`` where there is none."""
+def _option_value(option: str, words: list[str]) -> str:
+    """The value after ``option``, or ``VALUE`` without one."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
@@ -292,10 +292,10 @@ def configuration(
     Args:
         flags: dotted configuration keys to values; ``None`` means that the flag was not given.
         settings: further ``key=value`` pairs.
-        base: what the flags refer to if neither preset nor file is given, instead of the default preset.
+        base: configuration that replaces the default preset if neither preset nor file is given.
 
     Raises:
-        UsageError: if both a preset and a file are given, or a setting is no pair.
+        UsageError: if both a preset and a file are given, or a setting is not a ``key=value`` pair.
         ConfigError: if the result is not valid.
     """
     if preset is not None and config_json is not None:
@@ -327,10 +327,10 @@ def _value(text: str) -> Any:
 
 
 def check_devices(config: RunConfig, *, on_cluster: bool = False) -> None:
-    """Refuse devices that this machine does not have. A cluster knows its own.
+    """Refuse devices that this machine does not have. A cluster checks its devices itself.
 
     Raises:
-        UsageError: with the number of GPUs that there are.
+        UsageError: if a device does not exist; the message has the number of GPUs.
     """
     import torch
 
@@ -346,10 +346,10 @@ def check_devices(config: RunConfig, *, on_cluster: bool = False) -> None:
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse what cannot be run, before anything is started or written: data, growth options, host.
+    """Refuse data, growth options and hosts that cannot run, before anything starts or is written.
 
     Raises:
-        TaskError: if the task or its data cannot be had.
+        TaskError: if the task or its data is not available.
         GrowthError: see ``growth_limits``.
         UsageError: if a batch is larger than the data, or the host cannot work on its images.
     """
@@ -372,7 +372,7 @@ def check_run(config: RunConfig) -> None:
 
 
 def checked_storage(place: str) -> str:
-    """``place`` as every node finds it.
+    """``place`` in a form that is valid on every node.
 
     Raises:
         StorageError: if files cannot be written there.

@@ -1,4 +1,4 @@
-"""Signals before anything has begun."""
+"""Signal handlers for the time before a job starts."""
 
 import signal
 from types import FrameType
@@ -7,10 +7,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def exit_on_signals() -> None:
-    """Before anything has begun, a signal simply ends the program with the exit code that belongs to it."""
+    """Make SIGINT and SIGTERM end the program with exit code 128 plus the signal number."""
 
-    def leave(number: int, _frame: FrameType | None) -> None:
+    def exit_program(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     for number in SIGNALS:
-        signal.signal(number, leave)
+        signal.signal(number, exit_program)

@@ -1,1 +1,1 @@
-"""Karn: what an operator looks at, on the console and in reports."""
+"""Karn: views of runs for operators, on the console and in reports."""

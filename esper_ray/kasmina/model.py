@@ -71,7 +71,7 @@ class MorphogeneticModel(SlottedNetwork):
         command = reducer.Germinate(
             self.growth.next_seed_id(slot),
             name,
-            GerminationStyle.of(style),
+            GerminationStyle.parse(style),
             tempo,
             target,
         )
@@ -101,7 +101,7 @@ class MorphogeneticModel(SlottedNetwork):
             LifecycleError: if the seed has no amplitude or it is ramping.
             ValueError: if the target is out of range.
         """
-        new = None if style is None else GerminationStyle.of(style)
+        new = None if style is None else GerminationStyle.parse(style)
         command = reducer.SetAlphaTarget(target, ticks, curve, steepness, new)
         return self._obeyed(slot, self.execute(slot, command))
 

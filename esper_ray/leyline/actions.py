@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 
 class LifecycleOp(IntEnum):
-    """What to do in this step."""
+    """Lifecycle operation of one step."""
 
     WAIT = 0
     GERMINATE = 1
@@ -23,7 +23,7 @@ class LifecycleOp(IntEnum):
 
 
 class Blueprint(IntEnum):
-    """What kind of module to grow. The registry name is the lower-case member name."""
+    """Kind of seed module. The registry name is the lower-case member name."""
 
     NOOP = 0
     CONV_LIGHT = 1
@@ -45,7 +45,7 @@ class Blueprint(IntEnum):
         return self.name.lower()
 
     @classmethod
-    def named(cls, name: str) -> "Blueprint":
+    def from_id(cls, name: str) -> "Blueprint":
         """The member whose :attr:`id` is ``name``.
 
         Raises:
@@ -54,11 +54,11 @@ class Blueprint(IntEnum):
         for blueprint in cls:
             if blueprint.id == name:
                 return blueprint
-        raise ValueError(f"blueprint {name!r} is none of the {len(cls)} that policies know")
+        raise ValueError(f"blueprint {name!r} is not one of the {len(cls)} that policies can choose")
 
 
 class AlphaMode(IntEnum):
-    """Which way the amplitude of a seed moves."""
+    """Direction in which the amplitude of a seed moves."""
 
     HOLD = 0
     UP = 1
@@ -74,7 +74,7 @@ class AlphaCurve(IntEnum):
 
 
 class BlendOperator(IntEnum):
-    """How a seed's change d joins the host's features h at amplitude a."""
+    """Operator that combines a seed's change d with the host's features h at amplitude a."""
 
     ADD = 1
     MULTIPLY = 2
@@ -82,7 +82,7 @@ class BlendOperator(IntEnum):
 
 
 class GerminationStyle(IntEnum):
-    """The legal pairs of first ramp and operator."""
+    """Pair of the first ramp's curve and the blend operator."""
 
     LINEAR_ADD = 0
     LINEAR_MULTIPLY = 1
@@ -95,7 +95,7 @@ class GerminationStyle(IntEnum):
         return self.name.lower()
 
     @classmethod
-    def named(cls, name: str) -> "GerminationStyle":
+    def from_id(cls, name: str) -> "GerminationStyle":
         """The member whose :attr:`id` is ``name``.
 
         Raises:
@@ -107,8 +107,8 @@ class GerminationStyle(IntEnum):
         raise ValueError(f"unknown style {name!r} (known: {', '.join(style.id for style in cls)})")
 
     @classmethod
-    def of(cls, style: "GerminationStyle | str") -> "GerminationStyle":
-        """``style``, or the member of which it is the :attr:`id`.
+    def parse(cls, style: "GerminationStyle | str") -> "GerminationStyle":
+        """The member that ``style`` is, or whose :attr:`id` it is.
 
         Raises:
             ValueError: if it is neither.
@@ -116,8 +116,8 @@ class GerminationStyle(IntEnum):
         if isinstance(style, cls):
             return style
         if isinstance(style, str):
-            return cls.named(style)
-        raise ValueError(f"a style is a GerminationStyle or the name of one, got {style!r}")
+            return cls.from_id(style)
+        raise ValueError(f"a style must be a GerminationStyle or its name, got {style!r}")
 
     @property
     def operator(self) -> BlendOperator:
@@ -138,13 +138,13 @@ _STYLE = {
 }
 
 DEFAULT_STEEPNESS = 12.0
-"""Steepness of a sigmoid ramp where nothing else is said."""
+"""Steepness of a sigmoid ramp by default."""
 
 TEMPO_TICKS: tuple[int, ...] = (3, 5, 8)
 """Ticks of the first ramp: fast, standard, slow."""
 
 ALPHA_TARGETS: tuple[float, ...] = (0.5, 0.7, 1.0)
-"""Amplitudes that a ramp can aim at: half, seventy, full. Removal is PRUNE, not a target of zero."""
+"""Target amplitudes of a ramp: half, seventy, full. Removal is PRUNE, not a target of zero."""
 
 SPEED_TICKS: tuple[int, ...] = (0, 3, 5, 8)
 """Ticks of a later ramp: instant, fast, medium, slow."""
@@ -191,14 +191,14 @@ HEADS_OF_OP = MappingProxyType(
         LifecycleOp.ADVANCE: ("op", "slot"),
     }
 )
-"""The heads that each operation reads; the others carry no meaning under it."""
+"""The heads that each operation reads; it ignores the others."""
 
 OPS_OF_HEAD = MappingProxyType({head: tuple(op for op in LifecycleOp if head in HEADS_OF_OP[op]) for head in HEADS})
 """The operations that read each head."""
 
 
 def action_names() -> tuple[str, ...]:
-    """A name for every choice of every head, and for the heads that each operation reads: what an index means."""
+    """Meaning of every index of every head, and of the heads that each operation reads."""
     choices: dict[str, list[object]] = {
         "op": [op.name.lower() for op in LifecycleOp],
         "blueprint": [blueprint.id for blueprint in Blueprint],
@@ -214,7 +214,7 @@ def action_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Eight indices, one per head."""
+    """Factored action: eight indices, one per head."""
 
     op: int
     slot: int = 0
@@ -230,12 +230,12 @@ class Action:
         """The action of eight indices in the order of :data:`HEADS`, for ``slots`` slots.
 
         Raises:
-            ValueError: if there are not eight of them, or one is no integer or outside its head.
+            ValueError: if their number is not eight, or one is not an integer or outside the range of its head.
         """
         try:
             values = [index(value) for value in indices]
         except TypeError:
-            raise ValueError(f"an action is made of integers, got {list(indices)}") from None
+            raise ValueError(f"an action consists of integers, got {list(indices)}") from None
         if len(values) != len(HEADS):
             raise ValueError(f"an action has {len(HEADS)} indices, got {len(values)}")
         for (head, size), value in zip(head_sizes(slots).items(), values, strict=True):
@@ -260,4 +260,4 @@ class Action:
 
 
 WAIT = Action(op=int(LifecycleOp.WAIT))
-"""The action that leaves everything as it is."""
+"""The action without an operation."""

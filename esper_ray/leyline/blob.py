@@ -1,9 +1,9 @@
-"""The codec of every file that holds tensors and JSON: a safetensors blob with kind, version and digest.
+"""Codec for files of tensors and JSON: a safetensors blob with kind, version and digest.
 
 The header's metadata has one entry, ``esper``: an envelope ``{"kind", "version", "sha256", "content"}`` as JSON text.
 ``content`` is any JSON tree; the digest covers it, the names, types and shapes of the tensors, and their bytes.
-So a blob is read as it was written or refused. Nothing is unpickled, and nothing here needs torch: a format of torch
-tensors has the module ``safetensors.torch`` as its library.
+A damaged or foreign blob is refused. Nothing is unpickled. This module does not need torch: a format of torch
+tensors uses the module ``safetensors.torch`` as its library.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class TensorLibrary(Protocol[T]):
 
 @dataclass(frozen=True, slots=True)
 class Blob(Generic[T]):
-    """The parts of a blob: tensors by name, and a JSON tree."""
+    """Decoded blob: tensors by name, and a JSON tree."""
 
     tensors: dict[str, T]
     content: Any
@@ -57,7 +57,7 @@ def under(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
 
 @dataclass(frozen=True, slots=True)
 class BlobFormat(Generic[T]):
-    """A kind of blob in one version, and the class of the errors about it."""
+    """Format of one kind and version of blob, with the class of its errors."""
 
     kind: str
     version: int
@@ -83,7 +83,7 @@ class BlobFormat(Generic[T]):
         """The parts of the blob ``data``.
 
         Args:
-            name: what the messages call it.
+            name: name of the blob in error messages.
 
         Raises:
             error: if it is damaged, of another kind, or of another version.
@@ -102,14 +102,14 @@ class BlobFormat(Generic[T]):
             raise self.error(f"{name} is damaged: {error!r}") from error
 
     def write(self, path: Path, tensors: Mapping[str, T], content: Any) -> None:
-        """Write the blob to ``path`` as a whole or not at all: beside it first, then renamed."""
+        """Write the blob to ``path`` atomically, through a temporary file in the same folder."""
         data = self.encode(tensors, content)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def read(self, path: Path, name: str) -> Blob[T]:
         """The parts of the blob at ``path``.
@@ -134,28 +134,28 @@ class BlobFormat(Generic[T]):
             error: if it is damaged, of another kind, or of another version.
         """
         if not isinstance(envelope, dict):
-            raise self.error(f"{name} is damaged: its envelope is no JSON object but {envelope!r:.80}")
+            raise self.error(f"{name} is damaged: its envelope is not a JSON object but {envelope!r:.80}")
         kind, version = envelope.get("kind"), envelope.get("version")
         if (kind, version) != (self.kind, self.version) or isinstance(version, bool):
             raise self.error(
-                f"{name} is of kind {kind!r} version {version!r}, needed is kind {self.kind!r} version {self.version!r}"
+                f"{name} is of kind {kind!r} version {version!r}, expected kind {self.kind!r} version {self.version!r}"
             )
         content = envelope.get("content")
         if envelope.get("sha256") != _digest(content, payload):
-            raise self.error(f"{name} is damaged: its content is not what was written (SHA-256 differs)")
+            raise self.error(f"{name} is damaged: the SHA-256 digest of its content differs from the recorded one")
         return content
 
 
 def _dense(tensor: Any) -> Any:
-    """Arrays in C order: safetensors writes memory as it lies."""
+    """The tensor, if an array then in C order, because safetensors ignores strides."""
     return np.asarray(tensor, order="C") if isinstance(tensor, np.ndarray) else tensor
 
 
 def _data_start(data: bytes) -> int:
-    """Where the header ends.
+    """Offset in bytes of the tensor data, behind the header.
 
     Raises:
-        ValueError: if ``data`` end before.
+        ValueError: if ``data`` is shorter than its header.
     """
     length = int.from_bytes(data[:ALIGNMENT], "little")
     start = ALIGNMENT + length

@@ -1,6 +1,6 @@
-"""What can grow where, and what it costs: closed forms, so that masks and rent need no module.
+"""Blueprints of each topology and their parameter counts in closed form.
 
-Every seed ends in one output scale per channel. It is part of the counts below.
+Masks and rent therefore need no module. Every seed ends in one output scale per channel; the counts include it.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from esper_ray.leyline.actions import BlendOperator, Blueprint
 
 
 class Topology(Enum):
-    """Layout of the features at a slot: what blueprints it can take."""
+    """Layout of the features at a slot, which decides the blueprints that fit."""
 
     IMAGES = "images"
     """(B, C, H, W): C channels."""
@@ -121,8 +121,8 @@ def seed_parameter_count(
     """
     counts = _COUNTS[topology]
     if blueprint not in counts:
-        known = ", ".join(other.id for other in counts)
-        raise ValueError(f"blueprint {blueprint.id!r} is not made for {topology.value}; those are {known}")
+        choices = ", ".join(choice.id for choice in counts)
+        raise ValueError(f"blueprint {blueprint.id!r} does not exist for {topology.value}; choose from {choices}")
     if channels < 1:
         raise ValueError(f"a seed needs at least 1 channel, got {channels}")
     gate = gate_parameters(channels) if operator is BlendOperator.GATE else 0

@@ -1,4 +1,4 @@
-"""What of a network is committed: slots, parameters and accuracy, from the records of one step."""
+"""Committed part of a network: slots, parameters and accuracy, from the records of one step."""
 
 from collections.abc import Collection
 
@@ -17,7 +17,7 @@ def committed_parameters(reports: Reports) -> int:
 
 
 def committed_players(committed: Collection[str], measured: Measurement) -> frozenset[str]:
-    """Those of the slots ``committed`` that were switched on and off in ``measured``."""
+    """The slots of ``committed`` that were players of ``measured``."""
     return frozenset(measured.players).intersection(committed)
 
 
@@ -27,4 +27,4 @@ def committed_accuracy_pp(committed: Collection[str], measured: Measurement) -> 
     Raises:
         KeyError: if that coalition was not measured.
     """
-    return measured.accuracy_of(committed_players(committed, measured))
+    return measured.coalition_accuracy_pp(committed_players(committed, measured))

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """A request, a file or a machine that the user can correct.
+    """Error whose cause the user can correct: a request, a file or a machine.
 
     The message carries the value and the constraint. The command line prints it without a traceback and
     exits with ``exit_code``. ``remedy`` is what the page of messages recommends.
@@ -16,23 +16,23 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """Arguments that a command cannot be executed with."""
+    """Command arguments that cannot be executed."""
 
     remedy = "Correct the argument that the message names; `--help` lists what is possible."
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that went wrong, or that is right again; training goes on."""
+    """Fault of a run that continues, or the recovery from one."""
 
     kind: str
-    """In the words of the log, such as ``environment_actor_died`` or ``episode_failed``."""
+    """Kind in the event log, such as ``environment_actor_died`` or ``episode_failed``."""
     who: str
     detail: str
     seconds: float | None = None
-    """How long it took, where that is known."""
+    """Duration; ``None`` if it was not measured."""
 
     def describe(self) -> str:
-        """One line for people."""
-        took = "" if self.seconds is None else f" after {self.seconds:.1f} s"
-        return f"{self.kind.replace('_', ' ')}{took}: {self.who}" + (f": {self.detail}" if self.detail else "")
+        """The fault as one line of text."""
+        duration = "" if self.seconds is None else f" after {self.seconds:.1f} s"
+        return f"{self.kind.replace('_', ' ')}{duration}: {self.who}" + (f": {self.detail}" if self.detail else "")

@@ -1,4 +1,4 @@
-"""Records of an evaluation: what single episodes came to, and how policies compare."""
+"""Records of an evaluation: scores of single episodes, and comparisons of policies."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,34 +6,34 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One episode of one policy on one seed, judged at its end by the network as it stands."""
+    """Score of one episode of one policy on one seed, by its final network."""
 
     policy: str
     seed: int
     test_accuracy_pp: float
-    """Of the network as it stands, on the split that nothing else looks at."""
+    """Accuracy of the final network on the test split, which only evaluations use."""
     val_accuracy_pp: float
     objective_pp: float
-    """Validation accuracy minus the price of the parameters beyond the host's, in percentage points."""
+    """Validation accuracy minus the price of the grown parameters, in percentage points."""
     committed_accuracy_pp: float
     """Validation accuracy with committed seeds only."""
     parameters: int
-    """Of host and seeds."""
+    """Parameters of host and seeds."""
     grown_parameters: int
-    """Of seeds alone."""
+    """Parameters of the seeds alone."""
     train_flops: float
     """Floating-point operations of training over the episode; a multiply-add counts as two."""
     rollbacks: int
     fossilised: int
     total_reward: float | None
-    """None for a network that no policy steers."""
+    """``None`` for a network without a policy."""
     seeds_grown: tuple[tuple[str, str], ...] = ()
     """(slot, blueprint) of each seed in the final network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with a bootstrap percentile interval."""
+    """Mean with a bootstrap percentile interval."""
 
     mean: float
     low: float
@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """What one policy gains over another, paired by seed."""
+    """Gain of one policy over another, paired by seed."""
 
     policy: str
     over: str
@@ -60,20 +60,20 @@ class PairedComparison:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonVerdict:
-    """Which of two is better."""
+    """Verdict on which of two policies is better."""
 
     better: Literal["first", "second", "undecided"]
     difference: Interval
-    """Of the first over the second."""
+    """Gain of the first over the second."""
     seeds: int
-    """Pairs that it is based on."""
+    """Number of pairs in the comparison."""
     seeds_needed: int | None
-    """Pairs with which a difference like this would probably be found; ``None`` if there is none at all."""
+    """Number of pairs that would probably show a difference of this size; ``None`` if the difference is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A policy over all seeds."""
+    """Scores of a policy over all seeds."""
 
     policy: str
     episodes: int
@@ -83,13 +83,13 @@ class Summary:
     parameters: float
     train_gflops: float
     spread_pp: float
-    """Standard deviation of the test accuracy over seeds; what stability means here, with the rollbacks."""
+    """Standard deviation of the test accuracy over seeds: with the rollbacks, the measure of stability."""
     rollbacks: int
     fossilised: float
     total_reward: float | None
     objective_gain_pp: Interval | None
-    """Objective over that of the control, seed by seed; None for the control itself."""
+    """Objective minus that of the control, paired by seed; ``None`` for the control itself."""
     test_gain_pp: Interval | None
-    """Test accuracy over that of the control, seed by seed."""
+    """Test accuracy minus that of the control, paired by seed."""
     on_frontier: bool
     """Whether no other policy is at least as good in quality, cost and stability, and better in one of them."""

@@ -1,9 +1,9 @@
-"""Which actions are legal: one pure function for masks, executor, policies and tests.
+"""Legality of actions: one pure function for masks, executor, policies and tests.
 
 Rules: a seed may only be germinated into an empty slot while no other seed is developing or cooling
-down (one seed develops at a time), amplitudes may only be retargeted while they rest, and pruning
-needs a minimum age. WAIT is always legal. Gates are not previewed here: ADVANCE and FOSSILIZE may
-be legal and still be refused by the gate that they meet.
+down (one seed develops at a time), amplitudes may only be retargeted while they do not move, and pruning
+needs a minimum age. WAIT is always legal. Legality does not evaluate gates: a legal ADVANCE or FOSSILIZE may
+still be refused by its gate.
 """
 
 from dataclasses import dataclass
@@ -30,31 +30,31 @@ from esper_ray.leyline.records import Reports, SlotReport
 from esper_ray.leyline.stages import COOLDOWN, DEVELOPING, PRUNABLE, WITH_MODULE, Stage
 
 MIN_PRUNE_AGE = 5
-"""Ticks that a seed must have lived before it may be pruned."""
+"""Least age in ticks at which a seed may be pruned."""
 
 BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run allows, whatever the state of its slots."""
+    """Limits of a run on growth, independent of the state of its slots."""
 
     slots: tuple[str, ...]
     """Enabled slots in row-major order."""
     blueprints: frozenset[Blueprint]
     styles: frozenset[GerminationStyle]
     max_seeds: int = 0
-    """Most seeds with a module at any one time, fossils included; 0 is no limit."""
+    """Maximum number of simultaneous seeds with a module, fossils included; 0 is no limit."""
     manual_advance: bool = True
-    """False if every stage advances by itself, so that ADVANCE has no meaning."""
+    """False if every stage advances automatically; ADVANCE is then illegal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """Legal choices, ``True`` where legal."""
+    """Masks of the legal choices, ``True`` where legal."""
 
     slot_by_op: BoolArray
-    """(6, slots): on which slots each operation is legal. The row of WAIT is all true."""
+    """(6, slots): legal slots of each operation. The row of WAIT is all true."""
     arguments: dict[str, BoolArray]
     """Legal choices of each argument head."""
 
@@ -71,10 +71,10 @@ class Masks:
         return all(bool(self.arguments[head][getattr(action, head)]) for head in ARGUMENT_HEADS if head in used)
 
     def flat(self) -> BoolArray:
-        """The masks of the eight heads one after another, as independent-head algorithms want them.
+        """The masks of the eight heads in one vector, for algorithms with independent heads.
 
-        A slot counts as legal if some legal operation other than WAIT can name it; if WAIT is all
-        there is, every slot is.
+        A slot counts as legal if some operation other than WAIT is legal on it; if only WAIT is legal,
+        every slot counts as legal.
         """
         slots = self.slot_by_op[1:].any(axis=0)
         if not slots.any():

@@ -1,8 +1,8 @@
-"""Obs V3: what a policy sees, 23 numbers about the host and 31 about each slot.
+"""Obs V3, the observation vector: 23 numbers about the host and 31 about each slot.
 
 An empty slot is all zeros. Unknown values are -1 where the layout has a sentinel (histories,
-previous gradient health, freshness of the contribution) and 0 elsewhere; a slot that is cooling
-down carries its stage and clock and nothing that was measured about the removed seed.
+previous gradient health, freshness of the contribution) and 0 elsewhere. A slot that is cooling
+down has its stage and clock, and no measurement of the removed seed.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from esper_ray.leyline.stages import COOLDOWN, STAGES, Stage
 
 SCHEMA_VERSION = 1
 HISTORY = 5
-"""Epochs of loss and accuracy that are shown."""
+"""Epochs of loss and accuracy in the observation."""
 UNKNOWN = -1.0
 NO_BLUEPRINT = -1
 """Blueprint index of an empty slot."""
 BOUND = 10.0
-"""Every number lies in [-BOUND, BOUND]."""
+"""Largest magnitude of a number in the observation."""
 FRESHNESS_DECAY = 0.995
 LONGEST_TEMPO = 12.0
 
@@ -67,7 +67,7 @@ BASE_SIZE = len(_BASE)
 SLOT_SIZE = len(_SLOT)
 BASE_CONTINUOUS: tuple[bool, ...] = tuple(continuous for _, continuous in _BASE)
 SLOT_CONTINUOUS: tuple[bool, ...] = tuple(continuous for _, continuous in _SLOT)
-"""Which numbers a running normaliser may rescale: no codes, flags, shares or values with a sentinel."""
+"""Whether a running normaliser may rescale each number: not codes, flags, shares or values with a sentinel."""
 
 
 def observation_size(slots: int) -> int:
@@ -76,12 +76,12 @@ def observation_size(slots: int) -> int:
 
 
 def observation_names(slot_ids: Sequence[str]) -> tuple[str, ...]:
-    """A name for every number, slots in the given order."""
+    """Names of all numbers, slots in the given order."""
     return (*(name for name, _ in _BASE), *(f"{slot}.{name}" for slot in slot_ids for name, _ in _SLOT))
 
 
 def schema_hash() -> str:
-    """Digest of the layout; policies trained under another one cannot be used."""
+    """Digest of the layout; a policy can only be used with the layout that it was trained with."""
     text = f"obs-v3/{SCHEMA_VERSION}/" + ",".join(name for name, _ in (*_BASE, *_SLOT))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -179,5 +179,5 @@ def _points(value: float | None) -> float:
 
 
 def _clipped(x: float) -> float:
-    """``x`` within [-1, 1]; what is not finite stays so, to be refused (min and max would turn it into a 1)."""
+    """``x`` clipped to [-1, 1]. A value that is not finite is unchanged, so that :func:`observe` refuses it."""
     return max(-1.0, min(1.0, x)) if math.isfinite(x) else x

@@ -1,4 +1,4 @@
-"""What a policy sees, and what it answers: the seam between decisions and everything else."""
+"""Interface of policies: view, decision, trajectory and episode."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from esper_ray.leyline.records import HostSignals, Reports
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything about one state that a policy may look at."""
+    """One state as policies see it."""
 
     features: NDArray[np.float32]
     """Obs V3, see :mod:`esper_ray.leyline.observation`."""
@@ -26,8 +26,8 @@ class View:
     signals: HostSignals
 
     @classmethod
-    def of(cls, signals: HostSignals, reports: Reports, masks: Masks) -> "View":
-        """What there is to see of a host and its slots.
+    def build(cls, signals: HostSignals, reports: Reports, masks: Masks) -> "View":
+        """The view of a host and its slots.
 
         Raises:
             ValueError: if a measurement is not finite; the message names it.
@@ -37,51 +37,51 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One answer, drawn once. Log-probabilities in nats, values in units of reward."""
+    """Decision of a policy, sampled once. Log-probabilities in nats, values in units of reward."""
 
     action: Action
     log_prob_op: float = 0.0
     log_prob_arguments: float = 0.0
-    """Of slot and arguments given the operation."""
+    """Log-probability of slot and arguments given the operation."""
     value: float = 0.0
     """V(s)."""
     q_taken: float = 0.0
     """Q(s, operation taken)."""
     reason: str = ""
     op_probabilities: tuple[float, ...] = ()
-    """(6,) of the operations, 0 for what is illegal; empty where nothing was drawn."""
+    """(6,) probabilities of the operations, 0 if illegal; empty if the policy does not sample."""
     op_values: tuple[float, ...] = ()
-    """(6,) Q of the operations, whether legal or not; empty where nothing is known."""
+    """(6,) Q of the operations, legal or not; empty if the policy has no critic."""
 
 
 class Policy(Protocol):
-    """Decides step by step. One object plays one episode at a time."""
+    """Policy that decides step by step, for one episode at a time."""
 
     def begin_episode(self, seed: int) -> None:
-        """Forget the last episode; whatever is drawn in the next one comes from ``seed``."""
+        """Reset the memory of the last episode; samples of the next one are a function of ``seed``."""
 
     def decide(self, view: View) -> Decision:
-        """The decision in ``view``; always a legal one."""
+        """A legal decision in ``view``."""
 
 
 @runtime_checkable
 class ResumablePolicy(Policy, Protocol):
-    """A policy that can be saved in the middle of an episode and gone on with elsewhere."""
+    """Policy that can be saved in the middle of an episode and resumed elsewhere."""
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Memory and random numbers, by name. Not the weights."""
+        """Memory and state of the random stream, by name, without the weights."""
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on as the policy that was saved would have.
+        """Resume from ``state``: later decisions equal those of the saved policy.
 
         Raises:
-            ValueError: if ``state`` is of another kind of policy; it is as it was then.
+            ValueError: if ``state`` is of another kind of policy; this policy is unchanged then.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One episode as a learner needs it. T steps, D features, S slots, L mask entries."""
+    """Learner's record of one episode: T steps, D features, S slots, L mask entries."""
 
     features: NDArray[np.float32]
     """(T, D)"""
@@ -100,9 +100,9 @@ class Trajectory:
     q_taken: NDArray[np.float32]
     """(T,)"""
     rewards: NDArray[np.float64]
-    """(T,), each amount at the step that caused it."""
+    """(T,) rewards, each amount at the step that caused it."""
     bootstrap: float
-    """Value of what follows the last step; 0 if nothing does, as at the end of an episode."""
+    """Value of the state after the last step; 0 at the end of an episode."""
     terminated: bool
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """A finished episode: what the learner learns from, what happened, and how it ended."""
+    """Finished episode: trajectory, event records and final figures."""
 
     index: int
     """Number of the episode within the run."""
@@ -126,8 +126,8 @@ class Episode:
     growth_ratio: float
     """Parameters of host and seeds at the end over those of the host."""
     operations: dict[str, int]
-    """How often each operation was carried out."""
+    """Number of executions of each operation."""
     fossilised: int
     refused: int
-    """Legal commands that a gate turned down."""
+    """Legal commands that a gate refused."""
     rollback: bool

@@ -1,4 +1,4 @@
-"""Plain records that cross the borders between parts and processes.
+"""Plain records exchanged between packages and processes.
 
 Accuracies and everything derived from them are percentage points (``_pp``) here, because that is
 the unit of the gates and rewards; ``None`` always means "not measured", never zero.
@@ -18,12 +18,12 @@ from esper_ray.leyline.stages import Stage
 Record = Mapping[str, Any]
 """One line of an event log as JSON: ``kind``, ids and fields, as the catalogue of events declares them."""
 Members = frozenset[str]
-"""Slots whose seeds are on together: a coalition."""
+"""Coalition: the slots whose seeds are on."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedMeasurements:
-    """What has been measured about one seed by the end of a step."""
+    """Measurements of one seed at the end of a step."""
 
     contribution_pp: float | None = None
     """Validation accuracy with everything on minus accuracy without this seed."""
@@ -52,7 +52,7 @@ class SeedMeasurements:
 
 
 UNMEASURED = SeedMeasurements()
-"""The measurements of a seed about which nothing is known yet."""
+"""Measurements of a seed before its first measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class SlotReport:
     alpha: float
     alpha_mode: AlphaMode
     alpha_target: float
-    """Where the running ramp leads, or the last one led."""
+    """Target amplitude of the running ramp, else of the last one."""
     alpha_velocity: float
     """Mean slope of the running ramp per tick; 0 while holding."""
     ramp_total: int
@@ -89,7 +89,7 @@ Reports = tuple[SlotReport | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class HostSignals:
-    """What is known about the host network at the end of a step."""
+    """Signals of the host network at the end of a step."""
 
     epoch: int
     """Epochs trained in this episode."""
@@ -129,26 +129,26 @@ Source = Literal[
     "lost seed",
     "rollback",
 ]
-"""What a reward can consist of."""
+"""Source of a ledger entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One amount of reward, and why it is paid."""
+    """One amount of reward, with its source and cause."""
 
     source: Source
     amount: float
     step: int
     """Step at which it is booked, counted from 0."""
     cause_step: int
-    """Step whose action is answerable for it; rewards are summed over this one before advantages."""
+    """Step whose action caused it; rewards are summed by this step before advantages are computed."""
     slot: str | None = None
     explanation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened, for the event log."""
+    """One event of a growing network, for the event log."""
 
     kind: str
     epoch: int
@@ -164,18 +164,18 @@ Scores = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Coalition:
-    """Validation results of one set of seeds, the others being switched off."""
+    """Validation results of one set of seeds, all others switched off."""
 
     members: frozenset[str]
     """Slots whose seeds are on."""
     accuracy_pp: float
     scores: Scores = field(default=None, compare=False, repr=False)
-    """(examples,) share of right predictions in each example: 0 or 1 for an image."""
+    """(examples,) share of correct predictions in each example: 0 or 1 for an image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One pass over the validation split."""
+    """Results of one pass over the validation split."""
 
     loss: float
     """Mean loss in nats with every seed at its live amplitude."""
@@ -184,15 +184,15 @@ class Measurement:
     players: tuple[str, ...] = ()
     """Slots that were switched on and off, in row-major order."""
     coalitions: tuple[Coalition, ...] = ()
-    """Those subsets of the players that were measured, the full one last. Empty without players."""
+    """Measured subsets of the players, the full one last. Empty without players."""
     orders: tuple[tuple[str, ...], ...] = ()
-    """Random orders of players all of whose beginnings are among the coalitions, each followed by its reverse."""
+    """Random orders of the players, each followed by its reverse; every prefix is among the coalitions."""
 
     def coalition(self, members: frozenset[str]) -> Coalition | None:
-        """What was measured with exactly ``members`` of the players on, ``None`` if nothing was."""
+        """Result with exactly ``members`` of the players on, ``None`` if it was not measured."""
         return next((coalition for coalition in self.coalitions if coalition.members == members), None)
 
-    def accuracy_of(self, members: frozenset[str]) -> float:
+    def coalition_accuracy_pp(self, members: frozenset[str]) -> float:
         """Accuracy in percentage points with exactly ``members`` of the players on.
 
         Raises:
@@ -200,27 +200,27 @@ class Measurement:
         """
         if not self.players and not members:
             return self.accuracy_pp
-        found = self.coalition(members)
-        if found is None:
+        coalition = self.coalition(members)
+        if coalition is None:
             raise KeyError(f"coalition {sorted(members)} was not measured; players were {list(self.players)}")
-        return found.accuracy_pp
+        return coalition.accuracy_pp
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A quantity that was measured."""
+    """Measured quantity."""
 
     value_pp: float
     error_pp: float | None = None
-    """Standard error; ``None`` if results for single examples were not kept."""
+    """Standard error; ``None`` without results of single examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unmeasured:
-    """A quantity that was not measured. It is not zero."""
+    """Quantity that was not measured. It is not zero."""
 
     missing: tuple[frozenset[str], ...]
-    """Coalitions that would have to be measured."""
+    """Coalitions whose measurement is missing."""
 
 
 Attribution = Estimate | Unmeasured

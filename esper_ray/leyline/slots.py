@@ -13,7 +13,7 @@ _PATTERN = re.compile(r"r(0|[1-9]\d*)c(0|[1-9]\d*)", re.ASCII)
 
 
 class SlotIdError(UserError, ValueError):
-    """A text that is not a slot identifier, or a list of slots that is empty or has duplicates."""
+    """Malformed slot identifier, or a list of slots that is empty or has duplicates."""
 
     remedy = "Write slots as `r<row>c<column>`, each once, for example `r0c0 r0c1`."
 

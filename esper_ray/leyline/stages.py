@@ -1,7 +1,6 @@
 """The stages of a seed and the transitions between them.
 
-The integers are part of saved records: 5 belonged to a stage that no longer exists and stays
-reserved.
+The integers are part of saved records. 5 is reserved: it belonged to a stage that no longer exists.
 """
 
 from enum import IntEnum
@@ -9,7 +8,7 @@ from types import MappingProxyType
 
 
 class Stage(IntEnum):
-    """Where a seed stands in its life."""
+    """Stage of a seed's lifecycle."""
 
     UNKNOWN = 0
     DORMANT = 1
@@ -40,10 +39,10 @@ TRANSITIONS = MappingProxyType(
         Stage.RESETTING: (Stage.DORMANT,),
     }
 )
-"""Legal next stages. The first one listed is where ADVANCE leads."""
+"""Legal next stages; ADVANCE leads to the first."""
 
 DEVELOPING = frozenset({Stage.GERMINATED, Stage.TRAINING})
-"""Stages in which a seed does not yet touch the host's output."""
+"""Stages in which a seed does not yet change the host's output."""
 
 AMPLIFIED = frozenset({Stage.BLENDING, Stage.HOLDING, Stage.FOSSILIZED})
 """Stages in which a seed changes the host's output by its amplitude alpha."""
@@ -52,13 +51,13 @@ IN_FORWARD = AMPLIFIED | {Stage.TRAINING}
 """Stages in which the seed module is called."""
 
 PRUNABLE = frozenset({Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING})
-"""Stages that a seed can be pruned from: it is live and not committed."""
+"""Stages in which a seed can be pruned: it is live and not committed."""
 
 COMMITTED = frozenset({Stage.FOSSILIZED})
-"""Stages in which a seed belongs to the network for good."""
+"""Stages in which a seed is a permanent part of the network."""
 
 COOLDOWN = frozenset({Stage.PRUNED, Stage.EMBARGOED, Stage.RESETTING})
-"""Stages after removal: no module is left, and the slot is not free yet."""
+"""Stages after removal: the slot has no module and is not free yet."""
 
 WITH_MODULE = PRUNABLE | COMMITTED
 """Stages in which the slot holds a seed module."""

@@ -10,32 +10,32 @@ from esper_ray.leyline.records import Event, LedgerEntry, Reports
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """Result of one environment step; after a reset, of none."""
+    """Outcome of one environment step, or the state after a reset."""
 
     episode_seed: int
     epoch: int
     """Epochs trained in this episode."""
     val_loss: float
-    """In nats."""
+    """Validation loss in nats."""
     val_accuracy_pp: float
     committed_accuracy_pp: float
-    """Validation accuracy with nothing but committed seeds on."""
+    """Validation accuracy with only committed seeds on."""
     host_parameters: int
     total_parameters: int
-    """Of host and seeds."""
+    """Parameters of host and seeds."""
     committed_parameters: int
-    """Of committed seeds."""
+    """Parameters of committed seeds."""
     reports: Reports
     """Slots at the end of the step."""
     operation: LifecycleOp = LifecycleOp.WAIT
-    """What was executed; WAIT if the action was illegal."""
+    """Executed operation; WAIT if the action was illegal."""
     slot: str | None = None
-    """``None`` for WAIT."""
+    """Slot of the operation; ``None`` for WAIT."""
     success: bool = True
-    """Whether the action was legal, took effect, and was not undone by a rollback."""
+    """Whether the action was legal, took effect and was not reverted by a rollback."""
     illegal: bool = False
     train_loss: float | None = None
-    """In nats; ``None`` if nothing was trained."""
+    """Mean training loss in nats; ``None`` without training."""
     events: tuple[Event, ...] = ()
     entries: tuple[LedgerEntry, ...] = ()
     reward: float = 0.0
@@ -77,14 +77,14 @@ def step_info(outcome: StepOutcome) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Wall time by phase. Work that is queued on a GPU counts in the phase that waits for it."""
+    """Stopwatch of wall time by phase. Queued GPU work counts in the phase that waits for it."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """Add the time since the last call, or since the beginning, to ``phase``."""
+        """Add the time since the last call, or since construction, to ``phase``."""
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now

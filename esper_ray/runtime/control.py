@@ -6,15 +6,15 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.runtime.host import HostRuntime
 from esper_ray.tolaria.assembly import AnyData, HostBuilder
 
-CURVES_KEPT = 64
-"""Most curves that are cached."""
+MAX_CACHED_CURVES = 64
+"""Maximum number of cached curves."""
 
 
 class NoGrowthBaseline:
-    """Validation accuracies of episodes without operations, each computed once and cached.
+    """Baseline of episodes without operations: validation accuracies, computed once and cached.
 
-    The control of an episode is the same host on the same data in the same order, since it has the same seed: until
-    a seed first touches the network, both learn exactly the same.
+    The control of an episode is the same host on the same data in the same order, since it has the same seed. Both
+    are bit-equal until a seed first changes the network.
     """
 
     def __init__(self, config: RunConfig, data: AnyData, device: torch.device, host: HostBuilder) -> None:
@@ -22,18 +22,18 @@ class NoGrowthBaseline:
         self._curves: dict[int, tuple[float, ...]] = {}
 
     def curve(self, seed: int) -> tuple[float, ...]:
-        """(steps + 1,) validation accuracies in percentage points, that before the first epoch first.
+        """(steps + 1,) validation accuracies in percentage points, beginning before the first epoch.
 
         Raises:
             DeviceMemoryError: if the device has no memory for the host.
         """
         if seed not in self._curves:
-            if len(self._curves) >= CURVES_KEPT:
+            if len(self._curves) >= MAX_CACHED_CURVES:
                 del self._curves[next(iter(self._curves))]
-            self._curves[seed] = self._computed(seed)
+            self._curves[seed] = self._compute(seed)
         return self._curves[seed]
 
-    def _computed(self, seed: int) -> tuple[float, ...]:
+    def _compute(self, seed: int) -> tuple[float, ...]:
         runtime = HostRuntime(self._config, self._data, self._device, self._host, seed)
         first = runtime.measured.accuracy_pp
         return (first, *(measured.accuracy_pp for measured in runtime.run_without_policy()))

@@ -1,4 +1,4 @@
-"""Progress of an episode beside its network: what policies remember of it, its rewards, and its last step."""
+"""Progress of an episode apart from its network: signals, interventions and rewards."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from esper_ray.simic.live.transition import Transition
 
 
 def present_outcome(runtime: HostRuntime, reports: Reports) -> StepOutcome:
-    """The outcome of no step: the present state of the network."""
+    """The present state of the network as an outcome without a step."""
     measured, model = runtime.measured, runtime.organism.model
     return StepOutcome(
         episode_seed=runtime.seed,
@@ -33,13 +33,14 @@ def present_outcome(runtime: HostRuntime, reports: Reports) -> StepOutcome:
 
 
 class EpisodeProgress:
-    """Signals, interventions and rewards of one episode."""
+    """Progress of one episode: signals, interventions and rewards."""
 
     def __init__(self, runtime: HostRuntime, limits: Limits, control_pp: Sequence[float]) -> None:
         """
         Args:
             runtime: network of the episode.
-            control_pp: (steps + 1,) validation accuracies of the same host without growth, if rewards need them.
+            control_pp: (steps + 1,) validation accuracies of the same host without growth; empty if rewards do not
+                need them.
         """
         config = runtime.config
         self.runtime, self.limits = runtime, limits
@@ -58,18 +59,18 @@ class EpisodeProgress:
         return outcome, self.history.view(self.runtime.epoch, reports, self.limits)
 
     def settle(
-        self, requested: Action, executed: Action, epoch: EpochOutcome, before: Reports, known: Measurement
+        self, requested: Action, executed: Action, epoch: EpochOutcome, before: Reports, measured_before: Measurement
     ) -> tuple[StepOutcome, View]:
-        """Outcome and view after an epoch; its rewards are booked.
+        """Outcome and view after an epoch; books its rewards.
 
         Args:
-            requested: what the policy chose.
-            executed: the same, or WAIT if that was illegal.
+            requested: action of the policy.
+            executed: the same action, or WAIT if it was illegal.
             before: slots at the time of the decision.
-            known: measurement at the time of the decision.
+            measured_before: measurement at the time of the decision.
 
         Raises:
-            RewardError: if the step cannot be paid; nothing was paid then.
+            RewardError: if the reward cannot be computed; nothing is booked then.
         """
         runtime = self.runtime
         step, illegal = runtime.epoch - 1, requested != executed
@@ -85,7 +86,7 @@ class EpisodeProgress:
             success=success,
             before=before,
             after=runtime.reports(),
-            known=known,
+            known=measured_before,
             measured=runtime.measured,
             host_parameters=runtime.organism.model.host_parameters,
             truncated=not epoch.verdict.panic and runtime.epoch >= self.history.max_epochs,
@@ -132,6 +133,6 @@ class EpisodeProgress:
         self.rewards.resume(play.books)
 
     def _cause(self, step: int) -> int:
-        """Step that is responsible for a rollback in ``step``: a recent intervention, else the step itself."""
+        """Causal step of a rollback in ``step``: the last intervention if recent, else ``step``."""
         last, window = self.last_intervention, self.runtime.config.governor.watch_window
         return last if last is not None and step - last <= window else step

@@ -1,4 +1,4 @@
-"""Health of a growing network: measurements, verdicts, and the state that a rollback restores."""
+"""Health of a growing network: measurements, verdicts and the state for rollbacks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -7,7 +7,7 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.commitment import committed_accuracy_pp
 from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
 from esper_ray.leyline.records import Measurement, Reports
-from esper_ray.runtime.snapshot import LifeProgress, Trusted
+from esper_ray.runtime.snapshot import LifeProgress, TrustedState
 from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.governor import Governor, HealthVerdict
@@ -17,11 +17,11 @@ from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.tolaria.measurement.validation import Examples, measure
 
 COALITIONS = 4
-"""Key of the random stream that sampled coalitions are drawn from."""
+"""Key of the random stream of sampled coalitions."""
 
 
 class ValidationData(Examples, Protocol):
-    """Data set with a split to measure on."""
+    """Data set with a validation split."""
 
     @property
     def random_guess_loss(self) -> float:
@@ -29,9 +29,9 @@ class ValidationData(Examples, Protocol):
 
 
 class HealthMonitor:
-    """Measurements of one growing network, their judge, and its last healthy state.
+    """Monitor of one growing network: measurements, governor and last healthy state.
 
-    Serves every training loop: that of :class:`~esper_ray.runtime.host.HostRuntime` and that of a user.
+    Used by the training loop of :class:`~esper_ray.runtime.host.HostRuntime` and by those of users.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class HealthMonitor:
     ) -> None:
         """
         Args:
-            split: of ``data``, to measure on.
-            seed: of the coalitions that are sampled where there are too many.
-            epochs: length of the training; all coalitions are measured after the last one.
+            split: split of ``data`` for the measurements.
+            seed: seed of the sampled coalitions, used above four live seeds.
+            epochs: length of the training; all coalitions are measured after the last epoch.
         """
         self.organism = organism
         self._data, self._split, self._measurement = data, split, measurement
@@ -57,7 +57,7 @@ class HealthMonitor:
         self.seeds = MeasuredSeeds()
         self.rollbacks = 0
         self.since_snapshot = 0
-        """Epochs since the trusted state was taken."""
+        """Epochs since the last snapshot of the trusted state."""
         self.start()
         self.governor = Governor(governor, data.random_guess_loss, 100.0 / data.classes, self.measured.examples)
 
@@ -69,7 +69,7 @@ class HealthMonitor:
 
     def trust(self) -> None:
         """Make the present state the one that a rollback restores."""
-        self.trusted = Trusted(self.organism.snapshot(), self.seeds, self.measured)
+        self.trusted = TrustedState(self.organism.snapshot(), self.seeds, self.measured)
 
     def reports(self) -> Reports:
         """The slots as policies see them."""
@@ -82,7 +82,7 @@ class HealthMonitor:
         Args:
             epoch: counted from 0.
             train_loss: mean of the epoch in nats, ``None`` if unknown.
-            gradients: of each seed that had any.
+            gradients: gradient statistics by slot, of seeds with a gradient.
         """
         previous_pp, done = self.measured.accuracy_pp, epoch + 1
         complete = done % self._measurement.every == 0 or done >= self._epochs
@@ -106,11 +106,11 @@ class HealthMonitor:
     def roll_back(self) -> None:
         """Restore the trusted state: structure, weights, optimiser and measurements."""
         self.organism.restore(self.trusted.organism)
-        self.seeds, self.measured = self.trusted.vitals, self.trusted.measured
+        self.seeds, self.measured = self.trusted.seeds, self.trusted.measured
         self.rollbacks += 1
 
-    def resume(self, progress: LifeProgress, trusted: Trusted) -> None:
-        """Take over what was measured and judged in a saved episode; the organism is not touched."""
+    def resume(self, progress: LifeProgress, trusted: TrustedState) -> None:
+        """Restore measurements, governor and trusted state of a saved episode, without the organism."""
         self.measured, self.seeds, self.trusted = progress.measured, progress.vitals, trusted
         self.first_accuracy_pp, self.since_snapshot = progress.first_accuracy_pp, progress.since_snapshot
         self.governor.state = progress.governor

@@ -1,4 +1,4 @@
-"""Held-out examples of a user: what a growing model is measured on and never trained on."""
+"""Held-out examples of a user, for measurements of a growing model, never for its training."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -16,13 +16,13 @@ Pairs = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 class HeldOut:
     """Held-out examples in memory."""
 
-    def __init__(self, pairs: Pairs, most: int, device: torch.device) -> None:
+    def __init__(self, pairs: Pairs, limit: int, device: torch.device) -> None:
         """
         Args:
-            most: examples that are kept, from the first.
+            limit: maximum number of examples, from the first.
 
         Raises:
-            ValueError: if there are none, or inputs and targets differ in number.
+            ValueError: if there are no examples, or inputs and targets differ in number.
         """
         is_pair = isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(part, Tensor) for part in pairs)
         batches = cast(Iterable[tuple[Tensor, Tensor]], [pairs] if is_pair else pairs)
@@ -30,13 +30,13 @@ class HeldOut:
         for x, y in batches:
             if len(x) != len(y):
                 raise ValueError(f"held-out examples: {len(x)} inputs and {len(y)} targets")
-            inputs.append(x[:most].to(device))
-            targets.append(y[:most].to(device))
-            if sum(map(len, targets)) >= most:
+            inputs.append(x[:limit].to(device))
+            targets.append(y[:limit].to(device))
+            if sum(map(len, targets)) >= limit:
                 break
         if not targets or not sum(map(len, targets)):
-            raise ValueError("a policy goes by held-out examples, but there are none in data")
-        self.inputs, self.targets = torch.cat(inputs)[:most], torch.cat(targets)[:most]
+            raise ValueError("a policy needs at least 1 held-out example, got 0 in data")
+        self.inputs, self.targets = torch.cat(inputs)[:limit], torch.cat(targets)[:limit]
         self.classes = 0
 
     @property
@@ -63,8 +63,8 @@ class HeldOut:
             logits = model(self.inputs[:2])
         expected = (*self.targets[:2].shape, "classes")
         if not isinstance(logits, Tensor) or logits.shape[:-1] != self.targets[:2].shape:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must yield logits of shape {expected} for these targets, got {got}")
+            actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must yield logits of shape {expected} for these targets, got {actual}")
         self.classes = logits.shape[-1]
         if int(self.targets.max()) >= self.classes or int(self.targets.min()) < 0:
             low, high = int(self.targets.min()), int(self.targets.max())

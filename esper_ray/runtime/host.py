@@ -1,7 +1,7 @@
-"""Runtime of one growing network: everything that an episode does to it before rewards are computed.
+"""Runtime of one growing network: all steps of an episode's epoch before its rewards.
 
-An epoch executes an operation, ticks the lifecycle once, trains, measures and judges. A pure function of
-the configuration, the data, the episode's seed and the actions.
+An epoch executes an operation, ticks the lifecycle once, trains, measures and judges. The result is a pure function
+of the configuration, the data, the episode's seed and the actions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.leyline.step_outcome import Stopwatch
 from esper_ray.runtime import operations
 from esper_ray.runtime.health import HealthMonitor
-from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, Trusted
+from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, TrustedState
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
@@ -34,16 +34,16 @@ from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochResult
 
 PROBE_EXAMPLES = 512
-"""Most training examples that a gradient-informed start looks at."""
+"""Maximum number of training examples for a gradient-informed start."""
 DATA_ORDER, LAYERS = 1, 5
-"""Keys of random streams of an episode: its data, and layers such as dropout."""
+"""Keys of random streams of an episode: order of the data, and layers such as dropout."""
 OUT_OF_MEMORY = "out of memory"
 """Reason of a rollback after memory was exhausted."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlantedSeed:
-    """A seed that is there from the first epoch on."""
+    """Committed seed of a network at its first epoch."""
 
     slot: str
     blueprint: str
@@ -55,23 +55,23 @@ class EpochOutcome:
     """Result of one epoch of a growing network."""
 
     took_effect: bool
-    """Whether the operation took effect, undone by a rollback or not."""
+    """Whether the operation took effect, even if a rollback reverted it."""
     events: tuple[Event, ...]
-    """In order; a rollback is the last."""
+    """Events in order; a rollback is the last."""
     training: EpochResult | None
-    """``None`` if memory was exhausted before training ended."""
+    """Result of the training; ``None`` if memory was exhausted before its end."""
     verdict: HealthVerdict
     seconds: Mapping[str, float]
     """Wall time by phase: execute, train, measure."""
 
     @property
     def success(self) -> bool:
-        """Whether the operation took effect and was not undone."""
+        """Whether the operation took effect and was not reverted."""
         return self.took_effect and not self.verdict.panic
 
 
 def committed_seed(planted: PlantedSeed) -> SeedState:
-    """State of a seed that was committed at full amplitude."""
+    """State of a committed seed at full amplitude."""
     return SeedState(
         seed_id=f"{planted.slot}-planted",
         blueprint=planted.blueprint,
@@ -135,7 +135,7 @@ class HostRuntime:
         return self.health.reports()
 
     def advance(self, action: Action) -> EpochOutcome:
-        """One epoch with a legal operation before it. A network that breaks is rolled back.
+        """Outcome of a legal operation and one epoch. A broken network is rolled back.
 
         Raises:
             DeviceMemoryError: if the device has no memory for the host alone.
@@ -159,7 +159,7 @@ class HostRuntime:
         return EpochOutcome(took_effect, tuple(events), training, verdict, watch.seconds)
 
     def execute(self, action: Action) -> tuple[bool, list[Event]]:
-        """Success and events of a legal operation, unless it is vetoed."""
+        """Success and events of a legal operation, or the events of its veto."""
         if action.operation is LifecycleOp.GERMINATE:
             vetoes = self._vetoes(action)
             if vetoes:
@@ -171,7 +171,7 @@ class HostRuntime:
         return operations.tick(self.organism.model, self.health.seeds, self.epoch)
 
     def train(self) -> EpochResult:
-        """One epoch on the host and its seeds."""
+        """Result of one epoch of training of the host and its seeds."""
         counted = nullcontext() if self._flops is None else self._flops.epoch(self.organism.model)
         with keyed_randomness(derived_seed(self.seed, LAYERS, self.epoch), self.device), counted:
             result = self._trainer.train(self._plan(), learning_rates(self.config, self.organism, self.epoch))
@@ -189,7 +189,7 @@ class HostRuntime:
         return Event("rollback", self.epoch, data)
 
     def run_without_policy(self) -> Iterator[Measurement]:
-        """The rest of the episode without operations: the measurement of each epoch.
+        """Measurement of each remaining epoch of the episode, without operations.
 
         Raises:
             DeviceMemoryError: if the device has no memory for the network.
@@ -201,22 +201,22 @@ class HostRuntime:
             yield self.measured
 
     def plant(self, seeds: Sequence[PlantedSeed]) -> None:
-        """Put committed seeds of fresh weights into a network that was not trained yet, as parts of its host.
+        """Put committed seeds with fresh weights into an untrained network, as parts of its host.
 
-        They are trained with it, whether or not seeds that are committed later are.
+        They are trained with the host, even if seeds that are committed later are frozen.
 
         Raises:
             ValueError: if an epoch was trained, or a seed names a slot that the host does not have.
         """
         if self.epoch:
-            raise ValueError(f"seeds can be there from the start only, not after {self.epoch} epochs")
+            raise ValueError(f"seeds can be planted before the first epoch only, not after {self.epoch} epochs")
         growth = self.organism.model.growth
-        known = growth.record()
+        current = growth.record()
         for seed in seeds:
-            if seed.slot not in known.states:
-                raise ValueError(unknown_name_message("slot", seed.slot, list(known.states)))
-        states = {**known.states, **{seed.slot: committed_seed(seed) for seed in seeds}}
-        record = replace(known, states=states)
+            if seed.slot not in current.states:
+                raise ValueError(unknown_name_message("slot", seed.slot, list(current.states)))
+        states = {**current.states, **{seed.slot: committed_seed(seed) for seed in seeds}}
+        record = replace(current, states=states)
         growth.options = replace(growth.options, freeze_fossils=False)
         growth.adopt(record, growth.rebuild(record))
         self.health.start()
@@ -225,7 +225,7 @@ class HostRuntime:
         """Loss, accuracy and coalitions on the test split."""
         return measure(self.organism.model, self.data, self.data.test)
 
-    def saved(self) -> tuple[LifeProgress, OrganismSnapshot, Trusted]:
+    def saved(self) -> tuple[LifeProgress, OrganismSnapshot, TrustedState]:
         """All that :meth:`resume` needs."""
         health = self.health
         progress = LifeProgress(
@@ -243,25 +243,26 @@ class HostRuntime:
         """Resume from ``state``, which has the seed of this network.
 
         Raises:
-            EpisodeStateError: if it is the state of another host; nothing has changed then.
+            EpisodeStateError: if it is the state of another host; this network is unchanged then.
         """
-        mine = {f"host.{name}": tensor.shape for name, tensor in self.organism.model.host.state_dict().items()}
-        theirs = {name: t.shape for name, t in state.organism.tensors.items() if name.startswith("host.")}
-        for name in mine.keys() | theirs.keys():
-            if mine.get(name) != theirs.get(name):
+        shapes = {f"host.{name}": tensor.shape for name, tensor in self.organism.model.host.state_dict().items()}
+        saved = {name: t.shape for name, t in state.organism.tensors.items() if name.startswith("host.")}
+        for name in shapes.keys() | saved.keys():
+            if shapes.get(name) != saved.get(name):
                 raise EpisodeStateError(
-                    f"the episode is that of another host: {name} is {theirs.get(name)} in it, {mine.get(name)} here"
+                    f"the episode belongs to another host: {name} has shape {saved.get(name)} in the episode, "
+                    f"{shapes.get(name)} in this host"
                 )
         self.organism.restore(state.organism)
         self.epoch = state.life.epoch
         self.health.resume(state.life, state.trusted)
 
     def _out_of_memory(self, error: Exception) -> HealthVerdict:
-        """A panic, if growth can be the cause of ``error``: a rollback makes the network smaller again.
+        """A panic if growth may have caused ``error``, because a rollback shrinks the network.
 
         Raises:
             DeviceMemoryError: if no slot holds a seed.
-            Exception: ``error`` itself, if it is about something else.
+            Exception: ``error`` itself, if it is not about memory.
         """
         if not is_out_of_memory(error):
             raise error
@@ -288,5 +289,5 @@ class HostRuntime:
         return self.data.plan(order, self.epoch, training.batch_size, training.steps_per_epoch)
 
     def _probe_loss(self) -> Tensor:
-        """Loss on the examples that are trained on next, for seeds that start gradient-informed."""
+        """Loss on the next training examples, for seeds with a gradient-informed start."""
         return self._trainer.training_loss(self._plan().rows.reshape(-1)[:PROBE_EXAMPLES])

@@ -17,21 +17,21 @@ def execute(
     action: Action,
     seeds: MeasuredSeeds,
     epoch: int,
-    loss_of: Callable[[], Tensor] | None = None,
+    probe_loss: Callable[[], Tensor] | None = None,
 ) -> tuple[bool, list[Event]]:
     """Success and events of a legal operation on ``model``.
 
     Args:
-        seeds: measurements that the gates go by.
-        epoch: of the events.
-        loss_of: training loss, for seeds that start gradient-informed.
+        seeds: measurements for the gates.
+        epoch: epoch of the events.
+        probe_loss: training loss, for seeds with a gradient-informed start.
     """
     if action.operation is LifecycleOp.WAIT:
         return True, []
     slot = model.slot_ids[action.slot]
     before = model.states[slot]
     command = command_of(action, model.growth.next_seed_id(slot))
-    probe = loss_of if action.operation is LifecycleOp.GERMINATE else None
+    probe = probe_loss if action.operation is LifecycleOp.GERMINATE else None
     outcome = model.execute(slot, command, seeds.of(slot), probe)
     return outcome.success, _logged(model, slot, before, outcome.events, epoch, "policy")
 

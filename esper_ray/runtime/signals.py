@@ -11,11 +11,11 @@ from esper_ray.leyline.records import HostSignals, Measurement, Reports
 
 @dataclass(frozen=True, slots=True)
 class SignalHistory:
-    """Last validation results of a host, and the last operation on it."""
+    """History of a host: recent validation results and the last operation."""
 
     max_epochs: int
     losses: tuple[float, ...]
-    """In nats, oldest first, the present one last; at most :data:`HISTORY`."""
+    """Validation losses in nats, oldest first, the present one last; at most :data:`HISTORY`."""
     accuracies_pp: tuple[float, ...]
     operation: LifecycleOp = LifecycleOp.WAIT
     success: bool = True
@@ -32,7 +32,7 @@ class SignalHistory:
         return SignalHistory(self.max_epochs, losses, accuracies, operation, success)
 
     def view(self, epoch: int, reports: Reports, limits: Limits) -> View:
-        """What a policy sees after ``epoch`` epochs.
+        """The view of a policy after ``epoch`` epochs.
 
         Raises:
             ValueError: if a measurement is not finite.
@@ -47,4 +47,4 @@ class SignalHistory:
             last_op=int(self.operation),
             last_success=self.success,
         )
-        return View.of(signals, reports, legality(reports, limits))
+        return View.build(signals, reports, legality(reports, limits))

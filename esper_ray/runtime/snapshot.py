@@ -1,4 +1,4 @@
-"""The snapshot of an unfinished episode as bytes: a blob of its tensors, and of everything else as JSON."""
+"""Snapshot of an unfinished episode, and its encoding as a blob of tensors and JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 class EpisodeStateError(UserError, ValueError):
-    """A saved episode that cannot be resumed here."""
+    """Saved episode that this environment cannot resume."""
 
     remedy = "Load the state into an environment with the same configuration, data and host."
 
@@ -31,13 +31,13 @@ SNAPSHOT = BlobFormat("episode snapshot", 3, EpisodeStateError, safetensors.torc
 
 @dataclass(frozen=True, slots=True)
 class LifeProgress:
-    """What is known of a network's life besides its tensors and seeds."""
+    """Progress of a network apart from its tensors and seeds."""
 
     seed: int
     epoch: int
     first_accuracy_pp: float
     since_snapshot: int
-    """Epochs since the trusted state was taken."""
+    """Epochs since the last snapshot of the trusted state."""
     measured: Measurement
     vitals: MeasuredSeeds
     governor: GovernorState
@@ -45,7 +45,7 @@ class LifeProgress:
 
 @dataclass(frozen=True, slots=True)
 class PlayProgress:
-    """What the environment remembers of the episode."""
+    """Progress of an episode apart from its network."""
 
     illegal_actions: int
     last_operation: int
@@ -59,28 +59,28 @@ class PlayProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
-    """The last state that the governor trusted."""
+class TrustedState:
+    """Last healthy state of a network, which a rollback restores."""
 
     organism: OrganismSnapshot
-    vitals: MeasuredSeeds
+    seeds: MeasuredSeeds
     measured: Measurement
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSnapshot:
-    """All that an episode needs to go on."""
+    """Complete state of an unfinished episode."""
 
     play: PlayProgress
     life: LifeProgress
     organism: OrganismSnapshot
-    trusted: Trusted
+    trusted: TrustedState
     generator: Mapping[str, Any]
-    """State of the environment's own random stream, from which seeds of later episodes are drawn."""
+    """State of the environment's random stream, the source of the seeds of later episodes."""
     digest: str
-    """Of the configuration that the episode follows."""
+    """Digest of the episode's configuration."""
     data: str
-    """Fingerprint of the data that it learns from."""
+    """Fingerprint of the episode's data."""
 
 
 class _Text(BaseModel):
@@ -96,7 +96,7 @@ class _Text(BaseModel):
     trusted_vitals: MeasuredSeeds
     trusted_measured: Measurement
     plain: dict[str, Any]
-    """Numbers that optimisers keep beside tensors, by name."""
+    """Entries of optimiser states that are not tensors, by name."""
 
 
 def pack(state: EpisodeSnapshot) -> bytes:
@@ -117,7 +117,7 @@ def pack(state: EpisodeSnapshot) -> bytes:
         life=state.life,
         growth=state.organism.growth,
         trusted_growth=trusted.organism.growth,
-        trusted_vitals=trusted.vitals,
+        trusted_vitals=trusted.seeds,
         trusted_measured=trusted.measured,
         plain=plain,
     )
@@ -129,8 +129,8 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
     """The state that :func:`pack` wrote, with its tensors on ``device``.
 
     Args:
-        digest: of the configuration that is to be followed.
-        data: fingerprint of the data that is to be learnt from.
+        digest: digest of the configuration of the environment.
+        data: fingerprint of the data of the environment.
 
     Raises:
         EpisodeStateError: if it is no such blob, or belongs to another configuration, version or data.
@@ -142,18 +142,18 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         raise EpisodeStateError(f"the saved episode is damaged: {error}") from error
     if text.digest != digest:
         raise EpisodeStateError(
-            f"the episode follows the configuration {text.digest[:12]}, the environment {digest[:12]}; "
-            "they differ in what decides an episode"
+            f"the episode has configuration {text.digest[:12]}, the environment {digest[:12]}; "
+            "they differ in keys that determine an episode"
         )
     if text.data != data:
-        raise EpisodeStateError(f"the episode learns from the data {text.data[:12]}, the environment from {data[:12]}")
+        raise EpisodeStateError(f"the episode has data {text.data[:12]}, the environment has data {data[:12]}")
     moved = {name: tensor.to(device) for name, tensor in saved.tensors.items()} | text.plain
     trusted = _snapshot("trusted", text.trusted_growth, moved)
     return EpisodeSnapshot(
         play=text.play,
         life=text.life,
         organism=_snapshot("now", text.growth, moved),
-        trusted=Trusted(trusted, text.trusted_vitals, text.trusted_measured),
+        trusted=TrustedState(trusted, text.trusted_vitals, text.trusted_measured),
         generator=text.generator,
         digest=text.digest,
         data=text.data,

@@ -156,7 +156,7 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take. So no action that is
             legal later fails.
     """
-    blueprints = frozenset(Blueprint.named(name) for name in growth.blueprints)
+    blueprints = frozenset(Blueprint.from_id(name) for name in growth.blueprints)
     for slot in growth.slots:
         topology = model.cell(slot).shape.topology
         fitting = BLUEPRINTS_OF_TOPOLOGY[topology]
@@ -170,7 +170,7 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
-        styles=frozenset(GerminationStyle.named(name) for name in growth.styles),
+        styles=frozenset(GerminationStyle.from_id(name) for name in growth.styles),
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
     )

@@ -1,4 +1,4 @@
-"""A task of one's own: images and labels in two NumPy files."""
+"""Example of a task package: images and labels in two NumPy files."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ def load_arrays(config: TaskConfig, device: torch.device) -> ImageData:
     """Images and their classes, from images.npy (N, C, H, W) uint8 and labels.npy (N,) in --data-dir.
 
     Raises:
-        ValueError, OSError: shown to the user as an error of this task; the message names what is wrong.
+        ValueError, OSError: if a file is missing or not valid; the user sees them as errors of this task.
     """
     if config.data_dir is None:
         raise ValueError("reads images.npy and labels.npy; give their folder as task.data_dir (--data-dir)")

@@ -108,7 +108,7 @@ class SchedulePolicy:
         return Decision(WAIT, reason="nothing is due")
 
     def _action(self, line: ScriptLine) -> Action:
-        blueprint = int(Blueprint.named(line.blueprint))
+        blueprint = int(Blueprint.from_id(line.blueprint))
         style = int(self._style)
         return Action(line.operation, line.slot, blueprint, style, FAST, alpha_target=FULL)
 

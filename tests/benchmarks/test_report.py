@@ -51,7 +51,7 @@ def test_one_missed_bar_is_enough(ratio, speedup):
     assert json.loads(result(ratio, speedup).line())["ok"] is False
 
 
-def test_the_verdict_is_taken_from_the_figure_and_not_from_its_rounding():
+def test_the_verdict_uses_the_figure_before_rounding():
     assert json.loads(result(1.20001).line())["ok"] is False
 
 

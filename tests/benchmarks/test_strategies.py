@@ -1,4 +1,4 @@
-"""The strategies that the rewards are tried with, and the arithmetic of their table."""
+"""Scripted strategies, and the arithmetic of their table."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def env():
 
 
 def played(env, name):
-    """Operations that were carried out in an episode."""
+    """Executed operations of an episode."""
     env.reset(seed=4)
     done, operations = False, []
     while not done:
@@ -47,7 +47,7 @@ def played(env, name):
 
 
 @pytest.mark.parametrize("name", OPS)
-def test_a_strategy_does_what_its_name_says(env, name):
+def test_a_strategy_executes_the_operations_of_its_name(env, name):
     operations = played(env, name)
     assert {op.name for op in operations} - {"WAIT"} == OPS[name]
     if "PRUNE" in OPS[name]:
@@ -88,7 +88,7 @@ def test_an_interval_holds_the_mean_and_narrows_with_more_episodes():
     assert few.low == pytest.approx(0.2, abs=0.05)
 
 
-def test_the_table_marks_what_is_paid_most(monkeypatch, tmp_path):
+def test_the_table_marks_the_highest_return(monkeypatch, tmp_path):
     monkeypatch.setattr(strategies, "STRATEGIES", dict.fromkeys(RETURNS))
     results = {"digits": {"shaped": RETURNS, "settlement": RETURNS}}
     text = strategies.markdown(results, 4)

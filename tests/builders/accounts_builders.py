@@ -1,4 +1,4 @@
-"""Steps of imagined episodes."""
+"""Transitions of synthetic episodes."""
 
 from dataclasses import replace
 from itertools import combinations

@@ -18,14 +18,14 @@ SMALL = [
     *("--set", "policy.feature_size=16", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16"),
     *("--set", "task.validation_size=50", "--set", "system.envs_per_actor=1"),
 ]
-"""Flags that make a run a matter of a second."""
+"""Flags of a run of about one second."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command came to."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -33,7 +33,7 @@ class Answer:
 
 
 def call(*arguments: object) -> Answer:
-    """``esper <arguments>``, not on a terminal; handlers of signals are put back afterwards."""
+    """``esper <arguments>``, not on a terminal; signal handlers are restored afterwards."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):

@@ -1,4 +1,4 @@
-"""Records that the tests of leyline are made of."""
+"""Records for the tests of leyline."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A Prometheus of our own for tests, by its HTTP interface."""
+"""Prometheus server of the tests, and its HTTP interface."""
 
 import json
 import shutil
@@ -36,18 +36,18 @@ class Prometheus:
             raise AssertionError(f"{query}: {error.read().decode()}") from error
 
     def values(self, expression):
-        return [float(one["value"][1]) for one in self.get("query", query=expression)["result"]]
+        return [float(item["value"][1]) for item in self.get("query", query=expression)["result"]]
 
     def ringing(self):
-        """Names of the alerts that ring."""
-        return {one["labels"]["alertname"] for one in self.get("alerts")["alerts"] if one["state"] == "firing"}
+        """Names of the firing alerts."""
+        return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
 
     def wait_for(self, expression, seconds=WAIT_SECONDS):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if found := self.values(expression):
-                    return found
+                if values := self.values(expression):
+                    return values
             except OSError:
                 pass
             time.sleep(0.3)

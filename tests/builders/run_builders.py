@@ -1,4 +1,4 @@
-"""Configurations of runs that play here or there."""
+"""Configurations of runs with other workers."""
 
 
 def placed(config, workers):

@@ -1,4 +1,4 @@
-"""Small runs in this process, from their beginning or resumed, and what they leave."""
+"""Small runs in this process, new or resumed, and their results."""
 
 from learner_builders import small_config
 
@@ -12,7 +12,7 @@ SETTINGS = {"ppo__rounds": 3, "ppo__epochs": 1, "ppo__epsilon_start": 0.1, "ppo_
 
 
 class Watcher(RunObserver):
-    """Remembers what a run told it, and may ask it to stop."""
+    """Observer that records the events of a run, and may request a stop."""
 
     def __init__(self, stop_after=None):
         self.heard = []

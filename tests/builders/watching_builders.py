@@ -1,4 +1,4 @@
-"""Runs that are watched as closely as their configuration says."""
+"""Runs with the telemetry of their configuration."""
 
 from run_builders import placed
 
@@ -11,7 +11,7 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
 class Telling(RunObserver):
-    """Remembers, in one list, what was heard and what an exporter was shown."""
+    """Observer that records events and exported batches in one list."""
 
     def __init__(self):
         self.heard, self.changes = [], []
@@ -46,7 +46,7 @@ def watched_run(config, folder, level, *, workers="local", resume=None, rounds=N
     telling = Telling()
 
     def stop():
-        return rounds is not None and len([one for one in telling.heard if one[0] == "round"]) >= rounds
+        return rounds is not None and len([entry for entry in telling.heard if entry[0] == "round"]) >= rounds
 
     exporters = [] if level == "off" else [telling]
     observers = [MetricsObserver(exporters=exporters), telling]

@@ -23,7 +23,7 @@ def test_show_without_a_preset_shows_the_default_one(esper):
     assert esper("config", "show").out == esper("config", "show", "--preset", "digits").out
 
 
-def test_values_are_read_as_what_they_are(esper):
+def test_values_are_read_with_their_types(esper):
     flags = ("ppo.lr=1e-3", "ppo.rounds=5", "growth.freeze_fossils=true", "name=1e5x", "task.data_dir=null")
     shown = yaml.safe_load(esper("config", "show", *(part for flag in flags for part in ("--set", flag))).out)
     assert (shown["ppo"]["lr"], shown["ppo"]["rounds"]) == (0.001, 5)
@@ -32,7 +32,7 @@ def test_values_are_read_as_what_they_are(esper):
     assert shown["task"]["data_dir"] is None
 
 
-def test_schema_is_json_that_knows_every_section(esper):
+def test_schema_is_json_with_every_section(esper):
     tree = json.loads(esper("config", "schema").out)
     assert tree["properties"].keys() == RunConfig.model_fields.keys()
     assert "discount" in tree["properties"]["gamma"]["description"]

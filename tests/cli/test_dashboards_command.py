@@ -12,7 +12,7 @@ from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 pytestmark = pytest.mark.integration
 
 
-def test_what_is_rendered_passes_the_check(tmp_path):
+def test_rendered_files_pass_the_check(tmp_path):
     rendered = call("dashboards", "render", "--out", tmp_path)
     assert rendered.code == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(files())
@@ -25,7 +25,7 @@ def test_files_that_are_missing_or_old_are_problems(tmp_path):
     (tmp_path / "esper.json").write_text("{}")
     answer = call("dashboards", "check", "--folder", tmp_path)
     assert answer.code == 1
-    assert "esper.json is not what the catalogue makes" in answer.err
+    assert "esper.json differs from the catalogue" in answer.err
     assert "alerts.yaml does not exist" in answer.err
     assert answer.out.endswith("2 problems\n")
 
@@ -67,15 +67,15 @@ def test_pushing_needs_an_address_and_a_token(monkeypatch):
 def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
     rollback = {"kind": "rollback", "round": 0, "episode": 0, "env": 0, "step": 3, "reason": "loss diverges"}
-    chosen = []
+    options = []
     for group in ("shaped", "basic"):
         run = RunDirectory.create(tmp_path, build(read_preset("digits")), [], f"ab-{group}", Names("ab", group))
         run.log([rollback | {"value": 9.0, "threshold": 6.0}])
         run.add_round({"round": 0}, {"round": 0})
-        chosen += ["--run", run.path]
+        options += ["--run", run.path]
     fake = FakeGrafana([{"name": "Prometheus", "type": "prometheus", "uid": "p1"}])
     with running(fake) as url:
-        answers = [call("dashboards", "push", "--url", url, *chosen) for _ in range(2)]
+        answers = [call("dashboards", "push", "--url", url, *options) for _ in range(2)]
     assert [answer.code for answer in answers] == [0, 0]
     for group in ("shaped", "basic"):
         assert f"annotations of ab/{group}: 1 (1 created, 0 removed)" in answers[0].out

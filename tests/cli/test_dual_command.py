@@ -1,4 +1,4 @@
-"""Two policies side by side, and a verdict."""
+"""Comparison of two reward modes: two runs and a verdict."""
 
 import csv
 import json
@@ -83,7 +83,7 @@ def test_a_comparison_on_ray_has_the_results_of_one_process(work):
         (("--dual-ab", "shaped-vs-sparse", "--ab-seeds", "1"), "--ab-seeds"),
     ],
 )
-def test_what_is_no_pair_is_refused(work, arguments, message):
+def test_a_text_that_is_not_a_pair_is_refused(work, arguments, message):
     answer = train("--serial", *arguments)
     assert answer.code == 2
     assert message in answer.err
@@ -114,15 +114,15 @@ def test_one_gpu_is_not_enough():
         (
             "first",
             7,
-            "A is better: shaped. Objective of shaped over sparse: +2.0 [+1.0, +3.0] points on 5 paired seeds",
+            "A is better: shaped. Objective of shaped minus sparse: +2.0 [+1.0, +3.0] points on 5 paired seeds",
         ),
         ("second", 7, "B is better: sparse"),
         ("undecided", 321, "undecided. "),
-        ("undecided", None, "no difference was seen at all"),
+        ("undecided", None, "the difference is 0"),
         ("undecided", 321, "about 321 seeds"),
     ],
 )
-def test_the_verdict_in_words(better, needed, words):
+def test_the_verdict_is_described_with_its_interval(better, needed, words):
     assert words in describe(ComparisonVerdict(better, Interval(2.0, 1.0, 3.0), 5, needed), Pair("shaped", "sparse"))
 
 

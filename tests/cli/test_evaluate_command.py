@@ -44,7 +44,7 @@ def out(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Evaluations without their picture, which takes longer than a small one."""
-    monkeypatch.setattr("esper_ray.cli.jobs.evaluate.scoreboard.draw_comparison", lambda *_: None)
+    monkeypatch.setattr("esper_ray.cli.jobs.evaluate.evaluation_report.draw_comparison", lambda *_: None)
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_policies_are_played_on_paired_seeds_and_compared(evaluate, out):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
+def evaluation(tmp_path_factory):
     """Answer and files of one evaluation with all controls."""
     folder = tmp_path_factory.mktemp("told") / "out"
     return call("evaluate", "random", "--seeds", "2", *QUICK, "--out", folder), folder
 
 
-def test_the_table_shows_what_the_files_hold(told):
-    answer, folder = told
+def test_the_table_equals_the_files(evaluation):
+    answer, folder = evaluation
     lines = answer.out.split("Gains are over static, paired by seed")[0].splitlines()
     assert lines[0].startswith("digits: task digits, 2 seeds from 0, episodes of 3 epochs; random, static, heuristic")
     assert lines[1] == "one process on cpu"
@@ -89,16 +89,16 @@ def test_the_table_shows_what_the_files_hold(told):
         assert line.split() == " ".join(cells[row["policy"]]).split()
         assert f"{float(row['test_accuracy_pp_mean']):.1f} [" in line
         assert ("frontier" in line) == (row["on_frontier"] == "True")
-    for other in ("static", "heuristic", "wide-host", "from-scratch"):
-        (line,) = [line for line in lines if line.startswith(f"gain of random over {other}: test ")]
-        (row,) = [[cell.strip() for cell in row] for row in markdown if len(row) == 3 and row[0].strip() == other]
+    for policy_name in ("static", "heuristic", "wide-host", "from-scratch"):
+        (line,) = [line for line in lines if line.startswith(f"gain of random over {policy_name}: test ")]
+        (row,) = [[cell.strip() for cell in row] for row in markdown if len(row) == 3 and row[0].strip() == policy_name]
         assert row[1:] == line.partition(": test ")[2].split(", objective ")
     assert answer.out.splitlines()[-1] == f"written to {folder}"
-    assert "wide-host and from-scratch are made after the final networks of random" in answer.out
+    assert "wide-host and from-scratch follow the final networks of random" in answer.out
 
 
-def test_equal_evaluations_give_equal_scores(told, tmp_path):
-    _, folder = told
+def test_equal_evaluations_give_equal_scores(evaluation, tmp_path):
+    _, folder = evaluation
     again = call("evaluate", "random", "--seeds", "2", *QUICK, "--out", tmp_path)
     assert again.code == 0
     for name in ("scores.csv", "summary.csv", "comparison.md"):
@@ -106,7 +106,7 @@ def test_equal_evaluations_give_equal_scores(told, tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_narrow_terminals_see_whole_cells(columns, told, monkeypatch, capsys):
+def test_narrow_terminals_see_whole_cells(columns, evaluation, monkeypatch, capsys):
     """Every number of the widest layout is to be found in one piece, and no line is too long."""
     from esper_ray.cli.jobs.evaluate import EvaluationJob
     from esper_ray.leyline.config.loading import build, read_preset
@@ -122,7 +122,7 @@ def test_narrow_terminals_see_whole_cells(columns, told, monkeypatch, capsys):
     control = Summary(
         *("static", 20, Interval(33.1, 31.5, 36.2), gain, gain, 160.0, 0.0123, 4.5, 17, 1.5, None, None, None, False),
     )
-    job = EvaluationJob(build(read_preset("digits")), [], (), "static", [0, 1], told[1], sample=False)
+    job = EvaluationJob(build(read_preset("digits")), [], (), "static", [0, 1], evaluation[1], sample=False)
     job._show([summary, control], [])
     shown = capsys.readouterr().out
     table = shown.split("Gains are over")[0]
@@ -137,11 +137,11 @@ def test_a_range_of_seeds_and_no_controls(evaluate, out):
     assert answer.code == 0
     assert played(out) == [("heuristic", 100), ("heuristic", 101), ("static", 100), ("static", 101)]
     assert "control" in next(line for line in answer.out.splitlines() if line.startswith("heuristic "))
-    assert "are made after" not in answer.out
+    assert "follow the final networks" not in answer.out
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_trained_policy_is_played_where_it_was_trained_unless_told_otherwise(finished, evaluate, out):
+def test_a_trained_policy_uses_its_training_environment_by_default(finished, evaluate, out):
     """Its configuration says 2 steps an epoch and a policy of 16 features; the flags say 1 step."""
     answer = evaluate(finished.run.path, "--seeds", "2", "--no-controls", "--control", "digits")
     assert (answer.code, answer.err) == (0, "")
@@ -152,7 +152,7 @@ def test_a_trained_policy_is_played_where_it_was_trained_unless_told_otherwise(f
     assert elsewhere.code == 0
     assert elsewhere.out.startswith("patterns: task patterns")
     assert played(out)[0] == ("mine", 0)
-    assert "learned policies draw, without exploration" in (out / "comparison.md").read_text()
+    assert "sampled actions, without exploration" in (out / "comparison.md").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -175,7 +175,10 @@ REFUSED = {
     "label": (["static=random"], ["'static' means another policy"]),
     "control": (["random", "--control", "best"], ["--control best", "random, static, heuristic, wide-host"]),
     "no controls": (["random", "--no-controls"], ["--control static: it is not evaluated; there are random"]),
-    "oracle": (["oracle", "--task", "digits"], ["oracle cannot play here: no oracle for task 'digits'", "patterns"]),
+    "oracle": (
+        ["oracle", "--task", "digits"],
+        ["oracle cannot play under this configuration: no oracle for task 'digits'", "patterns"],
+    ),
     "task": (["random", "--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
     "workers": (["random", "--workers", "0"], ["--workers"]),
     "nothing": ([], ["POLICY"]),
@@ -195,11 +198,14 @@ def test_bad_input_is_refused_with_value_and_constraint(case, evaluate, out):
     assert not out.exists()
 
 
-def test_a_script_that_asks_for_what_there_is_not_is_refused_before_anything_is_played(evaluate, out, tmp_path):
+def test_a_script_with_an_unknown_slot_is_refused_before_any_episode(evaluate, out, tmp_path):
     (tmp_path / "wrong.yaml").write_text("- {epoch: 0, op: germinate, slot: 3}\n")
     answer = evaluate(f"schedule:{tmp_path / 'wrong.yaml'}")
     assert answer.code == 2
-    assert "esper: error: wrong cannot play here: script line 1: slot 3; the run has 0 to 2" in answer.err
+    assert (
+        "esper: error: wrong cannot play under this configuration: script line 1: slot 3; the run has 0 to 2"
+        in answer.err
+    )
     assert not out.exists()
 
 
@@ -219,12 +225,12 @@ def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluat
     original = evaluating.all_scores
 
     def struck(players, labels, controls, reference, seeds, on_score, stop):
-        heard = []
+        arrivals = []
 
         def listening(score):
-            heard.append(score)
+            arrivals.append(score)
             on_score(score)
-            if len(heard) == 3:
+            if len(arrivals) == 3:
                 os.kill(os.getpid(), number)
 
         return original(players, labels, controls, reference, seeds, listening, stop)
@@ -234,7 +240,7 @@ def test_a_signal_ends_an_evaluation_and_keeps_the_scores_so_far(number, evaluat
     assert answer.code == CODES[number]
     assert f"{number.name}: stopping" in answer.err
     assert "Traceback" not in answer.err
-    assert "stopped after 3 of 10 episodes; nothing was compared, their scores are in" in answer.out
+    assert "stopped after 3 of 10 episodes, without a comparison; their scores are in" in answer.out
     assert os.listdir(out) == ["scores.csv"]
     assert played(out) == [("random", 0), ("random", 1), ("static", 0)]
 
@@ -263,7 +269,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
         rest, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "of 25000 episodes; nothing was compared" in rest
+    assert "of 25000 episodes, without a comparison" in rest
     assert os.listdir(out) == ["scores.csv"]
 
 
@@ -271,8 +277,8 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
-def test_on_ray_the_command_writes_the_same(told, out):
-    _, folder = told
+def test_on_ray_the_command_writes_the_same(evaluation, out):
+    _, folder = evaluation
     on_ray = [flag for flag in QUICK if flag != "--serial"]
     answer = call("evaluate", "random", "--seeds", "2", *on_ray, "--out", out)
     assert answer.code == 0
@@ -283,8 +289,8 @@ def test_on_ray_the_command_writes_the_same(told, out):
 def test_without_a_folder_there_is_one_of_its_own(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK).code == 0
-    (made,) = os.listdir(tmp_path / "evaluations")
-    assert made.endswith("-digits")
+    (created,) = os.listdir(tmp_path / "evaluations")
+    assert created.endswith("-digits")
 
 
 def test_help_names_every_kind_of_policy():
@@ -297,12 +303,12 @@ def test_help_names_every_kind_of_policy():
 def test_a_range_of_seeds_holds_both_its_ends(first, more):
     last = min(first + more, 2**32 - 1)
     if last > first:
-        found = seed_list(f"{first}-{last}")
-        assert (found[0], found[-1], len(found)) == (first, last, last - first + 1)
+        parsed = seed_list(f"{first}-{last}")
+        assert (parsed[0], parsed[-1], len(parsed)) == (first, last, last - first + 1)
     assert list(seed_list(f" {more + 1} ")) == list(range(more + 1))
 
 
 @pytest.mark.parametrize("text", ["", "-", "3-", "1-2-3", "1,2", "1.5", "٣ ", "2 - 4"])
-def test_what_is_no_range_of_seeds_is_refused(text):
+def test_a_text_that_is_not_a_range_of_seeds_is_refused(text):
     with pytest.raises(UsageError, match="--seeds"):
         seed_list(text)

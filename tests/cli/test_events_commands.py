@@ -22,10 +22,10 @@ def rows(answer):
 def test_events_are_chosen_by_kind_and_clock(run):
     answer = call("events", run, "--kind", "env_epoch", "--env", 1, "--round", 1, "--format", "json", "--limit", 0)
     assert (answer.code, answer.err) == (0, "")
-    found = rows(answer)
-    assert {(record["kind"], record["env"], record["round"]) for record in found} == {("env_epoch", 1, 1)}
-    assert [record["step"] for record in found] == [1, 2, 3]
-    assert {record["source"] for record in found} == {"env-1"}
+    table = rows(answer)
+    assert {(record["kind"], record["env"], record["round"]) for record in table} == {("env_epoch", 1, 1)}
+    assert [record["step"] for record in table] == [1, 2, 3]
+    assert {record["source"] for record in table} == {"env-1"}
 
 
 def test_a_table_has_the_fields_of_its_kind_as_columns(run):
@@ -48,7 +48,7 @@ def test_that_there_are_none_is_said(run):
     assert "the run has no such events so far" in answer.err
 
 
-def test_samples_are_printed_where_they_are_asked_for(run):
+def test_samples_are_printed_with_their_kind_only(run):
     answer = call("events", run, "--kind", "decision", "--format", "json", "--limit", 0)
     assert answer.code == 0
     assert rows(answer)
@@ -111,7 +111,7 @@ def test_the_seeds_of_a_slot_have_stories(finished, run):
         (["explain", "--episode", "0", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
         (
             ["explain", "--env", "7", "--slot", "r0c0"],
-            "--env 7: no episode of it is complete; environments with one: 0, 1",
+            "--env 7: it has no complete episode; environments with one: 0, 1",
         ),
         (["explain", "--episode", "0", "--slot", "r0c0", "--step", "1"], "leave one of them out"),
     ],

@@ -1,4 +1,4 @@
-"""``esper explain``: why was this reward paid?"""
+"""``esper explain``: entries of a reward and their causes."""
 
 import pytest
 from cli_builders import only_run
@@ -48,7 +48,7 @@ def test_an_episode_is_summed_up_by_source_and_slot(esper, run):
     assert "decisions that mattered most" in answer.out
 
 
-def test_what_was_paid_later_is_told_at_the_step_that_caused_it():
+def test_later_payments_are_printed_at_their_causal_step():
     ledger = Ledger(
         [
             LedgerEntry("commitment", 1.5, 3, 3, "r0c1", "contribution +4.00 points"),
@@ -81,7 +81,7 @@ def test_what_was_paid_later_is_told_at_the_step_that_caused_it():
         ([], "--episode"),
     ],
 )
-def test_what_was_not_recorded_is_refused(esper, run, flags, expected):
+def test_an_unrecorded_episode_or_step_is_refused(esper, run, flags, expected):
     answer = esper("explain", run, *flags)
     assert answer.code == 2
     assert expected in answer.err

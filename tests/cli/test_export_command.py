@@ -1,4 +1,4 @@
-"""``esper export-policy`` on a real run directory, and its bundle where a policy is asked for."""
+"""``esper export-policy`` on a real run directory, and its bundle as a policy of other commands."""
 
 import json
 import shutil
@@ -22,24 +22,24 @@ def run(finished, tmp_path):
 
 
 @pytest.mark.parametrize(("more", "finished_rounds"), [([], 2), (["--round", "1"], 1)])
-def test_a_bundle_holds_the_policy_of_the_round_and_says_where_it_comes_from(run, finished, more, finished_rounds):
+def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished, more, finished_rounds):
     target = run.parent / "tamiyo.esper"
     answer = call("export-policy", run, target, *more)
     assert (answer.code, answer.err) == (0, "")
     assert f"{finished_rounds} rounds on digits with reward basic, grows on images" in answer.out
-    found, config = load_bundle(target), finished.run.config()
+    bundle, config = load_bundle(target), finished.run.config()
     learner = load_checkpoint(run / "checkpoints" / f"round-{finished_rounds:05d}", config).learner
     expected = {n.removeprefix("network."): t for n, t in learner.tensors.items() if n.startswith("network.")}
-    assert found.weights.keys() == expected.keys()
-    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.items())
-    manifest, came = found.manifest, found.manifest.provenance
+    assert bundle.weights.keys() == expected.keys()
+    assert all(torch.equal(bundle.weights[name], tensor) for name, tensor in expected.items())
+    manifest, came = bundle.manifest, bundle.manifest.provenance
     assert (manifest.policy, manifest.growth, manifest.topologies) == (config.policy, config.growth, (Topology.IMAGES,))
     assert (came.run, came.round, came.config_sha256) == (run.name, finished_rounds, config.digest())
     assert (came.task, came.episode_length) == ("digits", 3)
     assert manifest.weights_sha256 in answer.out
 
 
-def test_a_bundle_plays_like_the_run_that_it_was_made_of(run):
+def test_a_bundle_decides_like_its_run(run):
     target, out = run.parent / "tamiyo.esper", run.parent / "evaluation"
     assert call("export-policy", run, target).code == 0
     settings = ["--serial", "--no-controls", "--seeds", "2", "--control", "run", "--out", out]
@@ -55,13 +55,13 @@ def test_an_evaluation_of_a_run_in_its_own_environment_shows_how_it_learnt(run):
     answer = call("evaluate", run, "--serial", "--no-controls", "--seeds", "2", "--control", "digits", "--out", out)
     assert answer.code == 0, answer.err
     assert (out / "learning.png").stat().st_size > 10_000
-    other = run.parent / "other"
+    copy = run.parent / "other"
     shorter = ["--episode-length", "2", "--serial", "--no-controls", "--seeds", "2", "--control", "digits"]
-    assert call("evaluate", run, *shorter, "--out", other).code == 0
-    assert not (other / "learning.png").exists(), "episodes of another length are no lines to compare with"
+    assert call("evaluate", run, *shorter, "--out", copy).code == 0
+    assert not (copy / "learning.png").exists(), "episodes of another length are no lines to compare with"
 
 
-def test_a_policy_asked_for_features_that_it_does_not_know_is_refused(run):
+def test_a_policy_on_foreign_features_is_refused(run):
     target = run.parent / "tamiyo.esper"
     assert call("export-policy", run, target).code == 0
     hosts = ["--set", "host={'family': 'mlp'}", "--set", "growth.blueprints=['norm', 'lora']", "--serial"]
@@ -108,12 +108,12 @@ def cut_weights(run):
         (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
         (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (spoil_version, ["t.esper"], "version 0, needed is kind 'checkpoint' version 3"),
+        (spoil_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 3"),
         (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
         (cut_weights, ["t.esper"], "is damaged"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_and_nothing_is_written(run, spoil, arguments, message, monkeypatch):
+def test_a_run_that_cannot_be_exported_is_refused_without_a_file(run, spoil, arguments, message, monkeypatch):
     monkeypatch.chdir(run.parent)
     spoil(run)
     answer = call("export-policy", run, *arguments)

@@ -113,7 +113,7 @@ def test_an_option_named_like_a_key_is_refused_with_the_setting(esper, words, su
     assert len(answer.err.splitlines()) == 1
 
 
-def test_an_option_like_nothing_at_all_is_refused_as_unknown(esper):
+def test_an_option_without_a_similar_key_is_refused_as_unknown(esper):
     answer = esper("train", "ppo", "--xyzzy", "1")
     assert answer.code == 2
     assert "--xyzzy" in answer.err

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the run stops where it is safe, says how to go on, and goes on as if nothing had been."""
+"""Ctrl-C and SIGTERM: the run stops at a safe point, prints the command to resume, and resumes without a difference."""
 
 import os
 import re
@@ -35,7 +35,7 @@ def strike(monkeypatch):
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-def test_a_signal_ends_a_run_with_its_code_and_the_command_to_go_on(number, strike, train, esper, runs, finished):
+def test_a_signal_ends_a_run_with_its_code_and_the_command_to_resume(number, strike, train, esper, runs, finished):
     """The second of two episodes of the second round is not played; the resumed run equals one without a signal."""
     strike(number, episode=2)
     answer = train("--rounds", "2")
@@ -67,7 +67,7 @@ def test_a_second_ctrl_c_gives_up_at_once(strike, train, runs):
     assert only_run(runs).read_manifest()["status"] == "failed"
 
 
-def test_an_interrupted_heuristic_run_says_so(esper, runs, monkeypatch):
+def test_an_interrupted_heuristic_run_prints_its_episodes(esper, runs, monkeypatch):
     monkeypatch.setattr(
         "esper_ray.cli.jobs.train.HeuristicJob._show", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM)
     )
@@ -78,7 +78,7 @@ def test_an_interrupted_heuristic_run_says_so(esper, runs, monkeypatch):
     assert [event["kind"] for event in run.events()].count("outcome") == 1
 
 
-def test_handlers_are_put_back_and_codes_follow_from_the_signal():
+def test_handlers_are_restored_and_codes_follow_from_the_signal():
     before = [signal.getsignal(number) for number in CODES]
     with StopRequest() as stop:
         assert (stop(), stop.exit_code) == (False, 0)
@@ -86,7 +86,7 @@ def test_handlers_are_put_back_and_codes_follow_from_the_signal():
         assert (stop(), stop.exit_code) == (True, 143)
         with pytest.raises(SystemExit, match="130"):
             os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)  # asking politely twice is still asking politely
+        os.kill(os.getpid(), signal.SIGTERM)  # a second request to stop is equal to the first
     assert [signal.getsignal(number) for number in CODES] == before
 
 

@@ -1,4 +1,4 @@
-"""``--metrics-port``: a run that Prometheus can watch without Ray."""
+"""``--metrics-port``: a run that Prometheus scrapes without Ray."""
 
 from contextlib import closing
 from socket import socket
@@ -13,8 +13,8 @@ from esper_ray.nissa.metrics.exporter import PrometheusExporter
 pytestmark = pytest.mark.integration
 
 
-def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
-    """Read between two rounds, over HTTP; afterwards nobody answers. What is learnt is the same."""
+def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
+    """Read between two rounds, over HTTP; then the port closes. The weights are those without metrics."""
     ports, pages, original = [], [], MetricsObserver.round_finished
 
     def read_afterwards(self, row, timing):
@@ -24,10 +24,10 @@ def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
         pages.append(urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10).read().decode())
 
     def remember(self, *arguments, **options):
-        made(self, *arguments, **options)
+        constructor(self, *arguments, **options)
         ports[:] = [self.port]
 
-    made = PrometheusExporter.__init__
+    constructor = PrometheusExporter.__init__
     monkeypatch.setattr(PrometheusExporter, "__init__", remember)
     monkeypatch.setattr(MetricsObserver, "round_finished", read_afterwards)
     quiet = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
@@ -46,11 +46,11 @@ def test_metrics_are_served_while_the_run_goes_on(tmp_path, monkeypatch):
     assert first == second
 
 
-def test_a_port_for_metrics_that_is_taken_is_refused(tmp_path):
-    with closing(socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_an_occupied_port_for_metrics_is_refused(tmp_path):
+    with closing(socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--metrics-port", port)
     assert answer.code == 2
     assert f"metrics cannot be served on 127.0.0.1:{port}" in answer.err
@@ -64,7 +64,7 @@ def test_metrics_of_a_run_without_telemetry_are_refused(tmp_path):
     assert "--metrics-port 0: with telemetry off there are no metrics" in answer.err
 
 
-def test_an_unknown_level_is_refused_with_those_that_there_are(tmp_path):
+def test_an_unknown_level_is_refused_with_the_valid_ones(tmp_path):
     answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, "--telemetry", "loud")
     assert answer.code == 2
     assert "telemetry.level" in answer.err

@@ -32,7 +32,7 @@ def training(folder, rounds):
 
 @needs_prometheus
 @pytest.mark.slow
-def test_links_are_printed_the_run_is_seen_and_nothing_stays(tmp_path):
+def test_links_are_printed_the_run_is_scraped_and_all_processes_end(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 3), env=os.environ | {"COLUMNS": "200"}) as process:
         out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
@@ -48,7 +48,7 @@ def test_links_are_printed_the_run_is_seen_and_nothing_stays(tmp_path):
     assert re.search(rf"growth +│ {float(last['growth_ratio']):.2f}x", out), out
     port = links[0].port
     with closing(socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0  # nobody listens any more
+        assert probe.connect_ex(("127.0.0.1", port)) != 0  # the port is closed
 
 
 @needs_prometheus
@@ -59,12 +59,12 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
             if line.startswith("round 2/"):
                 break
         family = psutil.Process(process.pid).children(recursive=True)
-        assert {"prometheus"} < {one.name() for one in family}
+        assert {"prometheus"} < {child.name() for child in family}
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         process.wait(100)
     assert process.returncode == 130, rest
-    assert "go on with: esper train ppo --resume" in rest
+    assert "resume with: esper train ppo --resume" in rest
     assert "as Prometheus saw it last" in rest
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
@@ -73,7 +73,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
 
 @needs_prometheus
 @pytest.mark.slow
-def test_a_prometheus_that_ends_is_told_and_the_run_goes_on(tmp_path):
+def test_the_end_of_prometheus_is_printed_and_the_run_continues(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 8)) as process:
         out = ""
         for line in process.stdout:
@@ -105,17 +105,17 @@ def test_a_run_that_cannot_begin_gives_its_own_exit_code():
         (["--", "--preset", "digits", "--metrics-port=3"], "--metrics-port is chosen by esper monitor"),
     ],
 )
-def test_what_cannot_be_done_is_told(words, message):
+def test_options_that_cannot_be_executed_are_refused(words, message):
     answer = call("monitor", *words)
     assert answer.code == 2
     assert message in answer.err
 
 
 @needs_prometheus
-def test_a_port_that_is_taken_is_refused():
-    with closing(socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        answer = call("monitor", "--port", taken.getsockname()[1])
+def test_an_occupied_port_is_refused():
+    with closing(socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        answer = call("monitor", "--port", listener.getsockname()[1])
     assert answer.code == 2
     assert "is not available: Address already in use" in answer.err

@@ -1,4 +1,4 @@
-"""What a run prints while it runs."""
+"""Progress of a run on the console."""
 
 import io
 import re

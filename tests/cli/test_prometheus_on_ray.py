@@ -40,46 +40,46 @@ def followed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("followed")
     with running_head({"RAY_AUTH_MODE": "disabled"}) as head:
         discovery = head.folder / "ray" / "prom_metrics_service_discovery.json"
-        found = {}
+        results = {}
         with (
             running_prometheus(
                 folder, file_sd_configs=[{"files": [str(discovery)], "refresh_interval": "1s"}]
-            ) as asked,
+            ) as prometheus,
             head.start("--", *TRAIN, "--telemetry-dir", str(folder / "runs")) as process,
         ):
             while process.poll() is None:
                 for whose, expression in expressions(run="watched"):
-                    if values := asked.values(expression):
-                        found.setdefault((whose, expression), values)
+                    if values := prometheus.values(expression):
+                        results.setdefault((whose, expression), values)
                 time.sleep(1.0)
             assert process.returncode == 0, process.stderr.read()
             (last,) = RunDirectory.open(folder / "runs" / "watched").rounds()[-1:]
-            yield asked, found, int(last["env_steps"])
+            yield prometheus, results, int(last["env_steps"])
 
 
 def test_every_query_that_must_have_data_has_data(followed):
-    _, found, _ = followed
+    _, results, _ = followed
     empty = {
         (whose, expression)
         for whose, expression in expressions(run="watched")
-        if whose.startswith("panel") and (whose, expression) not in found
+        if whose.startswith("panel") and (whose, expression) not in results
     }
     titles = {whose.partition(" ")[2].strip("'") for whose, _ in empty}
     assert titles <= MAY_BE_EMPTY, empty
 
 
-def test_nobody_would_be_called_for_a_run_in_order(followed):
-    """Whatever a policy that has hardly learnt may give reason for can wait, and has to last."""
-    _, found, _ = followed
-    reasons = {whose.partition(" ")[2] for whose, _ in found if whose.startswith("alert")}
-    assert not {name for name in reasons if ALERTS[name].severity == "page"}, found
+def test_no_paging_alert_fires_for_a_healthy_run(followed):
+    """Alerts about a policy in its first rounds are not paging and have a delay."""
+    _, results, _ = followed
+    reasons = {whose.partition(" ")[2] for whose, _ in results if whose.startswith("alert")}
+    assert not {name for name in reasons if ALERTS[name].severity == "page"}, results
 
 
 def test_the_numbers_are_those_of_the_run(followed):
-    asked, _, played = followed
+    prometheus, _, played = followed
     last = "last_over_time({}[10m])"
-    assert asked.values(f"sum({last.format('ray_esper_env_steps_total')})") == [played]
-    assert asked.values(last.format('ray_esper_run_state{state="finished"}')) == [1.0]
-    assert asked.values(f"max({last.format('ray_esper_rounds_done')})") == [4.0]
-    (sampled,) = asked.values(f"sum({last.format('ray_esper_telemetry_events_total{delivery=`sample`}')})")
+    assert prometheus.values(f"sum({last.format('ray_esper_env_steps_total')})") == [played]
+    assert prometheus.values(last.format('ray_esper_run_state{state="finished"}')) == [1.0]
+    assert prometheus.values(f"max({last.format('ray_esper_rounds_done')})") == [4.0]
+    (sampled,) = prometheus.values(f"sum({last.format('ray_esper_telemetry_events_total{delivery=`sample`}')})")
     assert sampled >= played

@@ -27,14 +27,14 @@ SMALL = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size
 
 def environments_of_actors(near):
     """Folders of the virtual environments of the actors that work in ``near`` or below at this moment."""
-    found = set()
+    folders = set()
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name().startswith("ray::") and process.cwd().startswith(str(near)):
                 title = process.cmdline()[0]
                 if "EnvironmentActor" in title or "LearnerActor" in title:
-                    found.add(process.environ().get("VIRTUAL_ENV", "none"))
-    return found
+                    folders.add(process.environ().get("VIRTUAL_ENV", "none"))
+    return folders
 
 
 def test_uv_run_makes_an_environment_on_the_cluster_and_trains(tmp_path):
@@ -51,11 +51,11 @@ def test_uv_run_makes_an_environment_on_the_cluster_and_trains(tmp_path):
             while process.poll() is None:
                 seen |= environments_of_actors(head.folder)
                 time.sleep(0.2)
-    said = log.read_text()
-    if "error sending request" in said:
+    log_text = log.read_text()
+    if "error sending request" in log_text:
         pytest.skip("the package registry cannot be reached")
-    assert process.returncode == 0, said[-4000:]
-    assert f":{head.port}: environment actors" in said  # it has joined this head
+    assert process.returncode == 0, log_text[-4000:]
+    assert f":{head.port}: environment actors" in log_text  # it has joined this head
     (run,) = (tmp_path / "runs").iterdir()
     assert (run / "rounds.csv").read_text().count("\n") == 2
     (place,) = seen

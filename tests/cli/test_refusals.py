@@ -37,7 +37,7 @@ REFUSED = {
     "blueprint": (["--set", "growth.blueprints=[lora]"], ["no blueprint 'lora'", "r0c0 has images", "conv_light"]),
     "two sources": (["--preset", "digits", "--config-json", "x.json"], ["--preset digits", "x.json", "exclude"]),
     "missing file": (["--config-json", "/nowhere/x.json"], ["cannot read configuration /nowhere/x.json"]),
-    "workers": (["--num-workers", "4"], ["--num-workers 4", "not available yet", "leave the flag out"]),
+    "workers": (["--num-workers", "4"], ["--num-workers 4", "it must be 0", "leave the flag out"]),
     "compile": (["--compile-mode", "fast"], ["training.compile_mode", "known: off, default", "got 'fast'"]),
     "captured": (["--compile-mode", "captured"], ["--compile-mode captured needs CUDA devices", "got cpu"]),
     "key as option": (["--lr", "1e-3"], ["has no option --lr", "--set ppo.lr=1e-3 or --set training.lr=1e-3"]),
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_written_is_refused(esper, command):
     ("flags", "expected"),
     [
         (["--episodes", "0"], "--episodes"),
-        (["--num-workers", "4"], "--num-workers 4 is not available yet"),
+        (["--num-workers", "4"], "--num-workers 4 is not possible"),
         (["--compile-mode", "captured"], "--compile-mode captured needs CUDA devices"),
         (["--lr", "1e-3"], "esper train heuristic has no option --lr"),
         (["--preset", "digitz"], "did you mean 'digits'"),
@@ -135,7 +135,7 @@ def test_a_configuration_file_that_cannot_be_used_is_refused_with_its_path(esper
     assert "mine.yaml" in answer.err
 
 
-def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(esper, runs):
+def test_a_run_without_a_checkpoint_cannot_be_resumed(esper, runs):
     """As a heuristic run has none."""
     done = esper("train", "heuristic", "--episode-length", "1", "--telemetry-dir", runs)
     assert done.code == 0

@@ -19,7 +19,7 @@ def run(finished, tmp_path):
 
 
 def as_lines(run):
-    """The events as the lines of JSON that they were before they became Parquet, which is gone."""
+    """The events as lines of JSON, without the Parquet files."""
     records = [{"schema": EVENT_SCHEMA, **record} for record in RunDirectory.open(run).events()]
     shutil.rmtree(run / "events")
     return records
@@ -51,7 +51,7 @@ def test_the_first_difference_is_reported_with_both_values(run):
         (["--episode", "0", "--device", "tpu"], "--device tpu: it must be cpu or cuda:<index>"),
     ],
 )
-def test_what_cannot_be_played_again_is_refused(run, arguments, message):
+def test_an_episode_that_cannot_be_replayed_is_refused(run, arguments, message):
     answer = call("replay", run, *arguments)
     assert answer.code == 2
     assert message in answer.err

@@ -1,4 +1,4 @@
-"""``--tensorboard``, ``--mlflow`` and ``--wandb``: whatever they do, the run is the same."""
+"""``--tensorboard``, ``--mlflow`` and ``--wandb``: sinks do not change the run, whether they work or fail."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_all_of_them_together_leave_the_run_as_it_is(tmp_path, monkeypatch, quie
     assert list((tmp_path / "mlruns").glob("*/*/metrics/round/val_accuracy_ratio"))
 
 
-def test_a_sink_that_fails_is_reported_and_the_run_goes_on(tmp_path, monkeypatch, quiet):
+def test_a_failing_sink_is_reported_and_the_run_continues(tmp_path, monkeypatch, quiet):
     def fail(self, values, round_index):
         raise OSError("no space left on device")
 
@@ -49,7 +49,7 @@ def test_a_sink_that_fails_is_reported_and_the_run_goes_on(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "tensorboard"])
-def test_a_package_that_is_missing_is_told_before_anything_is_made(tmp_path, monkeypatch, name):
+def test_a_missing_package_is_refused_before_anything_is_written(tmp_path, monkeypatch, name):
     monkeypatch.setattr("esper_ray.nissa.sinks.registry.find_spec", lambda name: None)
     answer = call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", tmp_path, f"--{name}")
     assert answer.code == 2

@@ -30,7 +30,7 @@ def test_devices_take_several_values_too():
     assert spread(["--devices", "cuda:0", "cuda:1"]) == ["--devices", "cuda:0", "--devices", "cuda:1"]
 
 
-def test_what_follows_the_next_option_belongs_to_that():
+def test_values_after_the_next_option_belong_to_it():
     given_ = ["train", "ppo", "--slots", "a", "b", "--rounds", "3", "--serial", "--set", "x=1,2"]
     assert spread(given_) == ["train", "ppo", "--slots", "a", "--slots", "b", *given_[5:]]
 
@@ -41,7 +41,7 @@ def test_everything_else_passes_unchanged(arguments):
 
 
 @given(values=slots, separate=st.booleans(), equals=st.booleans())
-def test_all_ways_say_the_same_and_saying_it_twice_changes_nothing(values, separate, equals):
+def test_all_notations_are_equal_and_spread_is_idempotent(values, separate, equals):
     written = ["--slots", *values] if separate else [f"--slots={','.join(values)}"] if equals else None
     spelt = spread(["ppo", *(written or ["--slots", ",".join(values)]), "--serial"])
     assert spelt == ["ppo", *(part for value in values for part in ("--slots", value)), "--serial"]

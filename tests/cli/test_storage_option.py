@@ -1,4 +1,4 @@
-"""Runs with a name, and with a copy elsewhere that they can be gone on with from."""
+"""Named runs, and copies in a storage from which they are resumed."""
 
 import shutil
 
@@ -40,7 +40,7 @@ def outcome(folder):
     return run.read_manifest()["policy_sha256"], (folder / "rounds.csv").read_bytes()
 
 
-def test_a_run_is_gone_on_with_from_its_copy_alone(work, monkeypatch):
+def test_a_run_is_resumed_from_its_copy_alone(work, monkeypatch):
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
         stop_after(1, patch)
@@ -55,7 +55,7 @@ def test_a_run_is_gone_on_with_from_its_copy_alone(work, monkeypatch):
     assert not list((work / "bucket" / "r" / "snapshots").glob("*/*"))
 
 
-def test_a_run_is_gone_on_with_from_a_bucket(work, monkeypatch, s3_bucket):
+def test_a_run_is_resumed_from_a_bucket(work, monkeypatch, s3_bucket):
     """With options in the URI, and the storage of the resumed run taken from its manifest."""
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
@@ -71,7 +71,7 @@ def test_a_run_is_gone_on_with_from_a_bucket(work, monkeypatch, s3_bucket):
     assert [copy.names(f"snapshots/{name}") for name in copy.names("snapshots")] == []
 
 
-def test_the_same_command_begins_a_run_or_goes_on_with_it(work, monkeypatch):
+def test_the_same_command_starts_or_resumes_a_run(work, monkeypatch):
     assert train("--run-id", "straight").code == 0
     command = ("--run-id", "r", "--storage", f"file://{work}/bucket")
     with monkeypatch.context() as patch:
@@ -85,7 +85,7 @@ def test_the_same_command_begins_a_run_or_goes_on_with_it(work, monkeypatch):
     assert (again.code, "is finished" in again.out) == (0, True)
 
 
-def test_a_run_that_died_before_its_first_checkpoint_is_begun_anew(work):
+def test_a_run_that_died_before_its_first_checkpoint_is_restarted(work):
     from esper_ray.leyline.config.run import RunConfig
 
     RunDirectory.create(work / "runs", RunConfig(), ["test"], "r")
@@ -117,7 +117,7 @@ def test_a_resumed_run_may_be_placed_differently(work, monkeypatch):
         (("--set", "system.placement=scatter"), "system.placement"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_begun(work, arguments, message):
+def test_bad_input_is_refused_before_the_run_starts(work, arguments, message):
     (work / "file").write_text("")
     answer = train(*arguments)
     assert answer.code == 2

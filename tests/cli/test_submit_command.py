@@ -1,4 +1,4 @@
-"""``esper submit`` where it says no before it asks a cluster."""
+"""``esper submit`` refusals before a cluster is contacted."""
 
 import pytest
 from head_builders import free_ports, run_esper
@@ -17,7 +17,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_cannot_be_submitted_is_refused(esper, case):
+def test_a_command_that_cannot_be_submitted_is_refused(esper, case):
     words, messages = CASES[case]
     answer = esper("submit", "--address", "http://127.0.0.1:1", *words)
 
@@ -47,16 +47,16 @@ def test_a_folder_that_does_not_exist_is_refused():
 
 
 def test_a_folder_above_the_limit_is_refused_before_the_upload(heavy):
-    said, _ = submit("--working-dir", heavy)
+    output, _ = submit("--working-dir", heavy)
 
-    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in said
+    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in output
 
 
 @pytest.mark.parametrize("how", ["option", ".rayignore", ".gitignore"])
-def test_what_is_excluded_does_not_count(heavy, how):
+def test_excluded_files_do_not_count(heavy, how):
     if how != "option":
         (heavy / how).write_text("*.bin\n")
-    said, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))
+    output, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))
 
-    assert f"{1 if how == 'option' else 2} files, 0.0 MiB" in said
-    assert f"no cluster at {address}" in said
+    assert f"{1 if how == 'option' else 2} files, 0.0 MiB" in output
+    assert f"no cluster at {address}" in output

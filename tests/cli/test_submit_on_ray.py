@@ -41,7 +41,7 @@ def test_a_head_without_tokens_runs_a_job(tmp_path):
     assert (run / "rounds.csv").read_text().count("\n") == 2
 
 
-def test_a_job_runs_is_followed_and_its_metrics_are_found(head, tmp_path):
+def test_a_job_runs_is_followed_and_serves_its_metrics(head, tmp_path):
     """Prometheus finds the metrics by Ray's service discovery, how the run ended among them."""
     command = ["--env", "COLUMNS=200", "--", *TRAIN, "--telemetry-dir", str(tmp_path), "--run-id", "watched"]
     finished, seen = 'state="finished"', set()
@@ -72,19 +72,19 @@ def actors_of(head):
     """(name, class, state) of the actors that the dashboard knows, those that are gone as well."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with urlopen(Request(f"{head.address}/api/v0/actors?detail=true", headers=headers), timeout=60) as answer:
-        found = json.load(answer)["data"]["result"]["result"]
-    return [(actor["name"], actor["class_name"], actor["state"]) for actor in found]
+        actors = json.load(answer)["data"]["result"]["result"]
+    return [(actor["name"], actor["class_name"], actor["state"]) for actor in actors]
 
 
 def metrics_of(head):
     """Lines of our metrics, from wherever Ray's service discovery for Prometheus points to."""
     discovery = head.folder / "ray" / "prom_metrics_service_discovery.json"
-    found = []
+    lines = []
     for group in json.loads(discovery.read_text()) if discovery.exists() else []:
         for target in group["targets"]:
             with suppress(OSError), urlopen(f"http://{target}/metrics", timeout=30) as answer:
-                found += [line for line in answer.read().decode().splitlines() if line.startswith("ray_esper_")]
-    return found
+                lines += [line for line in answer.read().decode().splitlines() if line.startswith("ray_esper_")]
+    return lines
 
 
 def test_a_job_that_fails_gives_its_own_exit_status(head):
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 
 
-def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it_was(head, tmp_path):
+def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tmp_path):
     """As ``ray submit`` would start it on a head, with what can be given to it."""
     script = Path(__file__).parents[2] / "examples" / "train_on_cluster.py"
     small = ["episode_length=3", "policy.memory_size=16", "ppo.epochs=1", "training.steps_per_epoch=2"]
@@ -131,7 +131,9 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it
 
     def run(rounds):
         command = [sys.executable, str(script), "--rounds", rounds, *options, "--address", f"127.0.0.1:{head.port}"]
-        environment = variables(head.environment) | {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}  # nobody's `uv run` above us
+        environment = variables(head.environment) | {
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"
+        }  # no parent process is `uv run`
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
     first, again = run("1"), run("1")
@@ -142,7 +144,7 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_goes_on_where_it
     assert "is finished: 1 rounds" in again.stdout
 
 
-def test_a_wrong_or_missing_token_is_refused_with_what_to_set(head):
+def test_a_wrong_or_missing_token_is_refused_with_the_variable_to_set(head):
     wrong = head.submit("--", "version", RAY_AUTH_TOKEN="f" * 64)
     missing = head.submit("--", "version", RAY_AUTH_MODE="disabled")
 

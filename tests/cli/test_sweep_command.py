@@ -71,7 +71,7 @@ def made(path, config=None, **tree):
 
 
 class TestResuming:
-    """Only the same sweep is taken up again."""
+    """Only the same sweep is resumed."""
 
     def test_a_run_is_no_sweep(self, esper, tmp_path):
         run = RunDirectory.create(tmp_path, base(), ["test"])
@@ -94,7 +94,7 @@ class TestResuming:
         sweep = made(tmp_path / "sweep")
         answer = esper("sweep", "--resume", sweep.path, *flags)
         assert answer.code == 2
-        assert "is another sweep than the one asked for" in answer.err
+        assert "is another sweep than the requested one" in answer.err
         assert expected in answer.err
 
     def test_trials_of_another_sweep_are_refused(self, esper, tmp_path):
@@ -109,7 +109,7 @@ class TestResuming:
         made(tmp_path / "sweep")
         answer = esper("sweep", "--out", tmp_path / "sweep", "--seeds", "1")
         assert answer.code == 2
-        assert f"--resume {tmp_path / 'sweep'} goes on with a sweep" in answer.err
+        assert f"--resume {tmp_path / 'sweep'} resumes an existing sweep" in answer.err
 
     @pytest.mark.parametrize(
         ("text", "expected"),

@@ -21,24 +21,24 @@ TRIALS = (
 
 
 def test_of_choices_and_of_each_key():
-    found = rank_choices(sweep_config(TREE), TRIALS)
-    assert list(found) == ["choices", "by reward.mode", "by ppo.lr"]
-    assert [(r.choice, r.score_pp.mean, r.stopped) for r in found["choices"]] == [
+    rankings = rank_choices(sweep_config(TREE), TRIALS)
+    assert list(rankings) == ["choices", "by reward.mode", "by ppo.lr"]
+    assert [(r.choice, r.score_pp.mean, r.stopped) for r in rankings["choices"]] == [
         ("basic, lr=0.001", 71.0, 0),
         ("sparse, lr=0.0001", 61.0, 0),
         ("basic, lr=0.0001", 52.0, 0),
         ("sparse, lr=0.001", 11.0, 2),
     ]
-    by_mode = found["by reward.mode"]
+    by_mode = rankings["by reward.mode"]
     assert [(r.choice, r.trials, r.score_pp.mean) for r in by_mode] == [("basic", 4, 62.0), ("sparse", 4, 36.0)]
     assert by_mode[0].score_pp.low >= 60.0  # two of each learning rate: at worst 50, 50, 70, 70
-    assert [r.stopped for r in found["by ppo.lr"]] == [0, 2]
+    assert [r.stopped for r in rankings["by ppo.lr"]] == [0, 2]
 
 
 def test_one_key_needs_no_second_ranking():
-    found = rank_choices(sweep_config(TREE | {"grid": {}}), TRIALS[:4])
-    assert list(found) == ["choices"]
-    assert [r.choice for r in found["choices"]] == ["sparse", "basic"]
+    rankings = rank_choices(sweep_config(TREE | {"grid": {}}), TRIALS[:4])
+    assert list(rankings) == ["choices"]
+    assert [r.choice for r in rankings["choices"]] == ["sparse", "basic"]
 
 
 def test_of_a_population_only_reward_modes_are_compared():

@@ -59,10 +59,10 @@ def whole(tmp_path_factory, ray_cluster):
 def test_a_sweep_ends_with_a_table_a_ranking_and_a_picture(whole):
     answer, folder = whole
     assert answer.code == 0, answer.err
-    found = rows(folder)
-    assert [row["trial"] for row in found] == TRIALS
-    assert {(row["status"], row["rounds"]) for row in found} == {("finished", "4")}
-    assert [(row["reward.mode"], row["seed"]) for row in found[1:3]] == [("sparse", "42"), ("basic", "43")]
+    table = rows(folder)
+    assert [row["trial"] for row in table] == TRIALS
+    assert {(row["status"], row["rounds"]) for row in table} == {("finished", "4")}
+    assert [(row["reward.mode"], row["seed"]) for row in table[1:3]] == [("sparse", "42"), ("basic", "43")]
     for name in ("ranking.csv", "ranking.md", "sweep.png"):
         assert (folder / name).stat().st_size > 100
     for text in ("4 trials of digits", "scheduler none", "0-basic-s42  running  round 1/4", "best in", "4 finished"):
@@ -80,7 +80,7 @@ def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
     assert (run / "rounds.csv").read_bytes() == (folder / "trials" / "1-sparse-s42" / "rounds.csv").read_bytes()
 
 
-def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
+def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     """SIGKILL when two trials are done and the third has begun: the resumed sweep is the undisturbed one."""
     _, undisturbed = whole
     folder = tmp_path / "sweep"
@@ -95,8 +95,10 @@ def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
     answer = call("sweep", "--resume", folder)
     assert answer.code == 0, answer.err
     assert "4 trials of digits, 2 of them done" in answer.out
-    for name, done in before.items():  # nobody plays a round again that was saved
-        assert all(int(told) >= done for told in re.findall(rf"{name}  running  round (\d)/4", answer.out))
+    for name, done in before.items():  # no saved round is repeated
+        assert all(
+            int(round_number) >= done for round_number in re.findall(rf"{name}  running  round (\d)/4", answer.out)
+        )
     assert (folder / "sweep.csv").read_bytes() == (undisturbed / "sweep.csv").read_bytes()
     assert (folder / "ranking.csv").read_bytes() == (undisturbed / "ranking.csv").read_bytes()
     for name in TRIALS:
@@ -106,7 +108,7 @@ def test_a_driver_that_is_killed_loses_nothing(whole, tmp_path):
         assert (folder / "trials" / name / "manifest.json").stat().st_mtime_ns == stamp
 
 
-def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_stops_and_prints_the_command_to_resume(tmp_path):
     folder = tmp_path / "sweep"
     with start("sweep", *LOCAL, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
@@ -115,14 +117,14 @@ def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"stopped: 0 of 2 trials are done; so far {folder / 'sweep.csv'}" in out
-    assert f"go on with: esper sweep --resume {shlex.quote(str(folder))}" in out
+    assert f"resume with: esper sweep --resume {shlex.quote(str(folder))}" in out
     started = [row for row in rows(folder) if row["status"] != "waiting"]
     assert started
     assert {row["status"] for row in started} == {"interrupted"}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
+def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
     """One at a time, so that the third and fourth are compared with those before them."""
     path = tmp_path / "halving.yaml"
     path.write_text("scheduler: asha\nconcurrent: 1\nasha: {grace_rounds: 1, reduction: 2}\nwindow: 1\n")
@@ -144,7 +146,7 @@ def test_halving_stops_who_is_behind_and_remembers_it(tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("scheduler", ["pbt", pytest.param("pb2", marks=pytest.mark.nightly)])
-def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_path):
+def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_path):
     """Two members of which each takes both CPUs of the cluster, so that they take turns after every round."""
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
@@ -159,16 +161,16 @@ def test_a_population_copies_who_is_ahead_with_other_settings(scheduler, tmp_pat
     for name in copied:
         lineage = sweep.run(name).read_manifest()["lineage"]
         donor = (sweep.trials_path / lineage["run"] / "rounds.csv").read_bytes().splitlines()
-        mine = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
+        own_lines = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
         shared = lineage["taken_after_round"] + 1  # the heading, too
-        assert mine[:shared] == donor[:shared]
-        assert len(mine) == 5
+        assert own_lines[:shared] == donor[:shared]
+        assert len(own_lines) == 5
         assert 1e-4 * 0.999 <= sweep.settings(name)["ppo.lr"] <= 1e-2 * 1.001
     assert {row["status"] for row in rows(folder)} == {"finished"}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
+def test_a_failed_trial_is_reported_and_the_others_continue(tmp_path):
     """Its actors take every CPU of the cluster, so that it ends at all shows that they are within its own group."""
     folder = tmp_path / "sweep"
     flags = [*TINY, "--envs", "2", "--reward-modes", "basic,sparse", "--seeds", "1", "--rounds", "1", "--retries", "0"]
@@ -181,7 +183,7 @@ def test_a_trial_that_fails_is_reported_and_the_others_go_on(tmp_path):
     answer = call("sweep", "--resume", folder)
     assert answer.code == 1
     assert re.search(r"failed: 0-basic-s42: .*is damaged", answer.out)
-    assert f"1 of 2 trials are done; try the others again with: esper sweep --resume {folder}" in answer.out
+    assert f"1 of 2 trials are done; retry the others with: esper sweep --resume {folder}" in answer.out
     assert [row["status"] for row in rows(folder)] == ["failed", "finished"]
 
 

@@ -64,7 +64,7 @@ def test_the_digest_is_printed_logged_and_that_of_the_saved_weights(finished):
     assert weights_digest(learner.weights()) == digest
 
 
-def test_the_saved_checkpoint_makes_a_learner_that_goes_on(finished):
+def test_a_learner_resumes_from_the_saved_checkpoint(finished):
     run, saved = finished.run, finished.saved
     learner = PPOLearner(run.config())
     before = learner.weights()
@@ -75,7 +75,7 @@ def test_the_saved_checkpoint_makes_a_learner_that_goes_on(finished):
         assert (saved / name).read_bytes() == (run.checkpoints / "round-00002" / name).read_bytes()
 
 
-def test_a_plain_line_tells_a_round(finished):
+def test_a_plain_line_describes_a_round(finished):
     lines = [line for line in finished.answer.out.splitlines() if line.startswith("round ")]
     assert [LINE.fullmatch(line)[1] for line in lines] == ["1", "2"]
     assert lines[1].endswith("left 0:00")
@@ -97,7 +97,7 @@ def test_flags_go_before_the_preset_and_into_the_manifest(finished):
     assert config["name"] == "digits"
 
 
-def test_a_finished_run_is_not_gone_on_with_and_not_touched(finished, esper):
+def test_a_finished_run_is_neither_resumed_nor_changed(finished, esper):
     run = finished.run
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     answer = esper("train", "ppo", "--serial", "--resume", run.path)
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_refused(finished, esper, tmp_path):
     assert "round-00002 is damaged" in answer.err
 
 
-def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs, monkeypatch):
+def test_a_run_that_fails_before_its_first_checkpoint_is_removed(train, runs, monkeypatch):
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
@@ -146,7 +146,7 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(train, runs
     assert list(runs.iterdir()) == []
 
 
-def test_a_run_that_fails_later_says_so_in_its_manifest(train, runs, monkeypatch):
+def test_a_run_that_fails_later_has_status_failed_in_its_manifest(train, runs, monkeypatch):
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
@@ -167,7 +167,7 @@ def test_flags_without_effect_are_accepted_with_one_line_about_each(train, monke
     ]
 
 
-def test_the_heuristic_plays_episodes_and_says_why(esper, runs):
+def test_the_heuristic_plays_episodes_and_prints_reasons(esper, runs):
     answer = esper(
         *("train", "heuristic", "--episodes", "2", "--episode-length", "5", "--telemetry-dir", runs),
         *("--set", "training.steps_per_epoch=2", "--set", "task.validation_size=50", "--slots", "r0c1", "r0c2"),

@@ -9,7 +9,7 @@ from docker_files import DOCKER, KUBERAY, LAUNCHER, LOCKED, ROOT, instructions, 
 from esper_ray.leyline.config.loading import preset_names
 
 
-def test_the_image_copies_what_exists_and_what_the_builder_is_sent():
+def test_the_image_copies_existing_files_of_the_build_context():
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [
         source
@@ -31,7 +31,7 @@ def test_dependencies_are_a_layer_before_the_source():
     assert dependencies < source < project
 
 
-def test_the_image_does_not_run_as_root_and_says_whether_it_is_well():
+def test_the_image_runs_without_root_and_has_a_health_check():
     words = [word for word, _ in instructions()]
     (user,) = [rest for word, rest in instructions() if word == "USER"]
     assert user not in ("root", "0")
@@ -127,7 +127,7 @@ def test_prometheus_finds_ray_where_the_head_writes():
 
 
 @pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
-def test_launcher_files_are_what_ray_accepts(path):
+def test_launcher_files_are_accepted_by_ray(path):
     """By the validator that ``ray up`` uses."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 

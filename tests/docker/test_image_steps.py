@@ -1,4 +1,4 @@
-"""What the image's steps do, in a fresh environment on this machine."""
+"""Build steps of the image, in a fresh environment on this machine."""
 
 import os
 import shutil
@@ -39,11 +39,11 @@ def copied_before(word):
 
 def bring(sources, folder):
     for source in sources:
-        here, there = ROOT / source, folder / Path(source).name
-        if here.is_dir():
-            shutil.copytree(here, there, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        source_path, copied_path = ROOT / source, folder / Path(source).name
+        if source_path.is_dir():
+            shutil.copytree(source_path, copied_path, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
-            shutil.copy(here, there)
+            shutil.copy(source_path, copied_path)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_other_variants_and_steps_are_refused(tmp_path, variant, step, message):
 
 
 def test_the_cpu_variant_leaves_out_cuda_and_takes_the_locked_versions(tmp_path):
-    """With a uv that only writes down what it is asked."""
+    """With a fake uv that records its arguments."""
     bring(["uv.lock"], tmp_path)
     fake = tmp_path / "bin" / "uv"
     fake.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Image, compose file and manifests before linters and schemas that others keep: hadolint, compose-spec, Kubernetes."""
+"""Image, compose file and manifests under public linters and schemas: hadolint, compose-spec, Kubernetes."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ def test_hadolint_would_find_something(tmp_path):
 COMPOSE = ["--builtin-schema", "vendor.compose-spec"]
 
 
-def test_compose_file_is_what_the_specification_of_compose_admits():
+def test_compose_file_is_valid_under_the_compose_specification():
     done = tool("check-jsonschema", *COMPOSE, DOCKER / "compose.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -116,7 +116,7 @@ def check_manifest(tree):
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
-def test_manifests_are_what_operator_and_kubernetes_admit(path):
+def test_manifests_are_valid_for_operator_and_kubernetes(path):
     check_manifest(read(path))
 
 

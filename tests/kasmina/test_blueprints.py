@@ -299,7 +299,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one():
         build_seed("conv_lihgt", SlotShape(IMAGES, 3))
 
 
-def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
+def test_a_blueprint_of_another_topology_is_an_error_with_the_choices():
     with pytest.raises(ValueError, match=r"'lora' is made for sequences and features, not for images; .*conv_heavy"):
         build_seed("lora", SlotShape(IMAGES, 3))
 

@@ -232,12 +232,12 @@ def test_files_that_are_missing_foreign_or_damaged_are_refused(tmp_path):
         intact(model, lambda: model.load(path), match=r"model .*m is damaged")
     for header in (None, {"esper_ray": '{"aliases": {}}'}):
         save_file({"x": torch.zeros(2)}, path, metadata=header)
-        intact(model, lambda: model.load(path), match=r"m is of kind None .*needed is kind 'grown model' version 2")
+        intact(model, lambda: model.load(path), match=r"m is of kind None .*expected kind 'grown model' version 2")
     for content in ([], {}, {"aliases": []}, {"aliases": {"a": "b"}}):
         MODEL_FILE.write(path, {"x": torch.zeros(2)}, content)
         intact(model, lambda: model.load(path), match="the names of its tied tensors")
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    intact(model, lambda: model.load(path), match="its content is not what was written")
+    intact(model, lambda: model.load(path), match="the SHA-256 digest of its content differs")
 
 
 def test_an_own_blueprint_must_be_known_where_it_is_loaded(tmp_path, own_body):

@@ -196,7 +196,11 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
         (lambda m: m.germinate("r0c1", "norm", tempo=2.5), ValueError, "tempo must be a whole number .* got 2.5"),
         (lambda m: m.germinate("r0c1", "norm", tempo=float("nan")), ValueError, "whole number .* got nan"),
         (lambda m: m.germinate("r0c1", "norm", tempo="a"), ValueError, "whole number .* got 'a'"),
-        (lambda m: m.germinate("r0c1", "norm", style=3.0), ValueError, "a style is a GerminationStyle or .* got 3.0"),
+        (
+            lambda m: m.germinate("r0c1", "norm", style=3.0),
+            ValueError,
+            "a style must be a GerminationStyle or .* got 3.0",
+        ),
         (lambda m: m.germinate("r0c1", None), ValueError, "a blueprint is a Blueprint or .* got None"),
         (lambda m: m.retarget("r0c0", 0.5, ticks=float("inf")), ValueError, "ramp length must be .* got inf"),
         (lambda m: m.retarget("r0c0", 0.5, curve="cosine"), ValueError, "curve must be one of .* got 'cosine'"),

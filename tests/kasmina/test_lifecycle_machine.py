@@ -34,7 +34,7 @@ def report_of(slot, state):
         *(
             slot,
             state.seed_id,
-            Blueprint.named(state.blueprint),
+            Blueprint.from_id(state.blueprint),
             state.stage,
             state.previous_stage,
             state.ticks_in_stage,

@@ -43,7 +43,7 @@ BLUEPRINTS = [
 ]
 
 
-def test_heads_come_in_the_contracted_order():
+def test_heads_have_the_contracted_order():
     assert HEADS == ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
     assert HEADS[2:] == ARGUMENT_HEADS
 
@@ -116,14 +116,14 @@ def test_each_operation_reads_the_heads_of_the_relevance_table(op, relevant):
     )
 
 
-def test_the_two_relevance_tables_say_the_same():
+def test_the_two_relevance_tables_agree():
     pairs = {(op, head) for op in LifecycleOp for head in HEADS_OF_OP[op]}
     assert {(op, head) for head in HEADS for op in OPS_OF_HEAD[head]} == pairs
     assert [op.name for op in OPS_OF_HEAD["alpha_target"]] == ["GERMINATE", "SET_ALPHA_TARGET"]
 
 
 @given(st.tuples(*[st.integers(min_value=0, max_value=size - 1) for size in SIZES]))
-def test_every_point_of_the_space_is_an_action_and_comes_back(indices):
+def test_every_point_of_the_space_round_trips_through_an_action(indices):
     action = Action.from_indices(indices, slots=3)
     assert action.to_indices() == indices
     assert [getattr(action, head) for head in HEADS] == list(indices)

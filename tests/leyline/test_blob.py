@@ -48,13 +48,13 @@ LAYOUTS = {
 WHOLE = SAMPLE.encode({"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((), np.int8)}, {"x": [1, None, "é"]})
 
 
-def same_bytes(one, other):
-    return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+def same_bytes(first, second):
+    return (first.dtype, first.shape, first.tobytes()) == (second.dtype, second.shape, second.tobytes())
 
 
 @given(st.dictionaries(NAMES, st.tuples(ARRAYS, st.sampled_from(sorted(LAYOUTS))), max_size=4), TREES)
-def test_any_tree_and_any_arrays_come_back_bit_for_bit(drawn, tree):
-    written = {name: LAYOUTS[layout](array) for name, (array, layout) in drawn.items()}
+def test_any_tree_and_any_arrays_round_trip_bit_for_bit(arrays, tree):
+    written = {name: LAYOUTS[layout](array) for name, (array, layout) in arrays.items()}
     blob = SAMPLE.decode(SAMPLE.encode(written, tree), "it")
     assert json.dumps(blob.content) == json.dumps(tree)  # which tells NaN from other numbers, and -0.0 from 0.0
     assert blob.tensors.keys() == written.keys()
@@ -80,7 +80,7 @@ def test_every_flipped_bit_of_the_data_is_refused():
         for bit in range(8):
             changed = bytearray(WHOLE)
             changed[place] ^= 1 << bit
-            with pytest.raises(SampleError, match="it is damaged: its content is not what was written"):
+            with pytest.raises(SampleError, match="it is damaged: the SHA-256 digest of its content differs"):
                 SAMPLE.decode(bytes(changed), "it")
 
 
@@ -106,26 +106,26 @@ def test_another_kind_or_version_is_refused_with_both_values(kind, version):
     data = BlobFormat(kind, version, SampleError, safetensors.numpy).encode({}, None)
     with pytest.raises(SampleError) as caught:
         SAMPLE.decode(data, "file x")
-    expected = f"file x is of kind {kind!r} version {version!r}, needed is kind 'sample' version 3"
+    expected = f"file x is of kind {kind!r} version {version!r}, expected kind 'sample' version 3"
     assert str(caught.value) == expected
 
 
 def test_a_safetensors_file_without_envelope_has_no_kind():
     data = safetensors.numpy.save({"a": np.zeros(2)}, metadata={"format": "pt"})
-    with pytest.raises(SampleError, match=r"it is of kind None version None, needed is kind 'sample' version 3"):
+    with pytest.raises(SampleError, match=r"it is of kind None version None, expected kind 'sample' version 3"):
         SAMPLE.decode(data, "it")
 
 
 @pytest.mark.parametrize("version", [True, 3.5, "3", None])
 def test_a_version_that_is_no_such_number_is_refused(version):
     envelope = SAMPLE.seal([1]) | {"version": version}
-    with pytest.raises(SampleError, match=rf"version {version!r}, needed is kind 'sample' version 3"):
+    with pytest.raises(SampleError, match=rf"version {version!r}, expected kind 'sample' version 3"):
         SAMPLE.unseal(envelope, "it")
 
 
 @pytest.mark.parametrize("envelope", [None, [], "text", 3])
 def test_an_envelope_that_is_no_object_is_refused(envelope):
-    with pytest.raises(SampleError, match="it is damaged: its envelope is no JSON object"):
+    with pytest.raises(SampleError, match="it is damaged: its envelope is not a JSON object"):
         SAMPLE.unseal(envelope, "it")
 
 
@@ -138,14 +138,14 @@ def test_a_header_that_is_no_such_object_is_refused(header):
 def test_an_envelope_belongs_to_its_payload():
     envelope = SAMPLE.seal({"x": 1}, b"ab", b"c")
     assert SAMPLE.unseal(json.loads(json.dumps(envelope)), "it", b"abc") == {"x": 1}
-    for other in (b"abd", b"ab", b""):
-        with pytest.raises(SampleError, match="SHA-256 differs"):
-            SAMPLE.unseal(envelope, "it", other)
-    with pytest.raises(SampleError, match="SHA-256 differs"):
+    for payload in (b"abd", b"ab", b""):
+        with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
+            SAMPLE.unseal(envelope, "it", payload)
+    with pytest.raises(SampleError, match="SHA-256 digest of its content differs"):
         SAMPLE.unseal(envelope | {"content": {"x": 2}}, "it", b"abc")
 
 
-def test_torch_tensors_come_back_bit_for_bit():
+def test_torch_tensors_round_trip_bit_for_bit():
     tensors = {
         "nan": torch.tensor([math.nan, -0.0, math.inf]),
         "half": torch.tensor([[1.5], [2.0**-133]], dtype=torch.bfloat16),
@@ -182,7 +182,7 @@ def test_equal_parts_give_equal_bytes_in_every_process():
         assert done.stdout == WHOLE
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a"
     SAMPLE.write(path, {}, 1)
 
@@ -205,6 +205,6 @@ def test_a_file_that_is_missing_or_a_folder_cannot_be_read(tmp_path):
 
 
 @given(st.dictionaries(NAMES, st.integers(), max_size=4), st.text(max_size=4))
-def test_a_prefix_is_put_before_names_and_taken_off_again(tensors, prefix):
-    others = {f"{chr(0)}{prefix}x": 1}
-    assert under(f"{prefix}/", prefixed(f"{prefix}/", tensors) | others) == tensors
+def test_prefixes_are_added_and_removed(tensors, prefix):
+    foreign = {f"{chr(0)}{prefix}x": 1}
+    assert under(f"{prefix}/", prefixed(f"{prefix}/", tensors) | foreign) == tensors

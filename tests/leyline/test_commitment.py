@@ -1,4 +1,4 @@
-"""Slots, parameters and accuracy of what is committed, from reports and measurements."""
+"""Committed slots, parameters and accuracy, from reports and measurements."""
 
 import pytest
 from accounts_builders import EMPTY, plain, report, solo, table

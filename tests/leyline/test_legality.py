@@ -86,10 +86,10 @@ def test_the_seed_limit_counts_live_seeds_and_fossils_alike(most, open_):
 
 
 @given(reports_of(3), st.integers(1, 3))
-def test_the_seed_limit_touches_nothing_but_germination(reports, most):
+def test_the_seed_limit_affects_germination_only(reports, most):
     free, limited = legality(reports, make_limits(3)), legality(reports, make_limits(3, max_seeds=most))
-    others = [op for op in LifecycleOp if op is not LifecycleOp.GERMINATE]
-    assert np.array_equal(free.slot_by_op[others], limited.slot_by_op[others])
+    other_ops = [op for op in LifecycleOp if op is not LifecycleOp.GERMINATE]
+    assert np.array_equal(free.slot_by_op[other_ops], limited.slot_by_op[other_ops])
 
 
 @given(reports_of(3))
@@ -176,7 +176,7 @@ def test_germination_with_a_blueprint_that_the_run_lacks_is_not_allowed():
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 10])
-def test_flat_masks_are_as_long_as_the_multi_discrete_space_and_the_vector_as_the_matrix(slots):
+def test_flat_masks_have_the_length_of_the_space_and_the_vector_that_of_the_matrix(slots):
     masks = legality((None,) * slots, make_limits(slots))
     assert masks.flat().shape == (6 + slots + 13 + 4 + 3 + 3 + 4 + 5,)
     assert masks.flat().dtype == np.bool_
@@ -185,7 +185,7 @@ def test_flat_masks_are_as_long_as_the_multi_discrete_space_and_the_vector_as_th
     assert mask_vector_size(slots) == 6 * slots + 32
 
 
-def test_flat_masks_of_a_hand_made_state():
+def test_flat_masks_of_a_state_by_hand():
     masks = legality((make_report(Stage.HOLDING, age=4), None, make_report(Stage.FOSSILIZED)), make_limits(3))
     op, slot, blueprint = "111010", "110", "0101110000000"
     style, tempo, target, speed, curve = "1010", "111", "111", "1111", "11111"
@@ -194,7 +194,7 @@ def test_flat_masks_of_a_hand_made_state():
     )
 
 
-def test_flat_masks_name_every_slot_where_nothing_but_waiting_is_legal():
+def test_flat_masks_have_every_slot_where_only_wait_is_legal():
     masks = legality((make_report(Stage.PRUNED), None), make_limits(2))
     assert masks.flat()[:8].tolist() == [True, False, False, False, False, False, True, True]
 

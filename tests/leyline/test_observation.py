@@ -123,7 +123,7 @@ def test_an_empty_slot_is_all_zeros_with_blueprint_minus_one():
 @pytest.mark.parametrize(
     ("stage", "position"), [(Stage.PRUNED, 8), (Stage.EMBARGOED, 9), (Stage.RESETTING, 10)], ids=str
 )
-def test_a_cooling_slot_carries_its_stage_and_clock_and_nothing_else(stage, position):
+def test_a_cooling_slot_has_its_stage_and_clock_only(stage, position):
     report = dataclasses.replace(BLENDING, stage=stage, ticks_in_stage=2)
     expected = [0.0] * 31
     expected[0] = expected[position] = 1.0

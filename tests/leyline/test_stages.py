@@ -78,7 +78,7 @@ def test_transitions_cannot_be_edited():
         TRANSITIONS[Stage.FOSSILIZED] = (Stage.PRUNED,)
 
 
-def test_stage_sets_are_what_their_names_say():
+def test_stage_sets_hold_the_stages_of_their_names():
     assert {2, 3} == DEVELOPING
     assert {4, 6, 7} == AMPLIFIED
     assert {3, 4, 6, 7} == IN_FORWARD

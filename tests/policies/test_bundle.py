@@ -110,20 +110,20 @@ def test_a_changed_weight_is_noticed(path):
     blob = bytearray(path.read_bytes())
     blob[-3] ^= 1
     path.write_bytes(bytes(blob))
-    with pytest.raises(BundleError, match=r"tamiyo\.esper is damaged: its content is not what was written"):
+    with pytest.raises(BundleError, match=r"tamiyo\.esper is damaged: the SHA-256 digest of its content differs"):
         load_bundle(path)
 
 
 def test_other_safetensors_are_no_bundle(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "a.esper")
-    with pytest.raises(BundleError, match=r"a\.esper is of kind None version None, needed is kind 'policy bundle'"):
+    with pytest.raises(BundleError, match=r"a\.esper is of kind None version None, expected kind 'policy bundle'"):
         load_bundle(tmp_path / "a.esper")
 
 
 def test_a_bundle_of_version_1_is_refused_with_its_version(tmp_path):
     old = {"format": "esper-policy", "version": 1, "observation": []}
     safetensors.torch.save_file(weights(), tmp_path / "a.esper", metadata={"esper": json.dumps(old)})
-    with pytest.raises(BundleError, match=r"is of kind None version 1, needed is kind 'policy bundle' version 2"):
+    with pytest.raises(BundleError, match=r"is of kind None version 1, expected kind 'policy bundle' version 2"):
         load_bundle(tmp_path / "a.esper")
 
 

@@ -68,7 +68,7 @@ def test_the_committed_coalition_of_five_seeds_is_measured_and_judged(monkeypatc
     monitor.judge(0, None, {})
     assert runtime.organism.model.committed_slots == {"r0c0", "r0c2", "r1c0"}
     assert len(monitor.measured.coalitions) < 2**5
-    assert judged == [monitor.measured.accuracy_of(frozenset({"r0c0", "r0c2", "r1c0"}))]
+    assert judged == [monitor.measured.coalition_accuracy_pp(frozenset({"r0c0", "r0c2", "r1c0"}))]
 
 
 def test_a_healthy_epoch_is_trusted_and_a_rollback_restores_it():
@@ -89,13 +89,13 @@ def test_a_healthy_epoch_is_trusted_and_a_rollback_restores_it():
 def test_a_snapshot_is_taken_after_the_configured_number_of_healthy_epochs():
     runtime = runtime_of()
     monitor = monitor_of(runtime, governor=GovernorConfig(snapshot_every=3))
-    taken = []
+    snapshots = []
     for epoch in range(6):
         before = monitor.trusted
         training = runtime.train()
         monitor.judge(epoch, training.loss, training.gradients)
-        taken.append(monitor.trusted is not before)
-    assert taken == [False, False, True, False, False, True]
+        snapshots.append(monitor.trusted is not before)
+    assert snapshots == [False, False, True, False, False, True]
 
 
 def test_advance_equals_its_phases_one_by_one():
@@ -111,9 +111,9 @@ def test_advance_equals_its_phases_one_by_one():
         assert (list(outcome.events), outcome.training, outcome.verdict) == (events, training, verdict)
         assert whole.measured == parts.measured
         assert outcome.seconds.keys() == {"execute", "train", "measure"}
-    ours, theirs = tensors(whole), tensors(parts)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, expected = tensors(whole), tensors(parts)
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
 def test_an_operation_that_a_rollback_undid_took_effect_without_success():

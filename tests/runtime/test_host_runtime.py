@@ -37,8 +37,8 @@ def weights(runtime):
     return {name: tensor.clone() for name, tensor in runtime.organism.model.named_parameters()}
 
 
-def equal(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def equal(ours, expected):
+    return ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
 def idle(env, seed):
@@ -168,7 +168,7 @@ def test_a_panic_in_the_first_epochs_goes_back_to_the_planted_network():
     assert runtime.reports()[0].stage is Stage.FOSSILIZED
 
 
-def test_nothing_planted_is_the_host():
+def test_a_network_without_planted_seeds_is_the_host():
     runtime, host = runtime_of(config_of()), runtime_of(config_of())
     runtime.plant([])
     assert list(runtime.run_without_policy()) == list(host.run_without_policy())
@@ -180,6 +180,6 @@ def test_seeds_from_the_start_are_refused_afterwards_and_where_there_is_no_slot(
         runtime.plant([PlantedSeed("r9c9", "norm", GerminationStyle.LINEAR_ADD)])
     assert runtime.reports() == (None, None, None)
     next(runtime.run_without_policy())
-    with pytest.raises(ValueError, match="can be there from the start only, not after 1 epochs"):
+    with pytest.raises(ValueError, match="can be planted before the first epoch only, not after 1 epochs"):
         runtime.plant([PlantedSeed("r0c0", "norm", GerminationStyle.LINEAR_ADD)])
     assert runtime.reports() == (None, None, None)

@@ -1,4 +1,4 @@
-"""The curve of a host that never grows, and what an episode without growth is paid against it."""
+"""Baseline of a host without growth, and rewards against it."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_the_control_is_the_same_host_on_the_same_data_without_growth(env):
     assert len(set(accuracies)) > 1
 
 
-def test_doing_nothing_earns_exactly_nothing(env):
+def test_an_episode_of_wait_has_reward_zero(env):
     _, rewards = idle(env, 6)
     assert rewards == [0.0] * 12
     assert env.ledger.entries == ()
@@ -49,17 +49,17 @@ def test_doing_nothing_earns_exactly_nothing(env):
 def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
     first, _ = idle(env, 7)
     curves = env._controls
-    monkeypatch.setattr(curves, "_computed", lambda seed: pytest.fail("computed again"))
+    monkeypatch.setattr(curves, "_compute", lambda seed: pytest.fail("computed again"))
     idle(env, 7)
     assert env.progress.rewards.control_pp == first
 
 
 def test_only_so_many_curves_are_remembered(env, monkeypatch):
-    monkeypatch.setattr("esper_ray.runtime.control.CURVES_KEPT", 2)
+    monkeypatch.setattr("esper_ray.runtime.control.MAX_CACHED_CURVES", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
-    kept = [curves.curve(seed) for seed in (1, 2, 3)]
+    cached = [curves.curve(seed) for seed in (1, 2, 3)]
     assert list(curves._curves) == [2, 3]
-    assert curves.curve(1) == kept[0]
+    assert curves.curve(1) == cached[0]
 
 
 def test_other_modes_need_no_control():
@@ -68,7 +68,7 @@ def test_other_modes_need_no_control():
     assert env.progress.rewards.control_pp == ()
 
 
-def test_growth_that_never_touches_the_network_earns_nothing(env):
+def test_growth_that_never_changes_the_network_has_reward_zero(env):
     """A seed that incubates leaves host and control bit-equal."""
     env = make_environment("digits", SMALL | {"growth.auto_forward": ["g1"]})
     env.reset(seed=8)
@@ -99,11 +99,11 @@ def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings)
     config, committed = env.config.reward, 0
     for seed in range(4):
         info = grown(env, seed)
-        kept = [
+        returns = [
             account for account in env.progress.rewards.accounts.slots.values() if account.committed_step is not None
         ]
-        if all(account.vested == 1.0 for account in kept):
-            committed += len(kept)
+        if all(account.vested == 1.0 for account in returns):
+            committed += len(returns)
             value = (info["committed_accuracy_pp"] - env.progress.rewards.control_pp[-1]) / 100
             price = config.param_penalty_weight * info["fossil_parameters"] / config.param_budget
             assert env.ledger.total() == pytest.approx(10 * (value - price), abs=1e-9)

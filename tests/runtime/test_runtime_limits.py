@@ -1,4 +1,4 @@
-"""What an environment does about limits: vetoes, exhausted memory, and measurements that are not always due."""
+"""Limits of an environment: vetoes, exhausted memory, and intervals of measurements."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def birth(slot, blueprint=Blueprint.CONV_LIGHT):
     return Action(op=int(LifecycleOp.GERMINATE), slot=slot, blueprint=int(blueprint), style=style).to_indices()
 
 
-def test_a_birth_beyond_the_budget_is_vetoed_told_and_changes_nothing():
+def test_a_birth_beyond_the_budget_is_vetoed_and_logged():
     env = make_environment("digits", QUICK | {"governor.max_parameters": 160 + 9 * 4 + 6})
     env.reset(seed=1)
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].all()
@@ -101,7 +101,7 @@ class Huge(nn.Module):
         return exhausted()
 
 
-def test_a_host_that_does_not_fit_at_all_is_refused_when_the_environment_is_made():
+def test_a_host_larger_than_the_memory_is_refused_by_the_environment():
     config = build(read_preset("digits"), QUICK | {"growth.slots": ["r0c0"]})
     with pytest.raises(DeviceMemoryError, match="cpu has no memory for the data of task 'digits' and a host: CUDA out"):
         MorphogenesisEnv(config, host=lambda data: HostSpec(Huge(), {"r0c0": "body"}))
@@ -111,7 +111,7 @@ def boom(*_):
     raise ArithmeticError("boom")
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory():
+def test_other_errors_are_not_treated_as_lack_of_memory():
     env = make_environment("digits", QUICK)
     env.reset(seed=1)
     env.organism.model.host.register_forward_hook(boom)
@@ -130,12 +130,12 @@ def test_coalitions_are_measured_when_they_are_due_or_the_seeds_have_changed():
     ages, counts = [], []
     for step in range(40):
         free = np.flatnonzero(env.masks.slot_by_op[LifecycleOp.GERMINATE])
-        known = env.measured.players
+        measured_players = env.measured.players
         _, _, _, _, info = env.step(birth(int(free[0])) if len(free) and step < 20 else STAY)
         assert info["committed_accuracy_pp"] is not None  # whatever is due
         players = env.measured.players
         if len(players) >= 2:
-            due = env.epoch % 5 == 0 or env.epoch == 40 or known != players
+            due = env.epoch % 5 == 0 or env.epoch == 40 or measured_players != players
             counts.append(len(env.measured.coalitions))
             assert counts[-1] == (2 ** len(players) if due else 2)
             live = [report for report in env.reports if report is not None and report.slot_id in players]
@@ -155,7 +155,7 @@ def test_a_part_of_the_validation_split_can_do():
     assert env.test_measurement().examples == 300
 
 
-def test_a_healthy_life_sets_off_no_alarm():
+def test_a_healthy_episode_has_no_alarm():
     """Growth on real digits with every alarm at its default."""
     env = make_environment("digits", {"episode_length": 25})
     env.reset(seed=4)

@@ -119,7 +119,7 @@ def test_shapley_values_are_mean_marginals_over_all_orders(measured):
     for order in orders:
         present: frozenset[str] = frozenset()
         for slot in order:
-            gain = measured.accuracy_of(present | {slot}) - measured.accuracy_of(present)
+            gain = measured.coalition_accuracy_pp(present | {slot}) - measured.coalition_accuracy_pp(present)
             naive[slot] += gain / len(orders)
             present |= {slot}
     assert shapley_values(measured) == pytest.approx(naive, abs=1e-9)
@@ -152,7 +152,7 @@ def test_interchangeable_players_get_the_same(worth):
 @settings(max_examples=40)
 @given(measured=random_games(least=2), shift=st.floats(-50, 50))
 def test_a_constant_shift_changes_no_attribution(measured, shift):
-    moved = game(measured.players, lambda members: measured.accuracy_of(members) + shift)
+    moved = game(measured.players, lambda members: measured.coalition_accuracy_pp(members) + shift)
     assert shapley_values(moved) == pytest.approx(shapley_values(measured), abs=1e-9)
     assert leave_one_out(moved) == pytest.approx(leave_one_out(measured), abs=1e-9)
     assert pair_interactions(moved) == pytest.approx(pair_interactions(measured), abs=1e-9)

@@ -152,7 +152,7 @@ def test_only_the_coalitions_that_are_asked_for_are_measured(data, grow):
     committed = frozenset({"r0c0"})
     few = measure(model, data, data.validation, lambda players: few_coalitions(players, committed))
     assert [coalition.members for coalition in few.coalitions] == [committed, frozenset(few.players)]
-    assert few.accuracy_of(committed) == everything.accuracy_of(committed)
+    assert few.coalition_accuracy_pp(committed) == everything.coalition_accuracy_pp(committed)
     assert (few.accuracy_pp, few.loss) == (everything.accuracy_pp, pytest.approx(everything.loss, rel=1e-6))
     assert all(isinstance(found, Unmeasured) for found in leave_one_out(few).values())
     assert total_improvement(few) is None
@@ -186,7 +186,7 @@ def test_text_is_scored_per_block_and_its_loss_per_token(grow_text):
     assert seen.examples == len(data.validation)
     assert seen.accuracy_pp == pytest.approx(100 * right.mean().item(), rel=1e-5)
     np.testing.assert_allclose(seen.coalitions[-1].scores, right.mean(1).numpy(), rtol=1e-6)
-    off = seen.accuracy_of(frozenset())
+    off = seen.coalition_accuracy_pp(frozenset())
     assert off != seen.accuracy_pp
 
 

@@ -57,7 +57,7 @@ def check(
         if not path.is_file():
             problems.append(f"{path} does not exist; esper dashboards render writes it")
         elif path.read_text() != content:
-            problems.append(f"{path} is not what the catalogue makes; esper dashboards render writes it anew")
+            problems.append(f"{path} differs from the catalogue; esper dashboards render writes it anew")
     for problem in problems:
         typer.echo(problem, err=True)
     typer.echo(f"{count} queries, {len(problems)} {'problem' if len(problems) == 1 else 'problems'}")
@@ -82,10 +82,10 @@ def picture(
     if not folder.is_dir():
         raise UsageError(f"{folder} must be a folder that exists")
     api = PrometheusApi(prometheus.rstrip("/"))
-    known = api.label_values("run") if run is None else [run]
-    if len(known) != 1:
-        raise UsageError(f"--run: {prometheus} knows {', '.join(known) or 'no run'}; say which")
-    for path in draw_rows(api, known[0], folder, minutes * 60.0):
+    runs = api.label_values("run") if run is None else [run]
+    if len(runs) != 1:
+        raise UsageError(f"--run: {prometheus} has {', '.join(runs) or 'no run'}; name one of them")
+    for path in draw_rows(api, runs[0], folder, minutes * 60.0):
         typer.echo(str(path))
 
 
@@ -122,8 +122,8 @@ def push(
     grafana = Grafana(url, token)
     for line in grafana.push(datasource):
         typer.echo(line)
-    for names, found in marks:
-        typer.echo(grafana.annotate(names, found))
+    for names, run_marks in marks:
+        typer.echo(grafana.annotate(names, run_marks))
 
 
 def _syntax_error(expression: str) -> str | None:

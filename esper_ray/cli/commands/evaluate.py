@@ -59,7 +59,7 @@ def evaluate(
 
     from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
     from esper_actors.evaluation.evaluator import unique_labels
-    from esper_ray.cli.jobs.evaluate import EvaluationJob, environment_of
+    from esper_ray.cli.jobs.evaluate import EvaluationJob, check_candidates
 
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
     loaded = [load_candidate(name) for name in (*policies, *more)]
@@ -71,7 +71,7 @@ def evaluate(
     labels = [candidate.label for candidate in candidates] + list(unsteered)
     if control not in labels:
         raise UsageError(f"--control {control}: it is not evaluated; there are {', '.join(labels)}")
-    environment_of(config, candidates)
+    check_candidates(config, candidates)
     folder = out or EVALUATIONS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"
     job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
     raise SystemExit(job.run(workers))

@@ -19,7 +19,7 @@ sql_app = typer.Typer(add_completion=False)
 
 FORMATS = ("table", "json", "csv")
 SHOWN = 1000
-"""Rows beyond which ``esper sql`` prints a table's beginning only."""
+"""Maximum number of rows of a table that ``esper sql`` prints."""
 
 
 @app.command()
@@ -45,32 +45,32 @@ def events(
         raise UsageError(f"--kind {kind}: it must be one of {', '.join(KINDS)}")
     if form not in FORMATS[:2]:
         raise UsageError(f"--format {form}: it must be table or json")
-    wanted = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
+    filters = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
+    filters = {name: value for name, value in filters.items() if value is not None}
     directory = RunDirectory.open(run)
-    _check_wanted(directory, kind, wanted)
+    _check_filters(directory, kind, filters)
     sampled = kind is not None and KINDS[kind].delivery == "sample"
     if sampled and evidence:
         raise UsageError(f"--evidence: {kind} is a sample, which may be lost; `esper sql` finds samples_lost")
-    found = [
+    matching = [
         record
         for record in (directory.samples.everything(evidence=False) if sampled else directory.events(evidence=evidence))
-        if all(record.get(name) == value for name, value in wanted.items())
+        if all(record.get(name) == value for name, value in filters.items())
     ]
-    shown = found[-limit:] if limit else found
+    shown = matching[-limit:] if limit else matching
     if form == "json":
         for record in shown:
             typer.echo(json.dumps(record))
         return
     _print_table(*_as_rows(shown, kind))
-    if not found:
+    if not matching:
         typer.echo("the run has no such events so far", err=True)
-    if len(shown) < len(found):
-        typer.echo(f"the last {len(shown)} of {len(found)}; --limit 0 prints all", err=True)
+    if len(shown) < len(matching):
+        typer.echo(f"the last {len(shown)} of {len(matching)}; --limit 0 prints all", err=True)
 
 
-def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[str, Any]) -> None:
-    """See that there can be such events.
+def _check_filters(directory: "RunDirectory", kind: str | None, filters: Mapping[str, Any]) -> None:
+    """Check that the run can have such events.
 
     Raises:
         UsageError: if a kind has no such field, or the run no such environment or slot.
@@ -78,15 +78,15 @@ def _check_wanted(directory: "RunDirectory", kind: str | None, wanted: Mapping[s
     from esper_ray.nissa.catalogue.kinds import KINDS
 
     if kind is not None:
-        known = {"kind", *KINDS[kind].clock, *KINDS[kind].by_name}
-        for name in wanted.keys() - known:
-            raise UsageError(f"--{name} {wanted[name]}: events of kind {kind} have no {name}")
+        fields = {"kind", *KINDS[kind].clock, *KINDS[kind].by_name}
+        for name in filters.keys() - fields:
+            raise UsageError(f"--{name} {filters[name]}: events of kind {kind} have no {name}")
     config = directory.config()
     envs, slots = config.system.envs, config.growth.slots
-    if wanted.get("env", 0) >= envs:
-        raise UsageError(f"--env {wanted['env']}: the run has the environments 0 to {envs - 1}")
-    if wanted.get("slot", slots[0]) not in slots:
-        raise UsageError(f"--slot {wanted['slot']}: it must be one of {', '.join(slots)}")
+    if filters.get("env", 0) >= envs:
+        raise UsageError(f"--env {filters['env']}: the run has the environments 0 to {envs - 1}")
+    if filters.get("slot", slots[0]) not in slots:
+        raise UsageError(f"--slot {filters['slot']}: it must be one of {', '.join(slots)}")
 
 
 @sql_app.command()
@@ -126,7 +126,7 @@ def sql(
 
 
 def _as_rows(records: Sequence[dict[str, Any]], kind: str | None) -> tuple[Sequence[str], list[list[str]]]:
-    """Columns and cells: of one kind its fields, of several what they have in common and the rest in words."""
+    """Columns and cells: fields of one kind, or common fields of several kinds with the rest as text."""
     from esper_ray.nissa.catalogue.kinds import KINDS
     from esper_ray.nissa.catalogue.shapes import CLOCK
     from esper_ray.nissa.log.tables import PROVENANCE
@@ -166,7 +166,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Cells in columns, cut where the terminal ends if there is one."""
+    """Aligned columns of cells, cut at the width of a terminal."""
     from shutil import get_terminal_size
 
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]

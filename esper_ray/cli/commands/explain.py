@@ -67,30 +67,30 @@ def _last_episode(directory: "RunDirectory", env: int | None) -> int:
         UsageError: if it has none.
     """
     ends = [event for event in directory.events() if event["kind"] == "outcome"]
-    found = [event["episode"] for event in ends if event["env"] == env]
-    if not found:
-        there = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"
-        raise UsageError(f"--env {env}: no episode of it is complete; environments with one: {there}")
-    return int(found[-1])
+    episodes = [event["episode"] for event in ends if event["env"] == env]
+    if not episodes:
+        environments = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"
+        raise UsageError(f"--env {env}: it has no complete episode; environments with one: {environments}")
+    return int(episodes[-1])
 
 
 def _print_stories(directory: "RunDirectory", records: Sequence[Record], episode: int, slot: str) -> None:
-    from esper_ray.karn.reports.seed_story import stories, told_lines
+    from esper_ray.karn.reports.seed_story import seed_stories, story_lines
 
     slots = directory.config().growth.slots
     if slot not in slots:
         raise UsageError(f"--slot {slot}: it must be one of {', '.join(slots)}")
     samples = directory.samples.of_kinds(("decision",))
-    found = stories(records, slot, [sample for sample in samples if sample["episode"] == episode])
+    stories = seed_stories(records, slot, [sample for sample in samples if sample["episode"] == episode])
     end = records[-1]
     typer.echo(
         f"episode {episode} of environment {end['env']}, round {end['round']}: "
-        f"{len(found)} {'seed' if len(found) == 1 else 'seeds'} in {slot}, return {end['total_reward']:+.4f}, "
+        f"{len(stories)} {'seed' if len(stories) == 1 else 'seeds'} in {slot}, return {end['total_reward']:+.4f}, "
         f"validation {end['val_accuracy_pp']:.2f} %"
     )
-    for story in found:
+    for story in stories:
         typer.echo("")
-        for line in told_lines(story):
+        for line in story_lines(story):
             typer.echo(line)
 
 
@@ -103,10 +103,10 @@ def entries_of(record: Record) -> list[LedgerEntry]:
 
 
 def step_account(ledger: Ledger, record: Record, step: int) -> list[str]:
-    """What was decided at ``step`` (from 1), what it was paid, and what came of it later.
+    """Decision, reward and later payments of ``step``, counted from 1, as text.
 
     Args:
-        ledger: of the whole episode.
+        ledger: ledger of the whole episode.
     """
     booked = ledger.of_step(step - 1)
     later = [entry for entry in ledger.caused_by(step - 1).entries if entry.step != step - 1]
@@ -130,7 +130,7 @@ def step_account(ledger: Ledger, record: Record, step: int) -> list[str]:
 
 
 def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
-    """What an episode was paid: by source, by slot, and the steps that were paid most and least."""
+    """Rewards of an episode by source and slot, and its steps with the largest amounts, as text."""
     by_slot = {slot or "the whole network": amount for slot, amount in ledger.by_slot().items()}
     caused = ledger.by_cause(len(steps))
     ranked = sorted(range(len(steps)), key=lambda index: -abs(caused[index]))[:5]

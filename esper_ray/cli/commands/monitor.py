@@ -75,7 +75,7 @@ def monitor(
 
 
 class Run:
-    """The training, in a process of its own, and the Prometheus that follows it."""
+    """Training in its own process, and the Prometheus server that scrapes it."""
 
     def __init__(self, command: Sequence[str], server: "PrometheusServer", console: Console) -> None:
         self._command, self._server, self._console = command, server, console
@@ -84,7 +84,7 @@ class Run:
         self._gone = False
 
     def follow(self, stop: StopRequest) -> int:
-        """Run it to its end; signals are passed on to it once each. Its exit code."""
+        """Exit code of the training; forwards each signal to it once."""
         process = subprocess.Popen(self._command, start_new_session=True)
         passed = False
         try:
@@ -106,7 +106,7 @@ class Run:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
     def summarise(self) -> None:
-        """Print what Prometheus saw last."""
+        """Print the last values in Prometheus."""
         self._look()
         table = Table(title="as Prometheus saw it last", title_justify="left", show_header=False)
         for name, (_, form) in HEADLINES.items():
@@ -144,7 +144,7 @@ class Run:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """See that the run ends, giving it time to save."""
+    """Wait until the run ends, with time to save; then terminate it."""
     try:
         process.wait(30)
     except subprocess.TimeoutExpired:
@@ -166,8 +166,8 @@ def _print_links(console: Console, address: str, target: int) -> None:
     for row in ROWS:
         panel = row.panels[0]
         query: dict[str, str] = {}
-        for number, one in enumerate(panel.queries):
-            expression = filled(one.expression.replace(SELECTED, "").replace("{}", ""), "")
+        for number, panel_query in enumerate(panel.queries):
+            expression = filled(panel_query.expression.replace(SELECTED, "").replace("{}", ""), "")
             query |= {f"g{number}.expr": expression, f"g{number}.tab": "0", f"g{number}.range_input": "15m"}
         say(f"  {row.title}\n    {panel.title}: {panel.about} Healthy: {row.healthy}")
         say(f"    {address}/graph?{urlencode(query)}")

@@ -11,7 +11,7 @@ from esper_ray.leyline.errors import UsageError
 app = typer.Typer(add_completion=False)
 
 DIFFERENT = 1
-"""Exit code of a replay that departs from its record."""
+"""Exit code of a replay that differs from its record."""
 
 
 @app.command()

@@ -176,17 +176,17 @@ def check_command(root: Any, words: list[str]) -> None:
     """
     if not words:
         return
-    here, said = root, "esper"
+    current, path = root, "esper"
     rest = words
-    while (commands := getattr(here, "commands", None)) is not None:
+    while (commands := getattr(current, "commands", None)) is not None:
         name = rest[0] if rest else "nothing"
-        if name not in commands or (said, name) == ("esper", "submit"):
-            known = ", ".join(sorted(set(commands) - {"submit"}))
-            raise UsageError(f"{said} {name}: no such command to run on a cluster; there are {known}")
-        here, said, rest = commands[name], f"{said} {name}", rest[1:]
+        if name not in commands or (path, name) == ("esper", "submit"):
+            choices = ", ".join(sorted(set(commands) - {"submit"}))
+            raise UsageError(f"{path} {name}: no such command to run on a cluster; there are {choices}")
+        current, path, rest = commands[name], f"{path} {name}", rest[1:]
     try:
-        here.make_context(said, list(rest))
+        current.make_context(path, list(rest))
     except Exception as error:
-        if not hasattr(error, "format_message"):  # an error of the parser, whichever click typer stands on
+        if not hasattr(error, "format_message"):  # by name, because typer may vendor its own click
             raise
-        raise UsageError(f"{said}: {error.format_message()}") from error
+        raise UsageError(f"{path}: {error.format_message()}") from error

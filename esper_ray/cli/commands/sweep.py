@@ -113,9 +113,9 @@ def sweep(
 def _base(
     request: opt.ConfigRequest, definition: SweepConfig, preset: str | None, previous: RunConfig | None
 ) -> RunConfig:
-    """The configuration that all trials vary.
+    """The configuration that all trials vary, equal to that of one trial.
 
-    It is one of the trials, so that what is true of all of them is true of it.
+    Checks that hold for all trials therefore hold for it.
     """
     flags: dict[str, Any] = dict(definition.settings)
     if definition.reward_modes:
@@ -138,7 +138,7 @@ def _tree(sweep: str | None, previous: "SweepDirectory | None", preset: str | No
 def _refuse_another(previous: "SweepDirectory", definition: SweepConfig, differences: Sequence[str]) -> None:
     if differences:
         raise UsageError(
-            f"{previous.path} is another sweep than the one asked for ({definition.name}); to resume it, give "
+            f"{previous.path} is another sweep than the requested one ({definition.name}); to resume it, give "
             "--resume alone:\n" + "\n".join(differences)
         )
 
@@ -147,7 +147,7 @@ def parse_grid(flags: Sequence[str]) -> dict[str, list[Any]]:
     """``ppo.lr=1e-4,3e-4`` as ``{"ppo.lr": [0.0001, 0.0003]}``; values may be lists such as ``[r0c0,r0c1]``.
 
     Raises:
-        UsageError: if a flag is no pair, has no values or cannot be read, or a key comes twice.
+        UsageError: if a flag is not KEY=VALUE, has no values or cannot be read, or a key is repeated.
     """
     grid: dict[str, list[Any]] = {}
     for flag in flags:
@@ -167,17 +167,17 @@ def parse_grid(flags: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def number_or(value: Any) -> Any:
-    """``value``, or the number that it spells: YAML takes 1e-4 for a word."""
+    """``value``, or the number in it, because YAML reads 1e-4 as text."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)e[+-]?\d+", value, re.IGNORECASE):
         return float(value)
     return value
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """``3`` is a number of seeds, ``100-104`` and ``1,5,9`` are seeds themselves.
+    """Number of seeds (``3``), or the seeds of a range (``100-104``) or list (``1,5,9``).
 
     Raises:
-        UsageError: if it is none of them.
+        UsageError: if it is none of these forms.
     """
     if re.fullmatch(r"\d+", text):
         if int(text) < 1:

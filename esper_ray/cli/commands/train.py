@@ -107,7 +107,7 @@ def ppo(
     """
     if resume is not None and run_id is not None:
         raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
-    sinks = [name for name, wanted in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
+    sinks = [name for name, enabled in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if enabled]
     if dual_ab is not None:
         _check_comparison(request, resume, save, metrics_port, sinks)
     continues = dual_ab is None and (resume is not None or run_id is not None)
@@ -168,11 +168,11 @@ def _previous_run(
     resume: str | None, run_id: str | None, telemetry_dir: Path | None, storage: str | None
 ) -> "RunDirectory | None":
     """The run to resume; ``None`` if the name is new."""
-    from esper_ray.cli.jobs.run_lookup import run_of_name, run_to_resume
+    from esper_ray.cli.jobs.run_lookup import run_by_name, run_to_resume
 
     if resume is not None:
         return run_to_resume(resume, telemetry_dir)
-    return None if run_id is None else run_of_name(run_id, telemetry_dir or RUNS, storage)
+    return None if run_id is None else run_by_name(run_id, telemetry_dir or RUNS, storage)
 
 
 @app.command(cls=opt.ConfiguredCommand)

@@ -1,1 +1,1 @@
-"""What the commands run: training, evaluation, sweeps, comparisons."""
+"""Jobs of the commands: training, evaluation, sweeps, comparisons."""

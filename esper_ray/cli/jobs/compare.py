@@ -1,4 +1,4 @@
-"""``--dual-ab A-vs-B``: two policies are trained at the same time, under two reward modes, and then compared."""
+"""Comparison job of ``--dual-ab A-vs-B``: two concurrent runs under two reward modes, and a verdict."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from esper_actors.evaluation.candidates import load_candidate
 from esper_actors.factory import join_cluster
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli.jobs.evaluate import EvaluationJob
-from esper_ray.cli.jobs.run_lookup import run_of_name
+from esper_ray.cli.jobs.run_lookup import run_by_name
 from esper_ray.cli.jobs.train import PPOJob
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.loading import build
@@ -30,22 +30,22 @@ SEPARATOR = "-vs-"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two reward modes."""
+    """Pair of reward modes."""
 
     first: str
     second: str
 
     @property
     def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Name of the run and reward mode of each."""
+        """Run name and reward mode of each side."""
         return (f"A-{self.first}", self.first), (f"B-{self.second}", self.second)
 
 
 def parse_pair(text: str) -> Pair:
-    """What ``A-vs-B`` means.
+    """The pair of reward modes in ``A-vs-B``.
 
     Raises:
-        UsageError: if it is no pair of different reward modes.
+        UsageError: if it is not a pair of different reward modes.
     """
     first, separator, second = text.partition(SEPARATOR)
     if not separator or not first or not second:
@@ -59,7 +59,7 @@ def parse_pair(text: str) -> Pair:
 
 
 def split(config: RunConfig, pair: Pair) -> tuple[RunConfig, RunConfig]:
-    """The configuration of each side: its reward mode, and GPUs of its own.
+    """Configuration of each side, with its reward mode and its own GPUs.
 
     Raises:
         UsageError: if there are not enough GPUs for both.
@@ -77,7 +77,7 @@ def split(config: RunConfig, pair: Pair) -> tuple[RunConfig, RunConfig]:
 
 
 class ComparisonJob:
-    """Two runs side by side, an evaluation of both, a verdict."""
+    """Job that trains two runs, evaluates both and computes a verdict."""
 
     def __init__(
         self,
@@ -92,11 +92,11 @@ class ComparisonJob:
     ) -> None:
         """
         Args:
-            seeds: of the evaluation, the same for both.
-            run_id: name of the comparison, which is gone on with if it exists.
+            seeds: seeds of the evaluation, the same for both sides.
+            run_id: name of the comparison; an existing comparison is resumed.
 
         Raises:
-            UsageError: if there are not enough devices, or a run was begun with another configuration.
+            UsageError: if there are not enough devices, or a run has another configuration.
         """
         self.pair, self.seeds = pair, seeds
         self.local = config.system.workers == "local"
@@ -109,7 +109,7 @@ class ComparisonJob:
             PPOJob(
                 side,
                 self.folder,
-                previous=run_of_name(label, self.folder, place),
+                previous=run_by_name(label, self.folder, place),
                 save=None,
                 command=command,
                 run_id=label,
@@ -127,11 +127,11 @@ class ComparisonJob:
             return max(codes) or self._judge(stop)
 
     def _together(self, stop: StopRequest) -> list[int]:
-        """Both runs at the same time. If one fails the other is stopped, and both can be gone on with."""
+        """Exit codes of both runs, trained concurrently. A failure of one stops the other; both can be resumed."""
         with ThreadPoolExecutor(len(self.jobs)) as pool:
             futures = [pool.submit(job.run_until, stop) for job in self.jobs]
             running = set(futures)
-            while running:  # looking up often, so that signals are heard
+            while running:  # short timeouts, so that signals are handled
                 done, running = wait(running, timeout=0.2)
                 if any(future.exception() is not None for future in done):
                     stop.request()
@@ -165,17 +165,17 @@ class ComparisonJob:
 
 
 def describe(result: ComparisonVerdict, pair: Pair) -> str:
-    """The verdict in words."""
-    heads = {
+    """The verdict as text."""
+    headings = {
         "first": f"A is better: {pair.first}",
         "second": f"B is better: {pair.second}",
         "undecided": "undecided",
     }
-    enough = "no difference was seen at all"
+    seeds_needed = "the difference is 0"
     if result.seeds_needed is not None:
-        enough = f"a difference like this takes about {result.seeds_needed} seeds to find"
+        seeds_needed = f"a difference of this size needs about {result.seeds_needed} seeds"
     return (
-        f"verdict: {heads[result.better]}. Objective of {pair.first} over {pair.second}: {result.difference.signed} "
-        f"points on {result.seeds} paired seeds; {enough}. It is about these two trained policies; how much reward "
-        "modes differ beyond them, a sweep over training seeds can tell."
+        f"verdict: {headings[result.better]}. Objective of {pair.first} minus {pair.second}: "
+        f"{result.difference.signed} points on {result.seeds} paired seeds; {seeds_needed}. It holds for these two "
+        "trained policies; a sweep over training seeds compares the reward modes themselves."
     )

@@ -1,4 +1,4 @@
-"""The work of ``esper evaluate``, from the first episode to the picture."""
+"""Evaluation job of ``esper evaluate``: episodes, comparison and report."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from esper_actors.evaluation.pool import EvaluatorPool, all_scores
 from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.training.stop_request import StopRequest
-from esper_ray.karn.reports import evaluation_report as scoreboard
+from esper_ray.karn.reports import evaluation_report
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
@@ -27,16 +27,16 @@ from esper_ray.simic.comparison import LEVEL, duels, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
-WIDEST = 1000
-"""Columns in which any table fits."""
+MAX_WIDTH = 1000
+"""Width in columns that is larger than that of any table."""
 
 
-def environment_of(config: RunConfig, candidates: Sequence[Candidate]) -> None:
-    """See that every candidate can play under ``config``, before anything is started.
+def check_candidates(config: RunConfig, candidates: Sequence[Candidate]) -> None:
+    """Check that every candidate can play under ``config``, before anything starts.
 
     Raises:
         UsageError: if one cannot.
-        CandidateError: if one has learnt to grow on other features.
+        CandidateError: if one was trained on other features.
     """
     device = torch.device("cpu")
     organism = build_organism(config, load_task(config.task, device), device, seed=0)
@@ -47,11 +47,11 @@ def environment_of(config: RunConfig, candidates: Sequence[Candidate]) -> None:
         try:
             entry.policy(limits, config.task.name, "cpu", greedy=True)
         except ValueError as error:
-            raise UsageError(f"{entry.label} cannot play here: {error}") from error
+            raise UsageError(f"{entry.label} cannot play under this configuration: {error}") from error
 
 
 class EvaluationJob:
-    """Plays, compares, writes."""
+    """Job that plays episodes, compares policies and writes the report."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class EvaluationJob:
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
         self.scores: list[Score] = []
-        """All that has been played so far, in the order in which it came."""
+        """Scores of all episodes so far, in the order of arrival."""
 
     def run(self, workers: int | None = None) -> int:
-        """Exit code: 0 when all is played and written, 130 or 143 after a signal; only ``scores.csv`` is written then.
+        """Exit code: 0 when the report is written, 130 or 143 after a signal, with only ``scores.csv`` written.
 
         Args:
-            workers: actors; one for each CPU of the cluster if left out.
+            workers: number of actors; default: one for each CPU of the cluster.
 
         Raises:
             UsageError: if the folder cannot be written.
@@ -89,14 +89,14 @@ class EvaluationJob:
                 self.console.print(players.describe(), highlight=False, soft_wrap=True)
                 scores = self._play(players, list(by_label), stop)
         except Interrupted:
-            self._keep()
+            self._write_partial_scores()
             return stop.exit_code
         except BaseException:
-            self._keep()
+            self._write_partial_scores()
             raise
-        found = summaries(scores, self.control)
-        self._write(scores, found)
-        self._show(found, duels(scores, self._reference))
+        by_policy = summaries(scores, self.control)
+        self._write(scores, by_policy)
+        self._show(by_policy, duels(scores, self._reference))
         return 0
 
     def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
@@ -120,11 +120,11 @@ class EvaluationJob:
         except OSError as error:
             raise UsageError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
 
-    def _keep(self) -> None:
-        """Write what was played before the end came too early."""
-        path = scoreboard.write_scores(self.folder, self.scores)
+    def _write_partial_scores(self) -> None:
+        """Write the scores of an interrupted evaluation."""
+        path = evaluation_report.write_scores(self.folder, self.scores)
         self.console.print(
-            f"stopped after {len(self.scores)} of {self._total} episodes; nothing was compared, their scores are in "
+            f"stopped after {len(self.scores)} of {self._total} episodes, without a comparison; their scores are in "
             f"{path}",
             highlight=False,
             soft_wrap=True,
@@ -138,28 +138,28 @@ class EvaluationJob:
             f"episodes of {config.episode_length} epochs; {names}"
         )
 
-    def _write(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
+    def _write(self, scores: Sequence[Score], by_policy: Sequence[Summary]) -> None:
         title = f"{self.config.name}: {len(self.seeds)} paired seeds, {self.seeds[0]} to {self.seeds[-1]}"
-        how = "learned policies draw, without exploration" if self.sample else "no exploration"
-        notes = [f"Episodes of {self.config.episode_length} epochs, {how}.", *self._notes()]
-        scoreboard.write_scores(self.folder, scores)
-        scoreboard.write_summary(self.folder, found)
-        scoreboard.write_markdown(self.folder, found, duels(scores, self._reference), title, notes)
-        scoreboard.draw_comparison(self.folder, scores, found, title)
-        self._draw_learning(scores, found)
+        mode = "sampled actions, without exploration" if self.sample else "greedy actions"
+        notes = [f"Episodes of {self.config.episode_length} epochs, {mode}.", *self._notes()]
+        evaluation_report.write_scores(self.folder, scores)
+        evaluation_report.write_summary(self.folder, by_policy)
+        evaluation_report.write_markdown(self.folder, by_policy, duels(scores, self._reference), title, notes)
+        evaluation_report.draw_comparison(self.folder, scores, by_policy, title)
+        self._draw_learning(scores, by_policy)
         manifest = {
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.digest(),
             "control": self.control,
             "seeds": list(self.seeds),
             "sample": self.sample,
-            "summaries": [asdict(summary) for summary in found],
+            "summaries": [asdict(summary) for summary in by_policy],
             "duels": [asdict(duel) for duel in duels(scores, self._reference)],
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
-    def _draw_learning(self, scores: Sequence[Score], found: Sequence[Summary]) -> None:
-        """How policies became what they are, if they come from runs that were played under this very environment."""
+    def _draw_learning(self, scores: Sequence[Score], by_policy: Sequence[Summary]) -> None:
+        """Draw the learning curves of candidates from runs with an equal environment."""
         first = scores[0]
         price_pp = 100.0 * self.config.reward.param_penalty_weight / self.config.reward.param_budget
         curves = {}
@@ -169,23 +169,23 @@ class EvaluationJob:
                 curves[entry.label] = objective_by_round(run, first.parameters - first.grown_parameters, price_pp)
         if curves:
             title = f"{self.config.name}: learning, and an evaluation on seeds {self.seeds[0]} to {self.seeds[-1]}"
-            draw_learning(self.folder / "learning.png", curves, found, title)
+            draw_learning(self.folder / "learning.png", curves, by_policy, title)
 
     def _notes(self) -> list[str]:
-        """What one needs to know to read the table."""
+        """Notes below the table."""
         reward = self.config.reward
         price = 100.0 * reward.param_penalty_weight / reward.param_budget * 1000
         notes = [
             f"Gains are over {self.control}, paired by seed; brackets are {LEVEL:.0%} bootstrap intervals over seeds. "
             f"Objective: validation accuracy in points, minus {price:g} for every 1,000 parameters beyond those of the "
-            "host. Spread: standard deviation of the test accuracy over seeds. Kept: committed seeds in the final "
-            "network. Frontier: no other is at least as good in test accuracy, parameters, rollbacks and spread, and "
-            "better in one of them."
+            "host. Spread: standard deviation of the test accuracy over seeds. Fossils: committed seeds in the "
+            "final network. Frontier: no other policy is at least as good in test accuracy, parameters, rollbacks and "
+            "spread, and better in one of them."
         ]
         if self.unsteered:
             notes.append(
-                f"{' and '.join(self.unsteered)} are made after the final networks of {self._reference}, seed by seed: "
-                "the host alone with as many parameters from the start, and the final topology trained from scratch."
+                f"{' and '.join(self.unsteered)} follow the final networks of {self._reference}, seed by seed: the "
+                "host alone with as many parameters from the start, and the final topology trained from scratch."
             )
         return notes
 
@@ -193,20 +193,20 @@ class EvaluationJob:
     def _reference(self) -> str:
         return self.candidates[0].label
 
-    def _show(self, found: Sequence[Summary], fought: Sequence[PairedComparison]) -> None:
+    def _show(self, by_policy: Sequence[Summary], comparisons: Sequence[PairedComparison]) -> None:
         width = self.console.width
-        for headings, rows in scoreboard.layouts(found):
+        for headings, rows in evaluation_report.layouts(by_policy):
             table = Table(header_style="bold", box=None, pad_edge=False, collapse_padding=True)
             for name in headings:
                 is_text = name in ("policy", "")
                 table.add_column(name, justify="left" if is_text else "right", overflow="fold")
             for row in rows:
                 table.add_row(*map(Text, row))
-            if Measurement.get(self.console, self.console.options.update(width=WIDEST), table).maximum <= width:
+            if Measurement.get(self.console, self.console.options.update(width=MAX_WIDTH), table).maximum <= width:
                 break
         self.console.print(table)
-        for duel in fought:
-            self.console.print(scoreboard.comparison_line(duel), highlight=False, markup=False)
+        for duel in comparisons:
+            self.console.print(evaluation_report.comparison_line(duel), highlight=False, markup=False)
         for note in self._notes():
             self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
-"""The work of ``esper sweep``, from valid configurations to ranking and picture."""
+"""Sweep job of ``esper sweep``: trials, ranking and report."""
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from esper_ray.tolaria.tasks import TaskError, load_task
 
 
 class SweepJob:
-    """Checks, runs, ranks, writes."""
+    """Job that checks, runs and ranks the trials of a sweep."""
 
     def __init__(
         self,
@@ -40,18 +41,18 @@ class SweepJob:
     ) -> None:
         """
         Args:
-            previous: the sweep to go on with, instead of a new one in ``folder``.
+            previous: the sweep to resume, instead of a new one in ``folder``.
 
         Raises:
-            UsageError: if a trial cannot be run; see ``options.check_run``.
+            UsageError: if a trial cannot be run, see ``options.check_run``, or ``folder`` is not empty.
         """
         self.sweep, self.base, self.trials = sweep, base, trials
         self.previous, self.folder, self.command = previous, folder, command
         self.console = Console()
-        self.host_parameters = checked(trials)
+        self.host_parameters = checked_host_parameters(trials)
         if previous is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(
-                f"--out {folder}: it must be a new or empty folder; --resume {folder} goes on with a sweep"
+                f"--out {folder}: it must be a new or empty folder; --resume {folder} resumes an existing sweep"
             )
 
     def run(self) -> int:
@@ -64,7 +65,7 @@ class SweepJob:
             directory = self.previous or SweepDirectory.create(
                 self.folder, self.sweep, self.base, self.host_parameters, self.command
             )
-            self._say(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
+            self._print(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
             with directory.lock():
                 errors: dict[str, str] = {}
                 if any(standing.status not in DONE for standing in directory.standings()):
@@ -87,16 +88,17 @@ class SweepJob:
         standings = directory.standings()
         table = sweep_report.write_sweep(directory.path, standings)
         done = [standing for standing in standings if standing.status in DONE]
-        go_on = f"esper sweep --resume {shlex.quote(str(directory.path))}"
+        command = f"esper sweep --resume {shlex.quote(str(directory.path))}"
+        counts = f"{len(done)} of {len(standings)} trials are done"
         if stop() and len(done) < len(standings):
-            self._say(f"stopped: {len(done)} of {len(standings)} trials are done; so far {table}\ngo on with: {go_on}")
+            self._print(f"stopped: {counts}; results so far {table}\nresume with: {command}")
             return stop.exit_code
         if done:
             self._rank(directory, done)
         for trial, error in errors.items():
-            self._say(f"failed: {trial}: {error}")
+            self._print(f"failed: {trial}: {error}")
         if len(done) < len(standings):
-            self._say(f"{len(done)} of {len(standings)} trials are done; try the others again with: {go_on}")
+            self._print(f"{counts}; retry the others with: {command}")
             return FAILED
         return 0
 
@@ -117,65 +119,62 @@ class SweepJob:
             self.console.print(table)
         for note in notes:
             self.console.print(note, style="dim", highlight=False, markup=False)
-        self._say(f"written to {directory.path}, picture {picture}")
+        self._print(f"written to {directory.path}, picture {picture}")
 
     def _notes(self, rankings: Mapping[str, Sequence[RankedChoice]]) -> list[str]:
-        """What one needs to know to read the ranking."""
+        """Notes below the ranking."""
         price = 100.0 * self.base.reward.param_penalty_weight / self.base.reward.param_budget * 1000
         notes = [
-            f"Score of a trial: mean objective of its last {self.sweep.window} rounds, as played, with exploration. "
+            f"Score of a trial: mean objective of its last {self.sweep.window} rounds, with exploration. "
             f"Objective: validation accuracy with committed seeds only, in points, minus {price:g} for every 1,000 "
-            "parameters beyond those of the host. Returns are not compared: each reward mode has its own currency. "
-            f"Scores of a choice: interquartile mean over its trials, with a {LEVEL:.0%} bootstrap interval over seeds "
-            "(stratified by everything else). Best in: share of the resamples in which no other does better. The test "
-            "split is looked at by `esper evaluate` alone; it takes run directories of trials."
+            "parameters beyond those of the host. Returns are not compared: each reward mode has its own unit. "
+            f"Score of a choice: interquartile mean over its trials, with a {LEVEL:.0%} bootstrap interval over seeds "
+            "(stratified by all other settings). Best in: share of the resamples in which no other choice is better. "
+            "Only `esper evaluate` uses the test split; it accepts run directories of trials."
         ]
         ranked = [entry for entries in rankings.values() for entry in entries]
         if any(entry.trials < 5 for entry in ranked):
             notes.append(
-                "Intervals from fewer than five trials are rather too narrow, those of one trial mean nothing."
+                "Intervals from fewer than five trials are probably too narrow; one trial has no valid interval."
             )
         if any(entry.stopped for entry in ranked):
-            notes.append("Trials that were stopped early count with what they had reached by then.")
+            notes.append("Trials that were stopped early count with their score at that time.")
         if self.sweep.scheduler in POPULATION_SCHEDULERS:
             notes.append(
-                "Trials of a population copy each other: they are not independent, and the intervals too narrow. Their "
-                "settings changed on the way; sweep.csv holds the last ones, the manifests where each came from."
+                "Trials of a population copy each other: they are not independent, and the intervals are too narrow. "
+                "Their settings change during the sweep: sweep.csv holds the last ones, the manifests their origins."
             )
         return notes
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def checked(trials: Sequence[Trial]) -> dict[str, int]:
-    """See that every trial can run; parameters of the host of each.
+def checked_host_parameters(trials: Sequence[Trial]) -> dict[str, int]:
+    """Host parameters of each trial, all of which can run.
 
     Raises:
-        UsageError: naming the trial.
-        TaskError: likewise.
+        UsageError: if a trial cannot run; the message has its name.
     """
-    import os
-
-    known: dict[str, int] = {}
-    found: dict[str, int] = {}
+    cache: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for trial in trials:
         config = trial.config
         key = config.model_dump_json(include={"task", "host", "growth", "training"})
         try:
             opt.check_devices(config, on_cluster="RAY_ADDRESS" in os.environ)
-            if key not in known:
+            if key not in cache:
                 opt.check_run(config)
                 cpu = torch.device("cpu")
-                known[key] = build_organism(config, load_task(config.task, cpu), cpu, seed=0).model.host_parameters
+                cache[key] = build_organism(config, load_task(config.task, cpu), cpu, seed=0).model.host_parameters
         except (UsageError, TaskError, ValueError) as error:
             raise UsageError(f"trial {trial.name}: {error}") from error
-        found[trial.name] = known[key]
-    return found
+        counts[trial.name] = cache[key]
+    return counts
 
 
 def grouped(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
-    """Trials by choice: everything that sets them apart but the seed, and what a population changes on the way."""
+    """Trials by choice: their varied settings without the seed and without settings that a population changes."""
     keys = ["reward.mode"] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
     groups: dict[str, list[TrialResult]] = {}
     for standing in standings:
@@ -184,14 +183,14 @@ def grouped(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, l
 
 
 def rank_choices(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
-    """The ranking of the choices; and, of several keys, one of the values of each, stratified by the others."""
+    """Rankings of the choices and, for several varied keys, of each key's values, stratified by the other keys."""
     choices = grouped(sweep, standings)
     strata = {name: [[s.score_pp for s in group if s.score_pp is not None]] for name, group in choices.items()}
     rankings = {"choices": ranking(strata, {name: _stopped(group) for name, group in choices.items()})}
     keys = [] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
     varied = [key for key in keys if len({sweep_report.choice_name(s.settings, [key]) for s in standings}) > 1]
     for key in varied if len(varied) > 1 else ():
-        others = [other for other in varied if other != key]
+        others = [second for second in varied if second != key]
         cells: dict[str, dict[str, list[float]]] = {}
         stopped: dict[str, int] = {}
         for s in standings:
@@ -199,7 +198,7 @@ def rank_choices(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[s
             if s.score_pp is not None:
                 cells.setdefault(value, {}).setdefault(stratum, []).append(s.score_pp)
             stopped[value] = stopped.get(value, 0) + _stopped([s])
-        rankings[f"by {key}"] = ranking({value: list(found.values()) for value, found in cells.items()}, stopped)
+        rankings[f"by {key}"] = ranking({value: list(scores.values()) for value, scores in cells.items()}, stopped)
     return rankings
 
 

@@ -1,4 +1,4 @@
-"""The two jobs behind ``esper train``, from a valid configuration to an exit code."""
+"""Training jobs of ``esper train``: PPO and heuristic, from a configuration to an exit code."""
 
 import shlex
 import shutil
@@ -27,7 +27,7 @@ from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 
 
 class PPOJob:
-    """Train a policy on the command line: start or resume a run, show it, and return the exit code."""
+    """Job that trains a policy by PPO in a new or resumed run."""
 
     def __init__(
         self,
@@ -45,14 +45,14 @@ class PPOJob:
     ) -> None:
         """
         Args:
-            parent: folder in which the run directory is made.
-            previous: a run to resume instead.
-            save: where to copy the final checkpoint.
-            run_id: name of the run directory, if it is not to be made up.
-            storage: where to keep a copy of the run; that of ``previous`` if it is not given.
-            label: begins every line of progress, where several runs are shown together.
-            metrics_port: where to serve metrics for Prometheus while the run lasts; 0 takes a free port.
-            sinks: names of sinks that get the numbers of rounds.
+            parent: folder of the new run directory.
+            previous: run to resume, instead of a new one.
+            save: path for a copy of the final checkpoint.
+            run_id: name of the run directory; default: a generated name.
+            storage: place for a copy of the run; default: that of ``previous``.
+            label: prefix of every line of progress, for several runs on one console.
+            metrics_port: port of the Prometheus server during the run; 0: any free port.
+            sinks: names of sinks for the figures of each round.
 
         Raises:
             UsageError: if ``previous`` has another configuration, or ``save`` cannot be written.
@@ -66,7 +66,7 @@ class PPOJob:
         if save is not None and (save.exists() or not save.absolute().parent.is_dir()):
             raise UsageError(f"--save {save}: it must not exist yet, and its folder must")
         self.checkpoint = None if previous is None else checkpoint_to_resume(previous, config)
-        names = Names(parent.name, label) if label else None  # sides of a comparison are shown together
+        names = Names(parent.name, label) if label else None  # both sides of a comparison share its name
         self.run_directory = previous or RunDirectory.create(parent, self.config, command, run_id, names)
         self.storage = storage or self.run_directory.read_manifest().get("storage")
         if self.storage is not None:
@@ -78,7 +78,7 @@ class PPOJob:
             return self.run_until(stop)
 
     def run_until(self, stop: StopRequest) -> int:
-        """Like :meth:`run`, in any thread. The owner of ``stop`` receives the signals."""
+        """Exit code as of :meth:`run`, in any thread. The owner of ``stop`` receives the signals."""
         if self.checkpoint is not None and self.run_directory.read_manifest()["status"] == "finished":
             self._print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
             self._copy_final_checkpoint()
@@ -158,13 +158,13 @@ def _summary_table(run: RunDirectory, progress: Progress) -> Table:
     table.add_row("best episode", "", f"{best['val_accuracy_pp']:.1f} % (episode {best['episode']})")
     best = progress.best_round
     if best:
-        kept = f"round {best['round'] + 1}, checkpoint round-{best['checkpoint']:05d}"
-        table.add_row("best round", "", f"{best['val_accuracy_ratio']:.1%} ({kept})")
+        checkpoint = f"round {best['round'] + 1}, checkpoint round-{best['checkpoint']:05d}"
+        table.add_row("best round", "", f"{best['val_accuracy_ratio']:.1%} ({checkpoint})")
     return table
 
 
 class HeuristicJob:
-    """Play episodes with the hand-written policy."""
+    """Job that plays episodes with the heuristic policy."""
 
     def __init__(
         self,
@@ -189,8 +189,8 @@ class HeuristicJob:
 
         torch.set_num_threads(self.config.system.threads)
         env = MorphogenesisEnv(self.config, self.config.system.devices[0])
-        chosen = {} if self.min_contribution_pp is None else {"min_contribution_pp": self.min_contribution_pp}
-        runner = EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**chosen)))
+        options = {} if self.min_contribution_pp is None else {"min_contribution_pp": self.min_contribution_pp}
+        runner = EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**options)))
         self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
         with StopRequest() as stop:
             try:
@@ -204,8 +204,8 @@ class HeuristicJob:
                 if index:
                     draw_run(self.run_directory)
                 self.console.print(
-                    f"stopped: {index} of {self.episodes} episodes are kept in {self.run_directory.path}\n"
-                    f"nothing is learnt from one to the next; --seed {self.config.seed} plays them all again",
+                    f"stopped: {index} of {self.episodes} episodes are saved in {self.run_directory.path}\n"
+                    f"the episodes are independent; --seed {self.config.seed} repeats all of them",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -225,7 +225,7 @@ class HeuristicJob:
             if record["kind"] == "env_epoch" and record["operation"] != "WAIT":
                 self.console.print(
                     f"  epoch {record['step']:3d}  {record['operation']:<16} {record['slot']}  {record['why']}"
-                    f"{'' if record['success'] else '  (the gate stayed shut)'}",
+                    f"{'' if record['success'] else '  (refused by the gate)'}",
                     highlight=False,
                     soft_wrap=True,
                 )

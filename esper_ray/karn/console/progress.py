@@ -1,4 +1,4 @@
-"""Live progress of a run: a table that redraws itself on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -20,10 +20,10 @@ from esper_ray.leyline.records import Record
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
 
 LINE_SECONDS = 30.0
-"""Longest time without a line of plain progress."""
+"""Longest time in seconds without a line of plain progress."""
 SHOWN_ROUNDS = 12
-"""Rounds that the live table shows."""
-SHORT = {
+"""Number of rounds in the live table."""
+SHORT_NAMES = {
     LifecycleOp.GERMINATE: "germ",
     LifecycleOp.SET_ALPHA_TARGET: "alpha",
     LifecycleOp.PRUNE: "prune",
@@ -34,20 +34,20 @@ SHORT = {
 
 def describe_operations(row: dict[str, Any]) -> str:
     """Operations of a round other than WAIT, most frequent first."""
-    counts = {short: int(row[f"op_{op.name.lower()}"]) for op, short in SHORT.items()}
-    chosen = sorted((item for item in counts.items() if item[1]), key=lambda item: -item[1])
-    return " ".join(f"{short} {count}" for short, count in chosen) or "only wait"
+    counts = {name: int(row[f"op_{op.name.lower()}"]) for op, name in SHORT_NAMES.items()}
+    executed = sorted((item for item in counts.items() if item[1]), key=lambda item: -item[1])
+    return " ".join(f"{name} {count}" for name, count in executed) or "only wait"
 
 
 def describe_duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any."""
+    """Duration as minutes and seconds, with hours from one hour on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class RoundClock:
-    """Estimates the time left from the rounds so far in this process."""
+    """Estimate of the remaining time, from the rounds of this process."""
 
     def __init__(self, rounds: int) -> None:
         self._rounds = rounds
@@ -55,14 +55,14 @@ class RoundClock:
         self._done = 0
 
     def left(self, row: dict[str, Any]) -> float:
-        """Seconds left after the round in ``row``."""
+        """Remaining seconds after the round in ``row``."""
         self._done += 1
         rounds_left: int = self._rounds - row["round"] - 1
         return (time.monotonic() - self._began) / self._done * rounds_left
 
 
 class RunHeader(RunObserver):
-    """Prints what a run is and where its workers are, before the first round."""
+    """Observer that prints the headline and the workers of a run before its first round."""
 
     def __init__(self, console: Console, headline: str) -> None:
         self._console, self._headline = console, headline
@@ -76,13 +76,13 @@ class RunHeader(RunObserver):
 
 
 class PlainProgress(RunObserver):
-    """One line per round for logs and pipes, and one at least every 30 seconds in between."""
+    """Progress in lines for logs and pipes: one per round, and at least one every 30 seconds."""
 
     def __init__(self, console: Console | None = None, label: str = "", every_s: float = LINE_SECONDS) -> None:
         """
         Args:
-            console: where the lines go; standard output if left out.
-            label: begins every line.
+            console: output of the lines; default: standard output.
+            label: prefix of every line.
             every_s: longest time without a line, in seconds.
         """
         self._label = f"{label}  " if label else ""
@@ -134,14 +134,14 @@ class PlainProgress(RunObserver):
             self._console.print(f"{self._label}{line}", highlight=False, soft_wrap=True)
 
     def _watch(self) -> None:
-        """Print a line whenever none has been printed for so long."""
+        """Print a line whenever the longest time without a line is over."""
         while not self._ended.wait(max(0.0, self._printed + self._every_s - time.monotonic())):
             if time.monotonic() - self._printed >= self._every_s:
                 self._print(self._counter.describe())
 
 
 class StepCounter:
-    """Counts the steps of the present round, from samples and from finished episodes."""
+    """Counter of the steps of the present round, from samples and finished episodes."""
 
     def __init__(self, config: RunConfig, rounds_done: int) -> None:
         self.rounds = config.ppo.rounds
@@ -152,22 +152,22 @@ class StepCounter:
         self._began = time.monotonic()
 
     def begin(self) -> None:
-        """The workers have started."""
+        """Begin to count, when the workers have started."""
         self.next_round(self._round)
 
     def next_round(self, index: int) -> None:
-        """Count from 0 for round ``index``; steps of later episodes that have been counted stay."""
+        """Count from 0 for round ``index``, plus the steps already counted for its episodes."""
         self._round, self.phase, self._began = index, "playing", time.monotonic()
         self._steps = {episode: steps for episode, steps in self._steps.items() if episode // self._envs >= index}
 
     def add(self, records: Sequence[Record]) -> None:
-        """Count the steps that samples report."""
+        """Count the steps in samples."""
         for record in records:
             if record["kind"] == "env_epoch":
                 self._steps[record["episode"]] = record["step"]
 
     def finish(self, episode: Episode) -> None:
-        """Count all steps of an episode."""
+        """Count all steps of a finished episode."""
         self._steps[episode.index] = len(episode.trajectory)
 
     def describe(self) -> str:
@@ -182,7 +182,7 @@ class StepCounter:
 
 
 class LiveProgress(RunObserver):
-    """A table of the last rounds with a bar for the present one, redrawn on a terminal."""
+    """Live table of the last rounds on a terminal, with a bar for the present round."""
 
     def __init__(self, config: RunConfig, console: Console) -> None:
         self._config = config
@@ -243,7 +243,7 @@ class LiveProgress(RunObserver):
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("round", "steps/s", "return", "accuracy", "growth", "kept"):
+        for name in ("round", "steps/s", "return", "accuracy", "growth", "fossils"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("operations", no_wrap=True, overflow="ellipsis")
         for row in self._rows[-SHOWN_ROUNDS:]:
@@ -271,7 +271,7 @@ def progress_for(config: RunConfig, console: Console, label: str = "") -> LivePr
     """The live table on a terminal, plain lines elsewhere.
 
     Args:
-        label: of one run among several that are shown together, which get lines on a terminal too.
+        label: prefix of the lines of one run among several on the same console; with it, progress is plain lines.
     """
-    alone = console.is_terminal and not label
-    return LiveProgress(config, console) if alone else PlainProgress(console, label)
+    live = console.is_terminal and not label
+    return LiveProgress(config, console) if live else PlainProgress(console, label)

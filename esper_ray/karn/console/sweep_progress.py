@@ -1,4 +1,4 @@
-"""How a sweep is going: a table with one line for each trial on a terminal, plain lines elsewhere."""
+"""Progress of a sweep: a live table of its trials on a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -15,40 +15,40 @@ from esper_ray.leyline.sweep_results import DONE, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 ORDER = ("running", "failed", "interrupted", "finished", "stopped", "waiting")
-"""Which trials are shown first where there is no room for all."""
+"""Statuses in the order of the rows, where not all trials fit on the terminal."""
 STYLES = {"running": "bold", "failed": "red", "waiting": "dim", "interrupted": "yellow", "stopped": "dim"}
 MARGIN = 6
-"""Lines of a terminal that are kept free for everything else."""
+"""Lines of a terminal that are reserved for other output."""
 
 
 class SweepProgress(Protocol):
-    """Shows a sweep. Used within ``with``."""
+    """Progress display of a sweep, a context manager."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
     def changed(self, trial: str, status: str) -> None:
-        """A trial has started, finished a round, or ended."""
+        """Show a trial that has started, finished a round, or ended."""
 
 
 class TimeEstimate:
-    """Time left, from the rounds of this process."""
+    """Estimate of a sweep's remaining time, from the rounds of this process."""
 
     def __init__(self, standings: Iterable[TrialResult]) -> None:
         self._began = time.monotonic()
         self._before = sum(standing.round_index for standing in standings)
 
     def left(self, standings: Iterable[TrialResult]) -> float | None:
-        """Seconds; None before the first round."""
-        known = list(standings)
-        done = sum(standing.round_index for standing in known) - self._before
-        open_rounds = sum(s.rounds - s.round_index for s in known if s.status not in (*DONE, "failed"))
+        """Remaining seconds; ``None`` before the first round."""
+        results = list(standings)
+        done = sum(result.round_index for result in results) - self._before
+        open_rounds = sum(s.rounds - s.round_index for s in results if s.status not in (*DONE, "failed"))
         return (time.monotonic() - self._began) / done * open_rounds if done > 0 else None
 
 
 class PlainSweepProgress:
-    """One line for each round of each trial, for logs and pipes."""
+    """Progress in lines for logs and pipes, one for each round of each trial."""
 
     def __init__(self, sweep: SweepDirectory, console: Console) -> None:
         self._sweep, self._console = sweep, console
@@ -63,7 +63,7 @@ class PlainSweepProgress:
         return None
 
     def changed(self, trial: str, status: str) -> None:
-        """Print the line."""
+        """Print the line of the trial."""
         standing = self._sweep.standing(trial)
         self._standings[trial], self._statuses[trial] = standing, status
         score = "" if standing.score_pp is None else f"  score {standing.score_pp:+.1f}"
@@ -78,7 +78,7 @@ class PlainSweepProgress:
 
 
 class LiveSweepProgress:
-    """A table that redraws itself."""
+    """Live table of the trials on a terminal."""
 
     def __init__(self, sweep: SweepDirectory, console: Console) -> None:
         self._sweep, self._console = sweep, console
@@ -95,13 +95,13 @@ class LiveSweepProgress:
         self._live.stop()
 
     def changed(self, trial: str, status: str) -> None:
-        """Look at its files again."""
+        """Read the files of the trial again."""
         self._standings[trial] = self._sweep.standing(trial)
         self._statuses[trial] = status
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("trial", "", "round", "score", "committed", "growth", "kept", "return"):
+        for name in ("trial", "", "round", "score", "committed", "growth", "fossils", "return"):
             is_text = name in ("trial", "")
             table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
         names = sorted(self._standings, key=lambda name: ORDER.index(self._statuses[name]))
@@ -117,7 +117,7 @@ class LiveSweepProgress:
 
 
 def _at_rest(standing: TrialResult) -> str:
-    """Status of a trial before this process runs any."""
+    """Status of a trial before this process runs trials."""
     return standing.status if standing.status in DONE else "waiting"
 
 

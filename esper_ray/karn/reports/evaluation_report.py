@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: ``scores.csv``, ``summary.csv``, ``comparison.md``, ``comparison.png``."""
+"""Files of an evaluation: ``scores.csv``, ``summary.csv``, ``comparison.md``, ``comparison.png``."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
 
 ASIDE_INCHES = 0.12
-"""How far a policy is drawn beside another that costs the same."""
+"""Offset in inches between the markers of two policies of equal cost."""
 LEGEND_COLUMNS = 4
 INK, FAINT = "#22333b", "#c7d3dd"
 COLOURS = (
@@ -31,16 +31,16 @@ COLUMNS = (
     "train GFLOP",
     "spread",
     "rollbacks",
-    "kept",
+    "fossils",
     "",
 )
-"""Headings of the table; the last column marks the frontier."""
+"""Headings of the table; the last column marks policies on the frontier."""
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-"""Headings and rows; texts may have several lines."""
+"""Headings and rows; cells may have several lines."""
 
 
 def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
-    """The table for people: one row a policy, texts in the order of :data:`COLUMNS`."""
+    """The table as text: one row per policy, cells in the order of :data:`COLUMNS`."""
     return [
         (
             s.policy,
@@ -60,7 +60,7 @@ def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
 
 
 def layouts(summaries: Sequence[Summary]) -> list[Table]:
-    """The table as it may be shown, widest first: in single lines, with intervals below their means, and dense."""
+    """Layouts of the table, widest first: single lines, intervals below their means, dense."""
     rows = table_rows(summaries)
     stacked = [(_below(row[0], row[-1]), *(cell.replace(" [", "\n[") for cell in row[1:-1])) for row in rows]
     dense = [(*row[:3], row[4], _below(row[5], row[6]), _below(row[7], row[8])) for row in stacked]
@@ -73,7 +73,7 @@ def layouts(summaries: Sequence[Summary]) -> list[Table]:
 
 
 def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
-    """``scores.csv``: one line an episode."""
+    """Write ``scores.csv``, one line per episode; returns its path."""
     path = folder / "scores.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -85,7 +85,7 @@ def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
 
 
 def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
-    """``summary.csv``: one line a policy; an interval takes three columns."""
+    """Write ``summary.csv``, one line per policy with three columns per interval; returns its path."""
     path = folder / "summary.csv"
     rows = [_flat(summary) for summary in summaries]
     with path.open("w", newline="") as file:
@@ -98,7 +98,7 @@ def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
 def write_markdown(
     folder: Path, summaries: Sequence[Summary], duels: Sequence[PairedComparison], title: str, notes: Sequence[str]
 ) -> Path:
-    """``comparison.md``: the table with what one needs to read it, and what one policy gains over each other."""
+    """Write ``comparison.md``: the table, its notes, and the paired comparisons; returns its path."""
     path = folder / "comparison.md"
     lines = [
         f"# {title}",
@@ -111,23 +111,23 @@ def write_markdown(
     if duels:
         lines += ["", f"| {duels[0].policy} over | test gain | objective gain |", "|---|---:|---:|"]
         for duel in duels:
-            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in (duel.over, *_gains_of(duel)))} |")
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in (duel.over, *_gain_texts(duel)))} |")
     path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
     return path
 
 
 def comparison_line(duel: PairedComparison) -> str:
-    """One duel in words."""
-    test, objective = _gains_of(duel)
+    """A paired comparison as one line of text."""
+    test, objective = _gain_texts(duel)
     return f"gain of {duel.policy} over {duel.over}: test {test}, objective {objective}"
 
 
-def _gains_of(duel: PairedComparison) -> tuple[str, str]:
+def _gain_texts(duel: PairedComparison) -> tuple[str, str]:
     return duel.test_gain_pp.signed, duel.objective_gain_pp.signed
 
 
 def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:
-    """``comparison.png``: quality against cost, and what each policy gains over the control."""
+    """Draw ``comparison.png``: quality against cost, and gains over the control; returns its path."""
     figure = Figure(figsize=(12, max(5.2, 0.4 * len(summaries))), layout="constrained")
     figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=11, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
@@ -143,12 +143,12 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
     axes.set_xscale("log")
     costs = [summary.parameters for summary in summaries]
     for index, (colour, summary) in enumerate(zip(_colours(len(summaries)), summaries, strict=True)):
-        mine = [score for score in scores if score.policy == summary.policy]
+        own = [score for score in scores if score.policy == summary.policy]
         axes.scatter(
-            [s.parameters for s in mine], [s.test_accuracy_pp for s in mine], s=14, color=colour, alpha=0.5, linewidth=0
+            [s.parameters for s in own], [s.test_accuracy_pp for s in own], s=14, color=colour, alpha=0.5, linewidth=0
         )
         mean = summary.test_accuracy_pp
-        hidden = sum(_overlap(summary, other) for other in summaries[:index])
+        hidden = sum(_overlap(summary, earlier) for earlier in summaries[:index])
         aside = axes.transData + ScaledTranslation(hidden * ASIDE_INCHES, 0.0, axes.figure.dpi_scale_trans)
         whiskers = [[mean.mean - mean.low], [mean.high - mean.mean]]
         axes.errorbar(
@@ -177,15 +177,15 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
 
 
 def _thousands(value: float, _position: float) -> str:
-    """A tick, but none where they would stand too close together."""
+    """Label of a tick, empty where labels would overlap."""
     leading = value / 10 ** math.floor(math.log10(value))
     return f"{value:,.0f}" if round(leading) in (1, 2, 3, 5) else ""
 
 
-def _overlap(one: Summary, other: Summary) -> bool:
-    """Whether two policies would be drawn over each other."""
-    mine, theirs = one.test_accuracy_pp, other.test_accuracy_pp
-    return abs(other.parameters / one.parameters - 1.0) < 0.02 and mine.low <= theirs.high and theirs.low <= mine.high
+def _overlap(a: Summary, b: Summary) -> bool:
+    """Whether the markers of two policies overlap."""
+    first, second = a.test_accuracy_pp, b.test_accuracy_pp
+    return abs(b.parameters / a.parameters - 1.0) < 0.02 and first.low <= second.high and second.low <= first.high
 
 
 def _legend(summary: Summary) -> str:
@@ -194,19 +194,19 @@ def _legend(summary: Summary) -> str:
 
 
 def _plain(label: str) -> str:
-    """A label that is not taken for a formula."""
+    """A label that matplotlib does not parse as a formula."""
     return label.replace("$", r"\$")
 
 
 def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
     control = next(s.policy for s in summaries if s.objective_gain_pp is None)
     colours = dict(zip((s.policy for s in summaries), _colours(len(summaries)), strict=True))
-    others = [(s.policy, s.objective_gain_pp) for s in reversed(summaries) if s.objective_gain_pp is not None]
-    for row, (policy, gain) in enumerate(others):
+    gains = [(s.policy, s.objective_gain_pp) for s in reversed(summaries) if s.objective_gain_pp is not None]
+    for row, (policy, gain) in enumerate(gains):
         axes.plot([gain.low, gain.high], [row, row], color=colours[policy], linewidth=3, solid_capstyle="butt")
         axes.scatter(gain.mean, row, s=45, color=colours[policy], zorder=3)
     axes.axvline(0.0, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(others)), [_plain(policy) for policy, _ in others])
+    axes.set_yticks(range(len(gains)), [_plain(policy) for policy, _ in gains])
     axes.set_xlabel("points of the objective, paired by seed")
     axes.set_title(f"gain over {_plain(control)}, with 95 % interval", loc="left", fontsize=9)
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
@@ -214,8 +214,8 @@ def _gains(axes: Axes, summaries: Sequence[Summary]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _below(text: str, other: str) -> str:
-    return "\n".join(filter(None, (text, other)))
+def _below(text: str, second: str) -> str:
+    return "\n".join(filter(None, (text, second)))
 
 
 def _colours(count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""``learning.png`` of an evaluation: how a policy became better round by round, with what it has to beat as lines."""
+"""Learning curves of evaluated policies by round (``learning.png``), with the other policies as lines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from esper_ray.leyline.evaluation_results import Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 WINDOW = 5
-"""Rounds that the smooth line is a mean of."""
+"""Number of rounds in the moving average."""
 
 
 def objective_by_round(run: RunDirectory, host_parameters: int, price_pp: float) -> list[float]:
-    """Mean objective of the episodes of each round, in percentage points, as they were played: with exploration.
+    """Mean objective of each round's training episodes, in percentage points, with exploration.
 
     Args:
-        price_pp: of a parameter, in points.
+        price_pp: price of one parameter, in percentage points.
     """
     return [
         100.0 * float(row["val_accuracy_ratio"]) - price_pp * (float(row["growth_ratio"]) - 1.0) * host_parameters
@@ -27,11 +27,11 @@ def objective_by_round(run: RunDirectory, host_parameters: int, price_pp: float)
 
 
 def draw_learning(path: Path, curves: Mapping[str, Sequence[float]], summaries: Sequence[Summary], title: str) -> Path:
-    """Write the picture.
+    """Draw the picture; returns ``path``.
 
     Args:
-        curves: objective by round of each policy that was trained.
-        summaries: of what was evaluated; those without a curve become lines with their intervals.
+        curves: objective by round of each trained policy.
+        summaries: summaries of all evaluated policies; those without a curve are drawn as lines with intervals.
     """
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -41,7 +41,7 @@ def draw_learning(path: Path, curves: Mapping[str, Sequence[float]], summaries: 
     for label, curve in curves.items():
         rounds = range(1, len(curve) + 1)
         axes.plot(rounds, curve, color=colours[label], linewidth=0.8, alpha=0.5)
-        axes.plot(rounds, smooth(curve), color=colours[label], linewidth=2.2, label=f"{label}, as it learns")
+        axes.plot(rounds, smooth(curve), color=colours[label], linewidth=2.2, label=f"{label}, training")
     for summary in summaries:
         mean, colour = summary.objective_pp, colours[summary.policy]
         if summary.policy in curves:
@@ -68,7 +68,7 @@ def draw_learning(path: Path, curves: Mapping[str, Sequence[float]], summaries: 
 
 
 def smooth(curve: Sequence[float], window: int = WINDOW) -> list[float]:
-    """The mean of each value and of up to ``window - 1`` before it."""
+    """Moving average over each value and up to ``window - 1`` values before it."""
     means = []
     for index in range(len(curve)):
         recent = curve[max(0, index + 1 - window) : index + 1]

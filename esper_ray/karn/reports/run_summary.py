@@ -1,4 +1,4 @@
-"""``summary.png``: how a run went by round, and the life of the seeds in its best episode."""
+"""Picture of a run (``summary.png``): its figures by round, and the seeds of its best episode."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +35,12 @@ OP_COLOURS = {
 }
 INK = "#22333b"
 ROW = 0.7
-"""Height of a slot's bar; rows are one apart."""
+"""Height of a slot's bar; the distance between rows is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeStory:
-    """One episode as the log tells it."""
+    """Records of one episode in the event log."""
 
     episode: int
     round_index: int
@@ -51,7 +51,7 @@ class EpisodeStory:
 
 
 class PictureObserver(RunObserver):
-    """Draws the picture of a run that has finished."""
+    """Observer that draws the picture of a finished run."""
 
     def run_opened(self, context: RunContext) -> None:
         self._run = context.run
@@ -62,7 +62,7 @@ class PictureObserver(RunObserver):
 
 
 def draw_run(run: RunDirectory) -> None:
-    """Write the picture of ``run``. Without rounds (a heuristic run) only the episode is drawn."""
+    """Draw the picture of ``run``; without rounds (a heuristic run) only the episode."""
     rounds = [{name: float(value) for name, value in row.items()} for row in run.rounds()]
     story = best_episode(run.events())
     figure = Figure(figsize=(12, 9.5 if rounds else 4.6), layout="constrained")
@@ -148,7 +148,7 @@ def _growth(axes: Axes, rounds: Sequence[Mapping[str, float]]) -> None:
     right = axes.twinx()
     right.bar(x, [row["fossilised_mean"] for row in rounds], color="#3bb273", alpha=0.25, width=0.6)
     right.set_ylim(0, max(3.0, 1.2 * max(row["fossilised_mean"] for row in rounds)))
-    right.set_ylabel("seeds kept per episode", fontsize=8, color="#3bb273")
+    right.set_ylabel("fossilized seeds per episode", fontsize=8, color="#3bb273")
     right.tick_params(labelsize=8, colors=INK)
     right.spines["top"].set_visible(False)
     axes.set_zorder(right.get_zorder() + 1)
@@ -169,7 +169,7 @@ def _operations(axes: Axes, rounds: Sequence[Mapping[str, float]]) -> None:
     axes.set_ylim(0, 1.35 * max(1.0, *bottom))
     if any(bottom):
         axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=3)
-    _style(axes, "operations per episode, waiting aside")
+    _style(axes, "operations per episode, without WAIT")
 
 
 def _episode(upper: Axes, lower: Axes, story: EpisodeStory, where: str) -> None:
@@ -181,7 +181,7 @@ def _episode(upper: Axes, lower: Axes, story: EpisodeStory, where: str) -> None:
     upper.set_ylim(0, 100)
     upper.set_ylabel("accuracy (%)", fontsize=8, color=INK)
     upper.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
-    _style(upper, f"best episode ({story.episode}{where}): accuracy, and the life of its seeds")
+    _style(upper, f"best episode ({story.episode}{where}): accuracy, and stages of its seeds")
     _timeline(lower, story)
 
 
@@ -217,7 +217,7 @@ def _timeline(axes: Axes, story: EpisodeStory) -> None:
 
 
 def _cell(axes: Axes, left: float, row: int, stage: Stage, alpha: float) -> None:
-    """One epoch of one slot. While a seed blends in, the filled part of the bar is its amplitude."""
+    """One epoch of one slot. The filled share of the bar is the amplitude of the seed."""
     colour = STAGE_COLOURS.get(stage, "#ffffff")
     partial = stage in AMPLIFIED and alpha < 1.0
     axes.barh(row, 1.0, left=left, height=ROW, color=colour, alpha=0.3 if partial else 1.0, linewidth=0)

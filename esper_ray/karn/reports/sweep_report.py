@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: ``sweep.csv``, ``ranking.csv``, ``ranking.md`` and ``sweep.png``."""
+"""Files of a sweep: ``sweep.csv``, ``ranking.csv``, ``ranking.md`` and ``sweep.png``."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import MEANS
 
 MOST_CURVES = len(COLOURS)
-"""Choices whose curves are drawn; the best ones."""
+"""Maximum number of choices with a curve, from the best on."""
 HEADINGS = ("rank", "choice", "trials", "score", "95 % interval", "spread", "best in", "stopped")
 
 
 def choice_name(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """A choice in words: the values of ``keys``."""
+    """Name of a choice: the values of ``keys``."""
     return ", ".join(
         str(settings[key]) if key == "reward.mode" else f"{key.rpartition('.')[2]}={_value(settings[key])}"
         for key in keys
@@ -27,7 +27,7 @@ def choice_name(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def write_sweep(folder: Path, standings: Sequence[TrialResult]) -> Path:
-    """``sweep.csv``: one line a trial; equal for equal sweeps, whatever happened on the way."""
+    """Write ``sweep.csv``, one line per trial; equal for equal sweeps, interrupted or not; returns its path."""
     path = folder / "sweep.csv"
     keys = list(standings[0].settings)
     with path.open("w", newline="") as file:
@@ -44,7 +44,7 @@ def write_sweep(folder: Path, standings: Sequence[TrialResult]) -> Path:
 
 
 def write_ranking(folder: Path, rankings: Mapping[str, Sequence[RankedChoice]]) -> Path:
-    """``ranking.csv``: every ranking, one line a choice."""
+    """Write ``ranking.csv``, one line per ranking and choice; returns its path."""
     path = folder / "ranking.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -58,7 +58,7 @@ def write_ranking(folder: Path, rankings: Mapping[str, Sequence[RankedChoice]]) 
 
 
 def table_rows(ranked: Sequence[RankedChoice]) -> list[tuple[str, ...]]:
-    """A ranking for people, in the order of :data:`HEADINGS`."""
+    """Rows of a ranking as text, in the order of :data:`HEADINGS`."""
     return [
         (
             str(rank),
@@ -77,7 +77,7 @@ def table_rows(ranked: Sequence[RankedChoice]) -> list[tuple[str, ...]]:
 def write_markdown(
     folder: Path, rankings: Mapping[str, Sequence[RankedChoice]], title: str, notes: Sequence[str]
 ) -> Path:
-    """``ranking.md``: the rankings as tables, and what one needs to know to read them."""
+    """Write ``ranking.md``: the rankings as tables, and their notes; returns its path."""
     lines = [f"# {title}", ""]
     for name, ranked in rankings.items():
         lines += [f"## {name}", "", f"| {' | '.join(HEADINGS)} |", "|---:|---|---:|---:|---:|---:|---:|---:|"]
@@ -91,7 +91,7 @@ def write_markdown(
 def draw_sweep(
     folder: Path, groups: Mapping[str, Sequence[TrialResult]], ranked: Sequence[RankedChoice], title: str
 ) -> Path:
-    """``sweep.png``: on the left how each choice learnt, on the right what it came to.
+    """Draw ``sweep.png``: learning curves on the left, scores on the right; returns its path.
 
     Args:
         groups: trials by choice.
@@ -115,7 +115,7 @@ def draw_sweep(
 
 
 def _curve(axes: Axes, curves: Sequence[Sequence[float]], colour: str) -> None:
-    """Each trial, and their mean as far as all of them have come."""
+    """Curve of each trial, and their mean up to the end of the shortest."""
     shortest = min(len(curve) for curve in curves)
     for curve in curves:
         axes.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=0.6, alpha=0.45)

@@ -78,7 +78,7 @@ def report_of(slot: str, state: SeedState, parameters: int, measured: SeedMeasur
     return SlotReport(
         slot_id=slot,
         seed_id=state.seed_id,
-        blueprint=Blueprint.named(state.blueprint),
+        blueprint=Blueprint.from_id(state.blueprint),
         stage=state.stage,
         previous_stage=state.previous_stage,
         ticks_in_stage=state.ticks_in_stage,

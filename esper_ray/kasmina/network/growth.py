@@ -45,7 +45,7 @@ class GrowthOptions:
     """Start of the inner weights for each style, or its id; ``zero_scale`` where nothing is said."""
 
     def __post_init__(self) -> None:
-        starts = {GerminationStyle.of(style): start for style, start in self.initialisation.items()}
+        starts = {GerminationStyle.parse(style): start for style, start in self.initialisation.items()}
         object.__setattr__(self, "initialisation", starts)
         for style, start in starts.items():
             if start not in get_args(Initialisation):
@@ -182,7 +182,7 @@ class Growth:
             return sum(count_parameters(module) for module in (cell.seed, cell.gate) if module is not None)
         operator = BlendOperator.GATE if cell.gate is not None else state.operator
         return seed_parameter_count(
-            cell.shape.topology, Blueprint.named(state.blueprint), cell.shape.channels, operator
+            cell.shape.topology, Blueprint.from_id(state.blueprint), cell.shape.channels, operator
         )
 
     def next_seed_id(self, slot: str) -> str:

@@ -1,1 +1,1 @@
-"""The configuration tree of a run and of a sweep, how it is read, and its limits."""
+"""Configuration trees of runs and sweeps: models, validation and loading."""

@@ -1,4 +1,4 @@
-"""What every part of the configuration tree is made of."""
+"""Base class, number types and name checks of the configuration tree."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,29 +14,29 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of every part of the tree: immutable, no unknown keys, no silent conversion to text."""
+    """Base class of the sections: immutable, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def known_names(kind: str, names: tuple[str, ...], known: Sequence[str]) -> tuple[str, ...]:
-    """``names``, all of which are among ``known``.
+def check_names(kind: str, names: tuple[str, ...], choices: Sequence[str]) -> tuple[str, ...]:
+    """``names``, all of which are among ``choices``.
 
     Raises:
-        ValueError: if one is not, naming the nearest that is, or there are none.
+        ValueError: if there are no names, or one is not among ``choices``; the message has the nearest choice.
     """
     if not names:
         raise ValueError(f"at least one {kind} is needed, got none")
     for name in names:
-        if name not in known:
-            raise ValueError(unknown_name_message(kind, name, known))
+        if name not in choices:
+            raise ValueError(unknown_name_message(kind, name, choices))
     return names
 
 
-def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
-    """Message for a name that is not among ``known``, with the nearest one that is."""
+def unknown_name_message(kind: str, name: str, choices: Sequence[str]) -> str:
+    """Message for a name that is not among ``choices``, with the nearest choice."""
     from difflib import get_close_matches
 
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})"

@@ -1,4 +1,4 @@
-"""The network that every episode starts from: one section for each family of built-in hosts."""
+"""Section ``host``: the initial network of every episode, one model per family."""
 
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -10,7 +10,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class CNNHostConfig(Section):
-    """A convolutional network for images."""
+    """Convolutional network for images."""
 
     family: Literal["cnn"] = Field("cnn", description="selects this section")
     base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
@@ -33,7 +33,7 @@ class CNNHostConfig(Section):
 
 
 class TransformerHostConfig(Section):
-    """A decoder for token sequences in the manner of GPT-2. The vocabulary is the task's."""
+    """Decoder for token sequences like GPT-2. The task defines the vocabulary."""
 
     family: Literal["transformer"] = Field("transformer", description="selects this section")
     embedding: Count = Field(384, description="width of the residual stream")
@@ -57,7 +57,7 @@ class TransformerHostConfig(Section):
 
 
 class MLPHostConfig(Section):
-    """A residual multi-layer perceptron for inputs of any shape, which it flattens."""
+    """Residual multi-layer perceptron for inputs of any shape, which it flattens."""
 
     family: Literal["mlp"] = Field("mlp", description="selects this section")
     width: Count = Field(16, description="features of the residual stream")
@@ -75,9 +75,9 @@ AnyHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig
 HOST_FAMILIES: tuple[str, ...] = tuple(model.model_fields["family"].default for model in get_args(AnyHostConfig))
 
 
-def _cnn_unless_told(value: Any) -> Any:
+def _default_to_cnn(value: Any) -> Any:
     return {"family": "cnn", **value} if isinstance(value, dict) else value
 
 
-HostConfig = Annotated[AnyHostConfig, Field(discriminator="family"), BeforeValidator(_cnn_unless_told)]
-"""Whichever section ``family`` names; a mapping without it describes a CNN."""
+HostConfig = Annotated[AnyHostConfig, Field(discriminator="family"), BeforeValidator(_default_to_cnn)]
+"""Section of the family in the key ``family``; a mapping without that key is a CNN."""

@@ -1,4 +1,4 @@
-"""From preset, file and flags to one validated :class:`~esper_ray.leyline.config.run.RunConfig`.
+"""Loading of presets, files and flags into one validated :class:`~esper_ray.leyline.config.run.RunConfig`.
 
 Precedence: preset or file, then flags. Validation runs once, on the merged tree.
 """
@@ -24,7 +24,7 @@ Models = tuple[type[BaseModel], ...]
 
 
 class ConfigError(UserError, ValueError):
-    """An invalid configuration. The message names each key, its value and what is allowed."""
+    """Invalid configuration. The message has each key, its value and its constraint."""
 
     remedy = "Correct the key that the message names; `esper config schema` lists all keys and their limits."
 
@@ -43,7 +43,7 @@ def data_folder(name: str) -> Path:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that can be asked for."""
+    """Names of the presets."""
     return sorted(path.stem for path in data_folder("configs").glob("*.yaml"))
 
 
@@ -62,7 +62,7 @@ def read_file(path: Path) -> Tree:
     """The tree in a YAML or JSON file.
 
     Raises:
-        ConfigError: if it cannot be read, cannot be parsed, or is no mapping.
+        ConfigError: if it cannot be read, cannot be parsed, or is not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def build(tree: Tree, overrides: Mapping[str, Any] | None = None) -> RunConfig:
     """The validated configuration.
 
     Raises:
-        ConfigError: listing every problem with its key, its value and what is allowed.
+        ConfigError: with the key, the value and the constraint of every problem.
     """
     try:
         return RunConfig.model_validate(merged(tree, overrides or {}))
@@ -117,7 +117,7 @@ def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> RunCon
 
 
 def difference(before: RunConfig, after: RunConfig) -> list[str]:
-    """One readable line for each leaf in which two configurations differ, if results depend on it."""
+    """Lines of text, one for each decisive leaf in which two configurations differ."""
     old, new = ({**config.flat(), **flatten(config.system.decisive(), "system.")} for config in (before, after))
     for tree in (old, new):
         for key in FREE:
@@ -146,7 +146,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 
 def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """Message for a text that is not among the choices of the key ``path``; ``None`` for any other problem."""
+    """Message for a text that is not a choice of the key ``path``; ``None`` for any other problem."""
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return None
     kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")
@@ -154,17 +154,17 @@ def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | No
 
 
 def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Models]]:
-    """The keys on the way to ``location``, and the sections that can be found before and after each of them.
+    """Keys on the path to ``location``, and the candidate sections before and after each key.
 
-    Where a key holds one of several sections, pydantic puts the name of the one that was meant after the
-    key. Nobody wrote that name there, so it only narrows the choice.
+    Where a key holds one of several sections, pydantic inserts the name of the selected section after the
+    key. That name is not part of the configuration, so it only narrows the candidates.
     """
     path: list[str] = []
     models: list[Models] = [(RunConfig,)]
     for part in location:
-        meant = tuple(model for model in models[-1] if _family(model) == part)
-        if len(models[-1]) > 1 and meant:
-            models[-1] = meant
+        selected = tuple(model for model in models[-1] if _family(model) == part)
+        if len(models[-1]) > 1 and selected:
+            models[-1] = selected
             continue
         path.append(str(part))
         fields = [model.model_fields.get(path[-1]) for model in models[-1]]
@@ -182,12 +182,12 @@ def _nearest(path: list[str], models: Models) -> str:
 
     *parents, leaf = path
     siblings = [name for model in models for name in model.model_fields]
-    others = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
-    near = [] if leaf in others.values() else get_close_matches(leaf, siblings, n=1, cutoff=0.5)
+    leaves = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
+    near = [] if leaf in leaves.values() else get_close_matches(leaf, siblings, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
-    elsewhere = get_close_matches(leaf, others.values(), n=1, cutoff=0.7)
-    owners = [key for key, name in others.items() if name in elsewhere]
+    near_leaves = get_close_matches(leaf, leaves.values(), n=1, cutoff=0.7)
+    owners = [key for key, name in leaves.items() if name in near_leaves]
     return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"
 
 

@@ -1,7 +1,7 @@
-"""The canonical form of shipped presets and sweeps: every key, in the order of the models, below one comment.
+"""Canonical form of shipped presets and sweeps: one comment, then every key in model order.
 
 ``python -m esper_ray.leyline.config.presets`` lists the files in ``configs/`` that are in another form and exits 1 if
-there are any; with ``--write`` it rewrites them, so that a new key is one edit: that of the model.
+there are any. With ``--write`` it rewrites them, so that a new key is one edit, in the model.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML with lists in one line, and double quotes where a text would be read as something else."""
+    """YAML dumper with lists in one line, and double quotes around text that YAML would not read as text."""
 
 
 def _list_node(dumper: yaml.SafeDumper, values: Sequence[Any]) -> yaml.Node:
@@ -45,7 +45,7 @@ def complete_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def complete_sweep(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of a sweep with all keys, and with ``reward_modes: all`` as it is spelled.
+    """The tree of a sweep with all keys; ``reward_modes: all`` stays as it is.
 
     Raises:
         ConfigError: if it is not valid.
@@ -58,7 +58,7 @@ def canonical(path: Path, complete: Callable[[Mapping[str, Any]], dict[str, Any]
     """The text of the file ``path`` in canonical form.
 
     Raises:
-        ConfigError: if the file is not valid, or has comments below its first key, which would be lost.
+        ConfigError: if the file is not valid, or has comments below its first key.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     first = next((index for index, line in enumerate(lines) if line and not line.startswith("#")), len(lines))
@@ -84,7 +84,7 @@ def canonical_texts(folder: Path) -> dict[Path, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the files, or rewrite them; the exit code."""
+    """Check the files, or rewrite them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="esper_ray.leyline.config.presets", description="Check presets and sweeps.")
     parser.add_argument("--write", action="store_true", help="rewrite the files that are not in canonical form")
     parser.add_argument("--folder", type=Path, help="folder of the presets; default: configs of this installation")
@@ -94,12 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    others = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    for path in others:
+    differing = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    for path in differing:
         if options.write:
             path.write_text(texts[path], encoding="utf-8")
         sys.stdout.write(f"{path}: {'rewritten' if options.write else 'not in canonical form; --write rewrites it'}\n")
-    return 1 if others and not options.write else 0
+    return 1 if differing and not options.write else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is paid, and for what: the section ``reward`` of the configuration."""
+"""Section ``reward``: mode, weights, costs, bonuses and penalties."""
 
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -12,7 +12,7 @@ from esper_ray.leyline.config.base import (
     Number,
     Positive,
     Section,
-    known_names,
+    check_names,
 )
 
 RewardMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
@@ -23,7 +23,7 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class LossRewardConfig(Section):
-    """The family `loss`, which pays for lower validation loss."""
+    """Weights of the family `loss`, which rewards lower validation loss."""
 
     loss_delta_weight: NonNegative = Field(5.0, description="reward for one typical change of the loss")
     typical_loss_delta_std: Positive = Field(0.1, description="nats that count as one typical change")
@@ -39,7 +39,7 @@ class LossRewardConfig(Section):
 
 
 class SettlementConfig(Section):
-    """The mode `settlement`, which pays changes of committed, priced value against a run without growth."""
+    """Weights of the mode `settlement`, which rewards committed, priced value above a run without growth."""
 
     scale: Positive = Field(10.0, description="reward for a value of 1: 100 points of accuracy above the control")
     window_epochs: Count = Field(5, description="epochs over which values are averaged; single ones fluctuate")
@@ -47,7 +47,7 @@ class SettlementConfig(Section):
 
 
 class RewardConfig(Section):
-    """What is paid. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
+    """Rewards. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
 
     mode: RewardMode = Field("shaped", description="rule by which a step is paid")
     family: RewardFamily = Field(
@@ -173,9 +173,9 @@ class RewardConfig(Section):
 
     @field_validator("mode", "family", mode="before")
     @classmethod
-    def _known(cls, name: Any, info: ValidationInfo) -> Any:
+    def _check_name(cls, name: Any, info: ValidationInfo) -> Any:
         choices = REWARD_MODES if info.field_name == "mode" else get_args(RewardFamily)
-        return known_names(f"reward {info.field_name}", (name,), choices)[0] if isinstance(name, str) else name
+        return check_names(f"reward {info.field_name}", (name,), choices)[0] if isinstance(name, str) else name
 
     @model_validator(mode="after")
     def _mode_belongs_to_family(self) -> Self:

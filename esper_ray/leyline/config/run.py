@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
-from esper_ray.leyline.config.base import Count, Fraction, NonNegative, Number, Positive, Section, known_names
+from esper_ray.leyline.config.base import Count, Fraction, NonNegative, Number, Positive, Section, check_names
 from esper_ray.leyline.config.host import CNNHostConfig, HostConfig
 from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.config.system import SystemConfig, TelemetryConfig
@@ -28,7 +28,7 @@ CompileMode = Annotated[
 
 
 class TaskConfig(Section):
-    """What the hosts learn."""
+    """Task of the hosts: data, splits and augmentation."""
 
     name: str = Field("digits", description="task by name; esper tasks lists them")
     data_dir: Path | None = Field(None, description="folder with the data, for tasks that read files")
@@ -44,7 +44,7 @@ class TaskConfig(Section):
 
 
 class IncubationConfig(Section):
-    """How a seed learns behind the host, whose output it does not touch."""
+    """Incubation: training of a seed in TRAINING, which does not change the host's output."""
 
     method: IncubationMethod = Field(
         "shadow", description="loss of a second pass with the seed on (shadow), or the gradient of the host, bounded"
@@ -57,7 +57,7 @@ class IncubationConfig(Section):
 
 
 class InitialisationConfig(Section):
-    """Inner weights of newborn seeds, by germination style. The output does not change at birth in either case."""
+    """Inner weights of newborn seeds, by germination style. The output never changes at birth."""
 
     linear_add: Initialisation = Field(
         "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
@@ -109,16 +109,16 @@ class GrowthConfig(Section):
     @field_validator("blueprints")
     @classmethod
     def _known_blueprints(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return known_names("blueprint", names, [blueprint.id for blueprint in Blueprint])
+        return check_names("blueprint", names, [blueprint.id for blueprint in Blueprint])
 
     @field_validator("styles")
     @classmethod
     def _known_styles(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return known_names("style", names, [style.id for style in GerminationStyle])
+        return check_names("style", names, [style.id for style in GerminationStyle])
 
 
 class TrainingConfig(Section):
-    """How a host and its seeds are trained within one environment step."""
+    """Training of a host and its seeds within one environment step."""
 
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimizer of the host and of the seeds")
     lr: Positive = Field(0.05, description="learning rate of the host and of committed seeds")
@@ -147,7 +147,7 @@ class TrainingConfig(Section):
 
 
 class MeasurementConfig(Section):
-    """How seeds are judged on the validation split, with each of them on and off."""
+    """Measurement of the seeds on the validation split, with each of them on and off."""
 
     every: Count = Field(1, description="epochs between measurements of the coalitions of seeds")
     examples: Annotated[int, Field(ge=0)] = Field(0, description="validation examples that are measured; 0: all")
@@ -155,7 +155,7 @@ class MeasurementConfig(Section):
 
 
 class GovernorConfig(Section):
-    """When a host counts as broken, and what is done about it."""
+    """Governor: detection of broken hosts, snapshots and rollbacks."""
 
     window: Annotated[int, Field(ge=3)] = Field(20, description="number of healthy validation losses in the statistics")
     min_history: Annotated[int, Field(ge=2)] = Field(5, description="losses needed before divergence is judged")
@@ -208,7 +208,7 @@ class PPOConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides what a run computes."""
+    """Configuration of a run."""
 
     schema_version: Literal[1] = Field(1, description="version of these keys")
     name: str = Field("custom", min_length=1, description="label of the run")
@@ -236,16 +236,16 @@ class RunConfig(Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that decides results: not where actors are placed, nor who watches."""
+        """SHA-256, in hexadecimal, of all decisive keys: without placement and telemetry."""
         tree = self.model_dump(mode="json", exclude={"telemetry"})
         tree["system"] = self.system.decisive()
         return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def environment_digest(self) -> str:
-        """SHA-256 of what decides how an episode goes: everything but names, places, the policy and its learner."""
+        """SHA-256, in hex, of the keys that determine an episode: without names, folders, policy and learner."""
         tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
-        for place in ("data_dir", "cache_dir"):
-            del tree["task"][place]
+        for folder in ("data_dir", "cache_dir"):
+            del tree["task"][folder]
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""A sweep: many runs that differ in reward mode, seed and any other configuration keys, and what they come to.
+"""Configuration of a sweep, and its expansion into trials.
 
-Everything here is pure: a sweep is expanded to the configurations of all its trials before anything is started.
+A sweep is expanded to the configurations of all its trials before any trial starts. All functions are pure.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from esper_ray.leyline.config.base import Count, Fraction, Section, known_names, unknown_name_message
+from esper_ray.leyline.config.base import Count, Fraction, Section, check_names, unknown_name_message
 from esper_ray.leyline.config.loading import ConfigError, build, data_folder, literal_message, read_file
 from esper_ray.leyline.config.reward import REWARD_MODES, RewardMode
 from esper_ray.leyline.config.run import RunConfig
@@ -20,23 +20,23 @@ from esper_ray.leyline.config.run import RunConfig
 Scheduler = Literal["none", "asha", "pbt", "pb2"]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 POPULATION_SCHEDULERS = ("pbt", "pb2")
-OF_OTHER_FLAGS = {"seed": "--seeds", "reward.mode": "--reward-modes"}
-"""Keys that a grid may not hold, and where they belong."""
+FLAGS_OF_KEYS = {"seed": "--seeds", "reward.mode": "--reward-modes"}
+"""Keys that a grid may not hold, and the flags for them."""
 NEVER_SWEPT = ("name", "schema_version")
 PER_TRIAL = ("ppo.rounds", "ppo.checkpoints_kept")
-"""Keys of the learner that decide how long a trial is or what it keeps, not how it learns."""
-LONGEST_NAME = 100
+"""Keys of the learner that affect the length or the files of a trial, not its learning."""
+MAX_NAME_LENGTH = 100
 
 
 class HalvingConfig(Section):
-    """Successive halving (ASHA): at a few milestones, trials that are behind are stopped."""
+    """Successive halving (ASHA), which stops the worst trials at a few milestones."""
 
     grace_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds that every trial gets; 0: a quarter")
     reduction: Annotated[float, Field(gt=1)] = Field(3.0, description="about one trial in so many passes a milestone")
 
 
 class PopulationConfig(Section):
-    """Population-based training: trials that are behind copy those ahead and change settings."""
+    """Population-based training, in which the worst trials copy the best and change settings."""
 
     interval_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds between changes; 0: a tenth")
     quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="share that copies, and is copied")
@@ -47,11 +47,11 @@ def _modes(value: Any) -> Any:
     if value in ("all", ["all"], ("all",)):
         return REWARD_MODES
     is_list = isinstance(value, list | tuple) and value and all(isinstance(mode, str) for mode in value)
-    return known_names("reward mode", tuple(value), REWARD_MODES) if is_list else value
+    return check_names("reward mode", tuple(value), REWARD_MODES) if is_list else value
 
 
 class SweepConfig(Section):
-    """What a sweep tries. A file in ``configs/sweeps`` is one of these."""
+    """Configuration of a sweep. Each file in ``configs/sweeps`` holds one."""
 
     schema_version: Literal[1] = Field(1, description="version of these keys")
     name: str = Field("sweep", min_length=1, description="label of the sweep")
@@ -91,8 +91,8 @@ class SweepConfig(Section):
     @classmethod
     def _full_grid(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for key, values in grid.items():
-            if key in OF_OTHER_FLAGS:
-                raise ValueError(f"{key!r} has an option of its own, {OF_OTHER_FLAGS[key]}")
+            if key in FLAGS_OF_KEYS:
+                raise ValueError(f"{key!r} has an option of its own, {FLAGS_OF_KEYS[key]}")
             if key in NEVER_SWEPT:
                 raise ValueError(f"{key!r} cannot be swept: it does not change what a run computes")
             if not values:
@@ -125,10 +125,10 @@ def _distinct(kind: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _check_changeable(scheduler: str, key: str, values: Sequence[Any]) -> None:
-    """See that a policy can go on under another value of ``key``.
+    """Check that ``key`` may change while a policy learns.
 
     Raises:
-        ValueError: if it cannot, or PB2 is to find values between such as are no numbers.
+        ValueError: if it may not, or the scheduler is PB2 and its values are not two numbers or more.
     """
     if not key.startswith(("ppo.", "reward.")) or key in (*PER_TRIAL, "reward.family"):
         raise ValueError(
@@ -142,12 +142,12 @@ def _check_changeable(scheduler: str, key: str, values: Sequence[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One run of a sweep."""
+    """Trial of a sweep: one run."""
 
     name: str
-    """Its folder; the same whenever the same sweep is expanded."""
+    """Name of its folder; a function of the sweep."""
     settings: Mapping[str, Any]
-    """What sets it apart, by configuration key: reward mode and seed first, then the grid."""
+    """Varied settings by configuration key: reward mode and seed first, then the grid."""
     config: RunConfig
 
     @property
@@ -164,13 +164,13 @@ class Trial:
 def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
     """All trials: for each seed every point of the grid, and at each point every reward mode.
 
-    Seeds are outermost, so that a sweep that is cut short has tried everything with its first seeds.
+    Seeds are outermost, so that an interrupted sweep has covered every choice with its first seeds.
 
     Args:
         base: the configuration that all trials share; its seed is the first if ``sweep.seeds`` is a number.
 
     Raises:
-        ConfigError: if the configuration of a trial is not valid, naming each problem and the trials that have it.
+        ConfigError: if the configuration of a trial is not valid, with each problem and its trials.
     """
     modes = sweep.reward_modes or (base.reward.mode,)
     seeds = range(base.seed, base.seed + sweep.seeds) if isinstance(sweep.seeds, int) else sweep.seeds
@@ -180,33 +180,33 @@ def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
     trials: list[Trial] = []
     problems: dict[str, list[str]] = {}
     for index, (seed, *values, mode) in enumerate(points):
-        asked = {"reward.mode": mode, "seed": seed} | dict(zip(sweep.grid, values, strict=True))
-        name = trial_name(index, digits, asked)
+        settings = {"reward.mode": mode, "seed": seed} | dict(zip(sweep.grid, values, strict=True))
+        name = trial_name(index, digits, settings)
         try:
-            config = build(tree, asked)
+            config = build(tree, settings)
         except ConfigError as error:
             for line in str(error).splitlines():
                 problems.setdefault(line, []).append(name)
             continue
         flat = config.flat()
-        trials.append(Trial(name, {key: flat.get(key, value) for key, value in asked.items()}, config))
+        trials.append(Trial(name, {key: flat.get(key, value) for key, value in settings.items()}, config))
     if problems:
-        raise ConfigError("\n".join(_of_trials(line, names, len(points)) for line, names in problems.items()))
+        raise ConfigError("\n".join(_trial_message(line, names, len(points)) for line, names in problems.items()))
     return trials
 
 
 def trial_name(index: int, digits: int, settings: Mapping[str, Any]) -> str:
-    """A name for a folder: number, reward mode, grid, seed."""
+    """Name of a trial and of its folder: number, reward mode, grid, seed."""
     parts = [f"{index:0{digits}d}", str(settings["reward.mode"])]
     parts += [
         f"{key.rpartition('.')[2]}={value}" for key, value in settings.items() if key not in ("seed", "reward.mode")
     ]
     parts.append(f"s{settings['seed']}")
     name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "-".join(parts))
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - len(parts[-1]) - 1]}-{parts[-1]}"
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - len(parts[-1]) - 1]}-{parts[-1]}"
 
 
-def _of_trials(line: str, names: Sequence[str], total: int) -> str:
+def _trial_message(line: str, names: Sequence[str], total: int) -> str:
     if len(names) == total:
         return line
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -217,7 +217,7 @@ def sweep_config(tree: Mapping[str, Any]) -> SweepConfig:
     """The validated sweep.
 
     Raises:
-        ConfigError: listing every problem with its key, its value and what is allowed.
+        ConfigError: with the key, the value and the constraint of every problem.
     """
     try:
         return SweepConfig.model_validate(tree)
@@ -226,7 +226,7 @@ def sweep_config(tree: Mapping[str, Any]) -> SweepConfig:
 
 
 def sweep_names() -> list[str]:
-    """Names of the sweeps that are shipped."""
+    """Names of the shipped sweeps."""
     return sorted(path.stem for path in (data_folder("configs") / "sweeps").glob("*.yaml"))
 
 
@@ -234,13 +234,13 @@ def read_sweep(name: str) -> dict[str, Any]:
     """The tree of a shipped sweep by its name, or of a file by its path.
 
     Raises:
-        ConfigError: if there is neither, or the file cannot be read.
+        ConfigError: if neither exists, or the file cannot be read.
     """
     if name in sweep_names():
         return read_file(data_folder("configs") / "sweeps" / f"{name}.yaml")
     if Path(name).suffix in (".yaml", ".yml", ".json") or Path(name).exists():
         return read_file(Path(name))
-    raise ConfigError(f"{unknown_name_message('sweep', name, sweep_names())}; a path of a file will do, too")
+    raise ConfigError(f"{unknown_name_message('sweep', name, sweep_names())}, or the path of a file")
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
@@ -248,9 +248,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
     key = ".".join([*parents, leaf])
     if problem["type"] == "extra_forbidden":
         section = SweepConfig.model_fields[parents[0]].annotation if parents else SweepConfig
-        known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
-        return unknown_name_message("key of a sweep", key, [".".join([*parents, name]) for name in known])
+        fields = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        return unknown_name_message("key of a sweep", key, [".".join([*parents, name]) for name in fields])
     message = literal_message(problem, [*parents, leaf]) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{key}: {message}" if key else str(message)  # which names the value itself
+        return f"{key}: {message}" if key else str(message)  # the message has the value
     return f"{key}: {message} (got {problem['input']!r})"

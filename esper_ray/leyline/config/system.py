@@ -1,4 +1,4 @@
-"""Where the workers of a run are placed, what happens after faults, and how much telemetry is recorded."""
+"""Sections ``system`` and ``telemetry``: placement, fault tolerance and amount of telemetry."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -22,11 +22,11 @@ FREE = (
     "tries",
     "straggler_s",
 )
-"""Fields that no result depends on: a run may be resumed with others."""
+"""Fields without effect on results: a run may be resumed with other values."""
 
 
 class SystemConfig(Section):
-    """Where things run."""
+    """Workers, devices, placement and fault tolerance of a run."""
 
     workers: Literal["ray", "local"] = Field(
         "ray", description="ray: actors on a cluster; local: environments and learner in the process of the run"
@@ -61,7 +61,7 @@ class SystemConfig(Section):
     )
 
     def decisive(self) -> dict[str, Any]:
-        """What results depend on. Which GPU, and how many actors share the work, is not among it."""
+        """The fields that affect results, with devices reduced to their kinds."""
         tree = self.model_dump(mode="json", exclude=set(FREE))
         kinds = [name.partition(":")[0] for name in self.devices]
         return tree | {"device": self.device.partition(":")[0], "devices": kinds[:1] if len(set(kinds)) == 1 else kinds}
@@ -83,13 +83,13 @@ class SystemConfig(Section):
         if self.slots_per_actor > self.envs_per_actor:
             raise ValueError(
                 f"slots_per_actor ({self.slots_per_actor}) must not exceed envs_per_actor ({self.envs_per_actor}): "
-                "an actor cannot play more episodes at a time than it has"
+                "an actor cannot run more concurrent episodes than it has environments"
             )
         return self
 
 
 class TelemetryConfig(Section):
-    """Telemetry beside the event log, which every run writes: resuming, replaying and pictures need it."""
+    """Telemetry in addition to the event log, which every run writes for resuming, replay and pictures."""
 
     level: Level = Field(
         "normal",

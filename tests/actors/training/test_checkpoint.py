@@ -141,13 +141,13 @@ def test_another_observation_is_refused_with_both_schemas(saved):
 @pytest.mark.parametrize(("key", "value"), [("version", 99), ("kind", "policy bundle")])
 def test_another_version_or_kind_is_refused_with_both_values(saved, key, value):
     rewrite_envelope(saved, **{key: value})
-    with pytest.raises(CheckpointError, match=rf"is of .*{key} {value!r}.*, needed is kind 'checkpoint' version 3"):
+    with pytest.raises(CheckpointError, match=rf"is of .*{key} {value!r}.*, expected kind 'checkpoint' version 3"):
         load_checkpoint(saved, CONFIG)
 
 
 def test_a_checkpoint_of_version_2_is_refused_with_its_version(saved):
     (saved / "state.json").write_text(json.dumps({"version": 2} | state_of(saved)))
-    with pytest.raises(CheckpointError, match=r"is of kind None version 2, needed is kind 'checkpoint' version 3"):
+    with pytest.raises(CheckpointError, match=r"is of kind None version 2, expected kind 'checkpoint' version 3"):
         load_checkpoint(saved, CONFIG)
 
 
@@ -157,7 +157,7 @@ def test_one_changed_byte_is_refused(saved, name):
     place = content.index(b'"round": 2') + 9 if name == "state.json" else len(content) - 3
     content[place] ^= 1
     (saved / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"round-00002 is damaged: its content is not what was written"):
+    with pytest.raises(CheckpointError, match=r"round-00002 is damaged: the SHA-256 digest of its content differs"):
         load_checkpoint(saved, CONFIG)
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables that can be read again, and a picture that shows something."""
+"""Files of an evaluation: tables that round-trip, and a picture with visible content."""
 
 import csv
 from dataclasses import fields, replace
@@ -16,7 +16,7 @@ READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": in
 
 
 def score(policy, seed, **changes):
-    made = Score(
+    result = Score(
         policy=policy,
         seed=seed,
         test_accuracy_pp=61.123456789012345,
@@ -31,11 +31,11 @@ def score(policy, seed, **changes):
         total_reward=-0.1,
         seeds_grown=(("r0c0", "conv_light"), ("r0c2", "norm")),
     )
-    return replace(made, **changes)
+    return replace(result, **changes)
 
 
 def summary(policy, **changes):
-    made = Summary(
+    result = Summary(
         policy=policy,
         episodes=20,
         test_accuracy_pp=Interval(61.04, 60.0, 62.25),
@@ -51,7 +51,7 @@ def summary(policy, **changes):
         test_gain_pp=Interval(-1.25, -2.0, 10.0),
         on_frontier=True,
     )
-    return replace(made, **changes)
+    return replace(result, **changes)
 
 
 CONTROL = summary("alone", objective_gain_pp=None, test_gain_pp=None, on_frontier=False, train_gflops=1234.5)
@@ -108,7 +108,7 @@ def test_a_row_of_the_table_by_hand():
     assert (second[2], second[4], second[6], second[-1]) == ("control", "control", "1,234", "")
 
 
-def test_narrower_layouts_say_the_same_in_more_lines():
+def test_narrower_layouts_have_the_same_cells_in_more_lines():
     (_, single), (headings, stacked), (few, dense) = scoreboard.layouts([summary("grown"), CONTROL])
     assert single[0] == ROW
     assert stacked[0][:3] == ("grown\nfrontier", "61.0\n[60.0, 62.2]", "-1.2\n[-2.0, +10.0]")
@@ -119,7 +119,7 @@ def test_narrower_layouts_say_the_same_in_more_lines():
 
 
 @pytest.mark.parametrize(("layout", "columns"), [(1, 110), (2, 80)])
-def test_layouts_fit_where_they_are_meant_to(layout, columns):
+def test_layouts_fit_their_terminal_widths(layout, columns):
     wide = summary(
         "from-scratch",
         test_gain_pp=Interval(-10.0, -20.0, -10.0),
@@ -163,8 +163,8 @@ def drawn(folder, summaries, scores=SCORES):
 
 def shown(pixels, colour):
     """Number of pixels of a colour."""
-    wanted = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    return int((np.abs(pixels - wanted).max(axis=2) < 0.01).sum())
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return int((np.abs(pixels - rgb).max(axis=2) < 0.01).sum())
 
 
 def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
@@ -182,8 +182,8 @@ def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
 @pytest.mark.parametrize("count", [1, 14])
 def test_the_picture_of_any_number_of_policies_is_drawn(count, tmp_path):
     """Also of the control alone, of equal costs, and of several orders of magnitude."""
-    others = [summary(f"policy {i}", parameters=10.0 ** (i // 2 + 2)) for i in range(count - 1)]
-    pixels, ink = drawn(tmp_path, [CONTROL, *others])
+    policies = [summary(f"policy {i}", parameters=10.0 ** (i // 2 + 2)) for i in range(count - 1)]
+    pixels, ink = drawn(tmp_path, [CONTROL, *policies])
     assert pixels.shape[0] >= 48 * count
     assert 0.005 < ink < 0.5
 

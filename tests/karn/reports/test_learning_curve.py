@@ -1,4 +1,4 @@
-"""The picture of learning: the objective of each round, and the lines that it has to cross."""
+"""The picture of learning: objective by round, and lines of the other policies."""
 
 import csv
 
@@ -10,7 +10,7 @@ from esper_ray.leyline.evaluation_results import Interval, Summary
 
 
 class Rounds:
-    """What the picture asks of a run directory."""
+    """Run directory with the rounds that the picture needs."""
 
     def __init__(self, path):
         self.path = path
@@ -26,21 +26,21 @@ def summary(name, objective):
     return Summary(name, 2, interval, interval, interval, 100.0, 1.0, 0.5, 0, 1.0, None, gain, gain, False)
 
 
-def test_the_objective_of_a_round_is_its_accuracy_minus_the_price_of_what_grew(tmp_path):
+def test_the_objective_of_a_round_is_its_accuracy_minus_the_price_of_growth(tmp_path):
     """A host of 160 parameters, 0.005 points each: growth to 3.5 times its size adds 400 and costs 2 points."""
     path = tmp_path / "rounds.csv"
     path.write_text("val_accuracy_ratio,growth_ratio\n0.5,1.0\n0.75,3.5\n")
     assert objective_by_round(Rounds(path), 160, 0.005) == [pytest.approx(50.0), pytest.approx(73.0)]
 
 
-def test_the_smooth_line_looks_back_only():
+def test_the_moving_average_uses_past_rounds_only():
     assert smooth([1.0, 3.0, 5.0, 7.0], window=3) == [1.0, 2.0, 3.0, 5.0]
     assert smooth([4.0]) == [4.0]
 
 
 def test_the_picture_shows_the_curve_and_the_lines(tmp_path):
-    found = [summary("tamiyo", 60.0), summary("static", 30.0)]
-    with_curve = imread(draw_learning(tmp_path / "a.png", {"tamiyo": [40.0, 50.0, 60.0]}, found, "title"))
-    other = imread(draw_learning(tmp_path / "b.png", {"tamiyo": [40.0, 50.0, 60.0]}, found[:1], "title"))
-    assert with_curve.shape == other.shape
-    assert (with_curve != other).any(), "the line of the control is missing"
+    summaries = [summary("tamiyo", 60.0), summary("static", 30.0)]
+    with_curve = imread(draw_learning(tmp_path / "a.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries, "title"))
+    image = imread(draw_learning(tmp_path / "b.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries[:1], "title"))
+    assert with_curve.shape == image.shape
+    assert (with_curve != image).any(), "the line of the control is missing"

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from esper_ray.karn.reports.panel_pictures import Window, draw_row, draw_rows, legend, shown
+from esper_ray.karn.reports.panel_pictures import Window, draw_row, draw_rows, format_value, legend
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 from esper_ray.nissa.grafana.prometheus import PrometheusApi, PrometheusError
@@ -18,14 +18,14 @@ END = 1_700_000_000.0
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """What a Prometheus says: one series with the labels of the request's taste, 0 to 3."""
+    """Server with the answers of a Prometheus: 0 to 3 series per query."""
 
-    asked: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
+    requests: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
 
     def do_GET(self):
         url = urlparse(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        self.asked.append((url.path, query))
+        self.requests.append((url.path, query))
         if "bad" in query.get("query", ""):
             return self.answer(400, {"status": "error", "error": "parse error: unexpected identifier"})
         return self.answer(200, {"status": "success", "data": self.data(url.path, query)})
@@ -39,9 +39,11 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if path.endswith("query_range"):
             times = [END - 60 + 10 * number for number in range(7)]
             return {
-                "result": [{"metric": one, "values": [[t, str(n % 2)] for n, t in enumerate(times)]} for one in series]
+                "result": [
+                    {"metric": labels, "values": [[t, str(n % 2)] for n, t in enumerate(times)]} for labels in series
+                ]
             }
-        return {"result": [{"metric": one, "value": [END, "0.25"]} for one in series]}
+        return {"result": [{"metric": labels, "value": [END, "0.25"]} for labels in series]}
 
     def answer(self, status, tree):
         body = json.dumps(tree).encode()
@@ -56,7 +58,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api():
-    Answers.asked = []
+    Answers.requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield PrometheusApi(f"http://127.0.0.1:{server.server_port}")
@@ -68,7 +70,7 @@ def test_every_row_becomes_a_picture(api, tmp_path):
     paths = draw_rows(api, "run", tmp_path, 60.0, END)
     assert len(paths) == len(ROWS) == len({path.name for path in paths})
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
-    queries = [query["query"] for _, query in Answers.asked if "query" in query]
+    queries = [query["query"] for _, query in Answers.requests if "query" in query]
     assert len(queries) == sum(len(panel.queries) for row in ROWS for panel in row.panels)
     assert not [query for query in queries if "$" in query]
     assert all('run="run"' in query for query in queries if "ray_esper" in query)
@@ -79,12 +81,12 @@ def panel(kind, expression="x", unit="none", **more):
 
 
 @pytest.mark.parametrize("kind", ["timeseries", "stat", "bargauge", "state-timeline", "table"])
-def test_each_panel_shows_its_series_and_one_without_data_says_so(api, kind):
+def test_each_panel_shows_its_series_or_no_data(api, kind):
     row = Row("A row", (panel(kind), panel(kind, "empty")), "well.")
     figure = draw_row(api, "run", row, Window(END - 60, END))
     full, empty = figure.axes
     assert [text.get_text() for text in empty.texts] == ["no data"]
-    names = {text.get_text() for text in full.texts} | {one.get_text() for one in full.get_yticklabels()}
+    names = {text.get_text() for text in full.texts} | {label.get_text() for label in full.get_yticklabels()}
     names |= {text.get_text() for text in (full.get_legend().get_texts() if full.get_legend() else ())}
     assert {"one of", "two of"} <= {name.partition(":")[0] for name in names}
     assert full.get_title(loc="left") == "Title"
@@ -124,7 +126,7 @@ def test_stacked_curves_are_areas_and_steps_colour_numbers(api):
     ],
 )
 def test_numbers_have_units(value, unit, text):
-    assert shown(value, unit) == text
+    assert format_value(value, unit) == text
 
 
 def test_a_legend_is_filled_with_labels():
@@ -132,16 +134,16 @@ def test_a_legend_is_filled_with_labels():
     assert legend(Query("x", "{{group}}"), {}) == "value"
 
 
-def test_a_run_that_is_not_known_is_told_with_those_that_are(api, tmp_path):
-    with pytest.raises(PrometheusError, match="knows no run 'mine'; it has other, run"):
+def test_an_unknown_run_is_refused_with_the_existing_ones(api, tmp_path):
+    with pytest.raises(PrometheusError, match="has no run 'mine'; its runs: other, run"):
         draw_rows(api, "mine", tmp_path, 60.0)
 
 
-def test_a_query_that_cannot_be_evaluated_says_why(api):
+def test_a_query_that_cannot_be_evaluated_is_an_error_with_the_reason(api):
     with pytest.raises(PrometheusError, match="parse error: unexpected identifier"):
         api.at("bad")
 
 
-def test_nobody_answering_is_told():
+def test_a_server_that_does_not_answer_is_an_error():
     with pytest.raises(PrometheusError, match=r"no Prometheus answers at http://127\.0\.0\.1:1"):
         PrometheusApi("http://127.0.0.1:1").label_values("run")

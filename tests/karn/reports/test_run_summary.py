@@ -25,7 +25,7 @@ FAILURE = [("TRAINING", 0.0), ("PRUNED", 0.0), ("EMBARGOED", 0.0), ("RESETTING",
 
 
 def story(episode, accuracy, steps=6, grown=True, **more):
-    """The log of one episode: one seed that is kept, one that is pruned and followed by another."""
+    """The log of one episode: one fossilized seed, and one that is pruned and replaced."""
     state = {"val_accuracy_pp": 10.0, "committed_accuracy_pp": 10.0}
     yield complete({"kind": "episode_started", "episode": episode, **state, **more})
     for step in range(steps):
@@ -85,8 +85,8 @@ def test_a_heuristic_run_is_drawn_without_rounds_and_without_a_display(run, monk
     assert pyplot.get_fignums() == []
 
 
-def test_rounds_in_which_nothing_but_waiting_happened_are_drawn(run):
-    """A single round, no operation, no seed: the emptiest run that there is. Warnings are errors here."""
+def test_rounds_with_wait_only_are_drawn(run):
+    """A single round, no operation, no seed: the smallest run. Warnings are errors here."""
     run.log(story(0, 20.0, steps=1, grown=False, round=0))
     run.add_round(row_of(0, wait=12), {"round": 0})
     draw_run(run)
@@ -109,7 +109,7 @@ def test_the_best_episode_is_the_earliest_with_the_highest_accuracy():
     assert best.round_index == 0
 
 
-def test_the_best_episode_knows_its_round():
+def test_the_best_episode_has_its_round():
     events = [*story(0, 10.0, round=0), *story(1, 20.0, round=4)]
     assert best_episode(events).round_index == 4
 
@@ -121,7 +121,7 @@ def test_episodes_that_did_not_end_do_not_count():
     assert best_episode([{"kind": "run_started"}]) is None
 
 
-def test_episodes_whose_records_are_mixed_are_told_apart():
+def test_episodes_with_interleaved_records_are_separated():
     first, second = list(story(0, 40.0)), list(story(1, 50.0))
     mixed = [event for pair in zip(first, second, strict=True) for event in pair]
     best = best_episode(mixed)

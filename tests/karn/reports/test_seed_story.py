@@ -4,7 +4,7 @@ import math
 
 from nissa_builders import complete
 
-from esper_ray.karn.reports.seed_story import stories, told_lines
+from esper_ray.karn.reports.seed_story import seed_stories, story_lines
 
 
 def step(number, operation="WAIT", slot=None, worth=None, probability=1.0, **more):
@@ -43,46 +43,46 @@ LIFE = [
 ]
 
 
-def test_a_life_is_told_from_the_decision_to_the_end():
-    first, second = stories(LIFE, "r0c0")
+def test_a_story_has_decisions_gates_and_end():
+    first, second = seed_stories(LIFE, "r0c0")
     assert (first.seed, first.blueprint) == ("r0c0-1", "norm")
     assert [number for number, _ in first.lines] == [1, 2, 3, 3, 4, 6]
-    said = [what for _, what in first.lines]
-    assert said[0] == (
+    texts = [what for _, what in first.lines]
+    assert texts[0] == (
         "DORMANT -> GERMINATED after 0 steps, by the policy: GERMINATE r0c0, probability 0.25, "
-        "value before +0.500, pay -0.250 (nothing else to do)"
+        "value before +0.500, reward -0.250 (nothing else to do)"
     )
-    assert said[1] == "gate G2 stayed shut: NOT age 3 (wanted 4)"
-    assert said[2] == "gate G2 opened: age 3 (wanted 4)"
-    assert said[4] == "BLENDING -> PRUNED after 1 steps, by the clock: its gradients explode"
-    assert first.end == f"step 4: {said[4]}"
-    assert first.worth == [(2, 1.0, 0.25, 0.5), (3, 3.0, 0.25, 0.5)]
+    assert texts[1] == "gate G2 refused: NOT age 3 (needed 4)"
+    assert texts[2] == "gate G2 passed: age 3 (needed 4)"
+    assert texts[4] == "BLENDING -> PRUNED after 1 steps, automatic: its gradients explode"
+    assert first.end == f"step 4: {texts[4]}"
+    assert first.contributions == [(2, 1.0, 0.25, 0.5), (3, 3.0, 0.25, 0.5)]
     assert second.seed == "r0c0-2"
-    assert second.end == "still there at the end of the episode"
+    assert second.end == "alive at the end of the episode"
     assert second.lines[-1] == (6, "rolled back: loss (9 > 3)")
 
 
 def test_another_slot_has_its_own_seeds():
-    assert [story.seed for story in stories(LIFE, "r0c1")] == ["r0c1-1"]
-    assert stories(LIFE, "r0c2") == []
+    assert [story.seed for story in seed_stories(LIFE, "r0c1")] == ["r0c1-1"]
+    assert seed_stories(LIFE, "r0c2") == []
 
 
 def test_the_text_has_contribution_over_time_and_the_end():
-    first, second = (list(told_lines(story)) for story in stories(LIFE, "r0c0"))
+    first, second = (list(story_lines(story)) for story in seed_stories(LIFE, "r0c0"))
     assert first[0] == "seed r0c0-1 in r0c0: norm"
     assert "  contribution, steps 2 to 3: [ @]" in first
     assert "    lowest +1.00 pp, highest +3.00 pp, last +3.00 +/- 0.25 pp at amplitude 0.50" in first
     assert first[-1].startswith("  end: step 4: BLENDING -> PRUNED")
-    assert "  contribution: never measured" in second
+    assert "  contribution: not measured" in second
 
 
-def test_what_else_might_have_been_done_is_told_where_it_is_known():
-    thought = {"kind": "decision", "step": 1, "operation": "GERMINATE", "probability": 0.3}
-    thought |= {"operations": {"GERMINATE": 0.3, "WAIT": 0.5, "PRUNE": 0.2}, "values": {"GERMINATE": 1.0, "WAIT": 0.5}}
-    first, second = stories(LIFE, "r0c0", [thought])
+def test_a_decision_sample_adds_the_most_probable_alternative():
+    sample = {"kind": "decision", "step": 1, "operation": "GERMINATE", "probability": 0.3}
+    sample |= {"operations": {"GERMINATE": 0.3, "WAIT": 0.5, "PRUNE": 0.2}, "values": {"GERMINATE": 1.0, "WAIT": 0.5}}
+    first, second = seed_stories(LIFE, "r0c0", [sample])
     assert first.lines[0][1].endswith(
         "; GERMINATE itself 0.3, else WAIT 0.5, Q +0.500 against +1.000 (nothing else to do)"
     )
     assert "itself" not in second.lines[0][1]
-    alone = thought | {"operations": {"GERMINATE": 1.0}}
-    assert ", nothing else was legal" in stories(LIFE, "r0c0", [alone])[0].lines[0][1]
+    alone = sample | {"operations": {"GERMINATE": 1.0}}
+    assert ", no other operation was legal" in seed_stories(LIFE, "r0c0", [alone])[0].lines[0][1]

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: the folder, scores by hand, tables, and pictures that can be drawn."""
+"""Files of a sweep: the folder, scores by hand, tables, and pictures that can be drawn."""
 
 import csv
 
@@ -61,12 +61,12 @@ class TestDirectory:
         assert again.differences(sweep.sweep, BASE) == []
 
     def test_only_what_decides_results_counts_as_a_difference(self, sweep):
-        other = sweep.sweep.model_copy(update={"concurrent": 3, "retries": 0, "window": 7})
-        assert sweep.differences(other, BASE) == ["window: 2 -> 7"]
+        changed = sweep.sweep.model_copy(update={"concurrent": 3, "retries": 0, "window": 7})
+        assert sweep.differences(changed, BASE) == ["window: 2 -> 7"]
 
     def test_a_trial_that_has_not_begun_is_waiting(self, sweep):
-        found = sweep.standing("0-basic-lr=0.0001-s42")
-        assert (found.status, found.round_index, found.score_pp, found.run) == ("waiting", 0, None, "")
+        standing = sweep.standing("0-basic-lr=0.0001-s42")
+        assert (standing.status, standing.round_index, standing.score_pp, standing.run) == ("waiting", 0, None, "")
 
     def test_a_score_by_hand(self, sweep):
         """160 parameters of the host, grown to 2.5 times as many: 240 at 0.005 points each are 1.2 points."""
@@ -74,13 +74,13 @@ class TestDirectory:
         run = RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], name)
         for entry in (row(0, 0.2), row(1, 0.4, rollbacks=2), row(2, 0.6, 2.5, rollbacks=1)):
             run.add_round(entry, {"round": 0})
-        found = sweep.standing(name)
-        assert found.curve_pp == pytest.approx((20.0, 40.0, 58.8))
-        assert found.score_pp == pytest.approx(49.4)
-        assert found.reported_pp(2) == pytest.approx([20.0, 30.0, 49.4])
-        assert found.means["committed_accuracy_ratio"] == pytest.approx(0.5)
-        assert (found.round_index, found.rounds, found.rollbacks, found.env_steps) == (3, 4, 3, 120)
-        assert found.run == f"trials/{name}"
+        standing = sweep.standing(name)
+        assert standing.curve_pp == pytest.approx((20.0, 40.0, 58.8))
+        assert standing.score_pp == pytest.approx(49.4)
+        assert standing.reported_pp(2) == pytest.approx([20.0, 30.0, 49.4])
+        assert standing.means["committed_accuracy_ratio"] == pytest.approx(0.5)
+        assert (standing.round_index, standing.rounds, standing.rollbacks, standing.env_steps) == (3, 4, 3, 120)
+        assert standing.run == f"trials/{name}"
 
     def test_the_price_is_that_of_the_base_whatever_a_trial_is_charged(self, tmp_path):
         config = sweep_config({"seeds": 1, "grid": {"reward.param_penalty_weight": [0.1, 50.0]}})
@@ -128,10 +128,10 @@ def test_rows_for_people():
 
 def test_tables_are_written(tmp_path, sweep):
     with write_sweep(tmp_path, sweep.standings()).open(newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [entry["trial"] for entry in found] == list(sweep.trials)
-    assert (found[1]["reward.mode"], found[1]["seed"], found[1]["ppo.lr"]) == ("sparse", "42", "0.0001")
-    assert (found[1]["status"], found[1]["score_pp"]) == ("waiting", "")
+        lines = list(csv.DictReader(file))
+    assert [entry["trial"] for entry in lines] == list(sweep.trials)
+    assert (lines[1]["reward.mode"], lines[1]["seed"], lines[1]["ppo.lr"]) == ("sparse", "42", "0.0001")
+    assert (lines[1]["status"], lines[1]["score_pp"]) == ("waiting", "")
     with write_ranking(tmp_path, {"choices": [ranked("basic", 71.0)]}).open(newline="") as file:
         (entry,) = csv.DictReader(file)
     assert (entry["ranking"], entry["choice"], entry["score_pp"], entry["score_pp_low"]) == (

@@ -54,7 +54,7 @@ def test_every_metric_of_the_catalogue_can_be_exported(exporter):
         assert (f"{metric.exported}_sum" if metric.type == "histogram" else metric.exported) in shown
 
 
-def test_a_port_that_is_taken_is_refused(exporter):
+def test_an_occupied_port_is_refused(exporter):
     with pytest.raises(ExporterError, match=rf"cannot be served on 127.0.0.1:{exporter.port}"):
         PrometheusExporter("run-2", "", exporter.port)
 

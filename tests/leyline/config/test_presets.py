@@ -24,8 +24,8 @@ def folder(tmp_path):
 
 def test_shipped_presets_and_sweeps_are_in_canonical_form():
     texts = canonical_texts(CONFIGS)
-    others = [path.name for path, text in texts.items() if path.read_text() != text]
-    assert others == [], "make presets rewrites them"
+    differing = [path.name for path, text in texts.items() if path.read_text() != text]
+    assert differing == [], "make presets rewrites them"
     assert {path.stem for path in texts} == {*preset_names(), *sweep_names()}
 
 
@@ -41,7 +41,7 @@ def test_a_missing_key_is_completed_with_its_default_in_its_place(folder, capsys
     assert main(["--folder", str(folder)]) == 0
 
 
-def test_other_order_and_spelling_are_made_canonical_below_the_same_comment(folder):
+def test_other_order_and_spelling_become_canonical_below_the_same_comment(folder):
     path = folder / "digits.yaml"
     whole = path.read_text()
     comment = "".join(line for line in whole.splitlines(keepends=True) if line.startswith("#"))
@@ -78,7 +78,7 @@ def test_an_unknown_key_is_refused(folder, capsys):
 
 
 @given(st.sets(st.sampled_from(LEAVES)), st.dictionaries(st.sampled_from(["ppo.lr", "gamma"]), st.floats(1e-9, 1.0)))
-def test_any_part_of_a_preset_is_completed_to_what_it_means(tmp_path_factory, dropped, values):
+def test_any_part_of_a_preset_is_completed_to_its_configuration(tmp_path_factory, dropped, values):
     """Numbers, null and texts like off are read back as they are."""
     tree = merged(RunConfig().model_dump(mode="json"), values)
     for key in dropped - values.keys():

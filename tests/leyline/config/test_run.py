@@ -56,13 +56,13 @@ OUT_OF_RANGE = [
         ("host.momentum", "training.momentum"),
     ],
 )
-def test_an_unknown_key_is_refused_naming_it_and_its_nearest_neighbour(key, nearest):
+def test_an_unknown_key_is_refused_with_its_nearest_neighbour(key, nearest):
     with pytest.raises(ConfigError) as caught:
         build({}, {key: 1})
     assert str(caught.value) == f"unknown key {key!r}; did you mean {nearest!r}?"
 
 
-def test_an_unknown_key_that_resembles_nothing_lists_what_there_is():
+def test_an_unknown_key_without_a_neighbour_lists_the_valid_keys():
     with pytest.raises(
         ConfigError, match=r"unknown key 'host\.qqq' \(known here: family, base_channels, blocks, pools"
     ):
@@ -104,7 +104,7 @@ def test_a_host_offers_row_0_after_blocks_and_row_1_after_pools():
 
 
 @pytest.mark.parametrize("slot", ["r0c3", "r1c2", "r2c0"])
-def test_a_slot_that_the_host_lacks_is_refused_with_what_it_offers(slot):
+def test_a_slot_that_the_host_lacks_is_refused_with_its_slots(slot):
     with pytest.raises(ConfigError) as caught:
         build({}, {"growth.slots": ["r0c0", slot]})
     assert str(caught.value) == f"host has no slot {slot!r}; it offers r0c0, r0c1, r0c2, r1c0, r1c1"
@@ -145,7 +145,7 @@ def test_an_unknown_reward_mode_names_the_nearest():
         ("host.family", "ccn", "host family", "cnn"),
     ],
 )
-def test_an_unknown_choice_is_refused_naming_the_nearest_and_all(key, value, kind, nearest):
+def test_an_unknown_choice_is_refused_with_the_nearest_and_all_choices(key, value, kind, nearest):
     with pytest.raises(ConfigError) as caught:
         build({}, {key: value})
     message = str(caught.value)
@@ -153,7 +153,7 @@ def test_an_unknown_choice_is_refused_naming_the_nearest_and_all(key, value, kin
     assert message.endswith(f" (got {value!r})")
 
 
-def test_an_unknown_choice_in_a_list_is_refused_naming_the_nearest():
+def test_an_unknown_choice_in_a_list_is_refused_with_the_nearest():
     expected = r"growth\.auto_forward\.1: unknown growth auto forward 'g22'; did you mean 'g2'"
     with pytest.raises(ConfigError, match=expected):
         build({}, {"growth.auto_forward": ["g1", "g22"]})
@@ -303,8 +303,8 @@ def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
     moved = build({}, {f"system.{key}": value for key, value in changes.items()})
     assert moved != RunConfig()
     assert moved.digest() == RunConfig().digest()
-    gpus, others = (build({}, {"system.devices": names}) for names in (["cuda"], ["cuda:2", "cuda:1"]))
-    assert gpus.digest() == others.digest() != moved.digest()
+    gpus, gpu_lists = (build({}, {"system.devices": names}) for names in (["cuda"], ["cuda:2", "cuda:1"]))
+    assert gpus.digest() == gpu_lists.digest() != moved.digest()
 
 
 def test_neither_digest_nor_difference_depend_on_how_closely_a_run_is_watched():

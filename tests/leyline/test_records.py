@@ -5,7 +5,7 @@ from esper_ray.leyline.records import UNMEASURED, Coalition, Measurement
 FULL = frozenset({"r0c0", "r0c1"})
 
 
-def test_nothing_about_a_fresh_seed_is_zero_before_it_is_measured():
+def test_every_measurement_of_a_fresh_seed_is_none():
     values = [getattr(UNMEASURED, name) for name in UNMEASURED.__slots__]
     assert values == [None] * len(values)
 
@@ -14,16 +14,16 @@ def test_accuracy_is_looked_up_by_the_exact_coalition():
     members = [frozenset(), frozenset({"r0c0"}), frozenset({"r0c1"}), FULL]
     coalitions = tuple(Coalition(m, 10.0 * k) for k, m in enumerate(members))
     measurement = Measurement(1.0, 30.0, 100, ("r0c0", "r0c1"), coalitions)
-    assert [measurement.accuracy_of(m) for m in members] == [0.0, 10.0, 20.0, 30.0]
+    assert [measurement.coalition_accuracy_pp(m) for m in members] == [0.0, 10.0, 20.0, 30.0]
 
 
 def test_without_players_the_empty_coalition_is_the_whole_network():
-    assert Measurement(1.0, 42.0, 100).accuracy_of(frozenset()) == 42.0
+    assert Measurement(1.0, 42.0, 100).coalition_accuracy_pp(frozenset()) == 42.0
 
 
 def test_a_coalition_that_was_not_measured_is_an_error_naming_it():
     measurement = Measurement(1.0, 30.0, 100, ("r0c0",), (Coalition(frozenset({"r0c0"}), 30.0),))
     with pytest.raises(KeyError, match=r"\['r0c1'\] was not measured; players were \['r0c0'\]"):
-        measurement.accuracy_of(frozenset({"r0c1"}))
+        measurement.coalition_accuracy_pp(frozenset({"r0c1"}))
     with pytest.raises(KeyError, match=r"\[\] was not measured"):
-        measurement.accuracy_of(frozenset())
+        measurement.coalition_accuracy_pp(frozenset())

@@ -4,7 +4,7 @@ import pytest
 
 from esper_ray.leyline.config.loading import ConfigError, build, read_preset
 from esper_ray.leyline.config.reward import REWARD_MODES
-from esper_ray.leyline.config.sweep import LONGEST_NAME, expand, read_sweep, sweep_config, sweep_names, trial_name
+from esper_ray.leyline.config.sweep import MAX_NAME_LENGTH, expand, read_sweep, sweep_config, sweep_names, trial_name
 
 BASE = build(read_preset("digits"))
 
@@ -14,8 +14,8 @@ def trials(**tree):
 
 
 def test_modes_grid_and_seeds_are_crossed_seeds_outermost():
-    found = trials(reward_modes=["basic", "sparse"], seeds=2, grid={"ppo.lr": [1e-4, 3e-4]})
-    assert [trial.name for trial in found] == [
+    expanded = trials(reward_modes=["basic", "sparse"], seeds=2, grid={"ppo.lr": [1e-4, 3e-4]})
+    assert [trial.name for trial in expanded] == [
         "0-basic-lr=0.0001-s42",
         "1-sparse-lr=0.0001-s42",
         "2-basic-lr=0.0003-s42",
@@ -25,9 +25,9 @@ def test_modes_grid_and_seeds_are_crossed_seeds_outermost():
         "6-basic-lr=0.0003-s43",
         "7-sparse-lr=0.0003-s43",
     ]
-    assert found[3].settings == {"reward.mode": "sparse", "seed": 42, "ppo.lr": 3e-4}
-    assert found[3].choice == {"reward.mode": "sparse", "ppo.lr": 3e-4}
-    assert (found[3].config.reward.mode, found[3].config.seed, found[3].config.ppo.lr) == ("sparse", 42, 3e-4)
+    assert expanded[3].settings == {"reward.mode": "sparse", "seed": 42, "ppo.lr": 3e-4}
+    assert expanded[3].choice == {"reward.mode": "sparse", "ppo.lr": 3e-4}
+    assert (expanded[3].config.reward.mode, expanded[3].config.seed, expanded[3].config.ppo.lr) == ("sparse", 42, 3e-4)
 
 
 def test_a_trial_without_a_grid_is_the_run_of_the_preset():
@@ -41,17 +41,17 @@ def test_seeds_may_be_listed():
 
 def test_values_are_those_that_the_configuration_makes_of_them():
     """A whole number for a real one, and text for a number, as YAML reads 1e-3."""
-    found = trials(seeds=1, grid={"ppo.lr": [1, "1e-3"], "growth.slots": [["r0c1", "r0c0"], ["r0c2"]]})
-    assert [trial.settings["ppo.lr"] for trial in found] == [1.0, 1.0, 1e-3, 1e-3]
-    assert all(isinstance(trial.settings["ppo.lr"], float) for trial in found)
-    assert [trial.config.growth.slots for trial in found[:2]] == [("r0c0", "r0c1"), ("r0c2",)]
+    expanded = trials(seeds=1, grid={"ppo.lr": [1, "1e-3"], "growth.slots": [["r0c1", "r0c0"], ["r0c2"]]})
+    assert [trial.settings["ppo.lr"] for trial in expanded] == [1.0, 1.0, 1e-3, 1e-3]
+    assert all(isinstance(trial.settings["ppo.lr"], float) for trial in expanded)
+    assert [trial.config.growth.slots for trial in expanded[:2]] == [("r0c0", "r0c1"), ("r0c2",)]
 
 
 def test_names_are_good_for_folders():
     settings = {"reward.mode": "basic", "seed": 7, "task.data_dir": "/a b/c", "growth.slots": ["r0c0", "r0c1"]}
     assert trial_name(3, 2, settings) == "03-basic-data_dir=_a_b_c-slots=_r0c0_r0c1_-s7"
     long = trial_name(3, 2, settings | {"growth.blueprints": ["conv_light"] * 20})
-    assert len(long) <= LONGEST_NAME
+    assert len(long) <= MAX_NAME_LENGTH
     assert long.endswith("-s7")
 
 
@@ -66,10 +66,10 @@ def test_shipped_sweeps_are_complete_and_valid(name):
 
 def test_the_shipped_sweep_tries_every_reward_mode_three_times():
     sweep = sweep_config(read_sweep("reward_modes"))
-    found = expand(sweep, BASE)
-    assert len(found) == 24
-    assert [trial.config.reward.mode for trial in found[:8]] == list(REWARD_MODES)
-    assert [trial.seed for trial in found[::8]] == [42, 43, 44]
+    expanded = expand(sweep, BASE)
+    assert len(expanded) == 24
+    assert [trial.config.reward.mode for trial in expanded[:8]] == list(REWARD_MODES)
+    assert [trial.seed for trial in expanded[::8]] == [42, 43, 44]
 
 
 def test_a_sweep_is_read_from_a_file(tmp_path):
@@ -104,28 +104,28 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_sweeps_that_make_no_sense_are_refused(case):
     tree, expected = REFUSED[case]
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as caught:
         sweep_config(tree)
     for text in expected:
-        assert text in str(found.value)
+        assert text in str(caught.value)
 
 
 def test_a_key_that_no_configuration_has_is_refused_once_with_its_nearest_neighbour():
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as caught:
         trials(reward_modes="all", grid={"ppo.learning_rate": [1e-3], "ppo.epocs": [2]})
-    first, second = str(found.value).splitlines()
+    first, second = str(caught.value).splitlines()
     assert "unknown key 'ppo.learning_rate'" in first
     assert second == "unknown key 'ppo.epocs'; did you mean 'ppo.epochs'?"
 
 
 def test_a_trial_that_is_not_valid_is_named():
-    with pytest.raises(ConfigError) as found:
+    with pytest.raises(ConfigError) as caught:
         trials(seeds=2, grid={"ppo.clip": [0.2, 2.0]})
-    assert str(found.value).startswith("trial 1-basic-clip=2.0-s42 and 1 more: ppo.clip: ")
-    assert "got 2.0" in str(found.value)
+    assert str(caught.value).startswith("trial 1-basic-clip=2.0-s42 and 1 more: ppo.clip: ")
+    assert "got 2.0" in str(caught.value)
 
 
-def test_an_unknown_sweep_is_refused_with_what_there_is():
+def test_an_unknown_sweep_is_refused_with_the_existing_ones():
     with pytest.raises(ConfigError, match="unknown sweep 'reward_mode'; did you mean 'reward_modes'"):
         read_sweep("reward_mode")
     with pytest.raises(ConfigError, match=r"cannot read configuration /nowhere/x\.yaml"):

@@ -43,8 +43,8 @@ COUNTS = {
 
 @pytest.mark.parametrize(("topology", "name"), COUNTS, ids=lambda value: getattr(value, "value", value))
 def test_counts_are_those_by_hand(topology, name):
-    wanted = COUNTS[topology, name]
-    assert {c: seed_parameter_count(topology, Blueprint.named(name), c) for c in wanted} == wanted
+    expected = COUNTS[topology, name]
+    assert {c: seed_parameter_count(topology, Blueprint.from_id(name), c) for c in expected} == expected
 
 
 def test_the_table_covers_every_blueprint_of_every_topology():
@@ -81,10 +81,12 @@ def test_widths_between_the_layers():
     assert [bottleneck_width(c) for c in (1, 32, 36, 64)] == [8, 8, 9, 16]
 
 
-def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
-    with pytest.raises(ValueError, match=r"'lora' is not made for images; those are noop, conv_light, .*conv_heavy"):
+def test_a_blueprint_of_another_topology_is_an_error_with_the_choices():
+    with pytest.raises(
+        ValueError, match=r"'lora' does not exist for images; choose from noop, conv_light, .*conv_heavy"
+    ):
         seed_parameter_count(IMAGES, Blueprint.LORA, 8)
-    with pytest.raises(ValueError, match="'conv_light' is not made for sequences; those are noop, attention"):
+    with pytest.raises(ValueError, match="'conv_light' does not exist for sequences; choose from noop, attention"):
         seed_parameter_count(SEQUENCES, Blueprint.CONV_LIGHT, 8)
 
 

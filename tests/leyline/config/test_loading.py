@@ -28,7 +28,7 @@ def test_every_preset_is_valid_and_spells_out_every_key(name):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_means_what_it_spells(name):
+def test_every_preset_is_equal_to_its_loaded_configuration(name):
     tree = read_preset(name)
     assert flatten(tree) == build(tree).flat()
 
