@@ -1,4 +1,4 @@
-"""What every builder of modules needs: seeded initial weights, parameter counts, symbolic tracing."""
+"""Helpers of module builders: seeded initial weights, parameter counts, symbolic tracing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ from torch import nn
 from torch.fx import Proxy
 
 GLOBAL_GENERATOR = RLock()
-"""Held by whoever borrows the global generator of the CPU; episodes may run in several threads."""
+"""Lock of the CPU's global generator; episodes may run in several threads."""
 
 
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Draw the initial weights of modules built inside from ``seed``, leaving the global generator as it was.
+    """Context that seeds the initial weights and preserves the global generator.
 
-    Modules of other libraries initialise themselves from torch's global generator, so it is borrowed
-    for the construction and handed back. One thread at a time.
+    Modules of other libraries initialise themselves from torch's global generator, so it is seeded for the
+    construction and restored afterwards, one thread at a time.
     """
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
@@ -30,5 +30,5 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def is_symbolic(value: object) -> bool:
-    """Whether ``value`` is a placeholder of ``torch.fx`` tracing, whose numbers cannot be read."""
+    """Whether ``value`` is a ``torch.fx`` proxy without readable numbers."""
     return isinstance(value, Proxy)

@@ -1,4 +1,4 @@
-"""One optimiser for a host and its seeds, whose parameter groups follow births, commitments and deaths."""
+"""Optimiser of a host and its seeds, whose parameter groups follow the structure."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
 
 ParameterState = dict[str, Any]
-"""What an optimiser keeps for one parameter: momentum and the like."""
+"""Optimiser state of one parameter, such as momentum."""
 
 
 class GrowingOptimizer:
-    """Any torch optimiser over the group ``host`` and one group per slot with a live seed.
+    """A torch optimiser with the group ``host`` and one group per live seed.
 
     Invariant: its parameters are exactly the trainable parameters of the model, each in one group. A
     committed seed joins the host's group with its state; the state of a seed that fades, and does not
@@ -48,7 +48,7 @@ class GrowingOptimizer:
         model.growth.listen(self)
 
     def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
-        """Train ``groups`` from now on. Parameters keep their state wherever they go."""
+        """Train ``groups`` from now on. Parameters keep their state across groups."""
         known = self._resting | dict(self._optimizer.state)
         present = {group["name"]: group for group in self._optimizer.param_groups}
         arranged = []
@@ -98,7 +98,7 @@ class GrowingOptimizer:
             yield from group["params"]
 
     def before_step(self, look: Callable[[], None]) -> None:
-        """Call ``look`` before every step from now on."""
+        """Call ``look`` before every following step."""
         self._optimizer.register_step_pre_hook(lambda _optimizer, _args, _kwargs: look())
 
     def step(self) -> None:
@@ -111,17 +111,17 @@ class GrowingOptimizer:
             parameter.grad = None
 
     def state_of(self, parameter: nn.Parameter) -> ParameterState:
-        """What is kept for ``parameter``; empty before its first step."""
+        """Optimiser state of ``parameter``; empty before its first step."""
         state: ParameterState = self._resting.get(parameter) or self._optimizer.state.get(parameter, {})
         return state
 
     def state_by_name(self) -> dict[str, ParameterState]:
-        """A copy of what is kept for each parameter, by its name in the model."""
+        """Copies of the optimiser states, by parameter name in the model."""
         states = {name: self.state_of(parameter) for name, parameter in self.model.named_parameters()}
         return {name: _copied(state) for name, state in states.items() if state}
 
     def load_state_by_name(self, states: Mapping[str, ParameterState]) -> None:
-        """Replace everything that is kept by ``states``.
+        """Replace all optimiser states by ``states``.
 
         Raises:
             KeyError: if the model has no parameter of some name; nothing is changed then.

@@ -215,7 +215,7 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
     intact(model, lambda: model.load_state_dict(with_manifest("{")), match="cannot be read")
     intact(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
-    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, needed is version 1")
+    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 1")
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)
         intact(model, lambda text=text: model.load_state_dict(with_manifest(text)), match="manifest is damaged")

@@ -1,4 +1,4 @@
-"""Bodies for (B, T, D) features that mix tokens."""
+"""Seed bodies for (B, T, D) features that mix tokens."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from esper_ray.kasmina.modules import is_symbolic
 
 WINDOW = 64
-"""Tokens that window attention looks back on, the own one included."""
+"""Number of tokens in the attention window, the current one included."""
 FLEX_MIN_WIDTH = 16
-"""Narrowest head that FlexAttention's CUDA kernels take; they refuse to compile below."""
+"""Minimum head width of FlexAttention's CUDA kernels; they do not compile below it."""
 
 
 class SelfAttention(nn.Module):
@@ -36,7 +36,7 @@ class SelfAttention(nn.Module):
 
 
 class WindowAttention(SelfAttention):
-    """Self-attention over the last :data:`WINDOW` tokens; over that many on both sides where it need not be causal.
+    """Self-attention over the last :data:`WINDOW` tokens, on both sides unless causal.
 
     On CUDA it runs as FlexAttention, whose block mask skips what the window hides; elsewhere, with narrow
     heads and in exported graphs, as dense attention with the same mask.

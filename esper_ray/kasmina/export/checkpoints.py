@@ -1,4 +1,4 @@
-"""A grown model on disk: the manifest says what grows where, so that a fresh process can rebuild it.
+"""Checkpoint of a grown model: tensors and a manifest from which the structure is rebuilt.
 
 The manifest is JSON; in ``state_dict()`` it travels as a tensor of bytes, so that all values there are
 tensors. Files are safetensors; nothing is unpickled.
@@ -117,24 +117,24 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
 
 
 def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
-    """See that ``model`` has the slots and seeds of a manifest.
+    """Check that ``model`` has the slots and seeds of a manifest.
 
     Raises:
-        TopologyError: if it has others.
+        TopologyError: if they differ.
     """
     theirs, ours = _manifest({EXTRA_STATE: packed}), manifest_of(model)
     if json.loads(json.dumps(ours)) != theirs:
         raise TopologyError(
-            "the state holds other seeds than the model, or seeds in another stage; a grown model that is part of "
+            "the seeds of the state differ from those of the model in kind or stage; a grown model that is part of "
             "another module is loaded by its own load_state_dict(), before that of the other"
         )
 
 
 def save_model(model: SlottedNetwork, path: Path) -> None:
-    """Write ``model`` to ``path``: first beside it, then renamed. Tied tensors are stored once.
+    """Write ``model`` to ``path`` atomically. Tied tensors are stored once.
 
     Raises:
-        ValueError: if the host's state holds something else than tensors.
+        ValueError: if the host's state holds anything other than tensors.
     """
     tensors: dict[str, Tensor] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -155,7 +155,7 @@ def save_model(model: SlottedNetwork, path: Path) -> None:
 
 
 def load_model(model: SlottedNetwork, path: Path) -> None:
-    """Make ``model`` what :func:`save_model` wrote to ``path``.
+    """Load the file ``path`` of :func:`save_model` into ``model``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -185,7 +185,7 @@ def _manifest(state: Mapping[str, Any]) -> Manifest:
 def _record(manifest: Manifest) -> GrowthRecord:
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != MANIFEST_VERSION:
-        raise TopologyError(f"the manifest has version {version!r}, needed is version {MANIFEST_VERSION}")
+        raise TopologyError(f"the manifest has version {version!r}, this release reads version {MANIFEST_VERSION}")
     try:
         states = {slot: None if tree is None else seed_from_json(tree) for slot, tree in manifest["seeds"].items()}
         record = GrowthRecord(states, dict(manifest["germinations"]), manifest["epoch"], manifest["seed"])
@@ -221,7 +221,7 @@ def _expected_shapes(
 
 
 def _shape(value: Any) -> torch.Size | None:
-    """``None`` for what is no tensor: a module may keep other things in its state."""
+    """Shape of a tensor, ``None`` for any other value in a module's state."""
     return value.shape if isinstance(value, Tensor) else None
 
 

@@ -1,4 +1,4 @@
-"""Where slots can sit: finds out, in one evaluation pass, what the outputs of submodules look like."""
+"""Attachment of slots: one evaluation pass records the outputs of submodules."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,21 +26,21 @@ class Attachment:
     """Name of the submodule, as in ``host.named_modules()``."""
     shape: SlotShape
     example_shape: tuple[int, ...]
-    """Shape of the features of one example, as seen."""
+    """Shape of the features of one example."""
     dtype: torch.dtype = torch.float32
-    """Of the features, as seen."""
+    """Type of the features."""
     branches: bool = False
-    """Whether the batch can be doubled here: no other path goes around the slot."""
+    """Whether the batch can be doubled here: no shortcut leads around the slot."""
 
 
 class SlotHook:
-    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
+    """Forward hook of a slot; an object, so that a copied model hooks its own cells."""
 
     def __init__(self, cell: SeedCell) -> None:
         self.cell = cell
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """The submodule's output as its cell passes it on."""
+        """The submodule's output after its cell."""
         cell = self.cell
         if cell.seed is None and cell.tap is None:
             return output
@@ -49,7 +49,7 @@ class SlotHook:
 
 
 def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
-    """The slots in the order in which a forward pass meets them. The host is left as it was.
+    """The slots in forward order. The host is not changed.
 
     Raises:
         SlotIdError: if a slot id is malformed or there is none.
@@ -87,7 +87,7 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
 
 @contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Within it, ``modules`` are in evaluation mode; afterwards every submodule is in the mode it was in."""
+    """Context of evaluation mode for ``modules`` that restores every submodule's mode."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
     for module, _ in modes:
         module.training = False
@@ -131,7 +131,7 @@ def _batch_size(example_input: Any) -> int | None:
 
 
 def _branches(host: nn.Module, module: nn.Module, example_input: Any) -> bool:
-    """Whether doubling the batch at ``module`` doubles the host's output, and does nothing else."""
+    """Whether doubling the batch at ``module`` only doubles the host's output."""
     if (_batch_size(example_input) or 1) < 2:
         return False  # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
     with torch.no_grad(), evaluation_mode(host):

@@ -1,4 +1,4 @@
-"""A gradient-informed start: inner weights for which a newborn seed gets the largest gradient.
+"""Gradient-informed initialisation: inner weights that maximise a newborn seed's gradient.
 
 At birth the output scale s is zero, so the loss depends on the seed to first order only through
 ``dL/ds_c = sum g J body_c(h)``: g is the loss gradient at the slot's output, J the slope of the blend
@@ -22,13 +22,13 @@ from esper_ray.leyline.blueprints import Topology
 
 STEPS = 30
 RATE = 0.1
-"""Length of a step, as a share of each tensor's norm."""
+"""Step length as a share of each tensor's norm."""
 
 
 def maximise_birth_gradient(
     seed: nn.Module, cell: SeedCell, operator: BlendOperator, loss_of: Callable[[], Tensor]
 ) -> None:
-    """Change the inner weights of ``seed``, newborn for the empty slot ``cell``, in place.
+    """Optimise the inner weights of the newborn ``seed`` of ``cell`` in place.
 
     Args:
         loss_of: runs the model that holds the slot on a batch and returns its scalar loss.
@@ -84,7 +84,7 @@ def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tupl
 
 
 def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
-    """Normalised gradient ascent on ``height``; every tensor keeps its norm, and the best point is kept."""
+    """Normalised gradient ascent on ``height`` at constant tensor norms; keeps the best point."""
     norms = [weight.detach().norm() for weight in weights]
     best, kept = -1.0, [weight.detach().clone() for weight in weights]
     for step in range(STEPS + 1):

@@ -1,4 +1,4 @@
-"""Passes in which many coalitions of seeds are computed at once."""
+"""Context of passes that compute many coalitions of seeds at once."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
