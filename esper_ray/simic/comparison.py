@@ -1,4 +1,4 @@
-"""Paired comparison of policies over seeds: bootstrap intervals and the frontier of quality, cost and stability."""
+"""Paired comparison of policies over seeds: bootstrap intervals and Pareto frontier."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ POWER = 1.959964 + 0.841621
 
 
 def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
-    """Mean of ``values`` with a percentile bootstrap interval, the same for the same values.
+    """Mean of ``values`` with a deterministic percentile bootstrap interval.
 
-    Of paired differences it is the paired interval.
+    For paired differences this is the paired interval.
 
     Raises:
         ValueError: if there are no values, or one is not finite.
@@ -37,7 +37,7 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, leve
 
 
 def verdict(differences: Sequence[float]) -> ComparisonVerdict:
-    """Who is better, from paired differences of one against the other, and how many seeds it takes to tell.
+    """Verdict of a paired comparison, with the number of seeds that it needs.
 
     Args:
         differences: of the first over the second, one for each seed.
@@ -63,7 +63,7 @@ def verdict(differences: Sequence[float]) -> ComparisonVerdict:
 
 
 def duels(scores: Sequence[Score], policy: str) -> list[PairedComparison]:
-    """What ``policy`` gains over each of the others.
+    """Paired comparison of ``policy`` with each other policy.
 
     Raises:
         ValueError: if there is no such policy, or policies were played on different seeds.

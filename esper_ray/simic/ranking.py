@@ -1,4 +1,4 @@
-"""Ranking of choices from few runs each: interquartile means and stratified bootstrap intervals.
+"""Ranking of choices by interquartile means with stratified bootstrap intervals.
 
 Source: Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice (2021).
 """
@@ -13,13 +13,13 @@ from esper_ray.leyline.sweep_results import RankedChoice
 from esper_ray.simic.comparison import LEVEL, RESAMPLES
 
 Strata = Sequence[Sequence[float]]
-"""Scores of the runs of one choice, by stratum: a stratum is a setting of everything else but the seed."""
+"""Scores of the runs of one choice, by stratum: a stratum is one setting of all other keys except the seed."""
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
     """Mean without the lowest and the highest quarter of ``values``, each rounded down.
 
-    Of fewer than four values it is their mean: there is no whole value in a quarter of them.
+    For fewer than four values it is their mean, since a quarter of them is less than one value.
 
     Raises:
         ValueError: if there are no values, or one is not finite.
@@ -28,7 +28,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def stratified_resamples(strata: Strata, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Interquartile means of ``resamples`` resamples, each drawn within every stratum with replacement.
+    """Interquartile means of resamples, each drawn within strata with replacement.
 
     Strata stay as large as they are: a resample never has more runs of an easy setting than there were.
     """
@@ -43,7 +43,7 @@ def ranking(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> list[RankedChoice]:
-    """The choices, highest interquartile mean first; equal ones in the order in which they came.
+    """The choices by descending interquartile mean; ties keep their input order.
 
     Args:
         choices: scores by choice and stratum.
@@ -67,14 +67,14 @@ def ranking(
 
 
 def _best_shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each row the share of the columns in which it holds the maximum; rows that tie divide a column."""
+    """Share of columns in which each row is maximal; tied rows divide a column."""
     winners = scores == scores.max(axis=0)
     shares: NDArray[np.float64] = (winners / winners.sum(axis=0)).mean(axis=1)
     return shares
 
 
 def _trimmed_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row, the mean without its lowest and highest quarter. Rows have equally many values."""
+    """Mean of each row without its lowest and highest quarter."""
     count = rows.shape[1]
     cut = count // 4
     means: NDArray[np.float64] = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)

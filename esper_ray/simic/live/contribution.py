@@ -19,7 +19,7 @@ from esper_ray.simic.rewards import bonuses, costs, credit, operations, terminal
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a seed may be paid for in a step."""
+    """Claim of a seed to pay in a step."""
 
     amount: float
     doubt: float
@@ -44,7 +44,7 @@ def shaped(b: StepContext) -> None:
 
 
 def escrow(b: StepContext) -> None:
-    """Changes of the credit that is kept for every seed; what was not committed by the end is taken back."""
+    """Changes of every seed's credit; uncommitted credit is taken back at the end."""
     live, _ = _improvements(b)
     for report, account in b.seeds():
         if report.stage in COMMITTED or b.t.terminated:
@@ -67,7 +67,7 @@ def escrow(b: StepContext) -> None:
 
 
 def _improvements(b: StepContext) -> tuple[float | None, float | None]:
-    """What live, and what committed seeds improve together; the latter as last measured."""
+    """Joint improvement of live and of committed seeds; the latter as last measured."""
     measured = b.t.measured
     kept = committed_players(committed_slots(b.t.after), measured)
     alone, none = measured.coalition(kept), measured.coalition(frozenset())
@@ -79,7 +79,7 @@ def _improvements(b: StepContext) -> tuple[float | None, float | None]:
 
 
 def _claim_of(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
-    """What a seed may be paid for at the end of a step; nothing if it is unmeasured."""
+    """Claim of a seed at the end of a step; empty if unmeasured."""
     contribution = report.measured.contribution_pp
     if contribution is None or improvement is None:
         return Claim(0.0, 0.0, 1.0, "unmeasured")
@@ -88,7 +88,7 @@ def _claim_of(b: StepContext, report: SlotReport, account: SlotAccount, improvem
 
 
 def _claim(b: StepContext, contribution: float, improvement: float, gained: float, account: SlotAccount) -> Claim:
-    """What a seed with a measured ``contribution`` may be paid for.
+    """Claim of a seed with a measured ``contribution``.
 
     Args:
         improvement: by all seeds of its kind together.
@@ -109,14 +109,14 @@ def _claim(b: StepContext, contribution: float, improvement: float, gained: floa
 
 
 def _fair_share(b: StepContext, claims: Mapping[str, Claim], improvement: float | None) -> float:
-    """Share of positive claims that is paid, so that they are not more than the seeds improve together."""
+    """Paid share of positive claims, which caps them at the joint improvement."""
     claimed = sum(max(0.0, claim.amount) for claim in claims.values())
     earned = b.config.contribution_weight * max(0.0, improvement or 0.0)
     return 1.0 if claimed <= earned else earned / claimed
 
 
 def _pay_claim(b: StepContext, slot: str, claim: Claim, share: float) -> float:
-    """Pay ``share`` of a positive claim, or take a negative one; what was paid."""
+    """Book ``share`` of a positive claim or a whole negative one; the amount."""
     why = claim.why
     amount = claim.amount
     if amount > 0 and share < 1.0:
@@ -139,7 +139,7 @@ def _warn_and_boost(b: StepContext, report: SlotReport, live: float | None, earn
 
 
 def _give_up(b: StepContext) -> None:
-    """What a pruned seed was worth is taken, or paid if it hurt."""
+    """Charge the value of a pruned seed, or pay it if the seed was harmful."""
     seed = b.t.addressed
     if not b.t.did(LifecycleOp.PRUNE) or seed is None or seed.measured.contribution_pp is None:
         return
@@ -153,7 +153,7 @@ def _give_up(b: StepContext) -> None:
 
 
 def _forfeit(b: StepContext) -> None:
-    """Take back credit: of a seed that is pruned at once, of seeds that were not committed at the end.
+    """Take back the credit of a pruned seed, and at the end of uncommitted ones.
 
     The latter is caused by the last step at which they could have been committed, or, if there was none, by the last
     operation on them.
@@ -173,7 +173,7 @@ def _forfeit(b: StepContext) -> None:
 
 
 def _surroundings(b: StepContext) -> None:
-    """Everything but the credit itself."""
+    """Terms of ``escrow`` besides the credit."""
     t, config = b.t, b.config
     b.shape(config.pbrs_weight)
     overhead, (live, committed) = b.effective_parameters(), b.live_and_committed()
@@ -191,7 +191,7 @@ def _surroundings(b: StepContext) -> None:
 
 
 def _operation(b: StepContext) -> None:
-    """What the operation costs or earns, if it took effect."""
+    """Cost or pay of the operation, if it took effect."""
     t, config, seed = b.t, b.config, b.t.addressed
     if not t.success or t.operation is LifecycleOp.WAIT:
         return
@@ -214,7 +214,7 @@ def _operation(b: StepContext) -> None:
 
 
 def _hindsight(b: StepContext) -> None:
-    """Remember who helps whom; when a seed is committed, pay those who helped, at the step that made them help."""
+    """Record boosts between seeds; a commitment pays the boosting seeds, at the causal step."""
     _remember_boosts(b)
     seed = b.committed()
     if seed is None or seed.measured.contribution_pp is None:

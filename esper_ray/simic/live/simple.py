@@ -21,7 +21,7 @@ def basic(b: StepContext) -> None:
 
 
 def basic_plus(b: StepContext) -> None:
-    """``basic``, with a share of each commitment paid epoch by epoch as long as the seed contributes.
+    """``basic`` with a share of each commitment paid per epoch while the seed contributes.
 
     Those later parts are caused by the step of the commitment. A seed that was not measured is paid nothing.
     """
@@ -47,7 +47,7 @@ def basic_plus(b: StepContext) -> None:
 def simplified(b: StepContext) -> None:
     """Shaping, a small cost of operations, final accuracy, and committed seeds that contribute at the end.
 
-    Commitments are free: a cost would be worth putting off, since later costs are discounted.
+    Commitments are free, since a cost would reward their delay under discounting.
     """
     b.shape(b.config.pbrs_weight)
     t = b.t

@@ -1,4 +1,4 @@
-"""Keeps what has been measured about each live seed, step after step."""
+"""Measurements of each live seed, updated step by step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,17 +22,17 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSeeds:
-    """Measurements by slot. Immutable: every update is a new object, so that a snapshot is a reference."""
+    """Measurements by slot, immutable, so that a snapshot is a reference."""
 
     entries: Mapping[str, _Entry] = field(default_factory=dict)
 
     def of(self, slot: str) -> SeedMeasurements:
-        """What is known about the seed in ``slot``."""
+        """Measurements of the seed in ``slot``."""
         entry = self.entries.get(slot)
         return UNMEASURED if entry is None else entry.measured
 
     def by_slot(self) -> dict[str, SeedMeasurements]:
-        """What is known about every seed."""
+        """Measurements of every seed."""
         return {slot: entry.measured for slot, entry in self.entries.items()}
 
     def updated(
@@ -44,7 +44,7 @@ class MeasuredSeeds:
         contributions: Mapping[str, Attribution],
         interactions: Mapping[str, float],
     ) -> "MeasuredSeeds":
-        """The vitals after one more epoch.
+        """The measurements after one more epoch.
 
         Args:
             states: lifecycle after the epoch.

@@ -1,4 +1,4 @@
-"""CIFAR-10: from Parquet files in the layout of the Hugging Face data set, or from the official archive."""
+"""CIFAR-10 from Parquet files in Hugging Face layout or the official archive."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ SIZE = 32
 IMAGE_COLUMNS = ("img", "image")
 SPLITS = ("train", "test")
 DECODER_VERSION = 1
-"""Of everything here that turns files into arrays: raise it when their content changes."""
+"""Version of the decoder; raise it when the content of its arrays changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ def load_cifar10(config: TaskConfig, device: torch.device) -> ImageData:
 
 
 def find_cifar10(folder: Path) -> Mapping[str, Path]:
-    """The files in ``folder`` that hold CIFAR-10, by the part that they play.
+    """The files in ``folder`` that hold CIFAR-10, by role.
 
     Parquet files come first, then the unpacked folder, then the archive.
 
     Raises:
-        FileNotFoundError: if there are none of these.
+        FileNotFoundError: if there is none of these.
     """
     parquet = {f"{split}/{i}": path for split in SPLITS for i, path in enumerate(_parquet_files(folder, split))}
     found = parquet or cifar_archive.find_archive(folder)
@@ -85,7 +85,7 @@ def find_cifar10(folder: Path) -> Mapping[str, Path]:
 
 
 def read_whole(folder: Path, cache_dir: Path | None) -> dict[str, LabelledImages]:
-    """Both splits in full, ``train`` and ``test``, from the cache if they were decoded before.
+    """The full splits ``train`` and ``test``, from the cache if possible.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_cifar10`; also if the cache folder was chosen and cannot be
@@ -105,7 +105,7 @@ def read_cifar10(folder: Path, split: str, limit: int | None = None) -> Labelled
             structs with the ``bytes`` of a picture file, and an integer column ``label``; or the official archive
             ``cifar-10-python.tar.gz``, or what it unpacks to.
         split: ``train`` or ``test``.
-        limit: take at most so many, from the first.
+        limit: maximum number of images, from the first.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -211,7 +211,7 @@ def _decoded(cell: Any, where: str) -> NDArray[np.uint8]:
 
 
 def _kind(cell: Any) -> str:
-    """What a cell holds, in short: pictures are long."""
+    """Short description of a cell's content."""
     if cell is None:
         return "null"
     if not isinstance(cell, dict):
