@@ -86,7 +86,7 @@ def test_the_output_names_the_run_its_picture_and_what_changed(finished):
     assert f"run {run.path}" in out
     assert f"picture {run.picture}" in out
     assert "2 rounds of 2 episodes of 3 steps, reward basic, seed 42; policy of 93,796 parameters" in out  # width 16
-    assert "serial: one process" in out
+    assert "local: one process" in out
     for row in ("mean return", "validation accuracy", "growth ratio", "environment steps", "best episode"):
         assert row in out
 

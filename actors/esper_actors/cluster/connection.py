@@ -1,4 +1,4 @@
-"""Joins a Ray cluster or starts one, with errors that a person can act on."""
+"""Connection to a Ray cluster, or start of one, with errors that the user can correct."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ class ClusterError(UserError):
 def start_ray(cpus: float) -> None:
     """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
 
-    A cluster that somebody else has started on this machine is joined only if ``RAY_ADDRESS`` says so.
+    A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it.
 
     Raises:
         ClusterError: if there is no cluster at the address, it is of another version, or it refuses our token.

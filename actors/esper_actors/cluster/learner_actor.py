@@ -12,13 +12,13 @@ from esper_ray.leyline.policy import Episode
 
 @ray.remote
 class LearnerActor:
-    """Owns the policy that is being trained."""
+    """The learner of a run, in a process of its own."""
 
     def __init__(self, config: RunConfig, device: str, state: LearnerState | None) -> None:
         """
         Args:
-            device: as this process sees it; Ray shows an actor only the GPUs that it was given.
-            state: to go on from, if it is not the beginning.
+            device: as this process sees it; Ray shows an actor only its own GPUs.
+            state: to resume from; ``None`` starts with an untrained policy.
         """
         torch.set_num_threads(config.system.learner_threads)
         self._learner = PPOLearner(config, device)
@@ -26,12 +26,12 @@ class LearnerActor:
             self._learner.load(state)
 
     def ready(self) -> None:
-        """Nothing; returns once this actor can work."""
+        """Return once the learner exists."""
 
     def state(self) -> LearnerState:
-        """Everything that learns or counts."""
+        """The complete state of the learner."""
         return self._learner.state()
 
     def update(self, round_index: int, episodes: Sequence[Episode]) -> tuple[dict[str, float], LearnerState]:
-        """Learn from one round. Returns diagnostics and the state after it: whoever has it can go on without us."""
+        """Update the policy with one round; returns diagnostics and the state after it."""
         return self._learner.update(episodes, round_index), self._learner.state()

@@ -34,19 +34,19 @@ class RayExporter:
         self._waiting, self._sent = MetricsBatch(), MetricsBatch()
         self._gauges: dict[Key, float] = {}
         self._answer: Any = None
-        self._mail: Any = None
+        self._pending: Any = None
         self.restarts = 0
         self.faults: list[Fault] = []
-        """Deaths of the actor, and when another one worked in its place; for whoever takes them."""
+        """Deaths and recoveries of the actor that have not been reported yet."""
         self._worker.start()
 
     @property
     def actor(self) -> Any:
-        """Handle for those who send samples; ``None`` while there is no actor."""
+        """Handle for senders of samples; ``None`` while there is no actor."""
         return self._worker.actor
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Show what has changed, as soon as the actor has taken what came before."""
+        """Export changes as soon as the actor has confirmed the batch before."""
         fresh = MetricsBatch()
         fresh.add(changes)
         self._gauges |= fresh.gauges
@@ -56,19 +56,19 @@ class RayExporter:
     def poll_samples(self) -> list[SampleBatch]:
         """The samples that the actor has received, as far as they have arrived here."""
         self._advance(0.0)
-        found: list[SampleBatch] = []
-        if self._mail is not None and _is_there(self._mail, 0.0):
-            mail, self._mail = self._mail, None
-            found = self._result(mail) or []
-        if self._mail is None and self._worker.alive:
-            self._mail = self._worker.call("drain")
-        return found
+        batches: list[SampleBatch] = []
+        if self._pending is not None and _has_arrived(self._pending, 0.0):
+            pending, self._pending = self._pending, None
+            batches = self._result(pending) or []
+        if self._pending is None and self._worker.alive:
+            self._pending = self._worker.call("drain")
+        return batches
 
     def close(self, final_scrape_s: float = 0.0) -> None:
-        """Have the last changes shown, and end the actor.
+        """Export the last changes, and stop the actor.
 
         Args:
-            final_scrape_s: how long they are to be seen.
+            final_scrape_s: seconds for which they stay visible.
         """
         self._advance(10.0)
         self._advance(10.0)
@@ -78,11 +78,11 @@ class RayExporter:
 
     def _advance(self, wait_s: float) -> None:
         if self._worker.starting is not None:
-            if not _is_there(self._worker.starting, wait_s):
+            if not _has_arrived(self._worker.starting, wait_s):
                 return
             self._on_started()
         if self._answer is not None:
-            if not _is_there(self._answer, wait_s):
+            if not _has_arrived(self._answer, wait_s):
                 return
             answer, self._answer = self._answer, None
             self._result(answer)
@@ -95,27 +95,27 @@ class RayExporter:
         try:
             seconds = self._worker.started()
         except RayError as error:
-            self._begin_again(error)
+            self._restart(error)
         else:
             if self.restarts:
                 self.faults.append(Fault("telemetry_actor_recovered", self._worker.name, "", seconds))
 
     def _result(self, reference: Any) -> Any:
-        """What a call has returned; if the actor is gone another one is started."""
+        """The value that a call has returned; a lost actor is restarted."""
         try:
             return ray.get(reference)
         except RayError as error:
-            self._begin_again(error)
+            self._restart(error)
             return None
 
-    def _begin_again(self, error: RayError) -> None:
+    def _restart(self, error: RayError) -> None:
         self.restarts += 1
         self.faults.append(Fault("telemetry_actor_died", self._worker.name, reason(error)))
         lost = MetricsBatch(dict(self._gauges), self._sent.counters, self._sent.observations)
         again = MetricsBatch()
         again.add([Change("esper_telemetry_restarts_total", 1)])
         self._waiting = lost.before(self._waiting).before(again)
-        self._sent, self._answer, self._mail = MetricsBatch(), None, None
+        self._sent, self._answer, self._pending = MetricsBatch(), None, None
         self._worker.stop()
         if self._worker.failures < TRIES:
             self._worker.start()
@@ -127,6 +127,6 @@ def _started(run: str, group: str, name: str) -> Any:
     return TelemetryActor.options(name=name).remote(run, group)  # type: ignore[attr-defined]
 
 
-def _is_there(reference: Any, wait_s: float) -> bool:
+def _has_arrived(reference: Any, wait_s: float) -> bool:
     ready, _ = ray.wait([reference], timeout=wait_s)
     return bool(ready)

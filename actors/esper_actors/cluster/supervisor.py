@@ -1,4 +1,4 @@
-"""Actors that are started again when they die. Each start is a new actor; every call tells it all it needs."""
+"""Supervised actors: each start is a new actor, and every call carries all that it needs."""
 
 import itertools
 import time
@@ -16,7 +16,7 @@ LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedErr
 
 
 def reason(error: BaseException) -> str:
-    """The first telling line of an error from Ray."""
+    """The first informative line of an error from Ray."""
     if isinstance(error, RayTaskError):
         cause = error.cause
         return f"{type(cause).__name__}: {cause}" if cause is not None else str(error).strip().splitlines()[-1]
@@ -25,7 +25,7 @@ def reason(error: BaseException) -> str:
 
 
 class SupervisedActor:
-    """One actor after another under one name."""
+    """One actor at a time under one name, restarted after its death."""
 
     def __init__(self, make: Callable[[str], Any], name: str) -> None:
         """
@@ -35,9 +35,9 @@ class SupervisedActor:
         self.name = name
         self.attempt = 0
         self.failures = 0
-        """Starts in a row that did not succeed."""
+        """Failed starts in a row."""
         self.starting: Any = None
-        """Reference that is there when the actor can work; ``None`` once it is."""
+        """Reference that arrives when the actor is ready; ``None`` once it has."""
         self.reported_waiting = False
         self._make = make
         self._actor: Any = None
@@ -45,31 +45,31 @@ class SupervisedActor:
 
     @property
     def alive(self) -> bool:
-        """Whether there is an actor that can work, as far as we know."""
+        """Whether there is an actor that is ready, as far as the driver knows."""
         return self._actor is not None and self.starting is None
 
     @property
     def actor(self) -> Any:
-        """Handle of the present actor if it can work, as far as we know; else ``None``."""
+        """Handle of the actor if it is ready, as far as the driver knows; else ``None``."""
         return self._actor if self.alive else None
 
     @property
     def waiting_s(self) -> float:
-        """Seconds since the present actor was asked for."""
+        """Seconds since the actor was requested."""
         return time.monotonic() - self._began
 
     def start(self) -> None:
-        """Ask for a new actor. It begins to work when there is a place for it."""
+        """Request a new actor. It starts when its resources are free."""
         self.attempt += 1
         self._began, self.reported_waiting = time.monotonic(), False
         self._actor = self._make(f"{self.name}#{next(_serial)}")
         self.starting = self._actor.ready.remote()
 
     def started(self) -> float:
-        """Take note that it can work.
+        """Note that the actor is ready.
 
         Returns:
-            Seconds that it took.
+            Seconds that the start took.
 
         Raises:
             RayError: if it cannot.
@@ -83,11 +83,11 @@ class SupervisedActor:
         return self.waiting_s
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """A reference to what ``method`` of the present actor returns."""
+        """A reference to the result of ``method`` of the actor."""
         return getattr(self._actor, method).remote(*arguments)
 
     def stop(self) -> None:
-        """End the present actor, whatever it is doing."""
+        """Kill the actor."""
         if self._actor is not None:
             ray.kill(self._actor)
         self._actor, self.starting = None, None

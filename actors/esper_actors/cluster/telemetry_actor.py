@@ -21,27 +21,27 @@ HEARTBEAT_SECONDS = 5.0
 MAILBOX = 8192
 """Most steps that wait for the driver; later ones are dropped."""
 IN_FLIGHT = 16
-"""Calls that may be under way at a time; what comes then is lost."""
+"""Most calls in flight; later samples are dropped."""
 
 
 @ray.remote(num_cpus=0)
 class TelemetryActor:
-    """Shows metrics to Ray, and holds samples."""
+    """Exporter of metrics on one node, and mailbox of samples."""
 
     def __init__(self, run: str, group: str) -> None:
         self._common = dict(zip(COMMON_LABELS, (run, group), strict=True))
         self._metrics: dict[str, Metric] = {}
         self._gauges: dict[Key, float] = {}
-        self._told: list[SampleBatch] = []
+        self._mailbox: list[SampleBatch] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def ready(self) -> str:
-        """The name of the node that this actor is on."""
+        """The name of the node of this actor."""
         return str(ray.util.get_node_ip_address())
 
     def apply(self, batch: MetricsBatch) -> None:
-        """Show what has changed."""
+        """Export changes."""
         with self._lock:
             self._gauges |= batch.gauges
             self._show(batch.gauges)
@@ -51,15 +51,15 @@ class TelemetryActor:
             for key, value in batch.observations:
                 self._metric(key).observe(value, self._labels(key))
 
-    def push(self, told: SampleBatch) -> None:
-        """Hold what an environment tells, if there is room."""
-        if len(self._told) < MAILBOX:
-            self._told.append(told)
+    def push(self, batch: SampleBatch) -> None:
+        """Store a batch if there is room, else drop it."""
+        if len(self._mailbox) < MAILBOX:
+            self._mailbox.append(batch)
 
     def drain(self) -> list[SampleBatch]:
-        """What has been told since the last time, in order."""
-        found, self._told = self._told, []
-        return found
+        """The batches since the last call, in order."""
+        batches, self._mailbox = self._mailbox, []
+        return batches
 
     def _beat(self) -> None:
         while not threading.Event().wait(HEARTBEAT_SECONDS):
@@ -76,10 +76,10 @@ class TelemetryActor:
             declared = METRICS[name]
             labels = (*COMMON_LABELS, *declared.labels)
             if declared.type == "histogram":
-                made: Metric = Histogram(name, declared.about, list(declared.buckets), labels)
+                metric: Metric = Histogram(name, declared.about, list(declared.buckets), labels)
             else:
-                made = (Counter if declared.type == "counter" else Gauge)(name, declared.about, labels)
-            self._metrics[name] = made
+                metric = (Counter if declared.type == "counter" else Gauge)(name, declared.about, labels)
+            self._metrics[name] = metric
         return self._metrics[name]
 
     def _labels(self, key: Key) -> dict[str, str]:
@@ -98,17 +98,17 @@ class SampleSender:
             actor: handle of a :class:`~esper_actors.cluster.telemetry_actor.TelemetryActor`, which may die.
         """
         self._actor = actor
-        self._flying: list[Any] = []
-        self._gone = False
+        self._in_flight: list[Any] = []
+        self._actor_lost = False
 
-    def __call__(self, told: SampleBatch) -> None:
-        """Hand it over, if the actor is there and keeps up."""
+    def __call__(self, batch: SampleBatch) -> None:
+        """Send a batch if the actor is alive and not behind, else drop it."""
         done: list[Any] = []
-        if self._flying:
-            done, self._flying = ray.wait(self._flying, num_returns=len(self._flying), timeout=0)
+        if self._in_flight:
+            done, self._in_flight = ray.wait(self._in_flight, num_returns=len(self._in_flight), timeout=0)
         try:
             ray.get(done)
         except RayError:
-            self._gone = True
-        if not self._gone and len(self._flying) < IN_FLIGHT:
-            self._flying.append(self._actor.push.remote(told))
+            self._actor_lost = True
+        if not self._actor_lost and len(self._in_flight) < IN_FLIGHT:
+            self._in_flight.append(self._actor.push.remote(batch))

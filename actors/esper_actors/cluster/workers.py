@@ -1,9 +1,8 @@
-"""The workers on a Ray cluster: a learner actor and environment actors, which may die at any moment.
+"""The worker group on a Ray cluster: a learner actor and environment actors, each of which may die at any time.
 
-Everything is driven by one loop, which waits for whatever comes first: an episode, an update, an actor
-that is ready. An actor that dies is started again in its place; what it was doing is done again, from
-what was kept of it. The driver holds the state of the learner after every update, so that a learner
-that dies repeats one update.
+One loop drives everything. It waits for the next event: an episode, an update, an actor that is ready. A dead
+actor is restarted in its place, and its task is repeated from the newest snapshot. The driver holds the state of
+the learner after every update, so that a dead learner repeats one update.
 """
 
 import os
@@ -45,12 +44,12 @@ Learner: Any = LearnerActor
 Environment: Any = EnvironmentActor
 
 POLL_SECONDS = 0.2
-"""How often a wait looks up to see whether it should stop."""
+"""Longest time, in seconds, until a wait checks for a request to stop."""
 START_SECONDS = 60.0
-"""After which an actor that has no place yet is reported."""
+"""Seconds after which an actor that has not started is reported."""
 LOOK_SECONDS = 0.02
 LAST_SAMPLES_SECONDS = 2.0
-"""How long samples are waited for when there are no more rounds."""
+"""Seconds to wait for late samples after the last round."""
 
 
 class RayWorkerGroup:
@@ -67,11 +66,11 @@ class RayWorkerGroup:
     ) -> None:
         """
         Args:
-            snapshots: where episodes are kept while they are played; without it a fault costs the whole episode.
+            snapshots: where unfinished episodes are saved; without it a fault costs the whole episode.
             label: begins the names of the actors.
             metrics: run and group, as metrics name them; without it there is no telemetry actor.
-            final_scrape_s: how long the last metrics are to be seen at the end.
-            player: what plays in an environment actor instead of real environments, for measuring the rest.
+            final_scrape_s: seconds for which the last metrics stay visible at the end.
+            player: replaces the environments of an actor, for measuring everything else.
 
         Raises:
             ResourceError: if the configuration asks for more of a GPU than there is of one.
@@ -116,7 +115,7 @@ class RayWorkerGroup:
 
     def __exit__(self, *exception: object) -> None:
         if self.exporter is not None:
-            gives_up = bool(exception) and exception[0] is SystemExit  # somebody has asked twice to stop
+            gives_up = bool(exception) and exception[0] is SystemExit  # a second Ctrl-C
             self.exporter.close(0.0 if gives_up else self._final_scrape_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
@@ -134,7 +133,7 @@ class RayWorkerGroup:
         return self._plan.describe()
 
     def describe(self) -> str:
-        """One line about who works where."""
+        """One line about the placement of the workers."""
         devices = Counter(place.device for place in self._plan.environments)
         counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
         address = ray.get_runtime_context().gcs_address
@@ -151,7 +150,7 @@ class RayWorkerGroup:
         return self._scheduler.collected(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
-        """See ``WorkerGroup.update``. Environments that have work go on with it."""
+        """See ``WorkerGroup.update``. Environments continue their episodes meanwhile."""
         state = self.state()
         bare = ray.put([replace(episode, log=()) for episode in episodes])
         began, deaths = time.monotonic(), 0
@@ -174,8 +173,7 @@ class RayWorkerGroup:
             else:
                 if deaths:
                     watch.on_fault(Fault("learner_recovered", self._learner.name, "", time.monotonic() - began))
-                found: dict[str, float] = diagnostics
-                return found
+                return dict(diagnostics)
 
     def drain(self, watch: Watch) -> None:
         """See ``WorkerGroup.drain``."""
@@ -202,7 +200,7 @@ class RayWorkerGroup:
         self._learner.start()
 
     def _run_until(self, until: Callable[[], bool], watch: Watch, awaited: Any = None) -> None:
-        """Hand out work and take in what comes, until ``until`` says so."""
+        """Dispatch tasks and process results until ``until`` returns true."""
         while not until():
             self._dispatch()
             starting = {worker.starting: worker for worker in self._workers if worker.starting is not None}
@@ -219,10 +217,10 @@ class RayWorkerGroup:
             self._poll_samples(watch)
 
     def _poll_samples(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
-        """Take in what the telemetry actor has been told, and how it is."""
+        """Pass on the samples and the faults of the telemetry actor."""
         if self.exporter is None:
             return
-        samples = [*self._tracker.take(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
+        samples = [*self._tracker.records(self.exporter.poll_samples()), *self._tracker.settle(patience_s)]
         if samples and watch.on_samples is not None:
             watch.on_samples(samples)
         while self.exporter.faults:
@@ -234,33 +232,33 @@ class RayWorkerGroup:
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
                 if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
                     continue
-                job = self._scheduler.next(place.device)
-                if job is not None:
+                task = self._scheduler.next(place.device)
+                if task is not None:
                     busy[worker.name] += 1
                     telemetry = None if self.exporter is None else self.exporter.actor
-                    reference = worker.call("play", job.assignment, job.behaviour, job.weights, telemetry)
-                    self._running[reference] = (worker, worker.attempt, job)
+                    reference = worker.call("play", task.assignment, task.behaviour, task.weights, telemetry)
+                    self._running[reference] = (worker, worker.attempt, task)
 
     def _on_result(self, reference: Any, watch: Watch) -> None:
-        """An episode has arrived, or word that it never will."""
-        worker, attempt, job = self._running.pop(reference)
+        """Process the result of a task: an episode or an error."""
+        worker, attempt, task = self._running.pop(reference)
         try:
             played = ray.get(reference)
         except LOST_ACTOR_ERRORS as error:
             if worker.attempt == attempt:
                 self._restart(worker, error, watch)
-            self._failed(job, reason(error), watch)
+            self._failed(task, reason(error), watch)
         except RayTaskError as error:
-            self._failed(job, reason(error), watch)
+            self._failed(task, reason(error), watch)
         else:
-            if played.receipt is not None:
-                self._tracker.finished(played.receipt)
+            if played.summary is not None:
+                self._tracker.finished(played.summary)
             self._scheduler.finished(played.episode)
             watch.on_episode(played.episode)
 
-    def _failed(self, job: EpisodeTask, error: str, watch: Watch) -> None:
-        stamp = None if self.snapshots is None else self.snapshots.stamp(job.behaviour, job.assignment)
-        watch.on_fault(self._scheduler.failed(job, error, stamp))
+    def _failed(self, task: EpisodeTask, error: str, watch: Watch) -> None:
+        stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
+        watch.on_fault(self._scheduler.failed(task, error, stamp))
 
     def _restart(self, worker: SupervisedActor, error: BaseException, watch: Watch) -> None:
         watch.on_fault(Fault("environment_actor_died", worker.name, reason(error)))
@@ -268,7 +266,7 @@ class RayWorkerGroup:
         worker.start()
 
     def _on_started(self, worker: SupervisedActor, watch: Watch) -> None:
-        """An actor can work, or could not be started."""
+        """Process the start of an actor, or its failure."""
         try:
             seconds = worker.started()
         except RayError as error:
@@ -283,12 +281,12 @@ class RayWorkerGroup:
                 watch.on_fault(Fault("environment_actor_recovered", worker.name, "", seconds))
 
     def _check_timeouts(self, watch: Watch) -> None:
-        for fault in straggler_faults((job for _, _, job in self._running.values()), self.config.system.straggler_s):
+        for fault in straggler_faults((task for _, _, task in self._running.values()), self.config.system.straggler_s):
             watch.on_fault(fault)
         for worker in self._workers:
             if worker.starting is not None and worker.waiting_s > START_SECONDS and not worker.reported_waiting:
                 worker.reported_waiting = True
-                what = f"it waits for its place, or is still starting; the {self._plan.describe()}"
+                what = f"it waits for resources, or is still starting; the {self._plan.describe()}"
                 watch.on_fault(Fault("environment_actor_waits", worker.name, what, worker.waiting_s))
 
     def _make_learner(self, name: str) -> Any:

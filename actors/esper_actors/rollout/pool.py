@@ -29,18 +29,18 @@ class _Slot:
     stream: "torch.cuda.Stream | None"
 
     def current(self) -> "AbstractContextManager[object]":
-        """Within it, work goes to this slot's stream."""
+        """A context in which work is queued on the stream of this slot."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedEpisode:
-    """An episode, and what it took to play it here."""
+    """An episode, the seconds it took here, and the summary of its samples."""
 
     episode: Episode
     seconds: float
-    receipt: StreamSummary | None = None
-    """How much was told of it, if anything."""
+    summary: StreamSummary | None = None
+    """Of its samples, if it was sampled."""
 
 
 def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
@@ -54,7 +54,7 @@ class EnvironmentPool:
     def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy | None = None) -> None:
         """
         Args:
-            snapshots: where episodes are kept while they are played; without it, nowhere.
+            snapshots: where unfinished episodes are saved; without it, nowhere.
         """
         self._slots = [self._slot(config, device) for _ in range(count)]
         self._snapshots, self._telemetry = snapshots, config.telemetry
@@ -70,10 +70,10 @@ class EnvironmentPool:
         should_stop: Callable[[], bool] = never,
         send: Send | None = None,
     ) -> PlayedEpisode:
-        """One episode in the next free slot, with these weights: from its beginning, or from where it was kept.
+        """Play one episode in the next free slot, from its beginning or from its newest snapshot.
 
         Args:
-            send: takes samples while it is played.
+            send: receives samples while the episode is played.
 
         Raises:
             Interrupted: if ``should_stop`` says so between two steps.
@@ -88,8 +88,8 @@ class EnvironmentPool:
                 episode = slot.runner.play(assignment, should_stop, snapshots, sampler)
         finally:
             self._free.put(slot)
-        receipt = None if sampler is None else sampler.receipt()
-        return PlayedEpisode(episode, time.monotonic() - began, receipt)
+        summary = None if sampler is None else sampler.summary()
+        return PlayedEpisode(episode, time.monotonic() - began, summary)
 
     @staticmethod
     def _slot(config: RunConfig, device: str) -> _Slot:
@@ -98,5 +98,5 @@ class EnvironmentPool:
         runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream(device))  # which has data and weights to make
+            stream.wait_stream(torch.cuda.current_stream(device))  # it creates data and weights
         return _Slot(policy, runner, stream)

@@ -1,4 +1,4 @@
-"""Records of an episode: what is noted of each step, and the blobs of partial and finished episodes."""
+"""Recorder of an episode, and the blobs of partial and finished episodes."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _COLUMNS: dict[str, Any] = {
     "values": np.float32,
     "q_taken": np.float32,
 }
-"""What a trajectory holds of every step, but for the reward, which is known at the end."""
+"""Columns of a trajectory, except the reward, which is known at the end."""
 
 
 class RecordingError(ValueError):
@@ -49,7 +49,7 @@ class Assignment:
 
 @dataclass(slots=True)
 class EpisodeRecorder:
-    """An episode as far as it has been played."""
+    """The steps and events of an episode so far."""
 
     assignment: Assignment
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
@@ -142,7 +142,7 @@ class EpisodeRecorder:
 class PartialEpisode:
     """An episode that can be resumed."""
 
-    recording: EpisodeRecorder
+    recorder: EpisodeRecorder
     environment: bytes
     """For ``MorphogenesisEnv.load_state``."""
     policy: dict[str, NDArray[Any]]
@@ -178,8 +178,8 @@ def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
         columns = {name: list(array) for name, array in under("column/", arrays).items()}
         if columns.keys() != _COLUMNS.keys():
             raise RecordingError(f"the record of an episode has the columns {sorted(columns)}")
-        recording = EpisodeRecorder(assignment, columns, tree["log"])
-        return PartialEpisode(recording, arrays["environment"].tobytes(), under("policy/", arrays))
+        recorder = EpisodeRecorder(assignment, columns, tree["log"])
+        return PartialEpisode(recorder, arrays["environment"].tobytes(), under("policy/", arrays))
     except (KeyError, TypeError) as error:
         raise RecordingError(f"the record of an episode is damaged: {error!r}") from error
 

@@ -1,4 +1,4 @@
-"""Plays whole episodes: one environment, one policy, one record. No Ray in here."""
+"""Runner of whole episodes: one environment, one policy, one recorder."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """An episode was given up because somebody asked to stop."""
+    """An episode was interrupted by a request to stop."""
 
 
 def never() -> bool:
@@ -28,7 +28,7 @@ def never() -> bool:
 
 
 def episode_seed(run_seed: int, round_index: int, env: int) -> int:
-    """Seed of the episode that environment ``env`` plays in a round; the same wherever it is played."""
+    """Seed of the episode of environment ``env`` in a round; it does not depend on the placement."""
     return derived_seed(run_seed, round_index, env)
 
 
@@ -38,7 +38,7 @@ class EpisodeRunner:
     def __init__(self, env: MorphogenesisEnv, policy: Policy, controls: int = 0) -> None:
         """
         Args:
-            controls: of so many episodes, those with the lowest numbers, the host is trained without growth as well.
+            controls: for the episodes with numbers below this, the host is also trained without growth.
         """
         self.env = env
         self.policy = policy
@@ -51,48 +51,48 @@ class EpisodeRunner:
         snapshots: EpisodeSnapshots | None = None,
         sampler: Sampler | None = None,
     ) -> Episode:
-        """One episode to its end: from ``reset``, or from where the snapshots has it.
+        """Play one episode to its end, from ``reset`` or from its newest snapshot.
 
         Args:
-            snapshots: keeps the episode every few steps, and at its end. Gone on with or not, it is the same episode.
-            sampler: is told of every step.
+            snapshots: saves the episode every few steps, and at its end. A resumed episode is bit-identical.
+            sampler: samples every step.
 
         Raises:
             Interrupted: if ``should_stop`` says so between two steps.
             RuntimeError: if the policy chooses an illegal action.
-            TypeError: if an episode is to be kept of a policy that cannot be saved.
+            TypeError: if the policy cannot be saved, and snapshots are wanted.
         """
         if snapshots is None:
-            return self._to_the_end(self._begun(assignment), should_stop, None, sampler)
-        found = snapshots.load(assignment)
-        if isinstance(found, Episode):
-            return found
-        recording = self._begun(assignment) if found is None else self._resumed(found, assignment)
-        episode = self._to_the_end(recording, should_stop, snapshots, sampler)
+            return self._finish(self._start(assignment), should_stop, None, sampler)
+        snapshot = snapshots.load(assignment)
+        if isinstance(snapshot, Episode):
+            return snapshot
+        recorder = self._start(assignment) if snapshot is None else self._resume(snapshot, assignment)
+        episode = self._finish(recorder, should_stop, snapshots, sampler)
         snapshots.save_finished(assignment, episode)
         return episode
 
-    def _begun(self, assignment: Assignment) -> EpisodeRecorder:
-        recording = EpisodeRecorder(assignment)
+    def _start(self, assignment: Assignment) -> EpisodeRecorder:
+        recorder = EpisodeRecorder(assignment)
         self.env.reset(seed=assignment.seed)
         self.policy.begin_episode(derived_seed(assignment.seed, POLICY_STREAM))
         control = self.env.control(assignment.seed) if assignment.index < self.controls else ()
-        recording.begin(self.env.outcome, control)
-        return recording
+        recorder.begin(self.env.outcome, control)
+        return recorder
 
-    def _resumed(self, middle: PartialEpisode, assignment: Assignment) -> EpisodeRecorder:
+    def _resume(self, partial: PartialEpisode, assignment: Assignment) -> EpisodeRecorder:
         policy = self._resumable()
         try:
-            self.env.load_state(middle.environment)
-            policy.load_state(middle.policy)
+            self.env.load_state(partial.environment)
+            policy.load_state(partial.policy)
         except ValueError as error:
-            logger.warning("episode %d is played from its beginning: %s", assignment.index, error)
-            return self._begun(assignment)
-        return middle.recording
+            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
+            return self._start(assignment)
+        return partial.recorder
 
-    def _to_the_end(
+    def _finish(
         self,
-        recording: EpisodeRecorder,
+        recorder: EpisodeRecorder,
         should_stop: Callable[[], bool],
         snapshots: EpisodeSnapshots | None,
         sampler: Sampler | None,
@@ -107,20 +107,20 @@ class EpisodeRunner:
             if not view.masks.allows(decision.action):
                 raise RuntimeError(
                     f"{type(self.policy).__name__} chose the illegal action {decision.action} "
-                    f"at step {len(recording) + 1}"
+                    f"at step {len(recorder) + 1}"
                 )
             self.env.step(decision.action.to_indices())
             outcome = self.env.outcome
-            records = recording.add(view, decision, outcome)
+            records = recorder.add(view, decision, outcome)
             if sampler is not None:
                 memory = memory_in_use(self.env.device)
                 sampler.step(records, decision, {**watch.seconds, **self.env.seconds}, memory)
-            if snapshots is not None and not outcome.last and snapshots.is_due(len(recording)):
+            if snapshots is not None and not outcome.last and snapshots.is_due(len(recorder)):
                 state = self._resumable().save_state()
-                snapshots.save(recording.assignment, recording.packed(self.env.save_state(), state))
-        return recording.finished(self.env)
+                snapshots.save(recorder.assignment, recorder.packed(self.env.save_state(), state))
+        return recorder.finished(self.env)
 
     def _resumable(self) -> ResumablePolicy:
         if not isinstance(self.policy, ResumablePolicy):
-            raise TypeError(f"an episode of {type(self.policy).__name__} cannot be kept: it has no save_state")
+            raise TypeError(f"an episode of {type(self.policy).__name__} cannot be saved: the policy has no save_state")
         return self.policy

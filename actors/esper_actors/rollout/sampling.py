@@ -1,7 +1,8 @@
-"""What is told of an episode while it is being played: samples, and how far it is. No Ray in here.
+"""Samples of episodes in play: what is sampled, how it is sent, and how losses are counted.
 
-An episode tells all that matters at its end, and nothing of that is ever lost. What is told here is for
-those who watch: it may be lost, which is counted, and nobody waits for it.
+Everything that training needs comes with the finished episode and is never lost. Samples serve observers
+only: the sender never waits, so some may be lost. Every stream numbers its samples and ends with a summary,
+so that the tracker counts the losses exactly.
 """
 
 import math
@@ -17,42 +18,42 @@ from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.records import Record
 
 ARRIVAL_SECONDS = 5.0
-"""How long after its episode a sample may arrive."""
+"""Longest time, in seconds, that a sample may arrive after its episode."""
 ON_THE_WAY = "in_transit"
 CLOSED = 1024
-"""Tellers that are remembered once all has been said about them."""
+"""Finished streams that are remembered, so that late samples are not counted twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleBatch:
-    """What is told of one step."""
+    """The samples of one step."""
 
     stream_id: str
-    """Who tells: one for every time that an episode is played or gone on with."""
+    """Identity of the sender: a new one whenever an episode starts or resumes."""
     before: int
-    """Samples that the stream_id had told before."""
+    """Samples that the stream had sent before."""
     state: Record
-    """Where the step led to, as the event log will have it."""
+    """The ``env_epoch`` record of the step, as the event log will have it."""
     samples: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """How much was told of an episode that is over. It comes with the episode, so it is never lost."""
+    """The number of samples of a finished episode. It travels with the episode, so it is never lost."""
 
     stream_id: str
     clock: Mapping[str, int]
     """Numbers of round, episode and environment."""
     count: int
-    """Samples that were told."""
+    """Samples that were sent."""
 
 
 Send = Callable[[SampleBatch], None]
-"""Takes what is told without waiting, or loses it."""
+"""Sends a batch without waiting, or drops it."""
 
 
 class Sampler:
-    """Samples the steps of one episode. What it is told it only reads."""
+    """Sampler of the steps of one episode. It only reads what it is given."""
 
     def __init__(
         self, config: TelemetryConfig, send: Send, clock: Mapping[str, int], now: Callable[[], float] = time.time
@@ -65,30 +66,30 @@ class Sampler:
         self._config, self._send, self._clock, self._now = config, send, dict(clock), now
         self._stream_id, self._count = uuid.uuid4().hex, 0
 
-    def receipt(self) -> StreamSummary:
-        """How much has been told so far."""
+    def summary(self) -> StreamSummary:
+        """The number of samples sent so far."""
         return StreamSummary(self._stream_id, self._clock, self._count)
 
     def step(
         self,
-        happened: Sequence[Record],
+        records: Sequence[Record],
         decision: Decision,
         seconds: Mapping[str, float],
         cuda_bytes: Mapping[str, float],
     ) -> None:
-        """A step is over.
+        """Sample a finished step.
 
         Args:
-            happened: its records for the event log; the last one tells the state that it led to.
+            records: its records for the event log, the ``env_epoch`` record last.
             seconds: wall time by phase.
             cuda_bytes: memory of the process on its device.
         """
-        state = self._clock | dict(happened[-1])
+        state = self._clock | dict(records[-1])
         step, moment = state["step"], self._now()
-        asked, thought = decision.action.operation, bool(decision.op_probabilities)
+        operation, has_probabilities = decision.action.operation, bool(decision.op_probabilities)
         sampled = step % self._config.wait_every == 0 or self._config.level == "debug"
         samples: list[Record] = []
-        if thought and (sampled or asked is not LifecycleOp.WAIT):
+        if has_probabilities and (sampled or operation is not LifecycleOp.WAIT):
             samples.append(self._decision(step, moment, decision, state["slot"]))
         if sampled:
             at = {"kind": "profile", **self._clock, "step": step, "time": moment}
@@ -97,7 +98,7 @@ class Sampler:
         self._count += len(samples)
 
     def _decision(self, step: int, moment: float, decision: Decision, slot: str | None) -> Record:
-        asked = decision.action.operation
+        operation = decision.action.operation
         legal = {op.name: p for op, p in zip(LifecycleOp, decision.op_probabilities, strict=True) if p > 0.0}
         values = {op.name: q for op, q in zip(LifecycleOp, decision.op_values, strict=True) if op.name in legal}
         return {
@@ -105,9 +106,9 @@ class Sampler:
             **self._clock,
             "step": step,
             "time": moment,
-            "operation": asked.name,
+            "operation": operation.name,
             "slot": slot,
-            "probability": decision.op_probabilities[asked],
+            "probability": decision.op_probabilities[operation],
             "argument_probability": math.exp(decision.log_prob_arguments),
             "operations": legal,
             "values": values,
@@ -116,7 +117,7 @@ class Sampler:
 
 
 class SampleTracker:
-    """What has arrived of every episode that is being played."""
+    """Counter of the samples that have arrived, and of those that are lost, by stream."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """
@@ -125,41 +126,41 @@ class SampleTracker:
         """
         self._now = now
         self._known = Counter[str]()
-        """Samples of each stream_id that have arrived or are known to be lost."""
-        self._receipts: dict[str, tuple[StreamSummary, float]] = {}
+        """Samples of each stream that have arrived or are known to be lost."""
+        self._summaries: dict[str, tuple[StreamSummary, float]] = {}
         self._closed: deque[str] = deque(maxlen=CLOSED)
 
     @property
     def complete(self) -> bool:
-        """Whether all has arrived of the episodes that have."""
-        return all(self._known[stream_id] >= receipt.count for stream_id, (receipt, _) in self._receipts.items())
+        """Whether all samples of the finished episodes have arrived."""
+        return all(self._known[stream_id] >= summary.count for stream_id, (summary, _) in self._summaries.items())
 
-    def take(self, told: Iterable[SampleBatch]) -> Iterator[Record]:
-        """States and samples of what has arrived, in order, and of kind ``samples_lost`` what is missing between."""
-        for one in told:
-            if one.stream_id in self._closed:  # too late: it has been counted as lost
+    def records(self, batches: Iterable[SampleBatch]) -> Iterator[Record]:
+        """States and samples of ``batches`` in order, with a ``samples_lost`` record where samples are missing."""
+        for batch in batches:
+            if batch.stream_id in self._closed:  # too late: it has been counted as lost
                 continue
-            missing = one.before - self._known[one.stream_id]
+            missing = batch.before - self._known[batch.stream_id]
             if missing > 0:
-                yield _lost({name: one.state[name] for name in ("round", "episode", "env")}, missing)
-            yield one.state
-            yield from one.samples
-            self._known[one.stream_id] = one.before + len(one.samples)
+                yield _lost({name: batch.state[name] for name in ("round", "episode", "env")}, missing)
+            yield batch.state
+            yield from batch.samples
+            self._known[batch.stream_id] = batch.before + len(batch.samples)
 
-    def finished(self, receipt: StreamSummary) -> None:
-        """An episode is there."""
-        self._receipts[receipt.stream_id] = receipt, self._now()
+    def finished(self, summary: StreamSummary) -> None:
+        """Note that an episode has arrived."""
+        self._summaries[summary.stream_id] = summary, self._now()
 
     def settle(self, patience_s: float = ARRIVAL_SECONDS) -> Iterator[Record]:
-        """What is missing of the episodes that have been there for so long."""
+        """``samples_lost`` records of the episodes that arrived more than ``patience_s`` seconds ago."""
         limit = self._now() - patience_s if patience_s else math.inf
-        for stream_id, (receipt, since) in list(self._receipts.items()):
-            missing = receipt.count - self._known[stream_id]
+        for stream_id, (summary, since) in list(self._summaries.items()):
+            missing = summary.count - self._known[stream_id]
             if missing > 0 and since > limit:
                 continue
             if missing > 0:
-                yield _lost(dict(receipt.clock), missing)
-            del self._receipts[stream_id], self._known[stream_id]
+                yield _lost(dict(summary.clock), missing)
+            del self._summaries[stream_id], self._known[stream_id]
             self._closed.append(stream_id)
 
 

@@ -1,7 +1,7 @@
-"""Keeps episodes that are being played, so that whoever takes one over repeats a few steps at most. No Ray in here.
+"""Snapshots of unfinished episodes: a restarted worker resumes at most ``snapshot_every`` steps back.
 
-An episode has one file, which is replaced as it goes on and tells the whole of it at the end. Its name
-holds the policy that plays it, so that nothing of another policy is ever gone on with.
+An episode has one file, which every snapshot replaces; the last one holds the whole episode. The name of the
+file contains the digest of the policy, so that no snapshot of another policy is ever resumed.
 """
 
 import logging
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """The policy that plays a round, and how much it explores."""
+    """The policy that plays a round, and its exploration."""
 
     round_index: int
     version: int
-    """Rounds that it had learnt from."""
+    """Updates that the policy has had."""
     digest: str
     """SHA-256 of its weights, in hexadecimal."""
     epsilon: float
@@ -28,19 +28,19 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPolicy:
-    """Where and how often episodes are kept, as it travels to the actors."""
+    """Where and how often episodes are saved. It is sent to the actors."""
 
     place: str
     """Folder or URI."""
     every: int
-    """Steps between two keepings; 0: only at the end."""
+    """Steps between two snapshots; 0: only the finished episode is saved."""
 
     def of(self, behaviour: Behaviour) -> "EpisodeSnapshots":
         """The snapshots of one round."""
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
-        """Changes whenever the episode is kept anew; ``None`` if it is not there, or cannot be looked at."""
+        """A value that changes with every snapshot; ``None`` if there is none or the storage fails."""
         try:
             return self.of(behaviour).stamp(assignment)
         except StorageError as error:
@@ -48,7 +48,7 @@ class SnapshotPolicy:
             return None
 
     def forget_before(self, round_index: int) -> None:
-        """Remove all episodes of earlier rounds. What cannot be removed stays."""
+        """Remove all snapshots of earlier rounds. A failure of the storage is logged."""
         storage = Storage(self.place)
         try:
             for name in storage.names():
@@ -60,38 +60,38 @@ class SnapshotPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSnapshots:
-    """The kept episodes of one round."""
+    """The snapshots of one round."""
 
     storage: Storage
     every: int
     behaviour: Behaviour
 
     def is_due(self, steps: int) -> bool:
-        """Whether an episode of so many steps is to be kept now."""
+        """Whether an episode is due for a snapshot after ``steps`` steps."""
         return self.every > 0 and steps % self.every == 0
 
     def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
-        """As far as the episode has been kept. One that cannot be used is played again from its beginning."""
+        """The newest snapshot of an episode; ``None`` if there is none that can be used, which is logged."""
         try:
             blob = self.storage.read(self._name(assignment))
             return None if blob is None else unpack(blob, assignment)
         except (StorageError, RecordingError) as error:
-            logger.warning("episode %d is played from its beginning: %s", assignment.index, error)
+            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
             return None
 
     def save(self, assignment: Assignment, blob: bytes) -> None:
-        """Keep an episode as far as it goes. If that fails the episode goes on all the same."""
+        """Save an unfinished episode. A failure of the storage is logged; the episode continues."""
         try:
             self.storage.write(self._name(assignment), blob)
         except StorageError as error:
             logger.warning("%s", error)
 
     def save_finished(self, assignment: Assignment, episode: Episode) -> None:
-        """Keep an episode that is over."""
+        """Save a finished episode."""
         self.save(assignment, pack_episode(episode))
 
     def stamp(self, assignment: Assignment) -> str | None:
-        """Changes whenever the episode is kept anew."""
+        """A value that changes with every snapshot."""
         return self.storage.stamp(self._name(assignment))
 
     def _name(self, assignment: Assignment) -> str:

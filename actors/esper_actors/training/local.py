@@ -1,4 +1,4 @@
-"""The workers of one process, without Ray."""
+"""The worker group of one process, without Ray."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -20,19 +20,19 @@ from esper_ray.nissa.metrics.exporter import Exporter
 
 
 class LocalWorkerGroup:
-    """Everything in this process, one episode after another."""
+    """Environments and learner in this process, one episode after another."""
 
     def __init__(
         self, config: RunConfig, snapshots: SnapshotPolicy | None = None, player: Callable[..., Any] | None = None
     ) -> None:
         """
         Args:
-            snapshots: where episodes are kept while they are played; without it, nowhere.
-            player: what plays instead of real environments.
+            snapshots: where unfinished episodes are saved; without it, nowhere.
+            player: replaces the real environments, in tests and benchmarks.
         """
         self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
-        """None: whoever drives this workers is in the same process."""
+        """None: the caller is in the same process."""
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentPool
@@ -55,9 +55,9 @@ class LocalWorkerGroup:
         return "everything in this process"
 
     def describe(self) -> str:
-        """One line about who works where."""
+        """One line about the placement of the workers."""
         devices = ", ".join(self._players)
-        return f"serial: one process, environments on {devices}, learner on {self.config.system.device}"
+        return f"local: one process, environments on {devices}, learner on {self.config.system.device}"
 
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
         """See :class:`WorkerGroup`."""
@@ -68,20 +68,20 @@ class LocalWorkerGroup:
         torch.set_num_threads(self.config.system.threads)
         while not self._scheduler.done(assignments):
             for device, player in self._players.items():
-                job = self._scheduler.next(device)
-                if job is not None:
-                    self._play(job, player, watch)
+                task = self._scheduler.next(device)
+                if task is not None:
+                    self._play(task, player, watch)
         return self._scheduler.collected(assignments)
 
-    def _play(self, job: EpisodeTask, player: Any, watch: Watch) -> None:
-        send = None if watch.on_samples is None else _at_once(watch.on_samples)
+    def _play(self, task: EpisodeTask, player: Any, watch: Watch) -> None:
+        send = None if watch.on_samples is None else _direct(watch.on_samples)
         try:
-            episode = player.play(job.assignment, job.behaviour, job.weights, watch.should_stop, send).episode
+            episode = player.play(task.assignment, task.behaviour, task.weights, watch.should_stop, send).episode
         except Interrupted:
             raise
         except Exception as error:
-            stamp = None if self.snapshots is None else self.snapshots.stamp(job.behaviour, job.assignment)
-            watch.on_fault(self._scheduler.failed(job, f"{type(error).__name__}: {error}", stamp))
+            stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
+            watch.on_fault(self._scheduler.failed(task, f"{type(error).__name__}: {error}", stamp))
         else:
             self._scheduler.finished(episode)
             watch.on_episode(episode)
@@ -92,7 +92,7 @@ class LocalWorkerGroup:
         return self.learner.update(episodes, round_index)
 
     def drain(self, watch: Watch) -> None:
-        """See :class:`WorkerGroup`. Everything has been told at once."""
+        """See :class:`WorkerGroup`. All samples have been passed on already."""
 
     def state(self) -> LearnerState:
         """See :class:`WorkerGroup`."""
@@ -103,10 +103,10 @@ class LocalWorkerGroup:
         self.learner.load(state)
 
 
-def _at_once(tell: Callable[[Sequence[Record]], None]) -> Send:
-    """Sends to somebody in this process; nothing is lost."""
+def _direct(receive: Callable[[Sequence[Record]], None]) -> Send:
+    """A sender to a receiver in this process; nothing is lost."""
 
-    def send(told: SampleBatch) -> None:
-        tell([told.state, *told.samples])
+    def send(batch: SampleBatch) -> None:
+        receive([batch.state, *batch.samples])
 
     return send

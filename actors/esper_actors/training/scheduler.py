@@ -1,4 +1,4 @@
-"""Which episode is played next, by whom, and what becomes of one that fails. No Ray in here."""
+"""Scheduler of episodes: which episode a device plays next, and what happens after a failure."""
 
 import time
 from collections import deque
@@ -14,33 +14,33 @@ from esper_ray.leyline.policy import Episode
 
 @dataclass(slots=True)
 class EpisodeTask:
-    """An episode to be played, and how often that has failed."""
+    """An episode to be played, with its failures so far."""
 
     assignment: Assignment
     behaviour: Behaviour
     weights: Any
     failures: int = 0
-    """In a row, without a step forward."""
+    """Failures in a row without progress."""
     stamp: str | None = None
-    """Of what was kept of the episode when it last failed."""
+    """Stamp of the snapshot at the last failure."""
     began: float = field(default=0.0)
-    """When it was last handed out, on the monotonic clock."""
+    """When it was last dispatched, on the monotonic clock."""
     late: bool = False
     """Whether it was reported as a straggler."""
 
 
 class EpisodeScheduler:
-    """Deals jobs to devices and collects episodes.
+    """Queue of episodes for devices, and the episodes that have arrived.
 
-    Where all devices are of one kind an episode goes to whoever is free: it depends on its seed and the
-    policy only. On unequal ones every device keeps its own environments, so that results do not depend
-    on who is fast.
+    If all devices are of one kind, the next free device gets the next episode: it depends on its seed and
+    the policy only. Devices of different kinds keep their own environments, so that results do not depend on
+    their speed.
     """
 
     def __init__(self, devices: Sequence[str], tries: int) -> None:
         """
         Args:
-            devices: those of the run, dealt out in turn.
+            devices: those of the run, assigned to environments in turn.
             tries: failures in a row after which an environment is given up.
         """
         self._devices = devices
@@ -50,62 +50,64 @@ class EpisodeScheduler:
         self._episodes: dict[int, Episode] = {}
         self.quarantined: dict[int, str] = {}
 
-    def begin(self, jobs: Iterable[EpisodeTask]) -> None:
-        """Add jobs to the end of the queue."""
-        self._queue.extend(jobs)
+    def begin(self, tasks: Iterable[EpisodeTask]) -> None:
+        """Add tasks to the end of the queue."""
+        self._queue.extend(tasks)
 
     def next(self, device: str) -> EpisodeTask | None:
-        """The job that ``device`` is to play now; ``None`` if there is none for it."""
-        for job in self._queue:
-            if job.assignment.env in self.quarantined:
+        """The next task for ``device``; ``None`` if there is none."""
+        for task in self._queue:
+            if task.assignment.env in self.quarantined:
                 continue
-            if self._shared or self._devices[job.assignment.env % len(self._devices)] == device:
-                self._queue.remove(job)
-                job.began, job.late = time.monotonic(), False
-                return job
+            if self._shared or self._devices[task.assignment.env % len(self._devices)] == device:
+                self._queue.remove(task)
+                task.began, task.late = time.monotonic(), False
+                return task
         return None
 
     def finished(self, episode: Episode) -> None:
         """Note an episode that has arrived."""
         self._episodes[episode.index] = episode
 
-    def failed(self, job: EpisodeTask, error: str, stamp: str | None) -> Fault:
-        """Put a job that failed at the head of the queue, or give its environment up.
+    def failed(self, task: EpisodeTask, error: str, stamp: str | None) -> Fault:
+        """Put a failed task at the head of the queue, or quarantine its environment.
 
         Args:
-            stamp: of what has been kept of the episode; a new one means a step forward.
+            stamp: of the newest snapshot of the episode; a new one means progress.
         """
-        job.failures = job.failures + 1 if stamp == job.stamp else 1
-        job.stamp = stamp
-        env, who = job.assignment.env, f"environment {job.assignment.env}, episode {job.assignment.index}"
-        if job.failures < self._tries:
-            self._queue.appendleft(job)
-            return Fault("episode_failed", who, error)
+        task.failures = task.failures + 1 if stamp == task.stamp else 1
+        task.stamp = stamp
+        env, subject = task.assignment.env, f"environment {task.assignment.env}, episode {task.assignment.index}"
+        if task.failures < self._tries:
+            self._queue.appendleft(task)
+            return Fault("episode_failed", subject, error)
         self.quarantined[env] = error
-        return Fault("environment_quarantined", who, f"failed {job.failures} times without a step forward: {error}")
+        return Fault("environment_quarantined", subject, f"failed {task.failures} times without progress: {error}")
 
-    def put_back(self, job: EpisodeTask) -> None:
-        """Put a job at the head of the queue that was not even begun."""
-        self._queue.appendleft(job)
+    def put_back(self, task: EpisodeTask) -> None:
+        """Put a task that was not started at the head of the queue."""
+        self._queue.appendleft(task)
 
     def done(self, assignments: Sequence[Assignment]) -> bool:
-        """Whether all of ``assignments`` have been played or given up."""
+        """Whether all of ``assignments`` have arrived or belong to quarantined environments."""
         return all(a.index in self._episodes or a.env in self.quarantined for a in assignments)
 
     def collected(self, assignments: Sequence[Assignment]) -> list[Episode]:
-        """The episodes of ``assignments`` in their order; they are forgotten here."""
-        found = [self._episodes.pop(a.index, None) for a in assignments]
-        return [episode for episode in found if episode is not None]
+        """The episodes of ``assignments`` in their order; they leave the scheduler."""
+        episodes = [self._episodes.pop(a.index, None) for a in assignments]
+        return [episode for episode in episodes if episode is not None]
 
 
-def straggler_faults(jobs: Iterable[EpisodeTask], limit_s: float | None) -> list[Fault]:
-    """Those of ``jobs`` that have been played for longer than the limit; each is reported once and goes on."""
+def straggler_faults(tasks: Iterable[EpisodeTask], limit_s: float | None) -> list[Fault]:
+    """One fault for each task that has run longer than the limit. A task is reported once and continues."""
     if limit_s is None:
         return []
     faults, now = [], time.monotonic()
-    for job in jobs:
-        if not job.late and now - job.began > limit_s:
-            job.late = True
-            who = f"environment {job.assignment.env}, episode {job.assignment.index}"
-            faults.append(Fault("straggler", who, f"still being played, the limit is {limit_s:g} s", now - job.began))
+    for task in tasks:
+        if not task.late and now - task.began > limit_s:
+            task.late = True
+            subject = f"environment {task.assignment.env}, episode {task.assignment.index}"
+            faults.append(
+                Fault("straggler", subject, f"still being played, the limit is {limit_s:g} s", now - task.began)
+            )
     return faults

@@ -1,4 +1,4 @@
-"""Who does the work of a round: the interface that the controller drives."""
+"""The interface of worker groups, which the controller drives."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -29,76 +29,75 @@ class WorkerGroupError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who is told what while a workers works."""
+    """Callbacks of a worker group."""
 
     on_episode: Callable[[Episode], None]
     on_fault: Callable[[Fault], None]
     should_stop: ShouldStop
     on_samples: Callable[[Sequence[Record]], None] | None = None
-    """Told how far episodes are; nobody: nothing is sampled."""
+    """Called with samples of episodes in play; without it nothing is sampled."""
 
 
 QUIET = Watch(lambda _: None, lambda _: None, lambda: False)
-"""Nobody."""
+"""No callbacks."""
 
 
 class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
-    """A learner and some environments. Used within ``with``, which ends what was started."""
+    """A learner and some environments. ``with`` starts and stops them."""
 
     snapshots: SnapshotPolicy | None
-    """Where episodes are kept while they are played."""
+    """Where unfinished episodes are saved."""
 
     @property
     def exporter(self) -> Exporter | None:
-        """Shows metrics where the workers works, while it works; not closed by whoever uses it."""
+        """Exports metrics from the place of the workers. The group closes it."""
 
     @property
     def quarantined(self) -> Mapping[int, str]:
-        """Environments that are given up, with their last error. They get no more episodes."""
+        """Quarantined environments, with their last error. They get no more episodes."""
 
     def plan(self) -> str:
-        """One line about what is needed, before anything is started."""
+        """One line about the resources that are needed; nothing has to be started for it."""
 
     def describe(self) -> str:
-        """One line about who works where."""
+        """One line about the placement of the workers."""
 
     def begin(self, assignments: Sequence[Assignment], behaviour: Behaviour, weights: Weights) -> None:
-        """Have these episodes played, after those that were begun earlier."""
+        """Queue episodes, after those that were queued before."""
 
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
-        """Wait for episodes that were begun.
+        """Wait for queued episodes.
 
         Returns:
-            The episodes in the order of ``assignments``, whenever each arrived; without those of environments
-            that are given up.
+            The episodes in the order of ``assignments``, without those of quarantined environments.
 
         Raises:
             Interrupted: if ``watch.should_stop`` said so before all had arrived.
-            WorkerGroupError: if nobody is left to play.
+            WorkerGroupError: if no environment is left.
         """
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
-        """Learn from ``episodes``; diagnostics by name.
+        """Update the policy with ``episodes``; returns diagnostics by name.
 
         Raises:
             Interrupted: if ``watch.should_stop`` said so before it was done.
-            WorkerGroupError: if the learner dies again and again.
+            WorkerGroupError: if the learner dies ``system.tries`` times in one update.
         """
 
     def drain(self, watch: Watch) -> None:
-        """No more rounds: wait a moment for samples that have not arrived yet, and tell how many are lost."""
+        """After the last round: wait briefly for late samples, and report how many are lost."""
 
     def state(self) -> LearnerState:
-        """Everything that the learner would need to go on."""
+        """The complete state of the learner."""
 
     def load(self, state: LearnerState) -> None:
-        """Make the learner go on from ``state``."""
+        """Replace the state of the learner."""
 
 
 def play_round(
     workers: WorkerGroup, assignments: Sequence[Assignment], epsilon: float, watch: Watch = QUIET, round_index: int = 0
 ) -> list[Episode]:
-    """Have episodes played with the learner's present policy, and wait for them."""
+    """Play episodes with the present policy of the learner, and wait for them."""
     weights = workers.state().weights()
     workers.begin(assignments, Behaviour(round_index, round_index, weights_digest(weights), epsilon), weights)
     return workers.collect(assignments, watch)

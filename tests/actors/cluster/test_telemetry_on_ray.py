@@ -93,11 +93,11 @@ def test_an_actor_that_is_gone_is_left_alone(actor):
 
     def noticed():
         push(step(0))
-        return push._gone
+        return push._actor_lost
 
     until(noticed)
     push(step(1))
-    assert push._flying == []
+    assert push._in_flight == []
 
 
 @pytest.fixture(scope="module")

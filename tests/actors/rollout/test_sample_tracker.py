@@ -27,7 +27,7 @@ def losses(records):
 
 def test_what_arrives_is_passed_on_in_order_and_nothing_is_missing():
     arrivals = SampleTracker(Clock())
-    records = list(arrivals.take([told(0, 2), told(2, 0), told(2, 1)]))
+    records = list(arrivals.records([told(0, 2), told(2, 0), told(2, 1)]))
     assert [record["kind"] for record in records] == [
         "env_epoch",
         "profile",
@@ -43,7 +43,7 @@ def test_what_arrives_is_passed_on_in_order_and_nothing_is_missing():
 
 def test_what_is_missing_in_between_is_known_when_the_next_one_arrives():
     arrivals = SampleTracker(Clock())
-    assert losses(arrivals.take([told(0, 2), told(5, 1), told(5 + 1, 1), told(9, 0)])) == [3, 2]
+    assert losses(arrivals.records([told(0, 2), told(5, 1), told(5 + 1, 1), told(9, 0)])) == [3, 2]
     arrivals.finished(StreamSummary("a", CLOCK, 9))
     assert losses(arrivals.settle(0.0)) == []
 
@@ -51,12 +51,12 @@ def test_what_is_missing_in_between_is_known_when_the_next_one_arrives():
 def test_what_is_missing_at_the_end_is_known_some_time_after_the_episode():
     clock = Clock()
     arrivals = SampleTracker(clock)
-    list(arrivals.take([told(0, 2)]))
+    list(arrivals.records([told(0, 2)]))
     arrivals.finished(StreamSummary("a", CLOCK, 6))
     assert not arrivals.complete
     clock.now += 4.9
     assert list(arrivals.settle(5.0)) == []
-    assert losses(arrivals.take([told(2, 1)])) == []
+    assert losses(arrivals.records([told(2, 1)])) == []
     clock.now += 0.2
     assert losses(arrivals.settle(5.0)) == [3]
     assert list(arrivals.settle(5.0)) == []
@@ -67,12 +67,12 @@ def test_what_arrives_after_it_was_counted_as_lost_is_dropped():
     arrivals = SampleTracker(Clock())
     arrivals.finished(StreamSummary("a", CLOCK, 2))
     assert losses(arrivals.settle(0.0)) == [2]
-    assert list(arrivals.take([told(0, 2)])) == []
+    assert list(arrivals.records([told(0, 2)])) == []
 
 
 def test_an_episode_that_is_gone_on_with_is_counted_anew():
     arrivals = SampleTracker(Clock())
-    assert losses(arrivals.take([told(0, 2), told(0, 1, "b"), told(2, 1, "b")])) == [1]
+    assert losses(arrivals.records([told(0, 2), told(0, 1, "b"), told(2, 1, "b")])) == [1]
     arrivals.finished(StreamSummary("b", CLOCK, 3))
     assert arrivals.complete
 

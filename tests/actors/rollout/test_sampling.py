@@ -86,9 +86,9 @@ def test_samples_are_numbered_and_the_receipt_says_how_many_there_were():
     way = Way()
     sampler = stepped(way, range(1, 9))
     assert [told.before for told in way.told] == [0, 0, 0, 0, 2, 2, 2, 2]
-    assert {told.stream_id for told in way.told} == {sampler.receipt().stream_id}
-    assert (sampler.receipt().clock, sampler.receipt().count) == (CLOCK, 4)
-    assert stepped(Way(), []).receipt().stream_id != sampler.receipt().stream_id
+    assert {told.stream_id for told in way.told} == {sampler.summary().stream_id}
+    assert (sampler.summary().clock, sampler.summary().count) == (CLOCK, 4)
+    assert stepped(Way(), []).summary().stream_id != sampler.summary().stream_id
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(steps))
     kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).load(WHAT)
     assert isinstance(kept, PartialEpisode)
-    assert len(kept.recording) == steps
+    assert len(kept.recorder) == steps
     resumed = slots(tmp_path)
     count, step = [], MorphogenesisEnv.step
     resumed._slots[0].runner.env.step = lambda action: (count.append(1), step(resumed._slots[0].runner.env, action))[1]
@@ -68,7 +68,7 @@ def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
     with pytest.raises(Interrupted):
         slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights, stopping_after(8))
     kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).load(WHAT)
-    assert len(kept.recording) == 6
+    assert len(kept.recorder) == 6
     assert_same(slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights).episode, straight)
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_record_is_played_from_its_beginning(tmp_path, weights, straig
     file = next(tmp_path.glob("*/episode-*"))
     file.write_bytes(file.read_bytes()[:-7])
     assert_same(player.play(WHAT, BEHAVIOUR, weights).episode, straight)
-    assert "episode 12 is played from its beginning: the record of an episode is damaged" in caplog.text
+    assert "episode 12 restarts from its beginning: the record of an episode is damaged" in caplog.text
 
 
 def test_a_record_of_another_environment_is_played_from_its_beginning(tmp_path, weights, caplog):
@@ -116,7 +116,7 @@ def test_a_record_of_another_environment_is_played_from_its_beginning(tmp_path, 
     snapshots = SnapshotPolicy(str(tmp_path), 1)
     resumed = EnvironmentPool(other, "cpu", 1, snapshots).play(WHAT, BEHAVIOUR, weights).episode
     assert_same(resumed, EnvironmentPool(other, "cpu", 1).play(WHAT, BEHAVIOUR, weights).episode)
-    assert "episode 12 is played from its beginning" in caplog.text
+    assert "episode 12 restarts from its beginning" in caplog.text
 
 
 def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straight, caplog):
@@ -162,7 +162,7 @@ def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
     from esper_ray.leyline.policy import Decision
 
     runner = EpisodeRunner(env, Scripted([Decision(WAIT)] * 9))
-    with pytest.raises(TypeError, match="Scripted cannot be kept"):
+    with pytest.raises(TypeError, match="Scripted cannot be saved"):
         runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
 
 
