@@ -23,7 +23,7 @@ from esper_ray.kasmina.export.checkpoints import check_rebuilt, load_model, load
 from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
-from esper_ray.kasmina.lifecycle.commands import report_of
+from esper_ray.kasmina.lifecycle.commands import seed_report
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.growth import LossOf, Outcome
@@ -203,7 +203,7 @@ class MorphogeneticModel(SlottedNetwork):
             ValueError: if the seed's blueprint is not one of the thirteen built-in ones.
         """
         parameters, state = self.seed_parameters(slot), self.states[slot]
-        return None if state is None else report_of(slot, state, parameters, measured)
+        return None if state is None else seed_report(slot, state, parameters, measured)
 
     # Storing
 

@@ -27,11 +27,11 @@ def generalised_advantages(
     advantages = torch.zeros_like(rewards)
     following, trace = bootstrap, torch.zeros_like(bootstrap)
     for t in range(steps - 1, -1, -1):
-        played = weights[:, t] > 0
+        valid = weights[:, t] > 0
         delta = rewards[:, t] + gamma * following - values[:, t]
-        trace = torch.where(played, delta + gamma * lam * trace, trace)
-        following = torch.where(played, values[:, t], following)
-        advantages[:, t] = torch.where(played, trace, torch.zeros_like(trace))
+        trace = torch.where(valid, delta + gamma * lam * trace, trace)
+        following = torch.where(valid, values[:, t], following)
+        advantages[:, t] = torch.where(valid, trace, torch.zeros_like(trace))
     return advantages
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Members, Unmeasured
 
 CoalitionWeights = Mapping[Members, float]
-NOBODY: Members = frozenset()
+EMPTY: Members = frozenset()
 REGIME_PP, RECOVERY = 0.5, 0.001
 """Interaction above which two seeds are dependent; change per step that counts as recovery."""
 
@@ -40,9 +40,9 @@ def shapley_values(measured: Measurement, players: Members | None = None) -> dic
     Source: Shapley, A value for n-person games (1953); Mitchell et al., Sampling Permutations for Shapley Value
     Estimation (2022).
     """
-    chosen = frozenset(measured.players) if players is None else players
-    ordered = [slot for slot in measured.players if slot in chosen]
-    orders = [order for order in measured.orders if frozenset(order) == chosen]
+    subset = frozenset(measured.players) if players is None else players
+    ordered = [slot for slot in measured.players if slot in subset]
+    orders = [order for order in measured.orders if frozenset(order) == subset]
     if not orders or all(measured.coalition(members) for members in _subsets(ordered)):
         return {slot: _estimate(measured, _shapley_weights(slot, ordered)) for slot in ordered}
     return {slot: _sampled(measured, slot, orders) for slot in ordered}
@@ -53,7 +53,7 @@ def pair_interactions(measured: Measurement) -> dict[Members, Attribution]:
     return {
         frozenset(pair): _estimate(
             measured,
-            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, NOBODY: 1.0},
+            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, EMPTY: 1.0},
         )
         for pair in combinations(measured.players, 2)
     }
@@ -61,10 +61,14 @@ def pair_interactions(measured: Measurement) -> dict[Members, Attribution]:
 
 def interaction_sums(measured: Measurement) -> dict[str, float]:
     """Sum of each player's pair interactions, if all its pairs were measured."""
-    known = {pair: found.value_pp for pair, found in pair_interactions(measured).items() if isinstance(found, Estimate)}
-    others = len(measured.players) - 1
-    mine = {slot: [value for pair, value in known.items() if slot in pair] for slot in measured.players}
-    return {slot: sum(values) for slot, values in mine.items() if len(values) == others}
+    interactions = {
+        pair: interaction.value_pp
+        for pair, interaction in pair_interactions(measured).items()
+        if isinstance(interaction, Estimate)
+    }
+    partners = len(measured.players) - 1
+    by_slot = {slot: [value for pair, value in interactions.items() if slot in pair] for slot in measured.players}
+    return {slot: sum(values) for slot, values in by_slot.items() if len(values) == partners}
 
 
 def mean_marginals(measured: Measurement) -> dict[str, float]:
@@ -96,7 +100,7 @@ def interaction_regime(interaction_pp: float, change_pp: float = 0.0) -> str:
 
 def total_improvement(measured: Measurement) -> float | None:
     """Accuracy with all players minus accuracy with none; ``None`` if unmeasured."""
-    none = measured.coalition(NOBODY)
+    none = measured.coalition(EMPTY)
     return None if none is None else measured.accuracy_pp - none.accuracy_pp
 
 
@@ -144,18 +148,18 @@ def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) 
 
 def _estimate(measured: Measurement, weights: CoalitionWeights) -> Attribution:
     """Weighted sum of accuracies, with a paired standard error if example scores exist."""
-    found: dict[Members, Coalition] = {}
+    coalitions: dict[Members, Coalition] = {}
     for members in weights:
         coalition = measured.coalition(members)
         if coalition is not None:
-            found[members] = coalition
-    missing = [members for members in weights if members not in found]
+            coalitions[members] = coalition
+    missing = [members for members in weights if members not in coalitions]
     if missing:
         return Unmeasured(tuple(missing))
-    value = sum(weight * found[members].accuracy_pp for members, weight in weights.items())
+    value = sum(weight * coalitions[members].accuracy_pp for members, weight in weights.items())
     single: NDArray[np.float64] | float = 0.0
     for members, weight in weights.items():
-        scores = found[members].scores
+        scores = coalitions[members].scores
         if scores is None:
             return Estimate(value)
         single = single + weight * scores.astype(np.float64)

@@ -33,8 +33,8 @@ def stratified_resamples(strata: Strata, resamples: int, seed: int) -> NDArray[n
     Strata stay as large as they are: a resample never has more runs of an easy setting than there were.
     """
     generator = np.random.default_rng(seed)
-    drawn = [generator.choice(_finite(values), (resamples, len(values))) for values in strata]
-    return _trimmed_means(np.concatenate(drawn, axis=1))
+    samples = [generator.choice(_finite(values), (resamples, len(values))) for values in strata]
+    return _trimmed_means(np.concatenate(samples, axis=1))
 
 
 def ranking(
@@ -54,16 +54,18 @@ def ranking(
     """
     everything = {name: [value for values in strata for value in values] for name, strata in choices.items()}
     means = {name: interquartile_mean(values) for name, values in everything.items()}
-    drawn = {name: stratified_resamples(strata, resamples, seed) for seed, (name, strata) in enumerate(choices.items())}
-    best = _best_shares(np.stack(list(drawn.values()))) if drawn else np.empty(0)
+    samples = {
+        name: stratified_resamples(strata, resamples, seed) for seed, (name, strata) in enumerate(choices.items())
+    }
+    best = _best_shares(np.stack(list(samples.values()))) if samples else np.empty(0)
     tail = (1.0 - level) / 2.0
-    found = []
+    ranked = []
     for share, (name, values) in zip(best, everything.items(), strict=True):
-        low, high = np.quantile(drawn[name], [tail, 1.0 - tail])
+        low, high = np.quantile(samples[name], [tail, 1.0 - tail])
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         interval = Interval(means[name], float(low), float(high))
-        found.append(RankedChoice(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
-    return sorted(found, key=lambda entry: -entry.score_pp.mean)
+        ranked.append(RankedChoice(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
+    return sorted(ranked, key=lambda entry: -entry.score_pp.mean)
 
 
 def _best_shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -162,7 +162,7 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         for blueprint in sorted(blueprints.difference(fitting)):
             raise GrowthError(
                 f"slot {slot} carries {topology.value}, which have no blueprint {blueprint.id!r}; "
-                f"growth.blueprints may name {', '.join(known.id for known in fitting)}"
+                f"growth.blueprints may name {', '.join(candidate.id for candidate in fitting)}"
             )
         for blueprint in sorted(blueprints):
             _check_fits(slot, blueprint, model.cell(slot))

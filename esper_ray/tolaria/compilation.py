@@ -33,7 +33,7 @@ def compile_blocks(model: MorphogeneticModel, mode: str) -> None:
     slotted = {attachment.module for attachment in model.attachments.values()}
     for block in blocks(model.host, slotted):
         _compile(block, mode)
-    model.growth.listen(_SeedCompiler(model, mode))
+    model.growth.subscribe(_SeedCompiler(model, mode))
 
 
 def blocks(host: nn.Module, slotted: set[str], prefix: str = "") -> Iterator[nn.Module]:
@@ -44,7 +44,7 @@ def blocks(host: nn.Module, slotted: set[str], prefix: str = "") -> Iterator[nn.
     """
     for name, child in host.named_children():
         path = f"{prefix}{name}"
-        inside = any(other.startswith(f"{path}.") for other in slotted)
+        inside = any(name_with_slot.startswith(f"{path}.") for name_with_slot in slotted)
         if inside or isinstance(child, CONTAINERS):
             yield from blocks(child, slotted, f"{path}.")
         elif any(True for _ in child.parameters()):

@@ -80,12 +80,12 @@ def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:
 
 def _saved_bytes(run: Callable[[], Any], module: nn.Module, inputs: Tensor) -> int:
     """Bytes of the distinct tensors that ``run`` saves for the backward pass, besides parameters and inputs."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in (inputs, *module.parameters(), *module.buffers())}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in (inputs, *module.parameters(), *module.buffers())}
     sizes: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
-        if place not in known:
+        if place not in excluded:
             sizes[place] = tensor  # held, so that no other tensor can take its place
         return tensor
 

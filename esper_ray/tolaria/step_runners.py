@@ -61,8 +61,8 @@ class CapturedRunner:
         if whole != self._key:
             self._key, self._steps, self._replay = whole, 0, None
             self._inputs = tuple(tensor.clone() for tensor in inputs)
-        for kept, given in zip(self._inputs, inputs, strict=True):
-            kept.copy_(given)
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(value)
         if self._replay is None and self._steps >= WARM_UP:
             self._replay = self._capture(lambda: step(*self._inputs))
             self.captures += 1

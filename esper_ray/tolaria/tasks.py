@@ -156,10 +156,12 @@ def _offered() -> dict[str, EntryPoint]:
     """Entry points of tasks in installed packages, not imported."""
     offered: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        other = offered.get(point.name)
-        if point.name in _TASKS or (other is not None and other.value != point.value):
-            taken = "is already registered" if other is None else f"is offered by {_package(other)} too"
-            raise TaskError(f"{_package(point)} offers the task {point.name!r}, which {taken}; uninstall or rename one")
+        previous = offered.get(point.name)
+        if point.name in _TASKS or (previous is not None and previous.value != point.value):
+            conflict = "is already registered" if previous is None else f"is offered by {_package(previous)} too"
+            raise TaskError(
+                f"{_package(point)} offers the task {point.name!r}, which {conflict}; uninstall or rename one"
+            )
         offered[point.name] = point
     return offered
 

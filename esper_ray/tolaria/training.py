@@ -16,7 +16,12 @@ from esper_ray.kasmina.network.growth import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved
-from esper_ray.tolaria.measurement.gradients import GradientStatistics, clipped_norms, host_rms_of, statistics_of
+from esper_ray.tolaria.measurement.gradients import (
+    GradientStatistics,
+    clipped_norms,
+    gradient_statistics,
+    host_gradient_rms,
+)
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -166,11 +171,13 @@ class Trainer:
     def _collect(self, steps: int, batch: int) -> EpochResult:
         sums, sizes = self._sums, {slot: len(group) + 1 for slot, group in self._seeds.items()}
         loss, right, host_norm, *rest = torch.cat([sums.totals, *sums.norms.values()]).tolist()
-        host_rms = host_rms_of(host_norm / steps, self._host)
+        host_rms = host_gradient_rms(host_norm / steps, self._host)
         gradients, at = {}, 0
         for slot, size in sizes.items():
             *tensors, total = [norm / steps for norm in rest[at : at + size]]
             at += size
             if any(parameter.grad is not None for parameter in self._seeds[slot]):
-                gradients[slot] = statistics_of(tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms)
+                gradients[slot] = gradient_statistics(
+                    tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms
+                )
         return EpochResult(loss / steps, 100.0 * right / steps, gradients)

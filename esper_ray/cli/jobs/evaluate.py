@@ -23,7 +23,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.simic.comparison import LEVEL, duels, summaries
+from esper_ray.simic.comparison import LEVEL, paired_comparisons, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
@@ -96,7 +96,7 @@ class EvaluationJob:
             raise
         found = summaries(scores, self.control)
         self._write(scores, found)
-        self._show(found, duels(scores, self._reference))
+        self._show(found, paired_comparisons(scores, self._reference))
         return 0
 
     def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
@@ -144,7 +144,7 @@ class EvaluationJob:
         notes = [f"Episodes of {self.config.episode_length} epochs, {how}.", *self._notes()]
         scoreboard.write_scores(self.folder, scores)
         scoreboard.write_summary(self.folder, found)
-        scoreboard.write_markdown(self.folder, found, duels(scores, self._reference), title, notes)
+        scoreboard.write_markdown(self.folder, found, paired_comparisons(scores, self._reference), title, notes)
         scoreboard.draw_comparison(self.folder, scores, found, title)
         self._draw_learning(scores, found)
         manifest = {
@@ -154,7 +154,7 @@ class EvaluationJob:
             "seeds": list(self.seeds),
             "sample": self.sample,
             "summaries": [asdict(summary) for summary in found],
-            "duels": [asdict(duel) for duel in duels(scores, self._reference)],
+            "duels": [asdict(duel) for duel in paired_comparisons(scores, self._reference)],
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

@@ -80,12 +80,12 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
     """
     build = _REGISTRY.get((shape.topology, name))
     if build is None:
-        others = [topology.value for topology, other in _REGISTRY if other == name]
-        if others:
-            known = ", ".join(blueprint_names(shape.topology))
+        topologies = [topology.value for topology, registered_name in _REGISTRY if registered_name == name]
+        if topologies:
+            choices = ", ".join(blueprint_names(shape.topology))
             raise ValueError(
-                f"blueprint {name!r} is built for {' and '.join(others)}, not for {shape.topology.value}; "
-                f"choices for {shape.topology.value}: {known}"
+                f"blueprint {name!r} is built for {' and '.join(topologies)}, not for {shape.topology.value}; "
+                f"choices for {shape.topology.value}: {choices}"
             )
         raise ValueError(unknown_name_message("blueprint", name, blueprint_names(shape.topology)))
     body = build(shape)

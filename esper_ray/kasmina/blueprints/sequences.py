@@ -48,8 +48,8 @@ class WindowAttention(SelfAttention):
             return mixed
         ages = torch.ones_like(queries[0, 0, :, 0], dtype=torch.int64).cumsum(0)
         lag = ages[:, None] - ages[None, :]
-        seen = (lag >= (0 if self.causal else 1 - WINDOW)) & (lag < WINDOW)
-        return scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        visible = (lag >= (0 if self.causal else 1 - WINDOW)) & (lag < WINDOW)
+        return scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
 
 
 def _flexes(queries: Tensor) -> bool:
@@ -63,11 +63,11 @@ def flex_window_attention(queries: Tensor, keys: Tensor, values: Tensor, *, caus
     """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    def seen(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         lag = query - key
         return (lag >= (0 if causal else 1 - WINDOW)) & (lag < WINDOW)
 
     length = queries.shape[2]
-    mask = create_block_mask(seen, None, None, length, length, device=queries.device.type)
+    mask = create_block_mask(visible, None, None, length, length, device=queries.device.type)
     attend = torch.compile(flex_attention, dynamic=False) if queries.is_cuda else flex_attention
     return attend(queries, keys, values, block_mask=mask)

@@ -37,7 +37,7 @@ class TopologyError(UserError, ValueError):
 MODEL_FILE = BlobFormat("grown model", 2, TopologyError, safetensors.torch)
 
 
-def manifest_of(model: SlottedNetwork) -> Manifest:
+def model_manifest(model: SlottedNetwork) -> Manifest:
     """Slots, shapes and seeds of ``model`` as plain data."""
     record = model.growth.record()
     slots = {
@@ -62,7 +62,7 @@ def manifest_of(model: SlottedNetwork) -> Manifest:
 
 def manifest_tensor(model: SlottedNetwork) -> Tensor:
     """The manifest as UTF-8 bytes in a (N,) uint8 tensor."""
-    return torch.tensor(list(json.dumps(manifest_of(model), sort_keys=True).encode()), dtype=torch.uint8)
+    return torch.tensor(list(json.dumps(model_manifest(model), sort_keys=True).encode()), dtype=torch.uint8)
 
 
 def seed_to_json(state: SeedState) -> dict[str, Any]:
@@ -102,16 +102,16 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     """
     manifest = _manifest(state)
     record = _record(manifest)
-    differences = _slot_differences(manifest["slots"], manifest_of(model)["slots"])
+    differences = _slot_differences(manifest["slots"], model_manifest(model)["slots"])
     if differences:
-        raise TopologyError(_told(differences))
+        raise TopologyError(_difference_message(differences))
     try:
         modules = model.growth.rebuild(record)
     except ValueError as error:
         raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
     differences = _tensor_differences(state, _expected_shapes(model, modules))
     if differences:
-        raise TopologyError(_told(differences))
+        raise TopologyError(_difference_message(differences))
     model.growth.adopt(record, modules)
     return load(state, strict=True)
 
@@ -122,8 +122,8 @@ def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
     Raises:
         TopologyError: if they differ.
     """
-    theirs, ours = _manifest({EXTRA_STATE: packed}), manifest_of(model)
-    if json.loads(json.dumps(ours)) != theirs:
+    saved, present = _manifest({EXTRA_STATE: packed}), model_manifest(model)
+    if json.loads(json.dumps(present)) != saved:
         raise TopologyError(
             "the seeds of the state differ from those of the model in kind or stage; a grown model that is part of "
             "another module is loaded by its own load_state_dict(), before that of the other"
@@ -197,14 +197,14 @@ def _record(manifest: Manifest) -> GrowthRecord:
     return record
 
 
-def _slot_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    lines = [f"slot {slot} is in the checkpoint only" for slot in theirs if slot not in ours]
-    lines += [f"slot {slot} is in the model only" for slot in ours if slot not in theirs]
-    for slot in ours:
-        for key, mine in ours[slot].items():
-            stored = theirs.get(slot, {}).get(key, mine)
-            if stored != mine:
-                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {mine!r} in the model")
+def _slot_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    lines = [f"slot {slot} is in the checkpoint only" for slot in saved if slot not in present]
+    lines += [f"slot {slot} is in the model only" for slot in present if slot not in saved]
+    for slot in present:
+        for key, value in present[slot].items():
+            stored = saved.get(slot, {}).get(key, value)
+            if stored != value:
+                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {value!r} in the model")
     return lines
 
 
@@ -231,11 +231,11 @@ def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, torch.S
     lines += [f"tensor {name} is in the model only" for name in expected if name not in stored]
     for name in expected.keys() & stored.keys():
         if expected[name] != stored[name]:
-            theirs, ours = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
-            lines.append(f"tensor {name} has shape {theirs} in the checkpoint, {ours} in the model")
+            saved, present = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
+            lines.append(f"tensor {name} has shape {saved} in the checkpoint, {present} in the model")
     return sorted(lines)
 
 
-def _told(differences: list[str], most: int = 12) -> str:
+def _difference_message(differences: list[str], most: int = 12) -> str:
     more = [f"and {len(differences) - most} more"] if len(differences) > most else []
     return "\n  ".join(["the checkpoint belongs to another model:", *differences[:most], *more])

@@ -39,7 +39,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not _ours(m)
+        return not _is_internal(m)
 
 
 def plain_module(model: SlottedNetwork) -> nn.Module:
@@ -98,7 +98,7 @@ def _grown(slot: str, base: nn.Module, cell: SeedCell) -> nn.Module:
 def _unwrapped(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
     """``module`` without modules of this package. Shared submodules stay shared."""
     if module not in done:
-        done[module] = plain = _traced(module) if _ours(module) else module
+        done[module] = plain = _traced(module) if _is_internal(module) else module
         for name, child in plain._modules.items():
             plain._modules[name] = None if child is None else _unwrapped(child, done)
     return done[module]
@@ -119,5 +119,5 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _ours(module: Any) -> bool:
+def _is_internal(module: Any) -> bool:
     return type(module).__module__.split(".", maxsplit=1)[0] == PACKAGE

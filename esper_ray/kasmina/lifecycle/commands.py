@@ -9,7 +9,7 @@ from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Bluepr
 from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
-def command_of(action: Action, seed_id: str) -> reducer.Command:
+def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
     """The lifecycle command of ``action``.
 
     Args:
@@ -68,7 +68,7 @@ def logged(
     return log
 
 
-def report_of(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
+def seed_report(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
     """Public report of the seed in ``slot``, as policies observe it.
 
     Raises:

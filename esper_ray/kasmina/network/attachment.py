@@ -64,11 +64,11 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
         name = slots[slot]
         if name not in named:
             raise ValueError(f"slot {slot}: {unknown_name_message('submodule', name, list(named))}")
-        other = owners.setdefault(id(named[name]), slot)
-        if other != slot:
-            raise ValueError(f"slots {other} and {slot} sit on the same submodule: {slots[other]!r}, {name!r}")
-    seen = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
-    called = [slot for slot, _ in seen]
+        occupant = owners.setdefault(id(named[name]), slot)
+        if occupant != slot:
+            raise ValueError(f"slots {occupant} and {slot} sit on the same submodule: {slots[occupant]!r}, {name!r}")
+    outputs = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
+    called = [slot for slot, _ in outputs]
     for slot in ids:
         times = called.count(slot)
         if times == 0:
@@ -81,7 +81,7 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
     batch = _batch_size(example_input)
     return [
         _attachment(slot, slots[slot], output, batch, causal, _branches(host, named[slots[slot]], example_input))
-        for slot, output in seen
+        for slot, output in outputs
     ]
 
 
@@ -106,11 +106,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> list[tuple[str, Any]]:
-    seen: list[tuple[str, Any]] = []
+    outputs: list[tuple[str, Any]] = []
 
     def watch(slot: str) -> Any:
         def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
+            outputs.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
 
         return note
 
@@ -121,7 +121,7 @@ def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: A
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return outputs
 
 
 def _batch_size(example_input: Any) -> int | None:

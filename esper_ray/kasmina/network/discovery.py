@@ -25,9 +25,9 @@ def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topo
     """
     for depth in range(1, DEEPEST + 1):
         names = [name for name, _ in model.named_modules() if name and name.count(".") == depth - 1]
-        found = [name for name in names if _fits(model, name, example_input, topologies)]
-        if found:
-            slots = {format_slot_id(0, column): name for column, name in enumerate(found)}
+        fitting = [name for name in names if _fits(model, name, example_input, topologies)]
+        if fitting:
+            slots = {format_slot_id(0, column): name for column, name in enumerate(fitting)}
             ordered = [attachment.module for attachment in attach(model, slots, example_input, causal=True)]
             return {format_slot_id(0, column): name for column, name in enumerate(ordered[-most:])}
     wanted = ", ".join(sorted(topology.value for topology in topologies))

@@ -86,13 +86,13 @@ def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tupl
 def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
     """Normalised gradient ascent on ``height`` at constant tensor norms; keeps the best point."""
     norms = [weight.detach().norm() for weight in weights]
-    best, kept = -1.0, [weight.detach().clone() for weight in weights]
+    best, best_weights = -1.0, [weight.detach().clone() for weight in weights]
     for step in range(STEPS + 1):
         with torch.enable_grad():
             value = height()
             slopes = torch.autograd.grad(value, weights, allow_unused=True)
         if value.item() > best:
-            best, kept = value.item(), [weight.detach().clone() for weight in weights]
+            best, best_weights = value.item(), [weight.detach().clone() for weight in weights]
         rate = RATE * (1.0 - step / (STEPS + 1))
         with torch.no_grad():
             for weight, slope, norm in zip(weights, slopes, norms, strict=True):
@@ -101,5 +101,5 @@ def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
                 moved = weight + rate * norm * slope / slope.norm()
                 weight.copy_(moved * (norm / moved.norm()))
     with torch.no_grad():
-        for weight, values in zip(weights, kept, strict=True):
+        for weight, values in zip(weights, best_weights, strict=True):
             weight.copy_(values)

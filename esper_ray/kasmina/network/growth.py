@@ -144,7 +144,7 @@ class Growth:
         """State for a copy, without the listeners of the original."""
         return self.__dict__ | {"_listeners": []}
 
-    def listen(self, listener: GrowthListener) -> None:
+    def subscribe(self, listener: GrowthListener) -> None:
         """Notify ``listener`` of the trained parameters now and after every change."""
         listener.arrange(*self.arrangement())
         self._listeners.append(listener)
@@ -241,7 +241,7 @@ class Growth:
             self._label(slot, state)
         self._germinations = dict(record.germinations)
         self.epoch, self.seed = record.epoch, record.seed
-        self._announce([])
+        self._notify([])
 
     def _apply(self, slot: str, state: SeedState | None, loss_of: LossOf | None) -> None:
         """Apply ``state`` to modules and listeners; the only place where structure changes."""
@@ -253,25 +253,25 @@ class Growth:
             modules = self._modules(slot, state, self._germinations[slot] + 1)
             self._start(slot, state, modules["seed"], loss_of)
         elif _structure(before) != _structure(state):
-            modules = self._kept(slot, state)
+            modules = self._retained(slot, state)
         undo = (before, cell.seed, cell.gate, cell.pinned)
         if modules["seed"] is not cell.seed:
             cell.pinned = _pinned(modules["seed"])
-        told: list[GrowthListener] = []
+        notified: list[GrowthListener] = []
         try:
             self.states[slot], cell.seed, cell.gate = state, modules["seed"], modules["gate"]
             self._label(slot, state)
             if _structure(before) != _structure(state):
-                self._announce(told)
+                self._notify(notified)
         except BaseException:
             self.states[slot], cell.seed, cell.gate, cell.pinned = undo
             self._label(slot, before)
-            for listener in told:
+            for listener in notified:
                 listener.arrange(*self.arrangement())
             raise
         self._germinations[slot] += before is None
 
-    def _kept(self, slot: str, state: SeedState | None) -> dict[str, nn.Module | None]:
+    def _retained(self, slot: str, state: SeedState | None) -> dict[str, nn.Module | None]:
         """Present modules that ``state`` retains, with a gate network if it needs one."""
         cell = self._cells[slot]
         if state is None or state.stage not in WITH_MODULE:
@@ -295,13 +295,13 @@ class Growth:
                 parameter.requires_grad_(not frozen)
                 parameter.grad = None if frozen else parameter.grad
 
-    def _announce(self, told: list[GrowthListener]) -> None:
+    def _notify(self, notified: list[GrowthListener]) -> None:
         """Notify all listeners; each that accepts is added to ``told``."""
         self._revision += 1
         groups, resting = self.arrangement()
         for listener in self._listeners:
             listener.arrange(groups, resting)
-            told.append(listener)
+            notified.append(listener)
 
     def _note(self, slot: str, before: SeedState | None, events: tuple[LifecycleEvent, ...]) -> None:
         state = before or self.states[slot]

@@ -32,7 +32,7 @@ def shaped(b: StepContext) -> None:
     live, committed = _improvements(b)
     seeds = [] if b.t.terminated else list(b.seeds())
     for improvement, kind in ((live, PRUNABLE), (committed, COMMITTED)):
-        claims = {r.slot_id: _claim_of(b, r, account, improvement) for r, account in seeds if r.stage in kind}
+        claims = {r.slot_id: _seed_claim(b, r, account, improvement) for r, account in seeds if r.stage in kind}
         share = _fair_share(b, claims, improvement)
         for report, _ in seeds:
             claim = claims.get(report.slot_id)
@@ -69,16 +69,16 @@ def escrow(b: StepContext) -> None:
 def _improvements(b: StepContext) -> tuple[float | None, float | None]:
     """Joint improvement of live and of committed seeds; the latter as last measured."""
     measured = b.t.measured
-    kept = committed_players(committed_slots(b.t.after), measured)
-    alone, none = measured.coalition(kept), measured.coalition(frozenset())
+    committed_group = committed_players(committed_slots(b.t.after), measured)
+    alone, none = measured.coalition(committed_group), measured.coalition(frozenset())
     committed = b.accounts.committed_improvement_pp
     if alone is not None and none is not None:
-        committed = alone.accuracy_pp - none.accuracy_pp if kept else None
+        committed = alone.accuracy_pp - none.accuracy_pp if committed_group else None
         b.remember_committed_improvement(committed)
-    return live_improvement(measured, kept), committed
+    return live_improvement(measured, committed_group), committed
 
 
-def _claim_of(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
+def _seed_claim(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
     """Claim of a seed at the end of a step; empty if unmeasured."""
     contribution = report.measured.contribution_pp
     if contribution is None or improvement is None:
@@ -158,9 +158,9 @@ def _forfeit(b: StepContext) -> None:
     The latter is caused by the last step at which they could have been committed, or, if there was none, by the last
     operation on them.
     """
-    kept = committed_slots(b.t.after)
+    committed = committed_slots(b.t.after)
     for slot, account in b.accounts.slots.items():
-        if account.credit == 0.0 or slot in kept:
+        if account.credit == 0.0 or slot in committed:
             continue
         if account.pruned:
             b.pay("forfeit", -account.credit, "credit of a seed that was pruned", slot)
@@ -200,15 +200,15 @@ def _operation(b: StepContext) -> None:
     if seed is None:
         return
     contribution, improvement = seed.measured.contribution_pp, b.known_improvement()
-    known = f"contribution {points(contribution)}, live seeds together {points(improvement)}"
+    evidence_text = f"contribution {points(contribution)}, live seeds together {points(improvement)}"
     if t.operation is LifecycleOp.FOSSILIZE:
         evidence = (seed.stage, seed.ticks_in_stage, contribution, improvement, config)
-        why = f"{known}, {seed.ticks_in_stage} epochs held"
+        why = f"{evidence_text}, {seed.ticks_in_stage} epochs held"
         b.pay("commitment", operations.commitment_pay(*evidence), why, slot)
         b.pay("commitment", operations.commitment_bonus(*evidence), "a commitment that counts", slot)
     elif t.operation is LifecycleOp.PRUNE:
         pay = operations.prune_pay(seed.stage, seed.age, contribution, config)
-        b.pay("prune", pay, f"{seed.stage.name} at age {seed.age}, {known}", slot)
+        b.pay("prune", pay, f"{seed.stage.name} at age {seed.age}, {evidence_text}", slot)
     elif t.operation is LifecycleOp.ADVANCE and seed.stage is Stage.TRAINING:
         b.pay("operation", config.advance_from_training_penalty, "out of TRAINING", slot)
 
@@ -231,12 +231,12 @@ def _hindsight(b: StepContext) -> None:
 
 def _remember_boosts(b: StepContext) -> None:
     accounts = b.accounts.slots
-    for pair, found in pair_interactions(b.t.measured).items():
-        if not isinstance(found, Estimate) or found.value_pp <= 0 or not pair <= accounts.keys():
+    for pair, interaction in pair_interactions(b.t.measured).items():
+        if not isinstance(interaction, Estimate) or interaction.value_pp <= 0 or not pair <= accounts.keys():
             continue
         for slot in pair:
-            (other,) = pair - {slot}
-            helper, boosts = accounts[other], b.accounts.slots[slot].boosts
-            old = boosts.get(helper.seed_id, Boost(other, 0.0, 0, 0))
-            new = Boost(other, old.total_pp + found.value_pp, old.steps + 1, helper.operated_step)
+            (partner,) = pair - {slot}
+            helper, boosts = accounts[partner], b.accounts.slots[slot].boosts
+            old = boosts.get(helper.seed_id, Boost(partner, 0.0, 0, 0))
+            new = Boost(partner, old.total_pp + interaction.value_pp, old.steps + 1, helper.operated_step)
             b.change(slot, boosts={**boosts, helper.seed_id: new})

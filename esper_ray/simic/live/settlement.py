@@ -27,11 +27,11 @@ from esper_ray.simic.rewards.terminal import priced_value
 def settlement(b: StepContext) -> None:
     """Pay for changes of value."""
     assert b.control_pp is not None
-    kept = committed_players(committed_slots(b.t.after), b.t.measured)
+    committed = committed_players(committed_slots(b.t.after), b.t.measured)
     none = b.t.measured.coalition(frozenset())
     alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
-    values = shapley_values(b.t.measured, kept)
-    for slot in b.accounts.slots.keys() - kept:
+    values = shapley_values(b.t.measured, committed)
+    for slot in b.accounts.slots.keys() - committed:
         _write_off(b, slot)
     if alone is None or not all(isinstance(value, Estimate) for value in values.values()):
         return  # not measured in this step; the changes are paid when they are

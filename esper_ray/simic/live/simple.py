@@ -54,9 +54,9 @@ def simplified(b: StepContext) -> None:
     if t.success and t.operation not in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE):
         b.pay("operation", SIMPLIFIED_COST, t.operation.name, t.slot_id)
     if t.truncated:
-        kept = [r.measured.contribution_pp for r in t.after if r is not None and r.stage in COMMITTED]
+        contributions = [r.measured.contribution_pp for r in t.after if r is not None and r.stage in COMMITTED]
         least = b.config.min_fossilize_contribution
-        contributing = sum(contribution is not None and contribution >= least for contribution in kept)
+        contributing = sum(contribution is not None and contribution >= least for contribution in contributions)
         amount = terminal.simplified_pay(t.measured.accuracy_pp, contributing, b.config)
         b.pay("terminal", amount, f"accuracy {t.measured.accuracy_pp:.2f} points, {contributing} contributing seeds")
 

@@ -69,13 +69,13 @@ def basic_commitment_pay(
     """``basic``: pay for a commitment. Arguments as for :func:`commitment_pay`."""
     if stage is not Stage.HOLDING:
         return config.basic_fossilize_invalid_penalty
-    known = 0.0 if improvement is None else improvement
+    measured_improvement = 0.0 if improvement is None else improvement
     if is_commitment_counted(contribution, improvement, config):
         assert contribution is not None
-        joint = COMBINATIONS[config.attribution_formula](known, contribution)
+        joint = COMBINATIONS[config.attribution_formula](measured_improvement, contribution)
         full = config.basic_fossilize_base_bonus + config.basic_contribution_scale * joint
         return full * maturity(ticks, config)
-    if known <= 0 and contribution is not None and contribution > HARMFUL_CONTRIBUTION_PP:
+    if measured_improvement <= 0 and contribution is not None and contribution > HARMFUL_CONTRIBUTION_PP:
         return config.basic_fossilize_invalid_penalty
     return config.basic_fossilize_noncontributing_penalty
 

@@ -125,10 +125,10 @@ def split_dataset(
     test_rows, validation_rows, train_rows = np.split(order, [test, test + validation])
     train_rows = train_rows[: train or None]
     parts = ((images[rows], labels[rows]) for rows in (train_rows, validation_rows, test_rows))
-    return dataset_of(*parts, classes=int(labels.max()) + 1, device=device, augment=augment)
+    return image_dataset(*parts, classes=int(labels.max()) + 1, device=device, augment=augment)
 
 
-def dataset_of(
+def image_dataset(
     train: LabelledArrays,
     validation: LabelledArrays,
     test: LabelledArrays,

@@ -42,19 +42,19 @@ def chosen_coalitions(
     if len(players) <= EXACT_PLAYERS:
         return Chosen(frozenset(subsets(players)))
     everybody = frozenset(players)
-    kept = tuple(player for player in players if player in committed)
+    committed_players = tuple(player for player in players if player in committed)
     orders = antithetic_orders(players, permutations, seed)
-    if len(kept) == len(players):
-        chosen = set[Members]()
-    elif len(kept) > EXACT_PLAYERS:
-        orders += antithetic_orders(kept, permutations, seed)
-        chosen = {frozenset(kept)}
+    if len(committed_players) == len(players):
+        coalitions = set[Members]()
+    elif len(committed_players) > EXACT_PLAYERS:
+        orders += antithetic_orders(committed_players, permutations, seed)
+        coalitions = {frozenset(committed_players)}
     else:
-        chosen = set(subsets(kept))
-    chosen |= {frozenset(), everybody} | {everybody - {player} for player in players}
+        coalitions = set(subsets(committed_players))
+    coalitions |= {frozenset(), everybody} | {everybody - {player} for player in players}
     for order in orders:
-        chosen |= {frozenset(order[:size]) for size in range(len(order))}
-    return Chosen(frozenset(chosen), tuple(orders))
+        coalitions |= {frozenset(order[:size]) for size in range(len(order))}
+    return Chosen(frozenset(coalitions), tuple(orders))
 
 
 def few_coalitions(players: Sequence[str], committed: Members) -> Chosen:

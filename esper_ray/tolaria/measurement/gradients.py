@@ -45,12 +45,12 @@ def clipped_norms(group: Sequence[Tensor], limit: float | None) -> Tensor:
     return torch.cat([norms, total[None]])
 
 
-def host_rms_of(norm: float, host: Sequence[Tensor]) -> float:
+def host_gradient_rms(norm: float, host: Sequence[Tensor]) -> float:
     """Root mean square gradient of the host from its mean norm."""
     return norm / math.sqrt(sum(parameter.numel() for parameter in host))
 
 
-def statistics_of(norms: Sequence[float], total: float, size: int, host_rms: float) -> GradientStatistics:
+def gradient_statistics(norms: Sequence[float], total: float, size: int, host_rms: float) -> GradientStatistics:
     """Gradient statistics from the mean norms of a seed's tensors over an epoch.
 
     Args:
@@ -79,7 +79,7 @@ class GradientWatch:
         self._sums: dict[str, Tensor] = {}
         self.steps = 0
         """Steps since the last :meth:`collect`."""
-        organism.optimizer.before_step(self._look)
+        organism.optimizer.before_step(self._observe)
 
     def collect(self) -> dict[str, GradientStatistics]:
         """Statistics of each seed with gradients since the last call; resets the sums."""
@@ -87,19 +87,19 @@ class GradientWatch:
         self._sums, self.steps = {}, 0
         if not steps:
             return {}
-        host_rms = host_rms_of(sums.pop(HOST_GROUP, [0.0])[0], self._optimizer.group(HOST_GROUP))
+        host_rms = host_gradient_rms(sums.pop(HOST_GROUP, [0.0])[0], self._optimizer.group(HOST_GROUP))
         return {
-            slot: statistics_of(tensors, total, sum(p.numel() for p in self._optimizer.group(slot)), host_rms)
+            slot: gradient_statistics(tensors, total, sum(p.numel() for p in self._optimizer.group(slot)), host_rms)
             for slot, (*tensors, total) in sums.items()
         }
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         self.steps += 1
         for name in self._optimizer.group_names:
             group = self._optimizer.group(name)
-            seen = [parameter for parameter in group if parameter.grad is not None]
-            if not seen or (len(seen) < len(group) and name != HOST_GROUP):
+            with_gradient = [parameter for parameter in group if parameter.grad is not None]
+            if not with_gradient or (len(with_gradient) < len(group) and name != HOST_GROUP):
                 continue
-            norms = clipped_norms(seen, None)
+            norms = clipped_norms(with_gradient, None)
             norms = norms[-1:] if name == HOST_GROUP else norms  # parts of a host may rest in some steps
             self._sums[name] = self._sums[name] + norms if name in self._sums else norms

@@ -62,22 +62,22 @@ class MeasuredSeeds:
                 entry = _Entry(state.seed_id, state.stage, known_accuracy_pp)
             elif entry.stage is not state.stage:
                 entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
-            seen = _with_gradients(entry.measured, gradients.get(slot))
-            seen = _with_contribution(seen, contributions.get(slot), interactions.get(slot))
-            seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
-            entries[slot] = replace(entry, measured=seen)
+            new = _with_gradients(entry.measured, gradients.get(slot))
+            new = _with_contribution(new, contributions.get(slot), interactions.get(slot))
+            new = replace(new, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
+            entries[slot] = replace(entry, measured=new)
         return MeasuredSeeds(entries)
 
 
-def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
+def _with_gradients(previous: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
     if gradients is None:
-        return replace(seen, previous_gradient_health=seen.gradient_health)
+        return replace(previous, previous_gradient_health=previous.gradient_health)
     return replace(
-        seen,
+        previous,
         gradient_norm=gradients.norm,
         gradient_ratio=gradients.ratio,
         gradient_health=gradients.health,
-        previous_gradient_health=seen.gradient_health,
+        previous_gradient_health=previous.gradient_health,
         vanishing=gradients.vanishing,
         exploding=gradients.exploding,
         finite=gradients.finite,
@@ -85,17 +85,17 @@ def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None
 
 
 def _with_contribution(
-    seen: SeedMeasurements, contribution: Attribution | None, interaction: float | None
+    previous: SeedMeasurements, contribution: Attribution | None, interaction: float | None
 ) -> SeedMeasurements:
     if not isinstance(contribution, Estimate):
-        age = seen.epochs_since_measured
-        return replace(seen, epochs_since_measured=None if age is None else age + 1)
+        age = previous.epochs_since_measured
+        return replace(previous, epochs_since_measured=None if age is None else age + 1)
     velocity = None
-    if seen.contribution_pp is not None:
-        change = contribution.value_pp - seen.contribution_pp
-        velocity = VELOCITY_DECAY * (seen.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
+    if previous.contribution_pp is not None:
+        change = contribution.value_pp - previous.contribution_pp
+        velocity = VELOCITY_DECAY * (previous.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
     return replace(
-        seen,
+        previous,
         contribution_pp=contribution.value_pp,
         contribution_error_pp=contribution.error_pp,
         contribution_velocity_pp=velocity,

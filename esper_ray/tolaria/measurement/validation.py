@@ -59,8 +59,8 @@ def measure(
     players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
     everybody = frozenset(players)
     limit = min(examples or len(split), len(split))
-    chosen = choose(players)
-    with evaluation_mode(model), model.branching(everybody, chosen.coalitions) as members:
+    selection = choose(players)
+    with evaluation_mode(model), model.branching(everybody, selection.coalitions) as members:
         loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
     by_members = dict(zip(members, scores, strict=True))
     full = by_members[everybody]
@@ -71,7 +71,7 @@ def measure(
         examples=limit,
         players=players,
         coalitions=tuple(Coalition(c, _percent(by_members[c]), by_members[c]) for c in ordered) if players else (),
-        orders=chosen.orders,
+        orders=selection.orders,
     )
 
 

@@ -55,9 +55,9 @@ class Cache:
             CacheError: if there is no entry yet, and the folder was chosen and cannot be written.
         """
         path = self.folder / f"{key}.safetensors"
-        found = _read(path, fits)
-        if found is not None:
-            return found
+        cached = _read(path, fits)
+        if cached is not None:
+            return cached
         temporary = self.folder / f".{key[:16]}-{uuid4().hex}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -75,9 +75,9 @@ def _check_sum(path: Path, md5: str) -> None:
 
     if not path.is_file():
         raise ValueError(f"{path} is missing; {UNPACKED} holds {', '.join(_sums())}")
-    found = calculate_md5(str(path))
-    if found != md5:
-        raise ValueError(f"{path} is not the official file: its MD5 sum is {found}, must be {md5}; download it again")
+    actual = calculate_md5(str(path))
+    if actual != md5:
+        raise ValueError(f"{path} is not the official file: its MD5 sum is {actual}, must be {md5}; download it again")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.data import ImageData, image_dataset
 
 CLASSES = 4
 """Rows, columns, a checkerboard and diagonals."""
@@ -43,7 +43,7 @@ def load_patterns(config: TaskConfig, device: torch.device) -> ImageData:
         for part, size in enumerate(sizes.values())
     ]
     train, validation, test = splits
-    return dataset_of(train, validation, test, classes=CLASSES, device=device)
+    return image_dataset(train, validation, test, classes=CLASSES, device=device)
 
 
 def textures(generator: np.random.Generator, groups: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -111,17 +111,17 @@ def read_tokens(path: Path, wanted: int, *, tokenizer: "Tokenizer", key: bytes, 
         ValueError: if the file holds fewer, or is not UTF-8.
     """
     parts: list[NDArray[np.int32]] = []
-    found = offset = 0
+    count = offset = 0
     for piece in pieces(path):
         name = cache_key("tinystories", DECODER_VERSION, {"tokenizer": key, "text": piece})
         make = partial(_encoded, piece, path, offset, tokenizer)
         parts.append(cache.arrays(name, make, _are_tokens)["tokens"])
         offset += len(piece)
-        found += len(parts[-1])
-        if wanted and found >= wanted:
+        count += len(parts[-1])
+        if wanted and count >= wanted:
             break
-    if not found or found < wanted:
-        raise ValueError(f"{path} holds {found} tokens; needs {wanted or 'at least one'}")
+    if not count or count < wanted:
+        raise ValueError(f"{path} holds {count} tokens; needs {wanted or 'at least one'}")
     tokens: NDArray[np.int32] = np.concatenate(parts)
     return tokens[:wanted] if wanted else tokens
 
@@ -151,12 +151,12 @@ def _encoded(piece: bytes, path: Path, offset: int, tokenizer: "Tokenizer") -> A
     text = decode_utf8(piece, path, offset)
     stories = [story for part in text.split(END) if (story := part.strip())]
     end = tokenizer.token_to_id(END)
-    found = [
+    encoded = [
         np.asarray([*encoding.ids, end], dtype=np.int32)
         for first in range(0, len(stories), STORIES)
         for encoding in tokenizer.encode_batch(stories[first : first + STORIES], add_special_tokens=False)
     ]
-    return {"tokens": np.concatenate(found) if found else np.empty(0, dtype=np.int32)}
+    return {"tokens": np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int32)}
 
 
 def _are_tokens(arrays: Arrays) -> bool:
