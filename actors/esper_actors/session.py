@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from esper_actors.evaluation.export import export_policy
 from esper_actors.factory import make_workers
@@ -32,6 +32,8 @@ from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
+
+OnError = Literal["leave", "mark", "remove"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +76,31 @@ def train(
 
     Args:
         rounds: overrides ``ppo.rounds``.
-        run: a run directory, or its path. One that holds checkpoints is resumed from the newest; a path that does
-            not exist becomes a new run; a folder named ``runs`` gets a new run of a made-up name if left out.
+        run: a run directory, or its path. An existing run is resumed from its newest checkpoint; a path that does not
+            exist becomes a new run. Without it a new run with a generated name is made in ``runs``.
         workers: a worker group that is not open yet; the one of ``system.workers`` if left out.
         observers: called with what happens, besides the run directory's own.
         should_stop: checked between steps; replaces the handling of Ctrl-C.
 
     Raises:
         UsageError: if ``run`` was started with another configuration.
-        CheckpointError: if its newest checkpoint cannot be used.
+        CheckpointError: if ``run`` exists and holds no checkpoint, or the newest cannot be used.
         WorkerGroupError: if no environment or no learner is left.
         UserError: see the errors of the task, the configuration and the cluster.
     """
     if rounds is not None:
         config = build(config.model_dump(mode="json"), {"ppo.rounds": rounds})
-    directory = _directory(run, config)
-    checkpoint = checkpoint_to_resume(directory, config) if checkpoints_in(directory.checkpoints) else None
+    directory, checkpoint = _opened(run, config)
     if checkpoint is not None and directory.read_manifest()["status"] == "finished":
         return Result(directory, "finished", Progress(**checkpoint.progress))
     own = StopRequest() if should_stop is None else None
     stop = should_stop or own or StopRequest()
+    recorded = any(isinstance(observer, MetricsObserver) for observer in observers)
+    observers_of_run = [*([] if recorded else [MetricsObserver()]), *observers]
     with own or nullcontext():
-        session = TrainingSession(config, directory, checkpoint, observers=[MetricsObserver(), *observers])
+        session = TrainingSession(
+            config, directory, checkpoint, observers=observers_of_run, on_error=on_error(checkpoint)
+        )
         return session.run(stop, workers)
 
 
@@ -115,14 +120,14 @@ def checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
     return load_checkpoint(paths[-1], config)
 
 
-def _directory(run: RunDirectory | str | Path | None, config: RunConfig) -> RunDirectory:
-    if isinstance(run, RunDirectory):
-        return run
-    path = None if run is None else Path(run)
+def _opened(run: RunDirectory | str | Path | None, config: RunConfig) -> tuple[RunDirectory, Checkpoint | None]:
+    """The run to resume with its newest checkpoint, or a new one without."""
+    path = run.path if isinstance(run, RunDirectory) else None if run is None else Path(run)
     if path is not None and path.exists():
-        return RunDirectory.open(path)
+        directory = run if isinstance(run, RunDirectory) else RunDirectory.open(path)
+        return directory, checkpoint_to_resume(directory, config)
     parent = Path("runs") if path is None else path.parent
-    return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name)
+    return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name), None
 
 
 class TrainingSession:
@@ -138,7 +143,7 @@ class TrainingSession:
         storage: str | None = None,
         snapshots: SnapshotPolicy | None = None,
         samples: bool = True,
-        supervised: bool = False,
+        on_error: OnError = "leave",
     ) -> None:
         """
         Args:
@@ -146,12 +151,12 @@ class TrainingSession:
             storage: folder or URI for a copy of the run, which is brought up to date after every round.
             snapshots: where unfinished episodes are saved; in the run directory or its copy if left out.
             samples: whether steps of unfinished episodes are sampled.
-            supervised: whether somebody else, such as a sweep, decides what an error means for the run: its directory
-                and its status stay then as they are.
+            on_error: what an error means for the run: ``remove`` its directory if it has saved nothing, else ``mark``
+                it as failed; ``leave`` it as it is.
         """
         self.config, self.run_directory, self.checkpoint = config, run, checkpoint
         self._observers = ObserverGroup(observers)
-        self._samples, self._supervised = samples, supervised
+        self._samples, self._on_error = samples, on_error
         self._copy = None if storage is None else RemoteCopy(Storage(storage), run)
         self._own_snapshots = snapshots is None
         place = str(run.snapshots.absolute()) if storage is None or self._copy is None else self._copy_snapshots()
@@ -179,8 +184,8 @@ class TrainingSession:
             )
             status = self._run(controller, group, should_stop)
         except BaseException:
-            self._abandon()
             self._observers.run_ended("failed")
+            self._abandon()
             raise
         return Result(self.run_directory, status, controller.progress)
 
@@ -234,13 +239,15 @@ class TrainingSession:
                 controller.report_fault(Fault("storage_failed", self._copy.place, f"the copy is not complete: {error}"))
 
     def _abandon(self) -> None:
-        """After an error: the directory of a run that has saved nothing is removed."""
-        if self._supervised:
-            return
-        if self.checkpoint is None and not checkpoints_in(self.run_directory.checkpoints):
+        if self._on_error == "remove" and not checkpoints_in(self.run_directory.checkpoints):
             shutil.rmtree(self.run_directory.path, ignore_errors=True)
-        else:
+        elif self._on_error != "leave":
             self.run_directory.set_status("failed")
+
+
+def on_error(checkpoint: Checkpoint | None) -> OnError:
+    """A run that has just been created is removed if it fails before it has saved anything; others stay."""
+    return "remove" if checkpoint is None else "mark"
 
 
 def _listen_again(should_stop: Callable[[], bool]) -> None:

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import RLock
 
 import torch
 from torch import nn
 from torch.fx import Proxy
 
-GLOBAL_GENERATOR = RLock()
-"""Lock of the CPU's global generator; episodes may run in several threads."""
+from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 
 @contextmanager

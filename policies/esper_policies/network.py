@@ -16,6 +16,7 @@ from esper_policies.distribution import ActionLogits
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.observation import BASE_CONTINUOUS, BASE_SIZE, SLOT_CONTINUOUS, SLOT_SIZE
+from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 BLUEPRINT_EMBEDDING = 4
 SLOT_ENCODING = 64
@@ -140,6 +141,10 @@ class PolicyNetwork(nn.Module):
         """
         super().__init__()
         self.config = config
+        with GLOBAL_GENERATOR:  # layers draw from it when they are made
+            self._build(config, initialise=initialise)
+
+    def _build(self, config: PolicyConfig, *, initialise: bool) -> None:
         features, memory = config.feature_size, config.memory_size
         self.normaliser = FeatureNormaliser()
         self.blueprints = nn.Embedding(len(Blueprint) + 1, BLUEPRINT_EMBEDDING)

@@ -10,9 +10,11 @@ from learner_builders import small_config
 
 import esper_ray
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_actors.training.listeners import MetricsObserver
 from esper_ray.leyline.config.loading import ConfigError
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.runs.observer import RunObserver
+from esper_ray.nissa.runs.run_directory import RunDirectory
 
 SMALL = {"system__workers": "local", "ppo__rounds": 2, "ppo__epochs": 1}
 
@@ -93,6 +95,54 @@ class TestTrain:
         (newest / "learner.safetensors").write_bytes(b"torn")
         with pytest.raises(CheckpointError, match="round-00001"):
             esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run").policy  # noqa: B018
+
+    def test_a_run_without_checkpoints_is_refused_and_stays_as_it_was(self, tmp_path):
+        """Such as a run of the heuristic policy, which holds events."""
+        run = RunDirectory.create(tmp_path, small_config(**SMALL), ["test"], "heuristic")
+        run.log([{"kind": "run_started", "config_sha256": "0"}])
+        (run.path / "notes.txt").write_text("of the user")
+        before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+        for given in (run.path, run):
+            with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+                esper_ray.train(small_config(**SMALL), run=given)
+        assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+    def test_a_new_run_that_fails_before_its_first_checkpoint_is_removed(self, tmp_path):
+        class Refusing(Heard):
+            def run_opened(self, context):
+                super().run_opened(context)
+                raise ValueError("no place for a display")
+
+        refusing, later = Refusing(), Heard()
+        with pytest.raises(ValueError, match="no place for a display"):
+            esper_ray.train(small_config(**SMALL), run=tmp_path / "run", observers=[refusing, later])
+        assert not (tmp_path / "run").exists()
+        assert refusing.calls[-1] == ("ended", "failed")
+        assert later.calls == []  # it was never opened
+
+    def test_two_runs_in_threads_start_from_the_weights_of_their_seeds(self, tmp_path):
+        names, results = ["a", "b", "c", "d"], {}
+
+        def run(name):
+            results[name] = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / name)
+
+        threads = [threading.Thread(target=run, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        blobs = {(tmp_path / name / "checkpoints/round-00000/learner.safetensors").read_bytes() for name in names}
+        assert (len(results), len(blobs)) == (4, 1)
+
+    def test_an_observer_of_metrics_records_samples_once(self, tmp_path):
+        config = small_config(**SMALL)
+        for name, observers in (("own", [MetricsObserver()]), ("default", [])):
+            esper_ray.train(config, rounds=1, run=tmp_path / name, observers=observers)
+        counts = [
+            sum(1 for _ in RunDirectory.open(tmp_path / n).samples.everything(evidence=True))
+            for n in ("own", "default")
+        ]
+        assert counts[0] == counts[1] > 0
 
     def test_it_may_be_called_from_another_thread(self, tmp_path):
         results = []

@@ -294,7 +294,7 @@ def test_inside_another_module_a_grown_model_is_not_half_loaded():
     for model in (fresh, other.model):
         stages = {slot: state and state.stage for slot, state in model.states.items()}
         alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
-        with pytest.raises(TopologyError, match=r"other seeds than the model.*its own load_state_dict"):
+        with pytest.raises(TopologyError, match=r"differ from those of the model.*its own load_state_dict"):
             Around(model).load_state_dict(state)
         assert {slot: state and state.stage for slot, state in model.states.items()} == stages
         assert [model.cell(slot).alpha.item() for slot in SLOTS] == alphas

@@ -15,6 +15,7 @@ from esper_ray.leyline.commitment import committed_accuracy_pp, committed_slots
 from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.evaluation_results import Score
+from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 from esper_ray.leyline.records import Reports
 from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.runtime.host import HostRuntime, PlantedSeed
@@ -157,7 +158,7 @@ def widened(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfi
 
 def parameters_of(host: AnyHostConfig, data: AnyData) -> int:
     """Parameter count of a host; it is not really built."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("meta"):
         return count_parameters(build_host(host, data.example_shape, data.classes).module)
 
 

@@ -29,6 +29,7 @@ from esper_policies.network import Memory, PolicyNetwork, PolicyOutput, state_va
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.legality import mask_vector_size
+from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 OPERATIONS = len(LifecycleOp)
 Q_VALUES = "q_values"
@@ -152,7 +153,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     """
 
     def setup(self) -> None:
-        with torch.random.fork_rng(devices=[], enabled="weights_seed" in self.model_config):
+        with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[], enabled="weights_seed" in self.model_config):
             if "weights_seed" in self.model_config:
                 torch.default_generator.manual_seed(self.model_config["weights_seed"])
             self.network = PolicyNetwork(PolicyConfig(**self.model_config["policy"]))

@@ -94,7 +94,6 @@ class TrialRun:
                 observers=[MetricsObserver(state="trial", exporters=self.exporters), _RoundObserver(on_round)],
                 snapshots=self.snapshots,
                 samples=self.watched,
-                supervised=True,
             )
             if session.rounds_done >= self.config.ppo.rounds:
                 on_round(run)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from esper_ray.leyline.errors import Fault, UserError
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS
@@ -33,11 +33,13 @@ class ObserverGroup(RunObserver):
 
     def __init__(self, observers: Iterable[RunObserver]) -> None:
         self._observers = list(observers)
+        self._opened: list[RunObserver] = []
         self._report_fault: Callable[[Fault], None] = self.fault_occurred
 
     def run_opened(self, context: RunContext) -> None:
         self._report_fault = context.report_fault
         for observer in self._observers:
+            self._opened.append(observer)
             observer.run_opened(context)
 
     def run_started(self, context: RunContext) -> None:
@@ -63,6 +65,7 @@ class ObserverGroup(RunObserver):
         self._each(lambda observer: observer.fault_occurred(fault))
 
     def run_ended(self, status: str) -> None:
+        self._observers = [observer for observer in self._observers if observer in self._opened]
         self._each(lambda observer: observer.run_ended(status))
 
     def _each(self, call: Callable[[RunObserver], None]) -> None:
@@ -70,7 +73,7 @@ class ObserverGroup(RunObserver):
             try:
                 call(observer)
             except Exception as error:
-                if os.environ.get(STRICT) or isinstance(error, UserError):
+                if os.environ.get(STRICT):
                     raise
                 logger.exception("an observer of the run failed and is dropped")
                 self._observers.remove(observer)

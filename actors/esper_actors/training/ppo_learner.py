@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import PolicyNetwork
+from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.leyline.actions import HEADS, LifecycleOp
 from esper_ray.leyline.config.run import PPOConfig, RunConfig
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE
@@ -145,8 +146,7 @@ class PPOLearner:
         """
         self.config = config
         self.device = torch.device(device or config.system.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(config.seed, POLICY_INIT))
+        with seeded_initialisation(derived_seed(config.seed, POLICY_INIT)):
             self.network = PolicyNetwork(config.policy).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.ppo.lr, eps=1e-5, fused=True)
         self.base_moments, self.slot_moments = Moments.none(BASE_SIZE), Moments.none(SLOT_SIZE)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
-from esper_actors.session import Result, TrainingSession, checkpoint_to_resume
+from esper_actors.session import Result, TrainingSession, checkpoint_to_resume, on_error
 from esper_actors.training.checkpoint import checkpoints_in
 from esper_actors.training.listeners import MetricsObserver, SinkObserver
 from esper_actors.training.round_summary import Progress
@@ -84,7 +84,12 @@ class PPOJob:
             self._copy_final_checkpoint()
             return 0
         session = TrainingSession(
-            self.config, self.run_directory, self.checkpoint, observers=self._observers(), storage=self.storage
+            self.config,
+            self.run_directory,
+            self.checkpoint,
+            observers=self._observers(),
+            storage=self.storage,
+            on_error=on_error(self.checkpoint),
         )
         result = session.run(stop)
         if result.status == "interrupted":

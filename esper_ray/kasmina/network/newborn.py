@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints.delta import Delta
-from esper_ray.kasmina.modules import GLOBAL_GENERATOR
 from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 
 @contextmanager
