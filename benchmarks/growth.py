@@ -24,7 +24,7 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria.assembly import build_organism, build_trainer
-from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.data import ImageData, image_dataset
 from esper_ray.tolaria.measurement.validation import measure as measured
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
@@ -41,7 +41,7 @@ def cifar() -> ImageData:
     """4,000 training and 1,000 validation images of CIFAR-10."""
     train, test = read_cifar10(CIFAR, "train", TRAIN_IMAGES), read_cifar10(CIFAR, "test", HELD_OUT)
     held = (test.images, test.labels)
-    return dataset_of((train.images, train.labels), held, held, classes=CLASSES, device=CPU)
+    return image_dataset((train.images, train.labels), held, held, classes=CLASSES, device=CPU)
 
 
 def cifar_config(**overrides: object) -> RunConfig:

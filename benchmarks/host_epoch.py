@@ -27,7 +27,7 @@ from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed
-from esper_ray.tolaria.data import EpochPlan, ImageData, dataset_of
+from esper_ray.tolaria.data import EpochPlan, ImageData, image_dataset
 
 HOSTS = ("cifar_baseline", "cifar_impaired")
 BATCH, STEPS = 512, 6
@@ -43,7 +43,7 @@ def random_images(count: int = IMAGES) -> ImageData:
     pixels = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
     labels = generator.integers(0, 10, count)
     held = (pixels[:64], labels[:64])
-    return dataset_of((pixels, labels), held, held, classes=10, device=CPU, augment=True)
+    return image_dataset((pixels, labels), held, held, classes=10, device=CPU, augment=True)
 
 
 def configured(host: str) -> RunConfig:

@@ -18,7 +18,7 @@ from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.leyline.config.loading import build, read_preset
-from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.data import ImageData, image_dataset
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 
 SETTINGS = {
@@ -39,7 +39,7 @@ def load(folder: Path, images: int) -> ImageData:
     """The first ``images`` training images, and as many for validation and for testing as is quick."""
     train, test = read_cifar10(folder, "train", images + HELD_OUT), read_cifar10(folder, "test", HELD_OUT)
     cut = len(train.labels) - HELD_OUT
-    return dataset_of(
+    return image_dataset(
         (train.images[:cut], train.labels[:cut]),
         (train.images[cut:], train.labels[cut:]),
         (test.images, test.labels),

@@ -46,7 +46,7 @@ def tensors(env):
     """Weights, buffers and momentum."""
     state = {name: tensor.clone() for name, tensor in env.organism.model.state_dict().items()}
     for index, parameter in enumerate(env.organism.optimizer.parameters()):
-        buffer = env.organism.optimizer.state_of(parameter).get("momentum_buffer")
+        buffer = env.organism.optimizer.parameter_state(parameter).get("momentum_buffer")
         if buffer is not None:
             state[f"momentum {index}"] = buffer.clone()
     return state

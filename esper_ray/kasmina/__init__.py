@@ -1,4 +1,4 @@
-"""Kasmina: the growing network. Mechanism only; nothing here decides *when*.
+"""Kasmina: the growing network. It holds the mechanism; policies decide *when* to use it.
 
     from esper_ray.kasmina import GrowingOptimizer, MorphogeneticModel
 

@@ -1,4 +1,4 @@
-"""Any ``nn.Module`` with slots attached to its submodules, in which seeds grow.
+"""An ``nn.Module`` with slots on its submodules, in which seeds grow.
 
 A slot sits on the output of a named submodule, through a forward hook: the host's code and its
 parameter names stay as they are.
@@ -23,7 +23,7 @@ from esper_ray.kasmina.export.checkpoints import check_rebuilt, load_model, load
 from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
-from esper_ray.kasmina.lifecycle.commands import report_of
+from esper_ray.kasmina.lifecycle.commands import seed_report
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.growth import LossOf, Outcome
@@ -35,7 +35,7 @@ from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
 
 
 class LifecycleError(ValueError):
-    """A command that makes no sense in the state that the slot is in."""
+    """A command that the state of its slot does not allow."""
 
 
 class MorphogeneticModel(SlottedNetwork):
@@ -78,7 +78,7 @@ class MorphogeneticModel(SlottedNetwork):
         return self._obeyed(slot, self.execute(slot, command, loss_of=loss_of))
 
     def advance(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> Outcome:
-        """Ask the next gate to open; the outcome tells whether it did.
+        """Advance a seed to the next stage, subject to its gate; see the outcome.
 
         Raises:
             LifecycleError: if the slot is empty or its seed has nowhere to advance to.
@@ -111,12 +111,12 @@ class MorphogeneticModel(SlottedNetwork):
         """Remove a seed: at once, or after a ramp to zero if it has amplitude and ``ticks`` > 0.
 
         Raises:
-            LifecycleError: if the slot is empty, or its seed is committed or gone.
+            LifecycleError: if the slot is empty, or its seed is committed or removed already.
         """
         return self._obeyed(slot, self.execute(slot, reducer.Prune(ticks, curve, reason=reason)))
 
     def fossilize(self, slot: str, measured: SeedMeasurements) -> Outcome:
-        """Commit a holding seed for good, if its gate opens; the outcome tells whether it did.
+        """Commit a holding seed permanently, subject to its gate; see the outcome.
 
         Raises:
             LifecycleError: if the slot is empty or its seed does not hold.
@@ -130,7 +130,7 @@ class MorphogeneticModel(SlottedNetwork):
         measured: SeedMeasurements = UNMEASURED,
         loss_of: LossOf | None = None,
     ) -> Outcome:
-        """Carry out any command; one that makes no sense is refused in the outcome. If it raises, nothing has changed.
+        """Execute a command; the outcome carries a refusal. If it raises, nothing has changed.
 
         Raises:
             ValueError: if there is no such slot, or the command carries a value that no state allows.
@@ -139,7 +139,7 @@ class MorphogeneticModel(SlottedNetwork):
         return self.growth.execute(slot, command, measured, None if loss_of is None else self._calm(loss_of))
 
     def tick(self, measured: Mapping[str, SeedMeasurements] | None = None) -> dict[str, tuple[LifecycleEvent, ...]]:
-        """Move what moves by itself by one step; the events of each slot in which something happened."""
+        """Advance ramps, cooldowns and automatic gates by one step; events by slot."""
         return self.growth.tick(measured or {})
 
     def epoch_elapsed(self) -> None:
@@ -149,7 +149,7 @@ class MorphogeneticModel(SlottedNetwork):
     # What training and measuring need
 
     def incubate(self, loss_of: LossOf) -> None:
-        """Give seeds that learn behind the host their gradients; call it between ``backward`` and ``step``.
+        """Compute gradients of incubating seeds; call it between ``backward`` and ``step``.
 
         One more pass, in evaluation mode, in which these seeds are on at full amplitude. Each learns from what
         it does to the loss there, with the host and the other seeds held fixed. The gradient reaches nothing
@@ -166,9 +166,9 @@ class MorphogeneticModel(SlottedNetwork):
 
     @contextmanager
     def shadow(self) -> Iterator[None]:
-        """Within it, the model is in evaluation mode and seeds that learn behind the host are on at full amplitude.
+        """Context of evaluation mode with incubating seeds at full amplitude.
 
-        To see what they would do to the loss.
+        It shows their effect on the loss.
         """
         with shadowed(self):
             yield
@@ -177,9 +177,9 @@ class MorphogeneticModel(SlottedNetwork):
     def branching(
         self, slots: frozenset[str], coalitions: Collection[frozenset[str]] | None = None
     ) -> Iterator[tuple[frozenset[str], ...]]:
-        """Within it, a forward pass yields the output of many coalitions of ``slots`` at once.
+        """Context in which a forward pass computes many coalitions of ``slots`` at once.
 
-        The batch of B rows forks at each of the slots: some blocks of rows go on without its seed, some with
+        The batch of B rows forks at each of the slots: some blocks of rows skip its seed, some pass it; this is
         it. What lies before the first slot is computed once, and what coalitions have in common after it too.
         Where a shortcut leads around a slot, the whole pass runs on a copy of the batch for each coalition.
 
@@ -197,22 +197,22 @@ class MorphogeneticModel(SlottedNetwork):
             yield blocks
 
     def report(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> SlotReport | None:
-        """The public record of ``slot``, ``None`` if it is empty.
+        """Public report of ``slot``, ``None`` if it is empty.
 
         Raises:
-            ValueError: if the seed's blueprint is none of the thirteen that policies know.
+            ValueError: if the seed's blueprint is not one of the thirteen built-in ones.
         """
         parameters, state = self.seed_parameters(slot), self.states[slot]
-        return None if state is None else report_of(slot, state, parameters, measured)
+        return None if state is None else seed_report(slot, state, parameters, measured)
 
     # Storing
 
     def get_extra_state(self) -> Tensor:
-        """The manifest: slots, shapes and seeds, as a tensor of bytes. Part of ``state_dict()``."""
+        """The manifest as a tensor of bytes, part of ``state_dict()``."""
         return manifest_tensor(self)
 
     def set_extra_state(self, state: Any) -> None:
-        """See that the seeds are those of the state: :meth:`load_state_dict` has rebuilt them by then.
+        """Check that :meth:`load_state_dict` has rebuilt the seeds of the state.
 
         Raises:
             TopologyError: if they are not, because the model is loaded as a part of another module.
@@ -225,7 +225,7 @@ class MorphogeneticModel(SlottedNetwork):
         Raises:
             TopologyError: naming every difference, if the state belongs to another host, other slots or other
                 shapes. Nothing has changed then.
-            ValueError: if it is asked to be lenient, or to replace the tensors that an optimiser holds.
+            ValueError: if ``strict`` is false, or ``assign`` would replace the tensors that an optimiser holds.
         """
         if assign or not strict:
             raise ValueError(f"a grown model is loaded with strict=True and assign=False, got {strict} and {assign}")
@@ -236,7 +236,7 @@ class MorphogeneticModel(SlottedNetwork):
         save_model(self, Path(path))
 
     def load(self, path: str | Path) -> None:
-        """Become the model that :meth:`save` wrote; this one must be wrapped in the same way around the same host.
+        """Load a file of :meth:`save`; host and slots must be the same.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -245,7 +245,7 @@ class MorphogeneticModel(SlottedNetwork):
         load_model(self, Path(path))
 
     def plain(self) -> nn.Module:
-        """A copy as an ordinary module: the host with its committed seeds built in, and nothing of this package.
+        """A copy as a plain torch module: the host with its committed seeds.
 
         Seeds that are not committed are left out.
 
@@ -255,7 +255,7 @@ class MorphogeneticModel(SlottedNetwork):
         return plain_module(self)
 
     def drawing(self) -> str:
-        """A text drawing of the network, its slots and what grows in them."""
+        """Text diagram of the network, its slots and seeds."""
         return draw(self)
 
     def _calm(self, loss_of: LossOf) -> LossOf:

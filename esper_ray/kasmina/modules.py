@@ -1,4 +1,4 @@
-"""What every builder of modules needs: seeded initial weights, parameter counts, symbolic tracing."""
+"""Helpers of module builders: seeded initial weights, parameter counts, symbolic tracing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +12,10 @@ from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 @contextmanager
 def seeded_initialisation(seed: int) -> Iterator[None]:
-    """Draw the initial weights of modules built inside from ``seed``, leaving the global generator as it was.
+    """Context that seeds the initial weights and preserves the global generator.
 
-    Modules of other libraries initialise themselves from torch's global generator, so it is borrowed
-    for the construction and handed back. One thread at a time.
+    Modules of other libraries initialise themselves from torch's global generator, so it is seeded for the
+    construction and restored afterwards, one thread at a time.
     """
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
@@ -28,5 +28,5 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def is_symbolic(value: object) -> bool:
-    """Whether ``value`` is a placeholder of ``torch.fx`` tracing, whose numbers cannot be read."""
+    """Whether ``value`` is a ``torch.fx`` proxy without readable numbers."""
     return isinstance(value, Proxy)

@@ -1,4 +1,4 @@
-"""One optimiser for a host and its seeds, whose parameter groups follow births, commitments and deaths."""
+"""Optimiser of a host and its seeds, whose parameter groups follow the structure."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
 
 ParameterState = dict[str, Any]
-"""What an optimiser keeps for one parameter: momentum and the like."""
+"""Optimiser state of one parameter, such as momentum."""
 
 
 class GrowingOptimizer:
-    """Any torch optimiser over the group ``host`` and one group per slot with a live seed.
+    """A torch optimiser with the group ``host`` and one group per live seed.
 
     Invariant: its parameters are exactly the trainable parameters of the model, each in one group. A
     committed seed joins the host's group with its state; the state of a seed that fades, and does not
@@ -45,11 +45,11 @@ class GrowingOptimizer:
         if not groups[HOST_GROUP]:
             raise ValueError("the host has no trainable parameters to optimise")
         self._optimizer = optimizer([{"params": list(groups[HOST_GROUP]), "name": HOST_GROUP}], **host)
-        model.growth.listen(self)
+        model.growth.subscribe(self)
 
     def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
-        """Train ``groups`` from now on. Parameters keep their state wherever they go."""
-        known = self._resting | dict(self._optimizer.state)
+        """Train ``groups`` from now on. Parameters keep their state across groups."""
+        states = self._resting | dict(self._optimizer.state)
         present = {group["name"]: group for group in self._optimizer.param_groups}
         arranged = []
         for name, parameters in groups.items():
@@ -66,9 +66,9 @@ class GrowingOptimizer:
         self._optimizer.param_groups[:] = [group for group, _ in arranged]
         self._optimizer.state.clear()
         for parameter in self.parameters():
-            if known.get(parameter):
-                self._optimizer.state[parameter] = known[parameter]
-        self._resting = {parameter: known.get(parameter, {}) for parameter in resting}
+            if states.get(parameter):
+                self._optimizer.state[parameter] = states[parameter]
+        self._resting = {parameter: states.get(parameter, {}) for parameter in resting}
 
     @property
     def group_names(self) -> list[str]:
@@ -97,9 +97,9 @@ class GrowingOptimizer:
         for group in self._optimizer.param_groups:
             yield from group["params"]
 
-    def before_step(self, look: Callable[[], None]) -> None:
-        """Call ``look`` before every step from now on."""
-        self._optimizer.register_step_pre_hook(lambda _optimizer, _args, _kwargs: look())
+    def before_step(self, callback: Callable[[], None]) -> None:
+        """Call ``look`` before every following step."""
+        self._optimizer.register_step_pre_hook(lambda _optimizer, _args, _kwargs: callback())
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""
@@ -110,18 +110,18 @@ class GrowingOptimizer:
         for parameter in self.model.parameters():
             parameter.grad = None
 
-    def state_of(self, parameter: nn.Parameter) -> ParameterState:
-        """What is kept for ``parameter``; empty before its first step."""
+    def parameter_state(self, parameter: nn.Parameter) -> ParameterState:
+        """Optimiser state of ``parameter``; empty before its first step."""
         state: ParameterState = self._resting.get(parameter) or self._optimizer.state.get(parameter, {})
         return state
 
     def state_by_name(self) -> dict[str, ParameterState]:
-        """A copy of what is kept for each parameter, by its name in the model."""
-        states = {name: self.state_of(parameter) for name, parameter in self.model.named_parameters()}
+        """Copies of the optimiser states, by parameter name in the model."""
+        states = {name: self.parameter_state(parameter) for name, parameter in self.model.named_parameters()}
         return {name: _copied(state) for name, state in states.items() if state}
 
     def load_state_by_name(self, states: Mapping[str, ParameterState]) -> None:
-        """Replace everything that is kept by ``states``.
+        """Replace all optimiser states by ``states``.
 
         Raises:
             KeyError: if the model has no parameter of some name; nothing is changed then.

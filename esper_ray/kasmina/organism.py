@@ -1,4 +1,4 @@
-"""A growing network with its optimiser: what is snapshotted and restored together."""
+"""A growing network with its optimiser, snapshotted and restored together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Organism:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lives."""
+        """Device of the model."""
         return self.model.cell(self.model.slot_ids[0]).alpha.device
 
     def snapshot(self) -> OrganismSnapshot:
@@ -39,7 +39,7 @@ class Organism:
         return OrganismSnapshot(self.model.growth.record(), tensors, self.optimizer.state_by_name())
 
     def restore(self, snapshot: OrganismSnapshot) -> None:
-        """Go back to ``snapshot``: structure first, then tensors, then optimiser state."""
+        """Restore ``snapshot``: structure first, then tensors, then optimiser state."""
         growth = self.model.growth
         growth.adopt(snapshot.growth, growth.rebuild(snapshot.growth))
         tensors = self.model.state_dict()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from esper_ray.kasmina.lifecycle.commands import command_of, logged
+from esper_ray.kasmina.lifecycle.commands import lifecycle_command, logged
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import Action, LifecycleOp
@@ -30,7 +30,7 @@ def execute(
         return True, []
     slot = model.slot_ids[action.slot]
     before = model.states[slot]
-    command = command_of(action, model.growth.next_seed_id(slot))
+    command = lifecycle_command(action, model.growth.next_seed_id(slot))
     probe = probe_loss if action.operation is LifecycleOp.GERMINATE else None
     outcome = model.execute(slot, command, seeds.of(slot), probe)
     return outcome.success, _logged(model, slot, before, outcome.events, epoch, "policy")

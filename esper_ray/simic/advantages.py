@@ -13,7 +13,7 @@ def generalised_advantages(
         rewards: (B, T).
         values: (B, T) baseline V(s_t).
         bootstrap: (B,) value of the state after each episode's last step; 0 if it terminated.
-        weights: (B, T) 1 for steps that were played, 0 for padding, which is all at the end.
+        weights: (B, T) 1 for valid steps, 0 for padding, which is at the end.
         gamma: discount.
         lam: decay of the trace.
 
@@ -27,26 +27,26 @@ def generalised_advantages(
     advantages = torch.zeros_like(rewards)
     following, trace = bootstrap, torch.zeros_like(bootstrap)
     for t in range(steps - 1, -1, -1):
-        played = weights[:, t] > 0
+        valid = weights[:, t] > 0
         delta = rewards[:, t] + gamma * following - values[:, t]
-        trace = torch.where(played, delta + gamma * lam * trace, trace)
-        following = torch.where(played, values[:, t], following)
-        advantages[:, t] = torch.where(played, trace, torch.zeros_like(trace))
+        trace = torch.where(valid, delta + gamma * lam * trace, trace)
+        following = torch.where(valid, values[:, t], following)
+        advantages[:, t] = torch.where(valid, trace, torch.zeros_like(trace))
     return advantages
 
 
 def argument_advantages(returns: Tensor, q_taken: Tensor) -> Tensor:
     """Advantage of the arguments given the operation: the return minus Q(s, op taken).
 
-    Q depends on the operation only, so it is a valid baseline of every choice made after it.
+    Q depends on the operation only, so it is a valid baseline of all later choices.
     """
     return returns - q_taken
 
 
 def standardised(advantages: Tensor, weights: Tensor, floor: float = 0.1) -> Tensor:
-    """``(A - mean) / max(std, floor)`` over the weighted steps; 0 where the weight is 0.
+    """Standardised advantages ``(A - mean) / max(std, floor)`` over the weighted steps; 0 elsewhere.
 
-    Without any weight the result is all zeros.
+    The result is all zeros if the weights sum to 0.
     """
     total = weights.sum()
     if total == 0:

@@ -1,7 +1,7 @@
-"""Who contributed what, over the coalitions that were measured, in percentage points.
+"""Attribution of accuracy to seeds from measured coalitions, in percentage points.
 
 Every quantity here is a weighted sum of coalitions' accuracies. All coalitions were measured on the same examples, so
-its standard error is that of the same sum of single examples' scores. What needs a coalition that was not measured is
+its standard error is that of the same sum of single examples' scores. A quantity that needs an unmeasured coalition is
 :class:`~esper_ray.leyline.records.Unmeasured`.
 """
 
@@ -17,58 +17,62 @@ from numpy.typing import NDArray
 from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Members, Unmeasured
 
 CoalitionWeights = Mapping[Members, float]
-NOBODY: Members = frozenset()
+EMPTY: Members = frozenset()
 REGIME_PP, RECOVERY = 0.5, 0.001
-"""Interaction beyond which two seeds are not independent; its change per step from which harm is getting less."""
+"""Interaction above which two seeds are dependent; change per step that counts as recovery."""
 
 
 def leave_one_out(measured: Measurement) -> dict[str, Attribution]:
-    """Accuracy of all players minus accuracy of all others, for each player."""
+    """Leave-one-out contribution of each player."""
     everyone = frozenset(measured.players)
     return {slot: _estimate(measured, {everyone: 1.0, everyone - {slot}: -1.0}) for slot in measured.players}
 
 
 def shapley_values(measured: Measurement, players: Members | None = None) -> dict[str, Attribution]:
-    """Shapley value of each player; they sum to the accuracy of all minus the accuracy of none.
+    """Shapley value of each player; the sum is the full minus the empty accuracy.
 
-    Exact where every coalition of ``players`` was measured. Otherwise the mean over the random orders whose beginnings
+    Exact where every coalition of ``players`` was measured. Otherwise the mean over the random orders whose prefixes
     were measured; the spread between pairs of an order and its reverse is then part of the error.
 
     Args:
-        players: a subset of the players that plays by itself, the others being switched off; all if it is left out.
+        players: subset of the players, with the others inactive; default: all.
 
     Source: Shapley, A value for n-person games (1953); Mitchell et al., Sampling Permutations for Shapley Value
     Estimation (2022).
     """
-    chosen = frozenset(measured.players) if players is None else players
-    ordered = [slot for slot in measured.players if slot in chosen]
-    orders = [order for order in measured.orders if frozenset(order) == chosen]
+    subset = frozenset(measured.players) if players is None else players
+    ordered = [slot for slot in measured.players if slot in subset]
+    orders = [order for order in measured.orders if frozenset(order) == subset]
     if not orders or all(measured.coalition(members) for members in _subsets(ordered)):
         return {slot: _estimate(measured, _shapley_weights(slot, ordered)) for slot in ordered}
     return {slot: _sampled(measured, slot, orders) for slot in ordered}
 
 
 def pair_interactions(measured: Measurement) -> dict[Members, Attribution]:
-    """``f({i,j}) - f({i}) - f({j}) + f({})`` for each pair of players."""
+    """Interaction ``f({i,j}) - f({i}) - f({j}) + f({})`` of each pair of players."""
     return {
         frozenset(pair): _estimate(
             measured,
-            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, NOBODY: 1.0},
+            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, EMPTY: 1.0},
         )
         for pair in combinations(measured.players, 2)
     }
 
 
 def interaction_sums(measured: Measurement) -> dict[str, float]:
-    """Sum of each player's pair interactions; only for players all of whose pairs were measured."""
-    known = {pair: found.value_pp for pair, found in pair_interactions(measured).items() if isinstance(found, Estimate)}
-    others = len(measured.players) - 1
-    mine = {slot: [value for pair, value in known.items() if slot in pair] for slot in measured.players}
-    return {slot: sum(values) for slot, values in mine.items() if len(values) == others}
+    """Sum of each player's pair interactions, if all its pairs were measured."""
+    interactions = {
+        pair: interaction.value_pp
+        for pair, interaction in pair_interactions(measured).items()
+        if isinstance(interaction, Estimate)
+    }
+    partners = len(measured.players) - 1
+    by_slot = {slot: [value for pair, value in interactions.items() if slot in pair] for slot in measured.players}
+    return {slot: sum(values) for slot, values in by_slot.items() if len(values) == partners}
 
 
 def mean_marginals(measured: Measurement) -> dict[str, float]:
-    """Mean accuracy of the coalitions with a player minus that of those without; 0 if either kind is missing.
+    """Mean accuracy with a player minus that without; 0 if either is unmeasured.
 
     The Banzhaf value where every coalition was measured.
     """
@@ -82,7 +86,7 @@ def mean_marginals(measured: Measurement) -> dict[str, float]:
 
 
 def interaction_regime(interaction_pp: float, change_pp: float = 0.0) -> str:
-    """How two seeds get on: ``synergy``, ``independent``, ``interference``, or ``recovering`` from it.
+    """Interaction regime of two seeds: ``synergy``, ``independent``, ``interference`` or ``recovering``.
 
     Args:
         change_pp: of the interaction per step.
@@ -95,13 +99,13 @@ def interaction_regime(interaction_pp: float, change_pp: float = 0.0) -> str:
 
 
 def total_improvement(measured: Measurement) -> float | None:
-    """Accuracy with every player on minus accuracy with none; ``None`` if there are none or it was not measured."""
-    none = measured.coalition(NOBODY)
+    """Accuracy with all players minus accuracy with none; ``None`` if unmeasured."""
+    none = measured.coalition(EMPTY)
     return None if none is None else measured.accuracy_pp - none.accuracy_pp
 
 
 def live_improvement(measured: Measurement, committed: Members) -> float | None:
-    """Accuracy with every player on minus that with the committed ones alone; ``None`` if nothing else plays."""
+    """Accuracy with all players minus that with the committed ones; ``None`` if unmeasured."""
     players = frozenset(measured.players)
     alone = measured.coalition(committed & players)
     return None if players <= committed or alone is None else measured.accuracy_pp - alone.accuracy_pp
@@ -137,25 +141,25 @@ def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) 
     if isinstance(estimate, Unmeasured):
         return estimate
     if len(values) < 2 or estimate.error_pp is None:
-        return Estimate(estimate.value_pp)  # nothing is known of how far single orders differ
+        return Estimate(estimate.value_pp)  # the spread between orders is unknown
     spread = stdev(values) / sqrt(len(values))
     return Estimate(estimate.value_pp, sqrt(estimate.error_pp**2 + spread**2))
 
 
 def _estimate(measured: Measurement, weights: CoalitionWeights) -> Attribution:
-    """The weighted sum of accuracies, with its paired standard error where single examples' scores were kept."""
-    found: dict[Members, Coalition] = {}
+    """Weighted sum of accuracies, with a paired standard error if example scores exist."""
+    coalitions: dict[Members, Coalition] = {}
     for members in weights:
         coalition = measured.coalition(members)
         if coalition is not None:
-            found[members] = coalition
-    missing = [members for members in weights if members not in found]
+            coalitions[members] = coalition
+    missing = [members for members in weights if members not in coalitions]
     if missing:
         return Unmeasured(tuple(missing))
-    value = sum(weight * found[members].accuracy_pp for members, weight in weights.items())
+    value = sum(weight * coalitions[members].accuracy_pp for members, weight in weights.items())
     single: NDArray[np.float64] | float = 0.0
     for members, weight in weights.items():
-        scores = found[members].scores
+        scores = coalitions[members].scores
         if scores is None:
             return Estimate(value)
         single = single + weight * scores.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Paired comparison of policies over seeds: bootstrap intervals and the frontier of quality, cost and stability."""
+"""Paired comparison of policies over seeds: bootstrap intervals and Pareto frontier."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ POWER = 1.959964 + 0.841621
 
 
 def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:
-    """Mean of ``values`` with a percentile bootstrap interval, the same for the same values.
+    """Mean of ``values`` with a deterministic percentile bootstrap interval.
 
-    Of paired differences it is the paired interval.
+    For paired differences this is the paired interval.
 
     Raises:
         ValueError: if there are no values, or one is not finite.
@@ -37,7 +37,7 @@ def bootstrap_interval(values: Sequence[float], resamples: int = RESAMPLES, leve
 
 
 def verdict(differences: Sequence[float]) -> ComparisonVerdict:
-    """Who is better, from paired differences of one against the other, and how many seeds it takes to tell.
+    """Verdict of a paired comparison, with the number of seeds that it needs.
 
     Args:
         differences: of the first over the second, one for each seed.
@@ -62,17 +62,17 @@ def verdict(differences: Sequence[float]) -> ComparisonVerdict:
     return ComparisonVerdict(better, interval, len(differences), needed)
 
 
-def duels(scores: Sequence[Score], policy: str) -> list[PairedComparison]:
-    """What ``policy`` gains over each of the others.
+def paired_comparisons(scores: Sequence[Score], policy: str) -> list[PairedComparison]:
+    """Paired comparison of ``policy`` with each other policy.
 
     Raises:
         ValueError: if there is no such policy, or policies were played on different seeds.
     """
     return [
-        PairedComparison(policy, other, against.test_gain_pp, against.objective_gain_pp)
-        for other in dict.fromkeys(score.policy for score in scores)
-        if other != policy
-        for against in summaries([s for s in scores if s.policy in (policy, other)], control=other)
+        PairedComparison(policy, rival, against.test_gain_pp, against.objective_gain_pp)
+        for rival in dict.fromkeys(score.policy for score in scores)
+        if rival != policy
+        for against in summaries([s for s in scores if s.policy in (policy, rival)], control=rival)
         if against.policy == policy and against.test_gain_pp is not None and against.objective_gain_pp is not None
     ]
 
@@ -92,15 +92,17 @@ def summaries(scores: Sequence[Score], control: str) -> list[Summary]:
     if control not in by_policy:
         raise ValueError(f"the control {control!r} was not played; there are {', '.join(by_policy)}")
     seeds = by_policy[control].keys()
-    for name, played in by_policy.items():
-        if played.keys() != seeds:
-            raise ValueError(f"{name!r} was played on other seeds than {control!r}: {sorted(played)}, {sorted(seeds)}")
+    for name, own_scores in by_policy.items():
+        if own_scores.keys() != seeds:
+            raise ValueError(
+                f"{name!r} was played on other seeds than {control!r}: {sorted(own_scores)}, {sorted(seeds)}"
+            )
     frontier = _frontier(by_policy)
-    return [_summary(name, played, by_policy[control], name in frontier) for name, played in by_policy.items()]
+    return [_summary(name, own_scores, by_policy[control], name in frontier) for name, own_scores in by_policy.items()]
 
 
-def _summary(name: str, played: dict[int, Score], control: dict[int, Score], on_frontier: bool) -> Summary:
-    ordered = [played[seed] for seed in sorted(played)]
+def _summary(name: str, own_scores: dict[int, Score], control: dict[int, Score], on_frontier: bool) -> Summary:
+    ordered = [own_scores[seed] for seed in sorted(own_scores)]
     rivals = [control[seed] for seed in sorted(control)]
     rewards = [s.total_reward for s in ordered if s.total_reward is not None]
     is_control = rivals[0].policy == name
@@ -135,15 +137,17 @@ def _frontier(by_policy: dict[str, dict[int, Score]]) -> set[str]:
     """Policies that no other dominates in test accuracy, parameters, rollbacks and spread."""
     merits = {
         name: (
-            fmean(s.test_accuracy_pp for s in played.values()),
-            -fmean(s.parameters for s in played.values()),
-            -float(sum(s.rollbacks for s in played.values())),
-            -_spread(list(played.values())),
+            fmean(s.test_accuracy_pp for s in own_scores.values()),
+            -fmean(s.parameters for s in own_scores.values()),
+            -float(sum(s.rollbacks for s in own_scores.values())),
+            -_spread(list(own_scores.values())),
         )
-        for name, played in by_policy.items()
+        for name, own_scores in by_policy.items()
     }
     return {
         name
-        for name, mine in merits.items()
-        if not any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in merits.values())
+        for name, merit in merits.items()
+        if not any(
+            all(a >= b for a, b in zip(rival, merit, strict=True)) and rival != merit for rival in merits.values()
+        )
     }

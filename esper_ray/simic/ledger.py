@@ -1,4 +1,4 @@
-"""The reward of an episode as typed entries; every total is a sum over them."""
+"""Ledger of an episode's reward as typed entries; every total is their sum."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from esper_ray.leyline.records import LedgerEntry, Source
 
 
 class RewardError(ValueError):
-    """Evidence that a payment needs is missing or broken; nothing is paid."""
+    """Missing or invalid evidence for a payment; nothing is paid."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """A short name of what is wrong, for programs."""
+        """Machine-readable name of the error."""
 
 
 def check_finite(name: str, value: float) -> None:
-    """Refuse evidence that is no number.
+    """Check that evidence is a finite number.
 
     Raises:
         RewardError: naming it.
@@ -30,7 +30,7 @@ def check_finite(name: str, value: float) -> None:
 
 
 class Ledger:
-    """Entries in the order in which they were booked."""
+    """Ledger of entries in booking order."""
 
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
         """
@@ -46,7 +46,7 @@ class Ledger:
         return tuple(self._entries)
 
     def book(self, entries: Iterable[LedgerEntry]) -> float:
-        """Add ``entries``; their sum.
+        """Add ``entries`` and return their sum.
 
         Raises:
             ValueError: if an amount is not finite, or a cause lies after its step; nothing is booked then.
@@ -63,15 +63,15 @@ class Ledger:
         return sum((entry.amount for entry in new), 0.0)
 
     def of_step(self, step: int) -> "Ledger":
-        """What was booked at ``step``: the entries whose sum is its reward."""
+        """Entries booked at ``step``, whose sum is its reward."""
         return Ledger(entry for entry in self._entries if entry.step == step)
 
     def caused_by(self, step: int) -> "Ledger":
-        """What ``step`` is answerable for, whenever it was booked."""
+        """Entries caused by ``step``, whenever they were booked."""
         return Ledger(entry for entry in self._entries if entry.cause_step == step)
 
     def of_slot(self, slot: str | None) -> "Ledger":
-        """What was paid for ``slot``; with ``None``, what was paid for the network as a whole."""
+        """Entries of ``slot``; with ``None``, those of the whole network."""
         return Ledger(entry for entry in self._entries if entry.slot == slot)
 
     def of_source(self, source: Source) -> "Ledger":

@@ -1,4 +1,4 @@
-"""The unit of returns: how widely they spread, learnt between rollouts and frozen within them."""
+"""Scale of returns, updated between rollouts and constant within them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from esper_ray.simic.running_moments import FloatArray, Moments
 
 
 def discounted_returns(rewards: FloatArray, gamma: float) -> FloatArray:
-    """(T,) sums of what follows each step of an episode, itself included, from (T,) rewards."""
+    """(T,) discounted returns of each step of an episode, from (T,) rewards."""
     returns = np.empty(len(rewards))
     following = 0.0
     for t in range(len(rewards) - 1, -1, -1):
@@ -20,9 +20,9 @@ def discounted_returns(rewards: FloatArray, gamma: float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class ReturnScale:
-    """Statistics of the returns of all episodes so far. Immutable: a rollout keeps the one that it began with.
+    """Statistics of the returns of all episodes so far. Immutable: a rollout uses one scale throughout.
 
-    Rewards are not touched. What is scaled is what the critic predicts, by :attr:`unit`, so that a stored reward means
+    Rewards are not changed. The critic's predictions are scaled by :attr:`unit`, so that a stored reward means
     the same in every round.
     """
 
@@ -30,7 +30,7 @@ class ReturnScale:
 
     @property
     def unit(self) -> float:
-        """Standard deviation of the returns; 1 as long as nothing is known."""
+        """Standard deviation of the returns; 1 without data."""
         return float(self.moments.deviation[0])
 
     def learned(self, episodes: Sequence[FloatArray], gamma: float) -> "ReturnScale":
@@ -38,7 +38,7 @@ class ReturnScale:
 
         Args:
             episodes: rewards of each episode, in the order of the environments. The moments of single episodes are
-                merged in this order, so that it does not matter which actor played them, or which was done first.
+                merged in this order, so that the result does not depend on workers or completion order.
 
         Source: Chan, Golub and LeVeque, Updating formulae for computing sample variances (1979).
         """

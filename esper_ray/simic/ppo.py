@@ -1,4 +1,4 @@
-"""The clipped policy loss of PPO and its companions. Every mean takes its weights.
+"""Clipped policy loss and diagnostics of PPO. Every mean is weighted.
 
 Source: Schulman et al., Proximal policy optimization algorithms (2017).
 """
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """``sum(w x) / sum(w)``, and 0 if there is no weight. Values where the weight is 0 may be anything finite."""
+    """Weighted mean ``sum(w x) / sum(w)``, 0 if the weights sum to 0. Values of weight 0 must be finite."""
     return (weights * values).sum() / weights.sum().clamp_min(1e-8)
 
 
 def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip: float, count: Tensor) -> Tensor:
-    """``-sum(w min(r A, clip(r, 1 - c, 1 + c) A)) / count`` with ``r = exp(log_ratio)``.
+    """Clipped loss ``-sum(w min(r A, clip(r, 1 - c, 1 + c) A)) / count`` with ``r = exp(log_ratio)``.
 
     Args:
-        log_ratio: log-probability of the choice now minus when it was made.
+        log_ratio: current minus behaviour log-probability of the choice.
         advantages: same shape.
-        weights: same shape; 0 leaves a step out.
+        weights: same shape; 0 excludes a step.
         count: number of steps to divide by. The operation and its arguments share one, so that a rare
             operation does not weigh more than a frequent one.
     """
@@ -48,10 +48,9 @@ def value_loss(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 
 
 def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """``1 - var(target - prediction) / var(target)`` and ``var(target)``.
+    """Explained variance ``1 - var(target - prediction) / var(target)``, and ``var(target)``.
 
-    The ratio means little where the variance of the targets is small, hence both; it is not a number
-    where that variance is 0.
+    The ratio means little where the variance of the targets is small, hence both; it is NaN where that variance is 0.
     """
 
     def variance(x: Tensor) -> Tensor:
@@ -66,5 +65,5 @@ def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) ->
 
 
 def _counted(log_ratio: Tensor, weights: Tensor) -> Tensor:
-    """``log_ratio`` where it has weight, 0 elsewhere: an overflow there must not reach the sum as inf times 0."""
+    """``log_ratio`` where it has weight, else 0, so that no overflow becomes NaN."""
     return torch.where(weights > 0, log_ratio, torch.zeros_like(log_ratio))

@@ -1,4 +1,4 @@
-"""Ranking of choices from few runs each: interquartile means and stratified bootstrap intervals.
+"""Ranking of choices by interquartile means with stratified bootstrap intervals.
 
 Source: Agarwal et al., Deep reinforcement learning at the edge of the statistical precipice (2021).
 """
@@ -13,13 +13,13 @@ from esper_ray.leyline.sweep_results import RankedChoice
 from esper_ray.simic.comparison import LEVEL, RESAMPLES
 
 Strata = Sequence[Sequence[float]]
-"""Scores of the runs of one choice, by stratum: a stratum is a setting of everything else but the seed."""
+"""Scores of the runs of one choice, by stratum: a stratum is one setting of all other keys except the seed."""
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
     """Mean without the lowest and the highest quarter of ``values``, each rounded down.
 
-    Of fewer than four values it is their mean: there is no whole value in a quarter of them.
+    For fewer than four values it is their mean, since a quarter of them is less than one value.
 
     Raises:
         ValueError: if there are no values, or one is not finite.
@@ -28,13 +28,13 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 
 def stratified_resamples(strata: Strata, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Interquartile means of ``resamples`` resamples, each drawn within every stratum with replacement.
+    """Interquartile means of resamples, each drawn within strata with replacement.
 
     Strata stay as large as they are: a resample never has more runs of an easy setting than there were.
     """
     generator = np.random.default_rng(seed)
-    drawn = [generator.choice(_finite(values), (resamples, len(values))) for values in strata]
-    return _trimmed_means(np.concatenate(drawn, axis=1))
+    samples = [generator.choice(_finite(values), (resamples, len(values))) for values in strata]
+    return _trimmed_means(np.concatenate(samples, axis=1))
 
 
 def ranking(
@@ -43,7 +43,7 @@ def ranking(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> list[RankedChoice]:
-    """The choices, highest interquartile mean first; equal ones in the order in which they came.
+    """The choices by descending interquartile mean; ties keep their input order.
 
     Args:
         choices: scores by choice and stratum.
@@ -54,27 +54,29 @@ def ranking(
     """
     everything = {name: [value for values in strata for value in values] for name, strata in choices.items()}
     means = {name: interquartile_mean(values) for name, values in everything.items()}
-    drawn = {name: stratified_resamples(strata, resamples, seed) for seed, (name, strata) in enumerate(choices.items())}
-    best = _best_shares(np.stack(list(drawn.values()))) if drawn else np.empty(0)
+    samples = {
+        name: stratified_resamples(strata, resamples, seed) for seed, (name, strata) in enumerate(choices.items())
+    }
+    best = _best_shares(np.stack(list(samples.values()))) if samples else np.empty(0)
     tail = (1.0 - level) / 2.0
-    found = []
+    ranked = []
     for share, (name, values) in zip(best, everything.items(), strict=True):
-        low, high = np.quantile(drawn[name], [tail, 1.0 - tail])
+        low, high = np.quantile(samples[name], [tail, 1.0 - tail])
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         interval = Interval(means[name], float(low), float(high))
-        found.append(RankedChoice(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
-    return sorted(found, key=lambda entry: -entry.score_pp.mean)
+        ranked.append(RankedChoice(name, len(values), interval, spread, float(share), (stopped or {}).get(name, 0)))
+    return sorted(ranked, key=lambda entry: -entry.score_pp.mean)
 
 
 def _best_shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each row the share of the columns in which it holds the maximum; rows that tie divide a column."""
+    """Share of columns in which each row is maximal; tied rows divide a column."""
     winners = scores == scores.max(axis=0)
     shares: NDArray[np.float64] = (winners / winners.sum(axis=0)).mean(axis=1)
     return shares
 
 
 def _trimmed_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row, the mean without its lowest and highest quarter. Rows have equally many values."""
+    """Mean of each row without its lowest and highest quarter."""
     count = rows.shape[1]
     cut = count // 4
     means: NDArray[np.float64] = np.sort(rows, axis=1)[:, cut : count - cut].mean(axis=1)

@@ -1,4 +1,4 @@
-"""Running moments that can be merged in any number of batches, exactly."""
+"""Running moments with an exact merge of batches."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Moments:
         return cls(0.0, np.zeros(size), np.zeros(size))
 
     def merged(self, rows: FloatArray) -> "Moments":
-        """These moments and those of ``rows``, (N, size).
+        """These moments merged with ``rows``, (N, size).
 
         Source: Chan, Golub and LeVeque, Updating formulae for computing sample variances (1979).
         """

@@ -1,1 +1,1 @@
-"""Tolaria: tasks and their data, epoch training, measurement, and the governor that restores broken hosts."""
+"""Tolaria: tasks and data, epoch training, measurement, and the governor."""

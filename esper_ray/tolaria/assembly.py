@@ -1,4 +1,4 @@
-"""From configuration to a fresh organism, as a pure function of a seed."""
+"""Assembly of a fresh organism from a configuration and a seed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ from esper_ray.tolaria.training import EpochSettings, Rates, Trainer
 
 AnyData = Dataset[Any]
 HostBuilder = Callable[[AnyData], HostSpec]
-"""Makes a fresh host for a data set, its weights drawn from torch's global generator."""
+"""Builder of a fresh host for a data set, initialised from torch's global generator."""
 
 
 ADAM_BETA2 = 0.999
@@ -51,7 +51,7 @@ def derived_seed(*key: int) -> int:
 
 
 def configured_host(config: HostConfig) -> HostBuilder:
-    """The built-in host that ``config`` describes, for whatever data it meets."""
+    """Builder of the built-in host of ``config``, for any data set."""
     return lambda data: build_host(config, data.example_shape, data.classes)
 
 
@@ -61,7 +61,7 @@ def build_organism(
     """A fresh host with empty slots, its weights drawn from ``seed``.
 
     Args:
-        host: makes the host; the one that the configuration describes if there is none.
+        host: builder of the host; default: the host of the configuration.
 
     Raises:
         ValueError: if the host lacks a slot of the configuration, or cannot work on the data.
@@ -96,7 +96,7 @@ def _optimizer(model: MorphogeneticModel, training: TrainingConfig, device: torc
 
 
 def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Trainer:
-    """Whoever trains ``organism`` for an episode, compiled or captured as ``config`` says."""
+    """The trainer of ``organism`` for an episode, compiled or captured as configured."""
     training = config.training
     settings = EpochSettings(
         training.host_grad_clip, training.seed_grad_clip, config.growth.incubation.share, training.precision
@@ -130,13 +130,13 @@ def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
 
 
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
-    """The part of the configuration that says how seeds start and end."""
+    """Growth options of the configuration: start and end of seeds."""
     starts = {style: getattr(growth.initialisation, style.id) for style in GerminationStyle}
     return GrowthOptions(growth.freeze_fossils, starts)
 
 
 def lifecycle_rules(growth: GrowthConfig) -> Rules:
-    """The part of the configuration that the lifecycle reads."""
+    """Lifecycle rules of the configuration."""
     gates = GateRules(
         strict=growth.gates == "strict",
         min_training_epochs=growth.min_training_epochs,
@@ -150,11 +150,10 @@ def lifecycle_rules(growth: GrowthConfig) -> Rules:
 
 
 def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
-    """The part of the configuration that legality reads.
+    """Limits of the configuration for the legality of actions.
 
     Raises:
-        GrowthError: if a blueprint is asked for that some slot of ``model`` cannot take. So no action that is
-            legal later fails.
+        GrowthError: if a configured blueprint does not fit some slot of ``model``. So no legal action fails later.
     """
     blueprints = frozenset(Blueprint.from_id(name) for name in growth.blueprints)
     for slot in growth.slots:
@@ -162,8 +161,8 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         fitting = BLUEPRINTS_OF_TOPOLOGY[topology]
         for blueprint in sorted(blueprints.difference(fitting)):
             raise GrowthError(
-                f"slot {slot} has {topology.value}, for which there is no blueprint {blueprint.id!r}; "
-                f"growth.blueprints may name {', '.join(known.id for known in fitting)}"
+                f"slot {slot} carries {topology.value}, which have no blueprint {blueprint.id!r}; "
+                f"growth.blueprints may name {', '.join(candidate.id for candidate in fitting)}"
             )
         for blueprint in sorted(blueprints):
             _check_fits(slot, blueprint, model.cell(slot))

@@ -1,6 +1,6 @@
-"""``torch.compile`` for networks whose structure changes: block by block, so that a birth compiles one seed.
+"""Block-wise ``torch.compile`` for growing networks: a birth compiles one seed.
 
-Blocks of the same kind and shape share what is compiled, whichever slot, episode or network they belong to.
+Blocks of the same kind and shape share compiled code across slots, episodes and networks.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from torch import nn
 from esper_ray.kasmina.model import MorphogeneticModel
 
 RECOMPILE_LIMIT = 256
-"""Shapes and modes that one kind of block may be compiled for."""
+"""Maximum number of compiled variants of one kind of block."""
 
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -22,29 +22,29 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 def compile_blocks(model: MorphogeneticModel, mode: str) -> None:
     """Compile the blocks of the host now, and every seed when it is first trained.
 
-    Passes without gradient run as they are: they meet batches of many sizes and are few.
+    Passes without gradient run eagerly: they are few, with many batch sizes.
 
     Args:
-        mode: as ``torch.compile`` knows it.
+        mode: of ``torch.compile``.
     """
-    # torch looks at the gradients of a block's inputs when it compiles, and warns of that itself
+    # torch reads the gradients of a block's inputs during compilation, and warns of its own access
     warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     slotted = {attachment.module for attachment in model.attachments.values()}
     for block in blocks(model.host, slotted):
         _compile(block, mode)
-    model.growth.listen(_SeedCompiler(model, mode))
+    model.growth.subscribe(_SeedCompiler(model, mode))
 
 
 def blocks(host: nn.Module, slotted: set[str], prefix: str = "") -> Iterator[nn.Module]:
     """The largest submodules of ``host`` with parameters and without a slot inside, in the order of definition.
 
     Args:
-        slotted: names of the submodules that carry a slot; such a one can be a block itself.
+        slotted: names of the submodules that carry a slot; each can be a block itself.
     """
     for name, child in host.named_children():
         path = f"{prefix}{name}"
-        inside = any(other.startswith(f"{path}.") for other in slotted)
+        inside = any(name_with_slot.startswith(f"{path}.") for name_with_slot in slotted)
         if inside or isinstance(child, CONTAINERS):
             yield from blocks(child, slotted, f"{path}.")
         elif any(True for _ in child.parameters()):
@@ -52,13 +52,13 @@ def blocks(host: nn.Module, slotted: set[str], prefix: str = "") -> Iterator[nn.
 
 
 class _SeedCompiler:
-    """Hears of every new seed."""
+    """Growth listener that compiles every new seed."""
 
     def __init__(self, model: MorphogeneticModel, mode: str) -> None:
         self.model, self.mode = model, mode
 
     def arrange(self, groups: Any, resting: Any) -> None:
-        """Compile the seeds that are not yet."""
+        """Compile the seeds that are not compiled yet."""
         for slot in self.model.slot_ids:
             seed = self.model.cell(slot).seed
             if seed is not None:
@@ -66,7 +66,7 @@ class _SeedCompiler:
 
 
 class _Forward:
-    """A compiled ``forward``, where there are gradients. A copy of the module gets its ordinary one back."""
+    """A ``forward`` that is compiled where gradients are enabled. Copies are eager."""
 
     def __init__(self, module: nn.Module, mode: str) -> None:
         self.module, self.eager = module, module.forward

@@ -1,4 +1,4 @@
-"""Devices without memory: how that shows, and how it is told."""
+"""Detection and errors of exhausted device memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from esper_ray.leyline.errors import UserError
 
 
 class DeviceMemoryError(UserError, RuntimeError):
-    """A device with too little memory. The message says for what."""
+    """A device with too little memory for the purpose in the message."""
 
     remedy = "Use a smaller batch or host, fewer environments per device, or another device."
 
 
 SIGNS = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
-"""What allocators, drivers and libraries say when there is none left, in errors of no type of their own."""
+"""Messages of untyped out-of-memory errors of allocators, drivers and libraries."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -27,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_for(what: str, device: torch.device) -> Iterator[None]:
-    """Within it, running out of memory is told as having none for ``what``.
+    """Context that converts out-of-memory errors into one that names ``what``.
 
     Raises:
         DeviceMemoryError: instead of torch's own errors.
@@ -41,9 +41,9 @@ def memory_for(what: str, device: torch.device) -> Iterator[None]:
 
 
 def memory_in_use(device: torch.device) -> dict[str, float]:
-    """Bytes that this process holds on a GPU: ``allocated`` to tensors, ``reserved``, and ``peak`` of the first.
+    """GPU memory of this process in bytes: ``allocated``, ``reserved`` and ``peak`` allocated.
 
-    Nothing for a CPU. It does not wait for the device.
+    The result is empty for a CPU. The call does not synchronise.
     """
     if device.type != "cuda":
         return {}

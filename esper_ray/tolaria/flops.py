@@ -1,4 +1,4 @@
-"""Counts the floating-point operations of training."""
+"""Counter of the floating-point operations of training."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from esper_ray.kasmina.model import MorphogeneticModel
 
 
 class FlopMeter:
-    """Floating-point operations of matrix products, convolutions and attention, forwards and backwards.
+    """Meter of floating-point operations of matrix products, convolutions and attention.
 
     A multiply-add counts as two; elementwise operations are not counted. An epoch of a structure that was counted
     before is not counted again but looked up: every epoch has as many steps and examples.
@@ -21,7 +21,7 @@ class FlopMeter:
 
     @contextmanager
     def epoch(self, model: MorphogeneticModel) -> Iterator[None]:
-        """One epoch of training ``model`` happens within it."""
+        """Context of one training epoch of ``model``, whose operations are counted."""
         key = _structure(model)
         if key in self._known:
             yield
@@ -33,7 +33,7 @@ class FlopMeter:
 
 
 def _structure(model: MorphogeneticModel) -> Hashable:
-    """What decides how much work a training step of ``model`` is."""
+    """Key of the work in a training step of ``model``."""
     seeds = (
         (slot, state.blueprint, state.style, state.stage, state.alpha.mode, state.alpha.alpha > 0, state.outgoing)
         for slot, state in model.states.items()

@@ -1,4 +1,4 @@
-"""Judges whether a host is broken. Thresholds scale with the task and with what the episode has shown so far."""
+"""Governor of host health. Thresholds scale with the task and the episode's history."""
 
 import math
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from statistics import median
 from esper_ray.leyline.config.run import GovernorConfig
 
 MAD_TO_DEVIATION = 1.4826
-"""Median absolute deviation to standard deviation of a normal distribution."""
+"""Factor from median absolute deviation to standard deviation, for a normal distribution."""
 MIN_LOSS_DEVIATION = 0.01
-"""Least deviation of losses that is believed, as a share of the random-guess loss."""
+"""Minimum deviation of losses, as a share of the random-guess loss."""
 MIN_ACCURACY_DEVIATION_PP = 1.0
-"""Least deviation of accuracies that is believed."""
+"""Minimum deviation of accuracies."""
 
 
 @dataclass(frozen=True, slots=True)
 class HealthVerdict:
-    """Judgement of one epoch."""
+    """Health verdict on one epoch."""
 
     panic: bool
     healthy: bool
@@ -32,25 +32,25 @@ HEALTHY = HealthVerdict(panic=False, healthy=True)
 
 @dataclass(frozen=True, slots=True)
 class GovernorState:
-    """What the governor remembers of an episode."""
+    """State of the governor within an episode."""
 
     losses: tuple[float, ...] = ()
-    """Validation losses of the last healthy epochs, oldest first."""
+    """Validation losses of the latest healthy epochs, oldest first."""
     accuracies_pp: tuple[float, ...] = ()
     """Committed accuracies of the same epochs."""
     suspicions: int = 0
-    """Suspicious epochs in a row."""
+    """Number of consecutive suspicious epochs."""
 
 
 class Governor:
-    """Watches one episode."""
+    """Governor of one episode."""
 
     def __init__(self, config: GovernorConfig, random_guess_loss: float, chance_pp: float, examples: int) -> None:
         """
         Args:
             random_guess_loss: cross-entropy of a uniform prediction, in nats.
             chance_pp: accuracy of a uniform prediction.
-            examples: that accuracies are measured on.
+            examples: number of examples that accuracies are measured on.
         """
         self.config, self.random_guess_loss, self.chance_pp = config, random_guess_loss, chance_pp
         self.examples = examples
@@ -59,14 +59,14 @@ class Governor:
     def judge(self, train_loss: float | None, val_loss: float, committed_pp: float) -> HealthVerdict:
         """Verdict on an epoch.
 
-        A loss that is not finite is a panic at once. Suspicious, and a panic when confirmed, are
+        A non-finite loss is a panic at once. Two conditions are suspicious, and a panic when confirmed:
 
         - divergence: a validation loss far above both random guessing and its own history;
-        - collapse: an accuracy of host and committed seeds that has lost most of what it had above chance.
+        - collapse: an accuracy of host and committed seeds that has lost most of its margin above chance.
 
         Args:
             train_loss: in nats, as is ``val_loss``; ``None`` if unknown.
-            committed_pp: validation accuracy with nothing but committed seeds on.
+            committed_pp: validation accuracy with only committed seeds active.
         """
         for name, loss in (("training", train_loss), ("validation", val_loss)):
             if loss is not None and not math.isfinite(loss):

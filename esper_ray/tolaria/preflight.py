@@ -1,6 +1,6 @@
-"""Operations are looked at before they are carried out: a birth that would break a limit is vetoed.
+"""Preflight checks that veto a birth beyond the limits of an episode.
 
-Memory is estimated from shapes alone, so that the same run vetoes the same births wherever it is played.
+Memory is estimated from shapes alone, so that the same run vetoes the same births on every machine.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from esper_ray.leyline.config.run import GovernorConfig
 from esper_ray.tolaria.data import Dataset
 
 COPIES = 4
-"""Tensors of the size of each parameter while it is trained: weight, gradient, momentum, snapshot."""
+"""Number of tensors per trained parameter: weight, gradient, momentum, snapshot."""
 MEGABYTE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Veto:
-    """Why an operation is not carried out."""
+    """Reason to reject an operation."""
 
     reason: str
     value: float
@@ -35,7 +35,7 @@ class Veto:
 
 
 class Preflight:
-    """Knows what the network of an episode needs, and what a birth would add."""
+    """Estimator of what an episode's network needs and a birth adds."""
 
     def __init__(self, config: GovernorConfig, model: MorphogeneticModel, data: Dataset[Any], batch_size: int) -> None:
         self.config, self.model, self.batch_size = config, model, batch_size
@@ -45,7 +45,7 @@ class Preflight:
             self._activations = _saved_bytes(lambda: model(inputs), model, inputs) // 2
 
     def veto(self, slot: str, blueprint: Blueprint, operator: BlendOperator) -> Veto | None:
-        """Why ``blueprint`` must not be born in ``slot``, ``None`` if it may."""
+        """Veto against ``blueprint`` in ``slot``, ``None`` if it is allowed."""
         model, config = self.model, self.config
         cell = model.cell(slot)
         newborn = seed_parameter_count(cell.shape.topology, blueprint, cell.shape.channels, operator)
@@ -59,7 +59,7 @@ class Preflight:
         return None
 
     def memory_bytes(self, parameters: int, born: dict[str, Blueprint]) -> int:
-        """Estimate of what training needs: ``parameters``, and the activations of host, live seeds and ``born``."""
+        """Estimated training memory of ``parameters`` and activations, those of ``born`` included."""
         examples = self._activations
         for slot in self.model.slot_ids:
             cell, state = self.model.cell(slot), self.model.states[slot]
@@ -71,7 +71,7 @@ class Preflight:
 
 
 def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:
-    """Bytes that a seed keeps for its backward pass, for each example of a batch."""
+    """Bytes that a seed saves for its backward pass, per example."""
     with seeded_initialisation(0):
         seed = build_seed(blueprint, cell.shape).to(cell.alpha)
     probe = torch.zeros(2, *cell.example_shape).to(cell.alpha)
@@ -80,12 +80,12 @@ def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:
 
 def _saved_bytes(run: Callable[[], Any], module: nn.Module, inputs: Tensor) -> int:
     """Bytes of the distinct tensors that ``run`` saves for the backward pass, besides parameters and inputs."""
-    known = {tensor.untyped_storage().data_ptr() for tensor in (inputs, *module.parameters(), *module.buffers())}
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in (inputs, *module.parameters(), *module.buffers())}
     sizes: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         place = tensor.untyped_storage().data_ptr()
-        if place not in known:
+        if place not in excluded:
             sizes[place] = tensor  # held, so that no other tensor can take its place
         return tensor
 

@@ -1,4 +1,4 @@
-"""Layers that draw random numbers, such as dropout, draw them from torch's global generators: these are lent out."""
+"""Seeding of torch's global generators for layers with random draws, such as dropout."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 @contextmanager
 def keyed_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Within it, torch's global generator for ``device`` starts from ``seed``.
+    """Context in which torch's global generator of ``device`` starts from ``seed``.
 
-    On the CPU it is as before afterwards, and only one thread at a time is let in. On a GPU, threads that
-    train side by side share one stream of numbers.
+    On the CPU the generator is restored afterwards, and a lock admits one thread at a time. On a GPU, threads
+    that train side by side share one stream of numbers.
     """
     if device.type == "cpu":
         with GLOBAL_GENERATOR:

@@ -1,4 +1,4 @@
-"""How the steps of an epoch are carried out: one after another in Python, or as a captured CUDA graph."""
+"""Runners of an epoch's steps: eager Python, or a captured CUDA graph."""
 
 from collections.abc import Callable, Hashable
 from threading import Lock
@@ -10,28 +10,28 @@ from torch import Tensor
 OptimizerStep = Callable[[Tensor, Tensor, Tensor], None]
 """One optimiser step on rows (B,), draws (B, k) and learning rates (groups,) of one batch."""
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
-"""Records what a function does on the device, and returns what does it again."""
+"""Function that captures device work and returns its replay."""
 
 _CAPTURING = Lock()
-"""Held during a capture: it begins by waiting for the device, which no other capture survives."""
+"""Lock of a capture, whose initial synchronisation would break any other capture."""
 
 WARM_UP = 3
-"""Steps that are carried out before a graph is captured: they make the optimiser's state."""
+"""Number of steps before a capture; they create the optimiser's state."""
 
 
 class StepRunner(Protocol):
-    """Carries out steps."""
+    """Runner of training steps."""
 
     def run(self, key: Hashable, step: OptimizerStep, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
-        """Do one step.
+        """Run one step.
 
         Args:
-            key: changes whenever ``step`` would do something else than before, apart from its arguments.
+            key: changes with everything that ``step`` depends on besides its arguments.
         """
 
 
 class EagerRunner:
-    """Calls the step."""
+    """Runner that calls the step directly."""
 
     def run(self, key: Hashable, step: OptimizerStep, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
         """See :class:`StepRunner`."""
@@ -39,15 +39,15 @@ class EagerRunner:
 
 
 class CapturedRunner:
-    """Calls the step a few times, then captures it and replays it until the key or the batch changes."""
+    """Runner that captures the step after a warm-up and replays it."""
 
     def __init__(self, capture: Capture | None = None) -> None:
         """
         Args:
-            capture: how to capture; as a CUDA graph if it is left out.
+            capture: capture function; default: a CUDA graph.
         """
         self.captures = 0
-        """Graphs captured so far."""
+        """Number of graphs captured so far."""
         self._capture = capture or capture_cuda_graph
         self._key: Hashable = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -61,8 +61,8 @@ class CapturedRunner:
         if whole != self._key:
             self._key, self._steps, self._replay = whole, 0, None
             self._inputs = tuple(tensor.clone() for tensor in inputs)
-        for kept, given in zip(self._inputs, inputs, strict=True):
-            kept.copy_(given)
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(value)
         if self._replay is None and self._steps >= WARM_UP:
             self._replay = self._capture(lambda: step(*self._inputs))
             self.captures += 1
@@ -74,10 +74,10 @@ class CapturedRunner:
 
 
 def capture_cuda_graph(work: Callable[[], None]) -> Callable[[], None]:
-    """``work`` as a CUDA graph. Capturing does not carry it out.
+    """Replay of ``work`` as a CUDA graph. The capture does not execute it.
 
     Raises:
-        RuntimeError: if it does something that cannot be captured, such as waiting for the device.
+        RuntimeError: if it contains an operation that cannot be captured, such as a synchronisation.
     """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""Tasks by name. Each loads a data set once per process and device.
+"""Registry of tasks. Each loads a data set once per process and device.
 
-A package of one's own adds a task by an entry point of the group ``esper_ray.tasks``: the name of the task, and a
+An external package adds a task by an entry point of the group ``esper_ray.tasks``: the name of the task, and a
 loader. It is imported when the task is used.
 """
 
@@ -38,31 +38,31 @@ class TaskError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A data set that can be asked for by name."""
+    """A data set that is selected by name."""
 
     name: str
     load: Loader
     about: str
-    """One line."""
+    """Description in one line."""
     files: str = "may read task.data_dir"
-    """What it wants to find in ``task.data_dir``."""
+    """Files that it reads from ``task.data_dir``."""
     data_dir: Literal["needed", "refused", "optional"] = "optional"
     find: Callable[[Path], object] | None = None
-    """Raises if the files are not in a folder."""
+    """Function that raises if the files are missing in a folder."""
     shares: str | None = None
-    """Name of the task with the same data, if that is another."""
+    """Name of another task with the same data, if any."""
 
 
 _TASKS: dict[str, Task] = {}
 _LOADING = RLock()
-"""Held while data is loaded, so that threads share one copy; a loader may load other tasks."""
+"""Lock of data loading, so that threads share one copy; reentrant for nested loaders."""
 
 
 def register_task(name: str, loader: Loader, about: str = "") -> None:
     """Make ``loader`` available as the task ``name`` in this process.
 
     Args:
-        about: one line for ``esper tasks``; the first of the loader's docstring if there is none.
+        about: description for ``esper tasks``; default: the first line of the loader's docstring.
 
     Raises:
         ValueError: if the name is taken.
@@ -71,7 +71,7 @@ def register_task(name: str, loader: Loader, about: str = "") -> None:
 
 
 def task_names() -> list[str]:
-    """Names of the registered tasks and of those that installed packages offer.
+    """Names of the registered tasks and those of installed packages.
 
     Raises:
         TaskError: if an installed package offers a name that is taken.
@@ -94,7 +94,7 @@ def find_task(name: str) -> Task:
 
 
 def check_task(config: TaskConfig) -> None:
-    """Raise what :func:`load_task` would raise for reasons that can be seen without loading.
+    """Check a task configuration without loading its data.
 
     Raises:
         TaskError: if the task is unknown, its data directory does not exist, is not wanted, or lacks files.
@@ -114,13 +114,13 @@ def check_task(config: TaskConfig) -> None:
 
 
 def load_task(config: TaskConfig, device: torch.device) -> Dataset[Any]:
-    """The data set of ``config`` on ``device``, shared by everyone in this process who asks for the same.
+    """The data set of ``config`` on ``device``, shared within this process.
 
     Tasks that differ in their host alone, like ``cifar_baseline`` and ``cifar_scale``, share one too.
 
     Raises:
-        TaskError: see :func:`check_task`; also if the files are broken, the data does not allow the splits that are
-            asked for, or the device has no room for it.
+        TaskError: see :func:`check_task`; also if the files are broken, the data does not allow the configured
+        splits, or the device memory is exhausted.
     """
     check_task(config)
     task = find_task(config.name)
@@ -153,13 +153,15 @@ def _register(task: Task) -> None:
 
 
 def _offered() -> dict[str, EntryPoint]:
-    """The tasks of installed packages, which are not imported for that."""
+    """Entry points of tasks in installed packages, not imported."""
     offered: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        other = offered.get(point.name)
-        if point.name in _TASKS or (other is not None and other.value != point.value):
-            taken = "is already registered" if other is None else f"is offered by {_package(other)} too"
-            raise TaskError(f"{_package(point)} offers the task {point.name!r}, which {taken}; uninstall or rename one")
+        previous = offered.get(point.name)
+        if point.name in _TASKS or (previous is not None and previous.value != point.value):
+            conflict = "is already registered" if previous is None else f"is offered by {_package(previous)} too"
+            raise TaskError(
+                f"{_package(point)} offers the task {point.name!r}, which {conflict}; uninstall or rename one"
+            )
         offered[point.name] = point
     return offered
 
@@ -168,7 +170,7 @@ def _imported(point: EntryPoint) -> Task:
     place = f"{_package(point)} offers the task {point.name!r} as {point.value}"
     try:
         loader = point.load()
-    except Exception as error:  # whatever a package does when it is imported
+    except Exception as error:  # an import can raise anything
         raise TaskError(f"{place}, which cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(loader):
         raise TaskError(f"{place}, which must be a function (TaskConfig, device) -> Dataset, got {loader!r}")

@@ -1,4 +1,4 @@
-"""One epoch of training a host and its seeds, with one device synchronisation at its end."""
+"""Trainer of a host and its seeds, with one device synchronisation per epoch."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,7 +16,12 @@ from esper_ray.kasmina.network.growth import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved
-from esper_ray.tolaria.measurement.gradients import GradientStatistics, clipped_norms, host_rms_of, statistics_of
+from esper_ray.tolaria.measurement.gradients import (
+    GradientStatistics,
+    clipped_norms,
+    gradient_statistics,
+    host_gradient_rms,
+)
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,10 +32,10 @@ Rates = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class EpochResult:
-    """What an epoch of training showed."""
+    """Result of one training epoch."""
 
     loss: float
-    """Mean training loss in nats; not finite if training broke down."""
+    """Mean training loss in nats; not finite if training diverged."""
     accuracy_pp: float
     gradients: Mapping[str, GradientStatistics] = field(default_factory=dict)
     """By slot, for seeds that had gradients."""
@@ -38,19 +43,19 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class EpochSettings:
-    """What training needs besides model and data."""
+    """Settings of training besides model and data."""
 
     host_grad_clip: float
     seed_grad_clip: float
     incubation_share: float
-    """Share of each batch that seeds behind the host learn on in a pass of their own."""
+    """Share of each batch in the shadow pass of incubating seeds."""
     precision: str = "float32"
-    """Of the forward pass: one of :data:`PRECISIONS`."""
+    """Precision of the forward pass, one of :data:`PRECISIONS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """What is added up on the device over an epoch, for one structure of the network."""
+    """Sums on the device over an epoch, for one network structure."""
 
     totals: Tensor
     """(3,): losses, right predictions, gradient norms of the host."""
@@ -63,14 +68,14 @@ class _Sums:
 
 
 class Trainer:
-    """Trains one organism, epoch after epoch."""
+    """Trainer of one organism."""
 
     def __init__(
         self, organism: Organism, data: Dataset[Any], settings: EpochSettings, runner: StepRunner | None = None
     ) -> None:
         """
         Args:
-            runner: how steps are carried out; one after another if it is left out.
+            runner: runner of the steps; default: eager.
         """
         self.organism, self.data, self.settings = organism, data, settings
         self.runner = runner or EagerRunner()
@@ -81,11 +86,10 @@ class Trainer:
         self._sums = _Sums(torch.empty(0), {})
 
     def train(self, plan: EpochPlan, rates: Rates | None = None) -> EpochResult:
-        """Train on the batches of ``plan``, the host and each seed clipped by themselves.
+        """Train on the batches of ``plan``, with separate clipping of host and seeds.
 
         Args:
-            rates: learning rates of this epoch, for each group of the optimiser; they stay what they are if
-                it is left out.
+            rates: learning rates of this epoch, for each group of the optimiser; default: unchanged.
         """
         self.organism.model.train()
         self._follow()
@@ -104,7 +108,7 @@ class Trainer:
         return self._losses(inputs, targets)[1]
 
     def training_loss(self, rows: Tensor) -> Tensor:
-        """:meth:`loss` on ``rows`` of the training split, as they are."""
+        """:meth:`loss` on ``rows`` of the training split, not augmented."""
         draws = self.data.draw(torch.Generator().manual_seed(0), 1, len(rows))[0]
         return self.loss(*self.data.training_batch(rows, draws.to(rows.device)))
 
@@ -120,7 +124,7 @@ class Trainer:
         return torch.autocast(device, dtype=dtype, cache_enabled=False)  # a cache would outlive passes without gradient
 
     def _follow(self) -> None:
-        """Notice a change of structure."""
+        """Rebuild the sums after a change of structure."""
         organism = self.organism
         structure = organism.model.growth.structure()
         if structure == self._structure:
@@ -167,11 +171,13 @@ class Trainer:
     def _collect(self, steps: int, batch: int) -> EpochResult:
         sums, sizes = self._sums, {slot: len(group) + 1 for slot, group in self._seeds.items()}
         loss, right, host_norm, *rest = torch.cat([sums.totals, *sums.norms.values()]).tolist()
-        host_rms = host_rms_of(host_norm / steps, self._host)
+        host_rms = host_gradient_rms(host_norm / steps, self._host)
         gradients, at = {}, 0
         for slot, size in sizes.items():
             *tensors, total = [norm / steps for norm in rest[at : at + size]]
             at += size
             if any(parameter.grad is not None for parameter in self._seeds[slot]):
-                gradients[slot] = statistics_of(tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms)
+                gradients[slot] = gradient_statistics(
+                    tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms
+                )
         return EpochResult(loss / steps, 100.0 * right / steps, gradients)

@@ -98,7 +98,7 @@ class Growing(RuleBasedStateMachine):
         kept = {}
         for slot in SLOTS:
             for parameter in self.model.cell(slot).learnable():
-                kept[parameter] = copied(self.organism.optimizer.state_of(parameter))
+                kept[parameter] = copied(self.organism.optimizer.parameter_state(parameter))
         return dict(self.model.states), kept
 
     def check_path(self, before, after, events):
@@ -118,7 +118,7 @@ class Growing(RuleBasedStateMachine):
             retired = {p for cell in cells if cell.stage is Stage.FOSSILIZED for p in cell.learnable()}
         for parameter, state in kept.items():
             expected = state if parameter in living - retired else {}
-            assert equal(self.organism.optimizer.state_of(parameter), expected)
+            assert equal(self.organism.optimizer.parameter_state(parameter), expected)
 
     @rule(
         slot=slots,

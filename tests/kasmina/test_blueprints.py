@@ -264,7 +264,7 @@ def test_an_own_blueprint_can_be_built_where_it_was_registered(doubled):
     assert doubled not in blueprint_names(IMAGES)
     seed, h = on(SlotShape(FEATURES, 3), doubled), noise(2, 3)
     assert torch.equal(seed(h), h @ seed.body.weight.T)
-    with pytest.raises(ValueError, match="'doubled' is made for features, not for images; images can take noop"):
+    with pytest.raises(ValueError, match="'doubled' is built for features, not for images; choices for images: noop"):
         build_seed(doubled, SlotShape(IMAGES, 3))
 
 
@@ -299,8 +299,8 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one():
         build_seed("conv_lihgt", SlotShape(IMAGES, 3))
 
 
-def test_a_blueprint_of_another_topology_is_an_error_with_the_choices():
-    with pytest.raises(ValueError, match=r"'lora' is made for sequences and features, not for images; .*conv_heavy"):
+def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
+    with pytest.raises(ValueError, match=r"'lora' is built for sequences and features, not for images; .*conv_heavy"):
         build_seed("lora", SlotShape(IMAGES, 3))
 
 

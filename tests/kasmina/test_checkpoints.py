@@ -215,7 +215,7 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
     intact(model, lambda: model.load_state_dict(with_manifest("{")), match="cannot be read")
     intact(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
-    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, needed is version 1")
+    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 1")
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)
         intact(model, lambda text=text: model.load_state_dict(with_manifest(text)), match="manifest is damaged")
@@ -294,7 +294,7 @@ def test_inside_another_module_a_grown_model_is_not_half_loaded():
     for model in (fresh, other.model):
         stages = {slot: state and state.stage for slot, state in model.states.items()}
         alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
-        with pytest.raises(TopologyError, match=r"other seeds than the model.*its own load_state_dict"):
+        with pytest.raises(TopologyError, match=r"differ from those of the model.*its own load_state_dict"):
             Around(model).load_state_dict(state)
         assert {slot: state and state.stage for slot, state in model.states.items()} == stages
         assert [model.cell(slot).alpha.item() for slot in SLOTS] == alphas

@@ -2,7 +2,7 @@ import pytest
 from lifecycle_builders import seed_in
 
 from esper_ray.kasmina.lifecycle import reducer
-from esper_ray.kasmina.lifecycle.commands import command_of, logged
+from esper_ray.kasmina.lifecycle.commands import lifecycle_command, logged
 from esper_ray.kasmina.lifecycle.gates import Check, Gate, GateResult
 from esper_ray.kasmina.lifecycle.reducer import AlphaMoved, GateEvaluated, Refused, StageChanged
 from esper_ray.leyline.actions import WAIT, Action, AlphaCurve, GerminationStyle
@@ -25,12 +25,12 @@ from esper_ray.leyline.stages import Stage
     ],
 )
 def test_indices_mean_commands(indices, expected):
-    assert command_of(Action(*indices), "s-9") == expected
+    assert lifecycle_command(Action(*indices), "s-9") == expected
 
 
 def test_waiting_is_no_command():
     with pytest.raises(ValueError, match="WAIT is no command"):
-        command_of(WAIT, "s-1")
+        lifecycle_command(WAIT, "s-1")
 
 
 def test_transitions_and_verdicts_are_logged_as_plain_data_and_amplitudes_are_not():

@@ -116,7 +116,7 @@ def test_a_germination_that_fails_anywhere_leaves_everything_as_it_was(fault):
     train(organism, 2)
     model = organism.model
     if fault == "second listener":
-        model.growth.listen(Refusing())
+        model.growth.subscribe(Refusing())
     if build:
         register_blueprint("own", Topology.IMAGES, build)
     model.host.blocks[1].eval()

@@ -54,7 +54,7 @@ def step(optimizer, gradients):
 
 
 def momentum(optimizer, parameter):
-    return optimizer.state_of(parameter).get("momentum_buffer")
+    return optimizer.parameter_state(parameter).get("momentum_buffer")
 
 
 HOLD = ("advance", "advance", "advance")
@@ -109,7 +109,7 @@ def test_a_removed_seed_is_forgotten_with_its_momentum():
     step(optimizer, {scale: 1.0})
     model.prune("r0c0")
     assert optimizer.group_names == [HOST_GROUP]
-    assert optimizer.state_of(scale) == {}
+    assert optimizer.parameter_state(scale) == {}
 
 
 def test_a_seed_without_parameters_has_no_group():
@@ -161,10 +161,10 @@ def test_a_host_without_anything_to_train_is_refused():
 def test_adam_keeps_its_moments_over_commitment():
     model, optimizer, scale = grown(*HOLD, optimizer=torch.optim.AdamW, host={"lr": 0.1, "weight_decay": 0.0})
     step(optimizer, {scale: 1.0})
-    before = {key: value.clone() for key, value in optimizer.state_of(scale).items()}
+    before = {key: value.clone() for key, value in optimizer.parameter_state(scale).items()}
     model.fossilize("r0c0", WORTHY)
     assert before.keys() == {"step", "exp_avg", "exp_avg_sq"}
-    assert all(torch.equal(optimizer.state_of(scale)[key], value) for key, value in before.items())
+    assert all(torch.equal(optimizer.parameter_state(scale)[key], value) for key, value in before.items())
 
 
 def test_state_by_name_is_a_copy_and_goes_back_in():

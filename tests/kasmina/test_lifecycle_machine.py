@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from lifecycle_builders import changes
 
-from esper_ray.kasmina.lifecycle.commands import command_of
+from esper_ray.kasmina.lifecycle.commands import lifecycle_command
 from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
 from esper_ray.kasmina.lifecycle.reducer import Refused, Rules, epoch_elapsed, execute, tick
 from esper_ray.leyline.actions import Action, Blueprint, GerminationStyle, LifecycleOp
@@ -79,7 +79,7 @@ class Life(RuleBasedStateMachine):
             action = Action(op, slot, int(Blueprint.NORM), style, tempo, target, speed, curve)
             assert masks.allows(action)
             before = self.states[SLOTS[slot]]
-            after, events = execute(before, command_of(action, "s-1"), self.rules, measured)
+            after, events = execute(before, lifecycle_command(action, "s-1"), self.rules, measured)
             assert not any(isinstance(event, Refused) for event in events)
             self.check_path(before, after, events)
             self.states[SLOTS[slot]] = after
@@ -89,7 +89,7 @@ class Life(RuleBasedStateMachine):
     def refuse_without_a_trace(self, slot, op, speed, measured):
         """Any command, legal or not; what the reducer takes is checked and not kept."""
         before = self.states[slot]
-        after, events = execute(before, command_of(Action(op, alpha_speed=speed), "s-1"), self.rules, measured)
+        after, events = execute(before, lifecycle_command(Action(op, alpha_speed=speed), "s-1"), self.rules, measured)
         if any(isinstance(event, Refused) for event in events):
             assert after == before
             assert len(events) == 1

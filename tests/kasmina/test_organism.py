@@ -90,10 +90,12 @@ def test_momentum_survives_fossilization():
     grow(organism, "r0c0", Stage.HOLDING)
     train(organism, 3)
     seed = organism.model.cell("r0c0").seed
-    before = [organism.optimizer.state_of(parameter)["momentum_buffer"].clone() for parameter in seed.parameters()]
+    before = [
+        organism.optimizer.parameter_state(parameter)["momentum_buffer"].clone() for parameter in seed.parameters()
+    ]
     assert all(buffer.abs().max() > 0 for buffer in before)
     order(organism, "r0c0", Fossilize())
-    after = [organism.optimizer.state_of(parameter)["momentum_buffer"] for parameter in seed.parameters()]
+    after = [organism.optimizer.parameter_state(parameter)["momentum_buffer"] for parameter in seed.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     values = weights(organism, "r0c0")
     train(organism, 1)
@@ -201,7 +203,7 @@ def test_a_germination_that_the_optimiser_turns_down_changes_nothing(monkeypatch
 def test_a_blueprint_that_images_lack_changes_nothing():
     organism = make_organism()
     before = fingerprint(organism)
-    with pytest.raises(ValueError, match="'lora' is made for sequences and features, not for images; images can take"):
+    with pytest.raises(ValueError, match=r"'lora' is built for sequences .* not for images; choices for images:"):
         organism.model.germinate("r0c0", "lora")
     assert fingerprint(organism) == before
 

@@ -102,7 +102,7 @@ def test_a_snapshot_of_an_untrained_organism_has_no_momentum_and_restoring_drops
     assert snapshot.optimizer == {}
     train(organism, 2)
     organism.restore(snapshot)
-    assert all(organism.optimizer.state_of(p) == {} for p in organism.optimizer.parameters())
+    assert all(organism.optimizer.parameter_state(p) == {} for p in organism.optimizer.parameters())
 
 
 def test_germination_counts_are_restored_so_that_the_next_seed_is_the_same():

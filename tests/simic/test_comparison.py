@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.evaluation_results import Interval, Score
-from esper_ray.simic.comparison import bootstrap_interval, duels, summaries
+from esper_ray.simic.comparison import bootstrap_interval, paired_comparisons, summaries
 
 
 def score(policy, seed, test=50.0, parameters=100, rollbacks=0, **changes):
@@ -178,9 +178,9 @@ def test_a_duel_is_the_paired_gain_over_each_other_policy():
     """Ahead of b by 10 on both seeds, and of c by 0 and by 20."""
     scores = [score("a", 0, 50.0), score("a", 1, 60.0), score("b", 0, 40.0), score("b", 1, 50.0)]
     scores += [score("c", 0, 50.0), score("c", 1, 40.0)]
-    over_b, over_c = duels(scores, "a")
+    over_b, over_c = paired_comparisons(scores, "a")
     assert (over_b.policy, over_b.over, over_b.test_gain_pp) == ("a", "b", Interval(10.0, 10.0, 10.0))
     assert (over_c.over, over_c.objective_gain_pp) == ("c", Interval(10.0, 0.0, 20.0))
-    assert [duel.test_gain_pp.mean for duel in duels(scores, "b")] == [-10.0, 0.0]
+    assert [duel.test_gain_pp.mean for duel in paired_comparisons(scores, "b")] == [-10.0, 0.0]
     with pytest.raises(ValueError, match="other seeds"):
-        duels([*scores, score("b", 2)], "a")
+        paired_comparisons([*scores, score("b", 2)], "a")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.data import TokenData, TokenSplit, dataset_of, epoch_batches, split_dataset
+from esper_ray.tolaria.data import TokenData, TokenSplit, epoch_batches, image_dataset, split_dataset
 from esper_ray.tolaria.data.images import PADDING
 from esper_ray.tolaria.tasks import load_task
 
@@ -128,7 +128,7 @@ def test_an_empty_split_is_refused_by_name(part):
     pairs[part] = numbered(0)
     name = ("training", "validation", "test")[part]
     with pytest.raises(ValueError, match=f"the {name} split is empty; it needs at least one image"):
-        dataset_of(*pairs, classes=7, device=CPU)
+        image_dataset(*pairs, classes=7, device=CPU)
 
 
 @pytest.mark.parametrize("label", [-1, 7])
@@ -137,7 +137,7 @@ def test_labels_beyond_the_classes_are_refused_with_the_split(label):
     wrong = labels.copy()
     wrong[2] = label
     with pytest.raises(ValueError, match=rf"validation labels must lie in 0\.\.6, got .*{label}"):
-        dataset_of((images, labels), (images, wrong), (images, labels), classes=7, device=CPU)
+        image_dataset((images, labels), (images, wrong), (images, labels), classes=7, device=CPU)
 
 
 def test_images_and_labels_that_do_not_fit_are_refused():
@@ -212,7 +212,7 @@ def varied():
         (generator.integers(1, 256, (count, 3, 6, 5), dtype=np.uint8), np.arange(count, dtype=np.int64))
         for count in (20, 3, 3)
     ]
-    return dataset_of(*parts, classes=20, device=CPU, augment=True)
+    return image_dataset(*parts, classes=20, device=CPU, augment=True)
 
 
 def by_hand(image, down, right, mirrored):
@@ -360,7 +360,7 @@ GOOD = (np.zeros((6, 3, 8, 8), np.uint8), np.zeros(6, np.int64))
 )
 def test_images_that_do_not_belong_together_are_refused(split, message):
     with pytest.raises(ValueError, match=message):
-        dataset_of(GOOD, split, GOOD, classes=2, device=CPU)
+        image_dataset(GOOD, split, GOOD, classes=2, device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +381,6 @@ def test_a_fingerprint_is_that_of_the_contents():
     def data(value):
         images = GOOD[0].copy()
         images[0, 0, 0, 0] = value
-        return dataset_of((images, GOOD[1]), GOOD, GOOD, classes=2, device=CPU)
+        return image_dataset((images, GOOD[1]), GOOD, GOOD, classes=2, device=CPU)
 
     assert data(0).fingerprint == data(0).fingerprint != data(1).fingerprint

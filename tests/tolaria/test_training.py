@@ -112,7 +112,9 @@ def clipped_norms(organism):
     """Norm of each group's first momentum, which is its clipped gradient (plus the host's weight decay)."""
     groups = {name: organism.optimizer.group(name) for name in organism.optimizer.group_names if name != HOST_GROUP}
     return {
-        name: torch.stack([organism.optimizer.state_of(p)["momentum_buffer"].norm() for p in group]).norm().item()
+        name: torch.stack([organism.optimizer.parameter_state(p)["momentum_buffer"].norm() for p in group])
+        .norm()
+        .item()
         for name, group in groups.items()
     }
 
@@ -293,7 +295,7 @@ def test_adamw_learns_and_follows_structure(config, data):
         losses.append(trainer.train(data.plan(0, epoch, 64, 8), learning_rates(chosen, organism, epoch)).loss)
     assert losses[-1] < losses[0] - 0.05
     scale = organism.model.cell("r0c1").seed.scale
-    assert set(organism.optimizer.state_of(scale)) == {"step", "exp_avg", "exp_avg_sq"}
+    assert set(organism.optimizer.parameter_state(scale)) == {"step", "exp_avg", "exp_avg_sq"}
     twin = build_organism(chosen, data, torch.device("cpu"), 1)
     twin.restore(organism.snapshot())
     again = build_trainer(chosen, twin, data)

@@ -23,7 +23,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.simic.comparison import LEVEL, duels, summaries
+from esper_ray.simic.comparison import LEVEL, paired_comparisons, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
@@ -96,7 +96,7 @@ class EvaluationJob:
             raise
         by_policy = summaries(scores, self.control)
         self._write(scores, by_policy)
-        self._show(by_policy, duels(scores, self._reference))
+        self._show(by_policy, paired_comparisons(scores, self._reference))
         return 0
 
     def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
@@ -144,7 +144,9 @@ class EvaluationJob:
         notes = [f"Episodes of {self.config.episode_length} epochs, {mode}.", *self._notes()]
         evaluation_report.write_scores(self.folder, scores)
         evaluation_report.write_summary(self.folder, by_policy)
-        evaluation_report.write_markdown(self.folder, by_policy, duels(scores, self._reference), title, notes)
+        evaluation_report.write_markdown(
+            self.folder, by_policy, paired_comparisons(scores, self._reference), title, notes
+        )
         evaluation_report.draw_comparison(self.folder, scores, by_policy, title)
         self._draw_learning(scores, by_policy)
         manifest = {
@@ -154,7 +156,7 @@ class EvaluationJob:
             "seeds": list(self.seeds),
             "sample": self.sample,
             "summaries": [asdict(summary) for summary in by_policy],
-            "duels": [asdict(duel) for duel in duels(scores, self._reference)],
+            "duels": [asdict(duel) for duel in paired_comparisons(scores, self._reference)],
         }
         (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""What a seed is made of: a body, and one output scale per channel that starts at zero.
+"""Registry of seed blueprints: a body with one zero-initialised output scale per channel.
 
 ``d = scale * body(h)``: the change is exactly zero at birth, the scale gets gradient in the first
 step and everything before it in the second. Nothing before a normalisation is ever zeroed.
@@ -21,7 +21,7 @@ from esper_ray.leyline.config.base import unknown_name_message
 
 @dataclass(frozen=True, slots=True)
 class SlotShape:
-    """What a seed must know about the features at its slot. No spatial size or length: seeds take any."""
+    """Shape of the features at a slot; seeds accept any spatial size or length."""
 
     topology: Topology
     channels: int
@@ -31,13 +31,13 @@ class SlotShape:
 
 
 BodyBuilder = Callable[[SlotShape], nn.Module]
-"""Makes a body: a module from features to features of the same shape."""
+"""Builder of a body: a module from features to features of the same shape."""
 
 _REGISTRY: dict[tuple[Topology, str], BodyBuilder] = {}
 
 
 def is_built_in(name: str) -> bool:
-    """Whether ``name`` is one of the thirteen that policies know."""
+    """Whether ``name`` is one of the thirteen built-in blueprints."""
     return any(blueprint.id == name for blueprint in Blueprint)
 
 
@@ -57,7 +57,7 @@ def register_blueprint(name: str, topology: Topology, build: BodyBuilder) -> Non
 
 
 def unregister_blueprint(name: str, topology: Topology) -> None:
-    """Remove an own blueprint; nothing happens if there is none.
+    """Remove a registered blueprint; an unknown name has no effect.
 
     Raises:
         ValueError: if it is a built-in one.
@@ -68,7 +68,7 @@ def unregister_blueprint(name: str, topology: Topology) -> None:
 
 
 def blueprint_names(topology: Topology) -> list[str]:
-    """Names that can be grown in slots of ``topology``, built-in ones in the order of their action indices."""
+    """Blueprint names for slots of ``topology``, built-in ones in order of action index."""
     return [name for owner, name in _REGISTRY if owner is topology]
 
 
@@ -80,12 +80,12 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
     """
     build = _REGISTRY.get((shape.topology, name))
     if build is None:
-        others = [topology.value for topology, other in _REGISTRY if other == name]
-        if others:
-            known = ", ".join(blueprint_names(shape.topology))
+        topologies = [topology.value for topology, registered_name in _REGISTRY if registered_name == name]
+        if topologies:
+            choices = ", ".join(blueprint_names(shape.topology))
             raise ValueError(
-                f"blueprint {name!r} is made for {' and '.join(others)}, not for {shape.topology.value}; "
-                f"{shape.topology.value} can take {known}"
+                f"blueprint {name!r} is built for {' and '.join(topologies)}, not for {shape.topology.value}; "
+                f"choices for {shape.topology.value}: {choices}"
             )
         raise ValueError(unknown_name_message("blueprint", name, blueprint_names(shape.topology)))
     body = build(shape)

@@ -1,4 +1,4 @@
-"""The frame that all seeds share."""
+"""Base modules of seeds: a scaled body, and a seed without effect."""
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class Delta(nn.Module):
 
 
 class Noop(nn.Module):
-    """No change, no parameters."""
+    """A seed without parameters whose change is zero."""
 
     def forward(self, h: Tensor) -> Tensor:
         return torch.zeros_like(h)

@@ -1,4 +1,4 @@
-"""Bodies that work on the last dimension: (B, D) features, and each token of (B, T, D) sequences."""
+"""Seed bodies over the last dimension of (B, D) features and (B, T, D) sequences."""
 
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -25,7 +25,7 @@ class FeatureNormChange(nn.Module):
 
 
 class FeatureAttention(nn.Module):
-    """Each feature weighted by all: ``h * tanh(W2 gelu(W1 h) + b)``."""
+    """Feature attention, in which all features weight each one: ``h * tanh(W2 gelu(W1 h) + b)``."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

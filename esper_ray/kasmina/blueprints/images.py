@@ -1,4 +1,4 @@
-"""Bodies for (B, C, H, W) features. Convolutions have stride 1 and keep the size."""
+"""Seed bodies for (B, C, H, W) features. Convolutions have stride 1 and keep the size."""
 
 from torch import Tensor, nn
 from torch.nn.functional import gelu
@@ -36,9 +36,10 @@ class ChannelAttention(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with the largest of 32, 16, 8, 4, 2, 1 groups that divides the channels into 16 or more.
+    """Group normalisation with the most groups that leave at least 16 channels each.
 
-    Where none does, the largest that divides them at all: one channel per group for 1, 2, 4 and 8 channels.
+    The number of groups is the largest of 32, 16, 8, 4, 2 and 1 that qualifies. If none does, it is the largest
+    that divides the channels: one channel per group for 1, 2, 4 and 8 channels.
     """
     divisors = [groups for groups in (32, 16, 8, 4, 2, 1) if channels % groups == 0]
     roomy = [groups for groups in divisors if channels // groups >= 16]

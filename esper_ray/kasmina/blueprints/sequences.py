@@ -1,4 +1,4 @@
-"""Bodies for (B, T, D) features that mix tokens."""
+"""Seed bodies for (B, T, D) features that mix tokens."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from esper_ray.kasmina.modules import is_symbolic
 
 WINDOW = 64
-"""Tokens that window attention looks back on, the own one included."""
+"""Number of tokens in the attention window, the current one included."""
 FLEX_MIN_WIDTH = 16
-"""Narrowest head that FlexAttention's CUDA kernels take; they refuse to compile below."""
+"""Minimum head width of FlexAttention's CUDA kernels; they do not compile below it."""
 
 
 class SelfAttention(nn.Module):
@@ -36,7 +36,7 @@ class SelfAttention(nn.Module):
 
 
 class WindowAttention(SelfAttention):
-    """Self-attention over the last :data:`WINDOW` tokens; over that many on both sides where it need not be causal.
+    """Self-attention over the last :data:`WINDOW` tokens, on both sides unless causal.
 
     On CUDA it runs as FlexAttention, whose block mask skips what the window hides; elsewhere, with narrow
     heads and in exported graphs, as dense attention with the same mask.
@@ -48,8 +48,8 @@ class WindowAttention(SelfAttention):
             return mixed
         ages = torch.ones_like(queries[0, 0, :, 0], dtype=torch.int64).cumsum(0)
         lag = ages[:, None] - ages[None, :]
-        seen = (lag >= (0 if self.causal else 1 - WINDOW)) & (lag < WINDOW)
-        return scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+        visible = (lag >= (0 if self.causal else 1 - WINDOW)) & (lag < WINDOW)
+        return scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
 
 
 def _flexes(queries: Tensor) -> bool:
@@ -63,11 +63,11 @@ def flex_window_attention(queries: Tensor, keys: Tensor, values: Tensor, *, caus
     """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    def seen(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         lag = query - key
         return (lag >= (0 if causal else 1 - WINDOW)) & (lag < WINDOW)
 
     length = queries.shape[2]
-    mask = create_block_mask(seen, None, None, length, length, device=queries.device.type)
+    mask = create_block_mask(visible, None, None, length, length, device=queries.device.type)
     attend = torch.compile(flex_attention, dynamic=False) if queries.is_cuda else flex_attention
     return attend(queries, keys, values, block_mask=mask)

@@ -1,1 +1,1 @@
-"""What leaves a growing network: checkpoints, a plain module, a text diagram."""
+"""Exports of a growing network: checkpoints, a plain module, a text diagram."""

@@ -1,4 +1,4 @@
-"""A grown model on disk: the manifest says what grows where, so that a fresh process can rebuild it.
+"""Checkpoint of a grown model: tensors and a manifest from which the structure is rebuilt.
 
 The manifest is JSON; in ``state_dict()`` it travels as a tensor of bytes, so that all values there are
 tensors. Files are safetensors; nothing is unpickled.
@@ -37,7 +37,7 @@ class TopologyError(UserError, ValueError):
 MODEL_FILE = BlobFormat("grown model", 2, TopologyError, safetensors.torch)
 
 
-def manifest_of(model: SlottedNetwork) -> Manifest:
+def model_manifest(model: SlottedNetwork) -> Manifest:
     """Slots, shapes and seeds of ``model`` as plain data."""
     record = model.growth.record()
     slots = {
@@ -62,7 +62,7 @@ def manifest_of(model: SlottedNetwork) -> Manifest:
 
 def manifest_tensor(model: SlottedNetwork) -> Tensor:
     """The manifest as UTF-8 bytes in a (N,) uint8 tensor."""
-    return torch.tensor(list(json.dumps(manifest_of(model), sort_keys=True).encode()), dtype=torch.uint8)
+    return torch.tensor(list(json.dumps(model_manifest(model), sort_keys=True).encode()), dtype=torch.uint8)
 
 
 def seed_to_json(state: SeedState) -> dict[str, Any]:
@@ -102,39 +102,39 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     """
     manifest = _manifest(state)
     record = _record(manifest)
-    differences = _slot_differences(manifest["slots"], manifest_of(model)["slots"])
+    differences = _slot_differences(manifest["slots"], model_manifest(model)["slots"])
     if differences:
-        raise TopologyError(_told(differences))
+        raise TopologyError(_difference_message(differences))
     try:
         modules = model.growth.rebuild(record)
     except ValueError as error:
         raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
     differences = _tensor_differences(state, _expected_shapes(model, modules))
     if differences:
-        raise TopologyError(_told(differences))
+        raise TopologyError(_difference_message(differences))
     model.growth.adopt(record, modules)
     return load(state, strict=True)
 
 
 def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
-    """See that ``model`` has the slots and seeds of a manifest.
+    """Check that ``model`` has the slots and seeds of a manifest.
 
     Raises:
-        TopologyError: if it has others.
+        TopologyError: if they differ.
     """
-    theirs, ours = _manifest({EXTRA_STATE: packed}), manifest_of(model)
-    if json.loads(json.dumps(ours)) != theirs:
+    saved, present = _manifest({EXTRA_STATE: packed}), model_manifest(model)
+    if json.loads(json.dumps(present)) != saved:
         raise TopologyError(
-            "the state holds other seeds than the model, or seeds in another stage; a grown model that is part of "
+            "the seeds of the state differ from those of the model in kind or stage; a grown model that is part of "
             "another module is loaded by its own load_state_dict(), before that of the other"
         )
 
 
 def save_model(model: SlottedNetwork, path: Path) -> None:
-    """Write ``model`` to ``path``: first beside it, then renamed. Tied tensors are stored once.
+    """Write ``model`` to ``path`` atomically. Tied tensors are stored once.
 
     Raises:
-        ValueError: if the host's state holds something else than tensors.
+        ValueError: if the host's state holds anything other than tensors.
     """
     tensors: dict[str, Tensor] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -155,7 +155,7 @@ def save_model(model: SlottedNetwork, path: Path) -> None:
 
 
 def load_model(model: SlottedNetwork, path: Path) -> None:
-    """Make ``model`` what :func:`save_model` wrote to ``path``.
+    """Load the file ``path`` of :func:`save_model` into ``model``.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -185,7 +185,7 @@ def _manifest(state: Mapping[str, Any]) -> Manifest:
 def _record(manifest: Manifest) -> GrowthRecord:
     version = manifest.get("version") if isinstance(manifest, dict) else None
     if version != MANIFEST_VERSION:
-        raise TopologyError(f"the manifest has version {version!r}, needed is version {MANIFEST_VERSION}")
+        raise TopologyError(f"the manifest has version {version!r}, this release reads version {MANIFEST_VERSION}")
     try:
         states = {slot: None if tree is None else seed_from_json(tree) for slot, tree in manifest["seeds"].items()}
         record = GrowthRecord(states, dict(manifest["germinations"]), manifest["epoch"], manifest["seed"])
@@ -197,14 +197,14 @@ def _record(manifest: Manifest) -> GrowthRecord:
     return record
 
 
-def _slot_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    lines = [f"slot {slot} is in the checkpoint only" for slot in theirs if slot not in ours]
-    lines += [f"slot {slot} is in the model only" for slot in ours if slot not in theirs]
-    for slot in ours:
-        for key, mine in ours[slot].items():
-            stored = theirs.get(slot, {}).get(key, mine)
-            if stored != mine:
-                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {mine!r} in the model")
+def _slot_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    lines = [f"slot {slot} is in the checkpoint only" for slot in saved if slot not in present]
+    lines += [f"slot {slot} is in the model only" for slot in present if slot not in saved]
+    for slot in present:
+        for key, value in present[slot].items():
+            stored = saved.get(slot, {}).get(key, value)
+            if stored != value:
+                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {value!r} in the model")
     return lines
 
 
@@ -221,7 +221,7 @@ def _expected_shapes(
 
 
 def _shape(value: Any) -> torch.Size | None:
-    """``None`` for what is no tensor: a module may keep other things in its state."""
+    """Shape of a tensor, ``None`` for any other value in a module's state."""
     return value.shape if isinstance(value, Tensor) else None
 
 
@@ -231,11 +231,11 @@ def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, torch.S
     lines += [f"tensor {name} is in the model only" for name in expected if name not in stored]
     for name in expected.keys() & stored.keys():
         if expected[name] != stored[name]:
-            theirs, ours = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
-            lines.append(f"tensor {name} has shape {theirs} in the checkpoint, {ours} in the model")
+            saved, present = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
+            lines.append(f"tensor {name} has shape {saved} in the checkpoint, {present} in the model")
     return sorted(lines)
 
 
-def _told(differences: list[str], most: int = 12) -> str:
+def _difference_message(differences: list[str], most: int = 12) -> str:
     more = [f"and {len(differences) - most} more"] if len(differences) > most else []
     return "\n  ".join(["the checkpoint belongs to another model:", *differences[:most], *more])

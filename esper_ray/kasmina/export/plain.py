@@ -1,4 +1,4 @@
-"""A grown network as an ordinary module: committed seeds built in, nothing of this package left.
+"""Conversion of a grown network to a plain torch module with its committed seeds.
 
 Each submodule that carries a committed seed is replaced by a small graph, the submodule and what
 follows it; modules of this package dissolve into the torch modules that they are made of. Modules of
@@ -22,7 +22,7 @@ REPRESENTABLE = (type(None), bool, int, float, str)
 
 
 class _Fossil(nn.Module):
-    """What a committed seed does to the features, at full amplitude."""
+    """A committed seed with its blend at full amplitude."""
 
     def __init__(self, cell: SeedCell) -> None:
         super().__init__()
@@ -34,16 +34,16 @@ class _Fossil(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Looks into modules of this package only."""
+    """Tracer that enters modules of this package only."""
 
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not _ours(m)
+        return not _is_internal(m)
 
 
 def plain_module(model: SlottedNetwork) -> nn.Module:
-    """A copy of the host of ``model`` with its committed seeds built in, in the same mode and on the same device.
+    """A copy of the host with its committed seeds, in the same mode, on the same device.
 
     Raises:
         ValueError: if a submodule with a committed seed takes arguments that cannot be passed on.
@@ -96,9 +96,9 @@ def _grown(slot: str, base: nn.Module, cell: SeedCell) -> nn.Module:
 
 
 def _unwrapped(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """``module`` without modules of this package in it. What is shared stays shared."""
+    """``module`` without modules of this package. Shared submodules stay shared."""
     if module not in done:
-        done[module] = plain = _traced(module) if _ours(module) else module
+        done[module] = plain = _traced(module) if _is_internal(module) else module
         for name, child in plain._modules.items():
             plain._modules[name] = None if child is None else _unwrapped(child, done)
     return done[module]
@@ -112,12 +112,12 @@ def _traced(module: nn.Module) -> nn.Module:
 
 
 def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` is registered below ``root``."""
+    """Replace ``old`` by ``new`` wherever it is registered below ``root``."""
     for parent in list(root.modules()):
         for name, child in list(parent._modules.items()):
             if child is old and parent is not new:
                 parent._modules[name] = new
 
 
-def _ours(module: Any) -> bool:
+def _is_internal(module: Any) -> bool:
     return type(module).__module__.split(".", maxsplit=1)[0] == PACKAGE

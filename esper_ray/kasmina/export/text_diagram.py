@@ -1,4 +1,4 @@
-"""A growing network in text."""
+"""Text diagram of a growing network."""
 
 from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.kasmina.network.slotted import SlottedNetwork
@@ -6,11 +6,11 @@ from esper_ray.leyline.actions import AlphaMode
 from esper_ray.leyline.stages import WITH_MODULE
 
 BAR = 10
-"""Characters of an amplitude bar."""
+"""Width of an amplitude bar, in characters."""
 
 
 def draw(model: SlottedNetwork) -> str:
-    """One line for the host, one for each slot in the order of a forward pass: place, shape, what grows there.
+    """The diagram: a line for the host and one per slot, in forward order.
 
     For example ``├ layer1  64 x 8 x 8  r0c0  conv_light  BLENDING 3  add 0.60 ██████░░░░ to 1.00  37,056 parameters``.
     """

@@ -1,4 +1,4 @@
-"""Built-in hosts. They know nothing about slots: those attach from outside, as for any module."""
+"""Built-in hosts. Slots attach to them from outside, as to any module."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,17 +30,17 @@ CNN_VARIANTS: Mapping[str, CNNHostConfig] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class HostSpec:
-    """A host module and where its slots are."""
+    """A host module with the places of its slots."""
 
     module: nn.Module
     slot_modules: Mapping[str, str]
-    """Slot id to name of the submodule whose output it works on."""
+    """Slot id to the name of the submodule that carries it."""
     causal: bool = True
     """Whether tokens of sequences may see earlier tokens only."""
 
 
 def build_host(config: AnyHostConfig, input_shape: tuple[int, ...], classes: int) -> HostSpec:
-    """The host that ``config`` describes, with a place for each of its ``available_slots()``.
+    """The host of ``config``, with a submodule for each of its ``available_slots()``.
 
     Initial weights come from torch's global generator; wrap the call in ``seeded_initialisation``.
 

@@ -18,7 +18,7 @@ class ConvBlock(nn.Sequential):
 
 
 class CNNHost(nn.Module):
-    """Convolution blocks of doubling width, the first of them pooled, then a global mean and a linear layer.
+    """CNN of pooled convolution blocks of doubling width, global mean and linear layer.
 
     Shapes: (B, ``in_channels``, H, W) to (B, ``classes``) logits.
     """

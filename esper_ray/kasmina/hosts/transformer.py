@@ -1,4 +1,4 @@
-"""Decoder for token sequences in the manner of GPT-2."""
+"""GPT-2 style decoder for token sequences."""
 
 from math import sqrt
 
@@ -9,7 +9,7 @@ from esper_ray.kasmina.modules import is_symbolic
 from esper_ray.leyline.config.host import TransformerHostConfig
 
 INITIAL_DEVIATION = 0.02
-"""Of all weights at birth; logits of an untrained host are near zero, its loss near ln V."""
+"""Standard deviation of initial weights; an untrained host has a loss near ln V."""
 
 
 class CausalAttention(nn.Module):
@@ -77,7 +77,7 @@ class TransformerHost(nn.Module):
         return logits
 
     def _initialise(self, layers: int) -> None:
-        """GPT-2's: small normal weights, those that end a residual branch smaller by the number of branches."""
+        """Initialise as GPT-2 does: weights that end a residual branch are scaled by its count."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 ends_branch = name.endswith((".project", ".mlp.2"))

@@ -1,4 +1,4 @@
-"""The amplitude of a seed as a pure controller: it rests, or it ramps to a target tick by tick."""
+"""Pure controller of a seed's amplitude, which rests or ramps to a target."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from esper_ray.leyline.actions import DEFAULT_STEEPNESS, AlphaCurve, AlphaMode
 
 TOLERANCE = 1e-6
-"""Two amplitudes closer than this are equal."""
+"""Tolerance below which two amplitudes are equal."""
 MIN_STEEPNESS = 0.1
 
 
@@ -29,7 +29,7 @@ class AlphaController:
         """The controller at the beginning of a ramp to ``target`` over ``ticks`` ticks; 0 jumps at once.
 
         Args:
-            even_if_there: take the time of the ramp although the amplitude is at its target already, because
+            even_if_there: run the ramp although the amplitude is at its target already, because
                 something else fades along with it (the operator).
 
         Raises:
@@ -89,7 +89,7 @@ class AlphaController:
 
 
 def check_ticks(name: str, ticks: object, least: int) -> None:
-    """Refuse a number of ticks that no state allows.
+    """Check that a number of ticks is a whole number of at least ``least``.
 
     Raises:
         ValueError: if ``ticks`` is no whole number, or less than ``least``.

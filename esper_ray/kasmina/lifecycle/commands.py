@@ -1,4 +1,4 @@
-"""Between the indices that policies speak and the commands and events of the lifecycle."""
+"""Conversion between actions of policies and commands and events of the lifecycle."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,11 +9,11 @@ from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Bluepr
 from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
-def command_of(action: Action, seed_id: str) -> reducer.Command:
-    """The command that ``action`` means.
+def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
+    """The lifecycle command of ``action``.
 
     Args:
-        seed_id: identity of the seed, should one be germinated.
+        seed_id: identity of the seed if the action germinates one.
 
     Raises:
         ValueError: for WAIT, which is no command.
@@ -47,7 +47,7 @@ def logged(
     """Transitions and gate verdicts as plain data for the event log; amplitudes are left to the step records.
 
     Args:
-        state: of the seed that it happened to.
+        state: of the seed that the event belongs to.
         initiator: ``policy`` or ``clock``.
     """
     log = []
@@ -68,11 +68,11 @@ def logged(
     return log
 
 
-def report_of(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
-    """What policies may know about the seed in ``slot``.
+def seed_report(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
+    """Public report of the seed in ``slot``, as policies observe it.
 
     Raises:
-        ValueError: if its blueprint is none of the thirteen that policies know.
+        ValueError: if its blueprint is not one of the thirteen built-in ones.
     """
     alpha = state.alpha
     return SlotReport(

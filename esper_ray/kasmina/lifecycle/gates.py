@@ -9,7 +9,7 @@ from esper_ray.leyline.stages import Stage
 
 
 class Gate(IntEnum):
-    """Gate in front of a stage. 4 belonged to a stage that no longer exists."""
+    """Gate in front of a stage. Number 4 belonged to a stage that was removed."""
 
     G0 = 0
     G1 = 1
@@ -50,7 +50,7 @@ class Check:
     threshold: float
     strictly: bool = False
     failure: str = ""
-    """What a failed condition means. Empty for a quantity, of which the numbers are said."""
+    """Message of a failed condition; empty for a quantity, whose numbers form the message."""
 
     @property
     def margin(self) -> float | None:
@@ -98,7 +98,7 @@ def condition(name: str, met: bool | None, failure: str) -> Check:
 
     Args:
         met: ``None`` if it was not measured.
-        failure: what it means that it does not hold.
+        failure: message if it does not hold.
     """
     return Check(name, None if met is None else float(met), 1.0, failure=failure)
 
@@ -113,8 +113,7 @@ def evaluate_gate(
 ) -> GateResult:
     """The verdict of the gate in front of ``target`` on a seed in ``stage``.
 
-    Even the permissive set asks G5 for a measured contribution above zero: nothing is committed
-    on faith.
+    Even the permissive set requires a measured contribution above zero for G5.
 
     Raises:
         ValueError: if no gate leads to ``target``.

@@ -1,10 +1,9 @@
-"""The lifecycle of one seed as a pure reducer: state and input in, state and events out.
+"""Pure reducer of a seed's lifecycle: (state, input) to (state, events).
 
-There are three kinds of input. *Commands* say what a policy wants. A *tick* moves what moves by
-itself: amplitude ramps, cooldowns, gates that open automatically. An *elapsed epoch* is counted
+There are three kinds of input. *Commands* come from a policy. A *tick* advances automatic processes: amplitude
+ramps, cooldowns, gates that open automatically. An *elapsed epoch* is counted
 after training, so that at decision time ``ticks_in_stage`` is the number of epochs trained in the
-stage. A slot without a seed is ``None``. Nothing here knows modules or tensors; whoever owns those
-applies the events.
+stage. A slot without a seed is ``None``. This module has no tensors; the owner of the modules applies the events.
 """
 
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from esper_ray.leyline.stages import PRUNABLE, TRANSITIONS, Stage, can_transitio
 
 @dataclass(frozen=True, slots=True)
 class SeedState:
-    """Everything about one seed that is not a tensor."""
+    """State of one seed without its tensors."""
 
     seed_id: str
     blueprint: str
@@ -34,15 +33,15 @@ class SeedState:
     age: int = 0
     alpha: AlphaController = field(default_factory=AlphaController)
     removal: str | None = None
-    """Why the running ramp to zero was ordered."""
+    """Reason of the running ramp to zero."""
     outgoing: BlendOperator | None = None
-    """Operator that fades out along the running ramp, in favour of that of ``style``."""
+    """Operator that the one of ``style`` replaces along the running ramp."""
     shut_by: tuple[str, ...] = ()
-    """Checks that keep an automatic gate shut, as last reported."""
+    """Failed checks of an automatic gate, as last reported."""
 
     @property
     def operator(self) -> BlendOperator:
-        """How the seed's change joins the host's features."""
+        """Blend operator of the seed's change and the host's features."""
         return self.style.operator
 
     @property
@@ -58,7 +57,7 @@ class SeedState:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the reducer needs to know about a run."""
+    """Lifecycle rules of a run."""
 
     gates: GateRules = field(default_factory=GateRules)
     auto_forward: frozenset[Gate] = frozenset()
@@ -78,7 +77,7 @@ class Germinate:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Ask the next gate to open."""
+    """Request the next stage, subject to its gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class SetAlphaTarget:
     curve: AlphaCurve = AlphaCurve.LINEAR
     steepness: float = 12.0
     style: GerminationStyle | None = None
-    """Style to go on with; ``None`` keeps the present one."""
+    """Style after the ramp; ``None`` keeps the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Prune:
 
 @dataclass(frozen=True, slots=True)
 class Fossilize:
-    """Ask G5 to commit a holding seed for good."""
+    """Request the permanent commitment of a holding seed, subject to G5."""
 
 
 Command = Germinate | Advance | SetAlphaTarget | Prune | Fossilize
@@ -116,7 +115,7 @@ Command = Germinate | Advance | SetAlphaTarget | Prune | Fossilize
 
 @dataclass(frozen=True, slots=True)
 class StageChanged:
-    """A transition took place. DORMANT is the source at germination, and the target when the slot is free again."""
+    """A transition between stages. DORMANT is the source at germination, and the target when the slot is free again."""
 
     source: Stage
     target: Stage
@@ -130,7 +129,7 @@ class StageChanged:
 
 @dataclass(frozen=True, slots=True)
 class GateEvaluated:
-    """A gate gave its verdict."""
+    """A verdict of a gate."""
 
     result: GateResult
 
@@ -141,7 +140,7 @@ class GateEvaluated:
 
 @dataclass(frozen=True, slots=True)
 class AlphaMoved:
-    """The amplitude has a new value."""
+    """A change of the amplitude."""
 
     alpha: float
 
@@ -151,7 +150,7 @@ class AlphaMoved:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A command had no effect."""
+    """A command without effect."""
 
     reason: str
 
@@ -166,7 +165,7 @@ Reduction = tuple[SeedState | None, tuple[LifecycleEvent, ...]]
 def execute(
     state: SeedState | None, command: Command, rules: Rules, measured: SeedMeasurements = UNMEASURED
 ) -> Reduction:
-    """The slot after ``command``. What cannot be done leaves the state as it is and emits :class:`Refused`."""
+    """The slot after ``command``. An impossible command leaves the state and emits :class:`Refused`."""
     if isinstance(command, Germinate):
         return _germinate(state, command)
     if state is None:
@@ -185,7 +184,7 @@ def execute(
 
 
 def tick(state: SeedState | None, rules: Rules, measured: SeedMeasurements = UNMEASURED) -> Reduction:
-    """The slot after everything that moves by itself has moved by one step."""
+    """The slot after one step of ramps, cooldowns and automatic gates."""
     if state is None:
         return None, ()
     match state.stage:
@@ -240,7 +239,7 @@ def _advance(state: SeedState, rules: Rules, measured: SeedMeasurements) -> Redu
 def _automatically(
     state: SeedState, target: Stage, rules: Rules, measured: SeedMeasurements
 ) -> tuple[SeedState, tuple[LifecycleEvent, ...]]:
-    """Through the gate to ``target`` if it opens; that it stays shut is told once for each set of reasons."""
+    """Pass the gate to ``target`` if it opens; each set of failures is reported once."""
     moved, events = _through_gate(state, target, rules, measured)
     if moved.stage is target:
         return moved, events

@@ -1,4 +1,4 @@
-"""Where slots can sit: finds out, in one evaluation pass, what the outputs of submodules look like."""
+"""Attachment of slots: one evaluation pass records the outputs of submodules."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,21 +26,21 @@ class Attachment:
     """Name of the submodule, as in ``host.named_modules()``."""
     shape: SlotShape
     example_shape: tuple[int, ...]
-    """Shape of the features of one example, as seen."""
+    """Shape of the features of one example."""
     dtype: torch.dtype = torch.float32
-    """Of the features, as seen."""
+    """Type of the features."""
     branches: bool = False
-    """Whether the batch can be doubled here: no other path goes around the slot."""
+    """Whether the batch can be doubled here: no shortcut leads around the slot."""
 
 
 class SlotHook:
-    """The forward hook through which a slot works. An object, so that a copied model hooks its own cells."""
+    """Forward hook of a slot; an object, so that a copied model hooks its own cells."""
 
     def __init__(self, cell: SeedCell) -> None:
         self.cell = cell
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """The submodule's output as its cell passes it on."""
+        """The submodule's output after its cell."""
         cell = self.cell
         if cell.seed is None and cell.tap is None:
             return output
@@ -49,7 +49,7 @@ class SlotHook:
 
 
 def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
-    """The slots in the order in which a forward pass meets them. The host is left as it was.
+    """The slots in forward order. The host is not changed.
 
     Raises:
         SlotIdError: if a slot id is malformed or there is none.
@@ -64,11 +64,11 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
         name = slots[slot]
         if name not in named:
             raise ValueError(f"slot {slot}: {unknown_name_message('submodule', name, list(named))}")
-        other = owners.setdefault(id(named[name]), slot)
-        if other != slot:
-            raise ValueError(f"slots {other} and {slot} sit on the same submodule: {slots[other]!r}, {name!r}")
-    seen = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
-    called = [slot for slot, _ in seen]
+        occupant = owners.setdefault(id(named[name]), slot)
+        if occupant != slot:
+            raise ValueError(f"slots {occupant} and {slot} sit on the same submodule: {slots[occupant]!r}, {name!r}")
+    outputs = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
+    called = [slot for slot, _ in outputs]
     for slot in ids:
         times = called.count(slot)
         if times == 0:
@@ -81,13 +81,13 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
     batch = _batch_size(example_input)
     return [
         _attachment(slot, slots[slot], output, batch, causal, _branches(host, named[slots[slot]], example_input))
-        for slot, output in seen
+        for slot, output in outputs
     ]
 
 
 @contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Within it, ``modules`` are in evaluation mode; afterwards every submodule is in the mode it was in."""
+    """Context of evaluation mode for ``modules`` that restores every submodule's mode."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
     for module, _ in modes:
         module.training = False
@@ -106,11 +106,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> list[tuple[str, Any]]:
-    seen: list[tuple[str, Any]] = []
+    outputs: list[tuple[str, Any]] = []
 
     def watch(slot: str) -> Any:
         def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            seen.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
+            outputs.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
 
         return note
 
@@ -121,7 +121,7 @@ def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: A
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return outputs
 
 
 def _batch_size(example_input: Any) -> int | None:
@@ -131,7 +131,7 @@ def _batch_size(example_input: Any) -> int | None:
 
 
 def _branches(host: nn.Module, module: nn.Module, example_input: Any) -> bool:
-    """Whether doubling the batch at ``module`` doubles the host's output, and does nothing else."""
+    """Whether doubling the batch at ``module`` only doubles the host's output."""
     if (_batch_size(example_input) or 1) < 2:
         return False  # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
     with torch.no_grad(), evaluation_mode(host):

@@ -1,6 +1,6 @@
-"""Many coalitions of seeds in one pass: which rows of a batch see which seed.
+"""Plan of a pass with many coalitions: the rows of a batch that pass each seed.
 
-A pass goes on with one block of rows per distinct choice made so far, so that what two coalitions have
+After each slot there is one block of rows per distinct choice so far, so that what two coalitions have
 in common up to some slot is computed once. Blocks are B rows each, one after another.
 """
 
@@ -16,14 +16,14 @@ from esper_ray.leyline.records import Members
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """What happens to the blocks of a batch at a slot. First come those that pass it by, then those with its seed."""
+    """Fork of the blocks of a batch at a slot: first without, then with its seed."""
 
     blocks: int
-    """Blocks that arrive."""
+    """Number of incoming blocks."""
     off: tuple[int, ...]
-    """Which of them go on without the seed."""
+    """Indices of the blocks without the seed."""
     on: tuple[int, ...]
-    """Which of them go on with it."""
+    """Indices of the blocks with the seed."""
 
     @property
     def complete(self) -> bool:
@@ -38,7 +38,7 @@ def subsets(slots: Collection[str]) -> list[Members]:
 
 
 def forks(order: Sequence[str], coalitions: Collection[Members]) -> tuple[dict[str, Fork], tuple[Members, ...]]:
-    """What happens at each slot of ``order``, and the coalition that each block of the output stands for."""
+    """Fork at each slot of ``order``, and the coalition of each output block."""
     prefixes: list[Members] = [frozenset()]
     plan: dict[str, Fork] = {}
     for index, slot in enumerate(order):
@@ -52,5 +52,5 @@ def forks(order: Sequence[str], coalitions: Collection[Members]) -> tuple[dict[s
 
 
 def repeated(value: Any, copies: int) -> Any:
-    """``copies`` of the rows of a tensor, one after another; anything else as it is."""
+    """The rows of a tensor repeated ``copies`` times; other values are returned unchanged."""
     return value.repeat(copies, *[1] * (value.dim() - 1)) if isinstance(value, Tensor) and value.dim() else value

@@ -1,4 +1,4 @@
-"""A slot in the network: one seed module, its amplitude, and how its change joins the host's features."""
+"""Module of a slot: one seed, its amplitude, and its blend with the host's features."""
 
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -17,14 +17,14 @@ from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
 
 @dataclass(frozen=True, slots=True)
 class Incubation:
-    """How a seed learns behind the host, without touching its output."""
+    """Training method of a seed that does not change the host's output."""
 
     method: IncubationMethod = "shadow"
     """``shadow``: on the loss of a second pass in which the seed is on at full amplitude, everything else held
     fixed. ``straight_through``: on the host's own gradient, as if its change were added; nothing but a trust
     region keeps it from running away."""
     weight: float = 10.0
-    """Of the trust region's penalty on the squared excess (straight-through)."""
+    """Weight of the trust region's penalty on the squared excess (straight-through)."""
     bound: float = 0.25
     """Free ratio of RMS(change) to RMS(features) (straight-through)."""
 
@@ -41,7 +41,7 @@ class Incubation:
 
 
 class StraightThrough(torch.autograd.Function):
-    """Forward: the features, untouched. Backward: the gradient goes to features and change alike.
+    """Straight-through estimator: forward returns the features, backward also reaches the change.
 
     The change also gets the gradient of ``weight * max(0, RMS(d) / RMS(h) - bound) ** 2``.
     """
@@ -77,7 +77,7 @@ class FiniteGradient(torch.autograd.Function):
 
 
 class SeedCell(nn.Module):
-    """A slot. It stays in place for the life of the model, with or without a seed.
+    """Slot module that exists as long as the model, with or without a seed.
 
     ``alpha`` and ``operator_share`` are 0-dim tensors that are written in place and never replaced.
     """
@@ -103,9 +103,9 @@ class SeedCell(nn.Module):
         self.operator = BlendOperator.ADD
         self.outgoing: BlendOperator | None = None
         self.tap: list[Tensor] | None = None
-        """Where to leave the features of the next pass, as the root of its gradient; ``None`` for nowhere."""
+        """List that receives the features of the next pass as its gradient root; ``None`` for none."""
         self.fork: Fork | None = None
-        """How a pass goes on from here with blocks of rows without the seed and with it."""
+        """Fork of the blocks of rows without and with the seed."""
         self.switch: tuple[int, tuple[int, ...]] | None = None
         """(n, which): of the n blocks of rows of a batch, those that see the seed."""
         self.shadowed = False
@@ -165,7 +165,7 @@ class SeedCell(nn.Module):
         return [p for module in modules for p in module.parameters() if id(p) not in pinned]
 
     def _shadow(self, h: Tensor) -> Tensor:
-        """Features with the seed fully on; what is not finite in its change stays with the seed that made it."""
+        """Features with the seed at full amplitude; non-finite changes stay local to their seed."""
         mixed = self._mixed(FiniteGradient.apply(h), 1.0)
         return torch.where(mixed.isfinite(), mixed, h)
 
@@ -194,5 +194,5 @@ class SeedCell(nn.Module):
 
 
 def _blocks(h: Tensor, blocks: int, which: tuple[int, ...]) -> Tensor:
-    """The rows of some of the equal ``blocks`` that ``h`` consists of."""
+    """Rows of the selected ones among the equal ``blocks`` of ``h``."""
     return h.reshape(blocks, -1, *h.shape[1:])[list(which)].flatten(0, 1)

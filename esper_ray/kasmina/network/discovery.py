@@ -1,4 +1,4 @@
-"""Finds places where slots can sit in a module that nobody has described."""
+"""Discovery of submodules that can carry slots in any module."""
 
 from collections.abc import Collection
 from typing import Any
@@ -11,11 +11,11 @@ from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.slots import format_slot_id
 
 DEEPEST = 3
-"""Levels of submodules that are looked at."""
+"""Depth of the submodules that are searched."""
 
 
 def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topology], most: int) -> dict[str, str]:
-    """Slots on the last ``most`` large parts of ``model``: slot id to the name of a submodule, in forward order.
+    """Slots on the last ``most`` parts of ``model``: slot id to submodule name.
 
     Parts are submodules with parameters of their own or below, all of one depth, the smallest at which there are
     any. Their output must be of one of ``topologies`` and not the output of the model.
@@ -25,9 +25,9 @@ def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topo
     """
     for depth in range(1, DEEPEST + 1):
         names = [name for name, _ in model.named_modules() if name and name.count(".") == depth - 1]
-        found = [name for name in names if _fits(model, name, example_input, topologies)]
-        if found:
-            slots = {format_slot_id(0, column): name for column, name in enumerate(found)}
+        fitting = [name for name in names if _fits(model, name, example_input, topologies)]
+        if fitting:
+            slots = {format_slot_id(0, column): name for column, name in enumerate(fitting)}
             ordered = [attachment.module for attachment in attach(model, slots, example_input, causal=True)]
             return {format_slot_id(0, column): name for column, name in enumerate(ordered[-most:])}
     wanted = ", ".join(sorted(topology.value for topology in topologies))
@@ -37,7 +37,7 @@ def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topo
 
 
 def _fits(model: nn.Module, name: str, example_input: Any, topologies: Collection[Topology]) -> bool:
-    """Whether a slot can sit on the submodule ``name``."""
+    """Whether the submodule ``name`` can carry a slot."""
     module = model.get_submodule(name)
     if next(module.parameters(), None) is None:
         return False

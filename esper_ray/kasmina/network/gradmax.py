@@ -1,4 +1,4 @@
-"""A gradient-informed start: inner weights for which a newborn seed gets the largest gradient.
+"""Gradient-informed initialisation: inner weights that maximise a newborn seed's gradient.
 
 At birth the output scale s is zero, so the loss depends on the seed to first order only through
 ``dL/ds_c = sum g J body_c(h)``: g is the loss gradient at the slot's output, J the slope of the blend
@@ -22,13 +22,13 @@ from esper_ray.leyline.blueprints import Topology
 
 STEPS = 30
 RATE = 0.1
-"""Length of a step, as a share of each tensor's norm."""
+"""Step length as a share of each tensor's norm."""
 
 
 def maximise_birth_gradient(
     seed: nn.Module, cell: SeedCell, operator: BlendOperator, loss_of: Callable[[], Tensor]
 ) -> None:
-    """Change the inner weights of ``seed``, newborn for the empty slot ``cell``, in place.
+    """Optimise the inner weights of the newborn ``seed`` of ``cell`` in place.
 
     Args:
         loss_of: runs the model that holds the slot on a batch and returns its scalar loss.
@@ -84,15 +84,15 @@ def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tupl
 
 
 def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
-    """Normalised gradient ascent on ``height``; every tensor keeps its norm, and the best point is kept."""
+    """Normalised gradient ascent on ``height`` at constant tensor norms; keeps the best point."""
     norms = [weight.detach().norm() for weight in weights]
-    best, kept = -1.0, [weight.detach().clone() for weight in weights]
+    best, best_weights = -1.0, [weight.detach().clone() for weight in weights]
     for step in range(STEPS + 1):
         with torch.enable_grad():
             value = height()
             slopes = torch.autograd.grad(value, weights, allow_unused=True)
         if value.item() > best:
-            best, kept = value.item(), [weight.detach().clone() for weight in weights]
+            best, best_weights = value.item(), [weight.detach().clone() for weight in weights]
         rate = RATE * (1.0 - step / (STEPS + 1))
         with torch.no_grad():
             for weight, slope, norm in zip(weights, slopes, norms, strict=True):
@@ -101,5 +101,5 @@ def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
                 moved = weight + rate * norm * slope / slope.norm()
                 weight.copy_(moved * (norm / moved.norm()))
     with torch.no_grad():
-        for weight, values in zip(weights, kept, strict=True):
+        for weight, values in zip(weights, best_weights, strict=True):
             weight.copy_(values)

@@ -1,7 +1,7 @@
-"""Structure changes as transactions: lifecycle, modules and optimiser move together or not at all.
+"""Structure changes as transactions over lifecycle, modules and optimiser.
 
 Decisions come from the pure reducer in :mod:`esper_ray.kasmina.lifecycle.reducer`; this class carries out
-what they mean for modules and parameters, and tells whoever optimises them. A new seed is built,
+them on modules and parameters, and notifies the optimiser. A new seed is built,
 initialised and probed before anything is touched.
 """
 
@@ -32,17 +32,17 @@ from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 HOST_GROUP = "host"
 
 LossOf = Callable[[], Tensor]
-"""Runs the model on some batch and returns the scalar loss."""
+"""Function that runs the model on a batch and returns the scalar loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthOptions:
-    """What a model does with its seeds, besides the rules of their lifecycle."""
+    """Options of seeds besides the rules of their lifecycle."""
 
     freeze_fossils: bool = False
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
-    """Start of the inner weights for each style, or its id; ``zero_scale`` where nothing is said."""
+    """Initialisation of the inner weights by style or its id; default ``zero_scale``."""
 
     def __post_init__(self) -> None:
         starts = {GerminationStyle.parse(style): start for style, start in self.initialisation.items()}
@@ -55,7 +55,7 @@ class GrowthOptions:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command did. True if it took effect."""
+    """Outcome of a command; true if it took effect."""
 
     events: tuple[LifecycleEvent, ...]
 
@@ -72,7 +72,7 @@ class Outcome:
 
     @property
     def message(self) -> str:
-        """Why it took no effect, empty if it did."""
+        """Reason why it had no effect; empty if it had one."""
         reasons = [event.reason for event in self.events if isinstance(event, Refused)]
         reasons += [event.result.message for event in self.events if isinstance(event, GateEvaluated)]
         return "; ".join(filter(None, reasons))
@@ -83,10 +83,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class SlotEvent:
-    """Something that happened in a slot."""
+    """Event of a slot."""
 
     epoch: int
-    """Epochs that the model had been trained."""
+    """Number of epochs that the model was trained."""
     slot: str
     seed_id: str | None
     event: LifecycleEvent
@@ -97,7 +97,7 @@ class SlotEvent:
 
 @dataclass(frozen=True, slots=True)
 class GrowthRecord:
-    """Where all seeds stand, as plain data."""
+    """States of all seeds as plain data."""
 
     states: Mapping[str, SeedState | None]
     germinations: Mapping[str, int]
@@ -106,10 +106,10 @@ class GrowthRecord:
 
 
 class GrowthListener(Protocol):
-    """Whoever needs to know which parameters are trained; an optimiser."""
+    """Listener for changes of the trained parameters, such as an optimiser."""
 
     def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
-        """From now on train ``groups``: the host with its committed seeds, and one group per slot with a live one.
+        """Train ``groups``: the host with committed seeds, and one per live seed.
 
         Args:
             resting: parameters that are not trained for the moment and will be again.
@@ -117,7 +117,7 @@ class GrowthListener(Protocol):
 
 
 class Growth:
-    """The seeds of one model: one lifecycle state per slot, and the modules that belong to it."""
+    """Seeds of one model: a lifecycle state and the modules of each slot."""
 
     def __init__(
         self, host: nn.Module, cells: Mapping[str, SeedCell], rules: Rules, options: GrowthOptions, seed: int
@@ -141,16 +141,16 @@ class Growth:
         self._revision = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of a model is not trained by the optimiser of the original."""
+        """State for a copy, without the listeners of the original."""
         return self.__dict__ | {"_listeners": []}
 
-    def listen(self, listener: GrowthListener) -> None:
-        """Tell ``listener`` now, and whenever it changes, which parameters are trained."""
+    def subscribe(self, listener: GrowthListener) -> None:
+        """Notify ``listener`` of the trained parameters now and after every change."""
         listener.arrange(*self.arrangement())
         self._listeners.append(listener)
 
     def arrangement(self) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-        """Trained parameters by group, and those that rest. A pure function of host and states."""
+        """Trained parameters by group, and the resting ones; pure in host and states."""
         groups = {HOST_GROUP: [p for p in self._host.parameters() if p.requires_grad]}
         resting: list[nn.Parameter] = []
         for slot, cell in self._cells.items():
@@ -166,7 +166,7 @@ class Growth:
         return groups, resting
 
     def structure(self) -> Hashable:
-        """Changes whenever a forward pass would run other code, or other parameters would be trained, than before."""
+        """Key that changes with the code of a forward pass or the trained parameters."""
         cells = self._cells.values()
         return self._revision, *((cell.stage, cell.open, cell.operator, cell.outgoing) for cell in cells)
 
@@ -196,7 +196,7 @@ class Growth:
         measured: SeedMeasurements = UNMEASURED,
         loss_of: LossOf | None = None,
     ) -> Outcome:
-        """Carry out ``command`` on ``slot``. If anything raises, nothing has changed.
+        """Execute ``command`` on ``slot``. If anything raises, nothing has changed.
 
         Args:
             loss_of: needed by styles whose seeds start gradient-informed.
@@ -208,7 +208,7 @@ class Growth:
         return Outcome(events)
 
     def tick(self, measured: Mapping[str, SeedMeasurements]) -> dict[str, tuple[LifecycleEvent, ...]]:
-        """Move what moves by itself by one step; the events of each slot in which something happened."""
+        """Advance ramps, cooldowns and automatic gates by one step; events by slot."""
         happened = {}
         for slot, before in list(self.states.items()):
             state, events = reducer.tick(before, self.rules, measured.get(slot, UNMEASURED))
@@ -225,7 +225,7 @@ class Growth:
             self.states[slot] = reducer.epoch_elapsed(state)
 
     def record(self) -> GrowthRecord:
-        """Where all seeds stand."""
+        """States of all seeds."""
         return GrowthRecord(dict(self.states), dict(self._germinations), self.epoch, self.seed)
 
     def rebuild(self, record: GrowthRecord) -> dict[str, dict[str, nn.Module | None]]:
@@ -233,7 +233,7 @@ class Growth:
         return {slot: self._modules(slot, state, 0) for slot, state in record.states.items()}
 
     def adopt(self, record: GrowthRecord, modules: Mapping[str, Mapping[str, nn.Module | None]]) -> None:
-        """Stand where ``record`` says, with ``modules`` as :meth:`rebuild` makes them. Listeners are told."""
+        """Adopt ``record`` with ``modules`` from :meth:`rebuild`, and notify the listeners."""
         for slot, state in record.states.items():
             self._cells[slot].seed, self._cells[slot].gate = modules[slot]["seed"], modules[slot]["gate"]
             self._cells[slot].pinned = _pinned(modules[slot]["seed"])
@@ -241,10 +241,10 @@ class Growth:
             self._label(slot, state)
         self._germinations = dict(record.germinations)
         self.epoch, self.seed = record.epoch, record.seed
-        self._announce([])
+        self._notify([])
 
     def _apply(self, slot: str, state: SeedState | None, loss_of: LossOf | None) -> None:
-        """Make modules and listeners agree with ``state``; the only place where structure changes."""
+        """Apply ``state`` to modules and listeners; the only place where structure changes."""
         before, cell = self.states[slot], self._cells[slot]
         if before is state:
             return
@@ -253,26 +253,26 @@ class Growth:
             modules = self._modules(slot, state, self._germinations[slot] + 1)
             self._start(slot, state, modules["seed"], loss_of)
         elif _structure(before) != _structure(state):
-            modules = self._kept(slot, state)
+            modules = self._retained(slot, state)
         undo = (before, cell.seed, cell.gate, cell.pinned)
         if modules["seed"] is not cell.seed:
             cell.pinned = _pinned(modules["seed"])
-        told: list[GrowthListener] = []
+        notified: list[GrowthListener] = []
         try:
             self.states[slot], cell.seed, cell.gate = state, modules["seed"], modules["gate"]
             self._label(slot, state)
             if _structure(before) != _structure(state):
-                self._announce(told)
+                self._notify(notified)
         except BaseException:
             self.states[slot], cell.seed, cell.gate, cell.pinned = undo
             self._label(slot, before)
-            for listener in told:
+            for listener in notified:
                 listener.arrange(*self.arrangement())
             raise
         self._germinations[slot] += before is None
 
-    def _kept(self, slot: str, state: SeedState | None) -> dict[str, nn.Module | None]:
-        """The present modules as far as ``state`` keeps them, with a gate network if it has come to need one."""
+    def _retained(self, slot: str, state: SeedState | None) -> dict[str, nn.Module | None]:
+        """Present modules that ``state`` retains, with a gate network if it needs one."""
         cell = self._cells[slot]
         if state is None or state.stage not in WITH_MODULE:
             return {"seed": None, "gate": None}
@@ -295,13 +295,13 @@ class Growth:
                 parameter.requires_grad_(not frozen)
                 parameter.grad = None if frozen else parameter.grad
 
-    def _announce(self, told: list[GrowthListener]) -> None:
-        """Tell all listeners; those that have taken it are added to ``told``."""
+    def _notify(self, notified: list[GrowthListener]) -> None:
+        """Notify all listeners; each that accepts is added to ``told``."""
         self._revision += 1
         groups, resting = self.arrangement()
         for listener in self._listeners:
             listener.arrange(groups, resting)
-            told.append(listener)
+            notified.append(listener)
 
     def _note(self, slot: str, before: SeedState | None, events: tuple[LifecycleEvent, ...]) -> None:
         state = before or self.states[slot]
@@ -320,7 +320,7 @@ class Growth:
         return {"seed": seed, "gate": gate}
 
     def _start(self, slot: str, state: SeedState, seed: nn.Module | None, loss_of: LossOf | None) -> None:
-        """Give a newborn seed its start, and see that it keeps the shape and does nothing."""
+        """Initialise a newborn seed and check that it is the identity."""
         cell = self._cells[slot]
         if seed is None:
             return
@@ -339,12 +339,12 @@ def _gated(state: SeedState) -> bool:
 
 
 def _pinned(seed: nn.Module | None) -> list[nn.Parameter]:
-    """Parameters that the author of a newborn ``seed`` does not want to be trained."""
+    """Parameters of a newborn ``seed`` that its author froze."""
     return [] if seed is None else [parameter for parameter in seed.parameters() if not parameter.requires_grad]
 
 
 def _structure(state: SeedState | None) -> tuple[Any, ...] | None:
-    """What decides which modules there are and how they are trained."""
+    """Key of the modules and of how they are trained."""
     if state is None or state.stage not in WITH_MODULE:
         return None
     return state.seed_id, state.stage in COMMITTED, state.fading, _gated(state)

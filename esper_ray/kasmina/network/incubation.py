@@ -1,4 +1,4 @@
-"""The shadow pass: how a seed learns behind the host from what it would really do to the loss."""
+"""Shadow pass that trains seeds on their effect at full amplitude."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

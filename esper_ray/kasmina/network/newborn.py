@@ -1,4 +1,4 @@
-"""What a newborn seed must be before it may enter a network."""
+"""Checks of a newborn seed before it enters a network."""
 
 import copy
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 
 @contextmanager
 def preserved_rng(device: torch.device) -> Iterator[None]:
-    """Bodies that draw random numbers (dropout) leave no trace in the global generators.
+    """Context that preserves the global generators across random draws (dropout).
 
-    Except while a CUDA graph is captured, which forbids it: the graph has a stream of numbers of its own.
+    It does nothing while a CUDA graph is captured, since the graph has its own stream.
     """
     if device.type != "cuda":
         with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
@@ -31,10 +31,10 @@ def preserved_rng(device: torch.device) -> Iterator[None]:
 
 
 def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
-    """See that ``seed`` works on the features of ``slot``, keeps their shape, leaves them alone and changes nothing.
+    """Check that ``seed`` is the identity on the features of ``slot``, not in place.
 
     Raises:
-        ValueError: if it does not.
+        ValueError: if it fails, works in place, changes the shape or the values.
     """
     copied = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
     for batch in (2, 1):

@@ -1,4 +1,4 @@
-"""How a seed's change d joins the host's features h at amplitude a.
+"""Blend operators of a seed's change d and the host's features h at amplitude a.
 
 ADD is ``h + a d``, MULTIPLY ``h (1 + a tanh d)``, GATE ``h + a g(h) d``. All are h, bit by bit, where
 d or a is 0, and continuous in a. The path from h to the output keeps its gradient, whatever a is.
@@ -12,11 +12,11 @@ from esper_ray.leyline.actions import BlendOperator
 from esper_ray.leyline.blueprints import Topology, gate_width
 
 OPEN_BIAS = 3.0
-"""Logit of a newborn gate: it lets 95 % through."""
+"""Logit of a newborn gate, which passes 95 %."""
 
 
 class GateNetwork(nn.Module):
-    """How much of a change to let through, in (0, 1): one number per example, per token where tokens are causal.
+    """Gate in (0, 1) for a change, one number per example or per causal token.
 
     Shapes: (B, C, H, W) to (B, 1, 1, 1); (B, T, D) to (B, 1, 1) or, causal, (B, T, 1); (B, D) to (B, 1).
     """

@@ -1,4 +1,4 @@
-"""A host with slots on the outputs of its submodules: what helpers of the growing network are typed against."""
+"""A host with slots on its submodules, the base type of the growing network's helpers."""
 
 from collections.abc import Mapping
 from typing import Any, Self, cast
@@ -32,7 +32,7 @@ class SlottedNetwork(nn.Module):
         super().__init__()
         self.host = host
         self.attachments = {attachment.slot: attachment for attachment in attachments}
-        """Where the slots are, in the order in which a forward pass meets them."""
+        """Places of the slots, in forward order."""
         cells = {
             slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
             for slot in ordered_slot_ids(self.attachments)
@@ -90,7 +90,7 @@ class SlottedNetwork(nn.Module):
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The host's output, with every seed doing what its stage says."""
+        """The host's output with every seed acting as its stage defines."""
         if self.copies > 1:
             args = tuple(repeated(value, self.copies) for value in args)
             kwargs = {name: repeated(value, self.copies) for name, value in kwargs.items()}
@@ -103,17 +103,17 @@ class SlottedNetwork(nn.Module):
 
     @property
     def execution_order(self) -> tuple[str, ...]:
-        """The slots in the order in which a forward pass meets them."""
+        """The slots in forward order."""
         return tuple(self.attachments)
 
     @property
     def states(self) -> Mapping[str, SeedState | None]:
-        """Where the seed of each slot stands, ``None`` where the slot is empty."""
+        """State of each slot's seed, ``None`` where the slot is empty."""
         return self.growth.states
 
     @property
     def events(self) -> list[SlotEvent]:
-        """What has happened, oldest first."""
+        """Events so far, oldest first."""
         return self.growth.log
 
     @property
@@ -138,7 +138,7 @@ class SlottedNetwork(nn.Module):
 
     @property
     def committed_slots(self) -> frozenset[str]:
-        """The slots whose seed is committed: it belongs to the network for good."""
+        """The slots whose seed is committed permanently."""
         return frozenset(slot for slot, state in self.states.items() if state and state.stage in COMMITTED)
 
     @property

@@ -1,4 +1,4 @@
-"""Passes in which many coalitions of seeds are computed at once."""
+"""Context of passes that compute many coalitions of seeds at once."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,13 +17,13 @@ def switched(
     for slot in slots:
         if not model.cell(slot).contributes:
             raise ValueError(f"slot {slot} holds no seed that changes the output")
-    chosen = subsets(slots) if coalitions is None else coalitions
-    for coalition in chosen:
+    requested = subsets(slots) if coalitions is None else coalitions
+    for coalition in requested:
         if not coalition <= slots:
             raise ValueError(f"coalition {sorted(coalition)} has members that are not among {sorted(slots)}")
-    if not chosen:
+    if not requested:
         raise ValueError("at least one coalition is needed, got none")
-    plan, blocks = forks(order, chosen)
+    plan, blocks = forks(order, requested)
     branching = all(model.attachments[slot].branches for slot in order)
     if not branching:  # a shortcut would meet blocks that are not there: all of them run from the beginning
         everything = range(len(blocks))

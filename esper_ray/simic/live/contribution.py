@@ -19,7 +19,7 @@ from esper_ray.simic.rewards import bonuses, costs, credit, operations, terminal
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a seed may be paid for in a step."""
+    """Claim of a seed to pay in a step."""
 
     amount: float
     doubt: float
@@ -32,7 +32,7 @@ def shaped(b: StepContext) -> None:
     live, committed = _improvements(b)
     seeds = [] if b.t.terminated else list(b.seeds())
     for improvement, kind in ((live, PRUNABLE), (committed, COMMITTED)):
-        claims = {r.slot_id: _claim_of(b, r, account, improvement) for r, account in seeds if r.stage in kind}
+        claims = {r.slot_id: _seed_claim(b, r, account, improvement) for r, account in seeds if r.stage in kind}
         share = _fair_share(b, claims, improvement)
         for report, _ in seeds:
             claim = claims.get(report.slot_id)
@@ -44,7 +44,7 @@ def shaped(b: StepContext) -> None:
 
 
 def escrow(b: StepContext) -> None:
-    """Changes of the credit that is kept for every seed; what was not committed by the end is taken back."""
+    """Changes of every seed's credit; uncommitted credit is taken back at the end."""
     live, _ = _improvements(b)
     for report, account in b.seeds():
         if report.stage in COMMITTED or b.t.terminated:
@@ -67,19 +67,19 @@ def escrow(b: StepContext) -> None:
 
 
 def _improvements(b: StepContext) -> tuple[float | None, float | None]:
-    """What live, and what committed seeds improve together; the latter as last measured."""
+    """Joint improvement of live and of committed seeds; the latter as last measured."""
     measured = b.t.measured
-    kept = committed_players(committed_slots(b.t.after), measured)
-    alone, none = measured.coalition(kept), measured.coalition(frozenset())
+    committed_group = committed_players(committed_slots(b.t.after), measured)
+    alone, none = measured.coalition(committed_group), measured.coalition(frozenset())
     committed = b.accounts.committed_improvement_pp
     if alone is not None and none is not None:
-        committed = alone.accuracy_pp - none.accuracy_pp if kept else None
+        committed = alone.accuracy_pp - none.accuracy_pp if committed_group else None
         b.remember_committed_improvement(committed)
-    return live_improvement(measured, kept), committed
+    return live_improvement(measured, committed_group), committed
 
 
-def _claim_of(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
-    """What a seed may be paid for at the end of a step; nothing if it is unmeasured."""
+def _seed_claim(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
+    """Claim of a seed at the end of a step; empty if unmeasured."""
     contribution = report.measured.contribution_pp
     if contribution is None or improvement is None:
         return Claim(0.0, 0.0, 1.0, "unmeasured")
@@ -88,7 +88,7 @@ def _claim_of(b: StepContext, report: SlotReport, account: SlotAccount, improvem
 
 
 def _claim(b: StepContext, contribution: float, improvement: float, gained: float, account: SlotAccount) -> Claim:
-    """What a seed with a measured ``contribution`` may be paid for.
+    """Claim of a seed with a measured ``contribution``.
 
     Args:
         improvement: by all seeds of its kind together.
@@ -109,14 +109,14 @@ def _claim(b: StepContext, contribution: float, improvement: float, gained: floa
 
 
 def _fair_share(b: StepContext, claims: Mapping[str, Claim], improvement: float | None) -> float:
-    """Share of positive claims that is paid, so that they are not more than the seeds improve together."""
+    """Paid share of positive claims, which caps them at the joint improvement."""
     claimed = sum(max(0.0, claim.amount) for claim in claims.values())
     earned = b.config.contribution_weight * max(0.0, improvement or 0.0)
     return 1.0 if claimed <= earned else earned / claimed
 
 
 def _pay_claim(b: StepContext, slot: str, claim: Claim, share: float) -> float:
-    """Pay ``share`` of a positive claim, or take a negative one; what was paid."""
+    """Book ``share`` of a positive claim or a whole negative one; the amount."""
     why = claim.why
     amount = claim.amount
     if amount > 0 and share < 1.0:
@@ -139,7 +139,7 @@ def _warn_and_boost(b: StepContext, report: SlotReport, live: float | None, earn
 
 
 def _give_up(b: StepContext) -> None:
-    """What a pruned seed was worth is taken, or paid if it hurt."""
+    """Charge the value of a pruned seed, or pay it if the seed was harmful."""
     seed = b.t.addressed
     if not b.t.did(LifecycleOp.PRUNE) or seed is None or seed.measured.contribution_pp is None:
         return
@@ -153,14 +153,14 @@ def _give_up(b: StepContext) -> None:
 
 
 def _forfeit(b: StepContext) -> None:
-    """Take back credit: of a seed that is pruned at once, of seeds that were not committed at the end.
+    """Take back the credit of a pruned seed, and at the end of uncommitted ones.
 
     The latter is caused by the last step at which they could have been committed, or, if there was none, by the last
     operation on them.
     """
-    kept = committed_slots(b.t.after)
+    committed = committed_slots(b.t.after)
     for slot, account in b.accounts.slots.items():
-        if account.credit == 0.0 or slot in kept:
+        if account.credit == 0.0 or slot in committed:
             continue
         if account.pruned:
             b.pay("forfeit", -account.credit, "credit of a seed that was pruned", slot)
@@ -173,7 +173,7 @@ def _forfeit(b: StepContext) -> None:
 
 
 def _surroundings(b: StepContext) -> None:
-    """Everything but the credit itself."""
+    """Terms of ``escrow`` besides the credit."""
     t, config = b.t, b.config
     b.shape(config.pbrs_weight)
     overhead, (live, committed) = b.effective_parameters(), b.live_and_committed()
@@ -191,7 +191,7 @@ def _surroundings(b: StepContext) -> None:
 
 
 def _operation(b: StepContext) -> None:
-    """What the operation costs or earns, if it took effect."""
+    """Cost or pay of the operation, if it took effect."""
     t, config, seed = b.t, b.config, b.t.addressed
     if not t.success or t.operation is LifecycleOp.WAIT:
         return
@@ -200,21 +200,21 @@ def _operation(b: StepContext) -> None:
     if seed is None:
         return
     contribution, improvement = seed.measured.contribution_pp, b.known_improvement()
-    known = f"contribution {points(contribution)}, live seeds together {points(improvement)}"
+    evidence_text = f"contribution {points(contribution)}, live seeds together {points(improvement)}"
     if t.operation is LifecycleOp.FOSSILIZE:
         evidence = (seed.stage, seed.ticks_in_stage, contribution, improvement, config)
-        why = f"{known}, {seed.ticks_in_stage} epochs held"
+        why = f"{evidence_text}, {seed.ticks_in_stage} epochs held"
         b.pay("commitment", operations.commitment_pay(*evidence), why, slot)
         b.pay("commitment", operations.commitment_bonus(*evidence), "a commitment that counts", slot)
     elif t.operation is LifecycleOp.PRUNE:
         pay = operations.prune_pay(seed.stage, seed.age, contribution, config)
-        b.pay("prune", pay, f"{seed.stage.name} at age {seed.age}, {known}", slot)
+        b.pay("prune", pay, f"{seed.stage.name} at age {seed.age}, {evidence_text}", slot)
     elif t.operation is LifecycleOp.ADVANCE and seed.stage is Stage.TRAINING:
         b.pay("operation", config.advance_from_training_penalty, "out of TRAINING", slot)
 
 
 def _hindsight(b: StepContext) -> None:
-    """Remember who helps whom; when a seed is committed, pay those who helped, at the step that made them help."""
+    """Record boosts between seeds; a commitment pays the boosting seeds, at the causal step."""
     _remember_boosts(b)
     seed = b.committed()
     if seed is None or seed.measured.contribution_pp is None:
@@ -231,12 +231,12 @@ def _hindsight(b: StepContext) -> None:
 
 def _remember_boosts(b: StepContext) -> None:
     accounts = b.accounts.slots
-    for pair, found in pair_interactions(b.t.measured).items():
-        if not isinstance(found, Estimate) or found.value_pp <= 0 or not pair <= accounts.keys():
+    for pair, interaction in pair_interactions(b.t.measured).items():
+        if not isinstance(interaction, Estimate) or interaction.value_pp <= 0 or not pair <= accounts.keys():
             continue
         for slot in pair:
-            (other,) = pair - {slot}
-            helper, boosts = accounts[other], b.accounts.slots[slot].boosts
-            old = boosts.get(helper.seed_id, Boost(other, 0.0, 0, 0))
-            new = Boost(other, old.total_pp + found.value_pp, old.steps + 1, helper.operated_step)
+            (partner,) = pair - {slot}
+            helper, boosts = accounts[partner], b.accounts.slots[slot].boosts
+            old = boosts.get(helper.seed_id, Boost(partner, 0.0, 0, 0))
+            new = Boost(partner, old.total_pp + interaction.value_pp, old.steps + 1, helper.operated_step)
             b.change(slot, boosts={**boosts, helper.seed_id: new})

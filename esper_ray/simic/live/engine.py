@@ -1,4 +1,4 @@
-"""The reward engine of an episode: transitions in, ledger entries out."""
+"""Reward engine of an episode, from transitions to ledger entries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from esper_ray.simic.live.transition import Transition
 
 @dataclass(frozen=True, slots=True)
 class RewardRule:
-    """The function that books a step in one mode, and what it needs."""
+    """Booking function of one mode with its requirements."""
 
     book: Callable[[StepContext], None]
     charges_lost_seeds: bool = True
-    """Whether seeds that a restored network lacks are charged."""
+    """Whether seeds that a rollback removes are charged."""
     needs_control: bool = False
-    """Whether it compares with a run that never grew."""
+    """Whether it compares with a no-growth control."""
 
 
 RULES: Mapping[tuple[RewardFamily, RewardMode], RewardRule] = MappingProxyType(
@@ -43,13 +43,13 @@ RULES: Mapping[tuple[RewardFamily, RewardMode], RewardRule] = MappingProxyType(
 
 
 def needs_control(config: RewardConfig) -> bool:
-    """Whether the mode compares with a run that never grew."""
+    """Whether the mode compares with a no-growth control."""
     return RULES[config.family, config.mode].needs_control
 
 
 @dataclass(frozen=True, slots=True)
 class SavedBooks:
-    """The books, to be gone on with elsewhere."""
+    """Saved state of a reward engine."""
 
     accounts: Accounts
     control_pp: tuple[float, ...]
@@ -57,7 +57,7 @@ class SavedBooks:
 
 
 class RewardEngine:
-    """Turns what happened into entries of a ledger, step after step."""
+    """Engine that converts transitions into ledger entries."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class RewardEngine:
         """
         Args:
             gamma: discount of the returns, and so of the potentials.
-            rollback_penalty: taken when the network has to be restored.
+            rollback_penalty: charged when the network is restored.
             first_accuracy_pp: validation accuracy before the first step.
             control_pp: (steps + 1,) validation accuracies of the same host without growth, if the mode needs them.
         """
@@ -80,7 +80,7 @@ class RewardEngine:
         self.ledger = Ledger()
 
     def settle(self, t: Transition) -> tuple[LedgerEntry, ...]:
-        """Book a step; its entries.
+        """Book a step and return its entries.
 
         Raises:
             RewardError: if a measurement is not finite, or the control does not reach so far. Nothing is paid then.
@@ -101,11 +101,11 @@ class RewardEngine:
         return entries
 
     def saved(self) -> SavedBooks:
-        """All that :meth:`resume` needs."""
+        """State for :meth:`resume`."""
         return SavedBooks(self.accounts, self.control_pp, self.ledger.entries)
 
     def resume(self, saved: SavedBooks) -> None:
-        """Go on from ``saved``."""
+        """Resume from ``saved``."""
         self.accounts, self.control_pp = saved.accounts, saved.control_pp
         self.ledger = Ledger()
         self.ledger.book(saved.entries)
@@ -121,7 +121,7 @@ class RewardEngine:
 
 
 def _charge_lost_seeds(b: StepContext) -> None:
-    """For each live seed that a restored network no longer holds, caused by what made restoring necessary."""
+    """Charge each live seed that a rollback removed, at the step that caused it."""
     if b.t.restored_because_of is None:
         return
     left = {report.seed_id for report in b.t.after if report is not None and report.stage in WITH_MODULE}

@@ -1,16 +1,17 @@
-"""The mode ``settlement``: pays changes of committed, priced value against a run that never grew.
+"""The mode ``settlement``: pays changes of committed, priced value against a control.
 
-The value of a network is what its committed seeds leave behind: validation accuracy with nothing else on, as a
-fraction, minus the price of their parameters. From it is taken the accuracy that the same host reaches without growth
+The value of a network is its validation accuracy with only committed seeds active, as a fraction, minus the
+price of their parameters. The accuracy is relative to the one that the same host reaches without growth
 after as many epochs, so that nothing is paid for what training alone brings. What is left is
 
     host (committed seeds off) - control   +   sum over committed seeds of (Shapley value - price)
 
 each averaged over the last few epochs, since the accuracy of single epochs is a lottery. Every part is paid by its
-change from step to step, so that the sum of an episode's rewards is the value at its end; to whom discounts them, value
-that comes early and stays is worth a little more. A seed's part vests linearly over some epochs after its commitment,
-and what has not vested by the end is not paid. So holding a seed for ever earns nothing, and to wait with the
-commitment of a seed that brings something never earns more.
+change from step to step, so that the sum of an episode's rewards is the value at its end; under discounting,
+early and lasting value is worth slightly more. A seed's part vests linearly over some epochs after its
+commitment,
+and what has not vested by the end is not paid. So holding a seed without end earns nothing, and a later
+commitment of a useful seed never earns more.
 """
 
 from collections.abc import Sequence
@@ -24,13 +25,13 @@ from esper_ray.simic.rewards.terminal import priced_value
 
 
 def settlement(b: StepContext) -> None:
-    """Changes of value."""
+    """Pay for changes of value."""
     assert b.control_pp is not None
-    kept = committed_players(committed_slots(b.t.after), b.t.measured)
+    committed = committed_players(committed_slots(b.t.after), b.t.measured)
     none = b.t.measured.coalition(frozenset())
     alone = b.t.measured.accuracy_pp if not b.t.measured.players else None if none is None else none.accuracy_pp
-    values = shapley_values(b.t.measured, kept)
-    for slot in b.accounts.slots.keys() - kept:
+    values = shapley_values(b.t.measured, committed)
+    for slot in b.accounts.slots.keys() - committed:
         _write_off(b, slot)
     if alone is None or not all(isinstance(value, Estimate) for value in values.values()):
         return  # not measured in this step; the changes are paid when they are
@@ -42,7 +43,7 @@ def settlement(b: StepContext) -> None:
 
 
 def vested(epochs: int, vesting_epochs: int) -> float:
-    """Share of a seed's value that counts so many epochs after its commitment, in [0, 1]."""
+    """Vested share of a seed's value after its commitment, in [0, 1]."""
     return min(1.0, epochs / vesting_epochs)
 
 
@@ -56,7 +57,7 @@ def _settle_host(b: StepContext, accuracy: float, control: float) -> None:
 
 
 def _settle_seed(b: StepContext, slot: str, value_pp: float, parameters: int) -> None:
-    """The share that vests is caused by the commitment; changes of what has vested, by this step."""
+    """Book a committed seed: vesting is caused by its commitment, changes by this step."""
     account, config = b.accounts.slots[slot], b.config.settlement
     assert account.committed_step is not None
     values = (*account.values_pp, value_pp)[-config.window_epochs :]
@@ -73,6 +74,6 @@ def _mean_of(values: Sequence[float]) -> str:
 
 
 def _write_off(b: StepContext, slot: str) -> None:
-    """A seed that is not committed, or no longer, is worth nothing."""
+    """Write off a seed that is not, or no longer, committed."""
     b.pay("revaluation", -b.accounts.slots[slot].worth, "no longer committed", slot)
     b.change(slot, worth=0.0, vested=0.0, values_pp=())

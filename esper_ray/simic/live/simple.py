@@ -21,7 +21,7 @@ def basic(b: StepContext) -> None:
 
 
 def basic_plus(b: StepContext) -> None:
-    """``basic``, with a share of each commitment paid epoch by epoch as long as the seed contributes.
+    """``basic`` with a share of each commitment paid per epoch while the seed contributes.
 
     Those later parts are caused by the step of the commitment. A seed that was not measured is paid nothing.
     """
@@ -47,16 +47,16 @@ def basic_plus(b: StepContext) -> None:
 def simplified(b: StepContext) -> None:
     """Shaping, a small cost of operations, final accuracy, and committed seeds that contribute at the end.
 
-    Commitments are free: a cost would be worth putting off, since later costs are discounted.
+    Commitments are free, since a cost would reward their delay under discounting.
     """
     b.shape(b.config.pbrs_weight)
     t = b.t
     if t.success and t.operation not in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE):
         b.pay("operation", SIMPLIFIED_COST, t.operation.name, t.slot_id)
     if t.truncated:
-        kept = [r.measured.contribution_pp for r in t.after if r is not None and r.stage in COMMITTED]
+        contributions = [r.measured.contribution_pp for r in t.after if r is not None and r.stage in COMMITTED]
         least = b.config.min_fossilize_contribution
-        contributing = sum(contribution is not None and contribution >= least for contribution in kept)
+        contributing = sum(contribution is not None and contribution >= least for contribution in contributions)
         amount = terminal.simplified_pay(t.measured.accuracy_pp, contributing, b.config)
         b.pay("terminal", amount, f"accuracy {t.measured.accuracy_pp:.2f} points, {contributing} contributing seeds")
 

@@ -1,4 +1,4 @@
-"""What the accounts remember from step to step. Immutable, and plain enough to be saved as JSON."""
+"""Accounts of an episode between steps: immutable and JSON-serialisable."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,14 +11,14 @@ from esper_ray.simic.live.transition import Transition
 
 @dataclass(frozen=True, slots=True)
 class Boost:
-    """What another seed has been adding to this one's effect."""
+    """Boost of this seed's effect by another seed."""
 
     slot: str
     total_pp: float
     """Positive interactions, summed over the steps in which they were measured."""
     steps: int
     cause_step: int
-    """The last operation on the other seed that took effect."""
+    """Last effective operation on the other seed."""
 
     @property
     def mean_pp(self) -> float:
@@ -28,30 +28,30 @@ class Boost:
 
 @dataclass(frozen=True, slots=True)
 class SlotAccount:
-    """One seed, from its germination until its slot is empty."""
+    """Account of one seed, from its germination until its slot is empty."""
 
     seed_id: str
     germinated_step: int
     accuracy_at_germination_pp: float
     operated_step: int
-    """Last operation that took effect on it."""
+    """Last effective operation on it."""
     held_step: int | None = None
     """Last step at which it could have been committed."""
     committed_step: int | None = None
     pruned: bool = False
-    """Whether its removal was ordered; nothing is earned by it any more."""
+    """Whether its removal was ordered, which ends its pay."""
     credit: float = 0.0
-    """``escrow``: what is kept for it."""
+    """``escrow``: its credit."""
     drip_scale: float = 0.0
     """``basic_plus``: reward per point and epoch."""
     values_pp: tuple[float, ...] = ()
-    """``settlement``: its last Shapley values since it was committed."""
+    """``settlement``: its latest Shapley values since its commitment."""
     worth: float = 0.0
-    """``settlement``: what has been paid for it."""
+    """``settlement``: amount paid for it so far."""
     vested: float = 0.0
-    """``settlement``: share of its value that that was."""
+    """``settlement``: share of its value that was paid."""
     boosts: Mapping[str, Boost] = field(default_factory=dict)
-    """By the seed that helped."""
+    """Boosts by the slot of the boosting seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,17 @@ class Accounts:
     """The state of all accounts of an episode."""
 
     accuracies_pp: tuple[float, ...]
-    """Validation accuracies of the episode, the one before the first step included."""
+    """Validation accuracies of the episode, including the one before the first step."""
     slots: Mapping[str, SlotAccount] = field(default_factory=dict)
     committed_improvement_pp: float | None = None
-    """What the committed seeds improve together, as last measured."""
+    """Joint improvement of the committed seeds, as last measured."""
     host_gaps_pp: tuple[float, ...] = ()
-    """``settlement``: last accuracies of the host without seeds, minus those of the control."""
+    """``settlement``: latest accuracies of the host without seeds minus the control's."""
     host_worth: float = 0.0
-    """``settlement``: what has been paid for the host without seeds."""
+    """``settlement``: amount paid for the host without seeds so far."""
 
     def followed(self, t: Transition) -> "Accounts":
-        """The accounts after what happened in a step, before anything is paid for it."""
+        """The accounts after the events of a step, before its pay."""
         slots = dict(self.slots)
         for index, after in enumerate(t.after):
             before = t.before[index]
@@ -94,7 +94,7 @@ class Accounts:
         return replace(self, slots={name: account for name, account in self.slots.items() if name in occupied})
 
     def stable_accuracy_pp(self, account: SlotAccount, window: int) -> float:
-        """Least of the last ``window`` accuracies, since the seed's germination."""
+        """Minimum of the last ``window`` accuracies since the seed's germination."""
         lived = len(self.accuracies_pp) - 1 - account.germinated_step
         return min(self.accuracies_pp[-max(1, min(window, lived)) :])
 

@@ -1,4 +1,4 @@
-"""One step while it is being booked."""
+"""Context of the step that is being booked."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,14 +16,14 @@ from esper_ray.simic.rewards import costs, shaping
 
 
 class StepContext:
-    """A transition, the accounts as they become, and the entries so far. Every mode writes into one of these."""
+    """Context of a step: transition, updated accounts and entries so far."""
 
     def __init__(
         self, t: Transition, accounts: Accounts, config: RewardConfig, gamma: float, control_pp: float | None = None
     ) -> None:
         """
         Args:
-            accounts: as the step before left them.
+            accounts: state after the previous step.
             control_pp: validation accuracy without growth after as many epochs, if the mode needs it.
         """
         self.t, self.config, self.gamma, self.control_pp = t, config, gamma, control_pp
@@ -34,27 +34,27 @@ class StepContext:
         """Book ``amount``, unless it is 0.
 
         Args:
-            cause: step that is answerable for it; this one if it is left out.
+            cause: step that caused it; default: this one.
         """
         if amount != 0.0:
             step = self.t.step
             self.entries.append(LedgerEntry(source, amount, step, step if cause is None else cause, slot, why))
 
     def change(self, slot: str, **changes: Any) -> None:
-        """Write into the account of ``slot``."""
+        """Update the account of ``slot``."""
         account = replace(self.accounts.slots[slot], **changes)
         self.accounts = replace(self.accounts, slots={**self.accounts.slots, slot: account})
 
     def remember_committed_improvement(self, improvement: float | None) -> None:
-        """Keep what the committed seeds improve together until it is measured again."""
+        """Store the joint improvement of the committed seeds until the next measurement."""
         self.accounts = replace(self.accounts, committed_improvement_pp=improvement)
 
     def remember_host(self, gaps_pp: tuple[float, ...], worth: float) -> None:
-        """``settlement``: keep how the host compares with the control, and what has been paid for that."""
+        """``settlement``: store the host's margins over the control and their pay."""
         self.accounts = replace(self.accounts, host_gaps_pp=gaps_pp, host_worth=worth)
 
     def seeds(self) -> Iterator[tuple[SlotReport, SlotAccount]]:
-        """Live and committed seeds at the end of the step whose removal was not ordered."""
+        """Live and committed seeds at the end of the step, without those being removed."""
         for report in self.t.after:
             if report is not None and report.stage in WITH_MODULE:
                 account = self.accounts.slots[report.slot_id]
@@ -62,11 +62,11 @@ class StepContext:
                     yield report, account
 
     def known_improvement(self) -> float | None:
-        """What all seeds that were not committed improved together, as known at the decision."""
+        """Joint improvement of the uncommitted seeds, as known at the decision."""
         return live_improvement(self.t.known, committed_slots(self.t.before))
 
     def shape(self, weight: float, *, dwell: bool = True) -> None:
-        """Shaping by the potentials of all slots, whichever the operation names; 0 is the potential of the end.
+        """Book shaping over the potentials of all slots; the final potential is 0.
 
         Source: Ng, Harada and Russell, Policy invariance under reward transformations (1999).
         """
@@ -86,7 +86,7 @@ class StepContext:
         return costs.effective_parameters(loads, self.t.host_parameters, self.config.base_slot_rent_ratio)
 
     def squared_alpha_changes(self) -> float:
-        """Of all slots, over the step."""
+        """Weighted squared amplitude changes of all slots over the step."""
         host, floor = self.t.host_parameters, self.config.rent_host_params_floor
         total = 0.0
         for before, after in zip(self.t.before, self.t.after, strict=True):
@@ -96,12 +96,12 @@ class StepContext:
         return total
 
     def live_and_committed(self) -> tuple[int, int]:
-        """How many seeds there are at the end of the step."""
+        """Number of live and of committed seeds at the end of the step."""
         stages = [report.stage for report in self.t.after if report is not None]
         return sum(stage in PRUNABLE for stage in stages), sum(stage in COMMITTED for stage in stages)
 
     def committed(self) -> SlotReport | None:
-        """The seed that this step committed, as it was when that was decided."""
+        """The seed that this step committed, in its state at the decision."""
         return self.t.addressed if self.t.did(LifecycleOp.FOSSILIZE) else None
 
     def _potential(self, report: SlotReport | None, *, dwell: bool) -> float:
@@ -113,5 +113,5 @@ class StepContext:
 
 
 def points(value: float | None) -> str:
-    """A number of percentage points for an explanation."""
+    """Text of a number of percentage points for an explanation."""
     return "unmeasured" if value is None else f"{value:+.2f} points"

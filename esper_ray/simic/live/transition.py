@@ -1,4 +1,4 @@
-"""One environment step as the accounts see it."""
+"""Transition of one environment step."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from esper_ray.simic.ledger import check_finite
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A decision, the states around it, and what was measured around it."""
+    """A decision with the slots and measurements before and after it."""
 
     step: int
     """Counted from 0."""
     max_steps: int
     operation: LifecycleOp
-    """What was carried out; WAIT if the action was illegal."""
+    """The executed operation; WAIT if the action was illegal."""
     slot: int
     success: bool
     before: Reports
@@ -23,17 +23,17 @@ class Transition:
     after: Reports
     """Slots at the end of the step."""
     known: Measurement
-    """What was measured before the decision."""
+    """Measurements before the decision."""
     measured: Measurement
-    """What was measured at the end of the step."""
+    """Measurements at the end of the step."""
     host_parameters: int
     truncated: bool = False
     restored_because_of: int | None = None
-    """Step that is answerable for it that the network had to be restored, which ends the episode."""
+    """Step that caused a rollback, which ends the episode; ``None`` without one."""
 
     @property
     def terminated(self) -> bool:
-        """Whether the network had to be restored."""
+        """Whether a rollback ended the episode."""
         return self.restored_because_of is not None
 
     @property
@@ -53,16 +53,16 @@ class Transition:
 
     @property
     def slot_id(self) -> str | None:
-        """Name of the slot that the operation names, if there is or was a seed in it."""
+        """Id of the slot that the operation names, if a seed is or was in it."""
         report = self.after[self.slot] or self.before[self.slot]
         return None if report is None else report.slot_id
 
     def did(self, operation: LifecycleOp) -> bool:
-        """Whether ``operation`` was carried out and took effect."""
+        """Whether ``operation`` was executed and took effect."""
         return self.success and self.operation is operation
 
     def check(self) -> None:
-        """Refuse measurements that nobody can be paid by.
+        """Check that the measurements are finite.
 
         Raises:
             RewardError: naming the first one that is not a finite number.

@@ -1,4 +1,4 @@
-"""Pay for working together, and pay that comes later."""
+"""Bonuses for synergy and deferred pay."""
 
 from dataclasses import dataclass
 from math import tanh
@@ -7,23 +7,23 @@ from esper_ray.leyline.config.reward import RewardConfig
 
 
 def synergy(interaction_sum: float, weight: float) -> float:
-    """For seeds that achieve more together than each alone; 0 for those that do not."""
+    """Bonus for a positive interaction of seeds; otherwise 0."""
     return weight * tanh(0.5 * interaction_sum) if interaction_sum > 0 else 0.0
 
 
 def hindsight_credit(boost: float, improvement: float, weight: float) -> float:
-    """For a seed that helped another one, when that one is committed.
+    """Bonus of a seed whose boost preceded another seed's commitment.
 
     Args:
         boost: interaction of the two in percentage points.
-        improvement: what the committed seed brings.
+        improvement: of the committed seed.
     """
     return weight * tanh(0.1 * boost * improvement) if boost > 0 and improvement > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Drip:
-    """A part of a commitment's bonus that is paid epoch by epoch, in proportion to what the seed contributes."""
+    """Deferred part of a commitment bonus, paid per epoch by contribution."""
 
     slot_id: str
     seed_id: str
@@ -33,7 +33,7 @@ class Drip:
 
 
 def drip_of(slot_id: str, seed_id: str, bonus: float, epochs_left: int, config: RewardConfig) -> Drip:
-    """The later part of ``bonus``, for the rest of an episode.
+    """The deferred part of ``bonus`` for the rest of an episode.
 
     Args:
         epochs_left: at the commitment.
@@ -43,5 +43,5 @@ def drip_of(slot_id: str, seed_id: str, bonus: float, epochs_left: int, config: 
 
 
 def epoch_drip(scale: float, contribution: float, most: float, negative_ratio: float) -> float:
-    """One epoch's part, between ``-negative_ratio * most`` and ``most``."""
+    """Pay of one epoch, between ``-negative_ratio * most`` and ``most``."""
     return max(-negative_ratio * most, min(most, scale * contribution))

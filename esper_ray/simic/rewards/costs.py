@@ -1,4 +1,4 @@
-"""What growth costs per step, whoever caused it."""
+"""Costs of growth per step, independent of the cause."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 
 SIMPLIFIED_COST = -0.01
-"""``simplified``: of any operation but WAIT."""
+"""``simplified``: cost of any operation except WAIT."""
 
 
 def linear_rent(overhead: float, config: RewardConfig) -> float:
@@ -29,7 +29,7 @@ def logarithmic_rent(overhead: float, host_parameters: float, config: RewardConf
 
 
 def shock(squared_changes: float, config: RewardConfig) -> float:
-    """What abrupt changes of amplitude cost, at most 0.
+    """Cost of abrupt changes of amplitude, at most 0.
 
     Args:
         squared_changes: see :func:`squared_change`, summed over slots.
@@ -51,7 +51,7 @@ def upkeep(committed: int, config: RewardConfig) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one slot weighs."""
+    """Load of one slot."""
 
     stage: Stage
     alpha: float
@@ -69,7 +69,7 @@ def squared_change(
 ) -> float:
     """Squared change of a slot's amplitude, weighted by its former parameters over those of the host.
 
-    A newborn is not charged; one that was removed is, once.
+    A newborn is free; a removed seed is charged once.
     """
     if host_parameters <= 0 or parameters_before <= 0:
         return 0.0

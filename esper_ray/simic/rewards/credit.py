@@ -1,4 +1,4 @@
-"""What a seed is credited with: attribution, doubts about it, and the credit that escrow keeps."""
+"""Credit of a seed: attribution, its discounts, and escrow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 
 LARGEST_EXPONENT = 700.0
-"""Of what the exponential function still has a value for."""
+"""Largest argument of the exponential function."""
 RANSOM_CONTRIBUTION_PP, RANSOM_IMPROVEMENT_PP = 0.1, -0.2
-"""A seed that is missed by more than the first while all together cost more than the second is a ransom."""
+"""Thresholds of contribution and joint improvement that define a ransom."""
 LEAST_SUSPECT_PP = 1.0
 """Contribution above which a claim may be doubted."""
 
 
 def improvement_discount(improvement: float | None, steepness: float) -> float:
-    """Factor in (0, 1]: 1 if all seeds together do not hurt, and quickly to 0 as they do."""
+    """Factor in (0, 1] that falls from 1 as the joint improvement becomes negative."""
     if improvement is None or improvement >= 0:
         return 1.0
     return 1.0 / (1.0 + exp(min(-steepness * improvement, LARGEST_EXPONENT)))
 
 
 def suspicion(contribution: float, improvement: float, discount: float, config: RewardConfig) -> float:
-    """What is taken, at most 0, because a seed claims far more than all seeds achieve together."""
+    """Charge, at most 0, for a claim far above the joint improvement."""
     most = -config.prune_good_seed_penalty
     if config.disable_anti_gaming or contribution <= LEAST_SUSPECT_PP or discount < 0.5:
         return 0.0
@@ -36,14 +36,14 @@ def suspicion(contribution: float, improvement: float, discount: float, config: 
 
 
 def is_ransom(contribution: float | None, improvement: float | None) -> bool:
-    """Whether the network leans on a seed although all seeds together make it worse."""
+    """Whether a seed has a high contribution although the joint improvement is negative."""
     if contribution is None or improvement is None:
         return False
     return contribution > RANSOM_CONTRIBUTION_PP and improvement < RANSOM_IMPROVEMENT_PP
 
 
 def timing_discount(germination_epoch: int, warmup_epochs: int, floor: float) -> float:
-    """Factor on what a seed earns that was germinated early, linear from ``floor`` at epoch 0 to 1."""
+    """Factor on an early seed's pay, linear from ``floor`` at epoch 0 to 1."""
     if warmup_epochs <= 0 or germination_epoch >= warmup_epochs:
         return 1.0
     return floor + (1.0 - floor) * germination_epoch / warmup_epochs
@@ -70,10 +70,10 @@ COMBINATIONS = MappingProxyType({"harmonic": harmonic, "minimum": minimum})
 def attributed_value(
     progress: float | None, contribution: float, combine: Callable[[float, float], float] = harmonic
 ) -> float:
-    """The part of a contribution of at least 0 that the accuracy gained since germination bears out.
+    """Part of a non-negative contribution that the accuracy gained since germination supports.
 
     Args:
-        progress: points gained since germination; half of the contribution is believed without it.
+        progress: points gained since germination; without it half of the contribution counts.
         combine: of progress and contribution, where the latter is the larger.
     """
     if progress is None:
@@ -84,7 +84,7 @@ def attributed_value(
 
 
 def proxy(stage: Stage, improvement_since_stage: float | None, config: RewardConfig) -> float:
-    """Credit of a seed that was never measured: a share of what was gained since its stage began, never negative."""
+    """Proxy credit of an unmeasured seed: a share of its stage's gain, at least 0."""
     if stage not in AMPLIFIED or improvement_since_stage is None or improvement_since_stage <= 0:
         return 0.0
     return config.contribution_weight * config.proxy_confidence_factor * improvement_since_stage
@@ -92,32 +92,32 @@ def proxy(stage: Stage, improvement_since_stage: float | None, config: RewardCon
 
 @dataclass(frozen=True, slots=True)
 class EscrowMove:
-    """How the credit that is kept for a slot changes."""
+    """Change of a slot's credit."""
 
     previous: float
     target: float
     change: float
     harm: float = 0.0
-    """Paid besides: a negative contribution itself."""
+    """Additional charge for a negative contribution."""
 
     @property
     def payout(self) -> float:
-        """What is paid."""
+        """Amount that is paid."""
         return self.change + self.harm
 
     @property
     def balance(self) -> float:
-        """Credit afterwards."""
+        """Credit after the move."""
         return self.previous + self.change
 
 
 def escrow_move(
     credit: float, contribution: float | None, progress: float | None, doubt: float, config: RewardConfig
 ) -> EscrowMove:
-    """The move of a live seed's credit towards what it is worth now.
+    """The move of a live seed's credit towards its present value.
 
     Args:
-        credit: kept so far.
+        credit: balance before the move.
         contribution: ``None`` if unmeasured; nothing moves then.
         progress: stable accuracy now minus accuracy at germination.
         doubt: see :func:`suspicion`.

@@ -1,4 +1,4 @@
-"""The terms of the family ``loss``. A negative change of the loss is an improvement, and is paid."""
+"""Terms of the family ``loss``, in which a fall of the loss is paid."""
 
 from math import log
 
@@ -6,7 +6,7 @@ from esper_ray.leyline.config.reward import LossRewardConfig
 
 
 def change_pay(change: float, config: LossRewardConfig) -> float:
-    """For a change of the validation loss, in units of a typical one; a rise counts less than a fall."""
+    """Pay for a change of the validation loss; a rise counts less than a fall."""
     most = config.max_loss_delta
     units = max(-most, min(most, change / config.typical_loss_delta_std))
     return -config.loss_delta_weight * units * (config.regression_penalty_scale if units > 0 else 1.0)
@@ -20,6 +20,6 @@ def rent(overhead: float, host_parameters: float, config: LossRewardConfig) -> f
 
 
 def final_pay(loss: float, config: LossRewardConfig) -> float:
-    """For the final loss: its place between baseline and target, clamped to [0, 1]."""
+    """Pay for the final loss, linear between baseline and target, clamped to [0, 1]."""
     reach = config.baseline_loss - config.target_loss
     return config.terminal_loss_weight * max(0.0, min(1.0, (config.baseline_loss - loss) / (reach or 1.0)))

@@ -1,4 +1,4 @@
-"""What single operations cost or earn, and warnings about seeds that are left as they are."""
+"""Costs and pay of single operations, and warnings about idle seeds."""
 
 from math import tanh
 
@@ -10,11 +10,11 @@ from esper_ray.simic.rewards.credit import COMBINATIONS, is_ransom
 HARMFUL_CONTRIBUTION_PP = 0.1
 PRUNE_NOTHING_PENALTY = -0.2
 YOUNG_PRUNE_PENALTY = -0.3
-"""For each epoch that a pruned seed is too young."""
+"""Penalty per epoch that a pruned seed is too young."""
 
 
 def operation_cost(operation: LifecycleOp, config: RewardConfig) -> float:
-    """What carrying out ``operation`` costs in any case, at most 0."""
+    """Fixed cost of ``operation``, at most 0."""
     costs = {
         LifecycleOp.GERMINATE: config.germinate_cost,
         LifecycleOp.FOSSILIZE: config.fossilize_cost,
@@ -25,19 +25,19 @@ def operation_cost(operation: LifecycleOp, config: RewardConfig) -> float:
 
 
 def maturity(ticks: int, config: RewardConfig) -> float:
-    """Share in [0, 1] of the epochs that a seed has to be held for."""
+    """Share in [0, 1] of the required holding epochs."""
     return min(1.0, ticks / config.min_holding_epochs)
 
 
 def commitment_pay(
     stage: Stage | None, ticks: int, contribution: float | None, improvement: float | None, config: RewardConfig
 ) -> float:
-    """``shaped``: for committing a seed, or asking for it.
+    """``shaped``: pay for a commitment or an attempt at it.
 
     Args:
         stage: of the seed, ``None`` if there is none.
         ticks: epochs in that stage.
-        contribution: accuracy with everything minus accuracy without this seed; ``None`` if unmeasured.
+        contribution: accuracy with all seeds minus accuracy without this one; ``None`` if unmeasured.
         improvement: accuracy with all measured seeds minus accuracy with none; ``None`` if unmeasured.
     """
     if stage is not Stage.HOLDING or improvement is None:
@@ -54,7 +54,7 @@ def commitment_pay(
 def commitment_bonus(
     stage: Stage | None, ticks: int, contribution: float | None, improvement: float | None, config: RewardConfig
 ) -> float:
-    """``shaped``: further pay for a commitment that counts. Arguments as for :func:`commitment_pay`."""
+    """``shaped``: additional pay for a counted commitment. Arguments as for :func:`commitment_pay`."""
     if stage is not Stage.HOLDING or improvement is None or improvement < 0 or config.disable_terminal_reward:
         return 0.0
     if contribution is None or contribution < config.min_fossilize_contribution:
@@ -66,28 +66,28 @@ def commitment_bonus(
 def basic_commitment_pay(
     stage: Stage, ticks: int, contribution: float | None, improvement: float | None, config: RewardConfig
 ) -> float:
-    """``basic``: for committing a seed. Arguments as for :func:`commitment_pay`."""
+    """``basic``: pay for a commitment. Arguments as for :func:`commitment_pay`."""
     if stage is not Stage.HOLDING:
         return config.basic_fossilize_invalid_penalty
-    known = 0.0 if improvement is None else improvement
+    measured_improvement = 0.0 if improvement is None else improvement
     if is_commitment_counted(contribution, improvement, config):
         assert contribution is not None
-        joint = COMBINATIONS[config.attribution_formula](known, contribution)
+        joint = COMBINATIONS[config.attribution_formula](measured_improvement, contribution)
         full = config.basic_fossilize_base_bonus + config.basic_contribution_scale * joint
         return full * maturity(ticks, config)
-    if known <= 0 and contribution is not None and contribution > HARMFUL_CONTRIBUTION_PP:
+    if measured_improvement <= 0 and contribution is not None and contribution > HARMFUL_CONTRIBUTION_PP:
         return config.basic_fossilize_invalid_penalty
     return config.basic_fossilize_noncontributing_penalty
 
 
 def is_commitment_counted(contribution: float | None, improvement: float | None, config: RewardConfig) -> bool:
-    """Whether a seed contributes enough, and all seeds together help."""
+    """Whether contribution and joint improvement reach their thresholds."""
     enough = contribution is not None and contribution >= config.min_fossilize_contribution
     return enough and improvement is not None and improvement > 0
 
 
 def prune_pay(stage: Stage | None, age: int, contribution: float | None, config: RewardConfig) -> float:
-    """``shaped``: for removing a seed, or trying to.
+    """``shaped``: pay for a removal or an attempt at it.
 
     Args:
         stage: of the seed, ``None`` if there is none.
@@ -111,14 +111,14 @@ def prune_pay(stage: Stage | None, age: int, contribution: float | None, config:
 
 
 def blending_warning(stage: Stage, ticks: int, improvement: float | None) -> float:
-    """For going on to blend a seed in while all seeds together hurt; worse with every epoch."""
+    """Penalty for continued blending at a negative joint improvement, growing per epoch."""
     if stage is not Stage.BLENDING or improvement is None or improvement >= 0:
         return 0.0
     return -0.1 - min(0.05 * ticks, 0.3)
 
 
 def holding_warning(stage: Stage, ticks: int, attribution: float) -> float:
-    """For holding a seed that earns, without deciding about it; from the second epoch on."""
+    """Penalty for holding an earning seed from the second epoch on."""
     if stage is not Stage.HOLDING or ticks < 2 or attribution <= 0:
         return 0.0
     return -min(0.1 + 0.05 * (ticks - 2), 0.3)

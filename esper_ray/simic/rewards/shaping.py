@@ -1,4 +1,4 @@
-"""Potentials of stages, and shaping by them."""
+"""Stage potentials and potential-based shaping."""
 
 from types import MappingProxyType
 
@@ -28,7 +28,7 @@ def seed_potential(stage: Stage, ticks: int, config: RewardConfig) -> float:
 
 
 def shaping(before: float, after: float, gamma: float, weight: float) -> float:
-    """``weight (gamma after - before)``: potential-based shaping, which leaves optimal policies as they are.
+    """Potential-based shaping ``weight (gamma after - before)``, which preserves optimal policies.
 
     Source: Ng, Harada and Russell, Policy invariance under reward transformations (1999).
     """
@@ -38,7 +38,7 @@ def shaping(before: float, after: float, gamma: float, weight: float) -> float:
 def stage_bonus(
     stage: Stage, ticks: int, previous: Stage, previous_ticks: int, gamma: float, config: RewardConfig
 ) -> float:
-    """Shaping of one slot seen by itself: from an epoch ago in the stage, or from the end of the previous stage."""
+    """Shaping of a single slot since the previous epoch or stage."""
     before = (
         seed_potential(previous, previous_ticks, config) if ticks == 0 else seed_potential(stage, ticks - 1, config)
     )

@@ -1,20 +1,20 @@
-"""What is paid once, at the end of an episode."""
+"""Pay at the end of an episode."""
 
 from esper_ray.leyline.config.reward import RewardConfig
 
 
 def accuracy_pay(accuracy: float, config: RewardConfig) -> float:
-    """``shaped`` and ``escrow``: for the final accuracy."""
+    """``shaped`` and ``escrow``: pay for the final accuracy."""
     return 0.0 if config.disable_terminal_reward else config.terminal_acc_weight * accuracy
 
 
 def gain_pay(gain: float, config: RewardConfig) -> float:
-    """``basic``: for ``gain`` percentage points of accuracy."""
+    """``basic``: pay for ``gain`` percentage points of accuracy."""
     return config.basic_acc_delta_weight * gain / 100.0
 
 
 def committed_pay(accuracy: float, parameters: int, config: RewardConfig) -> float:
-    """``sparse``: committed accuracy minus the price of committed parameters, clamped to [-1, 1], then scaled."""
+    """``sparse``: scaled pay for committed accuracy minus its parameter price, clamped to [-1, 1]."""
     value = priced_value(accuracy, parameters, config)
     return config.sparse_reward_scale * max(-1.0, min(1.0, value))
 
@@ -25,5 +25,5 @@ def priced_value(accuracy: float, parameters: int, config: RewardConfig) -> floa
 
 
 def simplified_pay(accuracy: float, contributing: int, config: RewardConfig) -> float:
-    """``simplified``: for the final accuracy and each committed seed that contributes."""
+    """``simplified``: pay for the final accuracy and each contributing committed seed."""
     return 0.0 if config.disable_terminal_reward else 3.0 * accuracy / 100.0 + 2.0 * contributing

@@ -1,7 +1,7 @@
 """Data sets that live on the device, one copy per process."""
 
 from esper_ray.tolaria.data.dataset import Dataset, EpochPlan, epoch_batches, keyed_generator
-from esper_ray.tolaria.data.images import ImageData, ImageSplit, dataset_of, split_dataset
+from esper_ray.tolaria.data.images import ImageData, ImageSplit, image_dataset, split_dataset
 from esper_ray.tolaria.data.tokens import TokenData, TokenSplit
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "ImageSplit",
     "TokenData",
     "TokenSplit",
-    "dataset_of",
     "epoch_batches",
+    "image_dataset",
     "keyed_generator",
     "split_dataset",
 ]

@@ -1,4 +1,4 @@
-"""What training and measuring ask of a data set: examples by row, as tensors on one device."""
+"""Interface of a data set: examples by row, as tensors on one device."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class EpochPlan:
-    """Which examples an epoch sees, and how each is varied. Tensors on the device of the data."""
+    """Rows and augmentation draws of an epoch, on the device of the data."""
 
     rows: Tensor
     """(steps, batch) int64 rows of the training split."""
@@ -32,12 +32,12 @@ class Dataset(ABC, Generic[S]):
     validation: S
     test: S
     classes: int
-    """Values that a target can take: classes of images, or the vocabulary of text."""
+    """Number of target values: classes of images, or the vocabulary of text."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the examples live."""
+        """Device of the examples."""
 
     @property
     @abstractmethod
@@ -46,11 +46,11 @@ class Dataset(ABC, Generic[S]):
 
     @abstractmethod
     def prepared(self, split: S, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the examples ``start`` to ``stop`` of ``split``, as they are."""
+        """Inputs and targets of the examples ``start`` to ``stop`` of ``split``, not augmented."""
 
     @abstractmethod
     def training_batch(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of training examples, varied by ``draws``. Nothing waits for the device.
+        """Inputs and targets of training examples, augmented by ``draws``, without device synchronisation.
 
         Args:
             rows: (B,) int64.
@@ -80,7 +80,7 @@ class Dataset(ABC, Generic[S]):
         return float(np.log(self.classes))
 
     def plan(self, seed: int, epoch: int, batch_size: int, steps: int) -> EpochPlan:
-        """The examples of one epoch and their variations: a pure function of ``seed`` and ``epoch``.
+        """Examples and augmentation of one epoch, a pure function of ``seed`` and ``epoch``.
 
         Raises:
             ValueError: if a batch is larger than the training split.
@@ -96,7 +96,7 @@ def keyed_generator(*key: int) -> torch.Generator:
 
 
 def moved(values: Tensor, device: torch.device) -> Tensor:
-    """``values`` on ``device``, without waiting for it."""
+    """``values`` on ``device``, without synchronisation."""
     return values if device.type == "cpu" else values.pin_memory().to(device, non_blocking=True)
 
 

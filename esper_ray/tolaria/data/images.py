@@ -1,4 +1,4 @@
-"""Images that live on the device as uint8, normalised and varied there."""
+"""Image data sets in uint8 on the device, normalised and augmented there."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ LabelledArrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """(N, C, H, W) images and (N,) labels."""
 
 PADDING = 4
-"""Black pixels around a training image, out of which a window of its size is cut at random."""
+"""Width of the black frame in pixels from which random crops are cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ImageData(Dataset[ImageSplit]):
 
     @property
     def device(self) -> torch.device:
-        """Where the images live."""
+        """Device of the images."""
         return self.train.labels.device
 
     @property
@@ -68,7 +68,7 @@ class ImageData(Dataset[ImageSplit]):
         return self.normalised(split.images[start:stop]), split.labels[start:stop]
 
     def training_batch(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Dataset.training_batch`; draws are the window's place (two numbers) and whether it is mirrored."""
+        """See :meth:`Dataset.training_batch`; draws are the crop's offset (two numbers) and its mirroring."""
         return self.normalised(self._varied(rows, draws)), self.train.labels[rows]
 
     def draw(self, generator: torch.Generator, steps: int, batch_size: int) -> Tensor:
@@ -125,10 +125,10 @@ def split_dataset(
     test_rows, validation_rows, train_rows = np.split(order, [test, test + validation])
     train_rows = train_rows[: train or None]
     parts = ((images[rows], labels[rows]) for rows in (train_rows, validation_rows, test_rows))
-    return dataset_of(*parts, classes=int(labels.max()) + 1, device=device, augment=augment)
+    return image_dataset(*parts, classes=int(labels.max()) + 1, device=device, augment=augment)
 
 
-def dataset_of(
+def image_dataset(
     train: LabelledArrays,
     validation: LabelledArrays,
     test: LabelledArrays,
@@ -137,7 +137,7 @@ def dataset_of(
     device: torch.device,
     augment: bool = False,
 ) -> ImageData:
-    """Three pairs of (N, C, H, W) images and (N,) labels on ``device``, with the statistics of the first.
+    """Data set of three (images, labels) pairs, with the statistics of the first.
 
     Args:
         augment: cut training images at random out of a black frame of :data:`PADDING` pixels, and mirror every other.
@@ -186,7 +186,7 @@ def _windows(images: Tensor) -> Tensor:
 
 
 def _statistics(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of each channel, from the counts of its 256 levels: exact, and small in memory."""
+    """Exact mean and standard deviation of each channel, from counts of its 256 levels."""
     levels = np.arange(256, dtype=np.float64)
     counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
     total = counts.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Text that lives on the device as one row of tokens, cut into blocks."""
+"""Text data sets on the device: a row of tokens, cut into blocks."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from esper_ray.tolaria.data.dataset import Dataset
 
 @dataclass(frozen=True, slots=True)
 class TokenSplit:
-    """A stretch of text. Example i: the ``block`` tokens from ``i * block`` on, and those that follow each of them."""
+    """A split of text. Example i: the ``block`` tokens from ``i * block`` on, and their successors."""
 
     tokens: Tensor
     """(N,) uint8 or int32."""
@@ -22,19 +22,19 @@ class TokenSplit:
 
 @dataclass(frozen=True, eq=False)
 class TokenData(Dataset[TokenSplit]):
-    """Three stretches of text, one after another, and their vocabulary."""
+    """Three consecutive splits of text and their vocabulary."""
 
     train: TokenSplit
     validation: TokenSplit
     test: TokenSplit
     classes: int
     shifted: bool = False
-    """Whether every training block starts up to a block later than its row says, at random."""
+    """Whether training blocks are shifted at random by up to a block."""
 
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: if a split is shorter than one block and the token after it, blocks differ, or a token is none.
+            ValueError: if a split is shorter than one block plus one token, block sizes differ, or a token is invalid.
         """
         for split in (self.train, self.validation, self.test):
             if split.block < 1 or split.block != self.train.block:
@@ -54,7 +54,7 @@ class TokenData(Dataset[TokenSplit]):
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens live."""
+        """Device of the tokens."""
         return self.train.tokens.device
 
     @property
@@ -67,7 +67,7 @@ class TokenData(Dataset[TokenSplit]):
         return tuple(split.tokens for split in (self.train, self.validation, self.test))
 
     def prepared(self, split: TokenSplit, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """See :meth:`Dataset.prepared`; (B, T) int64 tokens and those that follow them."""
+        """See :meth:`Dataset.prepared`; (B, T) int64 tokens and their successors."""
         return _blocks(split, torch.arange(start, min(stop, len(split)), device=self.device) * split.block)
 
     def training_batch(self, rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

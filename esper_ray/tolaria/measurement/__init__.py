@@ -1,1 +1,1 @@
-"""What is measured of a network: the validation pass, coalitions of seeds, each seed, gradients."""
+"""Measurements of a network: validation pass, seed coalitions, single seeds, gradients."""

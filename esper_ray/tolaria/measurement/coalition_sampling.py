@@ -1,4 +1,4 @@
-"""Which coalitions of seeds are worth measuring."""
+"""Choice of the coalitions of seeds that are measured."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from esper_ray.leyline.records import Members
 Order = tuple[str, ...]
 
 EXACT_PLAYERS = 4
-"""Most seeds of which every coalition is measured."""
+"""Maximum number of seeds whose coalitions are all measured."""
 PERMUTATIONS = 4
-"""Pairs of orders that are sampled beyond, where nothing else is said."""
+"""Default number of sampled pairs of orders above :data:`EXACT_PLAYERS`."""
 
 
 class Chosen(NamedTuple):
-    """Coalitions that are to be measured, and the random orders that they are the beginnings of."""
+    """Coalitions to measure, and the random orders whose prefixes they are."""
 
     coalitions: frozenset[Members]
     orders: tuple[Order, ...] = ()
@@ -26,10 +26,11 @@ class Chosen(NamedTuple):
 def chosen_coalitions(
     players: Sequence[str], committed: Members = frozenset(), *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> Chosen:
-    """All coalitions of up to :data:`EXACT_PLAYERS` players; above, a sample that always holds the important ones.
+    """All coalitions of up to :data:`EXACT_PLAYERS` players; above that, a sample.
 
-    Those are nobody, everybody, everybody but one, and the committed, who also play by themselves. The sample consists
-    of the beginnings of random orders of the players, each with its reverse (antithetic), so that Shapley values can
+    A sample always has the empty and the full coalition, the full one without each player, the committed seeds,
+    and each of these alone. The rest consists
+    of the prefixes of random orders of the players, each with its reverse (antithetic), so that Shapley values can
     be estimated from exactly the coalitions that were measured.
 
     Source: Mitchell et al., Sampling Permutations for Shapley Value Estimation (2022).
@@ -41,23 +42,23 @@ def chosen_coalitions(
     if len(players) <= EXACT_PLAYERS:
         return Chosen(frozenset(subsets(players)))
     everybody = frozenset(players)
-    kept = tuple(player for player in players if player in committed)
+    committed_players = tuple(player for player in players if player in committed)
     orders = antithetic_orders(players, permutations, seed)
-    if len(kept) == len(players):
-        chosen = set[Members]()
-    elif len(kept) > EXACT_PLAYERS:
-        orders += antithetic_orders(kept, permutations, seed)
-        chosen = {frozenset(kept)}
+    if len(committed_players) == len(players):
+        coalitions = set[Members]()
+    elif len(committed_players) > EXACT_PLAYERS:
+        orders += antithetic_orders(committed_players, permutations, seed)
+        coalitions = {frozenset(committed_players)}
     else:
-        chosen = set(subsets(kept))
-    chosen |= {frozenset(), everybody} | {everybody - {player} for player in players}
+        coalitions = set(subsets(committed_players))
+    coalitions |= {frozenset(), everybody} | {everybody - {player} for player in players}
     for order in orders:
-        chosen |= {frozenset(order[:size]) for size in range(len(order))}
-    return Chosen(frozenset(chosen), tuple(orders))
+        coalitions |= {frozenset(order[:size]) for size in range(len(order))}
+    return Chosen(frozenset(coalitions), tuple(orders))
 
 
 def few_coalitions(players: Sequence[str], committed: Members) -> Chosen:
-    """Everybody and the committed: what every epoch needs."""
+    """The full and the committed coalition, which every epoch needs."""
     return Chosen(frozenset({frozenset(players), committed & frozenset(players)}))
 
 

@@ -1,4 +1,4 @@
-"""What the gradients of host and seeds were like over an epoch."""
+"""Gradient statistics of host and seeds over an epoch."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ TINY = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class GradientStatistics:
-    """Gradients of one seed over an epoch, before clipping."""
+    """Gradient statistics of one seed over an epoch, before clipping."""
 
     norm: float
     """Mean L2 norm."""
@@ -31,7 +31,7 @@ class GradientStatistics:
 
 
 def clipped_norms(group: Sequence[Tensor], limit: float | None) -> Tensor:
-    """Clip the gradients of one seed to the L2 norm ``limit``, if there is one.
+    """Clip the gradients of one seed to the L2 norm ``limit``.
 
     Returns the norm of each tensor before, and of all; NaN where a tensor has no gradient.
     """
@@ -45,17 +45,17 @@ def clipped_norms(group: Sequence[Tensor], limit: float | None) -> Tensor:
     return torch.cat([norms, total[None]])
 
 
-def host_rms_of(norm: float, host: Sequence[Tensor]) -> float:
-    """Root mean square gradient of the host, from its mean norm."""
+def host_gradient_rms(norm: float, host: Sequence[Tensor]) -> float:
+    """Root mean square gradient of the host from its mean norm."""
     return norm / math.sqrt(sum(parameter.numel() for parameter in host))
 
 
-def statistics_of(norms: Sequence[float], total: float, size: int, host_rms: float) -> GradientStatistics:
-    """What the mean norms of a seed's tensors over an epoch say.
+def gradient_statistics(norms: Sequence[float], total: float, size: int, host_rms: float) -> GradientStatistics:
+    """Gradient statistics from the mean norms of a seed's tensors over an epoch.
 
     Args:
-        total: mean norm of all of them together.
-        size: numbers in them.
+        total: mean norm of all tensors together.
+        size: number of elements.
     """
     finite = all(math.isfinite(norm) for norm in norms)
     vanishing = sum(norm < VANISHING_NORM for norm in norms)
@@ -72,34 +72,34 @@ def statistics_of(norms: Sequence[float], total: float, size: int, host_rms: flo
 
 
 class GradientWatch:
-    """Looks at the gradients of a training loop that is not ours, before every step of its optimiser."""
+    """Observer of gradients in an external training loop, before every optimiser step."""
 
     def __init__(self, organism: Organism) -> None:
         self._optimizer = organism.optimizer
         self._sums: dict[str, Tensor] = {}
         self.steps = 0
         """Steps since the last :meth:`collect`."""
-        organism.optimizer.before_step(self._look)
+        organism.optimizer.before_step(self._observe)
 
     def collect(self) -> dict[str, GradientStatistics]:
-        """Statistics of each seed that had gradients since the last time; then it starts anew."""
+        """Statistics of each seed with gradients since the last call; resets the sums."""
         sums, steps = {name: (total / self.steps).tolist() for name, total in self._sums.items()}, self.steps
         self._sums, self.steps = {}, 0
         if not steps:
             return {}
-        host_rms = host_rms_of(sums.pop(HOST_GROUP, [0.0])[0], self._optimizer.group(HOST_GROUP))
+        host_rms = host_gradient_rms(sums.pop(HOST_GROUP, [0.0])[0], self._optimizer.group(HOST_GROUP))
         return {
-            slot: statistics_of(tensors, total, sum(p.numel() for p in self._optimizer.group(slot)), host_rms)
+            slot: gradient_statistics(tensors, total, sum(p.numel() for p in self._optimizer.group(slot)), host_rms)
             for slot, (*tensors, total) in sums.items()
         }
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         self.steps += 1
         for name in self._optimizer.group_names:
             group = self._optimizer.group(name)
-            seen = [parameter for parameter in group if parameter.grad is not None]
-            if not seen or (len(seen) < len(group) and name != HOST_GROUP):
+            with_gradient = [parameter for parameter in group if parameter.grad is not None]
+            if not with_gradient or (len(with_gradient) < len(group) and name != HOST_GROUP):
                 continue
-            norms = clipped_norms(seen, None)
+            norms = clipped_norms(with_gradient, None)
             norms = norms[-1:] if name == HOST_GROUP else norms  # parts of a host may rest in some steps
             self._sums[name] = self._sums[name] + norms if name in self._sums else norms

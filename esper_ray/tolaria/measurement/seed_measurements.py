@@ -1,4 +1,4 @@
-"""Keeps what has been measured about each live seed, step after step."""
+"""Measurements of each live seed, updated step by step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,17 +22,17 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSeeds:
-    """Measurements by slot. Immutable: every update is a new object, so that a snapshot is a reference."""
+    """Measurements by slot, immutable, so that a snapshot is a reference."""
 
     entries: Mapping[str, _Entry] = field(default_factory=dict)
 
     def of(self, slot: str) -> SeedMeasurements:
-        """What is known about the seed in ``slot``."""
+        """Measurements of the seed in ``slot``."""
         entry = self.entries.get(slot)
         return UNMEASURED if entry is None else entry.measured
 
     def by_slot(self) -> dict[str, SeedMeasurements]:
-        """What is known about every seed."""
+        """Measurements of every seed."""
         return {slot: entry.measured for slot, entry in self.entries.items()}
 
     def updated(
@@ -44,7 +44,7 @@ class MeasuredSeeds:
         contributions: Mapping[str, Attribution],
         interactions: Mapping[str, float],
     ) -> "MeasuredSeeds":
-        """The vitals after one more epoch.
+        """The measurements after one more epoch.
 
         Args:
             states: lifecycle after the epoch.
@@ -62,22 +62,22 @@ class MeasuredSeeds:
                 entry = _Entry(state.seed_id, state.stage, known_accuracy_pp)
             elif entry.stage is not state.stage:
                 entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
-            seen = _with_gradients(entry.measured, gradients.get(slot))
-            seen = _with_contribution(seen, contributions.get(slot), interactions.get(slot))
-            seen = replace(seen, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
-            entries[slot] = replace(entry, measured=seen)
+            new = _with_gradients(entry.measured, gradients.get(slot))
+            new = _with_contribution(new, contributions.get(slot), interactions.get(slot))
+            new = replace(new, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
+            entries[slot] = replace(entry, measured=new)
         return MeasuredSeeds(entries)
 
 
-def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
+def _with_gradients(previous: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
     if gradients is None:
-        return replace(seen, previous_gradient_health=seen.gradient_health)
+        return replace(previous, previous_gradient_health=previous.gradient_health)
     return replace(
-        seen,
+        previous,
         gradient_norm=gradients.norm,
         gradient_ratio=gradients.ratio,
         gradient_health=gradients.health,
-        previous_gradient_health=seen.gradient_health,
+        previous_gradient_health=previous.gradient_health,
         vanishing=gradients.vanishing,
         exploding=gradients.exploding,
         finite=gradients.finite,
@@ -85,17 +85,17 @@ def _with_gradients(seen: SeedMeasurements, gradients: GradientStatistics | None
 
 
 def _with_contribution(
-    seen: SeedMeasurements, contribution: Attribution | None, interaction: float | None
+    previous: SeedMeasurements, contribution: Attribution | None, interaction: float | None
 ) -> SeedMeasurements:
     if not isinstance(contribution, Estimate):
-        age = seen.epochs_since_measured
-        return replace(seen, epochs_since_measured=None if age is None else age + 1)
+        age = previous.epochs_since_measured
+        return replace(previous, epochs_since_measured=None if age is None else age + 1)
     velocity = None
-    if seen.contribution_pp is not None:
-        change = contribution.value_pp - seen.contribution_pp
-        velocity = VELOCITY_DECAY * (seen.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
+    if previous.contribution_pp is not None:
+        change = contribution.value_pp - previous.contribution_pp
+        velocity = VELOCITY_DECAY * (previous.contribution_velocity_pp or 0.0) + (1.0 - VELOCITY_DECAY) * change
     return replace(
-        seen,
+        previous,
         contribution_pp=contribution.value_pp,
         contribution_error_pp=contribution.error_pp,
         contribution_velocity_pp=velocity,

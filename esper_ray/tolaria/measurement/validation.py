@@ -1,4 +1,4 @@
-"""One pass over held-out examples: loss, accuracy, and the accuracy of coalitions of seeds.
+"""Validation pass: loss, accuracy, and the accuracies of seed coalitions.
 
 All coalitions see the same examples at live amplitudes, so differences between them are paired.
 """
@@ -18,16 +18,16 @@ from esper_ray.leyline.records import Coalition, Measurement
 from esper_ray.tolaria.measurement.coalition_sampling import Chosen, chosen_coalitions
 
 CoalitionChoice = Callable[[tuple[str, ...]], Chosen]
-"""From the players, in row-major order, to the coalitions that are measured. That of all players is one of them."""
+"""Function from the players, in row-major order, to the measured coalitions, the full one included."""
 
 CHUNK = 512
-"""Most examples per forward pass, before the batch forks."""
+"""Maximum number of examples per forward pass, before the batch forks."""
 CHUNK_LOGITS = 2**25
-"""Most numbers that a forward pass may put out."""
+"""Maximum number of output elements of a forward pass."""
 
 
 class Examples(Protocol):
-    """What measuring asks of a data set."""
+    """Interface of a data set for measurement."""
 
     classes: int
 
@@ -47,20 +47,20 @@ def measure(
     choose: CoalitionChoice = chosen_coalitions,
     examples: int = 0,
 ) -> Measurement:
-    """Measure ``model`` on ``split``. The model is left as it was.
+    """Measure ``model`` on ``split``. The model is not changed.
 
-    Players are the slots whose seeds change the output. What coalitions have in common is computed once:
-    see :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`. The device is waited for once.
+    Players are the slots whose seeds change the output. Shared prefixes of coalitions are computed once:
+    see :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`. There is one device synchronisation.
 
     Args:
-        choose: which coalitions of the players.
-        examples: look at so many, from the first; 0 for all.
+        choose: selects the coalitions of the players.
+        examples: number of examples, from the first; 0 for all.
     """
     players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
     everybody = frozenset(players)
     limit = min(examples or len(split), len(split))
-    chosen = choose(players)
-    with evaluation_mode(model), model.branching(everybody, chosen.coalitions) as members:
+    selection = choose(players)
+    with evaluation_mode(model), model.branching(everybody, selection.coalitions) as members:
         loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
     by_members = dict(zip(members, scores, strict=True))
     full = by_members[everybody]
@@ -71,14 +71,14 @@ def measure(
         examples=limit,
         players=players,
         coalitions=tuple(Coalition(c, _percent(by_members[c]), by_members[c]) for c in ordered) if players else (),
-        orders=chosen.orders,
+        orders=selection.orders,
     )
 
 
 def _evaluate(
     model: MorphogeneticModel, data: Examples, split: Any, limit: int, full: int, blocks: int
 ) -> tuple[float, NDArray[np.float32]]:
-    """Mean loss of block ``full``, and (blocks, N) shares of right predictions for each example."""
+    """Mean loss of block ``full``, and (blocks, N) accuracy of each example."""
     losses: list[Tensor] = []
     scores: list[Tensor] = []
     chunk = _chunk(data, blocks)

@@ -1,1 +1,1 @@
-"""Where the data of the built-in tasks comes from: one module a source, each with its loader."""
+"""Data sources of the built-in tasks: one module with a loader each."""

@@ -1,7 +1,7 @@
-"""Decoded arrays on disk, so that the next process need not decode them again.
+"""Cache of decoded arrays on disk.
 
-An entry is one safetensors file, named by the SHA-256 of everything that it was made from. Nothing in it is
-unpickled. It appears whole or not at all, so any number of processes may read and write at once.
+An entry is one safetensors file, named by the SHA-256 of its inputs. Nothing in it is
+unpickled. Writes are atomic, so any number of processes may read and write at once.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Arrays = dict[str, NDArray[Any]]
 
 ENVIRONMENT_VARIABLE = "ESPER_RAY_CACHE"
 CHUNK = 1 << 20
-"""Bytes that are hashed at a time."""
+"""Bytes that are hashed per read."""
 
 
 class CacheError(UserError, ValueError):
@@ -41,13 +41,13 @@ class Cache:
 
     folder: Path
     chosen: str | None = None
-    """How the folder was asked for; ``None`` for the user's own, without which work goes on."""
+    """Setting that names the folder; ``None`` for the default one, which is optional."""
 
     def arrays(self, key: str, make: Callable[[], Arrays], fits: Callable[[Arrays], bool]) -> Arrays:
-        """What ``make`` returns, from disk if it was made before.
+        """The arrays of ``make``, from disk if they are cached.
 
         Args:
-            key: :func:`cache_key` of all that ``make`` depends on.
+            key: :func:`cache_key` of all inputs of ``make``.
             fits: whether arrays have the names, shapes and types that ``make`` gives. An entry that does not fit,
                 cannot be read or fails its checksum is removed with a warning and made again.
 
@@ -55,14 +55,14 @@ class Cache:
             CacheError: if there is no entry yet, and the folder was chosen and cannot be written.
         """
         path = self.folder / f"{key}.safetensors"
-        found = _read(path, fits)
-        if found is not None:
-            return found
+        cached = _read(path, fits)
+        if cached is not None:
+            return cached
         temporary = self.folder / f".{key[:16]}-{uuid4().hex}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
-        except OSError as error:  # told before minutes of decoding, not after
+        except OSError as error:  # fail before minutes of decoding, not after
             self._refuse(error)
             return make()
         try:
@@ -90,9 +90,9 @@ class Cache:
 
 
 def cache_at(cache_dir: Path | None) -> Cache:
-    """The cache in ``cache_dir``; else in the folder that ESPER_RAY_CACHE names; else in the user's own.
+    """The cache in ``cache_dir``, else in ESPER_RAY_CACHE, else in the user's cache folder.
 
-    The user's own is ``esper-ray`` in XDG_CACHE_HOME, or in ``~/.cache``.
+    The user's folder is ``esper-ray`` in XDG_CACHE_HOME, or in ``~/.cache``.
     """
     if cache_dir is not None:
         return Cache(cache_dir, "task.cache_dir")
@@ -105,10 +105,10 @@ def cache_at(cache_dir: Path | None) -> Cache:
 
 
 def cache_key(decoder: str, version: int, sources: Mapping[str, Path | bytes]) -> str:
-    """SHA-256, in hexadecimal, over the decoder, its version, and the names and contents of what it decodes.
+    """SHA-256, in hexadecimal, over the decoder, its version, and its named inputs.
 
     Args:
-        sources: files, or their content, by the part that they play. Where files lie does not matter.
+        sources: files, or their content, by role. The location of files does not matter.
     """
     whole = hashlib.sha256(f"{decoder} {version}".encode())
     for name, source in sources.items():
@@ -141,7 +141,7 @@ def _read(path: Path, fits: Callable[[Arrays], bool]) -> Arrays | None:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         reason = str(error)
     warnings.warn(f"the cache file {path} is damaged ({reason}); it is made again", RuntimeWarning, stacklevel=5)
-    with suppress(OSError):  # whether it can be replaced, writing will tell
+    with suppress(OSError):  # the write reports whether it can be replaced
         path.unlink(missing_ok=True)
     return None
 

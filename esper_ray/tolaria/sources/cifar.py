@@ -1,4 +1,4 @@
-"""CIFAR-10: from Parquet files in the layout of the Hugging Face data set, or from the official archive."""
+"""CIFAR-10 from Parquet files in Hugging Face layout or the official archive."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.data import ImageData, image_dataset
 from esper_ray.tolaria.sources import cifar_archive
 from esper_ray.tolaria.sources.cache import Arrays, cache_at, cache_key
 
@@ -20,7 +20,7 @@ SIZE = 32
 IMAGE_COLUMNS = ("img", "image")
 SPLITS = ("train", "test")
 DECODER_VERSION = 1
-"""Of everything here that turns files into arrays: raise it when their content changes."""
+"""Version of the decoder; raise it when the content of its arrays changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,17 @@ def load_cifar10(config: TaskConfig, device: torch.device) -> ImageData:
     train, test = (read_whole(config.data_dir, config.cache_dir)[split] for split in SPLITS)
     if len(test.labels) < config.test_size:
         raise ValueError(f"task.test_size is {config.test_size}, but the test files hold {len(test.labels)} images")
-    total, kept = len(train.labels), config.validation_size
-    if kept >= total:
-        raise ValueError(f"{kept} validation images leave none of {total} to train on")
-    if kept + config.train_size > total:
-        raise ValueError(f"{config.train_size} training and {kept} validation images exceed the {total} there are")
+    total, validation_size = len(train.labels), config.validation_size
+    if validation_size >= total:
+        raise ValueError(f"{validation_size} validation images leave none of {total} to train on")
+    if validation_size + config.train_size > total:
+        raise ValueError(
+            f"{config.train_size} training and {validation_size} validation images exceed the {total} there are"
+        )
     order = np.random.default_rng(np.random.SeedSequence([config.split_seed])).permutation(total)
-    held, rest = np.split(order, [kept])
+    held, rest = np.split(order, [validation_size])
     rest = rest[: config.train_size or None]
-    return dataset_of(
+    return image_dataset(
         (train.images[rest], train.labels[rest]),
         (train.images[held], train.labels[held]),
         (test.images[: config.test_size], test.labels[: config.test_size]),
@@ -64,16 +66,16 @@ def load_cifar10(config: TaskConfig, device: torch.device) -> ImageData:
 
 
 def find_cifar10(folder: Path) -> Mapping[str, Path]:
-    """The files in ``folder`` that hold CIFAR-10, by the part that they play.
+    """The files in ``folder`` that hold CIFAR-10, by role.
 
     Parquet files come first, then the unpacked folder, then the archive.
 
     Raises:
-        FileNotFoundError: if there are none of these.
+        FileNotFoundError: if there is none of these.
     """
     parquet = {f"{split}/{i}": path for split in SPLITS for i, path in enumerate(_parquet_files(folder, split))}
-    found = parquet or cifar_archive.find_archive(folder)
-    if not found:
+    files = parquet or cifar_archive.find_archive(folder)
+    if not files:
         raise FileNotFoundError(
             f"no CIFAR-10 in {folder}: no train*.parquet and test*.parquet (columns img, the bytes of a picture file, "
             f"and label), no {cifar_archive.ARCHIVE} and no folder {cifar_archive.UNPACKED}"
@@ -81,11 +83,11 @@ def find_cifar10(folder: Path) -> Mapping[str, Path]:
     for split in SPLITS:
         if parquet and f"{split}/0" not in parquet:
             raise FileNotFoundError(f"no {split}*.parquet in {folder}, which needs train*.parquet and test*.parquet")
-    return found
+    return files
 
 
 def read_whole(folder: Path, cache_dir: Path | None) -> dict[str, LabelledImages]:
-    """Both splits in full, ``train`` and ``test``, from the cache if they were decoded before.
+    """The full splits ``train`` and ``test``, from the cache if possible.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_cifar10`; also if the cache folder was chosen and cannot be
@@ -105,7 +107,7 @@ def read_cifar10(folder: Path, split: str, limit: int | None = None) -> Labelled
             structs with the ``bytes`` of a picture file, and an integer column ``label``; or the official archive
             ``cifar-10-python.tar.gz``, or what it unpacks to.
         split: ``train`` or ``test``.
-        limit: take at most so many, from the first.
+        limit: maximum number of images, from the first.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -119,17 +121,17 @@ def read_cifar10(folder: Path, split: str, limit: int | None = None) -> Labelled
 
 def _read(folder: Path, splits: Sequence[str], limit: int | None = None) -> dict[str, LabelledImages]:
     if not any(name.startswith("train/") for name in find_cifar10(folder)):
-        found = {split: LabelledImages(*pair) for split, pair in cifar_archive.read_archive(folder, splits).items()}
-        found = {split: LabelledImages(part.images[:limit], part.labels[:limit]) for split, part in found.items()}
+        parts = {split: LabelledImages(*pair) for split, pair in cifar_archive.read_archive(folder, splits).items()}
+        parts = {split: LabelledImages(part.images[:limit], part.labels[:limit]) for split, part in parts.items()}
     else:
-        found = {split: _read_all(_parquet_files(folder, split), limit) for split in splits}
-    for split, part in found.items():
+        parts = {split: _read_all(_parquet_files(folder, split), limit) for split in splits}
+    for split, part in parts.items():
         if not len(part.labels):
             raise ValueError(f"the {split} files in {folder} hold no images; they need at least one row")
         wrong = np.flatnonzero((part.labels < 0) | (part.labels >= CLASSES))
         if len(wrong):
             raise ValueError(f"{folder}, {split} image {wrong[0]}: {_wanted_label(part.labels[wrong[0]])}")
-    return found
+    return parts
 
 
 def _read_all(paths: Sequence[Path], limit: int | None) -> LabelledImages:
@@ -189,8 +191,8 @@ def _read_parquet(path: Path, limit: int | None) -> LabelledImages:
     return LabelledImages(images, np.asarray(numbers, dtype=np.int64))
 
 
-def _wanted_label(found: object) -> str:
-    return f"labels must lie in 0..{CLASSES - 1}, got {found}"
+def _wanted_label(label: object) -> str:
+    return f"labels must lie in 0..{CLASSES - 1}, got {label}"
 
 
 def _decoded(cell: Any, where: str) -> NDArray[np.uint8]:
@@ -211,7 +213,7 @@ def _decoded(cell: Any, where: str) -> NDArray[np.uint8]:
 
 
 def _kind(cell: Any) -> str:
-    """What a cell holds, in short: pictures are long."""
+    """Short description of a cell's content."""
     if cell is None:
         return "null"
     if not isinstance(cell, dict):

@@ -1,6 +1,6 @@
-"""The official CIFAR-10 archive and the folder that it unpacks to, read by torchvision.
+"""Reader of the official CIFAR-10 archive or its unpacked folder, through torchvision.
 
-The batches in it are pickles. Nothing is unpickled whose MD5 sum is not the one that torchvision knows.
+Its batches are pickles. A file is unpickled only if its MD5 sum equals torchvision's.
 """
 
 import shutil
@@ -22,7 +22,7 @@ UNPACKED = "cifar-10-batches-py"
 
 
 def find_archive(folder: Path) -> Mapping[str, Path]:
-    """The unpacked batches in ``folder`` (or ``folder`` itself), else the archive in it, else nothing."""
+    """The unpacked batches in ``folder`` or ``folder`` itself, else the archive, else ``None``."""
     unpacked = _unpacked(folder)
     if unpacked is not None:
         return {path.name: path for path in sorted(unpacked.iterdir()) if path.name in _sums()}
@@ -75,14 +75,14 @@ def _check_sum(path: Path, md5: str) -> None:
 
     if not path.is_file():
         raise ValueError(f"{path} is missing; {UNPACKED} holds {', '.join(_sums())}")
-    found = calculate_md5(str(path))
-    if found != md5:
-        raise ValueError(f"{path} is not the official file: its MD5 sum is {found}, must be {md5}; download it again")
+    actual = calculate_md5(str(path))
+    if actual != md5:
+        raise ValueError(f"{path} is not the official file: its MD5 sum is {actual}, must be {md5}; download it again")
 
 
 @contextmanager
 def _extracted(archive: Path) -> Iterator[Path]:
-    """A temporary folder with the batches of ``archive``, whose sum was checked; nothing else of it is unpacked."""
+    """Context of a temporary folder with the verified batches of ``archive``."""
     from torchvision.datasets import CIFAR10
 
     _check_sum(archive, CIFAR10.tgz_md5)

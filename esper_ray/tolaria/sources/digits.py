@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with scikit-learn: no download."""
+"""Handwritten digits of scikit-learn, which need no download."""
 
 import numpy as np
 import torch

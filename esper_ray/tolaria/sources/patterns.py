@@ -1,7 +1,7 @@
-"""Textures that differ in nothing but the arrangement of their pixels: a task with a known optimum, made up.
+"""Synthetic textures that differ only in pixel arrangement, with a known optimum.
 
 Images come in groups of four, one of each class, with the same 64 pixel values in different places. So a network
-that treats pixels one by one and averages them (1x1 convolutions without pooling) cannot tell the four apart and is
+that treats pixels one by one and averages them (1x1 convolutions without pooling) cannot distinguish the four and is
 right for one in four, exactly; one 3x3 convolution before the average can be right for all.
 """
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.data import ImageData, dataset_of
+from esper_ray.tolaria.data import ImageData, image_dataset
 
 CLASSES = 4
 """Rows, columns, a checkerboard and diagonals."""
@@ -19,14 +19,14 @@ TRAIN_SIZE = 1024
 BRIGHTNESS = (120, 137)
 CONTRAST = (32, 97)
 NOISE_SHARE = 8
-"""Contrast over the largest noise: bright and dark pixels stay apart."""
+"""Contrast divided by the largest noise; bright and dark pixels stay separate."""
 
 
 def load_patterns(config: TaskConfig, device: torch.device) -> ImageData:
-    """Images of 8x8 pixels, 4 classes, as many as asked for (1,024 to train on unless told), made of ``split_seed``.
+    """Images of 8x8 pixels, 4 classes, generated from ``split_seed`` (default: 1,024 to train on).
 
     Raises:
-        ValueError: if a size is no multiple of 4, or augmentation is asked for.
+        ValueError: if a size is no multiple of 4, or augmentation is on.
     """
     if config.augment:
         raise ValueError("the patterns are not augmented: frames give classes away; set task.augment to false")
@@ -43,14 +43,14 @@ def load_patterns(config: TaskConfig, device: torch.device) -> ImageData:
         for part, size in enumerate(sizes.values())
     ]
     train, validation, test = splits
-    return dataset_of(train, validation, test, classes=CLASSES, device=device)
+    return image_dataset(train, validation, test, classes=CLASSES, device=device)
 
 
 def textures(generator: np.random.Generator, groups: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """``groups`` times four images and their labels, classes in turn.
+    """``4 * groups`` images and labels, with classes in turn.
 
     Half of an image's pixels are bright and half dark, by a contrast that the group shares, with some noise.
-    Where each texture begins is random, and with it which of its parts are the bright ones.
+    The phase of each texture is random.
 
     Returns:
         (4 * groups, 1, 8, 8) and (4 * groups,).
@@ -67,7 +67,7 @@ def textures(generator: np.random.Generator, groups: int) -> tuple[NDArray[np.ui
 
 
 def _masks(generator: np.random.Generator) -> list[NDArray[np.bool_]]:
-    """Where each class is bright, (8, 8): half of the pixels, whatever the phase."""
+    """(8, 8) masks of bright pixels by class: half of the pixels in every phase."""
     y, x = np.indices((SIZE, SIZE))
     phases = generator.integers((2, 2, 2, 4))
     waves = [(y, 2), (x, 2), (y + x, 2), (y + x, 4)]

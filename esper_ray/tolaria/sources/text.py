@@ -1,4 +1,4 @@
-"""One plain text file, read as characters or bytes."""
+"""Text task from one plain file, as characters or bytes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MOST_CHARACTERS = 256
 
 
 def load_text(config: TaskConfig, device: torch.device) -> TokenData:
-    """The text file in ``config.data_dir``, as characters if it has at most 256 distinct ones, else as bytes.
+    """The text file in ``config.data_dir``, as characters (at most 256 distinct) or bytes.
 
     The vocabulary is the sorted distinct characters of the whole file, or the 256 bytes. The end of the file is
     the test split, the stretch before it the validation split, both as many blocks long as asked for; training
@@ -46,7 +46,7 @@ def load_text(config: TaskConfig, device: torch.device) -> TokenData:
 
 
 def stretch(blocks: int, block: int) -> int:
-    """Tokens of ``blocks`` blocks and of the one that follows the last."""
+    """Number of tokens in ``blocks`` blocks plus the following one."""
     return blocks * block + 1
 
 
@@ -69,7 +69,7 @@ def find_text(folder: Path) -> Path:
 
 
 def read_utf8(path: Path) -> str:
-    """The content of ``path``, line ends as they are.
+    """The UTF-8 text of ``path`` with unchanged line ends.
 
     Raises:
         ValueError: if it is empty or not UTF-8, with the place of the first wrong byte.
@@ -81,7 +81,7 @@ def read_utf8(path: Path) -> str:
 
 
 def decode_utf8(content: bytes, path: Path, offset: int) -> str:
-    """``content``, which begins at byte ``offset`` of ``path``, as text.
+    """The text of ``content``, which begins at byte ``offset`` of ``path``.
 
     Raises:
         ValueError: with the place in the file of the first wrong byte.
@@ -96,10 +96,10 @@ def decode_utf8(content: bytes, path: Path, offset: int) -> str:
 
 
 def encode(text: str) -> tuple[NDArray[np.uint8], int]:
-    """One token for each character of ``text``, numbered in sorted order; or its bytes; and the vocabulary's size.
+    """Tokens of the sorted characters or the bytes of ``text``, and vocabulary size.
 
     Raises:
-        ValueError: if it consists of one character, so that there is nothing to predict.
+        ValueError: if it has only one distinct character.
     """
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     present = np.zeros(0x110000, dtype=bool)

@@ -1,4 +1,4 @@
-"""TinyStories: the published text files, as tokens of GPT-2."""
+"""TinyStories text files as GPT-2 tokens."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 TRAIN, HELD, TOKENIZER = "TinyStories-train.txt", "TinyStories-valid.txt", "tokenizer.json"
 END = "<|endoftext|>"
 PIECE = 8 << 20
-"""Bytes of text that are encoded and cached at a time, about: pieces end where stories do."""
+"""Approximate bytes of text per cached piece; pieces end where stories do."""
 LONGEST_STORY = 64 << 20
-"""Bytes without an end of text that no TinyStories file has."""
+"""Maximum bytes without an end of text in a TinyStories file."""
 STORIES = 1000
-"""Stories that are encoded at a time: what the tokenizer returns takes far more room than the tokens."""
+"""Stories per tokenizer call, whose result needs far more memory than the tokens."""
 DECODER_VERSION = 1
-"""Of everything here that turns text into tokens: raise it when they change."""
+"""Version of the encoder; raise it when its tokens change."""
 SOURCE = "https://huggingface.co/datasets/roneneldan/TinyStories"
 
 
 def load_tinystories(config: TaskConfig, device: torch.device) -> TokenData:
-    """Short stories for children, one after another, each followed by the token ``<|endoftext|>``.
+    """Children's stories, each followed by the token ``<|endoftext|>``.
 
     Training blocks are cut from the training file, of which no more is read than ``train_size`` needs; validation
     and then test blocks from the beginning of the validation file.
@@ -64,10 +64,10 @@ def load_tinystories(config: TaskConfig, device: torch.device) -> TokenData:
 
 
 def find_tinystories(folder: Path) -> None:
-    """Make sure that ``folder`` holds what the task reads.
+    """Check that ``folder`` holds the files of the task.
 
     Raises:
-        FileNotFoundError: naming the missing file and where it comes from.
+        FileNotFoundError: naming the missing file and its source.
     """
     for name in (TRAIN, HELD):
         if not (folder / name).is_file():
@@ -111,23 +111,23 @@ def read_tokens(path: Path, wanted: int, *, tokenizer: "Tokenizer", key: bytes, 
         ValueError: if the file holds fewer, or is not UTF-8.
     """
     parts: list[NDArray[np.int32]] = []
-    found = offset = 0
+    count = offset = 0
     for piece in pieces(path):
         name = cache_key("tinystories", DECODER_VERSION, {"tokenizer": key, "text": piece})
         make = partial(_encoded, piece, path, offset, tokenizer)
         parts.append(cache.arrays(name, make, _are_tokens)["tokens"])
         offset += len(piece)
-        found += len(parts[-1])
-        if wanted and found >= wanted:
+        count += len(parts[-1])
+        if wanted and count >= wanted:
             break
-    if not found or found < wanted:
-        raise ValueError(f"{path} holds {found} tokens; needs {wanted or 'at least one'}")
+    if not count or count < wanted:
+        raise ValueError(f"{path} holds {count} tokens; needs {wanted or 'at least one'}")
     tokens: NDArray[np.int32] = np.concatenate(parts)
     return tokens[:wanted] if wanted else tokens
 
 
 def pieces(path: Path) -> Iterator[bytes]:
-    """The content of ``path`` in parts of about :data:`PIECE` bytes that end with ``<|endoftext|>``; the last need not.
+    """Pieces of ``path`` of about :data:`PIECE` bytes, each but the last ending with ``<|endoftext|>``.
 
     Raises:
         ValueError: if there is no end of a story for very long.
@@ -151,12 +151,12 @@ def _encoded(piece: bytes, path: Path, offset: int, tokenizer: "Tokenizer") -> A
     text = decode_utf8(piece, path, offset)
     stories = [story for part in text.split(END) if (story := part.strip())]
     end = tokenizer.token_to_id(END)
-    found = [
+    encoded = [
         np.asarray([*encoding.ids, end], dtype=np.int32)
         for first in range(0, len(stories), STORIES)
         for encoding in tokenizer.encode_batch(stories[first : first + STORIES], add_special_tokens=False)
     ]
-    return {"tokens": np.concatenate(found) if found else np.empty(0, dtype=np.int32)}
+    return {"tokens": np.concatenate(encoded) if encoded else np.empty(0, dtype=np.int32)}
 
 
 def _are_tokens(arrays: Arrays) -> bool:
