@@ -65,7 +65,7 @@ def test_advance_has_a_meaning_unless_every_gate_opens_by_itself(config, data, a
 
 def test_a_blueprint_for_other_features_is_refused_naming_slot_and_choice(config, data):
     model = build_organism(config, data, CPU, 0).model
-    with pytest.raises(GrowthError, match=r"slot r0c0 has images, .* no blueprint 'lora'; .*conv_heavy"):
+    with pytest.raises(GrowthError, match=r"slot r0c0 carries images, .* no blueprint 'lora'; .*conv_heavy"):
         growth_limits(GrowthConfig(blueprints=("norm", "lora")), model)
 
 
