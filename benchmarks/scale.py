@@ -28,7 +28,7 @@ from esper_actors.rollout.pool import EnvironmentPool, PlayedEpisode
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.session import TrainingSession
+from esper_actors.session import train
 from esper_actors.training.ppo_learner import PPOLearner
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
@@ -182,7 +182,7 @@ def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.create(Path(folder), config, ["scale"])
         workers = RayWorkerGroup(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s))
-        TrainingSession(config, directory, None, observers=[listener], samples=False).run(lambda: False, workers)
+        train(config, run=directory, workers=workers, observers=[listener])
     weights = len(cloudpickle.dumps(PPOLearner(config).weights()))
     longest = [
         max(seconds_of(episode_seed(config.seed, index, env), step_s) for env in range(environments))

@@ -67,6 +67,7 @@ def train(
     run: RunDirectory | str | Path | None = None,
     workers: WorkerGroup | None = None,
     observers: Sequence[RunObserver] = (),
+    storage: str | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Result:
     """Train a policy by PPO, in a new run directory or in one that is resumed.
@@ -80,14 +81,18 @@ def train(
             exist becomes a new run. Without it a new run with a generated name is made in ``runs``.
         workers: a worker group that is not open yet; the one of ``system.workers`` if left out.
         observers: called with what happens, besides the run directory's own.
+        storage: folder or URI for a copy of the run; a resumed run keeps the one that it has.
         should_stop: checked between steps; replaces the handling of Ctrl-C.
 
     Raises:
+        TypeError: if ``config`` is no configuration.
         UsageError: if ``run`` was started with another configuration.
         CheckpointError: if ``run`` exists and holds no checkpoint, or the newest cannot be used.
         WorkerGroupError: if no environment or no learner is left.
         UserError: see the errors of the task, the configuration and the cluster.
     """
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"train takes a RunConfig, for example load_preset('digits'), got {config!r}")
     if rounds is not None:
         config = build(config.model_dump(mode="json"), {"ppo.rounds": rounds})
     directory, checkpoint = _opened(run, config)
@@ -99,7 +104,12 @@ def train(
     observers_of_run = [*([] if recorded else [MetricsObserver()]), *observers]
     with own or nullcontext():
         session = TrainingSession(
-            config, directory, checkpoint, observers=observers_of_run, on_error=on_error(checkpoint)
+            config,
+            directory,
+            checkpoint,
+            observers=observers_of_run,
+            storage=storage,
+            on_error="remove" if checkpoint is None else "mark",
         )
         return session.run(stop, workers)
 
@@ -125,6 +135,8 @@ def _opened(run: RunDirectory | str | Path | None, config: RunConfig) -> tuple[R
     path = run.path if isinstance(run, RunDirectory) else None if run is None else Path(run)
     if path is not None and path.exists():
         directory = run if isinstance(run, RunDirectory) else RunDirectory.open(path)
+        if directory.is_untouched() and not difference(directory.config(), config):
+            return directory, None
         return directory, checkpoint_to_resume(directory, config)
     parent = Path("runs") if path is None else path.parent
     return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name), None
@@ -157,9 +169,14 @@ class TrainingSession:
         self.config, self.run_directory, self.checkpoint = config, run, checkpoint
         self._observers = ObserverGroup(observers)
         self._samples, self._on_error = samples, on_error
+        manifest = run.read_manifest()
+        storage = storage or manifest.get("storage")
+        if storage is not None and storage != manifest.get("storage"):
+            run.write_manifest(manifest | {"storage": storage})
         self._copy = None if storage is None else RemoteCopy(Storage(storage), run)
         self._own_snapshots = snapshots is None
-        place = str(run.snapshots.absolute()) if storage is None or self._copy is None else self._copy_snapshots()
+        place = str(run.snapshots.absolute()) if self._copy is None else place_within(self._copy.place, "snapshots")
+        self._status: str | None = None
         self.snapshots = snapshots or SnapshotPolicy(place, config.system.snapshot_every)
 
     @property
@@ -184,8 +201,9 @@ class TrainingSession:
             )
             status = self._run(controller, group, should_stop)
         except BaseException:
-            self._observers.run_ended("failed")
-            self._abandon()
+            self._observers.run_ended(self._status or "failed")
+            if self._status is None:
+                self._abandon()
             raise
         return Result(self.run_directory, status, controller.progress)
 
@@ -204,29 +222,24 @@ class TrainingSession:
             self._observers.run_started(replace(context, workers=group.describe(), exporter=group.exporter))
             self.run_directory.set_status("running")
             if controller.run():
-                status = "finished"
                 self._finish(controller)
             else:
-                status = "interrupted"
-                self.run_directory.set_status(status)
-                self._push(controller)
-            self._observers.run_ended(status)
-        return status
+                self.run_directory.set_status("interrupted")
+                self._status = "interrupted"
+            self._push(controller)
+            self._observers.run_ended(self._status or "finished")
+        return self._status or "finished"
 
     def _make_workers(self) -> WorkerGroup:
         names = None if self.config.telemetry.level == "off" else self.run_directory.names
         return make_workers(self.config, snapshots=self.snapshots, label=self.run_directory.run_id, metrics=names)
-
-    def _copy_snapshots(self) -> str:
-        assert self._copy is not None
-        return place_within(self._copy.place, "snapshots")
 
     def _finish(self, controller: Controller) -> None:
         run, digest = self.run_directory, controller.weights_digest()
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
         run.close()
         run.set_status("finished", policy_sha256=digest)
-        self._push(controller)
+        self._status = "finished"
         if self._own_snapshots:
             shutil.rmtree(run.snapshots, ignore_errors=True)
 
@@ -239,15 +252,10 @@ class TrainingSession:
                 controller.report_fault(Fault("storage_failed", self._copy.place, f"the copy is not complete: {error}"))
 
     def _abandon(self) -> None:
-        if self._on_error == "remove" and not checkpoints_in(self.run_directory.checkpoints):
+        if self._on_error == "remove" and self.run_directory.is_disposable():
             shutil.rmtree(self.run_directory.path, ignore_errors=True)
         elif self._on_error != "leave":
             self.run_directory.set_status("failed")
-
-
-def on_error(checkpoint: Checkpoint | None) -> OnError:
-    """A run that has just been created is removed if it fails before it has saved anything; others stay."""
-    return "remove" if checkpoint is None else "mark"
 
 
 def _listen_again(should_stop: Callable[[], bool]) -> None:

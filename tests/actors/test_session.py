@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+import torch
 from learner_builders import small_config
 
 import esper_ray
@@ -144,6 +145,57 @@ class TestTrain:
         ]
         assert counts[0] == counts[1] > 0
 
+    def test_an_end_that_is_interrupted_stays_finished_and_is_told_once(self, tmp_path):
+        """As a second Ctrl-C does while the picture of a run is drawn."""
+
+        class Leaving(Heard):
+            def run_ended(self, status):
+                super().run_ended(status)
+                raise SystemExit(130)
+
+        leaving, later = Leaving(), Heard()
+        with pytest.raises(SystemExit):
+            esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run", observers=[leaving, later])
+        assert RunDirectory.open(tmp_path / "run").read_manifest()["status"] == "finished"
+        assert [call for call in leaving.calls if call[0] == "ended"] == [("ended", "finished")]
+        assert later.calls[-1] == ("ended", "finished")
+
+    def test_a_copy_is_made_in_the_storage_and_goes_on_when_the_run_is_resumed(self, tmp_path):
+        observer = Heard()
+        config, storage = small_config(**SMALL), str(tmp_path / "storage")
+        esper_ray.train(
+            config,
+            run=tmp_path / "run",
+            storage=storage,
+            observers=[observer],
+            should_stop=lambda: ("round", 0) in observer.calls,
+        )
+        assert not (tmp_path / "storage" / "run" / "checkpoints" / "round-00002").exists()
+        esper_ray.train(config, run=tmp_path / "run")
+        assert (tmp_path / "storage" / "run" / "checkpoints" / "round-00002").is_dir()
+
+    def test_a_new_directory_with_a_foreign_file_is_marked_and_not_removed(self, tmp_path):
+        run = RunDirectory.create(tmp_path, small_config(**SMALL), ["test"], "run")
+        (run.path / "notes.txt").write_text("of the user")
+
+        class Refusing(Heard):
+            def run_opened(self, context):
+                raise ValueError("no place for a display")
+
+        with pytest.raises(ValueError, match="no place"):
+            esper_ray.train(small_config(**SMALL), run=run, observers=[Refusing()])
+        assert (run.path / "notes.txt").read_text() == "of the user"
+        assert run.read_manifest()["status"] == "failed"
+
+    def test_the_threads_of_torch_are_those_of_before(self, tmp_path):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / "run")
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(before)
+
     def test_it_may_be_called_from_another_thread(self, tmp_path):
         results = []
         thread = threading.Thread(
@@ -170,6 +222,11 @@ class TestTrain:
             '"kind": "observer_failed", "who": "Broken", "detail": "ValueError: no room"'
             in (result.run.path / "faults.jsonl").read_text()
         )
+
+
+def test_a_name_in_place_of_a_configuration_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"load_preset\('digits'\), got 'digits'"):
+        esper_ray.train("digits")
 
 
 def test_a_preset_is_loaded_with_overrides():

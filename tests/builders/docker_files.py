@@ -1,6 +1,7 @@
 """The files of docker/ and configs/cluster/, parsed."""
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
+UV = shutil.which("uv") or next((str(p) for p in [ROOT / ".tools" / "uv" / "bin" / "uv"] if p.exists()), None)
 LOCKED = {
     package["name"]: package.get("version") for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
 }

@@ -19,9 +19,8 @@ os.environ.setdefault("PYTHONPATH", str(ROOT))
 from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
 from esper_actors.rollout.pool import EnvironmentPool  # noqa: E402
 from esper_actors.rollout.snapshots import SnapshotPolicy  # noqa: E402
-from esper_actors.session import TrainingSession  # noqa: E402
-from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint  # noqa: E402
-from esper_actors.training.listeners import MetricsObserver  # noqa: E402
+from esper_actors.session import train  # noqa: E402
+from esper_actors.training.checkpoint import checkpoints_in  # noqa: E402
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.observer import RunObserver  # noqa: E402
@@ -134,14 +133,9 @@ def main() -> None:
         shutil.rmtree(path, ignore_errors=True)
         directory = RunDirectory.create(options.folder, config, sys.argv, "run")
         found = []
-    session = TrainingSession(
-        config,
-        directory,
-        load_checkpoint(found[-1], config) if found else None,
-        observers=[MetricsObserver(), Noting(path)],
-    )
-    workers = RayWorkerGroup(config, session.snapshots, "chaos", player=NotingSlots, metrics=("chaos", ""))
-    session.run(lambda: False, workers)
+    snapshots = SnapshotPolicy(str(path / "snapshots"), config.system.snapshot_every)
+    workers = RayWorkerGroup(config, snapshots, "chaos", player=NotingSlots, metrics=("chaos", ""))
+    train(config, run=directory, workers=workers, observers=[Noting(path)], should_stop=lambda: False)
     note(path, "finished", directory.read_manifest()["policy_sha256"])
 
 

@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from driver import ROUNDS, Noting, chaos_config  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
-from esper_actors.session import TrainingSession  # noqa: E402
+from esper_actors.session import train  # noqa: E402
 from esper_actors.training.local import LocalWorkerGroup  # noqa: E402
 from esper_actors.training.workers import WorkerGroup  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
@@ -45,8 +45,7 @@ def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWork
     """The run in one process."""
     config = chaos_config(ppo__rounds=rounds)
     directory = RunDirectory.create(folder, config, ["chaos"], "run")
-    session = TrainingSession(config, directory, None, observers=[Noting(folder)])
-    result = session.run(lambda: False, make(config))
+    result = train(config, run=directory, workers=make(config), observers=[Noting(folder)])
     digest, steps = directory.read_manifest()["policy_sha256"], result.progress.env_steps
     return Quiet(digest, (directory.path / "rounds.csv").read_bytes(), events_of(directory), steps)
 

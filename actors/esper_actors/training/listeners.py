@@ -65,20 +65,25 @@ class ObserverGroup(RunObserver):
         self._each(lambda observer: observer.fault_occurred(fault))
 
     def run_ended(self, status: str) -> None:
-        self._observers = [observer for observer in self._observers if observer in self._opened]
-        self._each(lambda observer: observer.run_ended(status))
+        while self._opened:  # each observer hears of the end once, whatever happens to the others
+            observer = self._opened.pop(0)
+            if observer in self._observers:
+                self._call(observer, lambda observer: observer.run_ended(status))
 
     def _each(self, call: Callable[[RunObserver], None]) -> None:
         for observer in tuple(self._observers):
-            try:
-                call(observer)
-            except Exception as error:
-                if os.environ.get(STRICT):
-                    raise
-                logger.exception("an observer of the run failed and is dropped")
-                self._observers.remove(observer)
-                detail = f"{type(error).__name__}: {error}"
-                self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
+            self._call(observer, call)
+
+    def _call(self, observer: RunObserver, call: Callable[[RunObserver], None]) -> None:
+        try:
+            call(observer)
+        except Exception as error:
+            if os.environ.get(STRICT):
+                raise
+            logger.exception("an observer of the run failed and is dropped")
+            self._observers.remove(observer)
+            detail = f"{type(error).__name__}: {error}"
+            self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
 
 
 class SampleRecorder(RunObserver):

@@ -33,6 +33,7 @@ class LocalWorkerGroup:
         self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
         """None: the caller is in the same process."""
+        self._threads_before = torch.get_num_threads()
         torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentPool
@@ -48,7 +49,7 @@ class LocalWorkerGroup:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        return None
+        torch.set_num_threads(self._threads_before)
 
     def plan(self) -> str:
         """See :class:`WorkerGroup`."""

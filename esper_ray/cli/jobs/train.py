@@ -10,7 +10,7 @@ from rich.table import Table
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted, episode_seed
-from esper_actors.session import Result, TrainingSession, checkpoint_to_resume, on_error
+from esper_actors.session import Result, checkpoint_to_resume, train
 from esper_actors.training.checkpoint import checkpoints_in
 from esper_actors.training.listeners import MetricsObserver, SinkObserver
 from esper_actors.training.round_summary import Progress
@@ -68,9 +68,7 @@ class PPOJob:
         self.checkpoint = None if previous is None else checkpoint_to_resume(previous, config)
         names = Names(parent.name, label) if label else None  # both sides of a comparison share its name
         self.run_directory = previous or RunDirectory.create(parent, self.config, command, run_id, names)
-        self.storage = storage or self.run_directory.read_manifest().get("storage")
-        if self.storage is not None:
-            self.run_directory.write_manifest(self.run_directory.read_manifest() | {"storage": self.storage})
+        self.storage = storage
 
     def run(self) -> int:
         """Exit code: 0 when all rounds are done, 130 or 143 after a signal."""
@@ -83,15 +81,13 @@ class PPOJob:
             self._print(f"{self.run_directory.path} is finished: {self.config.ppo.rounds} rounds")
             self._copy_final_checkpoint()
             return 0
-        session = TrainingSession(
+        result = train(
             self.config,
-            self.run_directory,
-            self.checkpoint,
+            run=self.run_directory,
             observers=self._observers(),
             storage=self.storage,
-            on_error=on_error(self.checkpoint),
+            should_stop=stop,
         )
-        result = session.run(stop)
         if result.status == "interrupted":
             return self._report_interruption(result, stop)
         self._copy_final_checkpoint()

@@ -30,6 +30,8 @@ from esper_ray.nissa.log.samples import SampleLog
 
 GROWING = ("rounds.csv", "timings.csv")
 """Files that a run appends to; a checkpoint holds their lengths."""
+MADE = ("manifest.json", "config.yaml", "faults.jsonl", "samples.jsonl")
+"""Further files of a run before its first checkpoint."""
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
 
@@ -144,6 +146,18 @@ class RunDirectory:
         temporary = self.path / "manifest.json.tmp"
         temporary.write_text(json.dumps(tree, indent=2) + "\n")
         os.replace(temporary, self.path / "manifest.json")
+
+    def is_untouched(self) -> bool:
+        """Whether nothing has been written since the directory was created: no event, round or checkpoint."""
+        grown = any(file.exists() and file.stat().st_size for file in (*self._files.values(), self.event_log.tail))
+        return not grown and not self.event_log.parts() and not any(self.checkpoints.iterdir())
+
+    def is_disposable(self) -> bool:
+        """Whether the directory holds no round, no checkpoint, and no file that a run does not make."""
+        made = {*GROWING, *MADE, self.event_log.tail.name, self.checkpoints.name, self.snapshots.name}
+        foreign = {path.name for path in self.path.iterdir()} - made
+        complete = any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
+        return not (foreign or complete or self._files["rounds.csv"].stat().st_size)
 
     def set_status(self, status: str, **more: Any) -> None:
         """Note in the manifest how the run stands."""
