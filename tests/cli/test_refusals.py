@@ -34,7 +34,7 @@ REFUSED = {
     "not finite": (["--set", "ppo.lr=.inf"], ["ppo.lr", "finite", "got inf"]),
     "no data": (["--data-dir", "/nowhere/data"], ["data directory /nowhere/data does not exist"]),
     "unwanted data": (["--data-dir", "/tmp"], ["'digits' carries its own data", "/tmp"]),
-    "blueprint": (["--set", "growth.blueprints=[lora]"], ["no blueprint 'lora'", "r0c0 has images", "conv_light"]),
+    "blueprint": (["--set", "growth.blueprints=[lora]"], ["no blueprint 'lora'", "r0c0 carries images", "conv_light"]),
     "two sources": (["--preset", "digits", "--config-json", "x.json"], ["--preset digits", "x.json", "exclude"]),
     "missing file": (["--config-json", "/nowhere/x.json"], ["cannot read configuration /nowhere/x.json"]),
     "workers": (["--num-workers", "4"], ["--num-workers 4", "it must be 0", "leave the flag out"]),

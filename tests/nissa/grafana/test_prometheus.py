@@ -12,20 +12,20 @@ from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
 
 EMPTY_PANELS = {
-    "Kept and pruned",
-    "What keeps gates shut",
-    "Length of lives",
-    "Worth of blueprints",
-    "Vetoes",
+    "Seed outcomes",
+    "Failed gate checks",
+    "Seed lifespan",
+    "Contribution by blueprint",
+    "Vetoed germinations",
     "Rollbacks",
-    "Charged for gaming",
-    "Not finite",
-    "Faults",
+    "Reward gaming rate",
+    "Non-finite values",
+    "Process faults",
     "GPU memory",
-    "GPUs at work",
-    "CPUs at work",
-    "Actors",
-    "Pay follows accuracy",
+    "GPU utilisation",
+    "CPU utilisation",
+    "Ray actors",
+    "Return-accuracy correlation",
     "Explained variance",
 }
 """Panels that may be empty: what they show has not happened, needs a longer run, or is told by Ray."""
