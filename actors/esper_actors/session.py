@@ -72,7 +72,8 @@ def train(
 ) -> Result:
     """Train a policy by PPO, in a new run directory or in one that is resumed.
 
-    May be called from a notebook and from any thread. In the main thread the first Ctrl-C ends the run after the
+    May be called from a notebook and from any thread, but one run at a time in a process: runs in several threads share
+    torch's global generator, and would not be repeatable. In the main thread the first Ctrl-C ends the run after the
     present step, saved and resumable; elsewhere no signal handler is installed.
 
     Args:

@@ -121,20 +121,6 @@ class TestTrain:
         assert refusing.calls[-1] == ("ended", "failed")
         assert later.calls == []  # it was never opened
 
-    def test_two_runs_in_threads_start_from_the_weights_of_their_seeds(self, tmp_path):
-        names, results = ["a", "b", "c", "d"], {}
-
-        def run(name):
-            results[name] = esper_ray.train(small_config(**SMALL), rounds=1, run=tmp_path / name)
-
-        threads = [threading.Thread(target=run, args=(name,)) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        blobs = {(tmp_path / name / "checkpoints/round-00000/learner.safetensors").read_bytes() for name in names}
-        assert (len(results), len(blobs)) == (4, 1)
-
     def test_an_observer_of_metrics_records_samples_once(self, tmp_path):
         config = small_config(**SMALL)
         for name, observers in (("own", [MetricsObserver()]), ("default", [])):

@@ -116,7 +116,7 @@ def test_ctrl_c_stops_and_prints_the_command_to_resume(tmp_path):
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert f"stopped: 0 of 2 trials are done; so far {folder / 'sweep.csv'}" in out
+    assert f"stopped: 0 of 2 trials are done; results so far {folder / 'sweep.csv'}" in out
     assert f"resume with: esper sweep --resume {shlex.quote(str(folder))}" in out
     started = [row for row in rows(folder) if row["status"] != "waiting"]
     assert started
@@ -135,7 +135,7 @@ def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
     stopped = [row for row in rows(folder) if row["status"] == "stopped"]
     assert stopped
     assert all(int(row["rounds"]) < 4 for row in stopped)
-    assert "stopped early count with what they had reached" in answer.out
+    assert "stopped early count with their score at that time" in answer.out
     before = (folder / "sweep.csv").read_bytes()
     again = call("sweep", "--resume", folder)
     assert again.code == 0
