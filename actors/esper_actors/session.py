@@ -164,8 +164,8 @@ class TrainingSession:
             storage: folder or URI of a copy of the run, updated after every round.
             snapshots: where unfinished episodes are saved; in the run directory or its copy if left out.
             samples: whether steps of unfinished episodes are sampled.
-            on_error: ``remove``: remove the directory if it holds no checkpoint, else mark the run as failed; ``mark``:
-                mark it as failed; ``leave``: leave it unchanged.
+            on_error: ``remove``: remove the directory if it holds no round, no checkpoint and no foreign file, else
+                mark the run as failed; ``mark``: mark it as failed; ``leave``: leave it unchanged.
         """
         self.config, self.run_directory, self.checkpoint = config, run, checkpoint
         self._observers = ObserverGroup(observers)
@@ -222,14 +222,15 @@ class TrainingSession:
                 controller.resume(self.checkpoint)
             self._observers.run_started(replace(context, workers=group.describe(), exporter=group.exporter))
             self.run_directory.set_status("running")
-            if controller.run():
+            status = "finished" if controller.run() else "interrupted"
+            if status == "finished":
                 self._finish(controller)
             else:
-                self.run_directory.set_status("interrupted")
-                self._status = "interrupted"
+                self.run_directory.set_status(status)
+            self._status = status  # from here on an error does not change how the run ended
             self._push(controller)
-            self._observers.run_ended(self._status or "finished")
-        return self._status or "finished"
+            self._observers.run_ended(status)
+        return status
 
     def _make_workers(self) -> WorkerGroup:
         names = None if self.config.telemetry.level == "off" else self.run_directory.names
@@ -240,7 +241,6 @@ class TrainingSession:
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
         run.close()
         run.set_status("finished", policy_sha256=digest)
-        self._status = "finished"
         if self._own_snapshots:
             shutil.rmtree(run.snapshots, ignore_errors=True)
 
