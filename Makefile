@@ -8,6 +8,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
+# More processes than two cores: half of the tests with Ray or Prometheus wait. See tests/conftest.py for the groups.
+PARALLEL := -n 4 --dist loadgroup --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
 .PHONY: train monitoring test lint fast nightly chaos bench pages docs presets setup help clean
@@ -19,8 +21,7 @@ monitoring: setup ## the same with a Prometheus beside it: links, what to look a
 	$(RUN)/esper monitor -- --preset digits $(ARGS)
 
 test: lint ## every check within ten minutes: ruff, format, mypy, import contracts, all default tests
-	$(RUN)/pytest -m "not ray and not nightly and not packaging" -n 2
-	$(RUN)/pytest -m "ray and not nightly and not packaging"
+	$(RUN)/pytest $(PARALLEL)
 
 lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/ruff check .
@@ -29,11 +30,10 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that play no runs and need no Ray, under a minute
-	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" -n 2
+	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" $(PARALLEL)
 
 nightly: lint ## every test there is, random kills, packaging and 200 Hypothesis examples included (most of an hour)
-	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "not ray" -n 2
-	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m ray
+	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "" $(PARALLEL)
 
 chaos: setup ## kill actors, learner, driver and a node of real runs; a table of what that costs (some minutes)
 	$(RUN)/python tests/chaos/scenarios.py

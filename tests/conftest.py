@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -90,10 +91,31 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are skipped, with the reason, where there is none."""
-    if torch.cuda.is_available():
-        return
+    """GPU tests are skipped where there is no GPU; Ray tests form two groups and come first, then files of slow tests.
+
+    Tests of one group run one after the other in one process. Those of the group ``ray`` share a cluster; those of
+    the group ``own-ray`` start clusters of their own, in other processes.
+    """
     for item in items:
-        if "gpu" in item.keywords:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+        if "ray" in item.keywords:
+            shared = "ray_cluster" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("ray" if shared else "own-ray"))
+    slow_files = {item.path for item in items if "slow" in item.keywords}
+    items.sort(key=lambda item: ("ray" not in item.keywords, item.path not in slow_files))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Outside the groups, tests of one file run in one process, which then builds a module's fixtures only once."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByGroupOrFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if group == nodeid else group
+
+    return ByGroupOrFile(config, log)

@@ -18,6 +18,8 @@ from urllib.request import urlopen
 import psutil
 
 START_SECONDS = 180
+TOKEN = "0123456789abcdef" * 4
+TOKEN_MODE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
 
 

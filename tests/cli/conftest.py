@@ -1,10 +1,11 @@
-"""The command line as a function, and one small finished run."""
+"""The command line as a function, one small finished run, and one Ray head for all jobs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from cli_builders import Answer, call, only_run, train_below
+from head_builders import TOKEN_MODE, running_head
 
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
@@ -47,3 +48,10 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     answer = train_below(folder / "runs", "--rounds", "2", "--save", folder / "saved")
     return Finished(answer, only_run(folder / "runs"), folder / "saved")
+
+
+@pytest.fixture(scope="session")
+def head():
+    """A Ray head that requires a token."""
+    with running_head(TOKEN_MODE) as running:
+        yield running

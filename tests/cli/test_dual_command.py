@@ -55,18 +55,15 @@ def test_a_comparison_in_one_process(work):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.timeout(600)
 def test_a_comparison_on_ray_has_the_results_of_one_process(work):
-    import os
-    import subprocess
-    import sys
-
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *SMALL, "--rounds", "2", "--ab-seeds", "3"]
-    command += ["--dual-ab", "escrow-vs-basic", "--run-id", "on-ray"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env=clean)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert train("--serial", "--dual-ab", "escrow-vs-basic", "--run-id", "serial").code == 0
+    on_ray, serial = (
+        train(*where, "--dual-ab", "escrow-vs-basic", "--run-id", name)
+        for where, name in ((("--envs-per-actor", "2"), "on-ray"), (("--serial",), "serial"))
+    )
+    assert (on_ray.code, serial.code) == (0, 0), on_ray.err + serial.err
+    assert "environment actors 2 on cpu" in on_ray.out
     assert check(work / "runs" / "on-ray") == check(work / "runs" / "serial")
     verdicts = [(work / "runs" / name / "verdict.json").read_text() for name in ("on-ray", "serial")]
     assert verdicts[0] == verdicts[1]

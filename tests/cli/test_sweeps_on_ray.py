@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,13 +109,19 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
         assert (folder / "trials" / name / "manifest.json").stat().st_mtime_ns == stamp
 
 
-def test_ctrl_c_stops_and_prints_the_command_to_resume(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
+)
+def test_a_running_sweep_is_not_run_twice_and_a_signal_stops_it(number, code, tmp_path):
     folder = tmp_path / "sweep"
     with start("sweep", *LOCAL, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
-        process.send_signal(signal.SIGINT)
+        second = call("sweep", "--resume", folder)
+        process.send_signal(number)
         out, err = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert second.code == 2
+    assert f"another process runs the sweep in {folder}" in second.err
+    assert process.returncode == code
     assert "Traceback" not in err
     assert f"stopped: 0 of 2 trials are done; results so far {folder / 'sweep.csv'}" in out
     assert f"resume with: esper sweep --resume {shlex.quote(str(folder))}" in out
@@ -151,7 +158,7 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
     folder = tmp_path / "sweep"
-    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "4"]
+    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "3"]
     answer = call("sweep", *LOCAL, *flags, "--set", "system.threads=2", "--scheduler", scheduler, "--out", folder)
     assert answer.code == 0, answer.err
     assert "Trials of a population copy each other" in answer.out
@@ -164,36 +171,30 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
         own_lines = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
         shared = lineage["taken_after_round"] + 1  # the heading, too
         assert own_lines[:shared] == donor[:shared]
-        assert len(own_lines) == 5
+        assert len(own_lines) == 4
         assert 1e-4 * 0.999 <= sweep.settings(name)["ppo.lr"] <= 1e-2 * 1.001
     assert {row["status"] for row in rows(folder)} == {"finished"}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_failed_trial_is_reported_and_the_others_continue(tmp_path):
+def test_ray_workers_of_a_trial_run_within_its_own_resources(tmp_path):
     """Its actors take every CPU of the cluster, so that it ends at all shows that they are within its own group."""
     folder = tmp_path / "sweep"
-    flags = [*TINY, "--envs", "2", "--reward-modes", "basic,sparse", "--seeds", "1", "--rounds", "1", "--retries", "0"]
-    assert call("sweep", *flags, "--out", folder).code == 0
+    flags = [*TINY, "--envs", "2", "--reward-modes", "basic", "--seeds", "1", "--rounds", "1", "--retries", "0"]
+    answer = call("sweep", *flags, "--out", folder)
+    assert answer.code == 0, answer.out + answer.err
+    assert [(row["status"], row["rounds"]) for row in rows(folder)] == [("finished", "1")]
+
+
+def test_a_failed_trial_is_reported_and_the_others_continue(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "sweep")
     sweep = SweepDirectory.open(folder)
-    for name in sweep.trials:
+    for name in TRIALS[:2]:
         sweep.set_status(name, "interrupted")
-    for path in checkpoints_in(sweep.run("0-basic-s42").checkpoints):
+    for path in checkpoints_in(sweep.run(TRIALS[0]).checkpoints):
         (path / "learner.safetensors").write_bytes(b"torn")
     answer = call("sweep", "--resume", folder)
     assert answer.code == 1
     assert re.search(r"failed: 0-basic-s42: .*is damaged", answer.out)
-    assert f"1 of 2 trials are done; retry the others with: esper sweep --resume {folder}" in answer.out
-    assert [row["status"] for row in rows(folder)] == ["failed", "finished"]
-
-
-def test_a_sweep_that_is_running_is_not_run_twice(tmp_path):
-    folder = tmp_path / "sweep"
-    with start("sweep", *LOCAL, "--seeds", "1", "--rounds", "500", "--out", folder) as process:
-        read_until(process, r"running  round 1/500")
-        answer = call("sweep", "--resume", folder)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-    assert answer.code == 2
-    assert f"another process runs the sweep in {folder}" in answer.err
-    assert process.returncode == 143
+    assert f"3 of 4 trials are done; retry the others with: esper sweep --resume {folder}" in answer.out
+    assert [row["status"] for row in rows(folder)] == ["failed", "finished", "finished", "finished"]

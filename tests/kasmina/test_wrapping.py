@@ -177,18 +177,23 @@ def test_a_negative_seed_is_refused_with_its_value():
         make_model(seed=-1)
 
 
+LAYERS = {"r0c0": "encoder.layers.encoder_layer_1", "r0c1": "encoder.layers.encoder_layer_2"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "slots", "size", "blueprint"),
     [
         ("resnet18", {"r0c0": "layer1", "r0c1": "layer3.0.bn2"}, 32, "conv_light"),
-        ("vit_b_16", {"r0c0": "encoder.layers.encoder_layer_1", "r0c1": "encoder.layers.encoder_layer_2"}, 224, "lora"),
+        ("VisionTransformer", LAYERS, 32, "lora"),
+        pytest.param("vit_b_16", LAYERS, 224, "lora", marks=pytest.mark.nightly),
     ],
 )
 def test_networks_of_torchvision_grow_as_they_are(name, slots, size, blueprint):
     from torchvision import models
 
-    sizes = {"num_classes": 3} if name == "resnet18" else {"num_classes": 3, "dropout": 0.0}
+    small = {"image_size": 32, "patch_size": 8, "num_layers": 3, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    sizes = {"resnet18": {}, "vit_b_16": {"dropout": 0.0}, "VisionTransformer": small}[name] | {"num_classes": 3}
     torch.manual_seed(0)
     host = getattr(models, name)(**sizes)
     keys = set(host.state_dict())

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import pytest
 from PIL import Image
@@ -115,7 +116,7 @@ class TestWandb:
     def test_history_configuration_and_end_are_in_its_file(self, tmp_path, picture):
         written(WandbSink(), tmp_path / "r", picture)
         (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-r.wandb")
-        found = list(records(file))
+        found = complete_records(file)
         history = [
             {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             for record in found
@@ -130,6 +131,17 @@ class TestWandb:
         assert config.items() >= CONFIG.items()
         (end,) = [record.exit.exit_code for record in found if record.WhichOneof("record_type") == "exit"]
         assert end == 0
+
+
+def complete_records(file, seconds=30.0):
+    """The records up to the one of the end; the service of W&B may write for a moment after ``finish`` returns."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = list(records(file))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no record of the end in {file} after {seconds} s")
 
 
 def records(file):
