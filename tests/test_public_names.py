@@ -3,15 +3,21 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("esper_ray", "actors/esper_actors", "policies/esper_policies")
-TREES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
-    for package in PACKAGES
-    for path in sorted((ROOT / package).rglob("*.py"))
-}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The modules of our packages, parsed, by their path."""
+    return {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
 
 
 def is_option(value: ast.expr | None) -> bool:
@@ -33,7 +39,7 @@ def definitions(tree: ast.Module) -> Iterator[str]:
 def places() -> dict[str, list[str]]:
     """Public name to the modules that define it."""
     owners: dict[str, list[str]] = defaultdict(list)
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for name in dict.fromkeys(definitions(tree)):
             if not name.startswith("_"):
                 owners[name].append(path)
@@ -44,7 +50,7 @@ def imported() -> set[str]:
     """Names that a module of ours imports from another one of ours."""
     return {
         alias.name
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("esper_")
         for alias in node.names

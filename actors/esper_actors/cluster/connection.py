@@ -51,11 +51,14 @@ def start_ray(cpus: float) -> None:
 
 @contextmanager
 def connected(cpus: float) -> Iterator[None]:
-    """Within it this process is connected to the cluster of :func:`start_ray`.
+    """Within it this process is connected to the cluster of :func:`start_ray`, or to that it was connected to before.
 
     Raises:
         ClusterError: see :func:`start_ray`.
     """
+    if ray.is_initialized():
+        yield
+        return
     start_ray(cpus)
     try:
         yield

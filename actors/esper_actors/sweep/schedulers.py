@@ -10,12 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.schedulers.pb2 import PB2
 
+from esper_actors.sweep.trial import METRIC, TIME
 from esper_ray.leyline.config.sweep import HalvingConfig, SweepConfig
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
-METRIC, TIME = "objective_pp", "round"
 History = Mapping[str, Sequence[float]]
 """Reported values of each trial by name, one a round."""
 
@@ -178,6 +177,8 @@ def _population(sweep: SweepConfig, rounds: int) -> Any:
         "log_config": False,
     }
     if sweep.scheduler == "pb2":
+        from ray.tune.schedulers.pb2 import PB2  # brings scikit-learn
+
         bounds = {key: [float(min(values)), float(max(values))] for key, values in sweep.grid.items()}
         return PB2(hyperparam_bounds=bounds, **common)
     choices = {key: sorted(values, key=_order) for key, values in sweep.grid.items()}

@@ -12,8 +12,7 @@ from ray import tune
 from esper_actors.cluster.metrics_exporter import EXPORT_SECONDS, RayExporter
 from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
-from esper_actors.sweep.schedulers import METRIC, TIME
-from esper_actors.sweep.trial import Origin, TrialRun
+from esper_actors.sweep.trial import METRIC, TIME, Origin, TrialRun
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS

@@ -35,6 +35,8 @@ from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 LOCK_SECONDS = 120.0
 """Seconds to wait for an earlier process of the same trial to end."""
+METRIC, TIME = "objective_pp", "round"
+"""Names under which a trial reports its score and its number of finished rounds to Ray Tune."""
 COMMAND = ("esper", "sweep")
 OnRound = Callable[[RunDirectory], None]
 

@@ -6,7 +6,8 @@ import pytest
 
 from esper_actors.cluster.placement import ResourceError
 from esper_actors.sweep.resources import bundles, check_fits, check_places
-from esper_actors.sweep.schedulers import METRIC, TIME, Halving, Populations
+from esper_actors.sweep.schedulers import Halving, Populations
+from esper_actors.sweep.trial import METRIC, TIME
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import HalvingConfig
 
