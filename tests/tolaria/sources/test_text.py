@@ -14,7 +14,7 @@ from esper_ray.tolaria.sources.tinystories import pieces
 from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 
 CPU = torch.device("cpu")
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "tinyshakespeare"
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "tinyshakespeare"
 needs_real = pytest.mark.skipif(not (REAL / "input.txt").is_file(), reason=f"tiny Shakespeare is not in {REAL}")
 
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from accounts_builders import EMPTY, amounts, books, discounted, plain, report, sources, table, transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transition_builders import EMPTY, amounts, books, discounted, plain, report, sources, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import Stage

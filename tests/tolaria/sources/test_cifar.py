@@ -15,7 +15,7 @@ from esper_ray.tolaria.sources.cifar import read_cifar10
 from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 
 CPU = torch.device("cpu")
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
+REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "cifar10"
 needs_real = pytest.mark.skipif(not (REAL / "test.parquet").is_file(), reason=f"CIFAR-10 is not in {REAL}")
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accounts_builders import plain
+from transition_builders import plain
 
 from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.leyline.actions import WAIT, Action, GerminationStyle, LifecycleOp

@@ -120,8 +120,8 @@ def test_a_fresh_process_goes_on_bit_by_bit(tmp_path):
     torch.save(organism.optimizer.state_by_name(), tmp_path / "o")
     told = subprocess.run(
         [sys.executable, "-c", GO_ON, tmp_path / "m", tmp_path / "o"],
-        cwd=Path(__file__).parents[1] / "builders",
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=Path(__file__).parents[2] / "builders",
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=True,

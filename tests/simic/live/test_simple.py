@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from accounts_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
+from transition_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import Stage

@@ -4,9 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from accounts_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transition_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import REWARD_MODES

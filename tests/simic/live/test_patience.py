@@ -1,9 +1,9 @@
 """P59: delaying the commitment of a good seed, that stays as good as it is, never increases the return."""
 
 import pytest
-from accounts_builders import EMPTY, books, discounted, report, table, transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transition_builders import EMPTY, books, discounted, report, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import REWARD_MODES
