@@ -1,4 +1,4 @@
-"""Transitions of synthetic episodes."""
+"""Transitions and reward engines of synthetic episodes."""
 
 from dataclasses import replace
 from itertools import combinations
@@ -43,10 +43,10 @@ def plain(accuracy, loss=1.0):
 
 
 def table(worth, loss=1.0):
-    """A measurement of every coalition; ``worth`` maps tuples of slots to accuracies, the longest are all players."""
+    """Measurement of every coalition; ``worth`` maps tuples of slots to accuracies, the longest of all players."""
     players = max(worth, key=len)
-    sizes = [c for n in range(len(players) + 1) for c in combinations(players, n)]
-    coalitions = tuple(Coalition(frozenset(members), worth[members]) for members in sizes)
+    subsets = [c for n in range(len(players) + 1) for c in combinations(players, n)]
+    coalitions = tuple(Coalition(frozenset(members), worth[members]) for members in subsets)
     return Measurement(loss, worth[players], 400, players, coalitions)
 
 
@@ -70,21 +70,21 @@ def transition(**changes):
     return replace(base, **changes)
 
 
-def books(mode, first=20.0, gamma=GAMMA, control=(), family="contribution", **config):
+def make_engine(mode, first=20.0, gamma=GAMMA, control=(), family="contribution", **config):
     defaults = {"param_budget": 2000, "param_penalty_weight": 0.1}
     settlement = {"window_epochs": 1} | config.pop("settlement", {})
     tree = RewardConfig(mode=mode, family=family, settlement=settlement, **defaults | config)
     return RewardEngine(tree, gamma, 10.0, first, control)
 
 
-def settled(mode, given, **options):
-    """The entries of a single step of a new episode."""
+def settled(mode, step, **options):
+    """Entries of the single transition ``step`` of a new episode."""
     control = (20.0, 20.0) if mode == "settlement" else ()
-    return books(mode, **{"control": control, **options}).settle(given)
+    return make_engine(mode, **{"control": control, **options}).settle(step)
 
 
 def amounts(entries):
-    """By source and slot; several entries of one kind are summed."""
+    """Sums of amounts by source and slot."""
     sums = {}
     for entry in entries:
         key = entry.source, entry.slot
@@ -97,5 +97,5 @@ def sources(entries):
 
 
 def discounted(ledger, steps, gamma=GAMMA):
-    """Return of an episode from its beginning, every amount at the step that caused it."""
+    """Discounted return of an episode with every amount at the step that caused it."""
     return sum(gamma**t * amount for t, amount in enumerate(ledger.by_cause(steps)))

@@ -1,4 +1,4 @@
-"""The PPO losses against numbers worked out by hand; every mean leaves out what has no weight."""
+"""PPO losses against numbers computed by hand; every mean excludes steps without weight."""
 
 import math
 
@@ -59,7 +59,7 @@ def test_loss_divides_by_the_count_and_not_by_the_weights():
     assert loss.item() == pytest.approx(-0.3)
 
 
-def test_an_empty_batch_costs_nothing():
+def test_the_loss_of_an_empty_batch_is_zero():
     loss = clipped_policy_loss(torch.zeros(3), torch.ones(3), torch.zeros(3), CLIP, torch.tensor(0.0))
     assert loss.item() == 0.0
 
@@ -76,15 +76,15 @@ def test_at_ratio_one_the_loss_is_minus_the_weighted_mean_advantage(seed, size):
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(2, 30))
-def test_steps_without_weight_change_no_loss_and_get_no_gradient(seed, size):
+def test_steps_without_weight_have_no_effect_and_no_gradient(seed, size):
     rng = np.random.default_rng(seed)
-    played = rng.integers(0, 2, size).astype(bool)
-    played[0], played[-1] = True, False
-    weights = torch.from_numpy(played.astype(np.float64))
-    log_ratio, other = torch.from_numpy(rng.normal(size=(2, size)))
+    is_weighted = rng.integers(0, 2, size).astype(bool)
+    is_weighted[0], is_weighted[-1] = True, False
+    weights = torch.from_numpy(is_weighted.astype(np.float64))
+    log_ratio, noise = torch.from_numpy(rng.normal(size=(2, size)))
     advantages, predictions, targets = torch.from_numpy(rng.normal(size=(3, size)))
-    keep = torch.from_numpy(played)
-    noisy = torch.where(keep, log_ratio, other * 20).requires_grad_()
+    weighted = torch.from_numpy(is_weighted)
+    noisy = torch.where(weighted, log_ratio, noise * 20).requires_grad_()
     count = weights.sum()
 
     def results(ratios, w, a, p, t, of=count):
@@ -96,12 +96,14 @@ def test_steps_without_weight_change_no_loss_and_get_no_gradient(seed, size):
         ]
 
     full = results(noisy, weights, advantages, predictions, targets)
-    short = results(log_ratio[keep], weights[keep], advantages[keep], predictions[keep], targets[keep])
+    short = results(
+        log_ratio[weighted], weights[weighted], advantages[weighted], predictions[weighted], targets[weighted]
+    )
     for a, b in zip(full, short, strict=True):
         assert a.item() == pytest.approx(b.item(), rel=1e-9, abs=1e-9)
     (full[0] + full[2]).backward()
     assert noisy.grad is not None
-    assert (noisy.grad[~keep] == 0).all()
+    assert (noisy.grad[~weighted] == 0).all()
 
 
 def test_weighted_mean_by_hand():
@@ -153,7 +155,7 @@ def test_explained_variance_by_hand(predictions, expected):
     assert spread.item() == pytest.approx(1.0)
 
 
-def test_explained_variance_sees_weighted_steps_only():
+def test_explained_variance_uses_weighted_steps_only():
     ratio, spread = explained_variance(
         torch.tensor([1.5, 70.0, 2.5]), torch.tensor([1.0, -40.0, 3.0]), torch.tensor([1.0, 0.0, 1.0])
     )
@@ -163,7 +165,7 @@ def test_explained_variance_sees_weighted_steps_only():
 
 @pytest.mark.parametrize("constant", [4.0, 0.1, -1e-3])
 def test_explained_variance_of_constant_targets_is_not_a_number(constant):
-    """Also where the mean of equal numbers is rounded, so that they seem to differ from it."""
+    """Also if rounding makes the mean of equal numbers differ from them."""
     predictions = torch.linspace(0, 1, 7)
     ratio, spread = explained_variance(predictions, torch.full((7,), constant), torch.ones(7))
     assert math.isnan(ratio.item())

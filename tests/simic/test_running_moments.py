@@ -39,9 +39,9 @@ def test_merged_moments_equal_those_of_all_rows_at_once(data, cuts):
 def test_deviation_is_the_population_deviation_where_there_is_spread(data):
     spread = data.std(axis=0)
     expected = np.where(spread > 1e-3, spread, np.nan)
-    known = ~np.isnan(expected)
+    measured = ~np.isnan(expected)
     deviation = Moments.none(data.shape[1]).merged(data).deviation
-    np.testing.assert_allclose(deviation[known], expected[known], rtol=1e-9)
+    np.testing.assert_allclose(deviation[measured], expected[measured], rtol=1e-9)
     assert (deviation > 0).all()
 
 
@@ -50,18 +50,18 @@ def test_deviation_is_one_where_there_is_no_spread_or_no_data():
     assert Moments.none(1).merged(np.array([[7.0]])).deviation.tolist() == [1.0]
 
 
-def test_merging_nothing_changes_nothing():
+def test_merging_an_empty_batch_changes_nothing():
     moments = Moments.none(2).merged(np.array([[1.0, 2.0], [4.0, 9.0]]))
     assert moments.merged(np.zeros((0, 2))) is moments
 
 
-def test_merging_leaves_the_old_moments_as_they_were():
+def test_merging_does_not_change_the_old_moments():
     old = Moments.none(1).merged(np.array([[1.0], [3.0]]))
     old.merged(np.array([[100.0]]))
     assert (old.count, old.mean.tolist(), old.squares.tolist()) == (2.0, [2.0], [2.0])
 
 
-def test_a_large_offset_does_not_wash_out_the_variance():
+def test_a_large_offset_does_not_cancel_the_variance():
     """A sum of squares would lose everything here; merging deviations does not."""
     data = 1e9 + np.array([[0.0], [1.0], [2.0], [3.0]])
     assert Moments.none(1).merged(data[:1]).merged(data[1:]).squares == pytest.approx([5.0], rel=1e-6)

@@ -1,4 +1,4 @@
-"""Who is better, and how many seeds it takes to tell."""
+"""Verdict of a paired comparison, and the number of seeds that it needs."""
 
 import math
 
@@ -19,15 +19,15 @@ def test_an_interval_across_zero_is_undecided():
     assert verdict([3.0, -2.0, 1.0, -1.5]).better == "undecided"
 
 
-def test_the_seeds_needed_are_those_of_the_textbook():
+def test_the_seeds_needed_follow_the_power_formula():
     """Mean 1, deviation 2: (1.96 + 0.8416)^2 * 4 = 31.4."""
-    found = verdict([3.0, -1.0, 3.0, -1.0, 1.0])
+    result = verdict([3.0, -1.0, 3.0, -1.0, 1.0])
     assert np.std([3.0, -1.0, 3.0, -1.0, 1.0], ddof=1) == 2.0
-    assert (found.seeds, found.seeds_needed) == (5, 32)
+    assert (result.seeds, result.seeds_needed) == (5, 32)
 
 
-def test_so_many_seeds_find_the_difference_four_times_in_five():
-    """The figure is checked against what it promises, by drawing."""
+def test_the_seeds_needed_detect_the_difference_in_four_of_five_cases():
+    """Power of the 32 seeds above, by simulation."""
     rng = np.random.default_rng(0)
     needed = 32
     draws = rng.normal(1.0, 2.0, (4000, needed))
@@ -35,9 +35,9 @@ def test_so_many_seeds_find_the_difference_four_times_in_five():
     assert (np.abs(z) > 1.959964).mean() == pytest.approx(0.8, abs=0.02)
 
 
-def test_no_difference_at_all_is_not_found_by_any_number_of_seeds():
-    found = verdict([0.0, 0.0])
-    assert (found.better, found.seeds_needed) == ("undecided", None)
+def test_equal_scores_are_undecided_and_need_no_number_of_seeds():
+    result = verdict([0.0, 0.0])
+    assert (result.better, result.seeds_needed) == ("undecided", None)
 
 
 def test_one_seed_is_no_comparison():

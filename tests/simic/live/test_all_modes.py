@@ -1,4 +1,4 @@
-"""What holds in every mode: after the fact, on success, for every slot, and telescoping."""
+"""Properties of every reward mode: outcome-based, success-based, per slot, and telescoping."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transition_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
+from transition_builders import EMPTY, amounts, make_engine, plain, report, settled, solo, sources, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import REWARD_MODES
@@ -20,18 +20,18 @@ STAGE_POTENTIAL = {"GERMINATED": 1.0, "TRAINING": 2.0, "BLENDING": 3.5, "HOLDING
 
 
 def potential(seed):
-    """The table of section 6.4, written down independently; what was removed has no potential."""
+    """Potentials of section 6.4, restated independently; a removed seed has none."""
     if seed is None or seed.stage.name not in STAGE_POTENTIAL:
         return 0.0
     return STAGE_POTENTIAL[seed.stage.name] + min(0.3 * seed.ticks_in_stage, 2.0)
 
 
 @pytest.mark.parametrize("mode", REWARD_MODES)
-def test_nothing_is_paid_for_an_empty_network_that_goes_on(mode):
+def test_an_empty_network_is_not_paid_before_the_end(mode):
     assert settled(mode, transition(measured=plain(20.0))) == ()
 
 
-def test_shaping_covers_every_slot_whichever_slot_the_action_named():
+def test_shaping_covers_every_slot_independent_of_the_action():
     before = (report("r0c0", Stage.TRAINING, 2), None, report("r0c2", Stage.GERMINATED, 1))
     after = (report("r0c0", Stage.TRAINING, 3), None, report("r0c2", Stage.TRAINING, 1))
     paid = amounts(settled("basic", transition(slot=1, before=before, after=after)))
@@ -41,7 +41,7 @@ def test_shaping_covers_every_slot_whichever_slot_the_action_named():
     )
 
 
-def test_a_seed_that_is_removed_gives_its_potential_back():
+def test_a_removed_seed_returns_its_potential():
     before, after = (report("r0c0", Stage.TRAINING, 2), *EMPTY[1:]), (report("r0c0", Stage.PRUNED, 1), *EMPTY[1:])
     paid = amounts(settled("basic", transition(before=before, after=after, operation=LifecycleOp.PRUNE)))
     assert paid == pytest.approx({("shaping", "r0c0"): -0.3 * 2.6})
@@ -72,20 +72,20 @@ some_state = st.tuples(some_seed, some_seed, some_seed)
     operation=st.sampled_from(list(LifecycleOp)),
 )
 def test_shaping_telescopes_over_any_trajectory_of_reports(path, gamma, mode, end, operation):
-    """P32 and P30: whatever happens, the discounted sum is that of the ends."""
+    """P32 and P30: on any path the discounted sum is that of the ends."""
     states = [
-        tuple(None if made is None else report(slot, *made) for slot, made in zip(SLOTS, state, strict=True))
+        tuple(None if seed is None else report(slot, *seed) for slot, seed in zip(SLOTS, state, strict=True))
         for state in path
     ]
     loss, last = mode == "loss", len(states) - 2
-    kept = books("shaped" if loss else mode, gamma=gamma, family="loss" if loss else "contribution")
+    engine = make_engine("shaped" if loss else mode, gamma=gamma, family="loss" if loss else "contribution")
     total = 0.0
     for t in range(last + 1):
         ends = {"truncated": end == "truncated", "restored_because_of": 0 if end == "restored" else None}
         step = transition(
             step=t, before=states[t], after=states[t + 1], operation=operation, **ends if t == last else {}
         )
-        total += sum(gamma**t * entry.amount for entry in kept.settle(step) if entry.source == "shaping")
+        total += sum(gamma**t * entry.amount for entry in engine.settle(step) if entry.source == "shaping")
     weight = 0.1 if loss else 0.3
     bare = STAGE_POTENTIAL
     worth = (lambda seed: bare.get(seed.stage.name, 0.0) if seed else 0.0) if loss else potential
@@ -93,7 +93,7 @@ def test_shaping_telescopes_over_any_trajectory_of_reports(path, gamma, mode, en
     assert total == pytest.approx(weight * (gamma ** (last + 1) * final - sum(map(worth, states[0]))), abs=1e-9)
 
 
-def test_without_shaping_there_is_none():
+def test_disabled_shaping_has_no_entries():
     seeds = (report("r0c0", Stage.TRAINING, 2), *EMPTY[1:])
     for mode in SHAPED_MODES:
         assert "shaping" not in sources(settled(mode, transition(after=seeds), disable_pbrs=True))
@@ -120,7 +120,7 @@ def test_a_refused_operation_pays_like_waiting(mode):
 
 
 @pytest.mark.parametrize("mode", REWARD_MODES)
-def test_waiting_pays_the_same_whichever_slot_it_names(mode):
+def test_waiting_pays_the_same_for_any_slot(mode):
     """P57."""
     seeds = (
         report("r0c0", Stage.BLENDING, 2, alpha=0.5, contribution=3.0, interaction_pp=1.0),
@@ -137,10 +137,10 @@ def test_waiting_pays_the_same_whichever_slot_it_names(mode):
 
 @pytest.mark.parametrize("mode", REWARD_MODES)
 def test_the_reward_is_the_sum_of_its_entries(mode):
-    """P60, in every mode; and every entry says where it belongs, and why."""
-    kept = books(mode, control=(20.0, 20.0))
-    entries = kept.settle(replace(COMMIT, truncated=True))
-    assert kept.ledger.total() == sum(entry.amount for entry in entries) == sum(kept.ledger.by_source().values())
+    """P60, in every mode; every entry has step, slot and explanation."""
+    engine = make_engine(mode, control=(20.0, 20.0))
+    entries = engine.settle(replace(COMMIT, truncated=True))
+    assert engine.ledger.total() == sum(entry.amount for entry in entries) == sum(engine.ledger.by_source().values())
     for entry in entries:
         assert entry.step == entry.cause_step == 0
         assert entry.slot in (None, "r0c1")
@@ -149,7 +149,7 @@ def test_the_reward_is_the_sum_of_its_entries(mode):
 
 @pytest.mark.parametrize("mode", REWARD_MODES)
 @pytest.mark.parametrize("cause", [2, 9])
-def test_a_rollback_is_punished_at_any_epoch_where_it_was_caused(mode, cause):
+def test_a_rollback_is_penalised_at_its_causal_step_at_any_epoch(mode, cause):
     """P55."""
     seed = (report("r0c0", Stage.TRAINING, 2), *EMPTY[1:])
     step = transition(step=9, before=seed, after=EMPTY, restored_because_of=cause)
@@ -169,15 +169,15 @@ def test_a_rollback_is_punished_at_any_epoch_where_it_was_caused(mode, cause):
         ("accuracy of coalition ['r0c1'] after step 7", lambda v: {"measured": _with_broken(v)}),
     ],
 )
-def test_a_measurement_that_is_not_finite_is_named_and_nothing_is_paid(name, broken, value):
-    kept = books("shaped")
+def test_a_nonfinite_measurement_is_refused_by_name_and_nothing_is_paid(name, broken, value):
+    engine = make_engine("shaped")
     with pytest.raises(RewardError, match="nothing was paid") as caught:
-        kept.settle(replace(COMMIT, step=7, **broken(value)))
+        engine.settle(replace(COMMIT, step=7, **broken(value)))
     assert name in str(caught.value)
     assert str(value) in str(caught.value)
     assert caught.value.reason == "non_finite_measurement"
-    assert kept.ledger.entries == ()
-    assert kept.accounts.accuracies_pp == (20.0,)
+    assert engine.ledger.entries == ()
+    assert engine.accounts.accuracies_pp == (20.0,)
 
 
 def _with_broken(value):

@@ -22,6 +22,6 @@ def test_the_rules_are_the_combinations_that_the_configuration_accepts():
                     RewardConfig(family=family, mode=mode)
 
 
-def test_settlement_alone_needs_a_control():
+def test_only_settlement_needs_a_control():
     assert [mode for mode in REWARD_MODES if needs_control(RewardConfig(mode=mode))] == ["settlement"]
     assert not needs_control(RewardConfig(family="loss"))

@@ -1,4 +1,4 @@
-"""The accounts of whole live episodes under random legal policies, in every mode."""
+"""Rewards of live episodes under random legal policies, in every mode."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ SHAPED = ("shaped", "simplified", "basic", "basic_plus", "escrow")
 
 
 def random_legal(env, rng):
-    """A legal action, its operation drawn uniformly from those that are legal, seldom WAIT."""
+    """A legal action: WAIT with probability 0.3, otherwise uniform over the other legal operations."""
     masks = env.masks
     ops = [op for op in LifecycleOp if masks.op[op] and op is not LifecycleOp.WAIT]
     op = rng.choice(ops) if ops and rng.random() < 0.7 else LifecycleOp.WAIT
@@ -44,7 +44,7 @@ def random_legal(env, rng):
 def play(env, seed, rng):
     """One episode: reports before the first step and after each, entries and rewards of each step.
 
-    Every other decision is that of the heuristic, which leads seeds to their end.
+    The other decisions are those of the heuristic, which commits seeds.
     """
     _, info = env.reset(seed=seed)
     heuristic = HeuristicPolicy(env.limits, HeuristicConfig(min_contribution_pp=-50.0))
@@ -63,7 +63,7 @@ def play(env, seed, rng):
 
 @pytest.fixture(scope="module")
 def played():
-    """Episodes by mode. The same decisions are taken in all of them."""
+    """Episodes by mode, with the same decisions in every mode."""
     episodes = {}
     for mode, settings in MODES.items():
         env = make_environment("digits", FAST | settings)
@@ -77,20 +77,20 @@ def mode(request):
 
 
 def test_random_legal_policies_visit_every_stage(played):
-    """Otherwise the tests below would say little."""
+    """Precondition of the tests below."""
     seen = {r.stage.name for reports, _, _ in played["basic"] for state in reports for r in state if r is not None}
     assert {"TRAINING", "BLENDING", "HOLDING", "FOSSILIZED", "EMBARGOED"} <= seen
 
 
-def test_what_is_paid_changes_nothing_in_the_networks(played):
-    first, *others = played.values()
-    for other in others:
-        assert [reports for reports, _, _ in other] == [reports for reports, _, _ in first]
+def test_the_reward_mode_does_not_change_the_networks(played):
+    reference, *others = played.values()
+    for episodes in others:
+        assert [reports for reports, _, _ in episodes] == [reports for reports, _, _ in reference]
 
 
 @pytest.mark.parametrize("name", [*SHAPED, "loss"])
 def test_shaping_telescopes_exactly_on_live_trajectories(played, name):
-    """P32: Phi is 0 at the beginning and at the end, so the discounted sum is 0, whatever was done in between."""
+    """P32: Phi is 0 at both ends, so the discounted sum is 0 for any actions."""
     for _, entries, _ in played[name]:
         amounts = [
             GAMMA**t * entry.amount for t, booked in enumerate(entries) for entry in booked if entry.source == "shaping"
@@ -99,8 +99,8 @@ def test_shaping_telescopes_exactly_on_live_trajectories(played, name):
         assert sum(amounts) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_every_entry_is_booked_at_its_step_and_caused_by_then(played, mode):
-    """P1, P60: finite, no noughts, with a reason, and the reward is their sum."""
+def test_every_entry_is_booked_at_its_step_with_an_earlier_or_equal_cause(played, mode):
+    """P1, P60: amounts are finite and not zero, with an explanation, and sum to the reward."""
     for _, entries, rewards in played[mode]:
         for t, booked in enumerate(entries):
             assert sum(entry.amount for entry in booked) == pytest.approx(rewards[t], abs=1e-12)
@@ -112,8 +112,8 @@ def test_every_entry_is_booked_at_its_step_and_caused_by_then(played, mode):
                 assert entry.explanation
 
 
-def test_every_slot_that_holds_a_measured_seed_is_attributed(played):
-    """Whatever the operation names: harm is booked at its slot, at that very step."""
+def test_every_slot_with_a_measured_harmful_seed_is_attributed(played):
+    """For any operation, harm is booked at its slot in the same step."""
     harmed = 0
     for reports, entries, _ in played["shaped"]:
         for before, after, booked in zip(reports, reports[1:], entries, strict=False):
@@ -125,7 +125,7 @@ def test_every_slot_that_holds_a_measured_seed_is_attributed(played):
     assert harmed > 5
 
 
-def test_terminal_pay_comes_once_and_at_the_end(played, mode):
+def test_terminal_pay_is_booked_once_at_the_end(played, mode):
     for _, entries, _ in played[mode]:
         paying = [t for t, booked in enumerate(entries) for entry in booked if entry.source == "terminal"]
         assert paying in ([], [len(entries) - 1])
@@ -142,7 +142,7 @@ def test_terminal_pay_comes_once_and_at_the_end(played, mode):
     ids=lambda action: action.operation.name,
 )
 def test_an_illegal_action_pays_like_waiting(action):
-    """A seed develops in r0c0, so each of these is illegal; the twin that waits earns the same."""
+    """With a developing seed in r0c0 each action is illegal and earns the same as WAIT."""
     germinate = Action(op=int(LifecycleOp.GERMINATE), slot=0).to_indices()
     wait = Action(op=int(LifecycleOp.WAIT)).to_indices()
     results = []

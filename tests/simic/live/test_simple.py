@@ -4,30 +4,30 @@ import math
 from dataclasses import replace
 
 import pytest
-from transition_builders import EMPTY, amounts, books, plain, report, settled, solo, sources, table, transition
+from transition_builders import EMPTY, amounts, make_engine, plain, report, settled, solo, sources, table, transition
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.stages import Stage
 
 HELD = (None, report("r0c1", Stage.HOLDING, 5, alpha=1.0, contribution=4.0), None)
-KEPT = (None, report("r0c1", Stage.FOSSILIZED, 1, alpha=1.0, contribution=-9.0), None)
+FOSSIL = (None, report("r0c1", Stage.FOSSILIZED, 1, alpha=1.0, contribution=-9.0), None)
 COMMIT = transition(
     operation=LifecycleOp.FOSSILIZE,
     slot=1,
     before=HELD,
-    after=KEPT,
+    after=FOSSIL,
     known=solo("r0c1", 35.0, 40.0),
     measured=solo("r0c1", 60.0, 50.0),
 )
 FULL = 0.3 + 0.5 * 40.0 / 9.0
 
 
-def test_basic_pays_a_commitment_on_what_was_known_when_it_was_decided():
+def test_basic_pays_a_commitment_by_the_measurement_before_the_decision():
     assert amounts(settled("basic", COMMIT))[("commitment", "r0c1")] == pytest.approx(FULL)
 
 
 @pytest.mark.parametrize("operation", [op for op in LifecycleOp if op is not LifecycleOp.FOSSILIZE])
-def test_no_other_operation_gets_the_pay_of_a_commitment(operation):
+def test_no_other_operation_has_a_commitment_entry(operation):
     assert "commitment" not in sources(settled("basic", replace(COMMIT, operation=operation)))
 
 
@@ -42,55 +42,55 @@ def test_basic_rent_is_linear():
     assert paid[("rent", None)] == pytest.approx(-0.0040624, abs=1e-12)
 
 
-def test_basic_pays_the_gain_of_the_whole_episode_at_its_end():
+def test_basic_pays_the_accuracy_gain_of_the_episode_at_its_end():
     assert amounts(settled("basic", transition(truncated=True))) == pytest.approx(
         {("terminal", None): 5.0 * 30.0 / 100.0}
     )
     assert "terminal" not in sources(settled("basic", transition(restored_because_of=0)))
 
 
-def test_basic_plus_pays_a_part_at_once_and_the_rest_by_what_the_seed_contributes():
-    """P42: what is paid at once and the pool are the whole."""
-    kept = books("basic_plus", disable_pbrs=True)
-    paid = amounts(kept.settle(replace(COMMIT, step=9)))
+def test_basic_plus_pays_a_part_at_once_and_drips_the_rest_by_contribution():
+    """P42: the immediate pay and the pool add up to the full bonus."""
+    engine = make_engine("basic_plus", disable_pbrs=True)
+    paid = amounts(engine.settle(replace(COMMIT, step=9)))
     assert paid[("commitment", "r0c1")] == pytest.approx(FULL)
     assert paid[("drip", "r0c1")] == pytest.approx(-0.7 * FULL)
     later = (None, report("r0c1", Stage.FOSSILIZED, 2, alpha=1.0, contribution=1.5), None)
-    (drip,) = [e for e in kept.settle(transition(step=10, before=KEPT, after=later)) if e.source == "drip"]
+    (drip,) = [e for e in engine.settle(transition(step=10, before=FOSSIL, after=later)) if e.source == "drip"]
     assert drip.amount == pytest.approx(0.7 * FULL / 30 * 1.5)
     assert (drip.slot, drip.step, drip.cause_step) == ("r0c1", 10, 9)
 
 
 @pytest.mark.parametrize(("contribution", "amount"), [(900.0, 0.1), (-900.0, -0.05)])
-def test_a_drip_has_bounds(contribution, amount):
-    kept = books("basic_plus", disable_pbrs=True)
-    kept.settle(COMMIT)
+def test_a_drip_is_clipped_on_both_sides(contribution, amount):
+    engine = make_engine("basic_plus", disable_pbrs=True)
+    engine.settle(COMMIT)
     later = (None, report("r0c1", Stage.FOSSILIZED, 2, alpha=1.0, contribution=contribution), None)
-    paid = amounts(kept.settle(transition(step=1, before=KEPT, after=later)))
+    paid = amounts(engine.settle(transition(step=1, before=FOSSIL, after=later)))
     assert paid[("drip", "r0c1")] == pytest.approx(amount)
 
 
-def test_an_unmeasured_fossil_drips_nothing():
+def test_an_unmeasured_fossil_has_no_drip():
     """P43 in live episodes: a missing measurement is neither zero nor an error that ends a run."""
-    kept = books("basic_plus", disable_pbrs=True)
-    kept.settle(COMMIT)
+    engine = make_engine("basic_plus", disable_pbrs=True)
+    engine.settle(COMMIT)
     unknown = (None, report("r0c1", Stage.FOSSILIZED, 2, alpha=1.0), None)
-    assert "drip" not in sources(kept.settle(transition(step=1, before=KEPT, after=unknown)))
+    assert "drip" not in sources(engine.settle(transition(step=1, before=FOSSIL, after=unknown)))
 
 
-def test_a_commitment_that_does_not_count_starts_no_drip():
-    kept = books("basic_plus", disable_pbrs=True)
+def test_a_commitment_below_the_contribution_threshold_starts_no_drip():
+    engine = make_engine("basic_plus", disable_pbrs=True)
     weak = (None, report("r0c1", Stage.HOLDING, 5, alpha=1.0, contribution=0.5), None)
-    paid = amounts(kept.settle(replace(COMMIT, before=weak)))
+    paid = amounts(engine.settle(replace(COMMIT, before=weak)))
     assert paid[("commitment", "r0c1")] == pytest.approx(-0.2)
     assert ("drip", "r0c1") not in paid
 
 
-def test_a_drip_share_of_zero_is_basic():
+def test_basic_plus_with_a_drip_fraction_of_zero_equals_basic():
     assert settled("basic_plus", COMMIT, drip_fraction=0.0) == settled("basic", COMMIT)
 
 
-def test_simplified_counts_the_fossils_that_contribute_at_the_end():
+def test_simplified_counts_contributing_fossils_at_the_end():
     after = (
         report("r0c0", Stage.FOSSILIZED, 9, alpha=1.0, contribution=1.0),
         report("r0c1", Stage.FOSSILIZED, 9, alpha=1.0, contribution=0.9),
@@ -101,7 +101,7 @@ def test_simplified_counts_the_fossils_that_contribute_at_the_end():
 
 
 @pytest.mark.parametrize("operation", list(LifecycleOp))
-def test_simplified_charges_operations_but_neither_waiting_nor_commitments(operation):
+def test_simplified_charges_every_operation_except_wait_and_fossilize(operation):
     paid = amounts(settled("simplified", replace(COMMIT, operation=operation), disable_pbrs=True))
     free = operation in (LifecycleOp.WAIT, LifecycleOp.FOSSILIZE)
     assert paid == ({} if free else {("operation", "r0c1"): -0.01})
@@ -125,7 +125,7 @@ def test_sparse_pays_committed_accuracy_minus_the_price_of_committed_parameters(
 
 
 @pytest.mark.parametrize(("age", "paid"), [(4, {("prune", "r0c0"): -0.1}), (5, {})])
-def test_minimal_punishes_early_pruning_and_nothing_else(age, paid):
+def test_minimal_penalises_early_prunes_only(age, paid):
     """P45."""
     seeds = (report("r0c0", Stage.TRAINING, 3, age=age), *EMPTY[1:])
     step = transition(operation=LifecycleOp.PRUNE, before=seeds, after=EMPTY)
@@ -136,13 +136,13 @@ def test_minimal_punishes_early_pruning_and_nothing_else(age, paid):
 @pytest.mark.parametrize(
     ("before", "after", "amount"), [(1.0, 0.95, 2.5), (1.0, 1.05, -1.25), (9.0, 1.0, 25.0), (1.0, 9.0, -12.5)]
 )
-def test_a_lower_loss_is_paid_and_a_higher_one_punished(before, after, amount):
-    """P58: the sign is right where episodes are paid, not only in the formula."""
+def test_a_decrease_of_the_loss_is_paid_and_an_increase_charged(before, after, amount):
+    """P58: the sign in live episodes, not only in the formula."""
     step = transition(known=plain(40.0, before), measured=plain(40.0, after))
     assert amounts(settled("shaped", step, family="loss")) == pytest.approx({("loss", None): amount})
 
 
-def test_the_loss_family_charges_seeds_after_their_grace_and_settles_the_final_loss():
+def test_the_loss_family_charges_rent_after_the_grace_and_pays_the_final_loss():
     after = (report("r0c0", Stage.TRAINING, 2, parameters=40, age=3), report("r0c1", Stage.TRAINING, 2, age=2), None)
     step = transition(before=after, after=after, known=plain(40.0), measured=plain(40.0), truncated=True)
     paid = amounts(settled("shaped", step, family="loss", disable_pbrs=True))
@@ -150,12 +150,12 @@ def test_the_loss_family_charges_seeds_after_their_grace_and_settles_the_final_l
     assert paid == pytest.approx(expected)
 
 
-def test_a_rollback_is_no_improvement_of_the_loss():
+def test_a_rollback_does_not_count_as_a_decrease_of_the_loss():
     step = transition(known=plain(10.0, 9.0), measured=plain(40.0, 1.0), restored_because_of=0)
     assert sources(settled("shaped", step, family="loss")) == {"rollback"}
 
 
-def test_an_unmeasured_fossil_does_not_count_even_if_nothing_is_asked_of_it():
+def test_an_unmeasured_fossil_does_not_count_at_a_threshold_of_zero():
     after = (report("r0c0", Stage.FOSSILIZED, 9, alpha=1.0), None, None)
     step = transition(before=after, after=after, truncated=True)
     paid = amounts(settled("simplified", step, disable_pbrs=True, min_fossilize_contribution=0.0))

@@ -21,8 +21,8 @@ EMPTY_OR_FAILED = tuple(stage for stage in STAGES if stage not in LIFECYCLE[1:])
 
 @settings(max_examples=100)
 @given(inputs=steps(seeded=True), mode=credit_modes)
-def test_blending_is_warned_about_exactly_where_all_seeds_hurt(inputs, mode):
-    """P19: any operation; unknown improvement and mere drift of the host are no reason."""
+def test_blending_has_a_warning_iff_the_joint_improvement_is_negative(inputs, mode):
+    """P19: for any operation; unknown improvement and drift of the host cause no warning."""
     warning = pay(inputs, CONFIGS[mode]).of("blending warning")
     hurts = inputs.seed.improvement is not None and inputs.seed.improvement < 0
     assert (warning < 0) == (inputs.seed.stage is Stage.BLENDING and hurts)
@@ -33,7 +33,7 @@ def test_blending_is_warned_about_exactly_where_all_seeds_hurt(inputs, mode):
 
 @settings(max_examples=100)
 @given(inputs=steps(stages=(Stage.HOLDING,), seeded=True), mode=credit_modes)
-def test_holding_is_warned_about_from_the_second_epoch_if_it_earns(inputs, mode):
+def test_holding_has_a_warning_from_the_second_epoch_if_it_earns(inputs, mode):
     """P20."""
     config = CONFIGS[mode]
     waiting = pay(replace(inputs, operation=LifecycleOp.WAIT), config)
@@ -49,7 +49,7 @@ def test_holding_is_warned_about_from_the_second_epoch_if_it_earns(inputs, mode)
 
 @settings(max_examples=60)
 @given(ticks=st.integers(2, 30), attribution=points(1e-6, 15), stage=stages)
-def test_each_further_epoch_of_holding_costs_a_twentieth_more_up_to_the_floor(ticks, attribution, stage):
+def test_the_holding_warning_grows_by_a_twentieth_per_epoch_to_its_floor(ticks, attribution, stage):
     """P20."""
     here, after = (operations.holding_warning(Stage.HOLDING, n, attribution) for n in (ticks, ticks + 1))
     assert after - here == pytest.approx(-0.05 if ticks < 6 else 0.0, abs=1e-12)
@@ -59,7 +59,7 @@ def test_each_further_epoch_of_holding_costs_a_twentieth_more_up_to_the_floor(ti
 
 @settings(max_examples=60)
 @given(overhead=points(1, 1e5), step_up=points(1, 1e5), host=st.integers(1, 10**6))
-def test_logarithmic_rent_rises_ever_slower_up_to_its_cap(overhead, step_up, host):
+def test_logarithmic_rent_is_concave_up_to_its_cap(overhead, step_up, host):
     """P21."""
     low, middle, high = (
         costs.logarithmic_rent(overhead + k * step_up, host, RewardConfig(max_rent=100.0)) for k in (0, 1, 2)
@@ -72,8 +72,8 @@ def test_logarithmic_rent_rises_ever_slower_up_to_its_cap(overhead, step_up, hos
 
 @settings(max_examples=60)
 @given(overhead=points(1, 1e5), host=st.integers(1, 200), relief=points(0, 1e6))
-def test_a_tiny_host_pays_like_one_of_two_hundred_parameters(overhead, host, relief):
-    """P21: and nothing is due without overhead or host."""
+def test_a_tiny_host_pays_rent_as_a_host_of_two_hundred_parameters(overhead, host, relief):
+    """P21: without overhead or host the rent is zero."""
     rent = costs.logarithmic_rent(overhead, host, SHAPED)
     assert rent == costs.logarithmic_rent(overhead, 200, SHAPED)
     assert costs.logarithmic_rent(-relief, host, SHAPED) == costs.logarithmic_rent(overhead, 0, SHAPED) == 0.0
@@ -89,7 +89,7 @@ def test_linear_rent_is_proportional(overhead, more, budget):
 
 @settings(max_examples=60)
 @given(changes=points(0, 1e4), more=points(0, 1e4))
-def test_shock_lies_between_nothing_and_its_cap(changes, more):
+def test_shock_lies_between_zero_and_its_cap(changes, more):
     """P22."""
     assert -1.0 <= costs.shock(changes + more, SHAPED) <= costs.shock(changes, SHAPED) <= 0.0
     assert costs.shock(changes, RewardConfig(disable_anti_gaming=True)) == 0.0
@@ -123,8 +123,8 @@ def test_a_slower_ramp_of_the_amplitude_costs_less(curve, steepness, start, move
 
 @settings(max_examples=60)
 @given(live=st.integers(0, 20), committed=st.integers(0, 20), free=st.integers(0, 5))
-def test_every_seed_beyond_the_free_ones_occupies_whether_live_or_committed(live, committed, free):
-    """P23: commitment is no escape. Which stages count as live is decided where seeds are counted."""
+def test_every_live_or_committed_seed_beyond_the_free_ones_is_charged(live, committed, free):
+    """P23: committed seeds count too. The caller decides which stages count as live."""
     config = RewardConfig(free_slots=free)
     places = [0.01 for _ in range(live + committed)][free:]
     assert costs.occupancy(live, committed, config) == pytest.approx(sum(places))
@@ -133,7 +133,7 @@ def test_every_seed_beyond_the_free_ones_occupies_whether_live_or_committed(live
 
 @settings(max_examples=60)
 @given(costs=st.lists(points(-2, 0), min_size=4, max_size=4))
-def test_operations_cost_and_patience_does_not(costs):
+def test_operations_are_charged_and_wait_is_free(costs):
     """P24."""
     germinate, fossilize, prune, target = costs
     config = RewardConfig(
@@ -154,15 +154,15 @@ def test_operations_cost_and_patience_does_not(costs):
     inputs=steps(stages=tuple(set(STAGES) - {Stage.HOLDING}), operations=[LifecycleOp.FOSSILIZE]),
     mode=credit_modes,
 )
-def test_a_commitment_that_is_impossible_costs_at_least_one(inputs, mode):
+def test_an_impossible_commitment_costs_at_least_one(inputs, mode):
     """P25."""
     assert pay(inputs, CONFIGS[mode]).of("operation") == pytest.approx(-1.01)
 
 
 @settings(max_examples=60)
 @given(inputs=steps(stages=(Stage.FOSSILIZED,), operations=[LifecycleOp.PRUNE], seeded=True), mode=credit_modes)
-def test_pruning_what_is_committed_costs_at_least_one(inputs, mode):
-    """P25: and its potential besides."""
+def test_pruning_a_committed_seed_costs_at_least_one(inputs, mode):
+    """P25: in addition to its potential."""
     assert pay(inputs, CONFIGS[mode]).of("operation") <= -1.0 - 0.3 * 6.0
 
 
@@ -175,7 +175,7 @@ def test_no_terminal_bonus_is_paid_before_the_end(inputs, mode):
 
 @settings(max_examples=60)
 @given(inputs=steps(last=True, operations=[LifecycleOp.GERMINATE], seeded=False), mode=credit_modes)
-def test_a_germination_at_the_end_gets_no_deposit(inputs, mode):
+def test_a_germination_in_the_last_step_has_no_deposit(inputs, mode):
     """P26."""
     reward = pay(inputs, CONFIGS[mode])
     assert reward.of("operation") == -0.15
@@ -196,7 +196,7 @@ def test_a_good_commitment_is_paid_in_proportion_to_its_dwell(ticks, contributio
 
 @settings(max_examples=60)
 @given(ticks=st.integers(0, 30), contribution=maybe(points(-5, 15)), improvement=points(-20, -1e-6), stage=stages)
-def test_a_commitment_that_hurts_costs_at_any_dwell(ticks, contribution, improvement, stage):
+def test_a_harmful_commitment_is_charged_at_any_dwell(ticks, contribution, improvement, stage):
     """P27."""
     assert operations.commitment_pay(stage, ticks, contribution, improvement, SHAPED) <= -0.5
     assert operations.commitment_bonus(stage, ticks, contribution, improvement, SHAPED) == 0.0
@@ -204,7 +204,7 @@ def test_a_commitment_that_hurts_costs_at_any_dwell(ticks, contribution, improve
 
 @settings(max_examples=60)
 @given(earlier=st.integers(0, 4), later=st.integers(1, 5), ticks=st.integers(0, 40), empty=st.sampled_from(STAGES))
-def test_potentials_rise_along_the_lifecycle_and_are_zero_where_nothing_grows(earlier, later, ticks, empty):
+def test_potentials_rise_along_the_lifecycle_and_are_zero_without_a_seed(earlier, later, ticks, empty):
     """P28: at equal dwell, which adds the same in every stage."""
     first, second = LIFECYCLE[earlier], LIFECYCLE[min(5, earlier + later)]
     assert shaping.stage_potential(first) < shaping.stage_potential(second)
@@ -236,8 +236,8 @@ def test_discounted_shaping_telescopes_over_any_path_of_potentials(path, gamma, 
 
 @settings(max_examples=60)
 @given(dwells=st.lists(st.integers(0, 12), min_size=1, max_size=4))
-def test_stage_bonuses_without_discount_telescope_over_a_life(dwells):
-    """P29: from germination through each stage's dwell; at live cadence this needs the accounts."""
+def test_undiscounted_stage_bonuses_telescope_over_a_lifecycle(dwells):
+    """P29: from germination through each stage's dwell; see live/ for episodes."""
     total, previous, previous_ticks = 0.0, Stage.DORMANT, 0
     for stage, dwell in zip(LIFECYCLE[1:], dwells, strict=False):
         for ticks in range(dwell + 1):
@@ -253,7 +253,7 @@ def test_stage_bonuses_without_discount_telescope_over_a_life(dwells):
     floor=points(0.0, 1.0),
     mode=credit_modes,
 )
-def test_germinating_beats_waiting_on_an_empty_slot_when_it_is_free(inputs, floor, mode):
+def test_free_germination_pays_more_than_waiting_on_an_empty_slot(inputs, floor, mode):
     """P31."""
     config = RewardConfig(mode=mode, germinate_cost=0.0, germination_discount_floor=floor)
     waiting, germinating = (
@@ -262,7 +262,7 @@ def test_germinating_beats_waiting_on_an_empty_slot_when_it_is_free(inputs, floo
     assert germinating.total > waiting.total
 
 
-def test_the_potential_that_a_prune_forfeits_is_what_the_dwell_had_built_up():
+def test_a_prune_forfeits_the_potential_of_the_dwell():
     """P30 holds within one stage: the discounted shaping of germinate, wait and prune is no gain."""
     deposit = pay(step(LifecycleOp.GERMINATE, epoch=40)).of("operation") + 0.15
     total = deposit + sum(GAMMA**n * pay(step(seed=seed(Stage.GERMINATED, n))).of("shaping") for n in range(1, 7))

@@ -1,4 +1,4 @@
-"""Properties of credit that is kept and of bonuses that are paid later (section 18, P33 to P43)."""
+"""Properties of escrow credit and of dripped bonuses (section 18, P33 to P43)."""
 
 from dataclasses import replace
 
@@ -32,16 +32,16 @@ def test_the_balance_is_the_former_one_plus_the_change_and_never_negative(inputs
 
 @settings(max_examples=60)
 @given(
-    kept=points(0, 15),
+    start=points(0, 15),
     contribution=points(0, 15),
     progress=maybe(points(-40, 40)),
     doubt=points(-0.3, 0),
     clip=points(0.05, 5),
 )
-def test_credit_moves_in_limited_steps_to_its_target_without_overshoot(kept, contribution, progress, doubt, clip):
+def test_credit_moves_in_limited_steps_to_its_target_without_overshoot(start, contribution, progress, doubt, clip):
     """P33, P35."""
     config = RewardConfig(mode="escrow", escrow_delta_clip=clip)
-    balance, distance = kept, None
+    balance, distance = start, None
     for _ in range(400):
         move = escrow_move(balance, contribution, progress, doubt, config)
         assert abs(move.change) <= clip
@@ -54,8 +54,8 @@ def test_credit_moves_in_limited_steps_to_its_target_without_overshoot(kept, con
 
 @settings(max_examples=60)
 @given(inputs=steps(operations=[LifecycleOp.PRUNE]))
-def test_pruning_takes_exactly_what_was_kept(inputs):
-    """P34, P39: at once, without the limit, in any stage; nothing is left that could be forfeited."""
+def test_pruning_charges_exactly_the_escrow_credit(inputs):
+    """P34, P39: at once, without the limit, in any stage; the balance is zero afterwards."""
     reward = pay(inputs, ESCROW)
     assert reward.of("attribution") == -inputs.escrow_credit
     assert reward.escrow.balance == 0.0
@@ -64,7 +64,7 @@ def test_pruning_takes_exactly_what_was_kept(inputs):
 @settings(max_examples=60)
 @given(inputs=steps(stages=(Stage.FOSSILIZED,), seeded=True, operations=PATIENT))
 def test_the_credit_of_a_committed_seed_is_frozen(inputs):
-    """P36, P39: neither paid nor taken any more."""
+    """P36, P39: neither paid nor charged."""
     reward = pay(inputs, ESCROW)
     assert reward.escrow.change == reward.of("attribution") == 0.0
     assert reward.escrow.balance == inputs.escrow_credit
@@ -86,8 +86,8 @@ def test_an_unmeasured_seed_changes_no_credit(inputs):
     clip=st.sampled_from([0.0, 0.5, 2.0]),
     weight=points(0, 2),
 )
-def test_credit_that_is_never_committed_comes_to_nothing_but_the_harm(life, born_at, clip, weight):
-    """P38: payouts minus the balance that is forfeited at the end; nothing if no contribution was negative."""
+def test_uncommitted_credit_sums_to_zero_and_its_harm_stays(life, born_at, clip, weight):
+    """P38: payouts minus the balance forfeited at the end; zero if no contribution was negative."""
     config = RewardConfig(mode="escrow", escrow_delta_clip=clip, contribution_weight=weight)
     balance = paid = 0.0
     for contribution, stable, improvement in life:
@@ -116,7 +116,7 @@ def test_escrow_needs_the_stable_accuracy(inputs):
 @settings(max_examples=60)
 @given(inputs=steps(stages=LIVE, seeded=True, contributions=points(0, 15), operations=[LifecycleOp.WAIT]))
 def test_escrow_neither_discounts_damage_nor_early_germination(inputs):
-    """Section 7: D = T = 1; only the accuracy that was stable counts."""
+    """Section 7: D = T = 1; only the stable accuracy counts."""
     older = with_seed(inputs, age=0)
     assert pay(older, ESCROW).escrow == pay(inputs, ESCROW).escrow
     assert pay(replace(inputs, accuracy=inputs.accuracy / 2), ESCROW).escrow == pay(inputs, ESCROW).escrow
@@ -137,7 +137,7 @@ def test_a_drip_has_bounds_and_the_sign_of_the_contribution(scale, contribution,
 
 @settings(max_examples=60)
 @given(epoch=st.integers(1, 150), bonus=points(0, 8), contribution=points(0.001, 15), fraction=points(0, 1))
-def test_a_constant_contribution_drips_no_more_than_the_pool_times_itself(epoch, bonus, contribution, fraction):
+def test_a_constant_contribution_drips_at_most_pool_times_contribution(epoch, bonus, contribution, fraction):
     """P41: whenever the seed was committed."""
     drip = drip_of("r0c0", "s-1", bonus, 150 - epoch, RewardConfig(mode="basic_plus", drip_fraction=fraction))
     lifetime = sum(epoch_drip(drip.scale, contribution, 0.1, 0.5) for _ in range(epoch, 150))
@@ -155,7 +155,7 @@ def test_a_constant_contribution_drips_no_more_than_the_pool_times_itself(epoch,
     epoch=st.integers(1, 150),
     fraction=points(0.01, 1),
 )
-def test_what_is_paid_at_once_and_the_pool_are_the_full_bonus(contribution, improvement, ticks, epoch, fraction):
+def test_immediate_pay_and_pool_add_up_to_the_full_bonus(contribution, improvement, ticks, epoch, fraction):
     """P42: ``basic`` pays the same bonus at once."""
     inputs = step(
         LifecycleOp.FOSSILIZE,
@@ -179,7 +179,7 @@ def test_what_is_paid_at_once_and_the_pool_are_the_full_bonus(contribution, impr
     slot_id=st.sampled_from(["r0c0", "r0c1", None]),
     seed_id=st.sampled_from(["s-1", "s-2", None]),
 )
-def test_only_a_commitment_that_counts_of_a_named_seed_starts_a_drip(inputs, slot_id, seed_id):
+def test_only_a_counted_commitment_of_a_named_seed_starts_a_drip(inputs, slot_id, seed_id):
     """P42."""
     inputs = replace(inputs, slot_id=slot_id, seed_id=seed_id)
     started = pay(inputs, PLUS).drip
@@ -213,7 +213,7 @@ def test_no_other_operation_starts_a_drip(inputs, improvement):
 
 @settings(max_examples=60)
 @given(inputs=steps(), scale=points(0, 0.2), mode=st.sampled_from(["basic", "basic_plus"]))
-def test_a_drip_without_a_measurement_is_an_error_and_never_nothing(inputs, scale, mode):
+def test_a_drip_without_a_measurement_is_an_error(inputs, scale, mode):
     """P43."""
     running = replace(inputs, drips=(*inputs.drips, Drip("r9c9", "s-late", 1.0, scale)))
     with pytest.raises(RewardError, match="'s-late', which was not measured") as caught:

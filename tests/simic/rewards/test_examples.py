@@ -1,4 +1,4 @@
-"""The worked examples of section 19: rows 1 to 21, as they stand in its table."""
+"""The worked examples of section 19, rows 1 to 21."""
 
 import pytest
 from formula_builders import GAMMA, SHAPED, pay, seed, step
@@ -14,7 +14,7 @@ WAIT, PRUNE, FOSSILIZE = LifecycleOp.WAIT, LifecycleOp.PRUNE, LifecycleOp.FOSSIL
 
 
 def grown(gained, **fields):
-    """Accuracy 70 after a germination at so many points less."""
+    """Accuracy 70 after a germination at ``gained`` points less."""
     return {"accuracy": 70.0, "accuracy_at_germination": 70.0 - gained} | fields
 
 
@@ -168,7 +168,7 @@ def test_worked_example_of_the_loss_family():
     assert reward.total == pytest.approx(2.890883922, abs=1e-9)
 
 
-def test_the_commitment_that_is_split_starts_a_drip():
+def test_a_split_commitment_starts_a_drip():
     """Row 17."""
     inputs, _, _ = ROWS["basic_plus-fossilize-split"]
     drip = pay(inputs, RewardConfig(mode="basic_plus")).drip
@@ -199,9 +199,9 @@ def test_several_drips_are_paid_and_limited_one_by_one():
     ]
 
 
-def test_the_credit_of_a_life_under_escrow():
+def test_the_credit_of_six_epochs_under_escrow():
     """Section 7, ``escrow-ledger-sequence``."""
-    config, credit, found = RewardConfig(mode="escrow"), 0.0, []
+    config, credit, balances = RewardConfig(mode="escrow"), 0.0, []
     lives = [(6.0, 66.0), (6.0, 66.0), (6.0, 64.0), (2.0, 64.0), (-0.5, 64.0), (1.0, 65.0)]
     for contribution, stable in lives:
         inputs = step(
@@ -212,12 +212,12 @@ def test_the_credit_of_a_life_under_escrow():
             escrow_credit=credit,
         )
         credit = pay(inputs, config).escrow.balance
-        found.append(credit)
-    assert found == pytest.approx([2.0, 4.0, 4.898979486, 2.898979486, 0.0, 1.0], abs=1e-9)
+        balances.append(credit)
+    assert balances == pytest.approx([2.0, 4.0, 4.898979486, 2.898979486, 0.0, 1.0], abs=1e-9)
 
 
-def test_committing_what_hurts_moves_the_credit_unpaid():
-    """Section 7, marked as a defect there and kept at this level; live accounts pay what they move."""
+def test_committing_a_harmful_seed_moves_the_credit_without_pay():
+    """Section 7, marked as a defect there and kept in the formula; the live engine pays every move."""
     inputs = step(
         FOSSILIZE,
         holding(5, -0.5),
@@ -234,12 +234,12 @@ def test_committing_what_hurts_moves_the_credit_unpaid():
 
 
 @pytest.mark.parametrize(("epoch", "net"), [(1, -0.01269), (5, 0.05895), (10, 0.1485), (149, 0.1485), (150, -0.15)])
-def test_what_a_germination_comes_to_by_epoch(epoch, net):
+def test_the_net_reward_of_a_germination_by_epoch(epoch, net):
     """Section 6.9."""
     assert pay(step(LifecycleOp.GERMINATE, epoch=epoch)).of("operation") == pytest.approx(net, abs=1e-9)
 
 
-def test_a_germination_into_a_seed_is_punished():
+def test_a_germination_in_an_occupied_slot_is_penalised():
     reward = pay(step(LifecycleOp.GERMINATE, seed(Stage.TRAINING)))
     assert reward.of("operation") == pytest.approx(-0.45)
 

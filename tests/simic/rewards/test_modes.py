@@ -33,7 +33,7 @@ def test_sparse_pays_nothing_before_the_end(inputs):
 
 @settings(max_examples=60)
 @given(inputs=steps(last=True), scale=points(0.01, 10), more=points(0, 50), parameters=st.integers(0, 10**7))
-def test_sparse_pays_within_its_scale_more_for_accuracy_and_less_for_parameters(inputs, scale, more, parameters):
+def test_sparse_rises_with_accuracy_and_falls_with_parameters_in_its_scale(inputs, scale, more, parameters):
     """P44."""
     config = RewardConfig(mode="sparse", sparse_reward_scale=scale)
     total = pay(inputs, config).total
@@ -63,7 +63,7 @@ def test_pay_for_committed_accuracy_needs_it_at_every_step(inputs, mode):
 @settings(max_examples=100)
 @given(inputs=steps(), other=steps(), mode=late)
 def test_pay_for_committed_accuracy_ignores_everything_else(inputs, other, mode):
-    """P44: the seeds that are not committed, accuracy on the way, rents, drips."""
+    """P44: uncommitted seeds, intermediate accuracy, rents and drips."""
     same = replace(
         other,
         operation=inputs.operation,
@@ -78,7 +78,7 @@ def test_pay_for_committed_accuracy_ignores_everything_else(inputs, other, mode)
 
 @settings(max_examples=100)
 @given(inputs=steps())
-def test_minimal_is_sparse_minus_a_tenth_for_pruning_too_early(inputs):
+def test_minimal_equals_sparse_minus_a_tenth_per_early_prune(inputs):
     """P45."""
     difference = pay(inputs, MINIMAL).total - pay(inputs, SPARSE).total
     early = inputs.operation is LifecycleOp.PRUNE and inputs.seed is not None and inputs.seed.age < 5
@@ -124,8 +124,8 @@ def test_simplified_is_linear_in_final_accuracy_and_contributing_seeds(inputs, a
 
 @settings(max_examples=60)
 @given(inputs=steps(last=False), accuracy=points(0, 100))
-def test_simplified_takes_a_hundredth_for_every_operation_but_waiting(inputs, accuracy):
-    """P46: and does not look at the accuracy before the end."""
+def test_simplified_charges_a_hundredth_for_every_operation_except_wait(inputs, accuracy):
+    """P46: accuracy before the end has no effect."""
     waiting = pay(replace(inputs, operation=LifecycleOp.WAIT, accuracy=accuracy), SIMPLIFIED).total
     for operation in OPERATIONS:
         cost = 0.0 if operation is LifecycleOp.WAIT else -0.01
@@ -135,7 +135,7 @@ def test_simplified_takes_a_hundredth_for_every_operation_but_waiting(inputs, ac
 
 @settings(max_examples=60)
 @given(change=points(-3, 3), worse=points(0, 3), grown=maybe(seeds()))
-def test_a_lower_loss_is_never_paid_less_and_a_rise_counts_half(change, worse, grown):
+def test_the_loss_term_is_monotone_and_a_rise_counts_half(change, worse, grown):
     """Section 11, the formula's own convention: a negative change is an improvement."""
     assert loss_pay(change, grown=grown).total >= loss_pay(change + worse, grown=grown).total
     assert -12.5 <= loss_pay(change).of("loss") <= 25.0
@@ -154,14 +154,14 @@ def test_loss_rent_spares_young_seeds_and_rises_with_growth(overhead, more, grow
 
 @settings(max_examples=60)
 @given(stage=st.sampled_from(STAGES), ticks=st.integers(0, 40), more=st.integers(0, 40))
-def test_the_stage_term_of_the_loss_family_knows_no_dwell(stage, ticks, more):
+def test_the_stage_term_of_the_loss_family_is_independent_of_dwell(stage, ticks, more):
     first, second = (loss_pay(grown=seed(stage, n)).of("shaping") for n in (ticks, ticks + more))
     assert first == second
 
 
 @settings(max_examples=60)
 @given(loss=points(-5, 20), lower=points(0, 20))
-def test_the_final_loss_is_worth_between_nothing_and_one(loss, lower):
+def test_the_final_loss_is_paid_between_zero_and_one(loss, lower):
     assert 0.0 <= loss_pay(loss=loss, last=True).of("terminal") <= 1.0
     assert loss_pay(loss=loss - lower, last=True).total >= loss_pay(loss=loss, last=True).total
     assert loss_pay(loss=loss).total == loss_pay(loss=loss - lower).total
@@ -178,13 +178,13 @@ def test_the_final_loss_is_worth_between_nothing_and_one(loss, lower):
         ("committed contributions of s-1", lambda v: {"committed_contributions": {"s-1": v}}),
     ],
 )
-def test_evidence_that_is_not_finite_is_named_in_every_mode(mode, name, fields, value):
+def test_a_nonfinite_measurement_is_named_in_every_mode(mode, name, fields, value):
     given = {"committed_accuracy": 60.0, "stable_accuracy": 60.0} | fields(value)
     with pytest.raises(RewardError, match=rf"^{name} is {value}, it must be finite; nothing was paid") as caught:
         step_reward(step(**given), CONFIGS[mode], GAMMA)
     assert caught.value.reason == "non_finite_measurement"
 
 
-def test_a_loss_that_is_not_finite_is_named():
+def test_a_nonfinite_loss_is_named():
     with pytest.raises(RewardError, match=r"^change is inf"):
         loss_step_reward(LossInputs(1, 9, float("inf"), 1.0, 100, 100), RewardConfig(family="loss"), GAMMA)

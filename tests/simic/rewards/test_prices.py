@@ -1,4 +1,4 @@
-"""The terms of rent, shock, drip, endings and losses at their edges, and what the configuration refuses."""
+"""Edge cases of rent, shock, drip, terminal and loss terms, and validation of the reward configuration."""
 
 import math
 
@@ -31,16 +31,16 @@ FAMILY = RewardConfig(family="loss")
         (250_000.0, 0, 0.0),
     ],
 )
-def test_logarithmic_rent(overhead, host, rent):
+def test_logarithmic_rent_by_hand(overhead, host, rent):
     assert costs.logarithmic_rent(overhead, host, SHAPED) == pytest.approx(rent, abs=1e-9)
 
 
-def test_linear_rent():
+def test_linear_rent_by_hand():
     assert costs.linear_rent(25_000.0, SHAPED) == pytest.approx(0.005)
     assert costs.linear_rent(50.0, RewardConfig(param_budget=2000, param_penalty_weight=0.2)) == pytest.approx(0.005)
 
 
-def test_without_effective_parameters_all_extra_ones_count():
+def test_without_effective_parameters_all_extra_parameters_count():
     basic = RewardConfig(mode="basic")
     assert reward_of(step(total_parameters=150_000), basic).total == pytest.approx(-0.01)
     assert reward_of(step(total_parameters=150_000, effective_parameters=0.0), basic).total == 0.0
@@ -49,7 +49,7 @@ def test_without_effective_parameters_all_extra_ones_count():
 
 
 @pytest.mark.parametrize(("changes", "shock"), [(0.0, 0.0), (0.011, -0.0021538), (5.1, -0.99858), (5.2, -1.0)])
-def test_shock(changes, shock):
+def test_shock_by_hand(changes, shock):
     assert costs.shock(changes, SHAPED) == pytest.approx(shock)
 
 
@@ -63,7 +63,7 @@ def test_shock(changes, shock):
         (0.0, 1.0, 500, 0, 0.0),
     ],
 )
-def test_squared_changes_of_the_amplitude(before, after, parameters, host, square):
+def test_squared_changes_of_the_amplitude_by_hand(before, after, parameters, host, square):
     assert costs.squared_change(before, after, parameters, host, 200) == pytest.approx(square)
 
 
@@ -84,12 +84,12 @@ def test_parameters_count_in_proportion_to_their_amplitude_from_blending_on():
     ("live", "committed", "free", "price"),
     [(0, 0, 1, 0.0), (1, 0, 1, 0.0), (0, 2, 1, 0.01), (2, 1, 1, 0.02), (2, 1, 0, 0.03)],
 )
-def test_occupancy(live, committed, free, price):
+def test_occupancy_by_hand(live, committed, free, price):
     assert costs.occupancy(live, committed, RewardConfig(free_slots=free)) == pytest.approx(price)
 
 
 @pytest.mark.parametrize(("epochs_left", "scale"), [(130, 0.01), (5, 0.26), (4, 0.26), (0, 0.26)])
-def test_the_scale_of_a_drip(epochs_left, scale):
+def test_the_scale_of_a_drip_by_hand(epochs_left, scale):
     drip = bonuses.drip_of("r0c0", "s-1", 13 / 7, epochs_left, RewardConfig(mode="basic_plus"))
     assert drip.pool == pytest.approx(1.3)
     assert drip.scale == pytest.approx(scale)
@@ -109,11 +109,11 @@ def test_the_scale_of_a_drip(epochs_left, scale):
         (0.0, 0.5, 0.0),
     ],
 )
-def test_an_epoch_of_a_drip(contribution, ratio, paid):
+def test_an_epoch_of_a_drip_by_hand(contribution, ratio, paid):
     assert bonuses.epoch_drip(0.02, contribution, 0.1, ratio) == pytest.approx(paid)
 
 
-def test_drips_of_a_share_of_zero_or_without_a_name_are_paid_at_once():
+def test_drips_with_fraction_zero_or_without_seed_id_are_paid_at_once():
     held = seed(Stage.HOLDING, 5, improvement=5.0)
     named = step(LifecycleOp.FOSSILIZE, held, contribution=4.0, slot_id="r0c0", seed_id="s-1")
     nameless = step(LifecycleOp.FOSSILIZE, held, contribution=4.0, slot_id="r0c0")
@@ -133,12 +133,12 @@ def test_drips_of_a_share_of_zero_or_without_a_name_are_paid_at_once():
         (100.0, 0, 2.0, 2.0),
     ],
 )
-def test_pay_for_committed_accuracy(accuracy, parameters, scale, paid):
+def test_pay_for_committed_accuracy_by_hand(accuracy, parameters, scale, paid):
     config = RewardConfig(sparse_reward_scale=scale)
     assert terminal.committed_pay(accuracy, parameters, config) == pytest.approx(paid)
 
 
-def test_other_pay_at_the_end():
+def test_other_terminal_pay_by_hand():
     assert terminal.accuracy_pay(70.0, SHAPED) == pytest.approx(3.5)
     assert terminal.accuracy_pay(70.0, RewardConfig(disable_terminal_reward=True)) == 0.0
     assert terminal.gain_pay(2.0, SHAPED) == pytest.approx(0.1)
@@ -147,8 +147,8 @@ def test_other_pay_at_the_end():
 
 
 @pytest.mark.parametrize("mode", ["basic", "sparse"])
-def test_the_ablation_of_terminal_pay_does_not_reach(mode):
-    """Section 3.2: basic and sparse keep theirs."""
+def test_disabling_the_terminal_reward_does_not_affect_basic_and_sparse(mode):
+    """Section 3.2: basic and sparse keep their terminal pay."""
     inputs = step(epoch=150, accuracy_change=2.0, committed_accuracy=10.0)
     assert reward_of(inputs, RewardConfig(mode=mode, disable_terminal_reward=True)).total == pytest.approx(0.1)
 
@@ -157,7 +157,7 @@ def test_the_ablation_of_terminal_pay_does_not_reach(mode):
     ("change", "paid"),
     [(0.0, 0.0), (-0.05, 2.5), (0.05, -1.25), (-0.5, 25.0), (-10.0, 25.0), (0.5, -12.5), (math.inf, -12.5)],
 )
-def test_pay_for_a_change_of_the_loss(change, paid):
+def test_pay_for_a_change_of_the_loss_by_hand(change, paid):
     assert losses.change_pay(change, TERMS) == pytest.approx(paid)
 
 
@@ -165,13 +165,13 @@ def test_pay_for_a_change_of_the_loss(change, paid):
     ("overhead", "host", "rent"),
     [(20, 100, 0.009116078), (100, 100, 0.034657359), (0, 100, 0.0), (-9, 100, 0.0), (20, 0, 0.0), (20, -1, 0.0)],
 )
-def test_rent_of_the_loss_family(overhead, host, rent):
+def test_rent_of_the_loss_family_by_hand(overhead, host, rent):
     assert losses.rent(overhead, host, TERMS) == pytest.approx(rent, abs=1e-9)
     assert losses.rent(overhead, host, LossRewardConfig(max_rent_penalty=0.001)) == min(rent, 0.001)
 
 
 @pytest.mark.parametrize(("age", "rent"), [(2, 0.0), (3, -0.009116078), (None, -0.009116078)])
-def test_the_grace_of_young_seeds(age, rent):
+def test_the_loss_family_charges_no_rent_for_young_seeds(age, rent):
     grown = None if age is None else seed(Stage.TRAINING, age=age)
     reward = loss_step_reward(LossInputs(5, 10, 0.0, 1.0, 100, 120, grown), FAMILY, GAMMA)
     assert reward.of("rent") == pytest.approx(rent, abs=1e-9)
@@ -181,7 +181,7 @@ def test_the_grace_of_young_seeds(age, rent):
     ("stage", "paid"),
     [(Stage.GERMINATED, 0.0995), (Stage.TRAINING, 0.099), (Stage.BLENDING, 0.14825), (Stage.HOLDING, 0.19725)],
 )
-def test_the_stage_term_of_the_loss_family(stage, paid):
+def test_the_stage_term_of_the_loss_family_by_hand(stage, paid):
     for ticks in (0, 1, 30):
         inputs = LossInputs(5, 10, 0.0, 1.0, 100, 100, seed(stage, ticks))
         assert loss_step_reward(inputs, FAMILY, GAMMA).total == pytest.approx(paid)
@@ -200,7 +200,7 @@ def test_a_range_of_zero_counts_as_one_nat(loss, paid):
 
 
 @pytest.mark.parametrize(("age", "paid"), [(0, -0.1), (4, -0.1), (5, 0.0)])
-def test_an_early_prune_in_minimal(age, paid):
+def test_minimal_charges_an_early_prune(age, paid):
     inputs = step(LifecycleOp.PRUNE, seed(Stage.TRAINING, age=age), committed_accuracy=50.0)
     assert reward_of(inputs, RewardConfig(mode="minimal")).total == pytest.approx(paid)
     assert operations.operation_cost(LifecycleOp.PRUNE, SHAPED) == -0.005
@@ -210,7 +210,7 @@ def test_an_early_prune_in_minimal(age, paid):
     "field", ["param_budget", "sparse_reward_scale", "max_drip_per_epoch", "hacking_ratio_threshold"]
 )
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_what_is_divided_by_or_limits_must_be_positive(field, value):
+def test_divisors_and_limits_must_be_positive_and_finite(field, value):
     with pytest.raises(ValidationError, match=field):
         RewardConfig(**{field: value})
 

@@ -1,4 +1,4 @@
-"""Properties of the formulas for one step of one slot, and of what a seed is credited with (section 18, P1 to P18)."""
+"""Properties of the reward of one step, and of the credit of a seed (section 18, P1 to P18)."""
 
 import math
 from dataclasses import replace
@@ -80,7 +80,7 @@ def test_rewards_of_the_loss_family_are_finite_and_bounded(change, loss, overhea
 @settings(max_examples=100)
 @given(inputs=steps(), mode=modes)
 def test_the_total_is_the_sum_of_the_terms_and_each_source_is_named_once(inputs, mode):
-    """P2, P4: there is one path, so the total cannot depart from its terms."""
+    """P2, P4: the total is computed from its terms only."""
     reward = pay(inputs, CONFIGS[mode])
     sources = [source for source, _ in reward.amounts if source != "drip"]
     assert len(set(sources)) == len(sources)
@@ -93,7 +93,7 @@ def test_the_total_is_the_sum_of_the_terms_and_each_source_is_named_once(inputs,
 
 @settings(max_examples=60)
 @given(inputs=steps(), mode=credit_modes, heavier=points(1, 1e6))
-def test_each_circumstance_moves_its_own_term_only(inputs, mode, heavier):
+def test_each_input_changes_its_own_term_only(inputs, mode, heavier):
     """P2."""
     config = CONFIGS[mode]
     changes = {
@@ -110,14 +110,14 @@ def test_each_circumstance_moves_its_own_term_only(inputs, mode, heavier):
 
 @settings(max_examples=60)
 @given(inputs=steps(), other=steps(), mode=modes)
-def test_what_was_paid_before_changes_nothing(inputs, other, mode):
+def test_earlier_rewards_do_not_change_a_reward(inputs, other, mode):
     """P3."""
     first = pay(inputs, CONFIGS[mode])
     pay(other, CONFIGS[mode])
     assert pay(inputs, CONFIGS[mode]) == first
 
 
-def test_a_mode_of_whole_episodes_has_no_reward_for_a_single_step():
+def test_settlement_has_no_reward_for_a_single_step():
     """P4."""
     with pytest.raises(RewardError, match="'settlement' has no reward for a single step") as caught:
         step_reward(step(), RewardConfig(mode="settlement"), GAMMA)
@@ -126,8 +126,8 @@ def test_a_mode_of_whole_episodes_has_no_reward_for_a_single_step():
 
 @settings(max_examples=60)
 @given(inputs=steps(seeded=False, contributions=st.none()))
-def test_without_a_seed_nothing_is_attributed(inputs):
-    """P5: whatever the host learns."""
+def test_attribution_without_a_seed_is_zero(inputs):
+    """P5: for any progress of the host."""
     assert pay(inputs).of("attribution", "suspicion") == 0.0
     without_refund = pay(replace(inputs, operation=LifecycleOp.WAIT), ESCROW)
     assert without_refund.of("attribution") == 0.0
@@ -135,14 +135,14 @@ def test_without_a_seed_nothing_is_attributed(inputs):
 
 @settings(max_examples=60)
 @given(inputs=steps(stages=tuple(set(STAGES) - AMPLIFIED), seeded=True, contributions=st.none()))
-def test_an_unmeasured_seed_before_blending_is_credited_with_nothing(inputs):
-    """P6: whatever the host drifts."""
+def test_attribution_of_an_unmeasured_seed_before_blending_is_zero(inputs):
+    """P6: for any drift of the host."""
     assert pay(inputs).of("attribution", "suspicion") == 0.0
 
 
 @settings(max_examples=60)
 @given(inputs=steps(seeded=True, contributions=points(0, 15)), progress=points(0, 40))
-def test_attribution_lies_between_nothing_and_the_contribution(inputs, progress):
+def test_attribution_lies_between_zero_and_the_contribution(inputs, progress):
     """P7."""
     inputs = replace(inputs, operation=LifecycleOp.WAIT, accuracy=50 + progress, accuracy_at_germination=50.0)
     assert 0.0 <= pay(inputs, TRUSTING).of("attribution", "suspicion") <= inputs.contribution + 1e-9
@@ -153,8 +153,8 @@ def test_attribution_lies_between_nothing_and_the_contribution(inputs, progress)
     inputs=steps(stages=LIVE, contributions=points(-5, -0.001), operations=[LifecycleOp.WAIT]),
     weight=points(0, 3),
 )
-def test_harm_is_charged_in_proportion(inputs, weight):
-    """P8: without discounts, whatever was gained since germination."""
+def test_harm_is_charged_in_proportion_to_the_contribution_weight(inputs, weight):
+    """P8: without discounts, for any progress since germination."""
     shaped, escrow = (RewardConfig(mode=mode, contribution_weight=weight) for mode in ("shaped", "escrow"))
     assert pay(inputs, shaped).of("attribution", "suspicion") == pytest.approx(weight * inputs.contribution)
     charged = weight * inputs.contribution - inputs.escrow_credit
@@ -163,7 +163,7 @@ def test_harm_is_charged_in_proportion(inputs, weight):
 
 @settings(max_examples=60)
 @given(a=points(0.001, 100), b=points(0.001, 100))
-def test_means_are_ordered(a, b):
+def test_minimum_harmonic_and_geometric_mean_are_ordered(a, b):
     """P9."""
     small, mean, large = credit.minimum(a, b), credit.harmonic(a, b), credit.geometric(a, b)
     assert small * (1 - 1e-9) <= mean <= 2 * small * (1 + 1e-9)
@@ -173,7 +173,7 @@ def test_means_are_ordered(a, b):
 
 @settings(max_examples=60)
 @given(a=points(0.001, 100), b=points(0, 100))
-def test_means_agree_on_equal_numbers_and_are_nothing_where_one_is_not_positive(a, b):
+def test_means_agree_on_equal_numbers_and_are_zero_without_two_positive_ones(a, b):
     """P9."""
     for mean in (credit.minimum, credit.harmonic, credit.geometric):
         assert mean(a, a) == pytest.approx(a)
@@ -187,7 +187,7 @@ def test_means_agree_on_equal_numbers_and_are_nothing_where_one_is_not_positive(
     change=points(-50, 50),
     mode=credit_modes,
 )
-def test_a_measured_seed_is_paid_the_same_however_the_host_drifts(inputs, drift, change, mode):
+def test_the_pay_of_a_measured_seed_is_independent_of_host_drift(inputs, drift, change, mode):
     """P10."""
     drifted = replace(with_seed(inputs, improvement_since_stage=drift), accuracy_change=change)
     assert pay(drifted, CONFIGS[mode]) == pay(inputs, CONFIGS[mode])
@@ -195,7 +195,7 @@ def test_a_measured_seed_is_paid_the_same_however_the_host_drifts(inputs, drift,
 
 @settings(max_examples=60)
 @given(inputs=steps(seeded=True, contributions=KNOWN), mode=credit_modes)
-def test_a_contribution_without_the_improvement_by_all_is_refused(inputs, mode):
+def test_a_contribution_without_the_joint_improvement_is_refused(inputs, mode):
     """P11."""
     with pytest.raises(RewardError, match="improvement by all seeds together was not") as caught:
         pay(with_seed(inputs, improvement=None), CONFIGS[mode])
@@ -213,29 +213,29 @@ def test_the_improvement_discount_falls_with_the_damage(low, apart, steepness):
 
 @settings(max_examples=60)
 @given(inputs=steps())
-def test_pruning_turns_attribution_round(inputs):
+def test_pruning_negates_attribution(inputs):
     """P13."""
-    kept = pay(replace(inputs, operation=LifecycleOp.WAIT))
+    waited = pay(replace(inputs, operation=LifecycleOp.WAIT))
     pruned = pay(replace(inputs, operation=LifecycleOp.PRUNE))
-    assert pruned.of("attribution") == -kept.of("attribution")
+    assert pruned.of("attribution") == -waited.of("attribution")
 
 
 @settings(max_examples=60)
 @given(inputs=steps(stages=LIVE, seeded=True, contributions=points(1.001, 15)), improvement=hundredths(-1, 2))
 def test_suspicion_is_a_penalty_of_the_same_size_for_every_operation(inputs, improvement):
-    """P13, P16: a prune does not turn it round."""
+    """P13, P16: a prune does not change its sign."""
     doubted = with_seed(inputs, improvement=improvement)
-    taken = {pay(replace(doubted, operation=operation)).of("suspicion") for operation in OPERATIONS}
-    assert len(taken) == 1
-    assert -0.3 <= min(taken) <= 0.0
+    charges = {pay(replace(doubted, operation=operation)).of("suspicion") for operation in OPERATIONS}
+    assert len(charges) == 1
+    assert -0.3 <= min(charges) <= 0.0
     if abs(inputs.contribution - 5 * improvement) > 1e-6:
-        assert (min(taken) < 0) == (0 <= improvement <= 0.1 or 0 < 5 * improvement < inputs.contribution)
+        assert (min(charges) < 0) == (0 <= improvement <= 0.1 or 0 < 5 * improvement < inputs.contribution)
 
 
 @settings(max_examples=60)
 @given(inputs=steps(stages=(Stage.FOSSILIZED,), seeded=True))
-def test_a_committed_seed_is_credited_with_nothing(inputs):
-    """P14. A prune in escrow mode refunds what was kept, see P34."""
+def test_attribution_of_a_committed_seed_is_zero(inputs):
+    """P14. A prune in escrow mode refunds the credit, see P34."""
     assert pay(inputs).of("attribution", "suspicion") == 0.0
     if inputs.operation is not LifecycleOp.PRUNE:
         assert pay(inputs, ESCROW).of("attribution") == 0.0
@@ -247,8 +247,8 @@ def test_a_committed_seed_is_credited_with_nothing(inputs):
     improvement=points(-10, -0.001),
     mode=credit_modes,
 )
-def test_committing_what_hurts_is_credited_with_nothing(inputs, improvement, mode):
-    """P15: not even with its own harm."""
+def test_attribution_of_a_harmful_commitment_is_zero(inputs, improvement, mode):
+    """P15: its harm is not charged either."""
     reward = pay(with_seed(inputs, improvement=improvement), CONFIGS[mode])
     assert reward.of("attribution", "suspicion", "synergy") == 0.0
 
@@ -257,13 +257,13 @@ def test_committing_what_hurts_is_credited_with_nothing(inputs, improvement, mod
 @given(contribution=points(1.001, 100), improvement=points(-10, 100), less=points(0.1, 1))
 def test_suspicion_grows_with_the_ratio_of_claim_and_improvement(contribution, improvement, less):
     """P16."""
-    taken = credit.suspicion(contribution, improvement, 1.0, SHAPED)
+    charge = credit.suspicion(contribution, improvement, 1.0, SHAPED)
     if improvement > 0.1002:
-        assert taken <= credit.suspicion(max(1.001, less * contribution), improvement, 1.0, SHAPED)
-        assert taken >= credit.suspicion(contribution, improvement * max(less, 0.1001 / improvement), 1.0, SHAPED)
-        assert (taken < 0) == (contribution / improvement > 5.0)
+        assert charge <= credit.suspicion(max(1.001, less * contribution), improvement, 1.0, SHAPED)
+        assert charge >= credit.suspicion(contribution, improvement * max(less, 0.1001 / improvement), 1.0, SHAPED)
+        assert (charge < 0) == (contribution / improvement > 5.0)
     elif improvement <= 0.1:
-        assert taken < 0
+        assert charge < 0
     assert credit.suspicion(min(contribution, 1.0), improvement, 1.0, SHAPED) == 0.0
     assert credit.suspicion(contribution, improvement, 0.4999, SHAPED) == 0.0
     assert credit.suspicion(contribution, improvement, 1.0, TRUSTING) == 0.0
@@ -278,10 +278,10 @@ def test_suspicion_grows_with_the_ratio_of_claim_and_improvement(contribution, i
     progress=points(-40, 0),
     interaction=points(-5, 10),
 )
-def test_a_ransom_earns_neither_synergy_nor_more_than_a_half_while_the_host_learns_nothing(
+def test_a_ransom_without_progress_earns_no_synergy_and_at_most_half_a_point(
     stage, ticks, contribution, improvement, progress, interaction
 ):
-    """P17, as far as it holds in the reference; for a host that learns, see the accounts of live episodes."""
+    """P17 without progress of the host, as in the reference; see live/test_contribution.py for any progress."""
     held = seed(stage, ticks, improvement=improvement, interaction_sum=interaction)
     reward = pay(step(seed=held, contribution=contribution, accuracy=60 + progress, accuracy_at_germination=60.0))
     assert reward.of("synergy") == 0.0
@@ -299,7 +299,7 @@ def test_the_timing_discount_rises_from_its_floor_to_one(epoch, later, warmup, f
 
 @settings(max_examples=60)
 @given(inputs=steps(operations=[LifecycleOp.GERMINATE], seeded=False, contributions=st.none()), early=st.integers(1, 4))
-def test_an_early_germination_gets_at_least_a_third_less(inputs, early):
+def test_an_early_germination_earns_at_least_a_third_less(inputs, early):
     """P18: the deposit loses 35 percent or more in the first four epochs."""
     config = RewardConfig(germinate_cost=0.0)
     soon, late = (pay(replace(inputs, epoch=e, max_epochs=150), config).of("operation") for e in (early, 10))

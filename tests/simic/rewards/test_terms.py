@@ -1,4 +1,4 @@
-"""The terms of attribution, warnings and operations at their edges, against numbers worked out by hand."""
+"""Edge cases of attribution, warnings and operations against numbers computed by hand."""
 
 import pytest
 from formula_builders import GAMMA, PREDECESSORS, SHAPED, seed, step
@@ -21,18 +21,18 @@ BONUSES = {
 
 
 @pytest.mark.parametrize("stage", BONUSES, ids=lambda stage: stage.name)
-def test_the_table_of_stage_bonuses(stage):
+def test_stage_bonuses_follow_the_table(stage):
     """Section 6.4."""
     before = PREDECESSORS[stage]
     assert stage in TRANSITIONS[before]
-    found = [shaping.stage_bonus(stage, n, before, 4, GAMMA, SHAPED) for n in (0, 1, 2, 6, 7, 8, 20)]
-    assert found == pytest.approx(BONUSES[stage], abs=1e-12)
+    bonuses_by_ticks = [shaping.stage_bonus(stage, n, before, 4, GAMMA, SHAPED) for n in (0, 1, 2, 6, 7, 8, 20)]
+    assert bonuses_by_ticks == pytest.approx(BONUSES[stage], abs=1e-12)
 
 
-def test_potentials_on_entering_each_stage():
+def test_potentials_on_entering_each_stage_by_hand():
     expected = {Stage.GERMINATED: 1.0, Stage.TRAINING: 2.0, BLENDING: 3.5, HOLDING: 5.5, Stage.FOSSILIZED: 6.0}
-    found = {stage: shaping.stage_potential(stage) for stage in STAGES}
-    assert found == {stage: expected.get(stage, 0.0) for stage in STAGES}
+    potentials = {stage: shaping.stage_potential(stage) for stage in STAGES}
+    assert potentials == {stage: expected.get(stage, 0.0) for stage in STAGES}
 
 
 @pytest.mark.parametrize(("ticks", "dwell"), [(0, 0.0), (1, 0.3), (6, 1.8), (7, 2.0), (500, 2.0)])
@@ -53,21 +53,21 @@ def test_potential_grows_with_dwell_up_to_two_in_every_stage(ticks, dwell):
         (-1e6, 0.0),
     ],
 )
-def test_discount_for_joint_damage(improvement, discount):
+def test_the_discount_for_joint_damage_by_hand(improvement, discount):
     assert credit.improvement_discount(improvement, 3.0) == pytest.approx(discount, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("contribution", "improvement", "discount", "taken"),
+    ("contribution", "improvement", "discount", "charge"),
     [
-        (5.0, 1.0, 1.0, 0.0),  # five times is still believed
+        (5.0, 1.0, 1.0, 0.0),  # five times is not charged
         (5.5, 1.0, 1.0, -0.01),
         (8.0, 1.0, 1.0, -0.06),
         (20.0, 1.0, 1.0, -0.3),
         (40.0, 1.0, 1.0, -0.3),
         (2.0, 0.1, 1.0, -0.06),  # not above the safe threshold: by the contribution alone
         (2.0, 0.16, 1.0, -0.15),
-        (1.0, 0.0, 1.0, 0.0),  # one point may be claimed freely
+        (1.0, 0.0, 1.0, 0.0),  # one point is never charged
         (1.1, 0.0, 1.0, -0.033),
         (10.0, 0.0, 1.0, -0.3),
         (15.0, 0.0, 1.0, -0.3),
@@ -76,11 +76,11 @@ def test_discount_for_joint_damage(improvement, discount):
         (4.0, 0.0, 0.49, 0.0),
     ],
 )
-def test_suspicion(contribution, improvement, discount, taken):
-    assert credit.suspicion(contribution, improvement, discount, SHAPED) == pytest.approx(taken, abs=1e-12)
+def test_suspicion_by_hand(contribution, improvement, discount, charge):
+    assert credit.suspicion(contribution, improvement, discount, SHAPED) == pytest.approx(charge, abs=1e-12)
 
 
-def test_a_safe_threshold_of_zero_still_divides_by_something():
+def test_a_safe_threshold_of_zero_has_a_positive_floor():
     config = RewardConfig(improvement_safe_threshold=0.0)
     assert credit.suspicion(2.0, 0.0, 1.0, config) == pytest.approx(-0.06)
     assert credit.suspicion(2.0, 1e-9, 1.0, config) == pytest.approx(-0.06)
@@ -98,7 +98,7 @@ def test_a_safe_threshold_of_zero_still_divides_by_something():
         (9.0, 1.0, False),
     ],
 )
-def test_ransom_is_claimed_beyond_both_thresholds_only(contribution, improvement, ransom):
+def test_a_ransom_is_beyond_both_thresholds(contribution, improvement, ransom):
     assert credit.is_ransom(contribution, improvement) is ransom
 
 
@@ -116,7 +116,7 @@ def test_ransom_is_claimed_beyond_both_thresholds_only(contribution, improvement
         (1, 4, 0.0, 0.25),
     ],
 )
-def test_timing_discount(epoch, warmup, floor, factor):
+def test_the_timing_discount_by_hand(epoch, warmup, floor, factor):
     assert credit.timing_discount(epoch, warmup, floor) == pytest.approx(factor)
 
 
@@ -141,10 +141,10 @@ def test_attribution_is_discounted_by_the_epoch_of_the_germination(age, paid):
         (4.0, 0.0, 0.0, 0.0, 0.0),
     ],
 )
-def test_value_that_progress_bears_out(progress, contribution, harmonic, minimum, geometric):
+def test_attributed_value_of_each_mean_by_hand(progress, contribution, harmonic, minimum, geometric):
     means = credit.harmonic, credit.minimum, credit.geometric
-    found = [credit.attributed_value(progress, contribution, mean) for mean in means]
-    assert found == pytest.approx([harmonic, minimum, geometric])
+    attributed = [credit.attributed_value(progress, contribution, mean) for mean in means]
+    assert attributed == pytest.approx([harmonic, minimum, geometric])
 
 
 def test_the_formula_of_attribution_can_be_chosen():
@@ -167,7 +167,7 @@ def test_the_formula_of_attribution_can_be_chosen():
         (BLENDING, None, 0.0),
     ],
 )
-def test_an_unmeasured_seed_gets_a_share_of_what_was_gained_since_its_stage_began(stage, gained, paid):
+def test_an_unmeasured_seed_is_paid_a_share_of_the_gain_since_its_stage_began(stage, gained, paid):
     inputs = step(seed=seed(stage, age=58, improvement_since_stage=gained))
     assert reward_of(inputs).of("attribution") == pytest.approx(paid)  # no timing discount
     heavy = RewardConfig(contribution_weight=2.0, proxy_confidence_factor=0.25)
@@ -175,7 +175,7 @@ def test_an_unmeasured_seed_gets_a_share_of_what_was_gained_since_its_stage_bega
 
 
 @pytest.mark.parametrize(
-    ("kept", "contribution", "progress", "doubt", "clip", "change", "payout"),
+    ("balance", "contribution", "progress", "doubt", "clip", "change", "payout"),
     [
         (0.0, 16.0, 4.0, 0.0, 2.0, 2.0, 2.0),
         (7.5, 16.0, 4.0, 0.0, 2.0, 0.5, 0.5),
@@ -192,9 +192,9 @@ def test_an_unmeasured_seed_gets_a_share_of_what_was_gained_since_its_stage_bega
         (0.0, 0.0, 4.0, 0.0, 2.0, 0.0, 0.0),
     ],
 )
-def test_moves_of_kept_credit(kept, contribution, progress, doubt, clip, change, payout):
-    move = credit.escrow_move(kept, contribution, progress, doubt, RewardConfig(escrow_delta_clip=clip))
-    assert (move.change, move.payout, move.balance) == pytest.approx((change, payout, kept + change))
+def test_escrow_moves_by_hand(balance, contribution, progress, doubt, clip, change, payout):
+    move = credit.escrow_move(balance, contribution, progress, doubt, RewardConfig(escrow_delta_clip=clip))
+    assert (move.change, move.payout, move.balance) == pytest.approx((change, payout, balance + change))
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_moves_of_kept_credit(kept, contribution, progress, doubt, clip, change,
         (HOLDING, 4, -5.0, 0.0),
     ],
 )
-def test_warnings_while_blending(stage, ticks, improvement, warning):
+def test_the_blending_warning_by_hand(stage, ticks, improvement, warning):
     assert operations.blending_warning(stage, ticks, improvement) == pytest.approx(warning)
 
 
 @pytest.mark.parametrize(
     ("ticks", "warning"), [(0, 0.0), (1, 0.0), (2, -0.1), (3, -0.15), (5, -0.25), (6, -0.3), (7, -0.3), (90, -0.3)]
 )
-def test_warnings_while_holding(ticks, warning):
+def test_the_holding_warning_by_hand(ticks, warning):
     assert operations.holding_warning(HOLDING, ticks, 0.001) == pytest.approx(warning)
     assert operations.holding_warning(HOLDING, ticks, 0.0) == 0.0
     assert operations.holding_warning(BLENDING, ticks, 1.0) == 0.0
@@ -225,7 +225,7 @@ def test_warnings_while_holding(ticks, warning):
 @pytest.mark.parametrize(
     ("interaction", "paid"), [(1.2, 0.053704957), (0.0, 0.0), (-3.0, 0.0), (2.0, 0.076159416), (1e3, 0.1)]
 )
-def test_synergy(interaction, paid):
+def test_synergy_by_hand(interaction, paid):
     assert bonuses.synergy(interaction, 0.1) == pytest.approx(paid, abs=1e-9)
     held = seed(HOLDING, 1, improvement=4.0, interaction_sum=interaction)
     earning = step(seed=held, contribution=4.0, accuracy_at_germination=60.0)
@@ -234,7 +234,7 @@ def test_synergy(interaction, paid):
     assert reward_of(idle).of("synergy") == 0.0
 
 
-def test_joint_damage_rules_synergy_out_for_measured_seeds_only():
+def test_joint_damage_excludes_synergy_for_measured_seeds_only():
     """Section 6.1: the gates need a contribution."""
     hurting = seed(BLENDING, improvement=-1.0, improvement_since_stage=2.0, interaction_sum=1.2)
     assert reward_of(step(seed=hurting)).of("synergy") == pytest.approx(0.053704957, abs=1e-9)
@@ -247,7 +247,7 @@ def test_joint_damage_rules_synergy_out_for_measured_seeds_only():
     ("boost", "improvement", "paid"),
     [(1.5, 10.0, 0.090514825), (0.5, 10.0, 0.046211716), (0.0, 10.0, 0.0), (2.0, 0.0, 0.0), (-1.0, -9.0, 0.0)],
 )
-def test_hindsight_credit(boost, improvement, paid):
+def test_hindsight_credit_by_hand(boost, improvement, paid):
     assert bonuses.hindsight_credit(boost, improvement, 0.1) == pytest.approx(paid, abs=1e-9)
 
 
@@ -273,7 +273,7 @@ def test_hindsight_credit(boost, improvement, paid):
         (HOLDING, 5, -2.0, -9.0, -1.5, 0.0),
     ],
 )
-def test_pay_for_commitments(stage, ticks, contribution, improvement, paid, bonus):
+def test_commitment_pay_by_hand(stage, ticks, contribution, improvement, paid, bonus):
     case = stage, ticks, contribution, improvement
     assert operations.commitment_pay(*case, SHAPED) == pytest.approx(paid)
     assert operations.commitment_bonus(*case, SHAPED) == pytest.approx(bonus, abs=1e-9)
@@ -300,12 +300,12 @@ def test_pay_for_commitments(stage, ticks, contribution, improvement, paid, bonu
         (BLENDING, 5, 5.0, 4.0, -0.5),
     ],
 )
-def test_pay_for_commitments_in_basic(stage, ticks, improvement, contribution, paid):
-    found = operations.basic_commitment_pay(stage, ticks, contribution, improvement, SHAPED)
-    assert found == pytest.approx(paid, abs=1e-12)
+def test_commitment_pay_of_basic_by_hand(stage, ticks, improvement, contribution, paid):
+    pay = operations.basic_commitment_pay(stage, ticks, contribution, improvement, SHAPED)
+    assert pay == pytest.approx(paid, abs=1e-12)
 
 
-def test_basic_can_pay_by_the_smaller_of_contribution_and_improvement():
+def test_basic_with_formula_minimum_pays_by_the_smaller_value():
     config = RewardConfig(attribution_formula="minimum")
     assert operations.basic_commitment_pay(HOLDING, 5, 4.0, 5.0, config) == pytest.approx(2.3)
 
@@ -328,12 +328,12 @@ def test_basic_can_pay_by_the_smaller_of_contribution_and_improvement():
         (BLENDING, 5, None, 0.0),
     ],
 )
-def test_pay_for_prunes(stage, age, contribution, paid):
+def test_prune_pay_by_hand(stage, age, contribution, paid):
     assert operations.prune_pay(stage, age, contribution, SHAPED) == pytest.approx(paid)
 
 
 @pytest.mark.parametrize(("age", "unmeasured", "hurting"), [(2, -0.3, -0.3), (3, -0.1, -0.1), (8, -0.1, 0.15)])
-def test_ages_of_prunes_can_be_set_apart(age, unmeasured, hurting):
+def test_the_three_age_thresholds_of_prunes_are_independent(age, unmeasured, hurting):
     config = RewardConfig(min_prune_age=3, min_prune_bonus_age=8, early_prune_threshold=9)
     assert operations.prune_pay(BLENDING, age, None, config) == pytest.approx(unmeasured)
     assert operations.prune_pay(BLENDING, age, -1.0, config) == pytest.approx(hurting)
