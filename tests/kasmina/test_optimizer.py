@@ -25,7 +25,7 @@ class Number(nn.Module):
         return self.place(h * self.x)
 
 
-def made(optimizer=torch.optim.SGD, host=HOST, **options):
+def make(optimizer=torch.optim.SGD, host=HOST, **options):
     rules = Rules(GateRules(min_training_epochs=0))
     model = MorphogeneticModel.wrap(
         Number(), {"r0c0": "place"}, torch.zeros(2, 3), rules=rules, options=GrowthOptions(**options)
@@ -34,8 +34,8 @@ def made(optimizer=torch.optim.SGD, host=HOST, **options):
 
 
 def grown(*path, **options):
-    """Model, optimiser and the output scale of a seed that was led along ``path``."""
-    model, optimizer = made(**options)
+    """Model, optimiser and the output scale of a seed after the commands in ``path``."""
+    model, optimizer = make(**options)
     model.germinate("r0c0", "norm", style="linear_add", tempo=1)
     for command in path:
         getattr(model, command)("r0c0", WORTHY)
@@ -60,14 +60,14 @@ def momentum(optimizer, parameter):
 HOLD = ("advance", "advance", "advance")
 
 
-def test_host_and_seed_move_by_their_own_rates_and_only_the_host_decays():
+def test_host_and_seed_have_their_own_rates_and_only_the_host_decays():
     model, optimizer, scale = grown()
     step(optimizer, {model.host.x: 1.0, scale: 1.0})
     assert model.host.x.item() == pytest.approx(1.0 - 0.5 * (1.0 + 0.1))
     assert scale.tolist() == pytest.approx([1.0 - 0.25] * 3)
 
 
-def test_a_committed_seed_keeps_its_momentum_and_moves_as_the_host_does():
+def test_a_committed_seed_keeps_its_momentum_and_has_the_rates_of_the_host():
     model, optimizer, scale = grown(*HOLD)
     step(optimizer, {scale: 1.0})  # momentum 1, value 3/4
     model.fossilize("r0c0", WORTHY)
@@ -88,7 +88,7 @@ def test_a_frozen_fossil_leaves_the_optimiser_and_never_moves_again():
     assert scale.tolist() == before
 
 
-def test_a_fading_seed_rests_and_finds_its_momentum_again():
+def test_a_fading_seed_is_frozen_and_resumes_with_its_momentum():
     model, optimizer, scale = grown(*HOLD)
     step(optimizer, {scale: 1.0})
     model.retarget("r0c0", 0.5, ticks=2)
@@ -104,7 +104,7 @@ def test_a_fading_seed_rests_and_finds_its_momentum_again():
     assert scale.tolist() == pytest.approx([0.75 - 0.25 * 2.5] * 3)
 
 
-def test_a_removed_seed_is_forgotten_with_its_momentum():
+def test_the_state_of_a_removed_seed_is_dropped():
     model, optimizer, scale = grown()
     step(optimizer, {scale: 1.0})
     model.prune("r0c0")
@@ -113,20 +113,20 @@ def test_a_removed_seed_is_forgotten_with_its_momentum():
 
 
 def test_a_seed_without_parameters_has_no_group():
-    model, optimizer = made()
+    model, optimizer = make()
     model.germinate("r0c0", "noop")
     assert optimizer.group_names == [HOST_GROUP]
 
 
 def test_a_gate_network_is_trained_from_germination_on():
-    model, optimizer = made()
+    model, optimizer = make()
     model.germinate("r0c0", "norm", style="gated_gate")
     optimised = {id(p) for p in optimizer.group("r0c0")}
     assert {id(p) for p in model.cell("r0c0").gate.parameters()} < optimised
     assert len(optimised) == 3 + 4
 
 
-def test_a_gate_that_comes_and_goes_with_the_operator_is_optimised_meanwhile():
+def test_a_gate_is_optimised_while_its_operator_is_in_use():
     model, optimizer, _ = grown(*HOLD)
     sizes = [len(optimizer.group("r0c0"))]
     model.retarget("r0c0", 1.0, ticks=1, style="gated_gate")
@@ -139,7 +139,7 @@ def test_a_gate_that_comes_and_goes_with_the_operator_is_optimised_meanwhile():
     assert sizes == [3, 7, 7, 3]
 
 
-def test_an_unknown_group_is_an_error_naming_what_there_is():
+def test_an_unknown_group_is_an_error_with_the_existing_ones():
     _, optimizer, _ = grown()
     with pytest.raises(KeyError, match=r"no group 'r0c1', only \['host', 'r0c0'\]"):
         optimizer.group("r0c1")
@@ -167,14 +167,14 @@ def test_adam_keeps_its_moments_over_commitment():
     assert all(torch.equal(optimizer.parameter_state(scale)[key], value) for key, value in before.items())
 
 
-def test_state_by_name_is_a_copy_and_goes_back_in():
+def test_state_by_name_is_a_copy_that_can_be_loaded():
     model, optimizer, scale = grown(*HOLD)
     step(optimizer, {model.host.x: 1.0, scale: 1.0})
-    kept = optimizer.state_by_name()
-    assert set(kept) == {"host.x", "cells.r0c0.seed.scale"}
+    state = optimizer.state_by_name()
+    assert set(state) == {"host.x", "cells.r0c0.seed.scale"}
     step(optimizer, {model.host.x: 1.0, scale: 1.0})
     assert momentum(optimizer, scale).tolist() == [1.5] * 3
-    optimizer.load_state_by_name(kept)
+    optimizer.load_state_by_name(state)
     assert momentum(optimizer, scale).tolist() == [1.0] * 3
     with pytest.raises(KeyError, match=r"'host\.y', which the model does not have"):
         optimizer.load_state_by_name({"host.y": {}})

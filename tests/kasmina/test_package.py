@@ -6,7 +6,7 @@ import pytest
 import esper_ray.kasmina
 
 
-def test_every_public_name_can_be_had_and_is_what_its_home_calls_it():
+def test_every_public_name_is_the_object_of_its_home_module():
     assert sorted(esper_ray.kasmina.__all__) == sorted(esper_ray.kasmina._HOMES)
     for name, home in esper_ray.kasmina._HOMES.items():
         assert getattr(esper_ray.kasmina, name) is getattr(sys.modules[home], name)

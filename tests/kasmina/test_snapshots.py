@@ -21,7 +21,7 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.stages import Stage
 
 
-def lively(**options):
+def grown_organism(**options):
     """A fossil, a fading seed and a seed in training, all with momentum."""
     organism = make_organism(**options)
     grow(organism, "r0c0", Stage.HOLDING)
@@ -35,8 +35,8 @@ def lively(**options):
     return organism
 
 
-def upheaval(organism):
-    """Kill, grow, commit and train until nothing is as it was."""
+def change_everything(organism):
+    """Prune, grow, commit and train, so that every part of the state changes."""
     organism.model.execute("r0c1", Prune(0))
     organism.model.execute("r1c0", Prune(0))
     for _ in range(7):
@@ -48,25 +48,28 @@ def upheaval(organism):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_restoring_brings_back_structure_weights_groups_and_momentum(freeze):
-    organism = lively(options=GrowthOptions(freeze))
+def test_restoring_resets_structure_weights_groups_and_momentum(freeze):
+    organism = grown_organism(options=GrowthOptions(freeze))
     snapshot, before = organism.snapshot(), fingerprint(organism)
     assert before["optimizer"]
-    upheaval(organism)
+    change_everything(organism)
     assert fingerprint(organism) != before
     organism.restore(snapshot)
     assert fingerprint(organism) == before
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_a_restored_organism_goes_on_bit_by_bit_as_one_that_was_never_disturbed(freeze):
-    calm, disturbed = lively(options=GrowthOptions(freeze)), lively(options=GrowthOptions(freeze))
-    assert fingerprint(calm) == fingerprint(disturbed)
+def test_a_restored_organism_continues_bit_for_bit_as_an_undisturbed_one(freeze):
+    undisturbed, disturbed = (
+        grown_organism(options=GrowthOptions(freeze)),
+        grown_organism(options=GrowthOptions(freeze)),
+    )
+    assert fingerprint(undisturbed) == fingerprint(disturbed)
     snapshot = disturbed.snapshot()
-    upheaval(disturbed)
+    change_everything(disturbed)
     disturbed.restore(snapshot)
     futures = []
-    for organism in (calm, disturbed):
+    for organism in (undisturbed, disturbed):
         losses = train(organism, 3, seed=5)
         for _ in range(12):
             organism.model.tick()
@@ -77,8 +80,8 @@ def test_a_restored_organism_goes_on_bit_by_bit_as_one_that_was_never_disturbed(
     assert futures[0] == futures[1]
 
 
-def test_a_snapshot_is_a_copy_that_training_and_restoring_do_not_touch():
-    organism = lively()
+def test_a_snapshot_is_unchanged_by_training_and_restoring():
+    organism = grown_organism()
     snapshot, before = organism.snapshot(), fingerprint(organism)
     for seed in (1, 2):
         train(organism, 2, seed=seed)
@@ -87,8 +90,8 @@ def test_a_snapshot_is_a_copy_that_training_and_restoring_do_not_touch():
         assert fingerprint(organism) == before
 
 
-def test_a_snapshot_moves_into_a_fresh_organism():
-    grown, fresh = lively(), make_organism(host_seed=5)
+def test_a_snapshot_restores_into_a_fresh_organism():
+    grown, fresh = grown_organism(), make_organism(host_seed=5)
     fresh.restore(grown.snapshot())
     assert fingerprint(fresh) == fingerprint(grown)
     assert train(fresh, 3, seed=9) == train(grown, 3, seed=9)
@@ -108,16 +111,16 @@ def test_a_snapshot_of_an_untrained_organism_has_no_momentum_and_restoring_drops
 def test_germination_counts_are_restored_so_that_the_next_seed_is_the_same():
     organism = make_organism()
     snapshot = organism.snapshot()
-    drawn = []
+    initial_weights = []
     for _ in range(2):
         germinate(organism, "r0c0")
-        drawn.append(organism.model.cell("r0c0").seed.body[0].weight.tolist())
+        initial_weights.append(organism.model.cell("r0c0").seed.body[0].weight.tolist())
         organism.restore(snapshot)
         assert organism.model.growth.next_seed_id("r0c0") == "r0c0-1"
-    assert drawn[0] == drawn[1]
+    assert initial_weights[0] == initial_weights[1]
 
 
-def test_ramps_and_cooldowns_go_on_where_they_stood():
+def test_ramps_and_cooldowns_continue_after_a_restore():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     order(organism, "r0c0", SetAlphaTarget(0.5, 5))
@@ -125,19 +128,19 @@ def test_ramps_and_cooldowns_go_on_where_they_stood():
     germinate(organism, "r0c1")
     order(organism, "r0c1", Prune(0))
     snapshot = organism.snapshot()
-    upheaval_free = [(organism.model.tick(), fingerprint(organism)) for _ in range(4)]
+    expected = [(organism.model.tick(), fingerprint(organism)) for _ in range(4)]
     organism.restore(snapshot)
-    assert [(organism.model.tick(), fingerprint(organism)) for _ in range(4)] == upheaval_free
+    assert [(organism.model.tick(), fingerprint(organism)) for _ in range(4)] == expected
 
 
-def test_restoring_leaves_the_global_generator_alone():
-    organism = lively()
+def test_restoring_does_not_change_the_global_generator():
+    organism = grown_organism()
     snapshot, rng = organism.snapshot(), torch.get_rng_state()
     organism.restore(snapshot)
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-def test_a_host_that_came_with_frozen_layers_keeps_them_frozen_through_a_restore():
+def test_frozen_layers_of_a_host_stay_frozen_after_a_restore():
     host = make_host()
     host.blocks[0].requires_grad_(False)
     model = MorphogeneticModel.wrap(host, {"r0c1": "blocks.1"}, images(2), rules=READY)

@@ -103,13 +103,13 @@ def test_a_newborn_seed_leaves_the_output_as_it_is(topology, blueprint, operator
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "blueprint", "operator", "extent", "batch"), SIZES, ids=case_id)
-def test_it_does_so_at_every_size(topology, blueprint, operator, extent, batch):
+def test_a_newborn_seed_leaves_the_output_as_it_is_at_every_size(topology, blueprint, operator, extent, batch):
     assert identity(topology, blueprint, operator, inputs(topology, batch, extent))
 
 
 @pytest.mark.slow
 @ALL
-def test_a_woken_seed_does_not(topology, blueprint, operator):
+def test_a_seed_with_nonzero_scale_changes_the_output(topology, blueprint, operator):
     model, x = make_model(topology), inputs(topology)
     awaken(lead(model, Stage.BLENDING, blueprint, operator, alpha=0.37))
     moved = (model.eval()(x) - make_host(topology).eval()(x)).abs().max()
@@ -147,7 +147,7 @@ def test_every_parameter_of_a_straight_through_seed_learns_within_two_steps(topo
     [case for case in SIZES if case[1] is not Blueprint.NOOP],
     ids=case_id,
 )
-def test_learning_at_every_size(topology, blueprint, operator, extent, batch):
+def test_every_parameter_learns_at_every_size(topology, blueprint, operator, extent, batch):
     x = inputs(topology, batch, extent)
     blending = make_model(topology)
     lead(blending, Stage.BLENDING, blueprint, operator, alpha=0.37)
@@ -164,7 +164,7 @@ def test_learning_at_every_size(topology, blueprint, operator, extent, batch):
 
 
 def first_changed(cell, position):
-    """The earliest token of the output that notices another input at ``position``, of 9."""
+    """The earliest of 9 output tokens that changes with the input at ``position``."""
     h = noise(2, 9, CHANNELS)
     moved = h.clone()
     moved[:, position] += 1.0
@@ -175,7 +175,7 @@ def first_changed(cell, position):
 @pytest.mark.parametrize("blueprint", TOKENS, ids=case_id)
 @pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
 @pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_no_token_of_a_causal_slot_sees_later_ones(blueprint, operator, causal):
+def test_no_token_of_a_causal_slot_depends_on_a_later_one(blueprint, operator, causal):
     model = make_model(SEQUENCES, causal=causal)
     cell = awaken(lead(model, Stage.BLENDING, blueprint, operator))
     sees_all = blueprint in (Blueprint.ATTENTION, Blueprint.FLEX_ATTENTION)
@@ -186,7 +186,7 @@ def test_no_token_of_a_causal_slot_sees_later_ones(blueprint, operator, causal):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_a_gate_network_of_a_causal_slot_sees_its_own_token_only(causal):
+def test_a_gate_network_of_a_causal_slot_depends_on_its_own_token_only(causal):
     cell: SeedCell = awaken(lead(make_model(SEQUENCES, causal=causal), Stage.BLENDING, Blueprint.NORM, GATE))
     assert isinstance(cell.gate, GateNetwork)
     h = noise(2, 9, CHANNELS)
@@ -206,7 +206,7 @@ def channels_last(module):
 @pytest.mark.slow
 @pytest.mark.parametrize("blueprint", BLUEPRINTS_OF_TOPOLOGY[IMAGES], ids=case_id)
 @pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
-def test_channels_last_hosts_and_inputs_give_the_same(blueprint, operator):
+def test_channels_last_hosts_and_inputs_give_the_same_outputs_and_gradients(blueprint, operator):
     x = inputs(IMAGES, 4, (7, 5))
     last = x.to(memory_format=torch.channels_last)
     assert identity(IMAGES, blueprint, operator, last, channels_last)
@@ -222,9 +222,9 @@ def test_channels_last_hosts_and_inputs_give_the_same(blueprint, operator):
             seen.append((output, gradients(model)))
         assert torch.allclose(seen[0][0], seen[1][0], atol=1e-5)
         for name, gradient in seen[0][1].items():
-            other = seen[1][1][name]
-            assert (gradient is None) == (other is None), name
-            assert gradient is None or torch.allclose(gradient, other, atol=1e-4), name
+            channels_last_gradient = seen[1][1][name]
+            assert (gradient is None) == (channels_last_gradient is None), name
+            assert gradient is None or torch.allclose(gradient, channels_last_gradient, atol=1e-4), name
 
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS_OF_TOPOLOGY[IMAGES], ids=case_id)
@@ -259,7 +259,7 @@ def test_in_bfloat16_autocast_the_identity_holds_and_gradients_are_finite(topolo
 @pytest.mark.slow
 @ALL_LEARNING
 @pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
-def test_in_bfloat16_autocast_seeds_learn_and_harm_no_host(topology, blueprint, operator, incubation):
+def test_in_bfloat16_autocast_seeds_learn_and_the_host_is_unchanged(topology, blueprint, operator, incubation):
     x = inputs(topology)
     plain, model = make_host(topology), make_model(topology, {"r0c0": "deep"}, incubation=incubation)
     cell = awaken(lead(model, Stage.TRAINING, blueprint, operator))
@@ -286,7 +286,7 @@ COMPILED = [
 
 
 def agree(eager, model, compiled, x):
-    """Outputs and all gradients of ``model``, run as ``compiled``, are those of ``eager``; the output."""
+    """Assert that ``compiled`` gives ``model`` the outputs and gradients of ``eager``; returns the output."""
     for module in (eager, model):
         module.zero_grad()
     wanted, output = eager(x), compiled(x)
@@ -295,29 +295,29 @@ def agree(eager, model, compiled, x):
     shadow(eager, x)
     model.incubate(lambda: loss(compiled(x)))
     assert torch.allclose(output, wanted, atol=1e-6)
-    for (name, one), other in zip(gradients(eager).items(), gradients(model).values(), strict=True):
-        assert (one is None) == (other is None), name
-        assert one is None or torch.allclose(one, other, atol=1e-5), name
+    for (name, expected), actual in zip(gradients(eager).items(), gradients(model).values(), strict=True):
+        assert (expected is None) == (actual is None), name
+        assert expected is None or torch.allclose(expected, actual, atol=1e-5), name
     return output.detach()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "blueprint", "operator", "incubation"), COMPILED, ids=case_id)
-def test_a_compiled_model_follows_its_seed_through_its_life(topology, blueprint, operator, incubation):
-    other = "gated_gate" if operator is ADD else "linear_add"
-    life = {
+def test_a_compiled_model_equals_the_eager_one_in_every_stage(topology, blueprint, operator, incubation):
+    other_style = "gated_gate" if operator is ADD else "linear_add"
+    commands = {
         "empty": lambda m: None,
         "training": lambda m: awaken(lead(m, Stage.TRAINING, blueprint, operator, alpha=0.37)),
         "blending": lambda m: (m.advance("r0c0", CALM), m.tick()),
-        "fading": lambda m: (m.retarget("r0c0", 1.0, ticks=2, style=other), m.tick()),
+        "fading": lambda m: (m.retarget("r0c0", 1.0, ticks=2, style=other_style), m.tick()),
         "pruned": lambda m: m.prune("r0c0"),
     }
     x, outputs = inputs(topology), {}
     eager, model = (make_model(topology, incubation=incubation) for _ in range(2))
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(recompile_limit=32):  # of 8, that a life exceeds with its shadow passes
+    with torch._dynamo.config.patch(recompile_limit=32):  # 8 are too few for these stages and their shadow passes
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-        for stage, command in life.items():
+        for stage, command in commands.items():
             command(eager)
             command(model)
             outputs[stage] = agree(eager, model, compiled, x)

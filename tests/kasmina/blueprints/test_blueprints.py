@@ -26,21 +26,21 @@ EACH = pytest.mark.parametrize(("topology", "blueprint"), CASES, ids=case_id)
 
 
 def on(shape, blueprint, seed=5):
-    """A seed whose change is its body's."""
+    """A seed with scale 1, so that its change is that of its body."""
     module = born(shape, blueprint, seed)
     nn.init.ones_(module.scale)
     return module
 
 
 @EACH
-def test_modules_have_the_parameters_that_leyline_counts(topology, blueprint):
+def test_parameter_counts_equal_those_of_leyline(topology, blueprint):
     widths = (1, 2, 3, 8, 12, 16, 64)
     built = [count_parameters(born(SlotShape(topology, c), blueprint)) for c in widths]
     assert built == [seed_parameter_count(topology, blueprint, c) for c in widths]
 
 
 @EACH
-def test_a_newborn_seed_changes_nothing_and_a_woken_one_does(topology, blueprint):
+def test_a_newborn_seed_has_no_effect_and_one_with_scale_one_has(topology, blueprint):
     for channels in (1, 2, 7, 32):
         h = features(topology, channels, batch=3)
         seed = born(SlotShape(topology, channels), blueprint)
@@ -53,7 +53,7 @@ def test_a_newborn_seed_changes_nothing_and_a_woken_one_does(topology, blueprint
 
 
 @EACH
-def test_a_seed_treats_each_example_by_itself(topology, blueprint):
+def test_a_seed_processes_each_example_independently(topology, blueprint):
     seed, h = born(SlotShape(topology, 8), blueprint), features(topology)
     for parameter in seed.parameters():
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
@@ -70,7 +70,7 @@ def test_the_scale_is_one_number_per_channel():
     assert torch.allclose(seed(h)[:, 1], -3 * whole[:, 1])
 
 
-def test_norm_seeds_are_what_normalising_would_change():
+def test_a_norm_seed_adds_the_difference_to_the_normalised_features():
     h = features(IMAGES, 2)
     mean, var = h.mean((2, 3), keepdim=True), h.var((2, 3), unbiased=False, keepdim=True)
     change = on(SlotShape(IMAGES, 2), Blueprint.NORM)(h)
@@ -92,7 +92,7 @@ def test_channel_attention_by_hand():
 
 @pytest.mark.parametrize("topology", [IMAGES, FEATURES])
 @pytest.mark.parametrize("channels", [2, 4, 8])
-def test_channel_attention_is_never_born_dead_on_positive_features(topology, channels):
+def test_newborn_channel_attention_has_gradients_on_positive_features(topology, channels):
     h = features(topology, channels).relu() + 0.1
     for number in range(20):
         seed = on(SlotShape(topology, channels), Blueprint.ATTENTION, number)
@@ -101,7 +101,7 @@ def test_channel_attention_is_never_born_dead_on_positive_features(topology, cha
 
 
 @pytest.mark.parametrize(("name", "rank"), [("lora", 8), ("lora_large", 32)])
-def test_low_rank_maps_are_linear_and_of_their_rank(name, rank):
+def test_low_rank_blueprints_are_linear_maps_of_their_rank(name, rank):
     seed = on(SlotShape(FEATURES, 40), name)
     matrix = seed(torch.eye(40))
     assert torch.linalg.matrix_rank(matrix, atol=1e-4) == rank
@@ -115,14 +115,14 @@ def test_groups_have_at_least_sixteen_channels_or_one_each(channels, groups):
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(3, 1), (7, 1), (12, 4), (24, 1), (48, 2), (96, 4)])
-def test_only_powers_of_two_are_tried_as_numbers_of_groups(channels, groups):
+def test_the_number_of_groups_is_a_power_of_two(channels, groups):
     assert group_norm(channels).num_groups == groups
 
 
 @pytest.mark.parametrize("blueprint", BLUEPRINTS_OF_TOPOLOGY[IMAGES], ids=case_id)
 @pytest.mark.parametrize("channels", [3, pytest.param(12, marks=pytest.mark.slow), 16])
 @pytest.mark.parametrize("batch", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_single_pixels_are_no_matter_where_groups_have_several_channels(blueprint, channels, batch):
+def test_single_pixels_work_with_groups_of_several_channels(blueprint, channels, batch):
     h = noise(batch, channels, 1, 1)
     seed = born(SlotShape(IMAGES, channels), blueprint)
     assert seed(h).abs().max() == 0
@@ -145,7 +145,7 @@ def test_a_group_of_one_channel_on_a_single_pixel_is_refused_at_birth_and_not_la
 
 
 def naive_attention(module, h, visible):
-    """Token by token and head by head; ``visible(query, key)`` says what may be seen."""
+    """Attention in loops over heads and tokens; ``visible(query, key)`` is the mask."""
     batch, length, width = h.shape
     qkv = module.qkv(h).reshape(batch, length, 3, module.heads, width // module.heads)
     mixed = torch.zeros(batch, length, module.heads, width // module.heads)
@@ -161,14 +161,14 @@ def naive_attention(module, h, visible):
 
 @pytest.mark.parametrize("width", [2, 3, 8])
 @pytest.mark.parametrize("causal", [True, False])
-def test_self_attention_is_the_naive_loop(width, causal):
+def test_self_attention_equals_the_naive_loop(width, causal):
     module, h = SelfAttention(width, causal=causal), noise(2, 5, width)
     with torch.no_grad():
         assert torch.allclose(module(h), naive_attention(module, h, lambda t, s: s <= t or not causal), atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_window_attention_is_the_naive_loop(causal):
+def test_window_attention_equals_the_naive_loop(causal):
     def visible(t, s):
         return (s <= t if causal else s - t < 64) and t - s < 64
 
@@ -179,7 +179,7 @@ def test_window_attention_is_the_naive_loop(causal):
 
 
 @pytest.mark.parametrize(("causal", "reach"), [(True, range(10, 74)), (False, range(74))])
-def test_a_token_reaches_63_tokens_far_and_no_further(causal, reach):
+def test_the_attention_window_reaches_63_tokens(causal, reach):
     module, h = WindowAttention(4, causal=causal), noise(1, 80, 4)
     moved = h.clone()
     moved[0, 10] += 1.0
@@ -189,7 +189,7 @@ def test_a_token_reaches_63_tokens_far_and_no_further(causal, reach):
 
 
 @pytest.mark.parametrize("width", [4, 6, 7])
-def test_heads_divide_the_width(width):
+def test_the_number_of_heads_divides_the_width(width):
     assert SelfAttention(width, causal=True).heads == {4: 4, 6: 2, 7: 1}[width]
 
 
@@ -197,7 +197,7 @@ def test_heads_divide_the_width(width):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("length", [1, 5, 100])
-def test_flex_attention_is_the_same_window(causal, length):
+def test_flex_attention_equals_window_attention(causal, length):
     module, h = WindowAttention(16, causal=causal), noise(2, length, 16)
     with torch.no_grad():
         queries, keys, values = module.qkv(h).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -206,16 +206,16 @@ def test_flex_attention_is_the_same_window(causal, length):
 
 
 class OnCuda(torch.Tensor):
-    """Says that it is on a GPU."""
+    """Tensor that reports to be on a GPU."""
 
     is_cuda = True
 
 
-def test_narrow_heads_on_cuda_do_not_go_to_flex_attention_whose_kernels_refuse_them(monkeypatch):
-    asked = []
+def test_heads_below_16_channels_on_cuda_do_not_use_flex_attention(monkeypatch):
+    flex_calls = []
 
     def flex(queries, _keys, _values, *, causal):
-        asked.append((queries.shape[-1], causal))
+        flex_calls.append((queries.shape[-1], causal))
         return queries
 
     monkeypatch.setattr(sequences, "flex_window_attention", flex)
@@ -224,14 +224,14 @@ def test_narrow_heads_on_cuda_do_not_go_to_flex_attention_whose_kernels_refuse_t
         part = noise(1, module.heads, 5, width // module.heads).as_subclass(OnCuda)
         wide = width // module.heads >= 16
         assert torch.equal(module._attend(part, part, part), part) == wide
-    assert asked == [(16, True), (32, False)]
+    assert flex_calls == [(16, True), (32, False)]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("width", [8, 64])
 @pytest.mark.parametrize("length", [1, 5, 100])
-def test_window_attention_on_this_gpu_is_that_of_the_cpu(length, width, causal):
+def test_window_attention_on_the_gpu_equals_that_on_the_cpu(length, width, causal):
     module, h, weights = WindowAttention(width, causal=causal), noise(2, length, width), noise(2, length, width, seed=1)
     reached = []
     for device in ("cpu", "cuda"):
@@ -259,7 +259,7 @@ def test_the_built_in_names_are_those_of_the_action_indices():
         assert blueprint_names(topology)[: len(blueprints)] == [blueprint.id for blueprint in blueprints]
 
 
-def test_an_own_blueprint_can_be_built_where_it_was_registered(doubled):
+def test_an_own_blueprint_is_built_in_its_topology_only(doubled):
     assert doubled in blueprint_names(FEATURES)
     assert doubled not in blueprint_names(IMAGES)
     seed, h = on(SlotShape(FEATURES, 3), doubled), noise(2, 3)
@@ -268,7 +268,7 @@ def test_an_own_blueprint_can_be_built_where_it_was_registered(doubled):
         build_seed(doubled, SlotShape(IMAGES, 3))
 
 
-def test_a_name_is_taken_once_per_topology(doubled):
+def test_a_name_is_registered_once_per_topology(doubled):
     with pytest.raises(ValueError, match="'doubled' is already registered for features"):
         register_blueprint(doubled, FEATURES, lambda slot: nn.Identity())
     register_blueprint(doubled, SEQUENCES, lambda slot: nn.Identity())
@@ -276,7 +276,7 @@ def test_a_name_is_taken_once_per_topology(doubled):
     assert (doubled in blueprint_names(SEQUENCES), doubled in blueprint_names(FEATURES)) == (False, True)
 
 
-def test_unregistering_twice_is_fine(doubled):
+def test_unregistering_twice_has_no_effect(doubled):
     unregister_blueprint(doubled, FEATURES)
     unregister_blueprint(doubled, FEATURES)
     with pytest.raises(ValueError, match="unknown blueprint 'doubled'"):
@@ -284,7 +284,7 @@ def test_unregistering_twice_is_fine(doubled):
 
 
 @pytest.mark.parametrize("topology", list(Topology))
-def test_built_in_names_are_fixed_even_where_they_do_not_exist(topology):
+def test_built_in_names_are_reserved_in_every_topology(topology):
     before = blueprint_names(topology)
     for blueprint in Blueprint:
         with pytest.raises(ValueError, match=f"'{blueprint.id}' is built in"):
@@ -299,7 +299,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one():
         build_seed("conv_lihgt", SlotShape(IMAGES, 3))
 
 
-def test_a_blueprint_of_another_topology_is_an_error_that_says_what_fits():
+def test_a_blueprint_of_another_topology_is_an_error_with_the_choices():
     with pytest.raises(ValueError, match=r"'lora' is built for sequences and features, not for images; .*conv_heavy"):
         build_seed("lora", SlotShape(IMAGES, 3))
 
@@ -319,7 +319,7 @@ class Pair(nn.Module):
     ],
     ids=["channels", "size", "broadcast", "tuple"],
 )
-def test_a_body_that_changes_the_shape_is_refused_and_nothing_has_changed(body, words):
+def test_a_body_that_changes_the_shape_is_refused_without_side_effects(body, words):
     register_blueprint("shifty", IMAGES, body)
     try:
         model = make_model(IMAGES)
@@ -343,12 +343,12 @@ def test_initial_weights_come_from_the_seed_alone():
     torch.manual_seed(1)
     first = born(SlotShape(IMAGES, 8), Blueprint.CONV_LIGHT, seed=5)
     torch.manual_seed(2)
-    same, other = (born(SlotShape(IMAGES, 8), Blueprint.CONV_LIGHT, seed=seed) for seed in (5, 6))
+    same, different = (born(SlotShape(IMAGES, 8), Blueprint.CONV_LIGHT, seed=seed) for seed in (5, 6))
     assert torch.equal(first.body[0].weight, same.body[0].weight)
-    assert not torch.equal(first.body[0].weight, other.body[0].weight)
+    assert not torch.equal(first.body[0].weight, different.body[0].weight)
 
 
-def test_global_generators_are_handed_back_even_after_an_error():
+def test_global_generators_are_restored_after_an_error():
     def generators():
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()
 
@@ -372,7 +372,7 @@ def test_the_generators_of_gpus_are_not_reseeded(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_the_generator_of_this_gpu_is_handed_back():
+def test_the_generator_of_the_gpu_is_restored():
     torch.cuda.manual_seed(11)
     before = torch.cuda.get_rng_state()
     with seeded_initialisation(3):
@@ -380,7 +380,7 @@ def test_the_generator_of_this_gpu_is_handed_back():
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
-def test_counting_takes_each_tensor_once_frozen_or_not():
+def test_each_tensor_is_counted_once_frozen_or_not():
     layer = nn.Linear(3, 2)
     twice = nn.Sequential(layer, nn.Linear(2, 1).requires_grad_(False), layer)
     assert count_parameters(twice) == 3 * 2 + 2 + 2 + 1

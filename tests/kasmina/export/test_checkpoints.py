@@ -20,7 +20,7 @@ from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.stages import Stage
 
-GO_ON = """
+RESUME = """
 import json, sys, torch
 torch.set_num_threads(1)
 from kasmina_builders import fingerprint, images, make_organism, train
@@ -36,7 +36,7 @@ print(json.dumps({"output": output, "optimizer": state, "tensors": tensors}))
 """
 
 
-def lively():
+def grown_organism():
     """A fossil, a seed that changes its operator, and a removed one; all trained."""
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
@@ -53,8 +53,8 @@ def lively():
     return organism
 
 
-def intact(model, act, error=TopologyError, match=None):
-    """``act`` raises and leaves ``model`` as it was."""
+def assert_refused(model, act, error=TopologyError, match=None):
+    """``act`` raises and does not change ``model``; returns the message."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules, states = list(model.modules()), dict(model.states)
     with pytest.raises(error, match=match) as raised:
@@ -77,8 +77,8 @@ def own_body():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_state_goes_into_a_fresh_model_and_computes_the_same(training):
-    grown, fresh = lively().model, make_model(host_seed=5)
+def test_a_fresh_model_with_a_loaded_state_computes_the_same(training):
+    grown, fresh = grown_organism().model, make_model(host_seed=5)
     x = images(4)
     fresh.train(training)
     assert fresh.load_state_dict(grown.state_dict()).missing_keys == []
@@ -88,8 +88,8 @@ def test_a_state_goes_into_a_fresh_model_and_computes_the_same(training):
     assert fresh.growth.record() == grown.growth.record()
 
 
-def test_an_optimiser_follows_a_load():
-    grown, fresh = lively(), make_organism(host_seed=5)
+def test_loading_rebuilds_the_optimiser_groups():
+    grown, fresh = grown_organism(), make_organism(host_seed=5)
     germinate(fresh, "r0c1", "bottleneck")
     train(fresh, 1)
     fresh.model.load_state_dict(grown.model.state_dict())
@@ -97,13 +97,13 @@ def test_an_optimiser_follows_a_load():
     assert fingerprint(fresh) == fingerprint(grown)
 
 
-def test_going_on_after_a_file_equals_going_on_without(tmp_path):
-    calm, stored, fresh = lively(), lively(), make_organism(host_seed=5, seed=1)
+def test_training_after_a_round_trip_equals_uninterrupted_training(tmp_path):
+    uninterrupted, stored, fresh = grown_organism(), grown_organism(), make_organism(host_seed=5, seed=1)
     stored.model.save(tmp_path / "deep" / "model.safetensors")
     fresh.model.load(tmp_path / "deep" / "model.safetensors")
     fresh.optimizer.load_state_by_name(stored.optimizer.state_by_name())
     futures = []
-    for organism in (calm, fresh):
+    for organism in (uninterrupted, fresh):
         losses = train(organism, 2, seed=8)
         for _ in range(8):
             organism.model.tick()
@@ -114,12 +114,12 @@ def test_going_on_after_a_file_equals_going_on_without(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_fresh_process_goes_on_bit_by_bit(tmp_path):
-    organism = lively()
+def test_a_fresh_process_resumes_bit_for_bit(tmp_path):
+    organism = grown_organism()
     organism.model.save(tmp_path / "m")
     torch.save(organism.optimizer.state_by_name(), tmp_path / "o")
-    told = subprocess.run(
-        [sys.executable, "-c", GO_ON, tmp_path / "m", tmp_path / "o"],
+    stdout = subprocess.run(
+        [sys.executable, "-c", RESUME, tmp_path / "m", tmp_path / "o"],
         cwd=Path(__file__).parents[2] / "builders",
         env={"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
@@ -130,7 +130,7 @@ def test_a_fresh_process_goes_on_bit_by_bit(tmp_path):
     train(organism, 3, seed=11)
     organism.model.tick()
     expected = {"output": output, "optimizer": state, "tensors": fingerprint(organism)["tensors"]}
-    assert json.loads(told) == json.loads(json.dumps(expected))
+    assert json.loads(stdout) == json.loads(json.dumps(expected))
 
 
 def test_tied_weights_and_views_survive_a_file(tmp_path):
@@ -155,7 +155,7 @@ def test_tied_weights_and_views_survive_a_file(tmp_path):
     assert second.host.head.weight is second.host.token.weight
 
 
-def test_a_host_with_something_else_than_tensors_goes_through_a_state_but_not_into_a_file(tmp_path):
+def test_extra_state_of_a_host_passes_a_state_dict_but_not_a_file(tmp_path):
     class Counting(nn.Linear):
         def get_extra_state(self):
             return {"calls": 3}
@@ -173,12 +173,12 @@ def test_a_host_with_something_else_than_tensors_goes_through_a_state_but_not_in
 
 def test_another_topology_is_refused_naming_every_difference():
     theirs, ours = make_model(("r0c0", "r1c0")), make_model(("r0c0", "r0c1"))
-    told = intact(ours, lambda: ours.load_state_dict(theirs.state_dict()))
-    assert told.splitlines()[1:] == ["  slot r1c0 is in the checkpoint only", "  slot r0c1 is in the model only"]
+    message = assert_refused(ours, lambda: ours.load_state_dict(theirs.state_dict()))
+    assert message.splitlines()[1:] == ["  slot r1c0 is in the checkpoint only", "  slot r0c1 is in the model only"]
     wide = MorphogeneticModel.wrap(nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), {"r0c0": "0"}, torch.zeros(2, 4))
     narrow = MorphogeneticModel.wrap(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)), {"r0c0": "0"}, torch.zeros(2, 4))
-    told = intact(narrow, lambda: narrow.load_state_dict(wide.state_dict()))
-    assert told.splitlines()[1:] == ["  slot r0c0: channels is 5 in the checkpoint, 6 in the model"]
+    message = assert_refused(narrow, lambda: narrow.load_state_dict(wide.state_dict()))
+    assert message.splitlines()[1:] == ["  slot r0c0: channels is 5 in the checkpoint, 6 in the model"]
 
 
 def test_another_host_with_the_same_slots_is_refused_naming_its_tensors():
@@ -188,17 +188,17 @@ def test_another_host_with_the_same_slots_is_refused_naming_its_tensors():
 
     theirs, ours = model(2), model(3, bias=False)
     theirs.germinate("r0c0", "norm")
-    told = intact(ours, lambda: ours.load_state_dict(theirs.state_dict()))
-    assert told.splitlines()[1:] == [
+    message = assert_refused(ours, lambda: ours.load_state_dict(theirs.state_dict()))
+    assert message.splitlines()[1:] == [
         "  tensor host.1.bias is in the checkpoint only",
         "  tensor host.1.weight has shape (2, 5) in the checkpoint, (3, 5) in the model",
     ]
 
 
 @pytest.mark.parametrize("options", [{"strict": False}, {"assign": True}])
-def test_lenient_and_replacing_loads_are_refused(options):
+def test_strict_false_and_assign_true_are_refused(options):
     model = make_model()
-    intact(
+    assert_refused(
         model, lambda: model.load_state_dict(model.state_dict(), **options), ValueError, "strict=True and assign=False"
     )
 
@@ -211,41 +211,45 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
         return state | {EXTRA_STATE: torch.tensor(list(text.encode()), dtype=torch.uint8)}
 
     manifest = json.loads(bytes(state[EXTRA_STATE].tolist()))
-    intact(model, lambda: model.load_state_dict(model.host.state_dict()), match="has no manifest")
-    intact(model, lambda: model.load_state_dict(with_manifest("{")), match="cannot be read")
-    intact(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
+    assert_refused(model, lambda: model.load_state_dict(model.host.state_dict()), match="has no manifest")
+    assert_refused(model, lambda: model.load_state_dict(with_manifest("{")), match="cannot be read")
+    assert_refused(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
-    intact(model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 1")
+    assert_refused(
+        model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 1"
+    )
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)
-        intact(model, lambda text=text: model.load_state_dict(with_manifest(text)), match="manifest is damaged")
+        assert_refused(model, lambda text=text: model.load_state_dict(with_manifest(text)), match="manifest is damaged")
 
 
 def test_files_that_are_missing_foreign_or_damaged_are_refused(tmp_path):
     model, path = make_model(), tmp_path / "m"
-    intact(model, lambda: model.load(path), FileNotFoundError, "there is no model at")
-    intact(model, lambda: model.load(tmp_path), FileNotFoundError, "there is no model at")
+    assert_refused(model, lambda: model.load(path), FileNotFoundError, "there is no model at")
+    assert_refused(model, lambda: model.load(tmp_path), FileNotFoundError, "there is no model at")
     model.save(path)
     good = path.read_bytes()
     for content in (b"", b"not a model", good[: len(good) // 2]):
         path.write_bytes(content)
-        intact(model, lambda: model.load(path), match=r"model .*m is damaged")
+        assert_refused(model, lambda: model.load(path), match=r"model .*m is damaged")
     for header in (None, {"esper_ray": '{"aliases": {}}'}):
         save_file({"x": torch.zeros(2)}, path, metadata=header)
-        intact(model, lambda: model.load(path), match=r"m is of kind None .*expected kind 'grown model' version 2")
+        assert_refused(
+            model, lambda: model.load(path), match=r"m is of kind None .*expected kind 'grown model' version 2"
+        )
     for content in ([], {}, {"aliases": []}, {"aliases": {"a": "b"}}):
         MODEL_FILE.write(path, {"x": torch.zeros(2)}, content)
-        intact(model, lambda: model.load(path), match="the names of its tied tensors")
+        assert_refused(model, lambda: model.load(path), match="the names of its tied tensors")
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    intact(model, lambda: model.load(path), match="the SHA-256 digest of its content differs")
+    assert_refused(model, lambda: model.load(path), match="the SHA-256 digest of its content differs")
 
 
-def test_an_own_blueprint_must_be_known_where_it_is_loaded(tmp_path, own_body):
+def test_loading_an_own_blueprint_needs_its_registration(tmp_path, own_body):
     grown, fresh = make_organism(), make_model()
     germinate(grown, "r0c0", "own")
     grown.model.save(tmp_path / "m")
     unregister_blueprint("own", Topology.IMAGES)
-    intact(fresh, lambda: fresh.load(tmp_path / "m"), ValueError, "unknown blueprint 'own'")
+    assert_refused(fresh, lambda: fresh.load(tmp_path / "m"), ValueError, "unknown blueprint 'own'")
     own_body()
     fresh.load(tmp_path / "m")
     assert fresh.states["r0c0"].blueprint == "own"
@@ -267,7 +271,7 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     assert path.read_bytes() == before
 
 
-def test_loading_empties_slots_that_were_empty(tmp_path):
+def test_loading_empties_the_slots_that_are_empty_in_the_file(tmp_path):
     bare, grown = make_model(), make_organism()
     bare.save(tmp_path / "m")
     for slot in SLOTS:
@@ -286,12 +290,12 @@ class Around(nn.Module):
         self.model = model
 
 
-def test_inside_another_module_a_grown_model_is_not_half_loaded():
-    grown, fresh = lively().model, make_model()
+def test_a_state_of_an_enclosing_module_never_loads_a_model_partly():
+    grown, fresh = grown_organism().model, make_model()
     state = Around(grown).state_dict()
-    other = make_organism()
-    germinate(other, "r0c0")
-    for model in (fresh, other.model):
+    occupied = make_organism()
+    germinate(occupied, "r0c0")
+    for model in (fresh, occupied.model):
         stages = {slot: state and state.stage for slot, state in model.states.items()}
         alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
         with pytest.raises(TopologyError, match=r"differ from those of the model.*its own load_state_dict"):
@@ -303,7 +307,7 @@ def test_inside_another_module_a_grown_model_is_not_half_loaded():
     assert torch.equal(fresh.eval()(images(3)), grown.eval()(images(3)))
 
 
-def test_seeds_of_a_blueprint_that_nobody_registered_are_refused_with_its_name():
+def test_seeds_of_an_unregistered_blueprint_are_refused_with_its_name():
     register_blueprint("mine", Topology.IMAGES, lambda shape: nn.Conv2d(shape.channels, shape.channels, 1))
     try:
         grown = make_model()

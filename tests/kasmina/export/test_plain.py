@@ -1,4 +1,4 @@
-"""Grown networks as ordinary modules."""
+"""Export of grown networks as ordinary modules."""
 
 import copy
 import subprocess
@@ -16,7 +16,7 @@ from esper_ray.leyline.stages import Stage
 EXAMPLES = {"images": torch.zeros(2, 1, 6, 6), "sequences": torch.zeros(2, 5, 4), "features": torch.zeros(2, 4)}
 BLUEPRINT = {"images": "conv_light", "sequences": "attention", "features": "mlp_small"}
 STYLES = ("linear_add", "linear_multiply", "gated_gate")
-ALONE = """
+WITHOUT_PACKAGE = """
 import sys, torch
 sys.modules["esper_ray"] = None
 plain = torch.load(sys.argv[1], weights_only=False)
@@ -77,7 +77,7 @@ def test_a_plain_module_computes_what_the_grown_model_does(topology, style, trai
 
 @pytest.mark.parametrize("blueprint", ["flex_attention", "attention", "lora", "mlp", "norm"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_every_kind_of_sequence_seed_can_be_built_in_for_other_lengths(blueprint, causal):
+def test_every_kind_of_sequence_seed_is_exported_for_other_lengths(blueprint, causal):
     x = torch.randn(2, 9, 4)
     model = MorphogeneticModel.wrap(
         host_for("sequences"), {"r0c0": "0"}, EXAMPLES["sequences"], rules=READY, causal=causal
@@ -86,7 +86,7 @@ def test_every_kind_of_sequence_seed_can_be_built_in_for_other_lengths(blueprint
     assert torch.allclose(model.plain()(x), model(x), rtol=0, atol=1e-6)
 
 
-def test_live_seeds_are_left_out():
+def test_uncommitted_seeds_are_left_out():
     model, x = grown("features")
     both = model.plain()
     fresh = MorphogeneticModel.wrap(host_for("features"), {"r0c0": "0"}, EXAMPLES["features"], rules=READY)
@@ -96,7 +96,7 @@ def test_live_seeds_are_left_out():
     assert not torch.equal(both(x), host_for("features")(x))
 
 
-def test_a_plain_module_is_a_copy_that_learns_by_itself():
+def test_a_plain_module_is_an_independent_trainable_copy():
     model, x = grown("images")
     before = [p.detach().clone() for p in model.parameters()]
     plain = model.plain().train()
@@ -110,7 +110,7 @@ def test_a_plain_module_is_a_copy_that_learns_by_itself():
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_nested_slots_and_named_arguments_are_built_in():
+def test_nested_slots_and_named_arguments_are_exported():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -159,7 +159,7 @@ def test_submodules_keep_their_own_modes_and_shared_ones_stay_shared():
     assert host.again.training is True
 
 
-def test_a_built_in_host_dissolves():
+def test_a_built_in_host_is_exported_without_our_classes():
     organism = make_organism()
     grow(organism, "r0c0", Stage.FOSSILIZED)
     grow(organism, "r1c0", Stage.FOSSILIZED, "bottleneck")
@@ -172,13 +172,15 @@ def test_a_built_in_host_dissolves():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", EXAMPLES)
-def test_a_saved_plain_module_works_where_this_package_is_missing(topology, tmp_path):
+def test_a_saved_plain_module_runs_without_this_package(topology, tmp_path):
     model, x = grown(topology, "gated_gate")
     model.eval()
     torch.save(model.plain(), tmp_path / "plain")
     torch.save(x, tmp_path / "x")
     subprocess.run(
-        [sys.executable, "-c", ALONE, tmp_path / "plain", tmp_path / "x", tmp_path / "y"], cwd=Path("/"), check=True
+        [sys.executable, "-c", WITHOUT_PACKAGE, tmp_path / "plain", tmp_path / "x", tmp_path / "y"],
+        cwd=Path("/"),
+        check=True,
     )
     assert torch.equal(torch.load(tmp_path / "y", weights_only=True), model.plain()(x))
     assert torch.allclose(torch.load(tmp_path / "y", weights_only=True), model(x), rtol=0, atol=1e-6)

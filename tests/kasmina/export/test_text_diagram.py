@@ -4,7 +4,7 @@ from torch import nn, zeros
 from esper_ray.kasmina.model import MorphogeneticModel
 
 
-def test_a_drawing_shows_place_shape_stage_amplitude_and_size():
+def test_the_diagram_shows_place_shape_stage_amplitude_and_size():
     host = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
     slots = {"r0c0": "0", "r0c1": "2", "r1c0": "3"}
     model = MorphogeneticModel.wrap(host, slots, zeros(2, 1, 8, 8), rules=READY)
@@ -29,7 +29,7 @@ def test_a_drawing_shows_place_shape_stage_amplitude_and_size():
     ]
 
 
-def test_a_drawing_shows_an_operator_that_gives_way_to_another():
+def test_the_diagram_shows_a_cross_fade_of_operators():
     model = MorphogeneticModel.wrap(nn.Sequential(nn.Linear(4, 4)), {"r0c0": "0"}, zeros(2, 4), rules=READY)
     model.germinate("r0c0", "norm", style="linear_add", tempo=1)
     model.advance("r0c0")

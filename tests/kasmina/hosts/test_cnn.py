@@ -32,7 +32,7 @@ def test_parameter_counts_of_the_family(base, blocks, pools, kernel, channels, p
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
-def test_the_count_is_the_closed_form(kernel):
+def test_the_parameter_count_follows_the_closed_form(kernel):
     base, blocks, channels, classes = 3, 4, 2, 5
     widths = [channels, *(base * 2**i for i in range(blocks))]
     convolutions = sum(kernel**2 * a * b + 2 * b for a, b in pairwise(widths))

@@ -1,4 +1,4 @@
-"""Hosts of every family: sizes, slots, what they may see, and whether they can be traced and exported."""
+"""Hosts of every family: sizes, slots, causality, tracing and export."""
 
 import math
 
@@ -39,8 +39,8 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def seen_in_slots(spec, x):
-    """Slot to the shape of what passes it, in the order of the slots."""
+def slot_shapes(spec, x):
+    """Shape of the features at each slot, in the order of the slots."""
     shapes = dict.fromkeys(spec.slot_modules)
     for slot, name in spec.slot_modules.items():
         spec.module.get_submodule(name).register_forward_hook(
@@ -59,7 +59,7 @@ def test_variants_have_the_size_and_the_slots_of_the_catalogue(name):
     parameters, grid = VARIANTS[name]
     spec = spec_of(CNN_VARIANTS[name], (3, 32, 32), 10)
     assert count_parameters(spec.module) == parameters
-    shapes = seen_in_slots(spec, noise(2, 3, 32, 32))
+    shapes = slot_shapes(spec, noise(2, 3, 32, 32))
     assert tuple(shapes) == CNN_VARIANTS[name].available_slots()
     assert " ".join(f"{channels}@{height}" for _, channels, height, _ in shapes.values()) == grid
     assert all(height == width for _, _, height, width in shapes.values())
@@ -81,10 +81,10 @@ def test_the_memory_format_changes_the_layout_and_not_the_numbers(channels):
     assert all(weight.is_contiguous() for weight in turned.state_dict().values())
 
 
-def test_one_pixel_is_enough_without_pools_and_one_channel_is_a_host():
+def test_a_host_of_one_pixel_and_one_channel_works_without_pools():
     config = CNNHostConfig(base_channels=1, blocks=2, pools=0, kernel_size=1)
     spec = spec_of(config, (1, 1, 1), 2)
-    assert seen_in_slots(spec, noise(3, 1, 1, 1)) == {"r0c0": (3, 1, 1, 1), "r0c1": (3, 2, 1, 1)}
+    assert slot_shapes(spec, noise(3, 1, 1, 1)) == {"r0c0": (3, 1, 1, 1), "r0c1": (3, 2, 1, 1)}
 
 
 def test_the_default_transformer_has_30_044_544_parameters_counted_once_for_the_tie():
@@ -95,7 +95,7 @@ def test_the_default_transformer_has_30_044_544_parameters_counted_once_for_the_
 
 
 @pytest.mark.parametrize(("width", "layers", "vocabulary"), [(8, 2, 11), (32, 4, 65)])
-def test_the_size_of_a_transformer_is_the_closed_form(width, layers, vocabulary):
+def test_the_size_of_a_transformer_follows_the_closed_form(width, layers, vocabulary):
     config = TransformerHostConfig(embedding=width, heads=2, layers=layers, context=16, segments=2)
     blocks = layers * (12 * width**2 + 13 * width)
     expected = vocabulary * width + 16 * width + blocks + 2 * width
@@ -121,7 +121,7 @@ def test_a_fresh_transformer_predicts_nearly_uniformly(config, vocabulary):
 
 
 def test_initial_weights_are_those_of_gpt_2():
-    """Those that write into the residual stream of 6 layers have deviation 0.02 / sqrt(12) = 0.0057735."""
+    """Projections into the residual stream of 6 layers have deviation 0.02 / sqrt(12) = 0.0057735."""
     module = spec_of(TransformerHostConfig(), (8,), 500).module
     for weight in (module.token.weight, module.position.weight, module.blocks[3].attention.qkv.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.02)
@@ -131,7 +131,7 @@ def test_initial_weights_are_those_of_gpt_2():
 
 
 @pytest.mark.parametrize("changed", [0, 3, 7])
-def test_no_token_sees_a_later_one(changed):
+def test_no_token_depends_on_a_later_one(changed):
     module = spec_of(SMALL, (8,), 20).module.eval()
     first = tokens(2, 8, 20)
     second = first.clone()
@@ -141,7 +141,7 @@ def test_no_token_sees_a_later_one(changed):
     assert ((after - before)[:, changed:].abs().amax(dim=(0, 2)) > 1e-6).all()
 
 
-def test_attention_is_the_written_out_softmax():
+def test_attention_equals_the_explicit_softmax():
     module = spec_of(SMALL, (6,), 20).module.eval().blocks[0].attention
     h = noise(2, 6, 32)
     queries, keys, values = (part.view(2, 6, 4, 8) for part in module.qkv(h).split(32, dim=-1))
@@ -158,7 +158,7 @@ def test_the_slots_of_a_transformer_are_at_the_ends_of_its_segments():
     spec = spec_of(SMALL, (16,), 20)
     assert dict(spec.slot_modules) == {"r0c0": "blocks.1", "r0c1": "blocks.3"}
     assert tuple(spec.slot_modules) == SMALL.available_slots()
-    assert seen_in_slots(spec, tokens(3, 5, 20)) == {"r0c0": (3, 5, 32), "r0c1": (3, 5, 32)}
+    assert slot_shapes(spec, tokens(3, 5, 20)) == {"r0c0": (3, 5, 32), "r0c1": (3, 5, 32)}
 
 
 def test_a_sequence_longer_than_the_context_is_refused_with_both_numbers():
@@ -169,13 +169,13 @@ def test_a_sequence_longer_than_the_context_is_refused_with_both_numbers():
         build_host(SMALL, (17,), 20)
 
 
-def test_an_mlp_flattens_and_adds_its_branches():
+def test_an_mlp_flattens_its_input_and_adds_residual_branches():
     """Stem 6*4+4, block 2*4 + (4*8+8) + (8*4+4), norm 2*4, head 4*3+3."""
     config = MLPHostConfig(width=4, blocks=2, expansion=2)
     spec = spec_of(config, (1, 2, 3), 3)
     assert count_parameters(spec.module) == 28 + 2 * 84 + 8 + 15
     x = noise(5, 1, 2, 3)
-    assert seen_in_slots(spec, x) == {"r0c0": (5, 4), "r0c1": (5, 4)}
+    assert slot_shapes(spec, x) == {"r0c0": (5, 4), "r0c1": (5, 4)}
     assert tuple(spec.slot_modules) == config.available_slots()
     module = spec.module
     with torch.no_grad():
@@ -198,9 +198,9 @@ EXAMPLES = {
 def test_hosts_can_be_traced_and_exported(family, how):
     config, input_shape, x = EXAMPLES[family]
     module = spec_of(config, input_shape, 10).module.eval()
-    other = torch.roll(x, 1, dims=-1)
+    shifted = torch.roll(x, 1, dims=-1)
     plain = torch.fx.symbolic_trace(module) if how == "fx" else torch.export.export(module, (x,)).module()
-    torch.testing.assert_close(plain(other), module(other))
+    torch.testing.assert_close(plain(shifted), module(shifted))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_hosts_can_be_traced_and_exported(family, how):
         (SMALL, (1, 8, 8), r"transformer host needs token sequences \(T,\).*\(1, 8, 8\)"),
     ],
 )
-def test_input_that_a_family_cannot_work_on_is_refused(config, input_shape, message):
+def test_input_of_the_wrong_shape_for_a_family_is_refused(config, input_shape, message):
     with pytest.raises(ValueError, match=message):
         build_host(config, input_shape, 10)
 
@@ -232,7 +232,7 @@ def test_input_that_a_family_cannot_work_on_is_refused(config, input_shape, mess
         (5, "host: "),
     ],
 )
-def test_problems_of_a_host_are_reported_by_the_key_that_was_written(host, message):
+def test_problems_of_a_host_are_reported_with_the_configuration_key(host, message):
     with pytest.raises(ConfigError) as caught:
         build({"host": host})
     assert str(caught.value).startswith(message)

@@ -67,7 +67,7 @@ def test_a_ramp_is_monotone_does_not_overshoot_and_lands_exactly(start, target, 
 
 
 @given(CURVE, STEEPNESS)
-def test_curves_keep_the_ends_and_the_middle(curve, steepness):
+def test_curves_pass_through_both_ends_and_the_middle(curve, steepness):
     shares = [ramp_share(curve, time, steepness) for time in (0.0, 0.5, 1.0)]
     assert shares == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)
 
@@ -91,13 +91,13 @@ def test_a_ramp_reports_mode_progress_and_mean_slope():
     assert [state.velocity for state in states] == [0.25, 0.25, 0.0]
 
 
-def test_zero_ticks_jump_at_once():
+def test_a_ramp_of_zero_ticks_jumps_to_the_target():
     jumped = at_rest(0.2).retargeted(0.7, 0, AlphaCurve.COSINE, 12.0)
     assert (jumped.alpha, jumped.mode, jumped.total, jumped.done) == (0.7, AlphaMode.HOLD, 0, 0)
     assert jumped.at_target
 
 
-def test_a_ramp_to_where_it_already_is_is_over_before_it_begins():
+def test_a_ramp_to_the_present_amplitude_ends_at_once():
     same = at_rest(1.0).retargeted(1.0, 8, AlphaCurve.LINEAR, 12.0)
     assert (same.mode, same.total, same.velocity) == (AlphaMode.HOLD, 0, 0.0)
 
@@ -120,7 +120,7 @@ def test_a_negative_ramp_length_is_refused_with_its_value():
         AlphaController().retargeted(1.0, -1, AlphaCurve.LINEAR, 12.0)
 
 
-def test_steepness_has_a_floor():
+def test_steepness_has_a_minimum():
     assert AlphaController().retargeted(1.0, 3, AlphaCurve.SIGMOID, 0.0).steepness == 0.1
 
 
@@ -136,7 +136,7 @@ def test_a_steepness_that_is_not_finite_is_refused_with_its_value(steepness):
 
 
 @given(UNIT, st.integers(1, 12), CURVE)
-def test_a_ramp_that_something_else_needs_runs_its_time_at_the_same_amplitude(alpha, ticks, curve):
+def test_a_forced_ramp_runs_its_ticks_at_constant_amplitude(alpha, ticks, curve):
     ramp = at_rest(alpha).retargeted(alpha, ticks, curve, 12.0, even_if_there=True)
     states = ticks_of(ramp)
     assert (ramp.mode, len(states)) == (AlphaMode.UP, ticks)

@@ -24,16 +24,16 @@ from esper_ray.leyline.stages import Stage
         ((5, 1, 0, 0, 0, 0, 0, 0), reducer.Advance()),
     ],
 )
-def test_indices_mean_commands(indices, expected):
+def test_action_indices_decode_to_commands(indices, expected):
     assert lifecycle_command(Action(*indices), "s-9") == expected
 
 
-def test_waiting_is_no_command():
+def test_wait_has_no_command():
     with pytest.raises(ValueError, match="WAIT is no command"):
         lifecycle_command(WAIT, "s-1")
 
 
-def test_transitions_and_verdicts_are_logged_as_plain_data_and_amplitudes_are_not():
+def test_transitions_and_gate_verdicts_are_logged_and_amplitudes_are_not():
     shut = GateResult(Gate.G2, Stage.BLENDING, (Check("epochs in training", 4, 10), Check("health", None, 0.5)))
     events = [
         StageChanged(Stage.TRAINING, Stage.PRUNED, 4, "weak"),
@@ -41,19 +41,19 @@ def test_transitions_and_verdicts_are_logged_as_plain_data_and_amplitudes_are_no
         Refused("no"),
         GateEvaluated(shut),
     ]
-    who = {"slot": "r0c0", "seed": "r0c0-1"}
+    ids = {"slot": "r0c0", "seed": "r0c0-1"}
     assert logged("r0c0", seed_in(Stage.TRAINING), events, 7, "policy") == [
         Event(
             "seed_transition",
             7,
-            who
+            ids
             | {"from": "TRAINING", "to": "PRUNED", "ticks": 4, "reason": "weak"}
             | {"initiator": "policy", "blueprint": "norm"},
         ),
         Event(
             "gate",
             7,
-            who
+            ids
             | {
                 "gate": "G2",
                 "passed": False,

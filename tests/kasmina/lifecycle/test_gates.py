@@ -28,7 +28,7 @@ def failed(result):
     return [check.name for check in result.checks if not check.passed]
 
 
-def test_gates_keep_their_numbers_and_four_is_reserved():
+def test_gate_numbers_are_stable_and_four_is_reserved():
     assert {gate.name: int(gate) for gate in Gate} == {"G0": 0, "G1": 1, "G2": 2, "G3": 3, "G5": 5}
 
 
@@ -49,7 +49,7 @@ def test_no_gate_leads_to_the_other_stages(target):
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_g0_wants_an_empty_slot_and_g1_a_germinated_seed(stage):
+def test_g0_needs_an_empty_slot_and_g1_a_germinated_seed(stage):
     opened = [
         evaluate_gate(target, stage, 0, AlphaController(), UNMEASURED, PERMISSIVE).passed
         for target in (Stage.GERMINATED, Stage.TRAINING)
@@ -62,7 +62,7 @@ def test_a_check_carries_value_threshold_and_margin():
     assert (check.value, check.threshold, check.margin, check.passed) == (2.5, 1.0, 1.5, True)
 
 
-def test_comparisons_are_inclusive_unless_said_otherwise():
+def test_comparisons_are_inclusive_unless_strict():
     assert Check("x", 1.0, 1.0).passed
     assert not Check("x", 1.0, 1.0, strictly=True).passed
     assert Check("x", 1.0001, 1.0, strictly=True).passed
@@ -74,7 +74,7 @@ def test_an_unmeasured_value_fails_even_below_zero_and_has_no_margin():
     assert check.margin is None
 
 
-def test_a_value_that_is_no_number_fails():
+def test_a_nan_value_fails():
     assert not Check("x", float("nan"), 0.0).passed
 
 
@@ -90,7 +90,7 @@ def test_a_value_that_is_no_number_fails():
         (0, -3.0, 0.0, ["epochs in training", "improvement (pp)", "gradient ratio"]),
     ],
 )
-def test_strict_g2_wants_dwell_improvement_and_gradient_ratio(ticks, improvement, ratio, missing):
+def test_strict_g2_needs_dwell_improvement_and_gradient_ratio(ticks, improvement, ratio, missing):
     result = g2(STRICT, ticks, improvement_pp=improvement, gradient_ratio=ratio)
     assert failed(result) == missing
     assert result.passed is (missing == [])
@@ -107,13 +107,13 @@ def test_strict_g2_wants_dwell_improvement_and_gradient_ratio(ticks, improvement
         (10, False, None, ["gradient health"]),
     ],
 )
-def test_permissive_g2_wants_dwell_and_healthy_gradients(ticks, exploding, health, missing):
+def test_permissive_g2_needs_dwell_and_healthy_gradients(ticks, exploding, health, missing):
     result = g2(PERMISSIVE, ticks, exploding=exploding, gradient_health=health)
     assert failed(result) == missing
     assert result.passed is (missing == [])
 
 
-def test_permissive_g2_does_not_ask_for_improvement_nor_strict_g2_for_health():
+def test_permissive_g2_ignores_improvement_and_strict_g2_ignores_health():
     assert g2(PERMISSIVE, exploding=False, gradient_health=1.0, improvement_pp=-20.0).passed
     assert g2(STRICT, improvement_pp=1.0, gradient_ratio=1.0, exploding=True, gradient_health=0.0).passed
 
@@ -127,26 +127,26 @@ def test_permissive_g2_does_not_ask_for_improvement_nor_strict_g2_for_health():
         (RAMPING, 10, ["amplitude rests at target"], ["amplitude rests at target"]),
     ],
 )
-def test_g3_wants_full_amplitude_at_rest_and_strictly_dwell(alpha, ticks, permissive, strict):
+def test_g3_needs_full_amplitude_at_rest_and_if_strict_dwell(alpha, ticks, permissive, strict):
     assert failed(g3(PERMISSIVE, alpha, ticks)) == permissive
     assert failed(g3(STRICT, alpha, ticks)) == strict
 
 
 @pytest.mark.parametrize(("contribution", "open_"), [(1.0, True), (0.999, False), (0.0, False), (None, False)])
-def test_strict_g5_wants_a_contribution_of_the_threshold(contribution, open_):
+def test_strict_g5_needs_a_contribution_of_the_threshold(contribution, open_):
     assert g5(STRICT, finite=True, contribution_pp=contribution).passed is open_
 
 
 @pytest.mark.parametrize(
     ("contribution", "open_"), [(0.001, True), (0.0, False), (-0.0, False), (-1.0, False), (None, False)]
 )
-def test_even_permissive_g5_wants_a_measured_contribution_above_zero(contribution, open_):
+def test_permissive_g5_needs_a_measured_contribution_above_zero(contribution, open_):
     assert g5(PERMISSIVE, finite=True, contribution_pp=contribution).passed is open_
 
 
 @pytest.mark.parametrize("rules", [STRICT, PERMISSIVE])
 @pytest.mark.parametrize("finite", [False, None])
-def test_g5_wants_a_seed_that_was_measured_to_be_finite(rules, finite):
+def test_g5_needs_a_seed_measured_as_finite(rules, finite):
     assert failed(g5(rules, finite=finite, contribution_pp=5.0)) == ["seed is finite"]
 
 
@@ -162,7 +162,7 @@ def test_thresholds_come_from_the_rules():
     assert not g5(strict, finite=True, contribution_pp=2.9).passed
 
 
-def test_the_message_names_what_failed_by_how_much():
+def test_the_message_names_each_failed_check_with_value_and_threshold():
     assert g2(PERMISSIVE, 4, exploding=False).message == (
         "epochs in training: 4, needed at least 10; gradient health: not measured yet"
     )

@@ -30,7 +30,7 @@ COMMANDS = {
     "target": SetAlphaTarget(0.5, 3),
     "prune": Prune(0),
 }
-TAKES = {  # commands that are not refused, whatever a gate says to them
+ACCEPTED = {  # commands that are not refused, independent of gate verdicts
     "GERMINATED": {"advance", "prune"},
     "TRAINING": {"advance", "prune"},
     "BLENDING": {"advance", "target", "prune"},
@@ -46,21 +46,21 @@ def refused(events):
     return [event.reason for event in events if isinstance(event, Refused)]
 
 
-@pytest.mark.parametrize("stage", TAKES)
+@pytest.mark.parametrize("stage", ACCEPTED)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_stage_takes_exactly_its_commands_and_a_refusal_changes_nothing(stage, command):
+def test_each_stage_accepts_its_commands_only_and_a_refusal_changes_nothing(stage, command):
     state = seed_in(Stage[stage])
     after, events = execute(state, COMMANDS[command], Rules(), WORTHY)
-    taken = command in TAKES[stage]
-    assert (refused(events) == []) is taken
-    if not taken:
+    accepted = command in ACCEPTED[stage]
+    assert (refused(events) == []) is accepted
+    if not accepted:
         assert after == state
         assert len(events) == 1
         assert stage in refused(events)[0]
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"germinate"}))
-def test_an_empty_slot_takes_nothing_but_germination(command):
+def test_an_empty_slot_accepts_germination_only(command):
     assert execute(None, COMMANDS[command], Rules()) == (None, (Refused("slot is empty"),))
 
 
@@ -83,18 +83,18 @@ def test_germination_starts_a_seed_at_zero():
         (Germinate("s-1", "norm", tempo=0), "at least 1 ticks, got 0"),
     ],
 )
-def test_a_germination_that_makes_no_sense_is_an_error(command, message):
+def test_a_germination_with_invalid_target_or_tempo_is_an_error(command, message):
     with pytest.raises(ValueError, match=message):
         execute(None, command, Rules())
 
 
 @pytest.mark.parametrize("target", [0.0, -0.5, 1.5])
-def test_a_retarget_to_nothing_or_beyond_one_is_an_error(target):
+def test_a_retarget_outside_zero_to_one_is_an_error(target):
     with pytest.raises(ValueError, match=f"got {target}"):
         execute(seed_in(Stage.HOLDING), SetAlphaTarget(target, 3), Rules())
 
 
-def test_advance_names_the_gate_that_stays_shut_and_leaves_the_seed():
+def test_advance_reports_a_failed_gate_and_leaves_the_seed():
     state = seed_in(Stage.TRAINING, ticks=9)
     after, events = execute(state, Advance(), Rules(), HEALTHY)
     assert after == state
@@ -103,7 +103,7 @@ def test_advance_names_the_gate_that_stays_shut_and_leaves_the_seed():
     assert event.result.message == "epochs in training: 9, needed at least 10"
 
 
-def test_unmeasured_is_not_zero_at_any_gate():
+def test_unmeasured_values_fail_the_gates():
     for state, command in ((seed_in(Stage.TRAINING, 10), Advance()), (seed_in(Stage.HOLDING), Fossilize())):
         after, events = execute(state, command, Rules(), UNMEASURED)
         assert after == state
@@ -122,18 +122,18 @@ def test_an_instant_prune_removes_at_once_with_its_reason(stage, alpha):
 
 
 @pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING])
-def test_a_seed_without_amplitude_has_nothing_to_fade(stage):
+def test_a_scheduled_prune_of_a_seed_before_blending_removes_it_at_once(stage):
     state, _ = execute(seed_in(stage), Prune(8), Rules())
     assert state.stage is Stage.PRUNED
 
 
-def test_a_blending_seed_that_is_still_at_zero_is_removed_at_once():
+def test_a_scheduled_prune_at_amplitude_zero_removes_the_seed_at_once():
     state, _ = execute(seed_in(Stage.BLENDING, alpha=0.0), Prune(8), Rules())
     assert state.stage is Stage.PRUNED
 
 
 @pytest.mark.parametrize("stage", [Stage.BLENDING, Stage.HOLDING])
-def test_a_scheduled_prune_fades_and_removes_on_the_tick_that_hits_zero(stage):
+def test_a_scheduled_prune_removes_the_seed_on_the_tick_that_reaches_zero(stage):
     slot = Slot(state=seed_in(stage))
     amplitudes = []
     assert slot.step(Prune(3, reason="weak"))
@@ -146,7 +146,7 @@ def test_a_scheduled_prune_fades_and_removes_on_the_tick_that_hits_zero(stage):
     assert changes(slot.events) == [StageChanged(Stage.BLENDING, Stage.PRUNED, 2, "weak")]
 
 
-def test_a_running_ramp_refuses_retargeting_and_scheduled_but_not_instant_removal():
+def test_a_running_ramp_refuses_retargets_and_scheduled_but_not_instant_prunes():
     for command in (SetAlphaTarget(0.5, 3), Prune(3)):
         state = ramping(1.0)
         after, events = execute(state, command, Rules())
@@ -167,7 +167,7 @@ def test_a_lower_target_demotes_a_holding_seed_to_blending(ticks, target):
     assert state.alpha.alpha == (target if ticks == 0 else 1.0)
 
 
-def test_the_full_target_leaves_a_holding_seed_where_it_is():
+def test_the_full_target_leaves_a_holding_seed_unchanged():
     state, events = execute(seed_in(Stage.HOLDING), SetAlphaTarget(1.0, 8), Rules())
     assert (state.stage, state.alpha.alpha, state.alpha.mode) == (Stage.HOLDING, 1.0, AlphaMode.HOLD)
     assert changes(events) == []
@@ -175,7 +175,7 @@ def test_the_full_target_leaves_a_holding_seed_where_it_is():
 
 @pytest.mark.parametrize("contribution", [-1.0, 0.0, 2.5, None])
 @pytest.mark.parametrize("stage", [Stage.HOLDING, Stage.FOSSILIZED])
-def test_holding_and_fossil_never_leave_by_themselves(stage, contribution):
+def test_ticks_never_move_holding_and_fossilized_seeds(stage, contribution):
     rules = rules_with(frozenset({Gate.G1, Gate.G2, Gate.G3}))
     state = seed_in(stage)
     for _ in range(20):
@@ -186,7 +186,7 @@ def test_holding_and_fossil_never_leave_by_themselves(stage, contribution):
 
 
 @pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING])
-def test_without_automatic_gates_nothing_advances_by_itself(stage):
+def test_without_automatic_gates_ticks_advance_no_seed(stage):
     slot = Slot(state=seed_in(stage, ticks=50))
     for _ in range(10):
         slot.step(None, WORTHY)
@@ -194,17 +194,17 @@ def test_without_automatic_gates_nothing_advances_by_itself(stage):
     assert slot.state.stage is stage
 
 
-def test_an_automatic_g2_that_stays_shut_keeps_the_seed_in_training():
+def test_a_failed_automatic_g2_keeps_the_seed_in_training():
     state, events = tick(seed_in(Stage.TRAINING, 10), rules_with(frozenset({Gate.G2})), UNMEASURED)
     assert state.stage is Stage.TRAINING
     assert [event.result.passed for event in events] == [False]
 
 
-def test_an_automatic_g2_is_not_asked_before_its_dwell():
+def test_an_automatic_g2_is_not_evaluated_before_its_dwell():
     assert tick(seed_in(Stage.TRAINING, 9), rules_with(frozenset({Gate.G2})), HEALTHY)[1] == ()
 
 
-def test_a_strict_automatic_g3_speaks_at_arrival_and_then_only_when_it_opens():
+def test_a_strict_automatic_g3_reports_at_arrival_and_when_it_passes():
     slot = Slot(rules_with(frozenset({Gate.G3}), strict=True, min_blending_epochs=6), ramping(1.0))
     verdicts = []
     for _ in range(8):
@@ -235,7 +235,7 @@ def test_seven_ticks_lead_from_an_instant_prune_to_an_empty_slot(stage):
 
 
 @pytest.mark.parametrize("embargo", [0, 1, 3])
-def test_the_embargo_lasts_as_many_ticks_as_the_rules_say(embargo):
+def test_the_embargo_lasts_the_configured_number_of_ticks(embargo):
     slot = Slot(rules_with(embargo=embargo), seed_in(Stage.PRUNED))
     seen = []
     while slot.state is not None:
@@ -245,7 +245,7 @@ def test_the_embargo_lasts_as_many_ticks_as_the_rules_say(embargo):
     assert seen == ["EMBARGOED"] * max(embargo, 1) + ["RESETTING", "empty"]
 
 
-def test_ten_cycles_leave_no_trace_on_the_next_seed():
+def test_a_seed_starts_equal_after_ten_cycles_in_its_slot():
     slot = Slot()
     fresh = []
     for cycle in range(10):
@@ -258,21 +258,21 @@ def test_ten_cycles_leave_no_trace_on_the_next_seed():
     assert len(set(fresh)) == 1
 
 
-def test_an_elapsed_epoch_counts_for_seed_and_stage_and_an_empty_slot_has_no_clock():
+def test_an_elapsed_epoch_counts_for_stage_and_age_of_a_seed_only():
     state = epoch_elapsed(epoch_elapsed(seed_in(Stage.TRAINING, ticks=3, age=8)))
     assert (state.ticks_in_stage, state.age) == (5, 10)
     assert epoch_elapsed(None) is None
     assert tick(None, Rules()) == (None, ())
 
 
-def test_a_tick_alone_never_moves_the_clock():
+def test_a_tick_does_not_count_as_an_epoch():
     state = seed_in(Stage.BLENDING, ticks=3, age=8)
     after, _ = tick(state, Rules())
     assert (after.ticks_in_stage, after.age) == (3, 8)
 
 
 @pytest.mark.parametrize("target", [1e-7, 1e-9])
-def test_a_tiny_target_is_no_removal(target):
+def test_a_tiny_target_does_not_remove_the_seed(target):
     slot = Slot(state=seed_in(Stage.HOLDING))
     assert slot.step(SetAlphaTarget(target, 2))
     for _ in range(5):
@@ -304,20 +304,20 @@ def test_without_ticks_operator_and_amplitude_change_at_once():
     assert changes(events) == []
 
 
-def test_a_seed_removed_in_the_middle_of_a_cross_fade_keeps_no_outgoing_operator():
+def test_a_prune_during_a_cross_fade_clears_the_outgoing_operator():
     state, _ = execute(seed_in(Stage.HOLDING), SetAlphaTarget(1.0, 4, style=MULTIPLY), Rules())
     assert "ramping UP" in refused(execute(state, Prune(3), Rules())[1])[0]
     removed, _ = execute(state, Prune(0), Rules())
     assert (removed.stage, removed.outgoing, removed.operator_share) == (Stage.PRUNED, None, 1.0)
 
 
-def test_a_gate_that_stays_shut_is_told_again_only_for_other_reasons():
+def test_a_failed_gate_is_reported_again_only_for_other_reasons():
     rules = rules_with(frozenset({Gate.G2}))
-    slot, told = Slot(rules, seed_in(Stage.TRAINING, 10)), []
+    slot, messages = Slot(rules, seed_in(Stage.TRAINING, 10)), []
     sick = SeedMeasurements(exploding=True, gradient_health=1.0)
     for measured in (UNMEASURED, UNMEASURED, sick, sick, UNMEASURED, HEALTHY):
         slot.step(None, measured)
-        told.append([e.result.message for e in slot.events if isinstance(e, GateEvaluated)])
+        messages.append([e.result.message for e in slot.events if isinstance(e, GateEvaluated)])
     both = "gradients do not explode: not measured yet; gradient health: not measured yet"
-    assert told == [[both], [], ["gradients explode"], [], [both], [""]]
+    assert messages == [[both], [], ["gradients explode"], [], [both], [""]]
     assert slot.state.stage is Stage.BLENDING

@@ -1,4 +1,4 @@
-"""Random histories of three slots under the pure reducer, legal and illegal commands mixed."""
+"""State machine over three slots under the pure reducer, with legal and illegal commands."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -44,7 +44,7 @@ def report_of(slot, state):
     )
 
 
-class Life(RuleBasedStateMachine):
+class ReducerMachine(RuleBasedStateMachine):
     @initialize(strict=st.booleans(), automatic=st.sets(st.sampled_from([Gate.G1, Gate.G2, Gate.G3])))
     def begin(self, strict, automatic):
         gates = GateRules(strict=strict, min_training_epochs=2, min_blending_epochs=2)
@@ -55,7 +55,7 @@ class Life(RuleBasedStateMachine):
         return legality(tuple(report_of(slot, state) for slot, state in self.states.items()), LIMITS)
 
     def check_path(self, before, after, events):
-        """The stage changes that were announced lead from ``before`` to ``after`` by legal transitions."""
+        """The stage changes in ``events`` lead from ``before`` to ``after`` by legal transitions."""
         at = Stage.DORMANT if before is None else before.stage
         for change in changes(events):
             assert change.source is at
@@ -70,7 +70,7 @@ class Life(RuleBasedStateMachine):
             self.states[slot] = epoch_elapsed(after)
 
     @rule(data=st.data(), measured=measurements)
-    def obey_a_legal_action(self, data, measured):
+    def execute_a_legal_action(self, data, measured):
         masks = self.masks()
         pairs = [(op, slot) for op in LifecycleOp if op for slot in range(3) if masks.slot_by_op[op, slot]]
         if pairs:
@@ -86,8 +86,8 @@ class Life(RuleBasedStateMachine):
         self.pass_time(measured)
 
     @rule(slot=st.sampled_from(SLOTS), op=st.integers(1, 5), speed=st.integers(0, 3), measured=measurements)
-    def refuse_without_a_trace(self, slot, op, speed, measured):
-        """Any command, legal or not; what the reducer takes is checked and not kept."""
+    def check_any_command(self, slot, op, speed, measured):
+        """Execute any command, check its result and discard it."""
         before = self.states[slot]
         after, events = execute(before, lifecycle_command(Action(op, alpha_speed=speed), "s-1"), self.rules, measured)
         if any(isinstance(event, Refused) for event in events):
@@ -127,5 +127,5 @@ class Life(RuleBasedStateMachine):
             assert 0 <= state.ticks_in_stage <= state.age
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)
+TestReducerMachine = ReducerMachine.TestCase
+TestReducerMachine.settings = settings(max_examples=50, stateful_step_count=50, deadline=None)

@@ -55,7 +55,7 @@ def test_trace_a_from_germination_to_fossil():
     check(rows, expected)
 
 
-def test_trace_b_hold_demote_promote_at_once_and_fade_out():
+def test_trace_b_hold_demote_promote_and_fade_out():
     commands = {
         0: (LINEAR_3, True),
         1: (Advance(), True),
@@ -88,7 +88,7 @@ def test_trace_b_hold_demote_promote_at_once_and_fade_out():
     check(rows, expected)
 
 
-def test_trace_c_a_seed_in_training_is_removed_at_once_and_the_slot_is_free_six_steps_later():
+def test_trace_c_a_prune_in_training_frees_the_slot_after_six_steps():
     commands = {0: (LINEAR_3, True), 1: (Advance(), True), 6: (Prune(8), True), 12: (None, True), 13: (LINEAR_3, True)}
     rows = play(Slot(), 13, commands)
     expected = {
@@ -104,7 +104,7 @@ def test_trace_c_a_seed_in_training_is_removed_at_once_and_the_slot_is_free_six_
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_with_all_gates_automatic_a_seed_reaches_holding_by_itself_and_stays(strict):
+def test_with_all_gates_automatic_a_seed_reaches_holding_and_stays(strict):
     rules = rules_with(
         frozenset({Gate.G1, Gate.G2, Gate.G3}),
         min_training_epochs=4,
@@ -130,7 +130,7 @@ def test_with_all_gates_automatic_a_seed_reaches_holding_by_itself_and_stays(str
     check(rows, expected)
 
 
-def test_a_partial_target_parks_in_blending_for_ever_even_with_automatic_gates():
+def test_a_partial_target_stays_in_blending_with_automatic_gates():
     rules = rules_with(frozenset({Gate.G1, Gate.G2, Gate.G3}), min_training_epochs=1)
     half = Germinate("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3, 0.5)
     rows = play(Slot(rules), 40, {0: (half, True)})

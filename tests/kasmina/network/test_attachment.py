@@ -1,4 +1,4 @@
-"""What a slot can sit on, and what wrapping leaves alone."""
+"""Submodules that a slot can be attached to, and what wrapping leaves unchanged."""
 
 import copy
 import pickle
@@ -72,12 +72,12 @@ class Turn(nn.Module):
         ("state", "returns a tuple; a slot needs one tensor"),
     ],
 )
-def test_an_output_that_no_seed_can_work_on_is_refused(place, message):
+def test_an_output_that_is_no_batch_of_features_is_refused(place, message):
     with pytest.raises(ValueError, match=message):
         MorphogeneticModel.wrap(Odd(), {"r0c0": place}, torch.zeros(2, 5, 4))
 
 
-def test_two_names_of_one_module_are_one_place():
+def test_two_slots_on_aliases_of_one_module_are_refused():
     host = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     host.alias = host[0]
     host.forward = host[0].forward
@@ -104,7 +104,7 @@ def test_examples_can_be_positional_or_named(example):
     assert torch.allclose(model(a, b=b), h + seed(h - model.host.left(a)), atol=1e-6)
 
 
-def test_slots_nested_on_one_path_both_work_the_inner_one_first():
+def test_nested_slots_are_applied_from_inside_to_outside():
     host = named(body=named(first=nn.Linear(4, 4), last=nn.Linear(4, 4)), head=nn.Linear(4, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "body", "r0c1": "body.last"}, torch.zeros(2, 4), rules=READY)
     assert model.execution_order == ("r0c1", "r0c0")
@@ -120,7 +120,7 @@ def test_slots_nested_on_one_path_both_work_the_inner_one_first():
 
 
 @pytest.mark.parametrize("style", ["linear_add", "linear_multiply", "gated_gate"])
-def test_in_place_layers_after_a_slot_do_no_harm(style):
+def test_in_place_layers_after_a_slot_keep_gradients(style):
     host = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 4), rules=READY)
     grown(model, "r0c0", style=style)
@@ -128,7 +128,7 @@ def test_in_place_layers_after_a_slot_do_no_harm(style):
     assert all(p.grad is not None for p in model.host.parameters())
 
 
-def test_seeds_are_of_the_type_of_their_host():
+def test_seeds_have_the_dtype_of_their_host():
     host = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double()
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 4).double(), rules=READY)
     seed = grown(model, "r0c0", style="gated_gate")
@@ -140,13 +140,13 @@ def test_seeds_are_of_the_type_of_their_host():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_newborn_seed_is_in_the_mode_of_the_model(training):
+def test_a_newborn_seed_has_the_training_mode_of_the_model(training):
     model = make_model().train(training)
     model.germinate("r0c0", "conv_light", style="gated_gate")
     assert {module.training for module in model.modules()} == {training}
 
 
-def test_a_copy_grows_in_its_own_cells_and_the_original_is_left_alone():
+def test_a_deep_copy_grows_independently_of_the_original():
     organism = make_organism()
     before, x = organism.model.state_dict(), images(3)
     double = copy.deepcopy(organism.model)
@@ -161,14 +161,14 @@ def test_a_copy_grows_in_its_own_cells_and_the_original_is_left_alone():
     assert double.states["r0c0"] is not None
 
 
-def test_a_pickled_model_computes_the_same_and_can_grow_on():
+def test_a_pickled_model_computes_the_same_and_can_grow_further():
     model = make_model().eval()
     grown(model, "r0c0", "conv_light", style="gated_gate")
-    back = pickle.loads(pickle.dumps(model))
+    restored = pickle.loads(pickle.dumps(model))
     x = images(3)
-    assert torch.equal(back(x), model(x))
-    grown(back, "r1c0", "norm")
-    assert not torch.allclose(back(x), model(x), atol=1e-4)
+    assert torch.equal(restored(x), model(x))
+    grown(restored, "r1c0", "norm")
+    assert not torch.allclose(restored(x), model(x), atol=1e-4)
     assert model.states["r1c0"] is None
 
 
@@ -185,7 +185,7 @@ def test_a_negative_seed_is_refused_with_its_value():
         ("vit_b_16", {"r0c0": "encoder.layers.encoder_layer_1", "r0c1": "encoder.layers.encoder_layer_2"}, 224, "lora"),
     ],
 )
-def test_networks_of_torchvision_grow_as_they_are(name, slots, size, blueprint):
+def test_networks_of_torchvision_grow_without_changes(name, slots, size, blueprint):
     from torchvision import models
 
     sizes = {"num_classes": 3} if name == "resnet18" else {"num_classes": 3, "dropout": 0.0}

@@ -27,7 +27,7 @@ def model():
 
 
 def naive(model, x, players, on):
-    """The output with the amplitudes of the players that are not on forced to zero."""
+    """Output with amplitude zero for all players except those in ``on``."""
     alphas = {slot: model.cell(slot).alpha.item() for slot in players}
     for slot in players:
         model.cell(slot).alpha.fill_(alphas[slot] if slot in on else 0.0)
@@ -51,7 +51,7 @@ def test_one_branching_pass_equals_the_naive_loop_over_coalitions(model, players
 
 
 @torch.no_grad()
-def test_the_coalitions_differ_so_that_the_comparison_means_something(model):
+def test_the_outputs_of_all_coalitions_differ(model):
     with model.branching(frozenset(SLOTS)):
         blocks = model(images(4)).split(4)
     for first, second in combinations(blocks, 2):
@@ -71,7 +71,7 @@ def test_any_choice_of_coalitions_equals_the_naive_loop(model, seed):
 
 
 def test_forks_by_hand():
-    """Slots a, b; coalitions {}, {a, b}: block 0 passes a by, block 1 sees it; then only the second sees b."""
+    """Slots a, b; coalitions {}, {a, b}: the block without a stays, the block with a is added; b acts on the latter."""
     plan, blocks = forks(("a", "b"), [frozenset(), frozenset("ab")])
     assert plan == {"a": Fork(1, (0,), (0,)), "b": Fork(2, (0,), (1,))}
     assert blocks == (frozenset(), frozenset("ab"))
@@ -85,7 +85,7 @@ def test_blocks_follow_the_order_of_execution_not_of_names(model):
 
 
 @torch.no_grad()
-def test_strange_coalitions_are_refused(model):
+def test_empty_lists_and_unknown_members_of_coalitions_are_refused(model):
     with pytest.raises(ValueError, match=r"\['r0c1'\] has members that are not among \['r0c0'\]"):
         model.branching(frozenset({"r0c0"}), [frozenset({"r0c1"})]).__enter__()
     with pytest.raises(ValueError, match="at least one coalition"):
@@ -93,7 +93,7 @@ def test_strange_coalitions_are_refused(model):
 
 
 @torch.no_grad()
-def test_what_lies_before_the_first_slot_is_computed_once(model):
+def test_modules_before_the_first_slot_are_computed_once(model):
     rows = {}
     for name in ("blocks.0", "blocks.1", "blocks.2", "head"):
         model.host.get_submodule(name).register_forward_pre_hook(
@@ -105,7 +105,7 @@ def test_what_lies_before_the_first_slot_is_computed_once(model):
 
 
 @torch.no_grad()
-def test_afterwards_the_model_is_as_before_even_after_an_error(model):
+def test_branching_leaves_the_model_unchanged_also_after_an_error(model):
     x = images(4)
     before = model(x)
     with model.branching(frozenset(SLOTS)):
@@ -117,7 +117,7 @@ def test_afterwards_the_model_is_as_before_even_after_an_error(model):
 
 
 @torch.no_grad()
-def test_a_branching_pass_inside_another_hands_back_the_outer_one(model):
+def test_a_nested_branching_pass_restores_the_outer_one(model):
     x = images(2)
     with model.branching(frozenset({"r0c0"})):
         with model.branching(frozenset({"r0c1", "r1c0"})):
@@ -181,7 +181,7 @@ class Shortcut(nn.Module):
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("chosen", [None, [frozenset(), frozenset({"r0c1"}), frozenset({"r0c0", "r0c2"})]])
-def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_each(batch, chosen):
+def test_branching_with_a_slot_inside_a_residual_branch_equals_single_passes(batch, chosen):
     places = {"r0c0": "stem", "r0c1": "inside", "r0c2": "after"}
     with seeded_initialisation(0):
         model = MorphogeneticModel.wrap(Shortcut(), places, images(2), rules=READY).eval()
@@ -203,6 +203,6 @@ def test_coalitions_of_a_slot_that_a_shortcut_leads_around_equal_one_pass_for_ea
     assert torch.equal(model(x), alone)
 
 
-def test_a_single_example_does_not_tell_whether_a_batch_can_branch():
+def test_a_single_example_does_not_enable_branching():
     model = MorphogeneticModel.wrap(Shortcut(), {"r0c0": "stem"}, images(1))
     assert not model.attachments["r0c0"].branches

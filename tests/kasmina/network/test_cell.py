@@ -87,14 +87,14 @@ def backward(module, x):
 
 @BOTH
 @pytest.mark.parametrize("training", [True, False])
-def test_an_empty_or_germinated_slot_returns_its_input_and_calls_nothing(incubation, training):
+def test_an_empty_or_germinated_slot_returns_its_input_and_calls_no_seed(incubation, training):
     h = features(IMAGES, 2)
     assert cell_with(None, Stage.DORMANT, incubation=incubation).train(training)(h) is h
     assert cell_with(Forbidden(), Stage.GERMINATED, incubation=incubation).train(training)(h) is h
 
 
 @pytest.mark.parametrize("stage", sorted(COOLDOWN))
-def test_a_cooling_slot_returns_its_input(stage):
+def test_a_slot_in_cooldown_returns_its_input(stage):
     h = features(IMAGES, 2)
     assert cell_with(None, stage)(h) is h
 
@@ -125,7 +125,7 @@ def test_an_empty_slot_has_nothing_to_blend():
 # Straight through
 
 
-def test_straight_through_the_gradient_goes_to_features_and_change_alike():
+def test_the_straight_through_gradient_is_the_same_for_features_and_change():
     h, weights = features(IMAGES, 2).requires_grad_(), features(IMAGES, 2, seed=9)
     seed = Constant(0.0)
     out = cell_with(seed, Stage.TRAINING)(h)
@@ -146,8 +146,8 @@ def test_the_trust_region_is_the_gradient_of_the_squared_excess(number, size, we
     d = (size * noise(3, 2, 4, 4, seed=number + 2)).requires_grad_()
     excess = ((d.square().mean() + 1e-12).sqrt() / h.square().mean().sqrt() - bound).clamp_min(0)
     (wanted,) = torch.autograd.grad(weight * excess.square(), d)
-    (given_,) = torch.autograd.grad((StraightThrough.apply(h, d, weight, bound) * g).sum(), d)
-    assert torch.allclose(given_ - g, wanted, atol=2e-6, rtol=1e-4)
+    (actual,) = torch.autograd.grad((StraightThrough.apply(h, d, weight, bound) * g).sum(), d)
+    assert torch.allclose(actual - g, wanted, atol=2e-6, rtol=1e-4)
 
 
 def test_the_trust_region_by_hand_above_and_below_the_bound():
@@ -160,7 +160,7 @@ def test_the_trust_region_by_hand_above_and_below_the_bound():
 
 
 @pytest.mark.parametrize("features_value", [1.0, 0.0])
-def test_a_newborn_seed_gets_finite_gradients_even_on_dead_features(features_value):
+def test_a_newborn_seed_has_finite_gradients_on_zero_features(features_value):
     seed = born(SlotShape(IMAGES, 2), Blueprint.NORM)
     cell_with(seed, Stage.TRAINING)(torch.full((2, 2, 4, 4), features_value)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in seed.parameters())
@@ -172,7 +172,7 @@ def test_a_newborn_seed_gets_finite_gradients_even_on_dead_features(features_val
 @BOTH
 @pytest.mark.parametrize("topology", list(Topology), ids=case_id)
 @pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
-def test_output_host_gradients_and_buffers_do_not_notice_seeds_in_training(topology, operator, incubation):
+def test_seeds_in_training_do_not_change_output_host_gradients_or_buffers(topology, operator, incubation):
     plain, model, x = make_host(topology), make_model(topology, TWO, incubation=incubation), inputs(topology)
     cells = [awaken(lead(model, Stage.TRAINING, "norm", operator, slot=slot)) for slot in TWO]
     assert torch.equal(plain(x), model(x))
@@ -191,7 +191,7 @@ def test_output_host_gradients_and_buffers_do_not_notice_seeds_in_training(topol
 @pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
 @pytest.mark.parametrize("operator", list(BlendOperator), ids=case_id)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_broken_seed_at_amplitude_zero_harms_nobody(incubation, stage, operator, value):
+def test_a_nonfinite_seed_at_amplitude_zero_does_not_change_the_host(incubation, stage, operator, value):
     plain, model, x = make_host(IMAGES), make_model(IMAGES, incubation=incubation), inputs(IMAGES)
     cell = lead(model, stage, "conv_light", operator, alpha=0.0)
     poison(cell, value)
@@ -218,15 +218,15 @@ def test_shadow_gradients_are_those_of_the_loss_with_both_seeds_on(topology, ope
     twin = make_model(topology, TWO)
     on = [awaken(lead(twin, Stage.BLENDING, "norm", operator, slot=slot, alpha=1.0)) for slot in TWO]
     backward(twin.eval(), x)
-    for given_, wanted in zip(incubated, (gradients(cell) for cell in on), strict=True):
-        assert given_.keys() == wanted.keys()
+    for actual, wanted in zip(incubated, (gradients(cell) for cell in on), strict=True):
+        assert actual.keys() == wanted.keys()
         for name, gradient in wanted.items():
             assert gradient.abs().max() > 0, name
-            assert torch.allclose(given_[name], gradient, atol=1e-7, rtol=1e-5), name
+            assert torch.allclose(actual[name], gradient, atol=1e-7, rtol=1e-5), name
     assert not torch.allclose(incubated[0]["seed.scale"], incubated[1]["seed.scale"])
 
 
-def test_shadow_leaves_the_gradients_of_a_blending_seed_alone():
+def test_shadow_does_not_change_the_gradients_of_a_blending_seed():
     model, x = make_model(IMAGES, TWO), inputs(IMAGES)
     blending = awaken(lead(model, Stage.BLENDING, slot="r0c0", alpha=0.37))
     training = lead(model, Stage.TRAINING, slot="r0c1")
@@ -254,7 +254,7 @@ def test_without_shadowed_seeds_incubation_does_not_run_the_loss():
     blending.incubate(forbidden)
 
 
-def test_an_error_in_the_loss_leaves_the_model_as_it_was():
+def test_an_error_in_the_loss_leaves_the_model_unchanged():
     model, x = make_model(IMAGES), inputs(IMAGES)
     awaken(lead(model, Stage.TRAINING))
     wanted = model(x)
@@ -290,7 +290,7 @@ def test_adding_keeps_the_factor_one_on_the_host_path(alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.37, 1.0])
-def test_the_gradient_upstream_is_the_host_path_plus_alpha_times_the_path_through_the_seed(alpha):
+def test_the_upstream_gradient_is_host_path_plus_alpha_times_seed_path(alpha):
     cell, weights = (
         awaken(cell_with(born(SlotShape(IMAGES, 2), "conv_light"), Stage.BLENDING, alpha)),
         noise(4, 2, 4, 4),
@@ -321,7 +321,7 @@ def test_an_in_place_layer_of_the_user_may_follow_a_slot(incubation, stage):
     assert cell.seed.scale.grad.abs().max() > 0
 
 
-def test_the_amplitude_is_one_tensor_for_life():
+def test_the_amplitude_is_the_same_tensor_in_every_stage():
     model = make_model(IMAGES)
     cell = model.cell("r0c0")
     alpha = cell.alpha
@@ -339,7 +339,7 @@ def test_the_amplitude_is_one_tensor_for_life():
 
 @pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
 @pytest.mark.parametrize("topology", [IMAGES, SEQUENCES, FEATURES], ids=case_id)
-def test_operators_cross_fade(topology, old, new):
+def test_operators_cross_fade_linearly_along_the_ramp(topology, old, new):
     model, x = make_model(topology), inputs(topology)
     cell = awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
     model.eval()
@@ -361,21 +361,21 @@ def test_operators_cross_fade(topology, old, new):
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
-def test_a_cross_fade_ends_where_a_seed_of_the_new_operator_stands(old, new):
-    model, other, x = make_model(IMAGES), make_model(IMAGES), inputs(IMAGES)
+def test_a_cross_fade_ends_at_the_output_of_the_new_operator(old, new):
+    model, reference, x = make_model(IMAGES), make_model(IMAGES), inputs(IMAGES)
     awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
     model.retarget("r0c0", 1.0, ticks=2, style=STYLE_OF[new])
     model.tick()
     model.tick()
-    awaken(lead(other, Stage.BLENDING, "norm", new, alpha=1.0))
+    awaken(lead(reference, Stage.BLENDING, "norm", new, alpha=1.0))
     if new is GATE:  # a gate that comes later is newborn
-        nn.init.zeros_(other.cell("r0c0").gate.output.weight)
-        nn.init.constant_(other.cell("r0c0").gate.output.bias, 3.0)
-    assert torch.allclose(model.eval()(x), other.eval()(x), atol=1e-6)
+        nn.init.zeros_(reference.cell("r0c0").gate.output.weight)
+        nn.init.constant_(reference.cell("r0c0").gate.output.bias, 3.0)
+    assert torch.allclose(model.eval()(x), reference.eval()(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(("old", "new"), PAIRS, ids=case_id)
-def test_without_ticks_the_operator_jumps(old, new):
+def test_a_retarget_of_zero_ticks_changes_the_operator_at_once(old, new):
     model = make_model(FEATURES)
     cell = awaken(lead(model, Stage.BLENDING, "norm", old, alpha=0.37))
     h = features(FEATURES)

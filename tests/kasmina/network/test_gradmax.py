@@ -32,7 +32,7 @@ from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.stages import Stage
 
 GRADMAX = GrowthOptions(initialisation=dict.fromkeys(GerminationStyle, "gradmax"))
-FLAT = (Blueprint.NORM,)  # no weight matrices to choose
+FLAT = (Blueprint.NORM,)  # has no weight matrices
 
 
 def germinate(topology, blueprint, operator, options=GRADMAX):
@@ -60,22 +60,22 @@ def weights_of(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "blueprint", "operator"), LEARNING, ids=case_id)
-def test_the_gradient_at_birth_is_larger_and_nothing_else_differs(topology, blueprint, operator):
+def test_gradmax_enlarges_the_birth_gradient_and_changes_weight_matrices_only(topology, blueprint, operator):
     chosen, x = germinate(topology, blueprint, operator)
     random, _ = germinate(topology, blueprint, operator, GrowthOptions())
-    drawn = weights_of(random)
+    random_weights = weights_of(random)
     assert torch.equal(chosen.eval()(x), make_host(topology).eval()(x))
     for name, weight in weights_of(chosen).items():
         if weight.dim() == 1:
-            assert torch.equal(weight, drawn[name]), name
+            assert torch.equal(weight, random_weights[name]), name
         else:
-            assert not torch.equal(weight, drawn[name]), name
-            assert weight.norm().item() == pytest.approx(drawn[name].norm().item(), rel=1e-4), name
+            assert not torch.equal(weight, random_weights[name]), name
+            assert weight.norm().item() == pytest.approx(random_weights[name].norm().item(), rel=1e-4), name
     norms = [scale_gradient(to_training(model), x).norm().item() for model in (chosen, random)]
     assert norms[0] == norms[1] if blueprint in FLAT else norms[0] > 1.05 * norms[1]
 
 
-def test_in_short():
+def test_gradmax_enlarges_the_birth_gradient_of_a_convolution():
     chosen, x = germinate(IMAGES, Blueprint.CONV_SMALL, ADD)
     random, _ = germinate(IMAGES, Blueprint.CONV_SMALL, ADD, GrowthOptions())
     assert torch.equal(chosen.eval()(x), make_host(IMAGES).eval()(x))
@@ -94,7 +94,7 @@ class Linear(nn.Module):
 
 
 @pytest.mark.parametrize("operator", [ADD, MULTIPLY], ids=case_id)
-def test_a_linear_body_is_turned_to_the_best_direction(operator):
+def test_gradmax_of_a_linear_body_is_near_the_optimum(operator):
     """For d = s * (W h), dL/ds_c = w_c . (sum g_c h), with g_c h_c for g_c where the change multiplies.
 
     Of all W with |W| = n the best puts n on the longest row.
@@ -116,7 +116,7 @@ def test_a_linear_body_is_turned_to_the_best_direction(operator):
 
 
 class Wavy(nn.Module):
-    """A body on which every step of the search is far too long."""
+    """A body for which every step of the search is too long."""
 
     def __init__(self, width):
         super().__init__()
@@ -126,7 +126,7 @@ class Wavy(nn.Module):
         return h * (5000 * self.weight).sin()
 
 
-def test_a_search_that_only_loses_ends_where_it_began_or_higher():
+def test_a_search_without_progress_never_lowers_the_birth_gradient():
     cell, h, g = SeedCell(SlotShape(FEATURES, 6), (6,), Incubation()), noise(32, 6), noise(32, 6, seed=1)
     register_blueprint("wavy", FEATURES, lambda slot: Wavy(slot.channels))
     try:
@@ -143,7 +143,7 @@ def test_a_search_that_only_loses_ends_where_it_began_or_higher():
         assert birth_gradient(seed.body, cell, h, g).norm() >= before
 
 
-def test_a_rank_one_body_reaches_the_singular_vectors():
+def test_gradmax_of_a_rank_one_body_is_near_the_optimum():
     """With one channel, the scale's gradient for d = s * sum_k U_k (V h)_k is U V m with m = sum g h."""
     h, g = noise(16, 3, 1), noise(16, 3, 1, seed=1)
     cell, seed = SeedCell(SlotShape(SEQUENCES, 1), (3, 1), Incubation()), born(SlotShape(SEQUENCES, 1), "lora")
@@ -162,7 +162,7 @@ def test_a_rank_one_body_reaches_the_singular_vectors():
 
 @pytest.mark.parametrize("operator", [ADD, MULTIPLY], ids=case_id)
 @pytest.mark.parametrize("topology", [IMAGES, SEQUENCES, FEATURES], ids=case_id)
-def test_the_birth_gradient_is_the_finite_difference_of_the_loss(topology, operator):
+def test_the_birth_gradient_equals_the_finite_difference_of_the_loss(topology, operator):
     model, x = make_model(topology).double().eval(), inputs(topology).double()
     cell = lead(model, Stage.BLENDING, Blueprint.ATTENTION, operator)
     h = {}
@@ -189,7 +189,7 @@ def test_the_birth_gradient_is_the_finite_difference_of_the_loss(topology, opera
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_it_leaves_no_trace_in_the_host_and_the_generator(training):
+def test_gradmax_does_not_change_the_host_and_the_generator(training):
     model, x = make_model(IMAGES, options=GRADMAX).train(training), inputs(IMAGES)
     loss(model(x)).backward()
     model.eval()(x)
@@ -207,7 +207,7 @@ def test_it_leaves_no_trace_in_the_host_and_the_generator(training):
     assert model.cell("r0c0").tap is None
 
 
-def test_an_in_place_layer_of_the_user_may_follow_the_slot():
+def test_gradmax_works_with_an_in_place_layer_after_the_slot():
     host = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(32, 3))
     x = noise(4, 1, 4, 4)
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, x, rules=READY, options=GRADMAX)
@@ -215,7 +215,7 @@ def test_an_in_place_layer_of_the_user_may_follow_the_slot():
     assert scale_gradient(to_training(model), x).norm() > 0
 
 
-def test_it_is_deterministic():
+def test_gradmax_is_deterministic():
     torch.manual_seed(1)
     first, _ = germinate(IMAGES, Blueprint.BOTTLENECK, MULTIPLY)
     torch.manual_seed(2)
@@ -223,8 +223,8 @@ def test_it_is_deterministic():
     assert same_tensors(weights_of(first), weights_of(second))
 
 
-class Moody(nn.Module):
-    """A body with everything that could disturb the search: dropout, running statistics, dead and frozen weights."""
+class Irregular(nn.Module):
+    """A body with dropout, running statistics, zero weights and frozen weights."""
 
     def __init__(self, width):
         super().__init__()
@@ -237,29 +237,29 @@ class Moody(nn.Module):
         return self.frozen(self.dropout(self.norm(self.first(h)))) + self.zero(h)
 
 
-def test_own_bodies_with_dropout_statistics_frozen_and_zero_weights_are_searched_calmly():
-    register_blueprint("moody", FEATURES, lambda slot: Moody(slot.channels))
+def test_gradmax_works_with_dropout_statistics_frozen_and_zero_weights():
+    register_blueprint("irregular", FEATURES, lambda slot: Irregular(slot.channels))
     try:
         generator = torch.get_rng_state()
-        (one, x), (two, _) = germinate(FEATURES, "moody", ADD), germinate(FEATURES, "moody", ADD)
-        drawn, _ = germinate(FEATURES, "moody", ADD, GrowthOptions())
+        (first, x), (second, _) = germinate(FEATURES, "irregular", ADD), germinate(FEATURES, "irregular", ADD)
+        random, _ = germinate(FEATURES, "irregular", ADD, GrowthOptions())
     finally:
-        unregister_blueprint("moody", FEATURES)
+        unregister_blueprint("irregular", FEATURES)
     assert torch.equal(torch.get_rng_state(), generator)
-    assert same_tensors(weights_of(one), weights_of(two))
-    body, start = one.cell("r0c0").seed.body, drawn.cell("r0c0").seed.body
+    assert same_tensors(weights_of(first), weights_of(second))
+    body, start = first.cell("r0c0").seed.body, random.cell("r0c0").seed.body
     assert same_tensors(dict(body.named_buffers()), dict(start.named_buffers()))
     assert torch.equal(body.frozen.weight, start.frozen.weight)
     assert body.zero.weight.abs().max() == 0
     assert all(torch.isfinite(p).all() for p in body.parameters())
     assert body.training
-    norms = [scale_gradient(to_training(model), x) for model in (one, drawn)]
+    norms = [scale_gradient(to_training(model), x) for model in (first, random)]
     assert not torch.equal(body.first.weight, start.first.weight)
     assert all(torch.isfinite(norm).all() for norm in norms)
 
 
 @pytest.mark.parametrize("topology", [IMAGES, SEQUENCES, FEATURES], ids=case_id)
-def test_a_loss_in_bfloat16_autocast_will_do(topology):
+def test_gradmax_works_with_a_loss_in_bfloat16_autocast(topology):
     model, x = make_model(topology, {"r0c0": "deep"}, options=GRADMAX), inputs(topology)
 
     def loss_of():
@@ -267,9 +267,9 @@ def test_a_loss_in_bfloat16_autocast_will_do(topology):
             return loss(model(x))
 
     model.germinate("r0c0", "attention", loss_of=loss_of)
-    drawn = make_model(topology, {"r0c0": "deep"})
-    drawn.germinate("r0c0", "attention")
-    norms = [scale_gradient(to_training(m), x).norm() for m in (model, drawn)]
+    random = make_model(topology, {"r0c0": "deep"})
+    random.germinate("r0c0", "attention")
+    norms = [scale_gradient(to_training(m), x).norm() for m in (model, random)]
     assert norms[0] > 1.05 * norms[1]
 
 
@@ -293,7 +293,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_loss_that_says_nothing_is_an_error_and_nothing_has_changed(case):
+def test_a_loss_without_gradient_at_the_slot_is_refused_without_side_effects(case):
     model, x = make_model(IMAGES, options=GRADMAX), inputs(IMAGES)
     loss_of, words = WRONG[case]
     before = model.growth.record()
@@ -304,14 +304,14 @@ def test_a_loss_that_says_nothing_is_an_error_and_nothing_has_changed(case):
     assert all(module.training for module in model.modules())
 
 
-def test_a_style_that_starts_so_needs_a_loss():
+def test_a_style_with_gradmax_needs_a_loss():
     model = make_model(IMAGES, options=GRADMAX)
     with pytest.raises(ValueError, match="slot r0c0: style 'sigmoid_add' starts with gradmax, which needs a loss"):
         model.germinate("r0c0", "conv_light")
     assert model.states["r0c0"] is None
 
 
-def test_a_seed_without_parameters_has_nothing_to_choose():
+def test_a_seed_without_parameters_needs_no_search():
     cell, seed = SeedCell(SlotShape(FEATURES, 8), (8,), Incubation()), born(SlotShape(FEATURES, 8), "noop")
     maximise_birth_gradient(seed, cell, ADD, lambda: pytest.fail("the loss was computed"))
     assert seed(features(FEATURES)).abs().max() == 0

@@ -55,7 +55,7 @@ TRACE_C = {0: TRACE_B[0], 1: Advance(), 6: Prune(8)}
         (TRACE_C, 13, [], {5: 0.0, 6: 0.0}),
     ],
 )
-def test_in_the_golden_traces_a_seed_rests_exactly_while_its_amplitude_falls(trace, last, frozen, alphas):
+def test_in_the_golden_traces_a_seed_is_frozen_iff_its_amplitude_falls(trace, last, frozen, alphas):
     host = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 8), rules=Rules(GateRules()))
     optimizer, seen = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9}), {}
@@ -79,7 +79,7 @@ def collapse():
 
 
 class Refusing:
-    """A listener that takes the first arrangement only."""
+    """Listener that accepts the first arrangement only."""
 
     calls = 0
 
@@ -109,7 +109,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "loss", "no loss", "second listener"])
-def test_a_germination_that_fails_anywhere_leaves_everything_as_it_was(fault):
+def test_a_germination_that_fails_at_any_point_changes_nothing(fault):
     build, message = FAULTS.get(fault, (None, {"loss": "collapsed", "no loss": "needs a loss"}.get(fault, "no room")))
     organism = make_organism(options=GRADMAX if "loss" in fault else GrowthOptions())
     grow(organism, "r0c1", Stage.TRAINING, "depthwise") if "loss" not in fault else None
@@ -136,7 +136,7 @@ def test_a_germination_that_fails_anywhere_leaves_everything_as_it_was(fault):
     assert model.cell("r0c0").tap is None
 
 
-def test_a_body_that_draws_random_numbers_leaves_the_generator_alone():
+def test_a_body_that_draws_random_numbers_leaves_the_generator_unchanged():
     register_blueprint("noisy", Topology.IMAGES, lambda shape: nn.Dropout(0.5))
     try:
         model, rng = make_model(), torch.get_rng_state()
@@ -147,7 +147,7 @@ def test_a_body_that_draws_random_numbers_leaves_the_generator_alone():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_gradient_informed_seed_is_in_the_mode_of_the_model_and_changes_nothing(training):
+def test_a_gradmax_seed_has_the_mode_of_the_model_and_keeps_the_output(training):
     model, x = make_model(options=GRADMAX).train(training), images(4)
     plain = model.eval()(x)
     model.train(training)
@@ -232,7 +232,7 @@ def test_misuse_is_an_error_with_value_and_constraint_and_changes_nothing(act, e
     assert [str(e) for e in organism.model.events][: len(events)] == [str(e) for e in events]
 
 
-def test_a_scheduled_rate_stays_over_a_fade():
+def test_a_scheduled_learning_rate_survives_a_fade():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     organism.optimizer.param_groups[1]["lr"] = 0.001
@@ -250,7 +250,7 @@ def test_a_scheduled_rate_stays_over_a_fade():
 
 
 class HalfFrozen(nn.Module):
-    """A pretrained part that is not to be trained, and one that is."""
+    """A frozen pretrained layer and a trainable layer."""
 
     def __init__(self, width):
         super().__init__()
@@ -261,7 +261,7 @@ class HalfFrozen(nn.Module):
         return self.learned(self.pretrained(h))
 
 
-def test_what_an_own_blueprint_has_frozen_stays_frozen():
+def test_frozen_parameters_of_an_own_blueprint_stay_frozen():
     register_blueprint("half_frozen", Topology.IMAGES, lambda shape: HalfFrozen(shape.channels))
     try:
         organism = make_organism()

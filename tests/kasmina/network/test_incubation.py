@@ -1,4 +1,4 @@
-"""Settings of incubation, and what a broken or careless seed does to the host while it incubates."""
+"""Incubation: its settings, and isolation of the host from nonfinite or in-place seeds."""
 
 import copy
 import math
@@ -50,7 +50,9 @@ def test_weight_and_bound_are_not_negative(weight, bound):
 @pytest.mark.parametrize(("topology", "blueprint", "operator"), MATRIX, ids=case_id)
 @pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
 @pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
-def test_no_blueprint_full_of_nan_harms_the_host_at_amplitude_zero(topology, blueprint, operator, stage, incubation):
+def test_a_seed_full_of_nan_at_amplitude_zero_does_not_change_the_host(
+    topology, blueprint, operator, stage, incubation
+):
     plain, model, x = make_host(topology), make_model(topology, incubation=incubation), inputs(topology)
     cell = lead(model, stage, blueprint, operator, alpha=0.0)
     with torch.no_grad():
@@ -68,7 +70,7 @@ def test_no_blueprint_full_of_nan_harms_the_host_at_amplitude_zero(topology, blu
 
 
 @pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
-def test_ten_steps_of_training_beside_a_seed_leave_the_host_where_it_would_be_without(incubation):
+def test_ten_training_steps_with_an_incubating_seed_equal_those_without(incubation):
     plain, model, x = make_host(IMAGES), make_model(IMAGES, incubation=incubation), inputs(IMAGES)
     cell = awaken(lead(model, Stage.TRAINING, "conv_light", ADD))
     born = {name: p.detach().clone() for name, p in cell.named_parameters()}
@@ -84,8 +86,8 @@ def test_ten_steps_of_training_beside_a_seed_leave_the_host_where_it_would_be_wi
     assert all(not torch.equal(p, born[name]) for name, p in cell.named_parameters())
 
 
-class Watching(nn.Module):
-    """A body that notes in which mode it is called."""
+class ModeRecorder(nn.Module):
+    """Body that records the training mode of each call."""
 
     def __init__(self, modes):
         super().__init__()
@@ -96,9 +98,9 @@ class Watching(nn.Module):
         return h
 
 
-def test_in_the_shadow_pass_the_seed_trains_and_the_host_is_still():
+def test_in_the_shadow_pass_the_seed_is_in_training_mode_and_the_host_is_not():
     seed_modes, host_modes = [], []
-    register_blueprint("watching", IMAGES, lambda slot: Watching(seed_modes))
+    register_blueprint("watching", IMAGES, lambda slot: ModeRecorder(seed_modes))
     try:
         model, x = make_model(IMAGES), inputs(IMAGES)
         cell = lead(model, Stage.TRAINING, "watching")
@@ -116,7 +118,7 @@ def test_in_the_shadow_pass_the_seed_trains_and_the_host_is_still():
 
 @pytest.fixture
 def preactivated():
-    """An own body that begins with a layer that works in place, as pre-activation blocks do."""
+    """An own body that begins with an in-place layer, as pre-activation blocks do."""
     register_blueprint(
         "preactivated",
         IMAGES,
@@ -127,7 +129,7 @@ def preactivated():
 
 
 @pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
-def test_a_body_that_works_in_place_on_its_input_is_refused(preactivated, incubation):
+def test_a_body_that_changes_its_input_in_place_is_refused(preactivated, incubation):
     """It would change the host's output at birth, even in TRAINING where it learns straight through."""
     model, x = make_model(IMAGES, incubation=incubation), inputs(IMAGES)
     with pytest.raises(ValueError, match="slot r0c0: the seed works in place"):
@@ -136,7 +138,7 @@ def test_a_body_that_works_in_place_on_its_input_is_refused(preactivated, incuba
     assert torch.equal(model(x), make_host(IMAGES)(x))
 
 
-def test_a_broken_seed_spoils_no_other_that_incubates_beside_it():
+def test_a_nonfinite_seed_does_not_change_other_incubating_seeds():
     host = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     slots = {"r0c0": "0", "r0c1": "1", "r0c2": "2"}
     model = MorphogeneticModel.wrap(host, slots, torch.zeros(2, 4), rules=READY)
@@ -157,7 +159,7 @@ def test_a_broken_seed_spoils_no_other_that_incubates_beside_it():
     assert any(p.grad.abs().max() > 0 for p in model.cell("r0c0").learnable())
 
 
-def test_incubating_on_parts_of_a_batch_adds_up():
+def test_incubation_gradients_of_parts_of_a_batch_add_up():
     host = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 4), rules=READY)
     assert model.germinate("r0c0", "mlp")

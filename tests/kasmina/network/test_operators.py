@@ -16,7 +16,7 @@ OPERATORS = list(BlendOperator)
 
 
 class Half(nn.Module):
-    """A gate that lets half of it through."""
+    """Gate with the constant output 0.5."""
 
     def forward(self, h):
         return torch.full((len(h), 1), 0.5)
@@ -50,7 +50,7 @@ def test_values_by_hand(operator, alpha, wanted):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @given(seed=st.integers(0, 10_000), alpha=st.floats(0.0, 1.0))
-def test_nothing_happens_without_amplitude_or_without_change(operator, seed, alpha):
+def test_without_amplitude_or_change_the_output_equals_the_features(operator, seed, alpha):
     h, d = 100 * noise(3, 8, seed=seed), 100 * noise(3, 8, seed=seed + 1)
     gate = made_gate(SlotShape(FEATURES, 8))
     assert torch.equal(blend(operator, h, d, 0.0, gate), h)
@@ -58,7 +58,7 @@ def test_nothing_happens_without_amplitude_or_without_change(operator, seed, alp
 
 
 @given(seed=st.integers(0, 10_000), alpha=st.floats(0.0, 1.0), size=st.floats(0.01, 1000.0))
-def test_multiplying_stays_within_a_share_of_alpha_of_the_features(seed, alpha, size):
+def test_multiplying_changes_features_by_at_most_the_factor_alpha(seed, alpha, size):
     h, d = noise(3, 8, seed=seed), size * noise(3, 8, seed=seed + 1)
     y = blend(MULTIPLY, h, d, alpha, None)
     assert ((y - h).abs() <= alpha * h.abs() * (1 + 1e-5) + 1e-6).all()
@@ -79,7 +79,7 @@ def test_the_output_is_linear_in_the_amplitude(operator):
     ("operator", "factor"),
     [(ADD, [1.0, 1.0]), (MULTIPLY, [1.9640276, 0.2384058]), (GATE, [1.0, 1.0])],  # 1 + tanh 2, 1 - tanh 1
 )
-def test_with_a_change_that_ignores_the_features_the_host_path_keeps_its_factor(operator, factor):
+def test_the_gradient_of_the_host_path_by_hand(operator, factor):
     h = row(1.0, -2.0).requires_grad_()
     blend(operator, h, row(2.0, -1.0), 1.0, Half()).sum().backward()
     assert h.grad[0].tolist() == pytest.approx(factor, rel=1e-6)
@@ -89,13 +89,13 @@ def test_with_a_change_that_ignores_the_features_the_host_path_keeps_its_factor(
     ("operator", "slope"),
     [(ADD, [0.4, 0.4]), (MULTIPLY, [0.4 * 0.0706508, -0.8 * 0.4199743]), (GATE, [0.2, 0.2])],  # sech2 of 2 and of 1
 )
-def test_the_slope_in_the_change(operator, slope):
+def test_the_gradient_of_the_change_by_hand(operator, slope):
     d = row(2.0, -1.0).requires_grad_()
     blend(operator, row(1.0, -2.0), d, 0.4, Half()).sum().backward()
     assert d.grad[0].tolist() == pytest.approx(slope, rel=1e-5)
 
 
-def test_only_the_gate_operator_asks_the_gate():
+def test_only_the_gate_operator_calls_the_gate():
     for operator in (ADD, MULTIPLY):
         assert torch.isfinite(blend(operator, row(1.0), row(2.0), 0.5, Forbidden())).all()
     with pytest.raises(AssertionError, match="the gate was called"):
@@ -116,7 +116,7 @@ GATE_SHAPES = [
 
 
 @pytest.mark.parametrize(("topology", "causal", "size"), GATE_SHAPES)
-def test_a_newborn_gate_lets_95_percent_through_whatever_it_sees(topology, causal, size):
+def test_a_newborn_gate_is_open_to_95_percent_for_any_input(topology, causal, size):
     share = made_gate(SlotShape(topology, 8, causal))(100 * features(topology))
     assert share.shape == size
     assert OPEN_BIAS == 3.0
@@ -125,7 +125,7 @@ def test_a_newborn_gate_lets_95_percent_through_whatever_it_sees(topology, causa
 
 @pytest.mark.parametrize("topology", list(Topology))
 @pytest.mark.parametrize("channels", [1, 2, 3, 8, 12, 16, 36, 64])
-def test_gates_have_the_parameters_that_leyline_counts(topology, channels):
+def test_gate_parameter_counts_equal_those_of_leyline(topology, channels):
     gate = made_gate(SlotShape(topology, channels))
     assert sum(p.numel() for p in gate.parameters()) == gate_parameters(channels)
 
@@ -156,7 +156,7 @@ def test_a_gate_by_hand():
     assert share.flatten().tolist() == pytest.approx([0.9933071, 0.9525741], abs=1e-6)  # logits 3 + 2 and 3 + 0
 
 
-def test_gates_of_images_and_whole_sequences_see_the_mean():
+def test_gates_of_images_and_noncausal_sequences_depend_on_the_mean():
     gate = made_gate(SlotShape(SEQUENCES, 8, causal=False))
     nn.init.normal_(gate.output.weight, generator=torch.Generator().manual_seed(1))
     h = features(SEQUENCES)
