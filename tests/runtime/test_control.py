@@ -1,4 +1,4 @@
-"""Baseline of a host without growth, and rewards against it."""
+"""No-growth baseline of a host, and rewards against it."""
 
 import pytest
 
@@ -54,7 +54,7 @@ def test_the_curve_is_computed_once_and_frozen(env, monkeypatch):
     assert env.progress.rewards.control_pp == first
 
 
-def test_only_so_many_curves_are_remembered(env, monkeypatch):
+def test_the_number_of_cached_curves_is_limited(env, monkeypatch):
     monkeypatch.setattr("esper_ray.runtime.control.MAX_CACHED_CURVES", 2)
     curves = make_environment("digits", SMALL | {"episode_length": 1})._controls
     cached = [curves.curve(seed) for seed in (1, 2, 3)]
@@ -62,14 +62,14 @@ def test_only_so_many_curves_are_remembered(env, monkeypatch):
     assert curves.curve(1) == cached[0]
 
 
-def test_other_modes_need_no_control():
+def test_modes_other_than_settlement_compute_no_control():
     env = make_environment("digits", SMALL | {"reward.mode": "basic"})
     env.reset(seed=5)
     assert env.progress.rewards.control_pp == ()
 
 
 def test_growth_that_never_changes_the_network_has_reward_zero(env):
-    """A seed that incubates leaves host and control bit-equal."""
+    """With an incubating seed, host and control stay bit-equal."""
     env = make_environment("digits", SMALL | {"growth.auto_forward": ["g1"]})
     env.reset(seed=8)
     germinate = Action(op=int(LifecycleOp.GERMINATE), slot=1).to_indices()
@@ -93,7 +93,7 @@ def grown(env, seed):
 
 @pytest.mark.parametrize("settings", [{}, {"measurement.every": 3}, FIVE | {"measurement.every": 4}])
 def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings):
-    """However seldom, and of however many seeds, coalitions are measured."""
+    """For any measurement interval and number of seeds."""
     steady = {"reward.settlement.window_epochs": 1, "task.validation_size": 60}
     env = make_environment("digits", SMALL | steady | settings | {"episode_length": 30})
     config, committed = env.config.reward, 0

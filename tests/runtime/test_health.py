@@ -37,7 +37,7 @@ def runtime_of(**changes):
 
 
 def monitor_of(runtime, **settings):
-    """A monitor beside that of ``runtime``, on the same network and data."""
+    """Another monitor of the network and data of ``runtime``."""
     options = {"measurement": MeasurementConfig(), "governor": GovernorConfig(snapshot_every=1)} | settings
     return HealthMonitor(runtime.organism, runtime.data, runtime.data.validation, seed=3, epochs=6, **options)
 
@@ -52,7 +52,7 @@ def break_host(runtime):
 
 
 def test_the_committed_coalition_of_five_seeds_is_measured_and_judged(monkeypatch):
-    """Above four seeds coalitions are sampled; that of the committed ones is always in the sample."""
+    """Above four seeds coalitions are sampled; the sample includes that of the committed ones."""
     runtime = runtime_of(measurement__permutations=1)
     runtime.plant([PlantedSeed(slot, "norm", GerminationStyle.LINEAR_ADD) for slot in SLOTS])
     growth = runtime.organism.model.growth
@@ -116,7 +116,7 @@ def test_advance_equals_its_phases_one_by_one():
     assert all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
-def test_an_operation_that_a_rollback_undid_took_effect_without_success():
+def test_an_operation_undone_by_a_rollback_took_effect_without_success():
     runtime = runtime_of()
     break_host(runtime)
     outcome = runtime.advance(GROW)

@@ -1,4 +1,4 @@
-"""HostRuntime without a policy: the rest of an episode by itself, and planted seeds."""
+"""HostRuntime without a policy: the rest of an episode, and planted seeds."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_a_panic_is_rolled_back_and_counted_and_training_continues(monkeypatch):
     assert not equal(trained[4][1], trained[3][1])
 
 
-def test_planted_seeds_are_committed_counted_and_where_they_should_be():
+def test_planted_seeds_are_committed_and_counted_in_their_slots():
     runtime = runtime_of(config_of())
     alone = runtime.total_parameters
     runtime.plant(
@@ -124,7 +124,7 @@ def test_planted_seeds_are_committed_counted_and_where_they_should_be():
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.id)
-def test_a_planted_network_begins_where_the_host_does(style):
+def test_a_planted_network_starts_with_the_output_of_the_host(style):
     runtime, host = runtime_of(config_of()), runtime_of(config_of())
     runtime.plant([PlantedSeed(f"r0c{i}", "conv_light", style) for i in range(3)])
     assert runtime.health.first_accuracy_pp == runtime.measured.accuracy_pp == host.health.first_accuracy_pp
@@ -133,7 +133,7 @@ def test_a_planted_network_begins_where_the_host_does(style):
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["trained", "frozen"])
-def test_planted_seeds_are_trained_with_the_host_whatever_happens_to_later_fossils(freeze):
+def test_planted_seeds_train_with_the_host_also_if_later_fossils_are_frozen(freeze):
     runtime = runtime_of(config_of(growth__freeze_fossils=freeze, episode_length=3))
     runtime.plant([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     before = weights(runtime)
@@ -146,18 +146,18 @@ def test_planted_seeds_are_trained_with_the_host_whatever_happens_to_later_fossi
 
 
 def test_a_planted_runtime_is_a_function_of_its_seed():
-    def lived(seed):
+    def trained(seed):
         runtime = runtime_of(config_of(), seed)
         runtime.plant([PlantedSeed("r0c2", "bottleneck", GerminationStyle.LINEAR_ADD)])
         return list(runtime.run_without_policy()), weights(runtime)
 
-    (ours, final), (again, same) = lived(5), lived(5)
+    (ours, final), (again, same) = trained(5), trained(5)
     assert ours == again
     assert equal(final, same)
-    assert lived(6)[0] != ours
+    assert trained(6)[0] != ours
 
 
-def test_a_panic_in_the_first_epochs_goes_back_to_the_planted_network():
+def test_a_panic_in_the_first_epochs_restores_the_planted_network():
     runtime = runtime_of(config_of())
     runtime.plant([PlantedSeed("r0c0", "conv_light", GerminationStyle.LINEAR_ADD)])
     before = weights(runtime)
@@ -174,7 +174,7 @@ def test_a_network_without_planted_seeds_is_the_host():
     assert list(runtime.run_without_policy()) == list(host.run_without_policy())
 
 
-def test_seeds_from_the_start_are_refused_afterwards_and_where_there_is_no_slot():
+def test_planting_after_the_start_or_in_an_unknown_slot_is_refused():
     runtime = runtime_of(config_of())
     with pytest.raises(ValueError, match=r"unknown slot 'r9c9'.*\(known: r0c0, r0c1, r0c2\)"):
         runtime.plant([PlantedSeed("r9c9", "norm", GerminationStyle.LINEAR_ADD)])

@@ -1,4 +1,4 @@
-"""Steps that are captured and replayed do what steps one after another do; the capture is played on the CPU."""
+"""Captured steps equal eager steps; the capture is simulated on the CPU."""
 
 import math
 
@@ -13,8 +13,8 @@ from esper_ray.tolaria.training import EpochSettings, Trainer
 SETTINGS = EpochSettings(1.0, 1.0, 0.5)
 
 
-def replayed(work):
-    """What a device does with a graph, played in Python: the same work on whatever its inputs hold then."""
+def simulated_capture(work):
+    """Simulated graph: repeats ``work`` on the present content of its inputs."""
     return work
 
 
@@ -22,8 +22,8 @@ def tensors(organism):
     return {name: tensor.clone() for name, tensor in organism.model.state_dict().items()}
 
 
-def lived(organism, data, runner, rates=None):
-    """Losses and tensors of a life with a birth, a blend and a removal."""
+def trained(organism, data, runner, rates=None):
+    """Losses and tensors of eight epochs with a germination and a prune."""
     trainer = Trainer(organism, data, SETTINGS, runner)
     losses = []
     for epoch in range(8):
@@ -36,17 +36,17 @@ def lived(organism, data, runner, rates=None):
     return losses, tensors(organism)
 
 
-def test_replaying_equals_doing_bit_by_bit(data, grow):
-    runner = CapturedRunner(capture=replayed)
-    losses, state = lived(grow(seed=1), data, runner)
-    expected, twin = lived(grow(seed=1), data, EagerRunner())
+def test_captured_steps_equal_eager_steps_bit_for_bit(data, grow):
+    runner = CapturedRunner(capture=simulated_capture)
+    losses, state = trained(grow(seed=1), data, runner)
+    expected, twin = trained(grow(seed=1), data, EagerRunner())
     assert losses == expected
     assert all(torch.equal(state[name], twin[name]) for name in twin)
     assert runner.captures == 3  # alone, with a seed that trains, and alone again
 
 
 def test_a_graph_is_captured_once_for_each_structure_and_batch(data, grow):
-    runner = CapturedRunner(capture=replayed)
+    runner = CapturedRunner(capture=simulated_capture)
     organism = grow(seed=1)
     trainer = Trainer(organism, data, SETTINGS, runner)
     counts = []
@@ -60,13 +60,13 @@ def test_a_graph_is_captured_once_for_each_structure_and_batch(data, grow):
     assert runner.captures == 3
 
 
-def test_inputs_are_copied_into_the_places_that_were_captured(data):
+def test_inputs_are_copied_into_the_captured_buffers(data):
     seen = []
 
     def step(rows, draws, rates):
         seen.append((rows.data_ptr(), rows.tolist(), rates.tolist()))
 
-    runner = CapturedRunner(capture=replayed)
+    runner = CapturedRunner(capture=simulated_capture)
     for k in range(6):
         rows = torch.tensor([k, k + 1])
         runner.run("key", step, rows, torch.empty(2, 0), torch.tensor([0.1 * k]))
@@ -79,10 +79,10 @@ def test_learning_rates_reach_captured_steps(data, grow):
     def falling(organism, epoch):
         return {name: [0.1 / (1 + epoch + step) for step in range(5)] for name in organism.optimizer.group_names}
 
-    losses, state = lived(grow(seed=1), data, CapturedRunner(capture=replayed), falling)
-    expected, twin = lived(grow(seed=1), data, EagerRunner(), falling)
+    losses, state = trained(grow(seed=1), data, CapturedRunner(capture=simulated_capture), falling)
+    expected, twin = trained(grow(seed=1), data, EagerRunner(), falling)
     assert losses == pytest.approx(expected, rel=1e-4)  # rates are float32 there
-    assert losses != lived(grow(seed=1), data, EagerRunner())[0]
+    assert losses != trained(grow(seed=1), data, EagerRunner())[0]
     for name in twin:
         assert torch.allclose(state[name].float(), twin[name].float(), rtol=1e-3, atol=1e-4), name
 
@@ -96,15 +96,15 @@ def test_a_captured_graph_equals_eager_steps_on_a_gpu(config, data):
     results = []
     for runner in (EagerRunner(), CapturedRunner()):
         organism = build_organism(config, gpu, device, 1)
-        results.append(lived(organism, gpu, runner))
+        results.append(trained(organism, gpu, runner))
     (eager, _), (captured, _) = results
     assert captured == pytest.approx(eager, rel=1e-2)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["off", "captured"])
-def test_an_epoch_waits_for_the_device_once(config, mode):
-    """Everything but the read-out at the end runs while torch raises on every wait."""
+def test_an_epoch_synchronises_with_the_device_once(config, mode):
+    """Torch raises at every synchronisation except during the read-out at the end."""
     from esper_ray.leyline.config.loading import build
     from esper_ray.tolaria.tasks import load_task
 
@@ -133,8 +133,8 @@ def test_an_epoch_waits_for_the_device_once(config, mode):
     assert waits == [1]
 
 
-def test_stages_that_train_are_in_the_key(grow):
-    """The amplitude leaving zero changes what a pass does, its later values do not."""
+def test_the_structure_key_depends_on_amplitude_zero_only(grow):
+    """The key changes when the amplitude leaves zero, and not with its later values."""
     organism = grow(seed=1, r0c1=(Stage.TRAINING, 0.0))
     growth = organism.model.growth
     keys = [growth.structure()]

@@ -1,4 +1,4 @@
-"""Splits and batches: nothing leaks, nothing is lost, everything is a pure function of its seed."""
+"""Datasets: disjoint and exhaustive splits, batches, plans and augmentation as pure functions of a seed."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def numbered(total):
-    """Images that carry their own number in two pixels, and labels that follow from it."""
+    """Images that encode their number in two pixels, and labels that follow from it."""
     numbers = np.arange(total)
     images = np.zeros((total, 1, 2, 2), dtype=np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = numbers // 256, numbers % 256
@@ -47,7 +47,7 @@ def test_splits_are_disjoint_and_exhaustive_and_labels_stay_with_their_images(to
         assert split.labels.tolist() == [number % 7 for number in numbers_of(split)]
 
 
-def test_digits_are_split_without_losing_or_repeating_an_image(data):
+def test_every_digit_image_is_in_exactly_one_split(data):
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -66,14 +66,14 @@ def test_digits_are_split_without_losing_or_repeating_an_image(data):
     assert data.random_guess_loss == pytest.approx(2.302585092994046)
 
 
-def test_the_same_split_seed_gives_the_same_split_and_another_one_another():
+def test_a_split_is_a_pure_function_of_its_seed():
     images, labels = numbered(300)
-    first, again, other = (
+    first, repeated, different = (
         split_dataset(images, labels, validation=50, test=40, seed=seed, device=CPU) for seed in (5, 5, 6)
     )
-    for one, two, three_ in zip(three(first), three(again), three(other), strict=True):
-        assert numbers_of(one) == numbers_of(two)
-        assert sorted(numbers_of(one)) != sorted(numbers_of(three_))
+    for split, same, changed in zip(three(first), three(repeated), three(different), strict=True):
+        assert numbers_of(split) == numbers_of(same)
+        assert sorted(numbers_of(split)) != sorted(numbers_of(changed))
 
 
 def test_images_are_kept_as_bytes_and_labels_as_integers(data):
@@ -83,7 +83,7 @@ def test_images_are_kept_as_bytes_and_labels_as_integers(data):
         assert split.images.is_contiguous()
 
 
-def test_normalisation_knows_the_training_images_only():
+def test_normalisation_uses_the_training_images_only():
     images = np.random.default_rng(0).integers(0, 200, (60, 3, 4, 4)).astype(np.uint8)
     images[:, 2] = 77  # a channel without spread must not divide by zero
     labels = np.zeros(60, dtype=np.int64)
@@ -111,7 +111,7 @@ def test_a_split_without_training_images_is_refused_with_the_numbers(validation,
         split_dataset(images, labels, validation=validation, test=test, seed=0, device=CPU)
 
 
-def test_a_training_split_is_as_small_as_asked_for_and_the_others_stay():
+def test_a_limited_training_split_leaves_the_other_splits_unchanged():
     images, labels = numbered(50)
     sizes = {"validation": 10, "test": 5, "seed": 3, "device": CPU}
     whole, part = split_dataset(images, labels, **sizes), split_dataset(images, labels, train=7, **sizes)
@@ -132,7 +132,7 @@ def test_an_empty_split_is_refused_by_name(part):
 
 
 @pytest.mark.parametrize("label", [-1, 7])
-def test_labels_beyond_the_classes_are_refused_with_the_split(label):
+def test_labels_outside_the_classes_are_refused_with_the_split(label):
     images, labels = numbered(4)
     wrong = labels.copy()
     wrong[2] = label
@@ -140,7 +140,7 @@ def test_labels_beyond_the_classes_are_refused_with_the_split(label):
         image_dataset((images, labels), (images, wrong), (images, labels), classes=7, device=CPU)
 
 
-def test_images_and_labels_that_do_not_fit_are_refused():
+def test_images_and_labels_of_different_shapes_are_refused():
     images, labels = numbered(50)
     with pytest.raises(ValueError, match=r"one label each, got \(50, 1, 2, 2\) and \(49,\)"):
         split_dataset(images, labels[1:], validation=5, test=5, seed=0, device=CPU)
@@ -168,13 +168,13 @@ def test_batches_draw_each_row_once_per_pass(rows, steps, seed, epoch, draw):
     batches = epoch_batches(seed, epoch, rows, size, steps)
     assert batches.shape == (steps, size)
     assert batches.dtype == torch.int64
-    drawn = batches.reshape(-1).tolist()
-    for start in range(0, len(drawn), rows):
-        one_pass = drawn[start : start + rows]
+    drawn_rows = batches.reshape(-1).tolist()
+    for start in range(0, len(drawn_rows), rows):
+        one_pass = drawn_rows[start : start + rows]
         assert len(set(one_pass)) == len(one_pass)
         if len(one_pass) == rows:
             assert sorted(one_pass) == list(range(rows))
-    assert 0 <= min(drawn) <= max(drawn) < rows
+    assert 0 <= min(drawn_rows) <= max(drawn_rows) < rows
 
 
 @settings(max_examples=40)
@@ -190,7 +190,7 @@ def test_batches_are_a_pure_function_of_seed_and_epoch(seed, epoch):
     assert not torch.equal(epoch_batches(seed + 1, epoch, 200, 16, 9), first)
 
 
-def test_each_pass_is_shuffled_anew():
+def test_each_pass_is_shuffled_separately():
     first, second = epoch_batches(3, 0, 50, 50, 2).tolist()
     assert sorted(first) == sorted(second)
     assert first != second
@@ -205,7 +205,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_the_numbers():
 
 
 @pytest.fixture(scope="module")
-def varied():
+def augmented():
     """Twenty colour images of 6x5 pixels, augmented."""
     generator = np.random.default_rng(8)
     parts = [
@@ -216,7 +216,7 @@ def varied():
 
 
 def by_hand(image, down, right, mirrored):
-    """The window of a padded (C, H, W) image whose upper left corner is at (down, right), mirrored or not."""
+    """Window of a padded (C, H, W) image with its upper left corner at (down, right), mirrored or not."""
     channels, height, width = image.shape
     padded = np.zeros((channels, height + 2 * PADDING, width + 2 * PADDING), dtype=np.uint8)
     padded[:, PADDING : PADDING + height, PADDING : PADDING + width] = image
@@ -224,51 +224,53 @@ def by_hand(image, down, right, mirrored):
     return window[:, :, ::-1] if mirrored else window
 
 
-def test_a_varied_image_is_a_window_of_its_padded_original(varied):
-    rows, draws = torch.arange(20).repeat(5), varied.draw(torch.Generator().manual_seed(1), 5, 20).reshape(100, 3)
-    inputs, labels = varied.training_batch(rows, draws)
+def test_an_augmented_image_is_a_window_of_its_padded_original(augmented):
+    rows, draws = torch.arange(20).repeat(5), augmented.draw(torch.Generator().manual_seed(1), 5, 20).reshape(100, 3)
+    inputs, labels = augmented.training_batch(rows, draws)
     assert labels.tolist() == rows.tolist()
-    originals = varied.train.images.numpy()
+    originals = augmented.train.images.numpy()
     expected = np.stack(
         [by_hand(originals[row], *draw) for row, draw in zip(rows.tolist(), draws.tolist(), strict=True)]
     )
-    assert torch.equal(inputs, varied.normalised(torch.from_numpy(expected)))
+    assert torch.equal(inputs, augmented.normalised(torch.from_numpy(expected)))
 
 
-def test_every_window_can_be_drawn_and_the_middle_one_is_the_image_itself(varied):
-    draws = varied.draw(torch.Generator().manual_seed(0), 40, 200)
+def test_every_window_is_drawn_and_the_central_one_is_the_image(augmented):
+    draws = augmented.draw(torch.Generator().manual_seed(0), 40, 200)
     assert (draws.shape, draws.dtype) == ((40, 200, 3), torch.int64)
     counts = Counter(map(tuple, draws.reshape(-1, 3).tolist()))
     assert set(counts) == {(down, right, flip) for down in range(9) for right in range(9) for flip in range(2)}
     assert max(counts.values()) < 100  # 8,000 draws of 162 kinds: 49 of each expected
     middle = torch.tensor([[4, 4, 0]]).expand(20, 3)
-    assert torch.equal(varied.training_batch(torch.arange(20), middle)[0], varied.normalised(varied.train.images))
+    assert torch.equal(
+        augmented.training_batch(torch.arange(20), middle)[0], augmented.normalised(augmented.train.images)
+    )
 
 
-def test_validation_and_test_images_are_never_varied(varied):
-    for split in (varied.validation, varied.test):
-        inputs, labels = varied.prepared(split, 1, 3)
-        assert torch.equal(inputs, varied.normalised(split.images[1:3]))
+def test_validation_and_test_images_are_not_augmented(augmented):
+    for split in (augmented.validation, augmented.test):
+        inputs, labels = augmented.prepared(split, 1, 3)
+        assert torch.equal(inputs, augmented.normalised(split.images[1:3]))
         assert labels.tolist() == [1, 2]
 
 
 # Plans of epochs
 
 
-def test_a_plan_is_a_pure_function_of_seed_and_epoch(varied):
-    first = varied.plan(3, 4, 6, 5)
+def test_a_plan_is_a_pure_function_of_seed_and_epoch(augmented):
+    first = augmented.plan(3, 4, 6, 5)
     assert (first.rows.shape, first.draws.shape) == ((5, 6), (5, 6, 3))
     torch.manual_seed(9)
-    again = varied.plan(3, 4, 6, 5)
-    assert torch.equal(first.rows, again.rows)
-    assert torch.equal(first.draws, again.draws)
-    for other in (varied.plan(4, 4, 6, 5), varied.plan(3, 5, 6, 5)):
-        assert not torch.equal(first.rows, other.rows)
-        assert not torch.equal(first.draws, other.draws)
+    repeated = augmented.plan(3, 4, 6, 5)
+    assert torch.equal(first.rows, repeated.rows)
+    assert torch.equal(first.draws, repeated.draws)
+    for different in (augmented.plan(4, 4, 6, 5), augmented.plan(3, 5, 6, 5)):
+        assert not torch.equal(first.rows, different.rows)
+        assert not torch.equal(first.draws, different.draws)
 
 
-def test_a_plan_draws_its_rows_like_an_epoch_without_variation(varied, data):
-    assert torch.equal(varied.plan(3, 4, 6, 5).rows, epoch_batches(3, 4, 20, 6, 5))
+def test_a_plan_has_the_rows_of_an_epoch_without_augmentation(augmented, data):
+    assert torch.equal(augmented.plan(3, 4, 6, 5).rows, epoch_batches(3, 4, 20, 6, 5))
     plain = data.plan(3, 4, 6, 5)
     assert torch.equal(plain.rows, epoch_batches(3, 4, 1097, 6, 5))
     assert plain.draws.shape == (5, 6, 0)
@@ -277,21 +279,21 @@ def test_a_plan_draws_its_rows_like_an_epoch_without_variation(varied, data):
     assert torch.equal(labels, data.train.labels[plain.rows[0]])
 
 
-def test_a_plan_with_batches_larger_than_the_split_is_refused(varied):
+def test_a_plan_with_batches_larger_than_the_split_is_refused(augmented):
     with pytest.raises(ValueError, match="batch size 21 exceeds the 20 training examples"):
-        varied.plan(0, 0, 21, 1)
+        augmented.plan(0, 0, 21, 1)
 
 
 # Text
 
 
 def counted(train=11, validation=5, test=9, block=4, dtype=torch.uint8, **others):
-    """Text in which each token is its place in its split."""
+    """Text in which each token is its position in its split."""
     parts = (TokenSplit(torch.arange(count).to(dtype), block) for count in (train, validation, test))
     return TokenData(*parts, classes=256, **others)
 
 
-def test_blocks_follow_one_another_and_targets_are_the_next_tokens():
+def test_blocks_are_consecutive_and_targets_are_the_next_tokens():
     text = counted()
     assert [len(split) for split in three(text)] == [2, 1, 2]
     inputs, targets = text.prepared(text.train, 0, 2)
@@ -303,7 +305,7 @@ def test_blocks_follow_one_another_and_targets_are_the_next_tokens():
     assert text.random_guess_loss == pytest.approx(5.545177444479562)  # ln 256
 
 
-def test_training_blocks_start_where_their_rows_say():
+def test_training_blocks_start_at_their_rows():
     text = counted()
     assert text.draw(torch.Generator(), 3, 2).shape == (3, 2, 0)
     inputs, targets = text.training_batch(torch.tensor([1, 0, 1]), torch.empty((3, 0), dtype=torch.int64))
@@ -311,7 +313,7 @@ def test_training_blocks_start_where_their_rows_say():
     assert targets.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4], [5, 6, 7, 8]]
 
 
-def test_shifted_blocks_start_later_but_never_beyond_the_end():
+def test_shifted_blocks_end_within_the_text():
     text = counted(shifted=True)
     draws = text.draw(torch.Generator().manual_seed(0), 50, 4)
     assert (draws.shape, sorted(draws.unique().tolist())) == ((50, 4, 1), [0, 1, 2, 3])
@@ -321,7 +323,7 @@ def test_shifted_blocks_start_later_but_never_beyond_the_end():
     assert torch.equal(text.prepared(text.train, 0, 1)[0], torch.tensor([[0, 1, 2, 3]]))  # measuring never shifts
 
 
-def test_tokens_beyond_a_byte_are_kept():
+def test_tokens_above_255_are_kept():
     parts = [torch.tensor([0, 50_256, 300, 7, 50_256], dtype=torch.int32)] * 3
     text = TokenData(*(TokenSplit(part, 4) for part in parts), classes=50_257)
     assert text.prepared(text.train, 0, 1)[1].tolist() == [[50_256, 300, 7, 50_256]]
@@ -334,7 +336,7 @@ def test_text_shorter_than_a_block_is_refused_with_the_numbers(part):
         counted(**{part: 4})
 
 
-def test_tokens_beyond_the_vocabulary_are_refused():
+def test_tokens_outside_the_vocabulary_are_refused():
     parts = [torch.tensor([0, 1, 2, 3, 4])] * 3
     with pytest.raises(ValueError, match=r"training tokens must lie in 0\.\.3, got 0\.\.4"):
         TokenData(*(TokenSplit(part, 4) for part in parts), classes=4)
@@ -358,26 +360,26 @@ GOOD = (np.zeros((6, 3, 8, 8), np.uint8), np.zeros(6, np.int64))
         ((GOOD[0][:0], GOOD[1][:0]), "the validation split is empty"),
     ],
 )
-def test_images_that_do_not_belong_together_are_refused(split, message):
+def test_splits_with_inconsistent_images_or_labels_are_refused(split, message):
     with pytest.raises(ValueError, match=message):
         image_dataset(GOOD, split, GOOD, classes=2, device=CPU)
 
 
 @pytest.mark.parametrize(
-    ("block", "other", "dtype", "message"),
+    ("block", "other_block", "dtype", "message"),
     [
         (0, 0, torch.uint8, "at least 1 token long and alike in all splits, got 0"),
         (4, 5, torch.uint8, "alike in all splits, got 5"),
         (4, 4, torch.float32, "whole numbers, got torch.float32"),
     ],
 )
-def test_tokens_that_make_no_blocks_are_refused(block, other, dtype, message):
+def test_invalid_blocks_and_token_types_are_refused(block, other_block, dtype, message):
     tokens = torch.zeros(30, dtype=dtype)
     with pytest.raises(ValueError, match=message):
-        TokenData(TokenSplit(tokens, block), TokenSplit(tokens, other), TokenSplit(tokens, block), classes=2)
+        TokenData(TokenSplit(tokens, block), TokenSplit(tokens, other_block), TokenSplit(tokens, block), classes=2)
 
 
-def test_a_fingerprint_is_that_of_the_contents():
+def test_a_fingerprint_depends_on_the_content():
     def data(value):
         images = GOOD[0].copy()
         images[0, 0, 0, 0] = value

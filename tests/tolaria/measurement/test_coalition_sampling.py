@@ -1,4 +1,4 @@
-"""Which coalitions are measured."""
+"""Choice of the coalitions that are measured."""
 
 from itertools import combinations
 
@@ -11,8 +11,8 @@ SLOTS = tuple(f"r0c{i}" for i in range(7))
 
 
 @pytest.mark.parametrize("players", range(5))
-def test_up_to_four_players_have_every_coalition(players):
-    """P48: 2^n of them; and a sample holds everybody and nobody, see below."""
+def test_up_to_four_players_have_all_coalitions(players):
+    """P48: 2^n of them; a sample includes the full and the empty coalition, see below."""
     names = SLOTS[:players]
     expected = {frozenset(c) for n in range(players + 1) for c in combinations(names, n)}
     assert len(expected) == 2**players
@@ -20,21 +20,21 @@ def test_up_to_four_players_have_every_coalition(players):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_above_four_the_important_ones_and_the_beginnings_of_the_orders(seed):
+def test_above_four_players_the_sample_has_key_coalitions_and_order_prefixes(seed):
     committed = frozenset(SLOTS[2:5])
     chosen, orders = chosen_coalitions(SLOTS, committed, permutations=2, seed=seed)
     assert list(orders) == antithetic_orders(SLOTS, 2, seed)
-    everybody = frozenset(SLOTS)
-    assert {frozenset(), everybody, committed} <= chosen
-    assert {everybody - {slot} for slot in SLOTS} <= chosen
-    beginnings = {
+    everyone = frozenset(SLOTS)
+    assert {frozenset(), everyone, committed} <= chosen
+    assert {everyone - {slot} for slot in SLOTS} <= chosen
+    prefixes = {
         frozenset(order[:size]) for order in antithetic_orders(SLOTS, 2, seed) for size in range(len(SLOTS) + 1)
     }
-    assert beginnings <= chosen
-    assert chosen == beginnings | set(subsets(committed)) | {everybody - {slot} for slot in SLOTS}
+    assert prefixes <= chosen
+    assert chosen == prefixes | set(subsets(committed)) | {everyone - {slot} for slot in SLOTS}
 
 
-def test_orders_come_in_pairs_of_which_one_reverses_the_other():
+def test_orders_are_antithetic_pairs():
     orders = antithetic_orders(SLOTS, 3, seed=1)
     assert len(orders) == 6
     for first, second in zip(orders[::2], orders[1::2], strict=True):
@@ -44,20 +44,20 @@ def test_orders_come_in_pairs_of_which_one_reverses_the_other():
     assert orders != antithetic_orders(SLOTS, 3, seed=2)
 
 
-def test_few_coalitions_are_everybody_and_the_committed():
+def test_few_coalitions_are_everyone_and_the_committed():
     few = few_coalitions(SLOTS[:2], frozenset({"r0c1", "r0c6"}))
     assert few == (frozenset({frozenset(SLOTS[:2]), frozenset({"r0c1"})}), ())
 
 
-def test_if_everybody_is_committed_no_order_counts_twice():
+def test_orders_are_not_repeated_if_everyone_is_committed():
     chosen, orders = chosen_coalitions(SLOTS, frozenset(SLOTS), permutations=3, seed=5)
     assert list(orders) == antithetic_orders(SLOTS, 3, 5)
     assert {frozenset(), frozenset(SLOTS)} <= chosen
 
 
-def test_more_than_four_committed_have_orders_of_their_own():
+def test_more_than_four_committed_players_have_their_own_orders():
     committed = frozenset(SLOTS[1:])
     chosen, orders = chosen_coalitions(SLOTS, committed, permutations=3, seed=5)
-    theirs = [order for order in orders if frozenset(order) == committed]
-    assert theirs == antithetic_orders(committed, 3, 5)
-    assert {frozenset(order[:size]) for order in theirs for size in range(len(order) + 1)} <= chosen
+    committed_orders = [order for order in orders if frozenset(order) == committed]
+    assert committed_orders == antithetic_orders(committed, 3, 5)
+    assert {frozenset(order[:size]) for order in committed_orders for size in range(len(order) + 1)} <= chosen

@@ -1,4 +1,4 @@
-"""Coalitions against a naive loop, standard errors against NumPy, and purity."""
+"""Measurement of a split: coalitions against a naive loop, standard errors against NumPy, and purity."""
 
 import hashlib
 import math
@@ -21,7 +21,7 @@ BLENDED = {
     "one": {"r0c1": (Stage.BLENDING, 0.4)},
     "two": {"r0c0": (Stage.HOLDING, 1.0), "r0c2": (Stage.BLENDING, 0.3)},
     "three": {"r0c0": (Stage.FOSSILIZED, 1.0), "r0c1": (Stage.BLENDING, 0.2), "r0c2": (Stage.HOLDING, 1.0)},
-    "one beside two that develop": {
+    "one beside two developing": {
         "r0c0": (Stage.TRAINING, 0.0),
         "r0c1": (Stage.BLENDING, 0.5),
         "r0c2": (Stage.GERMINATED, 0.0),
@@ -35,7 +35,7 @@ def players_of(seeds):
 
 
 def correctness(model, data, seeds, members):
-    """(N,) bool and mean loss with the amplitudes of all players outside ``members`` set to zero, one pass each."""
+    """(N,) bool and mean loss of one pass with amplitude zero for all players outside ``members``."""
     live = {slot: model.cell(slot).alpha.clone() for slot in seeds}
     model.eval()
     with torch.no_grad():
@@ -58,36 +58,36 @@ def subsets(players):
 def test_coalitions_equal_the_naive_loop(data, grow, seeds, chunk, monkeypatch):
     monkeypatch.setattr(measurement, "CHUNK", chunk)
     organism = grow(seed=9, **seeds)
-    seen = measure(organism.model, data, data.validation)
+    result = measure(organism.model, data, data.validation)
     naive = {
         frozenset(members): correctness(organism.model, data, seeds, members) for members in subsets(players_of(seeds))
     }
     full, loss = naive[frozenset(players_of(seeds))]
-    assert seen.examples == 400
-    assert seen.players == tuple(players_of(seeds))
-    assert seen.accuracy_pp == pytest.approx(100 * full.mean(), abs=1e-9)
-    assert seen.loss == pytest.approx(loss, rel=1e-5)
-    table = {coalition.members: coalition.accuracy_pp for coalition in seen.coalitions}
+    assert result.examples == 400
+    assert result.players == tuple(players_of(seeds))
+    assert result.accuracy_pp == pytest.approx(100 * full.mean(), abs=1e-9)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+    table = {coalition.members: coalition.accuracy_pp for coalition in result.coalitions}
     assert table == pytest.approx(
-        {members: 100 * right.mean() for members, (right, _) in naive.items()} if seen.players else {}, abs=1e-9
+        {members: 100 * right.mean() for members, (right, _) in naive.items()} if result.players else {}, abs=1e-9
     )
-    if seen.players:
-        assert seen.coalitions[-1].members == frozenset(seen.players)
-        assert len(set(table.values())) > 1  # the seeds do matter, or this test says nothing
+    if result.players:
+        assert result.coalitions[-1].members == frozenset(result.players)
+        assert len(set(table.values())) > 1  # precondition: the seeds have an effect
 
 
 @every_number_of_seeds
 def test_errors_are_paired_standard_errors(data, grow, seeds):
-    """Standard deviation of the difference image by image, over the square root of their number."""
+    """Standard deviation of the difference per image, divided by the square root of the number of images."""
     organism = grow(seed=9, **seeds)
-    seen = measure(organism.model, data, data.validation)
+    result = measure(organism.model, data, data.validation)
     everyone = frozenset(players_of(seeds))
     full = correctness(organism.model, data, seeds, everyone)[0].astype(float)
     expected = {}
     for slot in everyone:
         without = correctness(organism.model, data, seeds, everyone - {slot})[0].astype(float)
         expected[slot] = 100.0 * np.std(full - without) / math.sqrt(400)
-    errors = {slot: found.error_pp for slot, found in leave_one_out(seen).items()}
+    errors = {slot: estimate.error_pp for slot, estimate in leave_one_out(result).items()}
     assert errors == pytest.approx(expected, rel=1e-5, abs=1e-9)
     assert any(error > 0 for error in errors.values()) == bool(everyone)
 
@@ -105,7 +105,7 @@ def fingerprint(model):
 
 
 @every_number_of_seeds
-def test_measuring_leaves_no_trace(data, grow, seeds):
+def test_measuring_does_not_change_the_model(data, grow, seeds):
     model = grow(seed=9, **seeds).model
     model.train()
     model.host.blocks[0].eval()  # whatever mode each module was in
@@ -115,7 +115,7 @@ def test_measuring_leaves_no_trace(data, grow, seeds):
     assert measure(model, data, data.validation) == first
 
 
-def test_modes_are_put_back_even_when_the_measurement_fails(data, grow):
+def test_modes_are_restored_after_a_failed_measurement(data, grow):
     model = grow(seed=9, r0c1=(Stage.BLENDING, 0.4)).model
     model.train()
     before = fingerprint(model)
@@ -126,7 +126,7 @@ def test_modes_are_put_back_even_when_the_measurement_fails(data, grow):
     assert model.cell("r0c1").fork is None
 
 
-def test_test_and_validation_split_are_measured_apart(data, grow):
+def test_test_and_validation_split_are_measured_separately(data, grow):
     model = grow(seed=9, r0c1=(Stage.BLENDING, 0.4)).model
     validation, test = measure(model, data, data.validation), measure(model, data, data.test)
     assert (validation.examples, test.examples) == (400, 300)
@@ -134,19 +134,19 @@ def test_test_and_validation_split_are_measured_apart(data, grow):
 
 
 def test_a_seed_at_amplitude_zero_is_no_player(data, grow):
-    seen = measure(grow(seed=9, r0c1=(Stage.BLENDING, 0.0)).model, data, data.validation)
-    assert (seen.players, seen.coalitions) == ((), ())
-    assert seen.accuracy_pp == measure(grow(seed=9).model, data, data.validation).accuracy_pp
+    result = measure(grow(seed=9, r0c1=(Stage.BLENDING, 0.0)).model, data, data.validation)
+    assert (result.players, result.coalitions) == ((), ())
+    assert result.accuracy_pp == measure(grow(seed=9).model, data, data.validation).accuracy_pp
 
 
-def test_a_broken_host_is_measured_not_raised(data, grow):
+def test_the_loss_of_a_nan_host_is_nan(data, grow):
     organism = grow(seed=9)
     with torch.no_grad():
         organism.model.host.head.weight.fill_(math.nan)
     assert math.isnan(measure(organism.model, data, data.validation).loss)
 
 
-def test_only_the_coalitions_that_are_asked_for_are_measured(data, grow):
+def test_only_the_requested_coalitions_are_measured(data, grow):
     model = grow(seed=9, **BLENDED["three"]).model
     everything = measure(model, data, data.validation)
     committed = frozenset({"r0c0"})
@@ -154,11 +154,11 @@ def test_only_the_coalitions_that_are_asked_for_are_measured(data, grow):
     assert [coalition.members for coalition in few.coalitions] == [committed, frozenset(few.players)]
     assert few.coalition_accuracy_pp(committed) == everything.coalition_accuracy_pp(committed)
     assert (few.accuracy_pp, few.loss) == (everything.accuracy_pp, pytest.approx(everything.loss, rel=1e-6))
-    assert all(isinstance(found, Unmeasured) for found in leave_one_out(few).values())
+    assert all(isinstance(estimate, Unmeasured) for estimate in leave_one_out(few).values())
     assert total_improvement(few) is None
 
 
-def test_a_part_of_the_split_is_its_beginning(data, grow):
+def test_a_limited_measurement_uses_the_first_examples(data, grow):
     model = grow(seed=9, **BLENDED["two"]).model
     part, whole = (measure(model, data, data.validation, examples=n) for n in (90, 0))
     assert (part.examples, whole.examples) == (90, 400)
@@ -168,29 +168,29 @@ def test_a_part_of_the_split_is_its_beginning(data, grow):
 
 def test_scores_are_the_results_of_single_images(data, grow):
     model = grow(seed=9, **BLENDED["two"]).model
-    seen = measure(model, data, data.validation)
-    for coalition in seen.coalitions:
+    result = measure(model, data, data.validation)
+    for coalition in result.coalitions:
         right, _ = correctness(model, data, BLENDED["two"], coalition.members)
         np.testing.assert_array_equal(coalition.scores, right.astype(np.float32))
 
 
 def test_text_is_scored_per_block_and_its_loss_per_token(grow_text):
     model, data = grow_text
-    seen = measure(model, data, data.validation)
+    result = measure(model, data, data.validation)
     with torch.no_grad():
         inputs, targets = data.prepared(data.validation, 0, len(data.validation))
         model.eval()
         logits = model(inputs)
-    assert seen.loss == pytest.approx(cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), rel=1e-5)
+    assert result.loss == pytest.approx(cross_entropy(logits.flatten(0, 1), targets.flatten()).item(), rel=1e-5)
     right = (logits.argmax(2) == targets).float()
-    assert seen.examples == len(data.validation)
-    assert seen.accuracy_pp == pytest.approx(100 * right.mean().item(), rel=1e-5)
-    np.testing.assert_allclose(seen.coalitions[-1].scores, right.mean(1).numpy(), rtol=1e-6)
-    off = seen.coalition_accuracy_pp(frozenset())
-    assert off != seen.accuracy_pp
+    assert result.examples == len(data.validation)
+    assert result.accuracy_pp == pytest.approx(100 * right.mean().item(), rel=1e-5)
+    np.testing.assert_allclose(result.coalitions[-1].scores, right.mean(1).numpy(), rtol=1e-6)
+    off = result.coalition_accuracy_pp(frozenset())
+    assert off != result.accuracy_pp
 
 
-def test_forward_passes_stay_small_where_the_vocabulary_is_large(grow_text, monkeypatch):
+def test_forward_passes_are_limited_for_a_large_vocabulary(grow_text, monkeypatch):
     model, data = grow_text
     whole = measure(model, data, data.validation)
     rows = []

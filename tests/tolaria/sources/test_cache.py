@@ -1,4 +1,4 @@
-"""Decoded data on disk: whole or absent, never trusted blindly, and no reason to stop unless it was asked for."""
+"""Cache of decoded data: atomic entries, verified content, optional unless configured."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -25,10 +25,10 @@ def never():
     pytest.fail("the cache must serve this")
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], strict=True)
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        np.testing.assert_array_equal(actual[name], expected[name], strict=True)
 
 
 def entry(folder):
@@ -36,20 +36,20 @@ def entry(folder):
     return path
 
 
-def test_the_second_time_nothing_is_made(tmp_path):
+def test_the_second_call_uses_the_cached_entry(tmp_path):
     cache = Cache(tmp_path / "new" / "folder")
-    made = cache.arrays(KEY, example, fits)
-    again = cache.arrays(KEY, never, fits)
-    same(made, example())
-    same(again, example())
-    assert again["images"].flags.writeable  # torch warns about memory that it may not write
+    created = cache.arrays(KEY, example, fits)
+    cached = cache.arrays(KEY, never, fits)
+    assert_same(created, example())
+    assert_same(cached, example())
+    assert cached["images"].flags.writeable  # torch warns about memory that it may not write
     assert entry(tmp_path / "new" / "folder").name == f"{KEY}.safetensors"
 
 
-def test_arrays_that_lie_askew_in_memory_come_back_as_they_were(tmp_path):
-    askew = np.arange(24, dtype=np.int32).reshape(4, 6).T[::2]
-    for make in (lambda: {"a": askew}, never):
-        same(Cache(tmp_path).arrays(KEY, make, lambda _: True), {"a": askew})
+def test_noncontiguous_arrays_round_trip(tmp_path):
+    strided = np.arange(24, dtype=np.int32).reshape(4, 6).T[::2]
+    for make in (lambda: {"a": strided}, never):
+        assert_same(Cache(tmp_path).arrays(KEY, make, lambda _: True), {"a": strided})
 
 
 def shortened(path):
@@ -77,25 +77,25 @@ def foreign(path):
 
 
 @pytest.mark.parametrize("damage", [shortened, flipped, emptied, pickled, foreign])
-def test_a_damaged_entry_is_noticed_and_made_again(tmp_path, damage):
+def test_a_damaged_entry_is_replaced_with_a_warning(tmp_path, damage):
     cache = Cache(tmp_path)
     cache.arrays(KEY, example, fits)
     damage(entry(tmp_path))
     with pytest.warns(RuntimeWarning, match=rf"{KEY}.*is damaged .*made again"):
-        same(cache.arrays(KEY, example, fits), example())
-    same(cache.arrays(KEY, never, fits), example())
+        assert_same(cache.arrays(KEY, example, fits), example())
+    assert_same(cache.arrays(KEY, never, fits), example())
 
 
-def test_a_maker_that_fails_leaves_nothing_behind(tmp_path):
+def test_a_failed_maker_leaves_no_entry(tmp_path):
     with pytest.raises(ZeroDivisionError):
         Cache(tmp_path).arrays(KEY, lambda: 1 // 0, fits)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_entry_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_an_interrupted_write_leaves_no_entry(tmp_path, monkeypatch):
     def interrupted(source, target):
         assert Path(source).parent == Path(target).parent == tmp_path
-        assert Path(source).stat().st_size > 24  # all is written before it gets its name
+        assert Path(source).stat().st_size > 24  # the content is complete before the rename
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
@@ -106,24 +106,24 @@ def test_an_entry_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def race(folder):
     arrays = [Cache(folder).arrays(f"{i % 3}" * 64, example, fits) for i in range(30)]
-    return all((one["images"] == example()["images"]).all() for one in arrays)
+    return all((entry["images"] == example()["images"]).all() for entry in arrays)
 
 
 @pytest.mark.slow
-def test_processes_that_read_and_write_at_once_all_get_whole_arrays(tmp_path):
+def test_concurrent_processes_read_complete_arrays(tmp_path):
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(race, [tmp_path] * 8)) == [True] * 8
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_chosen_folder_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path):
+def test_an_unwritable_configured_folder_is_refused_before_decoding(tmp_path):
     (tmp_path / "file").touch()
     cache = cache_at(tmp_path / "file" / "cache")
     with pytest.raises(CacheError, match=r"file/cache \(task\.cache_dir\) cannot be written.*ESPER_RAY_CACHE"):
         cache.arrays(KEY, never, fits)
 
 
-def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
@@ -131,19 +131,19 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
     with pytest.raises(CacheError, match="No space left on device"):
         cache_at(tmp_path).arrays(KEY, example, fits)
     with pytest.warns(RuntimeWarning, match="No space left"):
-        same(Cache(tmp_path).arrays(KEY, example, fits), example())
+        assert_same(Cache(tmp_path).arrays(KEY, example, fits), example())
     assert not list(tmp_path.iterdir())
 
 
-def test_work_goes_on_without_the_users_own_folder(tmp_path, monkeypatch):
+def test_an_unwritable_default_folder_disables_the_cache_with_a_warning(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.delenv("ESPER_RAY_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.warns(RuntimeWarning, match="decoded data is not kept.*file/esper-ray"):
-        same(cache_at(None).arrays(KEY, example, fits), example())
+        assert_same(cache_at(None).arrays(KEY, example, fits), example())
 
 
-def test_the_folder_is_the_configured_one_else_the_variables_else_the_users(tmp_path, monkeypatch):
+def test_the_folder_is_chosen_by_configuration_then_variables_then_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/tamiyo")
     monkeypatch.setenv("ESPER_RAY_CACHE", "/named")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
@@ -156,20 +156,22 @@ def test_the_folder_is_the_configured_one_else_the_variables_else_the_users(tmp_
         assert cache_at(None) == Cache(Path("/home/tamiyo/.cache/esper-ray"))
 
 
-def test_a_key_follows_content_parts_decoder_and_version_and_not_the_place(tmp_path):
+def test_a_key_depends_on_content_parts_decoder_and_version_only(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "b").write_bytes(b"two")
     (tmp_path / "moved").write_bytes(b"one")
-    one, two = tmp_path / "a", tmp_path / "b"
+    first, second = tmp_path / "a", tmp_path / "b"
     keys = {
-        cache_key("images", 1, {"train": one, "test": two}),
-        cache_key("images", 2, {"train": one, "test": two}),
-        cache_key("texts", 1, {"train": one, "test": two}),
-        cache_key("images", 1, {"train": two, "test": one}),
-        cache_key("images", 1, {"train": one}),
+        cache_key("images", 1, {"train": first, "test": second}),
+        cache_key("images", 2, {"train": first, "test": second}),
+        cache_key("texts", 1, {"train": first, "test": second}),
+        cache_key("images", 1, {"train": second, "test": first}),
+        cache_key("images", 1, {"train": first}),
     }
     assert len(keys) == 5
     same_content = {"train": tmp_path / "moved", "test": b"two"}
-    assert cache_key("images", 1, same_content) == cache_key("images", 1, {"train": one, "test": two})
+    assert cache_key("images", 1, same_content) == cache_key("images", 1, {"train": first, "test": second})
     # sha256("images 1" + "\ntrain " + sha256("one").hexdigest()), by the shell's sha256sum
-    assert cache_key("images", 1, {"train": one}) == "d4fb604086a8d3a97b20cfaef57295e631b7453823bc020965381cf2c7e765fd"
+    assert (
+        cache_key("images", 1, {"train": first}) == "d4fb604086a8d3a97b20cfaef57295e631b7453823bc020965381cf2c7e765fd"
+    )

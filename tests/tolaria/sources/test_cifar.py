@@ -1,4 +1,4 @@
-"""CIFAR-10 from Parquet: tiny files written here, and the real ones where they are."""
+"""CIFAR-10 from Parquet: synthetic files, and the real ones if present."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ needs_real = pytest.mark.skipif(not (REAL / "test.parquet").is_file(), reason=f"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """A cache of the test's own."""
+    """Cache folder of the test."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("ESPER_RAY_CACHE", str(folder))
     return folder
@@ -50,7 +50,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_images_come_channels_first_in_the_order_of_the_files(folder):
+def test_images_are_channels_first_in_the_order_of_the_files(folder):
     train, test = read_cifar10(folder, "train"), read_cifar10(folder, "test")
     expected = np.concatenate([pictures(6, 1), pictures(4, 2)])
     assert train.labels.tolist() == list(range(10))
@@ -73,21 +73,21 @@ def test_a_limit_below_one_is_refused(folder):
         read_cifar10(folder, "train", 0)
 
 
-def test_missing_files_are_refused_saying_what_is_needed(tmp_path):
+def test_missing_files_are_refused_with_the_expected_names(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=r"train\*\.parquet.*test\*\.parquet.*img.*label.*cifar-10-python"):
             read_cifar10(folder, "train")
 
 
-@pytest.mark.parametrize(("there", "missing"), [("train", "test"), ("test", "train")])
-def test_one_split_alone_is_refused(tmp_path, there, missing):
-    write(tmp_path / f"{there}.parquet", pictures(1, 0), [0])
+@pytest.mark.parametrize(("present", "missing"), [("train", "test"), ("test", "train")])
+def test_a_missing_split_is_refused(tmp_path, present, missing):
+    write(tmp_path / f"{present}.parquet", pictures(1, 0), [0])
     with pytest.raises(FileNotFoundError, match=rf"no {missing}\*\.parquet"):
-        read_cifar10(tmp_path, there)
+        read_cifar10(tmp_path, present)
 
 
 def read_broken(tmp_path, content):
-    """What reading says of a train file with this ``content``: bytes, or columns."""
+    """Error message of reading a train file with ``content``: bytes, or columns."""
     write(tmp_path / "test.parquet", pictures(1, 0), [0])
     if isinstance(content, bytes):
         (tmp_path / "train.parquet").write_bytes(content)
@@ -103,12 +103,12 @@ def cells(count=1, seed=0, size=32):
     return [{"bytes": png(picture)} for picture in pictures(count, seed, size)]
 
 
-def test_what_is_no_parquet_is_refused_by_name(tmp_path):
+def test_a_file_of_another_format_is_refused_by_name(tmp_path):
     assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"PAR1 and nothing else")
     assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"")
 
 
-def test_a_parquet_file_that_was_cut_or_overwritten_is_refused_by_name(tmp_path):
+def test_a_truncated_or_overwritten_parquet_file_is_refused_by_name(tmp_path):
     write(tmp_path / "whole.parquet", pictures(3, 0), [0, 1, 2])
     whole = (tmp_path / "whole.parquet").read_bytes()
     assert "is no Parquet file that can be read" in read_broken(tmp_path, whole[: len(whole) // 2])
@@ -119,7 +119,7 @@ def test_other_columns_are_refused_by_name(tmp_path):
     assert "has the columns pixels, label; needs img and label" in read_broken(tmp_path, {"pixels": [1], "label": [0]})
 
 
-def test_images_of_another_size_are_refused_with_it_and_their_row(tmp_path):
+def test_images_of_another_size_are_refused_with_size_and_row(tmp_path):
     mixed = [*cells(2), *cells(1, size=16)]
     assert "row 2: an image of 16x16 pixels; CIFAR-10 has 32x32" in read_broken(
         tmp_path, {"img": mixed, "label": [0, 1, 2]}
@@ -142,7 +142,7 @@ def test_cells_without_a_picture_are_refused_with_their_row(tmp_path, cell, word
     assert f"train.parquet, row 1: {words}" in read_broken(tmp_path, {"img": column, "label": [0, 1]})
 
 
-def test_a_picture_whose_pixels_were_cut_is_refused_with_its_row(tmp_path):
+def test_a_truncated_picture_is_refused_with_its_row(tmp_path):
     whole = cells(1)[0]["bytes"]
     message = read_broken(tmp_path, {"img": [{"bytes": whole[: len(whole) // 2]}], "label": [0]})
     assert "train.parquet, row 0: a picture that cannot be read" in message
@@ -177,7 +177,7 @@ def test_files_without_rows_are_refused(tmp_path):
 # The task
 
 
-def test_the_task_cuts_validation_from_the_training_files_alone(folder):
+def test_the_validation_split_is_part_of_the_training_files(folder):
     config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
     data = load_task(config, CPU)
     assert sorted(torch.cat([data.train.labels, data.validation.labels]).tolist()) == list(range(10))
@@ -191,7 +191,7 @@ def test_the_task_cuts_validation_from_the_training_files_alone(folder):
     np.testing.assert_allclose(data.deviation[:, 0, 0], seen.std(axis=(0, 1, 2)), rtol=1e-6)
 
 
-def test_the_task_says_how_to_give_its_folder(tmp_path):
+def test_a_missing_data_folder_is_refused_with_its_option(tmp_path):
     with pytest.raises(TaskError, match=r"cifar10.*task\.data_dir"):
         load_task(TaskConfig(name="cifar10"), CPU)
     with pytest.raises(TaskError, match=r"cifar10.*train\*\.parquet"):
@@ -204,7 +204,7 @@ def test_too_many_validation_images_are_refused_with_the_numbers(folder):
         load_task(config, CPU)
 
 
-def test_more_than_there_are_are_refused_with_the_numbers(folder):
+def test_sizes_above_the_number_of_images_are_refused_with_the_numbers(folder):
     for sizes, message in [
         ({"validation_size": 3, "test_size": 6}, "task.test_size is 6, but the test files hold 5"),
         ({"validation_size": 3, "test_size": 5, "train_size": 8}, "8 training and 3 validation images exceed the 10"),
@@ -213,7 +213,7 @@ def test_more_than_there_are_are_refused_with_the_numbers(folder):
             load_task(TaskConfig(name="cifar10", data_dir=folder, **sizes), CPU)
 
 
-def test_sizes_limit_the_splits_and_do_not_reshuffle_them(folder):
+def test_sizes_limit_the_splits_without_reshuffling(folder):
     whole = load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5), CPU)
     part = load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=2, train_size=4), CPU)
     assert part.train.labels.tolist() == whole.train.labels[:4].tolist()
@@ -223,28 +223,28 @@ def test_sizes_limit_the_splits_and_do_not_reshuffle_them(folder):
     np.testing.assert_allclose(part.mean[:, 0, 0], seen.mean(axis=(0, 1, 2)), rtol=1e-6)
 
 
-def test_hosts_share_the_images_of_one_process(folder):
+def test_tasks_of_all_hosts_share_one_copy_of_the_images(folder):
     sizes = {"data_dir": folder, "validation_size": 3, "test_size": 5}
-    one = load_task(TaskConfig(name="cifar_baseline", **sizes), CPU)
-    assert load_task(TaskConfig(name="cifar_scale", **sizes), CPU) is one
-    assert load_task(TaskConfig(name="cifar10", **sizes), CPU) is one
-    assert load_task(TaskConfig(name="cifar10", **sizes | {"validation_size": 4}), CPU) is not one
+    first = load_task(TaskConfig(name="cifar_baseline", **sizes), CPU)
+    assert load_task(TaskConfig(name="cifar_scale", **sizes), CPU) is first
+    assert load_task(TaskConfig(name="cifar10", **sizes), CPU) is first
+    assert load_task(TaskConfig(name="cifar10", **sizes | {"validation_size": 4}), CPU) is not first
 
 
-def test_augmentation_is_passed_on(folder):
+def test_the_task_passes_augmentation_to_the_dataset(folder):
     sizes = {"data_dir": folder, "validation_size": 3, "test_size": 5}
     assert load_task(TaskConfig(name="cifar10", augment=True, **sizes), CPU).windows is not None
     assert load_task(TaskConfig(name="cifar10", **sizes), CPU).windows is None
 
 
-def test_one_entry_of_the_cache_serves_all_sizes(folder, cache, monkeypatch):
+def test_all_sizes_share_one_cache_entry(folder, cache, monkeypatch):
     for size in (1, 2, 3):
         load_task(TaskConfig(name="cifar10", data_dir=folder, validation_size=size, test_size=5), CPU)
         monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("decoded again"))
     assert len(list(cache.iterdir())) == 1
 
 
-def test_other_files_are_not_taken_for_cached_ones(folder):
+def test_changed_files_are_decoded_again(folder):
     config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
     load_task(config, CPU)
     write(folder / "test.parquet", pictures(5, 4), [0, 0, 0, 0, 0])
@@ -252,14 +252,14 @@ def test_other_files_are_not_taken_for_cached_ones(folder):
     assert changed.test.labels.tolist() == [0, 0, 0, 0, 0]
 
 
-def test_a_damaged_cache_is_made_again(folder, cache):
+def test_a_damaged_cache_is_replaced_with_a_warning(folder, cache):
     config = TaskConfig(name="cifar10", data_dir=folder, validation_size=3, test_size=5)
     first = load_task(config, CPU)
     (entry,) = cache.iterdir()
     entry.write_bytes(entry.read_bytes()[:-1])
     with pytest.warns(RuntimeWarning, match="is damaged"):
-        again = load_task(config.model_copy(update={"train_size": 7}), CPU)
-    assert torch.equal(first.train.images, again.train.images)
+        restored = load_task(config.model_copy(update={"train_size": 7}), CPU)
+    assert torch.equal(first.train.images, restored.train.images)
 
 
 def test_an_unwritable_cache_is_refused_with_its_path(folder, tmp_path):
@@ -271,13 +271,13 @@ def test_an_unwritable_cache_is_refused_with_its_path(folder, tmp_path):
         load_task(config, CPU)
 
 
-def test_missing_files_are_seen_without_loading(tmp_path):
+def test_the_check_finds_missing_files_without_loading(tmp_path):
     with pytest.raises(TaskError, match=r"cifar_scale.*no CIFAR-10 in"):
         check_task(TaskConfig(name="cifar_scale", data_dir=tmp_path))
 
 
 @needs_real
-def test_the_first_real_images_are_the_ones_that_pillow_shows():
+def test_the_first_real_images_equal_those_of_pillow():
     train, test = read_cifar10(REAL, "train", 3), read_cifar10(REAL, "test", 3)
     assert (train.images[0].sum(), train.images[0, :, 0, 0].tolist()) == (398_869, [234, 230, 247])
     assert (test.images[0].sum(), test.images[0, :, 0, 0].tolist()) == (243_791, [58, 58, 50])

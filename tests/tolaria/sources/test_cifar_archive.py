@@ -1,4 +1,4 @@
-"""CIFAR-10 from its official archive, imitated: ten images, two in each training batch, and four to test."""
+"""CIFAR-10 from an imitation of its official archive: ten training and four test images."""
 
 import hashlib
 import pickle
@@ -20,7 +20,7 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    """A cache of the test's own."""
+    """Cache folder of the test."""
     monkeypatch.setenv("ESPER_RAY_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -30,7 +30,7 @@ def pictures(count, seed):
 
 @pytest.fixture
 def batches(tmp_path, monkeypatch):
-    """The folder ``cifar-10-batches-py`` in ``tmp_path``, whose sums torchvision takes for the official ones."""
+    """The folder ``cifar-10-batches-py`` in ``tmp_path``; its MD5 sums replace the official ones in torchvision."""
     unpacked = tmp_path / "cifar-10-batches-py"
     unpacked.mkdir()
     sums = {}
@@ -49,7 +49,7 @@ def batches(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archive(batches, tmp_path_factory, monkeypatch):
-    """A folder that holds the archive alone."""
+    """A folder with the archive only."""
     folder = tmp_path_factory.mktemp("archive")
     path = folder / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
@@ -65,12 +65,12 @@ def save(path, content):
 
 @pytest.fixture
 def unpickled(monkeypatch):
-    """Fails the test when something is unpickled."""
+    """Makes every unpickling fail the test."""
     monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("unpickled"))
 
 
 @pytest.mark.parametrize("form", ["batches", "inside", "archive"])
-def test_the_archive_and_what_it_unpacks_to_hold_the_same(form, request):
+def test_archive_and_unpacked_batches_have_the_same_content(form, request):
     folder = request.getfixturevalue("archive" if form == "archive" else "batches")
     folder = folder / "cifar-10-batches-py" if form == "inside" else folder
     train, test = read_cifar10(folder, "train"), read_cifar10(folder, "test", 3)
@@ -82,7 +82,7 @@ def test_the_archive_and_what_it_unpacks_to_hold_the_same(form, request):
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int64)
 
 
-def test_the_archive_is_unpacked_elsewhere_and_nothing_stays(archive, tmp_path, monkeypatch):
+def test_the_archive_is_unpacked_to_a_temporary_folder_that_is_removed(archive, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
@@ -93,7 +93,7 @@ def test_the_archive_is_unpacked_elsewhere_and_nothing_stays(archive, tmp_path, 
 
 
 @pytest.mark.usefixtures("unpickled")
-def test_a_batch_with_another_sum_is_refused_unread(batches):
+def test_a_batch_with_another_md5_sum_is_refused_without_unpickling(batches):
     (batches / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps({"data": "mine"}))
     with pytest.raises(ValueError, match=r"data_batch_3 is not the official file: its MD5 sum is \w{32}, must be"):
         read_cifar10(batches, "test")
@@ -107,7 +107,7 @@ def test_a_missing_batch_is_refused_by_name(batches):
 
 
 @pytest.mark.usefixtures("unpickled")
-def test_an_archive_with_another_sum_is_refused_unopened(archive, monkeypatch):
+def test_an_archive_with_another_md5_sum_is_refused_without_opening(archive, monkeypatch):
     (archive / "cifar-10-python.tar.gz").write_bytes(b"not what was published")
     monkeypatch.setattr(tarfile, "open", lambda *args, **kwargs: pytest.fail("opened"))
     with pytest.raises(TaskError, match=r"cifar-10-python\.tar\.gz is not the official file.*download it again"):
@@ -128,7 +128,7 @@ def test_an_archive_that_cannot_be_unpacked_is_refused_by_name(archive, monkeypa
 
 
 @pytest.mark.usefixtures("unpickled")
-def test_links_in_an_archive_lead_nowhere(archive, monkeypatch, tmp_path):
+def test_links_in_an_archive_are_refused(archive, monkeypatch, tmp_path):
     path = archive / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name in (*BATCHES, "test_batch", "batches.meta"):
@@ -140,7 +140,7 @@ def test_links_in_an_archive_lead_nowhere(archive, monkeypatch, tmp_path):
         read_cifar10(archive, "train")
 
 
-def test_labels_of_batches_are_checked_too(batches, monkeypatch):
+def test_labels_of_batches_are_checked(batches, monkeypatch):
     rows = np.zeros((1, 3072), dtype=np.uint8)
     md5 = save(batches / "cifar-10-batches-py" / "test_batch", {"data": rows, "labels": [11]})
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5]])
@@ -148,7 +148,7 @@ def test_labels_of_batches_are_checked_too(batches, monkeypatch):
         read_cifar10(batches, "test")
 
 
-def test_parquet_comes_first_then_the_folder_then_the_archive(archive, batches):
+def test_parquet_is_preferred_to_the_folder_and_the_folder_to_the_archive(archive, batches):
     (archive / "cifar-10-python.tar.gz").rename(batches / "cifar-10-python.tar.gz")
     for name in ("train-1.parquet", "train-0.parquet", "test.parquet"):
         (batches / name).touch()
@@ -165,7 +165,7 @@ def test_parquet_comes_first_then_the_folder_then_the_archive(archive, batches):
     assert list(find_cifar10(batches)) == ["archive"]
 
 
-def test_the_sums_are_those_of_the_published_files():
+def test_the_md5_sums_are_those_of_the_published_files():
     assert cifar_archive._sums() == {
         "data_batch_1": "c99cafc152244af753f735de768cd75f",
         "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",

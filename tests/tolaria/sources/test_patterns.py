@@ -1,4 +1,4 @@
-"""The made-up task has the optimum that it claims: a rule that sees neighbours is always right, others never are."""
+"""Synthetic patterns: solvable by comparing neighbouring pixels, and at chance level without."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def three(data):
     return (data.train, data.validation, data.test)
 
 
-def ruled(images):
-    """The class of each (N, 1, 8, 8) image, by which neighbours lie on the same side of the middle."""
+def classes_by_rule(images):
+    """Class of each (N, 1, 8, 8) image, by the neighbours on the same side of the mid grey value."""
     values = images[:, 0].float()
     middle = (values.amax(dim=(1, 2), keepdim=True) + values.amin(dim=(1, 2), keepdim=True)) / 2
     bright = values > middle
@@ -35,19 +35,19 @@ def ruled(images):
     return torch.tensor([classes[pair] for pair in zip(along.tolist(), across.tolist(), strict=True)])
 
 
-def test_splits_are_balanced_and_as_large_as_asked_for(patterns):
+def test_splits_are_balanced_and_have_the_configured_sizes(patterns):
     assert [split.labels.bincount().tolist() for split in three(patterns)] == [[256] * 4, [100] * 4, [50] * 4]
     assert (patterns.classes, patterns.example_shape) == (4, (1, 8, 8))
     assert load_task(TaskConfig(**SIZES, train_size=40), CPU).train.labels.bincount().tolist() == [10] * 4
 
 
-def test_a_rule_that_sees_neighbours_is_always_right(patterns):
+def test_a_rule_on_neighbouring_pixels_is_always_right(patterns):
     for split in three(patterns):
-        assert torch.equal(ruled(split.images), split.labels)
+        assert torch.equal(classes_by_rule(split.images), split.labels)
 
 
 def test_one_convolution_before_the_average_is_always_right(patterns):
-    """Differences to the right, below and diagonally below; rectified, averaged, and weighed by hand."""
+    """Rectified, averaged differences to the right, below and diagonally below, with weights by hand."""
     kernels = torch.zeros(3, 1, 3, 3)
     kernels[:, 0, 1, 1] = 1
     kernels[0, 0, 1, 2] = kernels[1, 0, 2, 1] = kernels[2, 0, 2, 2] = -1
@@ -58,7 +58,7 @@ def test_one_convolution_before_the_average_is_always_right(patterns):
         assert torch.equal(scores.argmax(dim=1), split.labels)
 
 
-def test_the_four_images_of_a_group_differ_in_the_places_of_their_pixels_alone(patterns):
+def test_the_four_images_of_a_group_are_permutations_of_the_same_pixels(patterns):
     for split in three(patterns):
         values = split.images.reshape(-1, 4, 64)
         ordered = values.sort(dim=2).values
@@ -68,7 +68,7 @@ def test_the_four_images_of_a_group_differ_in_the_places_of_their_pixels_alone(p
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_host_of_the_preset_is_right_for_one_in_four_whatever_it_learns(patterns, seed):
+def test_the_host_of_the_preset_stays_at_chance_level(patterns, seed):
     with seeded_initialisation(seed):
         host = build_host(build(read_preset("patterns")).host, (1, 8, 8), 4).module
     optimizer = torch.optim.SGD(host.parameters(), lr=0.1, momentum=0.9)
@@ -99,14 +99,14 @@ def test_phase_contrast_and_sign_vary(patterns):
     assert contrast.max() > 90
 
 
-def test_images_are_a_pure_function_of_the_seed_and_no_image_comes_twice(patterns):
+def test_images_are_a_pure_function_of_the_seed_and_unique(patterns):
     torch.manual_seed(5)
     np.random.seed(5)
-    again, other = (load_task(TaskConfig(**SIZES, split_seed=seed, block_size=7), CPU) for seed in (0, 1))
-    for one, two, three_ in zip(three(patterns), three(again), three(other), strict=True):
-        assert torch.equal(one.images, two.images)
-        assert not torch.equal(one.images, three_.images)
-    images = [image.numpy().tobytes() for split in (*three(patterns), *three(other)) for image in split.images]
+    repeated, different = (load_task(TaskConfig(**SIZES, split_seed=seed, block_size=7), CPU) for seed in (0, 1))
+    for split, same, changed in zip(three(patterns), three(repeated), three(different), strict=True):
+        assert torch.equal(split.images, same.images)
+        assert not torch.equal(split.images, changed.images)
+    images = [image.numpy().tobytes() for split in (*three(patterns), *three(different)) for image in split.images]
     assert len(set(images)) == len(images)
 
 
