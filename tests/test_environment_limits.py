@@ -31,7 +31,7 @@ def birth(slot, blueprint=Blueprint.CONV_LIGHT):
     return Action(op=int(LifecycleOp.GERMINATE), slot=slot, blueprint=int(blueprint), style=style).to_indices()
 
 
-def test_a_birth_beyond_the_budget_is_vetoed_and_logged():
+def test_a_germination_above_the_parameter_budget_is_vetoed_and_logged():
     env = make_environment("digits", QUICK | {"governor.max_parameters": 160 + 9 * 4 + 6})
     env.reset(seed=1)
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].all()
@@ -46,7 +46,7 @@ def test_a_birth_beyond_the_budget_is_vetoed_and_logged():
     assert info["total_parameters"] == 160 + 42
 
 
-def test_a_birth_beyond_the_memory_is_vetoed():
+def test_a_germination_above_the_memory_limit_is_vetoed():
     env = make_environment("digits", QUICK | {"governor.max_memory_mb": 0.05})
     env.reset(seed=1)
     *_, info = env.step(birth(2))
@@ -59,7 +59,7 @@ def exhausted(*_):
 
 
 @pytest.mark.parametrize("where", ["training", "measuring"])
-def test_a_seed_that_exhausts_the_memory_is_rolled_back_and_not_a_crash(where):
+def test_a_seed_that_exhausts_the_memory_is_rolled_back(where):
     env = make_environment("digits", QUICK)
     env.reset(seed=1)
     env.step(STAY)
@@ -84,7 +84,7 @@ def test_a_seed_that_exhausts_the_memory_is_rolled_back_and_not_a_crash(where):
     assert env.step(STAY)[4]["success"]
 
 
-def test_a_host_that_alone_is_too_much_is_an_error_with_device_and_batch():
+def test_a_host_that_exhausts_the_memory_is_an_error_with_device_and_batch():
     env = make_environment("digits", QUICK)
     env.reset(seed=1)
     env.organism.model.host.register_forward_hook(exhausted)
@@ -101,7 +101,7 @@ class Huge(nn.Module):
         return exhausted()
 
 
-def test_a_host_larger_than_the_memory_is_refused_by_the_environment():
+def test_a_host_above_the_memory_limit_is_refused_by_the_environment():
     config = build(read_preset("digits"), QUICK | {"growth.slots": ["r0c0"]})
     with pytest.raises(DeviceMemoryError, match="cpu has no memory for the data of task 'digits' and a host: CUDA out"):
         MorphogenesisEnv(config, host=lambda data: HostSpec(Huge(), {"r0c0": "body"}))
@@ -124,7 +124,7 @@ def test_other_errors_are_not_treated_as_lack_of_memory():
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
 
 
-def test_coalitions_are_measured_when_they_are_due_or_the_seeds_have_changed():
+def test_coalitions_are_measured_when_due_or_after_a_change_of_seeds():
     env = make_environment("digits", QUICK | {"measurement.every": 5, "episode_length": 40})
     env.reset(seed=1)
     ages, counts = [], []
@@ -147,7 +147,7 @@ def test_coalitions_are_measured_when_they_are_due_or_the_seeds_have_changed():
     assert {3} in ages
 
 
-def test_a_part_of_the_validation_split_can_do():
+def test_a_part_of_the_validation_split_can_be_measured():
     env = make_environment("digits", QUICK | {"measurement.examples": 25})
     env.reset(seed=1)
     env.step(STAY)

@@ -1,4 +1,4 @@
-"""Tamiyo as a player: one draw a decision, evaluated as it was drawn, repeatable from a seed."""
+"""The learned policy as a player: sampling, evaluation of its decisions, and determinism."""
 
 import math
 
@@ -21,7 +21,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def weights(env):
-    """A network that tells states apart: final layers much larger than those of an untrained one."""
+    """Weights with outputs that depend on the state: final layers 60 times as large as initially."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         network = PolicyNetwork(env.config.policy)
@@ -53,7 +53,7 @@ def play(env, policy, seed, env_seed=5):
     return views, decisions
 
 
-def test_equal_seeds_give_equal_decisions_and_other_seeds_others(env, weights):
+def test_decisions_are_a_function_of_the_seed(env, weights):
     policy = policy_of(env, weights)
     first = play(env, policy, 1)[1]
     assert play(env, policy, 1)[1] == first
@@ -62,7 +62,7 @@ def test_equal_seeds_give_equal_decisions_and_other_seeds_others(env, weights):
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
-def test_a_decision_carries_what_the_learner_will_find(env, weights, epsilon):
+def test_a_decision_has_the_log_probabilities_and_values_of_the_learner(env, weights, epsilon):
     """Log-probabilities and values of the stored actions, from one pass over the whole episode."""
     policy = policy_of(env, weights, epsilon)
     views, decisions = play(env, policy, 4)
@@ -75,16 +75,16 @@ def test_a_decision_carries_what_the_learner_will_find(env, weights, epsilon):
         distribution = ActionDistribution(output.logits, masks, epsilon)
         op, arguments = distribution.log_probs(actions)
         values = 2.5 * state_value(distribution.op, output.q)
-        taken = 2.5 * output.q.gather(1, actions[:, :1])[:, 0]
+        q_values = 2.5 * output.q.gather(1, actions[:, :1])[:, 0]
     assert [d.log_prob_op for d in decisions] == pytest.approx(op.tolist(), abs=1e-5)
     assert [d.log_prob_arguments for d in decisions] == pytest.approx(arguments.tolist(), abs=1e-5)
     assert [d.value for d in decisions] == pytest.approx(values.tolist(), abs=1e-4)
-    assert [d.q_taken for d in decisions] == pytest.approx(taken.tolist(), abs=1e-4)
+    assert [d.q_taken for d in decisions] == pytest.approx(q_values.tolist(), abs=1e-4)
     assert any(d.log_prob_arguments < 0 for d in decisions)
     assert any(abs(d.value - d.q_taken) > 1e-3 for d in decisions)
 
 
-def test_a_greedy_policy_takes_the_likeliest_action_whatever_its_seed(env, weights):
+def test_a_greedy_policy_takes_the_most_probable_action_for_any_seed(env, weights):
     policy = policy_of(env, weights, epsilon=0.0, greedy=True)
     first = play(env, policy, 1)[1]
     assert play(env, policy, 2)[1] == first
@@ -111,15 +111,15 @@ def test_a_new_episode_begins_with_an_empty_memory(env, weights):
     assert policy.decide(env.view).value == fresh
 
 
-def test_making_and_playing_a_policy_leaves_the_global_generator_alone(env, weights):
+def test_playing_a_policy_does_not_change_the_global_generator(env, weights):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     play(env, policy_of(env, weights), 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_decisions_are_legal_through_whole_lives(weights):
-    """Exploration at full strength through every stage; the assertion is in ``play_round``."""
+def test_decisions_are_legal_in_all_stages(weights):
+    """With epsilon 1, through several stages; ``play`` asserts legality."""
     env = make_environment("digits", FAST_LIVES | SMALL_POLICY | {"training.steps_per_epoch": 1})
     policy = policy_of(env, weights, epsilon=1.0)
     seen = {decision.action.operation for decision in play(env, policy, 0, 0)[1]}
