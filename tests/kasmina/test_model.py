@@ -1,3 +1,5 @@
+"""MorphogeneticModel: attachment of slots, state dict and output without seeds."""
+
 import pytest
 import torch
 from kasmina_builders import SLOTS, grow, images, make_host, make_model, make_organism, named, wake

@@ -1,3 +1,5 @@
+"""Optimiser groups and optimiser state over the lifecycle of a seed."""
+
 import pytest
 import torch
 from kasmina_builders import WORTHY

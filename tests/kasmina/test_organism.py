@@ -1,3 +1,5 @@
+"""Organism: consistency of model and optimiser over every operation."""
+
 import random
 
 import numpy as np

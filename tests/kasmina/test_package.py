@@ -1,3 +1,5 @@
+"""Public names of the package."""
+
 import subprocess
 import sys
 

@@ -1,3 +1,5 @@
+"""Action space: heads, indices and decoding."""
+
 import dataclasses
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Parameter counts of blueprints and gate networks."""
+
 import pytest
 
 from esper_ray.leyline.actions import BlendOperator, Blueprint

@@ -1,3 +1,5 @@
+"""Legality masks of operations and arguments."""
+
 from itertools import product
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Observation vector: layout, scaling, sentinels and refusal of nonfinite values."""
+
 import dataclasses
 import math
 

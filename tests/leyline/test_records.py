@@ -1,3 +1,5 @@
+"""Records of measurements."""
+
 import pytest
 
 from esper_ray.leyline.records import UNMEASURED, Coalition, Measurement

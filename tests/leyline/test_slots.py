@@ -1,3 +1,5 @@
+"""Slot ids: format, order and validation."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

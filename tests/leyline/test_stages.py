@@ -1,3 +1,5 @@
+"""Stages: numbers, transitions and stage sets."""
+
 import pytest
 
 from esper_ray.leyline.stages import (

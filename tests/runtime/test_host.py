@@ -151,10 +151,10 @@ def test_a_planted_runtime_is_a_function_of_its_seed():
         runtime.plant([PlantedSeed("r0c2", "bottleneck", GerminationStyle.LINEAR_ADD)])
         return list(runtime.run_without_policy()), weights(runtime)
 
-    (ours, final), (again, same) = trained(5), trained(5)
-    assert ours == again
-    assert equal(final, same)
-    assert trained(6)[0] != ours
+    (accuracies, final), (repeated, repeated_final) = trained(5), trained(5)
+    assert accuracies == repeated
+    assert equal(final, repeated_final)
+    assert trained(6)[0] != accuracies
 
 
 def test_a_panic_in_the_first_epochs_restores_the_planted_network():

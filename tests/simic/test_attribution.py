@@ -134,7 +134,7 @@ def test_a_dummy_player_has_its_own_value(worth, alone):
     assert shapley_values(measured)[SLOTS[3]] == pytest.approx(alone, abs=1e-9)
     assert leave_one_out(measured)[SLOTS[3]] == pytest.approx(alone, abs=1e-9)
     pairs = pair_interactions(measured)
-    assert all(pairs[frozenset({SLOTS[3], other})] == pytest.approx(0.0, abs=1e-9) for other in others)
+    assert all(pairs[frozenset({SLOTS[3], slot})] == pytest.approx(0.0, abs=1e-9) for slot in others)
 
 
 @settings(max_examples=40)
@@ -242,8 +242,8 @@ def test_sampled_values_of_an_additive_game_are_exact(weights, seed, pairs):
     own = dict(zip(MANY, weights, strict=True))
     measured = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
     assert shapley_values(measured) == pytest.approx(own, abs=1e-9)
-    again = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
-    assert shapley_values(again) == shapley_values(measured)
+    repeated = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
+    assert shapley_values(repeated) == shapley_values(measured)
 
 
 @settings(max_examples=40, deadline=None)

@@ -298,9 +298,9 @@ def test_adamw_learns_and_adapts_to_changes_of_structure(config, data):
     assert set(organism.optimizer.parameter_state(scale)) == {"step", "exp_avg", "exp_avg_sq"}
     twin = build_organism(chosen, data, torch.device("cpu"), 1)
     twin.restore(organism.snapshot())
-    again = build_trainer(chosen, twin, data)
+    restored_trainer = build_trainer(chosen, twin, data)
     plan, rates = data.plan(0, 6, 64, 8), learning_rates(chosen, organism, 6)
-    assert again.train(plan, rates).loss == trainer.train(plan, rates).loss
+    assert restored_trainer.train(plan, rates).loss == trainer.train(plan, rates).loss
     assert same(host_weights(organism), host_weights(twin))
 
 

@@ -195,8 +195,8 @@ def test_labels_with_formula_characters_are_drawn_literally(tmp_path):
 
 def test_equal_scores_give_equal_charts(tmp_path):
     first, _ = drawn(tmp_path, [summary("grown"), CONTROL])
-    again, _ = drawn(tmp_path, [summary("grown"), CONTROL])
-    assert np.array_equal(first, again)
+    repeated, _ = drawn(tmp_path, [summary("grown"), CONTROL])
+    assert np.array_equal(first, repeated)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Blueprints: modules, attention against naive loops, registry and initialisation."""
+
 import random
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Text diagram of a grown network."""
+
 from kasmina_builders import READY, WORTHY
 from torch import nn, zeros
 

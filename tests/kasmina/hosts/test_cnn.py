@@ -1,3 +1,5 @@
+"""CNN hosts: parameter counts, slots and sizes."""
+
 from itertools import pairwise
 
 import pytest

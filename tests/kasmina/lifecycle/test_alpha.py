@@ -1,3 +1,5 @@
+"""Amplitude controller: curves, ramps and their limits."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""Decoding of actions to lifecycle commands, and logging of lifecycle events."""
+
 import pytest
 from lifecycle_builders import seed_in
 

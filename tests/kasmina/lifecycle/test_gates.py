@@ -1,3 +1,5 @@
+"""Gates G0 to G5 with strict and permissive rules."""
+
 import pytest
 
 from esper_ray.kasmina.lifecycle.alpha import AlphaController

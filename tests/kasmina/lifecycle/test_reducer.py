@@ -1,3 +1,5 @@
+"""Lifecycle reducer: commands, ticks, gates and removal of one seed."""
+
 import pytest
 from lifecycle_builders import HEALTHY, WORTHY, Slot, changes, ramping, rules_with, seed_in, worked
 

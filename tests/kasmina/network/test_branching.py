@@ -1,3 +1,5 @@
+"""Branching passes over coalitions against one pass per coalition."""
+
 import random
 from itertools import combinations
 

@@ -1,3 +1,5 @@
+"""Seed cell: output and gradients in every stage, incubation and cross-fades."""
+
 import pytest
 import torch
 from cell_builders import (

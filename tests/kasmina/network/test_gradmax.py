@@ -1,3 +1,5 @@
+"""GradMax initialisation: larger birth gradients without side effects."""
+
 import pytest
 import torch
 from cell_builders import (

@@ -163,7 +163,7 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
     wake(model.cell("r0c0").seed)
     added = model(x)
     assert model.retarget("r0c0", 1.0, ticks=4, style="gated_gate")
-    nn.init.constant_(model.cell("r0c0").gate.output.bias, 0.0)  # lets half through
+    nn.init.constant_(model.cell("r0c0").gate.output.bias, 0.0)  # gate of 0.5
     h = torch.zeros(2, 4, 3, 3)
     change = model.cell("r0c0").seed(h)
     shares = []

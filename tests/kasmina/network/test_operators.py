@@ -1,3 +1,5 @@
+"""Blend operators and gate networks, with values and gradients by hand."""
+
 import math
 
 import pytest

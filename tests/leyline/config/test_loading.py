@@ -1,3 +1,5 @@
+"""Loading of presets and configuration files, and merging of overrides."""
+
 import json
 
 import pytest

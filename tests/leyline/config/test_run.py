@@ -1,3 +1,5 @@
+"""Validation, digest and difference of run configurations."""
+
 import hashlib
 import json
 import math

@@ -72,10 +72,10 @@ def test_a_rewound_run_is_truncated_in_the_copy(run, storage, tmp_path):
     progress(run, 1)
     remote.push()
     run.rewind(position)
-    again = RemoteCopy(storage, run)
-    again.rewind(position)
+    rewound = RemoteCopy(storage, run)
+    rewound.rewind(position)
     progress(run, 7)
-    again.push()
+    rewound.push()
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 
@@ -119,13 +119,13 @@ def test_a_rewound_run_with_parquet_equals_its_copy(run, storage, tmp_path, comp
             run.event_log.compact(always=True)
     for position in reversed(positions):
         run.rewind(position)
-        again = RemoteCopy(storage, run)
-        again.rewind(position)
-        again.push()
+        rewound = RemoteCopy(storage, run)
+        rewound.rewind(position)
+        rewound.push()
         copied = pull(storage, "one", tmp_path / f"elsewhere-{position['sequence']}")
         assert files(copied.path) == files(run.path)
     progress(run, 9)
-    again.push()
+    rewound.push()
     assert files(pull(storage, "one", tmp_path / "last").path) == files(run.path)
 
 

@@ -61,11 +61,11 @@ def test_pay_for_committed_accuracy_needs_it_at_every_step(inputs, mode):
 
 
 @settings(max_examples=100)
-@given(inputs=steps(), other=steps(), mode=late)
-def test_pay_for_committed_accuracy_ignores_everything_else(inputs, other, mode):
+@given(inputs=steps(), unrelated=steps(), mode=late)
+def test_pay_for_committed_accuracy_ignores_everything_else(inputs, unrelated, mode):
     """P44: uncommitted seeds, intermediate accuracy, rents and drips."""
     same = replace(
-        other,
+        unrelated,
         operation=inputs.operation,
         epoch=inputs.epoch,
         max_epochs=inputs.max_epochs,
@@ -94,11 +94,11 @@ def test_every_prune_of_a_young_seed_costs_a_tenth_in_minimal(inputs, age, grown
 
 
 @settings(max_examples=60)
-@given(inputs=steps(), other=steps(), improvement=maybe(points(-10, 15)))
-def test_simplified_ignores_contributions_parameters_and_improvements(inputs, other, improvement):
+@given(inputs=steps(), unrelated=steps(), improvement=maybe(points(-10, 15)))
+def test_simplified_ignores_contributions_parameters_and_improvements(inputs, unrelated, improvement):
     """P46."""
     same = replace(
-        other,
+        unrelated,
         operation=inputs.operation,
         epoch=inputs.epoch,
         max_epochs=inputs.max_epochs,

@@ -109,11 +109,11 @@ def test_each_input_changes_its_own_term_only(inputs, mode, heavier):
 
 
 @settings(max_examples=60)
-@given(inputs=steps(), other=steps(), mode=modes)
-def test_earlier_rewards_do_not_change_a_reward(inputs, other, mode):
+@given(inputs=steps(), earlier=steps(), mode=modes)
+def test_earlier_rewards_do_not_change_a_reward(inputs, earlier, mode):
     """P3."""
     first = pay(inputs, CONFIGS[mode])
-    pay(other, CONFIGS[mode])
+    pay(earlier, CONFIGS[mode])
     assert pay(inputs, CONFIGS[mode]) == first
 
 

@@ -152,13 +152,13 @@ def test_parquet_is_preferred_to_the_folder_and_the_folder_to_the_archive(archiv
     (archive / "cifar-10-python.tar.gz").rename(batches / "cifar-10-python.tar.gz")
     for name in ("train-1.parquet", "train-0.parquet", "test.parquet"):
         (batches / name).touch()
-    found = find_cifar10(batches)
-    assert {part: path.name for part, path in found.items()} == {
+    files = find_cifar10(batches)
+    assert {part: path.name for part, path in files.items()} == {
         "train/0": "train-0.parquet",
         "train/1": "train-1.parquet",
         "test/0": "test.parquet",
     }
-    for path in found.values():
+    for path in files.values():
         path.unlink()
     assert sorted(find_cifar10(batches)) == ["batches.meta", *BATCHES, "test_batch"]
     (batches / "cifar-10-batches-py").rename(batches / "away")

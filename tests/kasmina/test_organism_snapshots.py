@@ -1,3 +1,5 @@
+"""Snapshots of an organism: exact restore and independence from later changes."""
+
 import pytest
 import torch
 from kasmina_builders import (
