@@ -101,7 +101,7 @@ class Huge(nn.Module):
         return exhausted()
 
 
-def test_a_host_above_the_memory_limit_is_refused_by_the_environment():
+def test_a_host_larger_than_the_memory_is_refused_at_construction():
     config = build(read_preset("digits"), QUICK | {"growth.slots": ["r0c0"]})
     with pytest.raises(DeviceMemoryError, match="cpu has no memory for the data of task 'digits' and a host: CUDA out"):
         MorphogenesisEnv(config, host=lambda data: HostSpec(Huge(), {"r0c0": "body"}))
@@ -132,7 +132,7 @@ def test_coalitions_are_measured_when_due_or_after_a_change_of_seeds():
         free = np.flatnonzero(env.masks.slot_by_op[LifecycleOp.GERMINATE])
         measured_players = env.measured.players
         _, _, _, _, info = env.step(birth(int(free[0])) if len(free) and step < 20 else STAY)
-        assert info["committed_accuracy_pp"] is not None  # whatever is due
+        assert info["committed_accuracy_pp"] is not None  # in every epoch
         players = env.measured.players
         if len(players) >= 2:
             due = env.epoch % 5 == 0 or env.epoch == 40 or measured_players != players

@@ -154,7 +154,7 @@ def test_a_label_cannot_break_the_markdown_table(tmp_path):
 
 
 def drawn(folder, summaries, scores=SCORES):
-    """The picture as numbers in [0, 1], and the share of its pixels that are not white."""
+    """Pixels of the chart in [0, 1], and the share of those that are not white."""
     path = evaluation_report.draw_comparison(folder, scores, summaries, "digits: 2 paired seeds")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pixels = matplotlib.image.imread(path)[..., :3]
@@ -167,7 +167,7 @@ def shown(pixels, colour):
     return int((np.abs(pixels - rgb).max(axis=2) < 0.01).sum())
 
 
-def test_the_chart_shows_every_policy_on_both_axes(tmp_path):
+def test_the_chart_shows_quality_of_all_policies_and_gains_over_the_control(tmp_path):
     pixels, ink = drawn(tmp_path, [summary("grown"), CONTROL])
     assert pixels.shape == (624, 1440, 3)
     assert 0.01 < ink < 0.5
