@@ -1,4 +1,4 @@
-"""The environment: Gymnasium's contract, determinism, legality, lifecycles and the rewards of whole episodes."""
+"""Environment: Gymnasium's contract, determinism, legality, lifecycles and rewards of episodes."""
 
 import random
 import subprocess
@@ -50,7 +50,7 @@ def weights(env):
 
 
 def scripted(env, seed):
-    """Everything that a scripted episode shows, as bytes and exact numbers."""
+    """Observations, rewards, losses and weights of a scripted episode, as bytes and exact numbers."""
     observation, info = env.reset(seed=seed)
     seen = [{name: array.tobytes() for name, array in observation.items()}]
     rewards = []
@@ -61,22 +61,22 @@ def scripted(env, seed):
     return seen, rewards, {name: tensor.numpy().tobytes() for name, tensor in weights(env).items()}
 
 
-def test_gymnasium_finds_no_fault(env):
+def test_the_environment_passes_gymnasiums_checker(env):
     """Every warning of the checker is an error here."""
     check_env(env, skip_render_check=True)
 
 
 def fresh_process(program, folder):
-    """Words that ``program`` prints in a new interpreter, warnings being errors."""
+    """Output words of ``program`` in a new interpreter with warnings as errors."""
     command = [sys.executable, "-W", "error", "-c", program]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
 
 
 @pytest.mark.slow
-def test_gymnasium_alone_makes_it_by_name_in_a_fresh_process(tmp_path):
-    """Gymnasium imports the package before the colon; torch comes with making the environment, not before."""
+def test_gymnasium_makes_the_environment_by_name_in_a_fresh_process(tmp_path):
+    """Gymnasium imports the package before the colon; torch is loaded with the environment only."""
     program = """
 import sys, gymnasium
 assert not {"esper_ray", "torch"} & sys.modules.keys()
@@ -94,7 +94,7 @@ print("esper_ray/Morphogenesis-v0" in gymnasium.registry, "torch" in sys.modules
     assert fresh_process(program, tmp_path) == ["True", "False"]
 
 
-def test_an_environment_of_gymnasium_make_runs_behind_its_wrappers():
+def test_an_environment_of_gymnasium_make_runs_with_its_wrappers():
     env = gymnasium.make("esper_ray/Morphogenesis-v0", preset="digits", overrides=TINY)
     observation, _ = env.reset(seed=3)
     assert env.observation_space.contains(observation)
@@ -113,7 +113,7 @@ def test_an_episode_is_a_pure_function_of_its_seed(env):
     assert tensors != first[2]
 
 
-def test_the_global_generators_are_neither_used_nor_moved(env):
+def test_the_global_generators_are_neither_used_nor_changed(env):
     first = scripted(env, 7)
     torch.manual_seed(99)
     np.random.seed(99)
@@ -125,7 +125,7 @@ def test_the_global_generators_are_neither_used_nor_moved(env):
     assert before[1:] == after[1:]
 
 
-def test_seeds_follow_from_the_first_one_when_none_is_given(env):
+def test_later_episode_seeds_are_a_function_of_the_first(env):
     chains = []
     for environment in (env, make_environment("digits", TINY)):
         seeds = [environment.reset(seed=5)[1]["episode_seed"]]
@@ -164,7 +164,7 @@ def test_a_step_before_the_first_reset_is_an_error(env):
         ("alpha_curve", 5),
     ],
 )
-def test_an_index_out_of_range_is_refused_by_the_name_of_its_head(env, head, size):
+def test_an_index_out_of_range_is_refused_with_the_name_of_its_head(env, head, size):
     env.reset(seed=1)
     before = weights(env)
     for value in (size, -1):
@@ -183,7 +183,7 @@ def test_an_action_of_another_length_is_refused(env):
 
 
 def some_action(env, rng):
-    """A uniform action half of the time, otherwise a legal one that mostly does something."""
+    """A uniform action with probability 0.5, otherwise a legal one other than WAIT if possible."""
     if rng.random() < 0.5:
         return env.action_space.sample()
     masks = env.masks
@@ -219,14 +219,14 @@ def fuzzed(request):
 @pytest.mark.slow
 def test_fuzzing_reaches_every_operation_and_nearly_every_stage(fuzzed):
     env, records, _ = fuzzed
-    done = {info["operation"] for *_, info, _ in records}
-    assert done >= {"WAIT", "GERMINATE", "SET_ALPHA_TARGET", "PRUNE"}
-    assert ("ADVANCE" in done) == env.limits.manual_advance
+    operations = {info["operation"] for *_, info, _ in records}
+    assert operations >= {"WAIT", "GERMINATE", "SET_ALPHA_TARGET", "PRUNE"}
+    assert ("ADVANCE" in operations) == env.limits.manual_advance
     stages = {report.stage for *_, info, _ in records for report in info["reports"] if report is not None}
     assert stages >= {Stage.TRAINING, Stage.BLENDING, Stage.HOLDING, Stage.EMBARGOED, Stage.RESETTING}
 
 
-def test_an_action_is_flagged_exactly_where_the_masks_forbid_it(fuzzed):
+def test_an_action_is_flagged_as_illegal_iff_the_masks_forbid_it(fuzzed):
     _, records, totals = fuzzed
     flagged = [info["illegal"] for *_, info, _ in records]
     assert flagged == [not allowed for _, allowed, *_ in records]
@@ -235,7 +235,7 @@ def test_an_action_is_flagged_exactly_where_the_masks_forbid_it(fuzzed):
 
 
 def test_legal_actions_are_executed_and_illegal_ones_become_wait(fuzzed):
-    """Legal commands can only fail at a gate, and then the gate's verdict is in the log."""
+    """Legal commands can fail at a gate only, and then the log has the gate's verdict."""
     env, records, _ = fuzzed
     for action, allowed, _, _, info, _ in records:
         if not allowed:
@@ -266,7 +266,7 @@ def test_the_reward_of_a_step_is_the_sum_of_its_entries(fuzzed):
 
 
 def test_action_masks_fit_algorithms_with_independent_heads(fuzzed):
-    """As MaskablePPO wants them: flat, boolean, one block per head, no head without a choice."""
+    """Format of MaskablePPO: flat, boolean, one block per head, no head without a choice."""
     env, records, _ = fuzzed
     for *_, masks in records:
         assert masks.dtype == np.bool_
@@ -289,8 +289,8 @@ def transitions(events):
     return [(move["from"], move["to"], move["initiator"]) for move in moves]
 
 
-def live_a_whole_life(env):
-    """Germinate in r0c2 and advance until it is committed; the stage changes and the rewards of FOSSILIZE steps."""
+def grow_to_commitment(env):
+    """Germinate in r0c2 and advance to commitment; returns stage changes and rewards of FOSSILIZE steps."""
     env.reset(seed=0)
     moves, commits = [], []
     action = act(LifecycleOp.GERMINATE, 2, style=int(GerminationStyle.LINEAR_ADD), tempo=0)
@@ -309,7 +309,7 @@ def live_a_whole_life(env):
 @pytest.mark.parametrize(("auto", "mover"), [([], "policy"), (["g1", "g2", "g3"], "clock")], ids=["manual", "auto"])
 def test_a_seed_passes_all_stages_from_germination_to_commitment(auto, mover):
     env = make_environment("digits", FULL | {"growth.auto_forward": auto})
-    moves, commits, info = live_a_whole_life(env)
+    moves, commits, info = grow_to_commitment(env)
     assert moves == [
         ("DORMANT", "GERMINATED", "policy"),
         ("GERMINATED", "TRAINING", mover),
@@ -325,12 +325,12 @@ def test_a_seed_passes_all_stages_from_germination_to_commitment(auto, mover):
     assert (info["fossil_parameters"], info["total_parameters"]) == (grown, 160 + grown)
     assert info["growth_ratio"] == pytest.approx((160 + grown) / 160)
     assert env.organism.optimizer.group_names == ["host"]
-    assert not env.masks.slot_by_op[1:, 2].any()  # a fossil is for good
+    assert not env.masks.slot_by_op[1:, 2].any()  # a fossil is final
     assert env.masks.slot_by_op[LifecycleOp.GERMINATE].tolist() == [True, True, False]
 
 
 def test_more_than_four_seeds_are_measured_by_sampling():
-    """Five slots: once all contribute, some of the 32 coalitions are measured, those that matter among them."""
+    """With five players a part of the 32 coalitions is measured, including the full, empty and leave-one-out ones."""
     five = {"growth.slots": ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"], "growth.min_training_epochs": 0}
     few = {"measurement.permutations": 1, "episode_length": 60}
     env = make_environment("digits", QUICK | five | few)
@@ -341,9 +341,9 @@ def test_more_than_four_seeds_are_measured_by_sampling():
         env.step(act(LifecycleOp.GERMINATE, int(free[0]), blueprint=3, tempo=0) if len(free) else STAY)
         sizes[len(env.measured.players)] = len(env.measured.coalitions)
         if len(env.measured.players) == 5:
-            everybody = frozenset(env.measured.players)
+            everyone = frozenset(env.measured.players)
             measured = {coalition.members for coalition in env.measured.coalitions}
-            assert {frozenset(), everybody} | {everybody - {slot} for slot in everybody} <= measured
+            assert {frozenset(), everyone} | {everyone - {slot} for slot in everyone} <= measured
             assert all(report.measured.contribution_pp is not None for report in env.reports)
     assert {n: sizes[n] for n in range(5)} == {0: 0, 1: 2, 2: 4, 3: 8, 4: 16}
     assert 7 <= sizes[5] < 16
@@ -360,7 +360,7 @@ def test_unavailable_tasks_and_blueprints_are_refused_by_the_environment(tmp_pat
         make_environment("digits", {"task.name": "digitz"})
 
 
-def test_the_test_split_is_for_reports_only(env):
+def test_the_test_split_is_measured_separately_from_the_episode(env):
     env.reset(seed=1)
     before = weights(env)
     report = env.test_measurement()
@@ -369,8 +369,8 @@ def test_the_test_split_is_for_reports_only(env):
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(env).items())
 
 
-def test_a_reset_clears_every_account():
-    """P54: nothing of an episode is left in the next."""
+def test_a_reset_clears_the_reward_state():
+    """P54: no reward state of an episode is left in the next."""
     env = make_environment("digits", TINY | {"reward.mode": "escrow", "episode_length": 4})
     env.reset(seed=3)
     first = [env.step(GROW)[1], *(env.step(STAY)[1] for _ in range(2))]

@@ -103,14 +103,14 @@ def test_the_penalty_reaches_the_last_intervention():
         ([GROW, STAY, STAY], 3, 0),  # just inside the window
     ],
 )
-def test_the_penalty_falls_on_the_step_itself_without_a_recent_intervention(script, window, cause):
+def test_without_a_recent_intervention_the_penalty_is_caused_by_its_own_step(script, window, cause):
     env = started(script, **{"governor.watch_window": window})
     poison(env)
     *_, info = env.step(STAY)
     assert [entry.cause_step for entry in penalties(info)] == [cause]
 
 
-def test_an_intervention_in_the_very_step_is_the_cause():
+def test_an_intervention_in_the_same_step_is_the_cause():
     env = started([STAY, STAY])
     poison(env)
     *_, info = env.step(GROW)
@@ -134,7 +134,7 @@ def test_the_penalty_is_the_configured_one():
     assert reward == -2.5
 
 
-def test_without_a_fresh_snapshot_the_network_goes_back_to_the_last_one():
+def test_without_a_fresh_snapshot_the_last_one_is_restored():
     """Snapshots every three healthy epochs: after five steps the one of step three is restored, seed and all."""
     env = started([STAY, GROW, STAY], **{"governor.snapshot_every": 3})
     good, reports = tensors(env), env.reports
@@ -149,7 +149,7 @@ def test_without_a_fresh_snapshot_the_network_goes_back_to_the_last_one():
     assert info["reports"] == reports
 
 
-def test_a_broken_seed_is_caught_once_it_is_blended_in():
+def test_a_nonfinite_seed_causes_a_rollback_once_it_blends():
     env = started([GROW])
     for _ in range(6):
         if env.reports[1].stage is Stage.BLENDING:
@@ -164,8 +164,8 @@ def test_a_broken_seed_is_caught_once_it_is_blended_in():
     assert torch.isfinite(env.organism.model.cell("r0c1").seed.scale).all()
 
 
-def test_a_broken_seed_in_training_changes_nothing_and_never_blends():
-    """Its gate refuses, whatever the threshold of gradient health."""
+def test_a_nonfinite_seed_in_training_has_no_effect_and_never_blends():
+    """The gate fails at any threshold of gradient health."""
     env = started([GROW], **{"growth.min_training_epochs": 2})
     assert env.reports[1].stage is Stage.TRAINING
     with torch.no_grad():
@@ -179,7 +179,7 @@ def test_a_broken_seed_in_training_changes_nothing_and_never_blends():
         assert info["reports"][1].measured.finite is False
 
 
-def test_an_action_that_a_rollback_undid_did_not_succeed():
+def test_an_action_undone_by_a_rollback_has_no_success():
     """Specification of the observation, number 16: 0 after a rollback."""
     env = started([STAY, STAY])
     poison(env)
@@ -188,8 +188,8 @@ def test_an_action_that_a_rollback_undid_did_not_succeed():
     assert observation["features"][observation_names([]).index("last_success")] == 0.0
 
 
-def test_a_commitment_that_a_rollback_undid_is_not_paid():
-    """Paid is the state that the action led to, and there the seed is not committed."""
+def test_a_commitment_undone_by_a_rollback_is_not_paid():
+    """The reward depends on the resulting state, in which the seed is not committed."""
     env = started([GROW], **{"episode_length": 40, "training.steps_per_epoch": 17, "training.batch_size": 32})
     commit = Action(op=int(LifecycleOp.FOSSILIZE), slot=1).to_indices()
     while env.reports[1].stage is not Stage.HOLDING or not env.reports[1].measured.contribution_pp > 0:
@@ -239,8 +239,8 @@ def test_a_new_episode_is_independent_of_the_rollback():
 
 
 @pytest.mark.parametrize("weight", [0.0, 50.0])
-def test_the_penalty_does_not_depend_on_other_rewards_and_leaves_them_as_they_were(weight):
-    """P53: fixed in its own unit; what was earned before stays earned; the end is no truncation."""
+def test_the_penalty_is_independent_of_other_rewards_and_does_not_change_them(weight):
+    """P53: fixed in its own unit; earlier rewards stay; the episode is terminated, not truncated."""
     env = started([GROW, STAY, STAY], **{"reward.pbrs_weight": weight})
     earned = env.ledger.entries
     poison(env)

@@ -1,4 +1,4 @@
-"""Saved episodes resume bit for bit, in another process too."""
+"""Saved episodes: bit-exact resume in the same and in another process, and refusal of foreign states."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ def environment(name):
 
 
 def random_action(env, rng):
-    """A legal action, drawn so that seeds are born and live."""
+    """A random legal action."""
     masks = env.masks
     op = rng.choice(np.flatnonzero(masks.op))
     slot = rng.choice(np.flatnonzero(masks.slot_by_op[op]))
@@ -73,7 +73,7 @@ def random_action(env, rng):
     return np.array([op, slot, *arguments])
 
 
-def lived(env, steps, rng):
+def random_steps(env, steps, rng):
     """Results of ``steps`` random steps: rewards, observations, events, and a digest of all tensors."""
     trace = []
     for _ in range(steps):
@@ -94,19 +94,19 @@ def lived(env, steps, rng):
     return json.loads(json.dumps([trace, tensors, momenta]))
 
 
-GO_ON = """
+RESUME = """
 import json, sys
 from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_environment_state import environment, lived
+from test_environment_state import environment, random_steps
 results = {}
 for path in sorted(Path(sys.argv[2]).iterdir()):
     env = environment(path.name)
     env.load_state(path.read_bytes())
-    results[path.name] = lived(env, 100, np.random.default_rng(8))
+    results[path.name] = random_steps(env, 100, np.random.default_rng(8))
 print(json.dumps(results))
 """
 
@@ -115,18 +115,18 @@ print(json.dumps(results))
     "name", ["digits", "escrow", "patterns", pytest.param("everything on", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("at", [0, 3, 9])
-def test_going_on_elsewhere_is_going_on(name, at):
+def test_a_loaded_episode_resumes_bit_for_bit(name, at):
     env, second = environment(name), environment(name)
     env.reset(seed=5)
-    lived(env, at, np.random.default_rng(7))
+    random_steps(env, at, np.random.default_rng(7))
     blob = env.save_state()
     second.reset(seed=99)
-    lived(second, 2, np.random.default_rng(1))
+    random_steps(second, 2, np.random.default_rng(1))
     observation, info = second.load_state(blob)
     assert observation["features"].tolist() == env.view.features.tolist()
     assert (info["epoch"], info["episode_seed"]) == (at, 5)
     assert second.ledger.entries == env.ledger.entries
-    assert lived(env, 100, np.random.default_rng(8)) == lived(second, 100, np.random.default_rng(8))
+    assert random_steps(env, 100, np.random.default_rng(8)) == random_steps(second, 100, np.random.default_rng(8))
     assert second.ledger.entries == env.ledger.entries
     assert env.reset()[0]["features"].tolist() == second.reset()[0]["features"].tolist()  # later episodes too
 
@@ -138,13 +138,13 @@ def resumed(tmp_path_factory):
     for name in filter(has_data, VARIANTS):
         env = environment(name)
         env.reset(seed=5)
-        lived(env, 7, np.random.default_rng(7))
+        random_steps(env, 7, np.random.default_rng(7))
         (folder / name).write_bytes(env.save_state())
-        expected[name] = lived(env, 100, np.random.default_rng(8))
-    command = [sys.executable, "-c", GO_ON, str(Path(__file__).parent), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
-    assert done.returncode == 0, done.stderr
-    return expected, json.loads(done.stdout)
+        expected[name] = random_steps(env, 100, np.random.default_rng(8))
+    command = [sys.executable, "-c", RESUME, str(Path(__file__).parent), str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    assert result.returncode == 0, result.stderr
+    return expected, json.loads(result.stdout)
 
 
 @pytest.mark.slow
@@ -160,15 +160,15 @@ def test_saving_changes_nothing():
     env, twin = environment("digits"), environment("digits")
     for e in (env, twin):
         e.reset(seed=3)
-        lived(e, 4, np.random.default_rng(7))
+        random_steps(e, 4, np.random.default_rng(7))
     assert env.save_state() == env.save_state()
-    assert lived(env, 100, np.random.default_rng(8)) == lived(twin, 100, np.random.default_rng(8))
+    assert random_steps(env, 100, np.random.default_rng(8)) == random_steps(twin, 100, np.random.default_rng(8))
 
 
 def test_a_loaded_episode_that_has_ended_refuses_steps():
     env, second = environment("digits"), environment("digits")
     env.reset(seed=3)
-    lived(env, 100, np.random.default_rng(7))
+    random_steps(env, 100, np.random.default_rng(7))
     second.load_state(env.save_state())
     with pytest.raises(RuntimeError, match="the episode has ended"):
         second.step(np.zeros(8, dtype=int))
@@ -177,7 +177,7 @@ def test_a_loaded_episode_that_has_ended_refuses_steps():
 def test_a_rollback_after_loading_restores_the_trusted_state():
     env, second = environment("digits"), environment("digits")
     env.reset(seed=3)
-    lived(env, 5, np.random.default_rng(7))
+    random_steps(env, 5, np.random.default_rng(7))
     second.load_state(env.save_state())
     for e in (env, second):
         with torch.no_grad():
@@ -216,8 +216,8 @@ def test_other_data_and_other_hosts_are_refused():
     pixels, labels = rng.integers(0, 256, (200, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, 200)
 
     def data(shift):
-        moved = (labels + shift) % 10
-        return split_dataset(pixels, moved, validation=40, test=20, seed=0, device=torch.device("cpu"))
+        shifted = (labels + shift) % 10
+        return split_dataset(pixels, shifted, validation=40, test=20, seed=0, device=torch.device("cpu"))
 
     env, second = MorphogenesisEnv(config, data=data(0)), MorphogenesisEnv(config, data=data(1))
     env.reset(seed=1)

@@ -1,4 +1,4 @@
-"""Growth in a user's loop equals growth in the environment."""
+"""Growth in a user's training loop."""
 
 import warnings
 
@@ -97,7 +97,7 @@ def train_once(growing, x, y, incubate=True):
 
 
 def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle, env):
-    """The same host, batches and policy: the same actions and the same accuracies, without any of its machinery."""
+    """Same host, batches and policy: same actions and accuracies."""
     env.reset(seed=SEED)
     player = bundle.player()
     player.begin_episode(0)
@@ -113,7 +113,7 @@ def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle,
     organism = build_organism(config, data, env.device, SEED, env.host)
     host, places = organism.model.host, {s: a.module for s, a in organism.model.attachments.items()}
     for module in host.modules():
-        module._forward_hooks.clear()  # a bare host again, as a user would have it
+        module._forward_hooks.clear()  # restores the host of a user without our hooks
     growing = grow(
         host,
         data.prepared(data.validation, 0, len(data.validation)),
@@ -130,12 +130,12 @@ def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle,
         for rows, draws in zip(plan.rows, plan.draws, strict=True):
             train_once(growing, *data.training_batch(rows, draws))
         seen.append((step.operation, step.slot, step.success, step.val_accuracy_pp))
-    assert len({operation for operation, *_ in seen}) >= 3, "a life with nothing in it shows nothing"
+    assert len({operation for operation, *_ in seen}) >= 3, "the episode needs at least three operations"
     assert seen == expected
     assert growing.measured.accuracy_pp == env.measured.accuracy_pp
 
 
-def test_the_grown_model_is_an_ordinary_module_in_the_end(bundle):
+def test_the_grown_model_exports_to_an_ordinary_module(bundle):
     x, y = examples()
     growing = grow(Small(), (x, y), policy=bundle, epochs=6)
     for _ in growing:
@@ -146,12 +146,12 @@ def test_the_grown_model_is_an_ordinary_module_in_the_end(bundle):
     assert type(plain).__module__ != "esper_ray.kasmina.model"
 
 
-def test_slots_are_found_where_the_policy_can_grow(bundle):
+def test_slots_are_found_by_the_topologies_of_the_policy(bundle):
     growing = grow(Small(), examples(), policy=bundle, epochs=1)
     assert {slot: a.module for slot, a in growing.model.attachments.items()} == {"r0c0": "first", "r0c1": "second"}
 
 
-def test_the_length_of_the_policys_own_training_is_the_default(bundle):
+def test_the_default_number_of_epochs_is_that_of_the_policys_training(bundle):
     assert grow(Small(), examples(), policy=bundle).epochs == 20
 
 
@@ -170,7 +170,7 @@ def test_an_epoch_without_a_step_of_the_optimiser_is_an_error(bundle):
         list(grow(Small(), examples(), policy=bundle))
 
 
-def test_a_seed_that_gets_no_gradient_behind_the_host_is_warned_about(bundle):
+def test_a_seed_without_incubation_gradient_causes_a_warning(bundle):
     x, y = examples()
     growing = grow(Small(), (x, y), policy=bundle, epochs=20)
     with warnings.catch_warnings(record=True) as caught:
@@ -178,11 +178,11 @@ def test_a_seed_that_gets_no_gradient_behind_the_host_is_warned_about(bundle):
         for _ in growing:
             train_once(growing, x, y, incubate=False)
     stages = {state.stage for state in growing.model.states.values() if state is not None}
-    assert Stage.TRAINING in stages or caught, "no seed ever trained, so nothing was shown"
+    assert Stage.TRAINING in stages or caught, "no seed was ever in training"
     assert any("call growing.model.incubate" in str(w.message) for w in caught)
 
 
-def test_a_network_that_breaks_is_put_back(bundle):
+def test_a_nonfinite_network_is_restored(bundle):
     x, y = examples()
     growing = grow(Small(), (x, y), policy=bundle, epochs=4)
     for step in growing:
@@ -209,7 +209,7 @@ class Tokens(nn.Module):
         return self.head(torch.relu(self.block(self.embed(x))))
 
 
-def test_features_foreign_to_the_policy_are_refused_and_the_model_is_unchanged(bundle):
+def test_features_outside_the_policy_are_refused_without_changing_the_model(bundle):
     model, tokens = Tokens(), torch.zeros(8, 6, dtype=torch.long)
     with pytest.raises(BundleError, match=r"learnt to grow on images .* but r0c0 has sequences"):
         grow(model, (tokens, tokens), policy=bundle, slots={"r0c0": "block"})

@@ -1,4 +1,4 @@
-"""One name, one thing: public classes, type aliases and shared constants of our packages have one definition each."""
+"""Uniqueness of public classes, type aliases and shared constants in our packages."""
 
 import ast
 from collections import defaultdict
@@ -21,7 +21,7 @@ def trees() -> dict[str, ast.Module]:
 
 
 def is_option(value: ast.expr | None) -> bool:
-    """Whether ``value`` is a parameter of a command, which shares its name with what it sets."""
+    """Whether ``value`` is a parameter of a command; it may have the name of its setting."""
     return value is not None and "typer.Option(" in ast.unparse(value)
 
 
@@ -70,7 +70,7 @@ def test_a_version_constant_names_its_subject():
     assert not {"VERSION", "SCHEMA", "PATIENCE_SECONDS"} & places().keys()
 
 
-def test_a_second_definition_would_be_seen():
+def test_a_second_definition_is_found():
     assert list(definitions(ast.parse("class A: ...\nB = int\nC: int = 3\n_D = 1\nx.y = 2"))) == ["A", "B", "C", "_D"]
     assert list(definitions(ast.parse("Seed = Annotated[int, typer.Option(help='seed')]"))) == []
     assert len(places()) > 500

@@ -67,14 +67,14 @@ def noise(*size: int, seed: int = 0) -> Tensor:
 
 
 def inputs(topology: Topology, batch: int = 4, extent: tuple[int, ...] | None = None, seed: int = 0) -> Tensor:
-    """What :class:`Host` reads; ``extent`` is the height and width, or the length."""
+    """Input of :class:`Host`; ``extent`` is the height and width, or the length."""
     positions = {IMAGES: (4, 4), SEQUENCES: (5,), FEATURES: ()}[topology] if extent is None else extent
     size = (batch, 2, *positions) if topology is IMAGES else (batch, *positions, 2)
     return noise(*size, seed=seed)
 
 
 def features(topology: Topology, channels: int = CHANNELS, batch: int = 4, seed: int = 0) -> Tensor:
-    """What a seed reads."""
+    """Input of a seed."""
     size = {IMAGES: (batch, channels, 4, 4), SEQUENCES: (batch, 5, channels), FEATURES: (batch, channels)}[topology]
     return noise(*size, seed=seed)
 

@@ -1,4 +1,4 @@
-"""Steps of one slot, as the reward formulas see them."""
+"""Steps of one slot, as inputs of the reward formulas."""
 
 from dataclasses import replace
 from random import Random
@@ -15,7 +15,7 @@ from esper_ray.simic.rewards.bonuses import Drip
 GAMMA = 0.995
 SHAPED = RewardConfig()
 ESCROW = RewardConfig(mode="escrow")
-STEP_MODES = tuple(mode for mode in REWARD_MODES if mode != "settlement")  # which pays no single step
+STEP_MODES = tuple(mode for mode in REWARD_MODES if mode != "settlement")  # which has no reward for a single step
 CONFIGS = {mode: RewardConfig(mode=mode) for mode in STEP_MODES}
 PREDECESSORS = {
     Stage.GERMINATED: Stage.DORMANT,
@@ -33,7 +33,7 @@ def seed(stage, ticks=4, age=25, **fields):
 
 
 def step(operation=LifecycleOp.WAIT, seed=None, **fields):
-    """Epoch 60 of 150 on a host of 100 000 parameters without overhead, unless told."""
+    """Epoch 60 of 150 on a host of 100 000 parameters without overhead; ``fields`` override this."""
     usual = {"epoch": 60, "max_epochs": 150, "host_parameters": 100_000, "total_parameters": 100_000, "accuracy": 70.0}
     return StepInputs(operation=operation, seed=seed, **(usual | fields))
 
@@ -48,7 +48,7 @@ def points(low, high):
 
 
 def hundredths(low, high):
-    """Numbers with two decimals: thresholds are met exactly now and then."""
+    """Numbers with two decimals, so that some meet thresholds exactly."""
     return st.integers(low * 100, high * 100).map(lambda number: number / 100)
 
 

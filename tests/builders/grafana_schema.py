@@ -1,4 +1,4 @@
-"""What Grafana's own models (its foundation SDK, generated from its schemas) make of documents of ours."""
+"""Differences between our documents and what Grafana's foundation SDK reads from them."""
 
 import json
 
@@ -14,17 +14,17 @@ OF_DATA_SOURCES = {"definition", "step", "titleFormat", "textFormat"}
 
 
 def changed_in_dashboard(document):
-    """Where a dashboard says what Grafana's models do not know, or understand in another way."""
-    known = ("$.templating.list", "$.annotations.list")
+    """Paths in a dashboard that Grafana's models drop or change."""
+    open_lists = ("$.templating.list", "$.annotations.list")
     return [
         path
         for path in _changed(document, _again(Dashboard, document))
-        if not (path.startswith(known) and path.rpartition(".")[2] in OF_DATA_SOURCES)
+        if not (path.startswith(open_lists) and path.rpartition(".")[2] in OF_DATA_SOURCES)
     ]
 
 
 def changed_in_rule(document):
-    """The same for an alert rule."""
+    """Paths in an alert rule that Grafana's models drop or change."""
     return list(_changed(document, _again(Rule, document)))
 
 
@@ -35,10 +35,10 @@ def _again(model, document):
 def _changed(ours, theirs, path="$"):
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key, value in ours.items():
-            if value is not None:  # which is how they leave out
+            if value is not None:  # the models leave out null
                 yield from _changed(value, theirs[key], f"{path}.{key}") if key in theirs else [f"{path}.{key}"]
     elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _changed(one, other, f"{path}[{index}]")
+        for index, (own, read) in enumerate(zip(ours, theirs, strict=True)):
+            yield from _changed(own, read, f"{path}[{index}]")
     elif ours != theirs:
         yield path

@@ -1,4 +1,4 @@
-"""Random histories of a real growing network: commands, time, training, snapshots and files, mixed."""
+"""State machine over a real growing network: commands, time, training, snapshots and files."""
 
 import tempfile
 from pathlib import Path
@@ -64,7 +64,7 @@ def host():
 
 
 class Growing(RuleBasedStateMachine):
-    """Executes everything on one network and its optimiser, and looks at both after each step."""
+    """Runs random operations on one network with its optimiser and checks both after each step."""
 
     kind: type[torch.optim.Optimizer] = torch.optim.SGD
     options: ClassVar = {"lr": 0.02, "momentum": 0.9}
@@ -92,14 +92,14 @@ class Growing(RuleBasedStateMachine):
     def model(self):
         return self.organism.model
 
-    def look(self):
-        """States, and what the optimiser keeps for each seed parameter, before a transaction."""
+    def states_before(self):
+        """States, and the optimiser's state of each seed parameter, before a transaction."""
         type(self).executed += 1
-        kept = {}
+        optimizer_state = {}
         for slot in SLOTS:
             for parameter in self.model.cell(slot).learnable():
-                kept[parameter] = copied(self.organism.optimizer.parameter_state(parameter))
-        return dict(self.model.states), kept
+                optimizer_state[parameter] = copied(self.organism.optimizer.parameter_state(parameter))
+        return dict(self.model.states), optimizer_state
 
     def check_path(self, before, after, events):
         at = Stage.DORMANT if before is None else before.stage
@@ -109,14 +109,14 @@ class Growing(RuleBasedStateMachine):
             at = change.target
         assert at is (Stage.DORMANT if after is None else after.stage)
 
-    def check_kept(self, kept):
-        """Who lives on has its optimiser state, over commitments and fades; who is gone has none."""
+    def check_optimizer_state(self, optimizer_state):
+        """Surviving parameters keep their optimiser state over commitments and fades; removed ones have none."""
         living = set(self.model.parameters())
         retired = set()
         if self.freeze:
             cells = [self.model.cell(slot) for slot in SLOTS]
             retired = {p for cell in cells if cell.stage is Stage.FOSSILIZED for p in cell.learnable()}
-        for parameter, state in kept.items():
+        for parameter, state in optimizer_state.items():
             expected = state if parameter in living - retired else {}
             assert equal(self.organism.optimizer.parameter_state(parameter), expected)
 
@@ -128,17 +128,17 @@ class Growing(RuleBasedStateMachine):
         aim=st.sampled_from([0.5, 1.0, 1.0]),
     )
     def germinate(self, slot, blueprint, style, tempo, aim):
-        states, kept = self.look()
+        states, optimizer_state = self.states_before()
         name = self.model.growth.next_seed_id(slot)
         outcome = self.model.execute(slot, Germinate(name, blueprint, style, tempo, aim))
         assert outcome.success is (states[slot] is None)
         number = int(name.rpartition("-")[2]) + outcome.success
         assert self.model.growth.next_seed_id(slot) == f"{slot}-{number}"
-        self.check_kept(kept)
+        self.check_optimizer_state(optimizer_state)
 
     @rule(slot=slots, command=command_of, measured=measurements)
     def command(self, slot, command, measured):
-        states, kept = self.look()
+        states, optimizer_state = self.states_before()
         before = states[slot]
         outcome = self.model.execute(slot, command, measured)
         after = self.model.states[slot]
@@ -151,23 +151,23 @@ class Growing(RuleBasedStateMachine):
             assert command.ticks == 0 or before.alpha.alpha == 0.0
         else:
             assert after.alpha.alpha == before.alpha.alpha
-        self.check_kept(kept)
+        self.check_optimizer_state(optimizer_state)
 
     @rule(count=st.integers(2, 8), measured=measurements)
     def time(self, count, measured):
         for _ in range(count):
-            states, kept = self.look()
-            happened = self.model.tick(dict.fromkeys(SLOTS, measured))
+            states, optimizer_state = self.states_before()
+            events_by_slot = self.model.tick(dict.fromkeys(SLOTS, measured))
             for slot, before in states.items():
                 after = self.model.states[slot]
-                self.check_path(before, after, happened.get(slot, ()))
+                self.check_path(before, after, events_by_slot.get(slot, ()))
                 if before is None or after is None or after.stage not in WITH_MODULE:
                     continue
                 ramp = before.alpha
                 if before.stage is Stage.TRAINING and after.stage is not Stage.TRAINING:
                     ramp = ramp.retargeted(before.target, before.tempo, before.style.curve, ramp.steepness)
                 assert after.alpha.alpha == ramp.ticked().alpha
-            self.check_kept(kept)
+            self.check_optimizer_state(optimizer_state)
             self.model.epoch_elapsed()
 
     @rule(count=st.integers(1, 2))
@@ -184,7 +184,7 @@ class Growing(RuleBasedStateMachine):
             assert torch.isfinite(loss)
 
     @rule()
-    def remember(self):
+    def take_snapshot(self):
         type(self).executed += 1
         self.snapshot = self.organism.snapshot(), self.model.eval()(X).detach()
 
@@ -235,7 +235,7 @@ class Growing(RuleBasedStateMachine):
             assert all(p.requires_grad is not frozen for p in self.model.cell(slot).learnable())
 
     @invariant()
-    def cells_and_states_tell_the_same(self):
+    def cells_agree_with_states(self):
         for slot, state in self.model.states.items():
             cell = self.model.cell(slot)
             assert cell.stage is (Stage.DORMANT if state is None else state.stage)
@@ -255,7 +255,7 @@ class Growing(RuleBasedStateMachine):
 
 
 class GrowingWithAdam(Growing):
-    """The same with an optimiser that keeps two moments and a step count."""
+    """The same with AdamW, whose state is two moments and a step count."""
 
     kind = torch.optim.AdamW
     options: ClassVar = {"lr": 0.01, "weight_decay": 0.01}

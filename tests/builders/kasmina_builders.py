@@ -102,7 +102,7 @@ def wake(seed: nn.Module, scale: float = 0.5) -> None:
 
 
 def fingerprint(organism: Organism) -> dict[str, Any]:
-    """Everything that a snapshot holds and what the model would do with it, in comparable form."""
+    """Content of a snapshot, optimiser groups and trainable parameters, in comparable form."""
     snapshot = organism.snapshot()
     named = dict(organism.model.named_parameters())
     return {

@@ -1,4 +1,4 @@
-"""A slot that is stepped as the environment steps it, and seeds in every stage."""
+"""A slot that steps as in the environment, and seeds in every stage."""
 
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ def changes(events: tuple[LifecycleEvent, ...]) -> list[StageChanged]:
 
 @dataclass
 class Slot:
-    """Execute, tick, look, train: what happens to one slot in a step of the environment."""
+    """One slot of an environment: execute, tick, observe, train."""
 
     rules: Rules = field(default_factory=Rules)
     state: SeedState | None = None
@@ -43,14 +43,14 @@ class Slot:
     """Previous stage, and the epochs spent in it."""
 
     def step(self, command: Command | None = None, measured: SeedMeasurements = HEALTHY) -> bool:
-        ordered: tuple[LifecycleEvent, ...] = ()
+        executed: tuple[LifecycleEvent, ...] = ()
         if command is not None:
-            self.state, ordered = execute(self.state, command, self.rules, measured)
+            self.state, executed = execute(self.state, command, self.rules, measured)
         self.state, ticked = tick(self.state, self.rules, measured)
-        self.events = ordered + ticked
+        self.events = executed + ticked
         for change in changes(self.events):
             self.before = (change.source.name, change.ticks)
-        return worked(ordered)
+        return worked(executed)
 
     def train(self) -> None:
         self.state = epoch_elapsed(self.state)
@@ -90,7 +90,7 @@ def seed_in(stage: Stage, ticks: int = 0, alpha: float | None = None, age: int =
 
 
 def ramping(target: float, alpha: float = 0.2) -> SeedState:
-    """A blending seed whose amplitude is on its way."""
+    """A blending seed in the middle of an amplitude ramp."""
     state = seed_in(Stage.BLENDING, alpha=alpha)
     moving = state.alpha.retargeted(target, 5, AlphaCurve.LINEAR, 12.0).ticked()
     return SeedState("r0c0-1", "norm", GerminationStyle.LINEAR_ADD, 3, 1.0, Stage.BLENDING, alpha=moving)

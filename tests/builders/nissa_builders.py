@@ -1,4 +1,4 @@
-"""Records as the catalogue declares them, made up."""
+"""Synthetic records of the kinds in the catalogue."""
 
 import math
 
@@ -23,7 +23,7 @@ PLAIN = {
 
 
 def bounded(field):
-    """Values that can be in the unit of a field, or are no numbers at all."""
+    """Values in the range of the unit of ``field``, and NaN."""
     low, high = (None if math.isinf(bound) else bound for bound in BOUNDS[field.unit])
     floats = st.floats(low, high) | st.just(math.nan)
     if field.type == "floats":
@@ -34,17 +34,19 @@ def bounded(field):
 
 
 def values(field):
-    """Values that a field may have."""
+    """Valid values of ``field``."""
     if field.type in PLAIN:
-        found = PLAIN[field.type] if field.unit not in BOUNDS else bounded(field)
+        strategy = PLAIN[field.type] if field.unit not in BOUNDS else bounded(field)
     else:
         record = st.fixed_dictionaries({inner.name: values(inner) for inner in field.fields})
-        found = st.lists(record, max_size=3) if field.type == "records" else st.dictionaries(WORDS, record, max_size=3)
-    return st.none() | found if field.optional else found
+        strategy = (
+            st.lists(record, max_size=3) if field.type == "records" else st.dictionaries(WORDS, record, max_size=3)
+        )
+    return st.none() | strategy if field.optional else strategy
 
 
 def records(name):
-    """Records of a kind, before they are written."""
+    """Records of the kind ``name`` before they are written."""
     kind = KINDS[name]
     parts = {"kind": st.just(name)} | dict.fromkeys(kind.clock, COUNTS)
     return st.fixed_dictionaries(parts | {field.name: values(field) for field in kind.fields})
@@ -54,7 +56,7 @@ any_records = st.sampled_from(sorted(KINDS)).flatmap(records)
 
 
 def quarantined(number, env=0):
-    """A short record with a clock."""
+    """A short record with the ids of its round and environment."""
     return {"kind": "environment_quarantined", "round": number, "env": env, "error": f"e{number}"}
 
 
@@ -69,16 +71,16 @@ EMPTY = {"bool": False, "int": 0, "float": 0.0, "text": "", "ints": [], "floats"
 
 
 def complete(record):
-    """``record`` with everything else that its kind has: null where that is allowed, else nothing in particular."""
+    """``record`` with all other fields of its kind: null if allowed, otherwise an empty value."""
     kind = KINDS[record["kind"]]
     return dict.fromkeys(kind.clock, 0) | record | _filled(kind.fields, record)
 
 
 def _filled(fields, record):
-    found = {}
+    filled = {}
     for field in fields:
         value = record.get(field.name, None if field.optional else EMPTY.get(field.type, {}))
         if field.type == "records by name":
-            value = {name: _filled(field.fields, one) | one for name, one in value.items()}
-        found[field.name] = value
-    return found
+            value = {name: _filled(field.fields, inner) | inner for name, inner in value.items()}
+        filled[field.name] = value
+    return filled

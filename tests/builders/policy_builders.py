@@ -1,4 +1,4 @@
-"""Masks, tables of scores and views that the tests of policies are made of, and the joint distribution by hand."""
+"""Masks, logits and views for the tests of policies, and the joint distribution by hand."""
 
 import math
 from itertools import product
@@ -32,7 +32,7 @@ READS = {
     4: ("slot",),
     5: ("slot",),
 }
-"""What each operation reads beside itself, written out by hand."""
+"""Heads that each operation reads in addition to ``op``, listed by hand."""
 
 TINY = {"episode_length": 5, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_size": 50}
 FAST_LIVES = TINY | {
@@ -46,7 +46,7 @@ SMALL_POLICY = {"policy.memory_size": 16, "policy.feature_size": 16}
 
 
 def random_masks(seed: int, slots: int) -> Masks:
-    """Masks with every kind of hole: operations without a slot, WAIT forbidden, single choices."""
+    """Masks with operations without a slot, forbidden WAIT and single choices."""
     rng = np.random.default_rng(seed)
     by_op = rng.random((6, slots)) < 0.6
     by_op[0] = rng.random() < 0.8
@@ -68,7 +68,7 @@ def mask_tensors(masks: Masks, slots: int, rows: int = 1) -> MaskTensors:
 
 
 def random_logits(seed: int, slots: int, spread: float = 1.5, *, learn: bool = False) -> ActionLogits:
-    """Scores of one state; if ``learn``, every table is a leaf that can be asked for its gradient."""
+    """Logits of one state; if ``learn``, every table is a leaf with a gradient."""
     generator = torch.Generator().manual_seed(seed)
 
     def table(*shape: int) -> torch.Tensor:
@@ -91,7 +91,7 @@ def distribution_of(
 
 
 def conditional(scores: torch.Tensor, legal: Any, epsilon: float) -> list[float]:
-    """Softmax over the legal choices, mixed with a uniform one; in double precision, one number at a time."""
+    """Softmax over the legal choices mixed with a uniform distribution, in plain Python floats."""
     weights = [math.exp(s) if ok else 0.0 for s, ok in zip(scores.tolist(), legal, strict=True)]
     uniform = [float(ok) / sum(map(bool, legal)) for ok in legal]
     return [(1 - epsilon) * w / sum(weights) + epsilon * u for w, u in zip(weights, uniform, strict=True)]
@@ -173,7 +173,7 @@ def limits(slots: int, **changes: Any) -> Limits:
 
 
 def view_of(*reports: SlotReport | None, epoch: int = 10, allowed: Limits | None = None) -> View:
-    """What a policy sees when its slots hold ``reports``."""
+    """View of a policy on slots with ``reports``."""
     signals = HostSignals(
         epoch=epoch,
         max_epochs=40,

@@ -1,4 +1,4 @@
-"""Every command and program in the documentation is run, or parsed, or listed with a reason."""
+"""Commands and programs in the documentation: each is run, or parsed, or listed with a reason."""
 
 import ast
 import importlib
@@ -66,13 +66,13 @@ PRECEDING = {
         "held_out_images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10",
     )
 }
-"""The program of the same page that another one builds on, and what stands for the reader's own data."""
+"""Program of the same page that must run before, and the code that replaces the reader's data."""
 
 PARSED_PROGRAMS = {
     "guides/own-model.md[2]": "registers a class that stands for the reader's own",
     "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_rllib.py trains with the same configuration",
 }
-"""Programs whose syntax and imports alone are checked, and why."""
+"""Programs of which only syntax and imports are checked, with the reason."""
 
 OTHER_PROGRAMS = {
     "docker": "needs a Docker daemon",
@@ -83,7 +83,7 @@ OTHER_PROGRAMS = {
     "source": "of the shell",
     "sha256sum": "of the shell",
 }
-"""Programs that are not ours, and why they are not run. Paths of the repository in their arguments must exist."""
+"""Foreign programs, with the reason why they are not run. Repository paths in their arguments must exist."""
 
 VALUES = {
     "preset": preset_names(),
@@ -94,10 +94,10 @@ VALUES = {
     "kind": tuple(KINDS),
     "task": (*task_names(), "arrays"),  # the reader's own, of guides/own-task.md
 }
-"""Values of options that are names, by the parameter."""
+"""Valid names by parameter."""
 
 PLACEHOLDERS = {"N": "0"}
-"""Numbers that stand for the reader's own within sentences."""
+"""Values for placeholders within sentences."""
 
 COMMANDS = [(block, words) for block in blocks("bash") for words in commands(block.text)]
 ESPER = [(block, esper_words(words)) for block, words in COMMANDS if esper_words(words) is not None]
@@ -119,10 +119,10 @@ def parsed(words):
 def check(words):
     """Parse ``esper WORDS``, with the command of a job or a monitored run in it, and check names and settings."""
     context = parsed(words)
-    for name, known in VALUES.items():
+    for name, choices in VALUES.items():
         value = context.params.get(name)
         for item in [value] if isinstance(value, str) else value or []:
-            assert item in known, f"--{name} {item}: not one of {', '.join(known)}"
+            assert item in choices, f"--{name} {item}: not one of {', '.join(choices)}"
     for setting in context.params.get("settings") or []:
         key, _, value = setting.partition("=")
         build(read_preset(context.params.get("preset") or "digits"), {key: float(value)})
@@ -146,12 +146,12 @@ def test_every_esper_command_within_a_sentence_is_parsed():
         try:
             check([PLACEHOLDERS.get(word, word) for word in words if word not in {"COMMAND", "..."}])
         except Exception as error:
-            if type(error).__name__ != "MissingParameter":  # a sentence may leave out what it does not speak of
+            if type(error).__name__ != "MissingParameter":  # a sentence may omit arguments
                 raise AssertionError(f"{page}: esper {' '.join(words)}: {error}") from error
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["train", "ppo", "--presett", "digits"], "presett"),
         (["train", "ppo", "--preset", "digts"], "digts"),
@@ -163,15 +163,15 @@ def test_every_esper_command_within_a_sentence_is_parsed():
         (["events", "RUN", "--kind", "gates"], "gates"),
     ],
 )
-def test_a_command_that_esper_does_not_have_is_noticed(words, complaint):
-    with pytest.raises(Exception, match=complaint):
+def test_an_unknown_command_option_or_name_is_found(words, message):
+    with pytest.raises(Exception, match=message):
         check(words)
 
 
 @pytest.mark.parametrize(
     ("block", "words"), [pair for pair in COMMANDS if esper_words(pair[1]) is None], ids=lambda value: str(value)[:60]
 )
-def test_every_other_command_names_what_exists(block, words):
+def test_every_other_command_names_existing_targets_and_files(block, words):
     program = words[0].removeprefix(".venv/bin/")
     if program == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -195,7 +195,7 @@ def test_every_other_command_names_what_exists(block, words):
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_every_program_has_valid_syntax_and_imports(block):
-    assert str(block) in {*RUN_PROGRAMS, *PARSED_PROGRAMS}, "say here whether it is run, or why not"
+    assert str(block) in {*RUN_PROGRAMS, *PARSED_PROGRAMS}, "list the program as run, or with a reason"
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
@@ -213,7 +213,7 @@ def test_every_listed_command_and_program_is_in_the_documentation():
     assert set(OTHER_PROGRAMS) <= used
 
 
-def test_every_path_in_back_ticks_or_in_a_link_of_a_top_level_page_exists():
+def test_every_path_in_back_ticks_and_in_links_of_top_level_pages_exists():
     folders = "actors|benchmarks|configs|dashboards|docker|docs|esper_ray|examples|policies|tests"
     texts = {**documents(), "dashboards/README.md": (ROOT / "dashboards" / "README.md").read_text()}
     paths = [(page, path) for page, text in texts.items() for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text)]
@@ -245,7 +245,7 @@ def run_id(folder):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("command", RUN)
-def test_a_command_that_is_run_succeeds(command, folder, run_id, monkeypatch, tmp_path):
+def test_a_listed_command_succeeds(command, folder, run_id, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     ((words, *_),) = [commands(command.replace("<run_id>", run_id))]
     output = ["--telemetry-dir", tmp_path] if "ppo" in words and "--resume" not in words else []
@@ -256,7 +256,7 @@ def test_a_command_that_is_run_succeeds(command, folder, run_id, monkeypatch, tm
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", RUN_PROGRAMS)
-def test_a_program_that_is_run_succeeds(name, folder, run_id, monkeypatch, tmp_path):
+def test_a_listed_program_succeeds(name, folder, run_id, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": name}
     if name in PRECEDING:

@@ -1,3 +1,5 @@
+"""MorphogeneticModel: attachment of slots, state dict and output without seeds."""
+
 import pytest
 import torch
 from kasmina_builders import SLOTS, grow, images, make_host, make_model, make_organism, named, wake
@@ -9,7 +11,7 @@ from esper_ray.leyline.stages import Stage
 
 
 class Pieces(nn.Module):
-    """A host of one's own: one part is never called, one twice, one returns no tensor."""
+    """Host with submodules that are never called, called twice, or return no tensor."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +60,7 @@ def test_slot_ids_are_checked(slots):
         wrapped(slots)
 
 
-def test_a_refused_host_keeps_no_hooks_and_its_modes():
+def test_a_refused_host_has_no_hooks_and_its_former_modes():
     host = Pieces()
     host.twice.eval()
     modes = [module.training for module in host.modules()]
@@ -74,7 +76,7 @@ def test_any_module_can_be_a_host_and_its_channels_are_discovered():
     assert [model.cell(slot).shape.channels for slot in model.slot_ids] == [2, 5]
 
 
-def test_wrapping_leaves_weights_statistics_modes_and_generators_alone():
+def test_wrapping_does_not_change_weights_statistics_modes_and_generators():
     host, untouched = make_host(), make_host()
     host.blocks[1].eval()
     modes = [module.training for module in host.modules()]
@@ -87,7 +89,7 @@ def test_wrapping_leaves_weights_statistics_modes_and_generators_alone():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_state_of_the_host_keeps_its_names_below_host():
+def test_the_state_dict_has_the_names_of_the_host_below_host():
     keys = set(make_model().state_dict())
     cells = {f"cells.{slot}.{name}" for slot in SLOTS for name in ("alpha", "operator_share")}
     assert keys == {f"host.{name}" for name in make_host().state_dict()} | cells | {"_extra_state"}
@@ -95,12 +97,12 @@ def test_the_state_of_the_host_keeps_its_names_below_host():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_without_seeds_the_model_is_its_host(training):
+def test_without_seeds_the_model_equals_its_host(training):
     model, host, x = make_model().train(training), make_host().train(training), images(4)
     assert torch.equal(model(x), host(x))
 
 
-def test_slots_are_named_row_major_and_executed_as_the_network_meets_them():
+def test_slots_are_listed_row_major_and_executed_in_network_order():
     model = make_model(("r1c0", "r0c2", "r0c1", "r0c0"))
     assert model.slot_ids == ("r0c0", "r0c1", "r0c2", "r1c0")
     assert model.execution_order == ("r0c0", "r1c0", "r0c1", "r0c2")

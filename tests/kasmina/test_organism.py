@@ -1,3 +1,5 @@
+"""Organism: consistency of model and optimiser over every operation."""
+
 import random
 
 import numpy as np
@@ -147,7 +149,7 @@ def without_value(shape):
 
 @pytest.fixture
 def own_blueprint():
-    """Registers one own body for images and forgets it again."""
+    """Registers one own body for images until the end of the test."""
 
     def register(build):
         register_blueprint("own", Topology.IMAGES, build)
@@ -185,7 +187,7 @@ def test_a_germination_that_fails_changes_nothing(own_blueprint, build, error, m
     assert_consistent(organism)
 
 
-def test_a_germination_that_the_optimiser_turns_down_changes_nothing(monkeypatch):
+def test_a_germination_that_the_optimiser_refuses_changes_nothing(monkeypatch):
     def refuse(groups, resting):
         raise RuntimeError("no room")
 
@@ -209,14 +211,14 @@ def test_a_blueprint_that_images_lack_changes_nothing():
 
 
 @pytest.mark.parametrize("command", [Advance(), Fossilize(), Prune(3), SetAlphaTarget(0.5, 3)])
-def test_a_refused_command_is_no_success_and_changes_nothing(command):
+def test_a_refused_command_has_no_success_and_changes_nothing(command):
     organism = make_organism()
     before = fingerprint(organism)
     assert not organism.model.execute("r0c0", command, WORTHY).success
     assert fingerprint(organism) == before
 
 
-def test_a_shut_gate_is_no_success():
+def test_a_failed_gate_has_no_success():
     organism = make_organism()
     grow(organism, "r0c0", Stage.TRAINING)
     outcome = organism.model.execute("r0c0", Advance(), UNMEASURED)
@@ -224,7 +226,7 @@ def test_a_shut_gate_is_no_success():
     assert organism.model.states["r0c0"].stage is Stage.TRAINING
 
 
-def test_germination_leaves_the_global_generators_alone():
+def test_germination_does_not_change_the_global_generators():
     organism = make_organism()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     grow(organism, "r0c0", Stage.FOSSILIZED)
@@ -232,7 +234,7 @@ def test_germination_leaves_the_global_generators_alone():
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
-def test_the_weights_of_a_seed_follow_from_seed_slot_and_count_alone():
+def test_the_weights_of_a_seed_depend_on_seed_slot_and_count_only():
     first, second = make_organism(), make_organism(host_seed=2)
     for slot in ("r0c0", "r0c1"):
         germinate(first, slot)
@@ -249,11 +251,11 @@ def test_the_weights_of_a_seed_follow_from_seed_slot_and_count_alone():
     assert same(weights(first, "r0c1"), weights(germinated, "r0c1"))
 
 
-def test_another_organism_slot_or_count_draws_other_weights():
-    organism, other = make_organism(), make_organism(seed=8)
+def test_another_organism_seed_slot_or_count_gives_other_weights():
+    organism, reseeded = make_organism(), make_organism(seed=8)
     germinate(organism, "r0c0")
     germinate(organism, "r1c0")  # as wide as r0c0
-    germinate(other, "r0c0")
+    germinate(reseeded, "r0c0")
     first = weights(organism, "r0c0")
     order(organism, "r0c0", Prune(0))
     for _ in range(7):
@@ -261,18 +263,18 @@ def test_another_organism_slot_or_count_draws_other_weights():
         organism.model.epoch_elapsed()
     assert organism.model.growth.next_seed_id("r0c0") == "r0c0-2"
     germinate(organism, "r0c0")
-    drawn = [first, weights(organism, "r1c0"), weights(other, "r0c0"), weights(organism, "r0c0")]
-    assert len({tuple(w["body.0.weight"].flatten().tolist()) for w in drawn}) == 4
+    drawn_weights = [first, weights(organism, "r1c0"), weights(reseeded, "r0c0"), weights(organism, "r0c0")]
+    assert len({tuple(w["body.0.weight"].flatten().tolist()) for w in drawn_weights}) == 4
 
 
-def test_a_tick_reports_the_slots_in_which_something_happened():
+def test_a_tick_reports_the_slots_with_events():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     germinate(organism, "r0c1")
     order(organism, "r0c1", Prune(0))
-    happened = organism.model.tick()
-    assert set(happened) == {"r0c1"}
-    assert [e.target for e in happened["r0c1"] if isinstance(e, StageChanged)] == [Stage.EMBARGOED]
+    events = organism.model.tick()
+    assert set(events) == {"r0c1"}
+    assert [e.target for e in events["r0c1"] if isinstance(e, StageChanged)] == [Stage.EMBARGOED]
 
 
 def test_an_elapsed_epoch_is_counted_once_for_every_occupied_slot():
@@ -287,7 +289,7 @@ def test_an_elapsed_epoch_is_counted_once_for_every_occupied_slot():
     ]
 
 
-def test_a_report_says_what_the_lifecycle_knows():
+def test_a_report_has_the_lifecycle_state_of_the_seed():
     organism = make_organism()
     assert organism.model.report("r0c0", UNMEASURED) is None
     germinate(organism, "r0c0", "norm", tempo=5)

@@ -1,3 +1,5 @@
+"""Action space: heads, indices and decoding."""
+
 import dataclasses
 
 import numpy as np
@@ -43,7 +45,7 @@ BLUEPRINTS = [
 ]
 
 
-def test_heads_have_the_contracted_order():
+def test_heads_are_in_the_documented_order():
     assert HEADS == ("op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve")
     assert HEADS[2:] == ARGUMENT_HEADS
 
@@ -55,13 +57,13 @@ def test_head_sizes_are_those_of_the_multi_discrete_space(slots):
     assert list(sizes.values()) == [6, slots, 13, 4, 3, 3, 4, 5]
 
 
-def test_operations_keep_their_indices():
+def test_the_indices_of_operations_are_stable():
     names = [op.name for op in LifecycleOp]
     assert names == ["WAIT", "GERMINATE", "SET_ALPHA_TARGET", "PRUNE", "FOSSILIZE", "ADVANCE"]
     assert [int(op) for op in LifecycleOp] == [0, 1, 2, 3, 4, 5]
 
 
-def test_blueprints_keep_their_indices_and_registry_names():
+def test_the_indices_and_names_of_blueprints_are_stable():
     assert [blueprint.id for blueprint in Blueprint] == BLUEPRINTS
     assert [int(blueprint) for blueprint in Blueprint] == list(range(13))
 
@@ -93,7 +95,7 @@ def test_argument_values_decode_to_ticks_targets_and_curves():
     ]
 
 
-def test_auxiliary_codes_keep_their_numbers():
+def test_auxiliary_codes_are_stable():
     assert {mode.name: int(mode) for mode in AlphaMode} == {"HOLD": 0, "UP": 1, "DOWN": 2}
     assert {curve.name: int(curve) for curve in AlphaCurve} == {"LINEAR": 1, "COSINE": 2, "SIGMOID": 3}
     assert {operator.name: int(operator) for operator in BlendOperator} == {"ADD": 1, "MULTIPLY": 2, "GATE": 3}
@@ -151,7 +153,7 @@ def test_an_index_outside_its_head_is_refused_with_head_range_and_value(head, be
         Action.from_indices(indices, slots=3)
 
 
-def test_the_slot_head_is_as_wide_as_there_are_slots():
+def test_the_slot_head_has_one_choice_per_slot():
     assert Action.from_indices([1, 4, 1, 0, 0, 0, 0, 0], slots=5).slot == 4
     with pytest.raises(ValueError, match=r"'slot' takes 0\.\.0, got 1"):
         Action.from_indices([1, 1, 1, 0, 0, 0, 0, 0], slots=1)

@@ -1,4 +1,4 @@
-"""The codec of tensors and JSON: what is read is what was written, or it is refused."""
+"""Codec of tensors and JSON: exact round trips, and refusal of damaged or foreign data."""
 
 import json
 import math
@@ -56,13 +56,13 @@ def same_bytes(first, second):
 def test_any_tree_and_any_arrays_round_trip_bit_for_bit(arrays, tree):
     written = {name: LAYOUTS[layout](array) for name, (array, layout) in arrays.items()}
     blob = SAMPLE.decode(SAMPLE.encode(written, tree), "it")
-    assert json.dumps(blob.content) == json.dumps(tree)  # which tells NaN from other numbers, and -0.0 from 0.0
+    assert json.dumps(blob.content) == json.dumps(tree)  # distinguishes NaN from other numbers, and -0.0 from 0.0
     assert blob.tensors.keys() == written.keys()
     assert all(same_bytes(blob.tensors[name], array) for name, array in written.items())
 
 
 @given(st.binary(min_size=4, max_size=4), st.integers(0, len(WHOLE) - 1))
-def test_changed_bytes_are_refused_or_mean_the_same(noise, place):
+def test_changed_bytes_are_refused_or_decode_to_the_same_content(noise, place):
     changed = bytearray(WHOLE)
     changed[place : place + 4] = noise[: len(WHOLE) - place]
     try:
@@ -85,7 +85,7 @@ def test_every_flipped_bit_of_the_data_is_refused():
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.binary(max_size=3))
-def test_a_blob_that_is_cut_off_is_refused_as_damaged(length, appended):
+def test_a_truncated_blob_is_refused_as_damaged(length, appended):
     with pytest.raises(SampleError, match="it is damaged"):
         SAMPLE.decode(WHOLE[:length], "it")
     if appended:
@@ -117,7 +117,7 @@ def test_a_safetensors_file_without_envelope_has_no_kind():
 
 
 @pytest.mark.parametrize("version", [True, 3.5, "3", None])
-def test_a_version_that_is_no_such_number_is_refused(version):
+def test_a_version_that_is_no_integer_is_refused(version):
     envelope = SAMPLE.seal([1]) | {"version": version}
     with pytest.raises(SampleError, match=rf"version {version!r}, expected kind 'sample' version 3"):
         SAMPLE.unseal(envelope, "it")
@@ -130,12 +130,12 @@ def test_an_envelope_that_is_no_object_is_refused(envelope):
 
 
 @pytest.mark.parametrize("header", [b"[]", b"{", b"null", b'{"__metadata__": []}', b'{"__metadata__": {"esper": 1}}'])
-def test_a_header_that_is_no_such_object_is_refused(header):
+def test_a_header_that_is_no_object_of_texts_is_refused(header):
     with pytest.raises(SampleError, match="it is damaged: its header"):
         SAMPLE.decode(struct.pack("<Q", len(header)) + header, "it")
 
 
-def test_an_envelope_belongs_to_its_payload():
+def test_an_envelope_with_another_payload_is_refused():
     envelope = SAMPLE.seal({"x": 1}, b"ab", b"c")
     assert SAMPLE.unseal(json.loads(json.dumps(envelope)), "it", b"abc") == {"x": 1}
     for payload in (b"abd", b"ab", b""):
@@ -160,7 +160,7 @@ def test_torch_tensors_round_trip_bit_for_bit():
     assert blob.tensors["scalar"] == 7
 
 
-def test_a_blob_is_a_safetensors_file_that_others_can_read(tmp_path):
+def test_a_blob_is_a_standard_safetensors_file(tmp_path):
     SAMPLE.write(tmp_path / "a", {"a": np.arange(3)}, {"x": 1})
     with safetensors.safe_open(tmp_path / "a", framework="np") as file:
         envelope = json.loads(file.metadata()["esper"])
@@ -178,8 +178,8 @@ def test_equal_parts_give_equal_bytes_in_every_process():
     )
     for seed in "12":
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
-        assert done.stdout == WHOLE
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environment)
+        assert result.stdout == WHOLE
 
 
 def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_failed_write_leaves_only_the_old_file(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_file_that_is_missing_or_a_folder_cannot_be_read(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(SampleError, match="it cannot be read: "):
             SAMPLE.read(path, "it")

@@ -1,3 +1,5 @@
+"""Parameter counts of blueprints and gate networks."""
+
 import pytest
 
 from esper_ray.leyline.actions import BlendOperator, Blueprint
@@ -42,7 +44,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize(("topology", "name"), COUNTS, ids=lambda value: getattr(value, "value", value))
-def test_counts_are_those_by_hand(topology, name):
+def test_parameter_counts_by_hand(topology, name):
     expected = COUNTS[topology, name]
     assert {c: seed_parameter_count(topology, Blueprint.from_id(name), c) for c in expected} == expected
 

@@ -1,7 +1,7 @@
 """Committed slots, parameters and accuracy, from reports and measurements."""
 
 import pytest
-from accounts_builders import EMPTY, plain, report, solo, table
+from transition_builders import EMPTY, plain, report, solo, table
 
 from esper_ray.leyline.commitment import (
     committed_accuracy_pp,

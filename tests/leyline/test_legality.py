@@ -1,3 +1,5 @@
+"""Legality masks of operations and arguments."""
+
 from itertools import product
 
 import numpy as np
@@ -67,14 +69,14 @@ def check_row(stage, mode, age, most):
 
 @pytest.mark.parametrize("stage", BLOCKING)
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_each_blocking_stage_anywhere_stops_germination_everywhere(stage, place):
+def test_each_blocking_stage_in_any_slot_blocks_germination_in_all_slots(stage, place):
     reports = [None, None, None]
     reports[place] = make_report(Stage[stage])
     assert not legality(tuple(reports), make_limits(3)).slot_by_op[LifecycleOp.GERMINATE].any()
 
 
 @pytest.mark.parametrize("stage", ["BLENDING", "HOLDING", "FOSSILIZED"])
-def test_seeds_past_development_leave_the_empty_slots_open(stage):
+def test_seeds_past_development_do_not_block_germination_in_empty_slots(stage):
     masks = legality((None, make_report(Stage[stage]), None), make_limits(3))
     assert masks.slot_by_op[LifecycleOp.GERMINATE].tolist() == [True, False, True]
 
@@ -93,7 +95,7 @@ def test_the_seed_limit_affects_germination_only(reports, most):
 
 
 @given(reports_of(3))
-def test_advance_has_no_meaning_where_every_gate_opens_by_itself(reports):
+def test_advance_is_illegal_if_every_gate_is_automatic(reports):
     automatic = legality(reports, make_limits(3, manual_advance=False))
     manual = legality(reports, make_limits(3))
     assert not automatic.slot_by_op[LifecycleOp.ADVANCE].any()
@@ -101,7 +103,7 @@ def test_advance_has_no_meaning_where_every_gate_opens_by_itself(reports):
 
 
 @given(reports_of(3), limits_of_three)
-def test_wait_is_always_legal_and_an_operation_is_legal_iff_some_slot_takes_it(reports, limits):
+def test_wait_is_always_legal_and_an_operation_iff_some_slot_accepts_it(reports, limits):
     masks = legality(reports, limits)
     assert masks.slot_by_op[LifecycleOp.WAIT].all()
     assert masks.allows(WAIT)
@@ -127,7 +129,7 @@ def test_style_and_target_are_free_iff_germinating_or_retargeting_is_legal(repor
     assert arguments["alpha_target"].tolist() == ([True] * 3 if all_styles else [False, False, True])
 
 
-def test_only_the_styles_of_the_run_are_offered():
+def test_only_the_styles_of_the_run_are_legal():
     arguments = legality((None,), make_limits(1, styles=frozenset({GerminationStyle.LINEAR_ADD}))).arguments
     assert arguments["style"].tolist() == [True, False, False, False]
 
@@ -140,20 +142,20 @@ def test_blueprints_tempo_speed_and_curve_do_not_depend_on_the_state(reports, li
         assert arguments[head].tolist() == [True] * size
 
 
-def test_noop_is_never_offered_even_if_the_run_lists_every_blueprint():
+def test_noop_is_illegal_even_if_the_run_lists_every_blueprint():
     limits = make_limits(1, blueprints=frozenset(type(next(iter(make_limits(1).blueprints)))))
     assert legality((None,), limits).arguments["blueprint"].tolist() == [False] + [True] * 12
 
 
 @given(reports_of(3), limits_of_three, actions_of_three)
-def test_no_action_is_allowed_whose_operation_is_off_on_its_slot(reports, limits, action):
+def test_an_action_is_illegal_if_its_operation_is_masked_on_its_slot(reports, limits, action):
     masks = legality(reports, limits)
     if not masks.slot_by_op[action.op, action.slot]:
         assert masks.allows(action) is False
 
 
 @given(reports_of(3), limits_of_three, actions_of_three)
-def test_an_action_is_allowed_iff_every_head_it_reads_is(reports, limits, action):
+def test_an_action_is_legal_iff_every_head_it_reads_is(reports, limits, action):
     masks = legality(reports, limits)
     expected = bool(masks.slot_by_op[action.op, action.slot])
     for head in HEADS[2:]:
@@ -168,7 +170,7 @@ def test_arguments_that_an_operation_ignores_do_not_make_it_illegal():
     assert not masks.allows(Action(op=2, style=3))
 
 
-def test_germination_with_a_blueprint_that_the_run_lacks_is_not_allowed():
+def test_germination_with_a_blueprint_outside_the_run_is_illegal():
     masks = legality((None,), make_limits(1))
     assert masks.allows(Action(op=1, blueprint=3))
     assert not masks.allows(Action(op=1, blueprint=0))
@@ -194,7 +196,7 @@ def test_flat_masks_of_a_state_by_hand():
     )
 
 
-def test_flat_masks_have_every_slot_where_only_wait_is_legal():
+def test_flat_masks_have_every_slot_if_only_wait_is_legal():
     masks = legality((make_report(Stage.PRUNED), None), make_limits(2))
     assert masks.flat()[:8].tolist() == [True, False, False, False, False, False, True, True]
 

@@ -1,3 +1,5 @@
+"""Observation vector: layout, scaling, sentinels and refusal of nonfinite values."""
+
 import dataclasses
 import math
 
@@ -80,7 +82,7 @@ def test_slot_block_index_by_index():
     )
 
 
-def test_an_unmeasured_seed_shows_zeros_and_two_sentinels():
+def test_an_unmeasured_seed_has_zeros_and_two_sentinels():
     block = slot_of(make_report(Stage.GERMINATED, age=0, tempo=3))
     expected = [0.0] * 31
     expected[0] = expected[3] = 1.0
@@ -89,7 +91,7 @@ def test_an_unmeasured_seed_shows_zeros_and_two_sentinels():
     assert block == near(expected)
 
 
-def test_histories_longer_than_five_show_the_latest_five():
+def test_histories_longer_than_five_are_cut_to_the_latest_five():
     signals = make_signals(
         loss_history=(9.0, 0.0, 0.0, 0.0, 0.0, 1.5), accuracy_history_pp=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
     )
@@ -98,7 +100,7 @@ def test_histories_longer_than_five_show_the_latest_five():
     assert vector[8:13].tolist() == near([0.02, 0.03, 0.04, 0.05, 0.06])
 
 
-def test_no_history_at_all_is_padded_with_minus_one():
+def test_an_empty_history_is_padded_with_minus_one():
     assert observe(make_signals(loss_history=(), accuracy_history_pp=()), (None,))[3:13].tolist() == [-1.0] * 10
 
 
@@ -123,7 +125,7 @@ def test_an_empty_slot_is_all_zeros_with_blueprint_minus_one():
 @pytest.mark.parametrize(
     ("stage", "position"), [(Stage.PRUNED, 8), (Stage.EMBARGOED, 9), (Stage.RESETTING, 10)], ids=str
 )
-def test_a_cooling_slot_has_its_stage_and_clock_only(stage, position):
+def test_a_slot_in_cooldown_has_stage_and_ticks_only(stage, position):
     report = dataclasses.replace(BLENDING, stage=stage, ticks_in_stage=2)
     expected = [0.0] * 31
     expected[0] = expected[position] = 1.0
@@ -135,29 +137,29 @@ def test_a_cooling_slot_has_its_stage_and_clock_only(stage, position):
 
 
 @pytest.mark.parametrize(("mode", "code"), [(AlphaMode.HOLD, 0.0), (AlphaMode.UP, 0.5), (AlphaMode.DOWN, 1.0)])
-def test_amplitude_mode_code(mode, code):
+def test_the_amplitude_mode_has_its_code(mode, code):
     assert slot_of(make_report(Stage.BLENDING, mode))[16] == code
 
 
 @pytest.mark.parametrize(("operator", "code"), [("ADD", 0.0), ("MULTIPLY", 0.5), ("GATE", 1.0)])
-def test_operator_code(operator, code):
+def test_the_operator_has_its_code(operator, code):
     assert slot_of(make_report(Stage.BLENDING, operator=BlendOperator[operator]))[21] == code
 
 
 @pytest.mark.parametrize(("value", "shown"), [(9.9, 0.99), (10.0, 1.0), (55.0, 1.0), (-55.0, -1.0), (0.0, 0.0)])
-def test_points_are_shown_in_tens_and_clipped_to_one(value, shown):
+def test_percentage_points_are_divided_by_ten_and_clipped_to_one(value, shown):
     measured = SeedMeasurements(contribution_pp=value, contribution_velocity_pp=value, interaction_pp=value)
     block = slot_of(make_report(Stage.HOLDING, measured=measured))
     assert [block[12], block[13], block[22]] == near([shown] * 3)
 
 
-def test_a_measured_zero_differs_from_unmeasured_where_there_is_a_sentinel():
+def test_a_measured_zero_differs_from_unmeasured_by_the_sentinel():
     measured = SeedMeasurements(epochs_since_measured=0, previous_gradient_health=0.0)
     block = slot_of(make_report(Stage.HOLDING, measured=measured))
     assert (block[27], block[29]) == (0.0, 1.0)
 
 
-def test_clocks_are_shares_of_the_episode_and_never_exceed_one():
+def test_ticks_are_fractions_of_the_episode_clipped_to_one():
     report = make_report(Stage.HOLDING, age=400, ticks_in_stage=300, ramp_total=200, ramp_done=150)
     block = slot_of(report, max_epochs=100)
     assert [block[i] for i in (17, 18, 19, 28, 30)] == near([1.0, 1.0, 0.5, 1.0, 1.0])
@@ -169,7 +171,7 @@ def test_huge_losses_are_bounded_at_ten():
 
 
 @pytest.mark.parametrize("norm", [math.inf, math.nan])
-def test_a_gradient_norm_that_is_not_finite_counts_as_unmeasured(norm):
+def test_a_nonfinite_gradient_norm_counts_as_unmeasured(norm):
     assert slot_of(make_report(Stage.TRAINING, measured=SeedMeasurements(gradient_norm=norm)))[23] == 0.0
 
 
@@ -183,7 +185,7 @@ def test_a_gradient_norm_that_is_not_finite_counts_as_unmeasured(norm):
         ("accuracy_history_pp", "accuracy_history_4"),
     ],
 )
-def test_a_host_signal_that_is_not_finite_is_an_error_naming_it(field, name, bad):
+def test_a_nonfinite_host_signal_is_an_error_with_its_name(field, name, bad):
     value = (1.0, bad) if "history" in field else bad
     with pytest.raises(ValueError, match=f"not finite: {name}="):
         observe(make_signals(**{field: value}), (None,))
@@ -200,7 +202,7 @@ def test_a_host_signal_that_is_not_finite_is_an_error_naming_it(field, name, bad
         ("previous_gradient_health", "previous_gradient_health"),
     ],
 )
-def test_a_measurement_that_is_not_finite_is_an_error_naming_slot_and_value(field, name, bad):
+def test_a_nonfinite_measurement_is_an_error_with_slot_and_value(field, name, bad):
     report = make_report(Stage.HOLDING, measured=SeedMeasurements(**{field: bad}))
     with pytest.raises(ValueError, match=rf"not finite: slot1\.{name}="):
         observe(make_signals(), (None, report))
@@ -208,7 +210,7 @@ def test_a_measurement_that_is_not_finite_is_an_error_naming_slot_and_value(fiel
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("field", ["alpha", "alpha_target", "alpha_velocity"])
-def test_an_amplitude_that_is_not_finite_is_an_error_naming_it(field, bad):
+def test_a_nonfinite_amplitude_is_an_error_with_its_name(field, bad):
     with pytest.raises(ValueError, match=rf"not finite: slot0\.{field}="):
         observe(make_signals(), (make_report(Stage.BLENDING, **{field: bad}),))
 
@@ -222,7 +224,7 @@ def test_every_state_gives_finite_bounded_numbers(reports, loss, accuracy, epoch
 
 
 @given(reports_of(3))
-def test_one_stage_is_hot_in_an_occupied_slot_and_none_in_an_empty_one(reports):
+def test_an_occupied_slot_has_a_one_hot_stage_and_an_empty_one_has_zeros(reports):
     blocks = observe(make_signals(), reports)[23:].reshape(3, 31)
     occupied = [float(report is not None) for report in reports]
     assert blocks[:, 0].tolist() == occupied
@@ -234,7 +236,7 @@ def test_symlog_is_odd_and_logarithmic(x, y):
     assert symlog(x) == pytest.approx(y, abs=1e-6)
 
 
-def test_names_follow_the_layout_and_normalisers_know_the_continuous_ones():
+def test_names_follow_the_layout_and_mark_continuous_features():
     names = observation_names(["r0c0", "r1c2"])
     assert len(names) == len(set(names)) == 85
     assert (names[0], names[16], names[22]) == ("epoch", "last_success", "last_op_advance")
@@ -244,7 +246,7 @@ def test_names_follow_the_layout_and_normalisers_know_the_continuous_ones():
     assert continuous == [12, 13, 17, 18, 19, 20, 22, 23, 28, 30]
 
 
-def test_the_layout_digest_moves_with_the_schema(monkeypatch):
+def test_the_layout_digest_changes_with_the_schema(monkeypatch):
     before = observation.schema_hash()
     assert before == observation.schema_hash()
     assert len(before) == 16

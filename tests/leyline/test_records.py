@@ -1,3 +1,5 @@
+"""Records of measurements."""
+
 import pytest
 
 from esper_ray.leyline.records import UNMEASURED, Coalition, Measurement
@@ -21,7 +23,7 @@ def test_without_players_the_empty_coalition_is_the_whole_network():
     assert Measurement(1.0, 42.0, 100).coalition_accuracy_pp(frozenset()) == 42.0
 
 
-def test_a_coalition_that_was_not_measured_is_an_error_naming_it():
+def test_an_unmeasured_coalition_is_an_error_with_its_name():
     measurement = Measurement(1.0, 30.0, 100, ("r0c0",), (Coalition(frozenset({"r0c0"}), 30.0),))
     with pytest.raises(KeyError, match=r"\['r0c1'\] was not measured; players were \['r0c0'\]"):
         measurement.coalition_accuracy_pp(frozenset({"r0c1"}))

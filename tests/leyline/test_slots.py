@@ -1,3 +1,5 @@
+"""Slot ids: format, order and validation."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,7 @@ def test_a_slot_id_is_row_and_column(slot_id, place):
         "r0c1r0c1",
     ],
 )
-def test_anything_else_is_refused_with_the_value_and_the_form(slot_id):
+def test_an_invalid_slot_id_is_refused_with_value_and_form(slot_id):
     with pytest.raises(SlotIdError, match="r<row>c<column>") as caught:
         parse_slot_id(slot_id)
     assert repr(slot_id) in str(caught.value)
@@ -54,7 +56,7 @@ def test_format_and_parse_are_inverse(row, column):
 
 
 @pytest.mark.parametrize(("row", "column"), [(-1, 0), (0, -1), (-3, -4)])
-def test_negative_places_have_no_id(row, column):
+def test_negative_rows_and_columns_have_no_id(row, column):
     with pytest.raises(SlotIdError, match=f"row {row} and column {column}"):
         format_slot_id(row, column)
 
@@ -64,12 +66,12 @@ def test_order_is_row_major_and_numeric_not_alphabetic():
 
 
 @given(st.sets(st.tuples(numbers, numbers), min_size=1, max_size=8).flatmap(lambda s: st.permutations(sorted(s))))
-def test_order_does_not_depend_on_the_order_given(places):
+def test_order_does_not_depend_on_the_input_order(places):
     ids = [format_slot_id(*place) for place in places]
     assert [parse_slot_id(slot) for slot in ordered_slot_ids(ids)] == sorted(places)
 
 
-def test_no_slot_at_all_is_refused():
+def test_an_empty_list_of_slots_is_refused():
     with pytest.raises(SlotIdError, match="at least one slot"):
         ordered_slot_ids([])
 

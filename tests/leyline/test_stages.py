@@ -1,3 +1,5 @@
+"""Stages: numbers, transitions and stage sets."""
+
 import pytest
 
 from esper_ray.leyline.stages import (
@@ -43,7 +45,7 @@ LEGAL = {
 }
 
 
-def test_the_ten_stages_keep_their_saved_numbers():
+def test_the_numbers_of_the_ten_stages_are_stable():
     assert {stage.name: stage.value for stage in Stage} == NUMBERS
 
 

@@ -26,7 +26,7 @@ OUTCOME = StepOutcome(
 )
 
 
-def test_info_holds_the_step_as_gymnasium_users_read_it():
+def test_info_has_the_documented_keys_of_a_step():
     assert step_info(OUTCOME) == {
         "episode_seed": 7,
         "epoch": 3,

@@ -1,4 +1,4 @@
-"""Random, static, schedule and oracle: what they do in views made by hand, and in real episodes."""
+"""Random, static, schedule and oracle policies on single views and in real episodes."""
 
 from dataclasses import replace
 
@@ -25,44 +25,44 @@ AUTOMATIC = limits(2, manual_advance=False)
 READY = report(Stage.HOLDING, contribution_pp=3.0)
 
 
-def asked(policy, view):
-    """Operation and slot of the decision, which must be legal."""
+def decision_of(policy, view):
+    """Operation and slot of the decision; asserts that it is legal."""
     action = policy.decide(view).action
     assert view.masks.allows(action)
     return action.operation.name, action.slot
 
 
 def refused(view):
-    """The same state after an operation that took no effect."""
+    """The same view after an operation without success."""
     return replace(view, signals=replace(view.signals, last_success=False))
 
 
 # Static and random
 
 
-def test_static_waits_whatever_it_sees():
+def test_static_waits_in_every_view():
     policy = StaticPolicy()
     policy.begin_episode(1)
     for view in (view_of(None, None), view_of(READY, None), view_of(report(Stage.TRAINING), FOSSIL)):
         assert policy.decide(view).action == WAIT
 
 
-def test_random_waits_where_nothing_else_is_legal():
+def test_random_waits_if_nothing_else_is_legal():
     policy = RandomPolicy()
     policy.begin_episode(3)
     cooling = report(Stage.EMBARGOED)
-    assert {asked(policy, view_of(cooling, FOSSIL)) for _ in range(20)} == {("WAIT", 0)}
+    assert {decision_of(policy, view_of(cooling, FOSSIL)) for _ in range(20)} == {("WAIT", 0)}
 
 
-def test_random_draws_operations_evenly_and_then_slots_evenly():
+def test_random_samples_operations_uniformly_and_then_slots_uniformly():
     """Legal: WAIT, GERMINATE in slot 0 or 2, SET_ALPHA_TARGET, PRUNE and FOSSILIZE in slot 1; a fifth each."""
     policy, view = RandomPolicy(), view_of(None, READY, None)
     policy.begin_episode(7)
     counts = {}
     draws = 5000
     for _ in range(draws):
-        found = asked(policy, view)
-        counts[found] = counts.get(found, 0) + 1
+        decision = decision_of(policy, view)
+        counts[decision] = counts.get(decision, 0) + 1
     expected = {
         ("WAIT", 0): 0.2,
         ("GERMINATE", 0): 0.1,
@@ -72,11 +72,11 @@ def test_random_draws_operations_evenly_and_then_slots_evenly():
         ("FOSSILIZE", 1): 0.2,
     }
     assert counts.keys() == expected.keys()
-    for what, share in expected.items():
-        assert counts[what] / draws == pytest.approx(share, abs=0.025)
+    for decision, share in expected.items():
+        assert counts[decision] / draws == pytest.approx(share, abs=0.025)
 
 
-def test_random_draws_every_legal_argument_that_is_read_and_no_other():
+def test_random_samples_every_legal_argument_that_is_read_and_no_other():
     policy, view = RandomPolicy(), view_of(None)
     policy.begin_episode(0)
     seen = {head: set() for head in HEADS[2:]}
@@ -92,22 +92,22 @@ def test_random_draws_every_legal_argument_that_is_read_and_no_other():
         assert seen[head] == legal[head]
 
 
-def test_random_needs_no_blueprint_where_none_can_be_planted():
+def test_random_needs_no_blueprint_if_germination_is_illegal():
     policy = RandomPolicy()
     policy.begin_episode(0)
     only_noop = limits(1, blueprints=frozenset({Blueprint.NOOP}))
-    assert asked(policy, view_of(report(Stage.PRUNED), allowed=only_noop)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(report(Stage.PRUNED), allowed=only_noop)) == ("WAIT", 0)
 
 
 def test_random_episodes_are_a_function_of_their_seed():
     policy, view = RandomPolicy(), view_of(None, READY)
 
-    def drawn(seed):
+    def sampled(seed):
         policy.begin_episode(seed)
         return [policy.decide(view).action for _ in range(30)]
 
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
 
 
 ENVIRONMENTS = {
@@ -152,14 +152,14 @@ def test_the_default_script_plants_and_commits_slot_by_slot():
     assert {line.blueprint for line in lines[::2]} == {"conv_light"}
 
 
-def test_the_default_script_never_plants_what_is_never_legal():
+def test_the_default_script_plants_a_legal_blueprint():
     allowed = limits(1, blueprints=frozenset({Blueprint.NOOP, Blueprint.LORA, Blueprint.NORM}))
     policy = SchedulePolicy(allowed)
     assert policy.script[0].blueprint == "norm"
-    assert asked(policy, view_of(None, allowed=allowed)) == ("GERMINATE", 0)
+    assert decision_of(policy, view_of(None, allowed=allowed)) == ("GERMINATE", 0)
 
 
-def test_lines_are_carried_out_in_their_order_when_they_are_due_and_legal():
+def test_lines_are_executed_in_order_when_due_and_legal():
     script = [
         ScriptLine(epoch=3, op="germinate", slot=1, blueprint="norm"),
         ScriptLine(epoch=0, op="Prune", slot=1),
@@ -167,47 +167,47 @@ def test_lines_are_carried_out_in_their_order_when_they_are_due_and_legal():
     policy = SchedulePolicy(AUTOMATIC, script)
     young = report(Stage.TRAINING, age=4)
     old = report(Stage.TRAINING, age=5)
-    assert asked(policy, view_of(None, None, epoch=2, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(None, None, epoch=2, allowed=AUTOMATIC)) == ("WAIT", 0)
     action = policy.decide(view_of(None, None, epoch=3, allowed=AUTOMATIC)).action
     assert (action.operation, action.slot) == (LifecycleOp.GERMINATE, 1)
     assert (action.blueprint, action.style) == (Blueprint.NORM, GerminationStyle.LINEAR_ADD)
     assert (action.tempo, action.alpha_target) == (0, 2)
-    assert asked(policy, view_of(None, young, allowed=AUTOMATIC)) == ("WAIT", 0)
-    assert asked(policy, view_of(None, old, allowed=AUTOMATIC)) == ("PRUNE", 1)
-    assert asked(policy, view_of(None, None, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(None, young, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(None, old, allowed=AUTOMATIC)) == ("PRUNE", 1)
+    assert decision_of(policy, view_of(None, None, allowed=AUTOMATIC)) == ("WAIT", 0)
     policy.begin_episode(0)
-    assert asked(policy, view_of(None, None, allowed=AUTOMATIC)) == ("GERMINATE", 1)
+    assert decision_of(policy, view_of(None, None, allowed=AUTOMATIC)) == ("GERMINATE", 1)
 
 
-def test_a_line_that_a_gate_refuses_is_tried_again_before_the_next_one():
+def test_a_line_refused_by_a_gate_is_retried_before_the_next_one():
     script = [ScriptLine(epoch=0, op="fossilize", slot=0), ScriptLine(epoch=0, op="germinate", slot=1)]
     policy = SchedulePolicy(AUTOMATIC, script)
     waiting = view_of(READY, None, allowed=AUTOMATIC)
-    assert asked(policy, waiting) == ("FOSSILIZE", 0)
-    assert asked(policy, refused(waiting)) == ("FOSSILIZE", 0)
-    assert asked(policy, refused(waiting)) == ("FOSSILIZE", 0)
-    assert asked(policy, view_of(FOSSIL, None, allowed=AUTOMATIC)) == ("GERMINATE", 1)
+    assert decision_of(policy, waiting) == ("FOSSILIZE", 0)
+    assert decision_of(policy, refused(waiting)) == ("FOSSILIZE", 0)
+    assert decision_of(policy, refused(waiting)) == ("FOSSILIZE", 0)
+    assert decision_of(policy, view_of(FOSSIL, None, allowed=AUTOMATIC)) == ("GERMINATE", 1)
 
 
-def test_a_wait_that_counts_as_unsuccessful_repeats_no_line():
+def test_an_unsuccessful_wait_repeats_no_line():
     policy = SchedulePolicy(AUTOMATIC, [ScriptLine(epoch=0, op="germinate")])
-    assert asked(policy, view_of(None, None, allowed=AUTOMATIC)) == ("GERMINATE", 0)
+    assert decision_of(policy, view_of(None, None, allowed=AUTOMATIC)) == ("GERMINATE", 0)
     developing = view_of(report(Stage.GERMINATED), None, allowed=AUTOMATIC)
-    assert asked(policy, developing) == ("WAIT", 0)
-    assert asked(policy, refused(developing)) == ("WAIT", 0)
-    assert asked(policy, refused(view_of(None, None, allowed=AUTOMATIC))) == ("WAIT", 0)
+    assert decision_of(policy, developing) == ("WAIT", 0)
+    assert decision_of(policy, refused(developing)) == ("WAIT", 0)
+    assert decision_of(policy, refused(view_of(None, None, allowed=AUTOMATIC))) == ("WAIT", 0)
 
 
-def test_seeds_are_advanced_where_gates_wait_to_be_asked():
+def test_seeds_are_advanced_if_gates_are_manual():
     script = [ScriptLine(epoch=0, op="fossilize", slot=1)]
     policy = SchedulePolicy(limits(2), script)
-    assert asked(policy, view_of(None, report(Stage.TRAINING))) == ("ADVANCE", 1)
-    assert asked(policy, view_of(None, READY)) == ("FOSSILIZE", 1)
+    assert decision_of(policy, view_of(None, report(Stage.TRAINING))) == ("ADVANCE", 1)
+    assert decision_of(policy, view_of(None, READY)) == ("FOSSILIZE", 1)
     automatic = SchedulePolicy(AUTOMATIC, script)
-    assert asked(automatic, view_of(None, report(Stage.TRAINING), allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(automatic, view_of(None, report(Stage.TRAINING), allowed=AUTOMATIC)) == ("WAIT", 0)
 
 
-def test_the_style_is_the_plain_one_where_that_is_allowed():
+def test_the_style_is_linear_add_if_allowed():
     gated = limits(1, styles=frozenset({GerminationStyle.GATED_GATE}))
     action = SchedulePolicy(gated).decide(view_of(None, allowed=gated)).action
     assert action.style == GerminationStyle.GATED_GATE
@@ -226,7 +226,7 @@ def test_the_style_is_the_plain_one_where_that_is_allowed():
         ({"blueprint": "noop"}, "script line 2: blueprint 'noop' is not allowed; conv_light"),
     ],
 )
-def test_a_wrong_line_is_refused_with_its_number_the_value_and_what_is_allowed(changes, message):
+def test_an_invalid_line_is_refused_with_number_value_and_choices(changes, message):
     line = ScriptLine(**({"epoch": 0, "op": "germinate"} | changes))
     allowed = limits(2, blueprints=limits(2).blueprints | {Blueprint.NOOP})
     with pytest.raises(ValueError, match=message):
@@ -234,7 +234,7 @@ def test_a_wrong_line_is_refused_with_its_number_the_value_and_what_is_allowed(c
 
 
 @pytest.mark.parametrize("fields", [{"epoch": -1}, {"epoch": "soon"}, {"epcoh": 3}, {}])
-def test_a_line_that_makes_no_sense_is_refused_when_it_is_read(fields):
+def test_a_line_with_invalid_fields_is_refused(fields):
     with pytest.raises(ValidationError, match="ep"):
         ScriptLine(**({"op": "germinate"} | fields))
 
@@ -248,20 +248,20 @@ def test_the_oracle_plants_one_convolution_in_the_first_slot_and_commits_it():
     action = policy.decide(view_of(None, None, epoch=0, allowed=AUTOMATIC)).action
     assert (action.operation, action.slot, action.blueprint) == (LifecycleOp.GERMINATE, 0, Blueprint.CONV_LIGHT)
     assert (action.style, action.tempo, action.alpha_target) == (GerminationStyle.LINEAR_ADD, 0, 2)
-    assert asked(policy, view_of(report(Stage.TRAINING), None, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(report(Stage.TRAINING), None, allowed=AUTOMATIC)) == ("WAIT", 0)
     unmeasured = report(Stage.HOLDING)
-    assert asked(policy, view_of(unmeasured, None, allowed=AUTOMATIC)) == ("WAIT", 0)
-    assert asked(policy, view_of(READY, None, allowed=AUTOMATIC)) == ("FOSSILIZE", 0)
-    assert asked(policy, view_of(FOSSIL, None, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(unmeasured, None, allowed=AUTOMATIC)) == ("WAIT", 0)
+    assert decision_of(policy, view_of(READY, None, allowed=AUTOMATIC)) == ("FOSSILIZE", 0)
+    assert decision_of(policy, view_of(FOSSIL, None, allowed=AUTOMATIC)) == ("WAIT", 0)
 
 
-def test_the_oracle_asks_gates_that_wait_to_be_asked_and_lets_ramps_run():
+def test_the_oracle_advances_seeds_if_gates_are_manual():
     policy = OraclePolicy(limits(1), "patterns")
-    assert asked(policy, view_of(report(Stage.GERMINATED))) == ("ADVANCE", 0)
-    assert asked(policy, view_of(report(Stage.BLENDING, alpha_mode=AlphaMode.UP))) == ("ADVANCE", 0)
+    assert decision_of(policy, view_of(report(Stage.GERMINATED))) == ("ADVANCE", 0)
+    assert decision_of(policy, view_of(report(Stage.BLENDING, alpha_mode=AlphaMode.UP))) == ("ADVANCE", 0)
 
 
-def test_an_oracle_without_knowledge_is_refused():
+def test_an_oracle_without_a_known_or_legal_optimum_is_refused():
     with pytest.raises(ValueError, match="no oracle for task 'digits': the optimum is known for patterns only"):
         OraclePolicy(limits(1), "digits")
     with pytest.raises(ValueError, match="the optimum of 'patterns' is conv_light in slot 0, which is not allowed"):
@@ -269,7 +269,7 @@ def test_an_oracle_without_knowledge_is_refused():
 
 
 @pytest.mark.slow
-def test_the_oracle_nearly_solves_the_patterns_which_nobody_solves_without_growth():
+def test_the_oracle_nearly_solves_patterns_and_static_stays_near_chance():
     env = make_environment("patterns", {"episode_length": 30})
     for policy, low, high in ((OraclePolicy(env.limits, "patterns"), 90.0, 100.0), (StaticPolicy(), 15.0, 35.0)):
         episode = EpisodeRunner(env, policy).play(Assignment(0, 0, 2))

@@ -1,4 +1,4 @@
-"""A policy bundle is complete, is refused when anything in it does not fit, and needs no Ray."""
+"""Policy bundles: round trip, refusal of damaged or incompatible files, and loading without Ray."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 
 POLICY = PolicyConfig(feature_size=16, memory_size=16)
-CAME_FROM = Provenance(
+PROVENANCE = Provenance(
     run="r1", round=3, config_sha256="ab", task="digits", reward="settlement", episode_length=40, package="0.1.0"
 )
 
@@ -37,17 +37,17 @@ def weights(policy=POLICY, seed=0):
 
 
 def saved(path, tensors=None, **changes):
-    given = {
+    options = {
         "policy": POLICY,
         "growth": GrowthConfig(),
         "topologies": [Topology.IMAGES],
-        "provenance": CAME_FROM,
+        "provenance": PROVENANCE,
     } | changes
-    return save_bundle(path, weights() if tensors is None else tensors, **given)
+    return save_bundle(path, weights() if tensors is None else tensors, **options)
 
 
 def rewritten(path, change):
-    """The bundle at ``path`` with its manifest changed and its tensors as they are."""
+    """Change the manifest of the bundle at ``path`` and keep its tensors."""
     blob = BUNDLE.read(path, "it")
     change(blob.content)
     BUNDLE.write(path, blob.tensors, blob.content)
@@ -60,53 +60,53 @@ def path(tmp_path):
     return target
 
 
-def test_what_is_written_is_read_bit_for_bit(path):
-    found = load_bundle(path)
+def test_a_bundle_round_trips_bit_for_bit(path):
+    bundle = load_bundle(path)
     original = weights()
-    assert found.weights.keys() == original.keys()
-    assert all(torch.equal(found.weights[name], tensor) for name, tensor in original.items())
-    assert found.weights["value_scale"] == 2.5
-    manifest = found.manifest
-    assert (manifest.policy, manifest.growth, manifest.provenance) == (POLICY, GrowthConfig(), CAME_FROM)
+    assert bundle.weights.keys() == original.keys()
+    assert all(torch.equal(bundle.weights[name], tensor) for name, tensor in original.items())
+    assert bundle.weights["value_scale"] == 2.5
+    manifest = bundle.manifest
+    assert (manifest.policy, manifest.growth, manifest.provenance) == (POLICY, GrowthConfig(), PROVENANCE)
     assert manifest.topologies == (Topology.IMAGES,)
     assert manifest.parameters == PolicyNetwork(POLICY).parameter_count()
 
 
-def test_the_player_has_these_weights_and_does_not_explore(path):
+def test_the_player_of_a_bundle_has_its_weights_and_is_greedy(path):
     player = load_bundle(path).player()
     assert (player.epsilon, player.greedy) == (0.0, True)
     assert all(torch.equal(player.network.state_dict()[name], tensor) for name, tensor in weights().items())
     assert not load_bundle(path).player(greedy=False).greedy
 
 
-def test_it_is_read_without_ray(path):
+def test_a_bundle_is_loaded_without_ray(path):
     code = (
         "import sys; from esper_policies.bundle import load_bundle; from pathlib import Path; "
         f"load_bundle(Path({str(path)!r})).player(); print('ray' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.01, 0.5, 0.9, 0.9999])
-def test_a_bundle_that_is_cut_off_is_refused_by_name(path, kept):
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.9, 0.9999])
+def test_a_truncated_bundle_is_refused_by_name(path, share):
     blob = path.read_bytes()
-    path.write_bytes(blob[: int(len(blob) * kept)])
+    path.write_bytes(blob[: int(len(blob) * share)])
     with pytest.raises(BundleError, match=r"tamiyo\.esper is damaged"):
         load_bundle(path)
 
 
-def test_a_bundle_that_is_not_there_is_refused_by_name(tmp_path):
+def test_a_missing_bundle_is_refused_by_name(tmp_path):
     with pytest.raises(BundleError, match=r"none\.esper cannot be read"):
         load_bundle(tmp_path / "none.esper")
 
 
-def test_a_folder_is_no_bundle(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     with pytest.raises(BundleError, match="cannot be read"):
         load_bundle(tmp_path)
 
 
-def test_a_changed_weight_is_noticed(path):
+def test_a_changed_weight_is_refused_by_digest(path):
     blob = bytearray(path.read_bytes())
     blob[-3] ^= 1
     path.write_bytes(bytes(blob))
@@ -114,7 +114,7 @@ def test_a_changed_weight_is_noticed(path):
         load_bundle(path)
 
 
-def test_other_safetensors_are_no_bundle(tmp_path):
+def test_other_safetensors_files_are_refused(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "a.esper")
     with pytest.raises(BundleError, match=r"a\.esper is of kind None version None, expected kind 'policy bundle'"):
         load_bundle(tmp_path / "a.esper")
@@ -127,7 +127,7 @@ def test_a_bundle_of_version_1_is_refused_with_its_version(tmp_path):
         load_bundle(tmp_path / "a.esper")
 
 
-def test_weights_that_are_not_those_of_the_manifest_are_refused(path):
+def test_weights_with_another_digest_than_the_manifest_are_refused(path):
     rewritten(path, lambda manifest: manifest.update(weights_sha256="ab"))
     with pytest.raises(BundleError, match="its weights are not those of its manifest"):
         load_bundle(path)
@@ -156,7 +156,7 @@ def test_a_bundle_of_another_schema_is_refused_with_the_difference(path, change,
 
 
 @pytest.mark.parametrize("manifest", [[], None, "text"])
-def test_a_manifest_that_is_no_mapping_is_refused(tmp_path, manifest):
+def test_a_manifest_that_is_no_object_is_refused(tmp_path, manifest):
     BUNDLE.write(tmp_path / "a.esper", weights(), manifest)
     with pytest.raises(BundleError, match="manifest is no JSON object"):
         load_bundle(tmp_path / "a.esper")
@@ -168,7 +168,7 @@ def test_weights_of_another_network_are_refused_by_name_and_shape(path):
         load_bundle(path)
 
 
-def test_nothing_broken_is_written(tmp_path):
+def test_invalid_weights_are_not_saved(tmp_path):
     broken = weights()
     broken["op_head.0.weight"][0, 0] = float("nan")
     with pytest.raises(BundleError, match=r"not finite, in op_head\.0\.weight"):
@@ -189,7 +189,7 @@ def test_nothing_broken_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_there_is_kept_unless_told_otherwise(path):
+def test_an_existing_file_is_kept_unless_replace_is_given(path):
     before = path.read_bytes()
     with pytest.raises(BundleError, match="exists already"):
         saved(path, weights(seed=1))
@@ -198,7 +198,7 @@ def test_a_file_that_is_there_is_kept_unless_told_otherwise(path):
     assert path.read_bytes() != before
 
 
-def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 
     def broken(source, target):
@@ -212,19 +212,19 @@ def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "message"), [("a.bin", "NAME.esper"), ("none/a.esper", "no folder")])
-def test_a_place_that_cannot_be_is_refused(tmp_path, name, message):
+def test_a_path_with_wrong_suffix_or_missing_folder_is_refused(tmp_path, name, message):
     with pytest.raises(BundleError, match=message):
         saved(tmp_path / name)
 
 
-def test_features_that_it_has_not_learnt_on_are_refused_with_the_slots(path):
-    found = load_bundle(path)
-    found.check_serves({"r0c0": Topology.IMAGES})
+def test_topologies_outside_the_training_are_refused_with_the_slots(path):
+    bundle = load_bundle(path)
+    bundle.check_serves({"r0c0": Topology.IMAGES})
     with pytest.raises(BundleError, match=r"learnt to grow on images \(task 'digits'\), but r0c1 has sequences$"):
-        found.check_serves({"r0c0": Topology.IMAGES, "r0c1": Topology.SEQUENCES})
+        bundle.check_serves({"r0c0": Topology.IMAGES, "r0c1": Topology.SEQUENCES})
 
 
-def test_the_names_that_are_compared_cover_every_number_and_every_choice():
+def test_the_compared_names_cover_every_feature_and_every_choice():
     assert len(policy_observation()) == 23 + 31
     assert len(set(policy_observation())) == 54
     names = action_names()

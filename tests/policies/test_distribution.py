@@ -1,4 +1,4 @@
-"""The distribution over factored actions against the joint distribution enumerated by hand."""
+"""The distribution over factored actions against the enumerated joint distribution."""
 
 import math
 
@@ -32,58 +32,58 @@ def log_probs_of(distribution, rows=EVERY):
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_probabilities_of_all_joint_actions_sum_to_one(seed, epsilon):
-    """Illegal actions are in the sum: they must add exactly nothing."""
+    """The sum includes illegal actions, whose probability is exactly zero."""
     masks = random_masks(seed, 2)
-    found = log_probs_of(distribution_of(random_logits(seed, 2), masks, 2, len(EVERY), epsilon)).exp()
-    assert float(found.sum()) == pytest.approx(1.0, abs=1e-5)
+    probabilities = log_probs_of(distribution_of(random_logits(seed, 2), masks, 2, len(EVERY), epsilon)).exp()
+    assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-5)
     legal = joint_by_hand(random_logits(seed, 2), masks, epsilon)
     illegal = torch.tensor([tuple(row) not in legal for row in EVERY.tolist()])
     assert illegal.any()
-    assert found[illegal].sum() == 0.0
+    assert probabilities[illegal].sum() == 0.0
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_log_probabilities_are_the_products_of_conditionals(seed, epsilon):
+def test_log_probabilities_are_sums_over_conditionals(seed, epsilon):
     masks, logits = random_masks(seed, 2), random_logits(seed, 2)
     joint = joint_by_hand(logits, masks, epsilon)
     actions = torch.tensor(list(joint))
-    found = log_probs_of(distribution_of(logits, masks, 2, len(actions), epsilon), actions)
+    log_probs = log_probs_of(distribution_of(logits, masks, 2, len(actions), epsilon), actions)
     expected = torch.tensor([math.log(p) for p in joint.values()], dtype=torch.float64)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_entropy_is_that_of_the_enumerated_distribution(seed, epsilon):
+def test_entropy_equals_that_of_the_enumerated_distribution(seed, epsilon):
     masks, logits = random_masks(seed, 2), random_logits(seed, 2)
     expected = -sum(p * math.log(p) for p in joint_by_hand(logits, masks, epsilon).values())
-    found = distribution_of(logits, masks, 2, epsilon=epsilon).entropy()
-    assert float(found[0]) == pytest.approx(expected, abs=1e-5)
+    entropy = distribution_of(logits, masks, 2, epsilon=epsilon).entropy()
+    assert float(entropy[0]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.1)])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_divergence_is_that_of_the_enumerated_distributions(seed, first, second):
+def test_kl_divergence_equals_that_of_the_enumerated_distributions(seed, first, second):
     masks = random_masks(seed, 2)
     p = joint_by_hand(random_logits(seed, 2), masks, first)
     q = joint_by_hand(random_logits(seed + 100, 2), masks, second)
     expected = sum(mass * math.log(mass / q[action]) for action, mass in p.items())
-    found = distribution_of(random_logits(seed, 2), masks, 2, epsilon=first).kl(
+    divergence = distribution_of(random_logits(seed, 2), masks, 2, epsilon=first).kl(
         distribution_of(random_logits(seed + 100, 2), masks, 2, epsilon=second)
     )
-    assert float(found[0]) == pytest.approx(expected, abs=1e-5)
+    assert float(divergence[0]) == pytest.approx(expected, abs=1e-5)
     assert expected > 0.01
 
 
-def test_divergence_from_itself_is_zero():
+def test_kl_divergence_from_itself_is_zero():
     distribution = distribution_of(random_logits(1, 2), random_masks(1, 2), 2)
     assert float(distribution.kl(distribution)[0]) == 0.0
 
 
 def test_rows_are_independent_of_each_other():
-    one = distribution_of(random_logits(3, 2), random_masks(3, 2), 2)
-    other = distribution_of(random_logits(4, 2), random_masks(4, 2), 2)
+    first_row = distribution_of(random_logits(3, 2), random_masks(3, 2), 2)
+    second_row = distribution_of(random_logits(4, 2), random_masks(4, 2), 2)
     logits, vectors = [random_logits(s, 2) for s in (3, 4)], [random_masks(s, 2).vector() for s in (3, 4)]
     stacked = ActionLogits(
         torch.cat([x.op for x in logits]),
@@ -91,15 +91,15 @@ def test_rows_are_independent_of_each_other():
         {head: torch.cat([x.arguments[head] for x in logits]) for head in ARGUMENT_HEADS},
     )
     both = ActionDistribution(stacked, MaskTensors.from_vectors(torch.from_numpy(np.stack(vectors)), 2))
-    torch.testing.assert_close(both.entropy(), torch.cat([one.entropy(), other.entropy()]))
+    torch.testing.assert_close(both.entropy(), torch.cat([first_row.entropy(), second_row.entropy()]))
     actions = torch.tensor([[1, 1, 2, 1, 1, 1, 0, 0], [2, 0, 0, 3, 0, 2, 1, 4]])
-    expected = [one.log_probs(actions[:1]), other.log_probs(actions[1:])]
-    for found, (first, second) in zip(both.log_probs(actions), zip(*expected, strict=True), strict=True):
-        torch.testing.assert_close(found, torch.cat([first, second]))
+    expected = [first_row.log_probs(actions[:1]), second_row.log_probs(actions[1:])]
+    for log_probs, (first, second) in zip(both.log_probs(actions), zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(log_probs, torch.cat([first, second]))
 
 
 def two_ops(epsilon):
-    """WAIT at 0.7 and FOSSILIZE at 0.3, nothing else being legal; two equally good slots."""
+    """WAIT at 0.7 and FOSSILIZE at 0.3, no other legal operation; two equally good slots."""
     masks = all_legal(2)
     masks.slot_by_op[[1, 2, 3, 5]] = False
     logits = random_logits(0, 2)
@@ -112,19 +112,19 @@ def two_ops(epsilon):
 @pytest.mark.parametrize(
     ("epsilon", "wait", "fossilize"), [(0.0, 0.7, 0.3), (0.1, 0.68, 0.32), (0.5, 0.6, 0.4), (1.0, 0.5, 0.5)]
 )
-def test_epsilon_mixes_a_uniform_choice_among_what_is_legal(epsilon, wait, fossilize):
+def test_epsilon_mixes_in_a_uniform_choice_of_legal_operations(epsilon, wait, fossilize):
     distribution = two_ops(epsilon)
     assert distribution.op[0].exp().tolist() == pytest.approx([wait, 0, 0, 0, fossilize, 0], abs=1e-6)
     assert distribution.slot[0, 4].exp().tolist() == pytest.approx([0.5, 0.5])
 
 
-def test_entropy_by_hand_counts_the_slot_only_where_it_is_read():
+def test_entropy_by_hand_includes_the_slot_only_if_it_is_read():
     """H(0.7, 0.3) + 0.3 ln 2 = 0.610864 + 0.207944."""
     assert float(two_ops(0.0).entropy()[0]) == pytest.approx(0.818808, abs=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.1, math.nan])
-def test_a_share_outside_zero_to_one_is_refused(epsilon):
+def test_an_epsilon_outside_zero_to_one_is_refused(epsilon):
     with pytest.raises(ValueError, match=r"epsilon must lie in \[0, 1\], got"):
         distribution_of(random_logits(0, 2), all_legal(2), 2, epsilon=epsilon)
 
@@ -144,7 +144,7 @@ def test_a_row_without_a_legal_operation_is_refused():
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 10])
-def test_mask_vectors_are_read_as_they_were_written(slots):
+def test_mask_vectors_round_trip(slots):
     masks = random_masks(slots, slots)
     read = mask_tensors(masks, slots)
     assert (read.slot_by_op[0].numpy() == masks.slot_by_op).all()
@@ -158,7 +158,7 @@ def test_mask_vectors_of_another_number_of_slots_are_refused():
         MaskTensors.from_vectors(torch.ones(1, 44), 3)
 
 
-def test_the_mode_is_the_likeliest_legal_choice_of_every_head():
+def test_the_mode_is_the_most_probable_legal_choice_of_every_head():
     masks, logits = all_legal(2), random_logits(0, 2)
     masks.slot_by_op[5] = False
     masks.slot_by_op[1] = [True, False]
@@ -172,7 +172,7 @@ def test_the_mode_is_the_likeliest_legal_choice_of_every_head():
     assert distribution_of(logits, masks, 2).mode().actions.tolist() == [[1, 0, 11, 2, 2, 1, 0, 0]]
 
 
-def test_the_entropy_of_a_head_is_that_under_the_condition_taken():
+def test_the_entropy_of_a_head_is_conditional_on_the_action():
     masks, logits = all_legal(2), random_logits(0, 2)
     masks.slot_by_op[1] = [True, False]
     masks.arguments["tempo"][:] = [True, False, False]
@@ -180,13 +180,13 @@ def test_the_entropy_of_a_head_is_that_under_the_condition_taken():
     for scores in logits.arguments.values():
         scores.zero_()
     germinate = torch.tensor([[1, 0, 2, 1, 0, 1, 0, 0]])
-    found = distribution_of(logits, masks, 2).head_entropies(germinate)
-    read = {head: bool(was[0]) for head, (_, was) in found.items()}
+    entropies = distribution_of(logits, masks, 2).head_entropies(germinate)
+    read = {head: bool(was[0]) for head, (_, was) in entropies.items()}
     assert [head for head in read if read[head]] == ["op", "blueprint", "style", "alpha_target"]
-    assert float(found["op"][0][0]) == pytest.approx(math.log(6))
-    assert float(found["blueprint"][0][0]) == pytest.approx(math.log(13))
-    assert float(found["style"][0][0]) == pytest.approx(math.log(4))
-    assert float(found["alpha_target"][0][0]) == pytest.approx(math.log(3))
+    assert float(entropies["op"][0][0]) == pytest.approx(math.log(6))
+    assert float(entropies["blueprint"][0][0]) == pytest.approx(math.log(13))
+    assert float(entropies["style"][0][0]) == pytest.approx(math.log(4))
+    assert float(entropies["alpha_target"][0][0]) == pytest.approx(math.log(3))
 
 
 @given(seed=st.integers(0, 2**20), slots=st.integers(1, 4), spread=st.floats(0, 1e4), epsilon=st.floats(0, 1))

@@ -1,4 +1,4 @@
-"""Draws: as frequent as promised, never illegal, a function of the generator alone."""
+"""Samples: correct frequencies, always legal, and a pure function of the generator."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def draws_of(seed, epsilon, rows=DRAWS, slots=2, generator=None):
 
 
 def chi_square(counts, joint):
-    """Statistic and degrees of freedom; actions expected less than five times are one cell."""
+    """Statistic and degrees of freedom; actions with an expected count below five share one cell."""
     rare_count, rare_mass, statistic, cells = DRAWS, 1.0, 0.0, 0
     for action, mass in joint.items():
         if mass * DRAWS >= 5:
@@ -34,10 +34,10 @@ def chi_square(counts, joint):
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_actions_are_drawn_as_often_as_their_probability_says(seed, epsilon):
+def test_actions_are_sampled_with_their_probabilities(seed, epsilon):
     """Chi-square against the enumerated joint distribution: its mean is df, its deviation sqrt(2 df)."""
-    found, numbers = torch.unique(draws_of(seed, epsilon), dim=0, return_counts=True)
-    counts = dict(zip(map(tuple, found.tolist()), numbers.tolist(), strict=True))
+    sampled, numbers = torch.unique(draws_of(seed, epsilon), dim=0, return_counts=True)
+    counts = dict(zip(map(tuple, sampled.tolist()), numbers.tolist(), strict=True))
     statistic, freedom = chi_square(counts, joint_by_hand(random_logits(seed, 2), random_masks(seed, 2), epsilon))
     assert freedom > 10
     assert abs(statistic - freedom) < 5 * (2 * freedom) ** 0.5
@@ -45,15 +45,15 @@ def test_actions_are_drawn_as_often_as_their_probability_says(seed, epsilon):
 
 @given(seed=st.integers(0, 2**20), slots=st.integers(1, 5), epsilon=st.sampled_from([0.0, 0.5, 1.0]))
 @settings(max_examples=80, deadline=None)
-def test_no_draw_and_no_mode_is_ever_illegal(seed, slots, epsilon):
+def test_samples_and_modes_are_always_legal(seed, slots, epsilon):
     masks = random_masks(seed, slots)
     distribution = distribution_of(random_logits(seed, slots, 5.0), masks, slots, 40, epsilon)
-    drawn = distribution.sample(torch.Generator().manual_seed(seed)).actions
-    for row in torch.cat([drawn, distribution.mode().actions[:1]]).tolist():
+    actions = distribution.sample(torch.Generator().manual_seed(seed)).actions
+    for row in torch.cat([actions, distribution.mode().actions[:1]]).tolist():
         assert masks.allows(Action.from_indices(row, slots))
 
 
-def test_heads_that_are_not_read_hold_zero():
+def test_unread_heads_are_zero():
     seen = set()
     for row in draws_of(7, 1.0, rows=500, slots=3).tolist():
         unread = [head for head in HEADS[1:] if head not in READS[row[0]]]
@@ -62,24 +62,24 @@ def test_heads_that_are_not_read_hold_zero():
     assert len(seen) >= 3
 
 
-def test_draws_come_from_the_given_generator_alone():
+def test_samples_depend_on_the_given_generator_only():
     torch.manual_seed(1)
     first = draws_of(3, 0.1, rows=50)
     before = torch.get_rng_state()
     torch.manual_seed(2)
-    again = draws_of(3, 0.1, rows=50)
-    other = draws_of(3, 0.1, rows=50, generator=torch.Generator().manual_seed(99))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    repeated = draws_of(3, 0.1, rows=50)
+    different = draws_of(3, 0.1, rows=50, generator=torch.Generator().manual_seed(99))
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first, different)
     torch.manual_seed(1)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_draw_is_evaluated_as_it_was_drawn():
-    """The log-probability of each draw is that of the enumerated joint distribution."""
+def test_the_log_probability_of_a_sample_equals_the_enumerated_one():
+    """For 200 samples with a mixture of epsilon 0.2."""
     joint = joint_by_hand(random_logits(5, 2), random_masks(5, 2), 0.2)
     distribution = distribution_of(random_logits(5, 2), random_masks(5, 2), 2, 200, 0.2)
-    drawn = distribution.sample(torch.Generator().manual_seed(0)).actions
-    op, arguments = distribution.log_probs(drawn)
-    expected = [joint[tuple(row)] for row in drawn.tolist()]
+    actions = distribution.sample(torch.Generator().manual_seed(0)).actions
+    op, arguments = distribution.log_probs(actions)
+    expected = [joint[tuple(row)] for row in actions.tolist()]
     assert (op + arguments).exp().tolist() == pytest.approx(expected, rel=1e-4)

@@ -1,4 +1,4 @@
-"""The hand-written policy, one view at a time."""
+"""Decisions of the heuristic policy on single views."""
 
 import pytest
 from policy_builders import limits, report, view_of
@@ -14,19 +14,19 @@ def policy(slots=3, config=None, **changes):
     return HeuristicPolicy(limits(slots, **changes), config)
 
 
-def asked(view, deciding=None):
-    """Operation and slot of the decision, which must be legal."""
+def decision_of(view, deciding=None):
+    """Operation and slot of the decision; asserts that it is legal."""
     decision = (deciding or policy(len(view.reports))).decide(view)
     assert view.masks.allows(decision.action)
     assert decision.reason
     return decision.action.operation.name, decision.action.slot
 
 
-def test_nothing_is_planted_before_the_first_epoch_for_it():
-    assert asked(view_of(None, None, None, epoch=1)) == ("WAIT", 0)
-    assert asked(view_of(None, None, None, epoch=2)) == ("GERMINATE", 2)
+def test_no_germination_before_the_first_epoch():
+    assert decision_of(view_of(None, None, None, epoch=1)) == ("WAIT", 0)
+    assert decision_of(view_of(None, None, None, epoch=2)) == ("GERMINATE", 2)
     later = policy(config=HeuristicConfig(first_epoch=5))
-    assert asked(view_of(None, None, None, epoch=4), later) == ("WAIT", 0)
+    assert decision_of(view_of(None, None, None, epoch=4), later) == ("WAIT", 0)
 
 
 def test_the_deepest_empty_slot_is_planted_first_at_full_amplitude():
@@ -37,27 +37,27 @@ def test_the_deepest_empty_slot_is_planted_first_at_full_amplitude():
     assert action.style == GerminationStyle.SIGMOID_ADD
 
 
-def test_it_germinates_in_the_style_that_is_allowed():
+def test_germination_uses_an_allowed_style():
     allowed = limits(1, styles=frozenset({GerminationStyle.LINEAR_ADD}))
     action = HeuristicPolicy(allowed).decide(view_of(None, allowed=allowed)).action
     assert action.style == GerminationStyle.LINEAR_ADD
 
 
 @pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING])
-def test_a_developing_seed_is_advanced_where_that_is_manual(stage):
+def test_a_developing_seed_is_advanced_if_gates_are_manual(stage):
     view = view_of(None, report(stage))
-    assert asked(view) == ("ADVANCE", 1)
+    assert decision_of(view) == ("ADVANCE", 1)
     automatic = limits(2, manual_advance=False)
-    assert asked(view_of(None, report(stage), allowed=automatic), HeuristicPolicy(automatic)) == ("WAIT", 0)
+    assert decision_of(view_of(None, report(stage), allowed=automatic), HeuristicPolicy(automatic)) == ("WAIT", 0)
 
 
 def test_a_blending_seed_is_advanced_only_after_its_ramp_has_ended():
     moving = report(Stage.BLENDING, alpha_mode=AlphaMode.UP, improvement_pp=-50.0)
-    assert asked(view_of(moving, FOSSIL)) == ("WAIT", 0)
-    assert asked(view_of(report(Stage.BLENDING, alpha=1.0), FOSSIL)) == ("ADVANCE", 0)
+    assert decision_of(view_of(moving, FOSSIL)) == ("WAIT", 0)
+    assert decision_of(view_of(report(Stage.BLENDING, alpha=1.0), FOSSIL)) == ("ADVANCE", 0)
 
 
-def test_a_blend_that_stopped_short_is_brought_to_full_amplitude():
+def test_a_partial_blend_is_retargeted_to_full_amplitude():
     view = view_of(report(Stage.BLENDING, alpha=0.5, alpha_target=0.5))
     action = policy(1).decide(view).action
     assert action.operation is LifecycleOp.SET_ALPHA_TARGET
@@ -66,58 +66,58 @@ def test_a_blend_that_stopped_short_is_brought_to_full_amplitude():
 
 
 @pytest.mark.parametrize(("change", "op"), [(-15.1, "PRUNE"), (-14.9, "ADVANCE"), (None, "ADVANCE")])
-def test_a_blend_that_costs_too_much_accuracy_is_given_up(change, op):
-    assert asked(view_of(report(Stage.BLENDING, alpha=1.0, improvement_pp=change)))[0] == op
+def test_a_blend_that_costs_too_much_accuracy_is_pruned(change, op):
+    assert decision_of(view_of(report(Stage.BLENDING, alpha=1.0, improvement_pp=change)))[0] == op
 
 
 @pytest.mark.parametrize(("contribution", "op"), [(0.6, "FOSSILIZE"), (0.5, "WAIT"), (-3.0, "WAIT"), (None, "WAIT")])
-def test_a_holding_seed_is_kept_when_it_contributes(contribution, op):
+def test_a_holding_seed_is_committed_if_it_contributes(contribution, op):
     view = view_of(report(Stage.HOLDING, ticks_in_stage=5, contribution_pp=contribution))
-    assert asked(view)[0] == op
+    assert decision_of(view)[0] == op
 
 
-def test_the_threshold_of_contribution_can_be_set():
+def test_the_contribution_threshold_is_configurable():
     demanding = policy(1, HeuristicConfig(min_contribution_pp=2.0))
-    assert asked(view_of(report(Stage.HOLDING, contribution_pp=1.9)), demanding)[0] == "WAIT"
-    assert asked(view_of(report(Stage.HOLDING, contribution_pp=2.1)), demanding)[0] == "FOSSILIZE"
+    assert decision_of(view_of(report(Stage.HOLDING, contribution_pp=1.9)), demanding)[0] == "WAIT"
+    assert decision_of(view_of(report(Stage.HOLDING, contribution_pp=2.1)), demanding)[0] == "FOSSILIZE"
 
 
 @pytest.mark.parametrize(("ticks", "op"), [(5, "WAIT"), (6, "PRUNE"), (20, "PRUNE")])
-def test_a_useless_holding_seed_is_given_up_after_its_patience(ticks, op):
-    assert asked(view_of(report(Stage.HOLDING, ticks_in_stage=ticks, contribution_pp=0.1)))[0] == op
+def test_a_useless_holding_seed_is_pruned_after_the_patience(ticks, op):
+    assert decision_of(view_of(report(Stage.HOLDING, ticks_in_stage=ticks, contribution_pp=0.1)))[0] == op
 
 
-def test_the_most_urgent_of_several_slots_comes_first():
+def test_the_most_urgent_of_several_slots_is_served_first():
     good = report(Stage.HOLDING, "r0c1", contribution_pp=4.0)
     better = report(Stage.HOLDING, "r0c2", contribution_pp=9.0)
     useless = report(Stage.HOLDING, ticks_in_stage=9, contribution_pp=-1.0)
     training = report(Stage.TRAINING)
-    assert asked(view_of(useless, good, better)) == ("FOSSILIZE", 2)
-    assert asked(view_of(good, useless, training)) == ("FOSSILIZE", 0)
-    assert asked(view_of(training, useless, None)) == ("PRUNE", 1)
-    assert asked(view_of(None, training, FOSSIL)) == ("ADVANCE", 1)
-    assert asked(view_of(FOSSIL, FOSSIL, FOSSIL)) == ("WAIT", 0)
+    assert decision_of(view_of(useless, good, better)) == ("FOSSILIZE", 2)
+    assert decision_of(view_of(good, useless, training)) == ("FOSSILIZE", 0)
+    assert decision_of(view_of(training, useless, None)) == ("PRUNE", 1)
+    assert decision_of(view_of(None, training, FOSSIL)) == ("ADVANCE", 1)
+    assert decision_of(view_of(FOSSIL, FOSSIL, FOSSIL)) == ("WAIT", 0)
 
 
-def test_after_a_failure_another_slot_and_then_another_blueprint_is_tried():
+def test_after_a_prune_another_slot_and_then_another_blueprint_is_used():
     deciding = policy(2)
     useless = report(Stage.HOLDING, "r0c1", ticks_in_stage=9, contribution_pp=-1.0)
-    assert asked(view_of(FOSSIL, useless), deciding) == ("PRUNE", 1)
-    assert asked(view_of(None, None), deciding) == ("GERMINATE", 0)
+    assert decision_of(view_of(FOSSIL, useless), deciding) == ("PRUNE", 1)
+    assert decision_of(view_of(None, None), deciding) == ("GERMINATE", 0)
     tried = []
     for _ in range(4):
         tried.append(Blueprint(deciding.decide(view_of(FOSSIL, None)).action.blueprint))
-        assert asked(view_of(FOSSIL, useless), deciding) == ("PRUNE", 1)
+        assert decision_of(view_of(FOSSIL, useless), deciding) == ("PRUNE", 1)
     assert tried == [Blueprint.DEPTHWISE, Blueprint.BOTTLENECK, Blueprint.NORM, Blueprint.CONV_LIGHT]
     deciding.begin_episode(0)
-    assert asked(view_of(None, None), deciding) == ("GERMINATE", 1)
+    assert decision_of(view_of(None, None), deciding) == ("GERMINATE", 1)
 
 
-def test_blueprints_that_are_not_allowed_are_left_out_of_the_rotation():
+def test_the_rotation_has_allowed_blueprints_only():
     deciding = policy(1, blueprints=frozenset({Blueprint.NORM, Blueprint.DEPTHWISE}))
     assert deciding.rotation == [Blueprint.DEPTHWISE, Blueprint.NORM]
 
 
-def test_it_refuses_to_start_without_a_blueprint_that_it_knows():
+def test_a_policy_without_an_allowed_known_blueprint_is_refused():
     with pytest.raises(ValueError, match="no blueprint of the rotation is allowed here; allowed are attention, mlp"):
         policy(1, blueprints=frozenset({Blueprint.MLP, Blueprint.ATTENTION}))

@@ -1,4 +1,4 @@
-"""The hand-written policy through real episodes."""
+"""The heuristic policy in real episodes."""
 
 import pytest
 from policy_builders import FAST_LIVES
@@ -35,14 +35,14 @@ def stages_by_slot(episode):
 
 
 @pytest.mark.parametrize("auto", [["g1"], ["g1", "g2", "g3"]], ids=["manual", "auto"])
-def test_real_seeds_are_brought_to_holding_and_decided_upon(auto):
+def test_seeds_reach_holding_with_manual_and_automatic_gates(auto):
     keeps_all = episode_of({"growth.auto_forward": auto, "episode_length": 16}, min_contribution_pp=-100.0)
-    life = ["GERMINATED", "TRAINING", "BLENDING", "HOLDING"]
-    assert stages_by_slot(keeps_all)["r0c2"][:4] == life
+    lifecycle = ["GERMINATED", "TRAINING", "BLENDING", "HOLDING"]
+    assert stages_by_slot(keeps_all)["r0c2"][:4] == lifecycle
     assert (keeps_all.operations["ADVANCE"] > 0) == (auto != ["g1", "g2", "g3"])
 
 
-def test_what_never_contributes_enough_is_pruned_and_its_slot_planted_again():
+def test_a_seed_that_never_contributes_is_pruned_and_replaced():
     episode = episode_of({"episode_length": 40, "growth.slots": ["r0c2"]}, min_contribution_pp=1000.0, patience=2)
     assert episode.fossilised == 0
     assert episode.operations["PRUNE"] >= 2
@@ -52,7 +52,7 @@ def test_what_never_contributes_enough_is_pruned_and_its_slot_planted_again():
     assert len(blueprints) >= 2
 
 
-def test_several_slots_are_managed_at_once():
+def test_all_slots_are_grown_in_one_episode():
     episode = episode_of({}, min_contribution_pp=1000.0, patience=100)
     assert set(stages_by_slot(episode)) == {"r0c0", "r0c1", "r0c2"}
     assert {slot: stages[-1] for slot, stages in stages_by_slot(episode).items()} == dict.fromkeys(
@@ -61,12 +61,12 @@ def test_several_slots_are_managed_at_once():
 
 
 def test_equal_seeds_give_equal_episodes():
-    first, again = (episode_of({"episode_length": 12}, seed=3) for _ in range(2))
-    assert first.log == again.log
+    first, repeated = (episode_of({"episode_length": 12}, seed=3) for _ in range(2))
+    assert first.log == repeated.log
     assert episode_of({"episode_length": 12}, seed=4).log != first.log
 
 
-def test_a_full_episode_on_digits_grows_and_keeps_what_helps():
+def test_a_full_episode_on_digits_commits_seeds_and_improves_accuracy():
     env = make_environment("digits")
     episode = EpisodeRunner(env, HeuristicPolicy(env.limits)).play(Assignment(0, 0, 0))
     moves = {(source, target) for _, source, target in moves_of(episode)}

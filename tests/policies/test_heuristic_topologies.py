@@ -1,4 +1,4 @@
-"""The hand-written policy leads seeds through whole lives on feature vectors and on token sequences."""
+"""The heuristic policy in episodes on feature vectors and token sequences."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ TEXT = {
     "growth.slots": ["r0c0", "r0c1"],
     "growth.blueprints": ["mlp_small", "norm", "lora"],
 }
-LIFE = ["GERMINATED", "TRAINING", "BLENDING", "HOLDING"]
+LIFECYCLE = ["GERMINATED", "TRAINING", "BLENDING", "HOLDING"]
 AUTO = [["g1", "g2", "g3"], ["g1"], []]
 
 
@@ -60,7 +60,7 @@ def make(request, tmp_path):
     return environment
 
 
-def played(env, **thresholds):
+def episode_of(env, **thresholds):
     """One episode; the runner refuses every illegal decision."""
     return EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**thresholds))).play(Assignment(0, 0, 4))
 
@@ -74,43 +74,43 @@ def planted(episode):
 
 
 @pytest.mark.parametrize("auto", AUTO, ids=lambda gates: "+".join(gates) or "by hand")
-def test_a_seed_in_the_deepest_slot_comes_to_its_decision(make, auto):
-    """Committed if the gate found that it contributes, given up or still on trial if not."""
-    episode = played(make(growth__auto_forward=auto), min_contribution_pp=-100.0)
+def test_a_seed_in_the_deepest_slot_reaches_holding_and_fossilize(make, auto):
+    """The gate decides whether FOSSILIZE succeeds."""
+    episode = episode_of(make(growth__auto_forward=auto), min_contribution_pp=-100.0)
     stages = stages_of(episode, "r0c1")
-    assert stages[:4] == LIFE
+    assert stages[:4] == LIFECYCLE
     assert episode.operations["FOSSILIZE"] >= 1
     assert planted(episode)[0] is Blueprint.MLP_SMALL
     assert (episode.operations["ADVANCE"] > 0) == (auto != AUTO[0])
 
 
-def test_every_slot_is_filled(make):
+def test_every_slot_is_grown(make):
     env = make(episode_length=30)
-    episode = played(env, min_contribution_pp=1000.0, patience=100)
-    assert stages_of(episode, "r0c0") == stages_of(episode, "r0c1") == LIFE
+    episode = episode_of(env, min_contribution_pp=1000.0, patience=100)
+    assert stages_of(episode, "r0c0") == stages_of(episode, "r0c1") == LIFECYCLE
     assert planted(episode) == [Blueprint.MLP_SMALL] * 2
 
 
-def test_what_contributes_nothing_is_replaced_by_the_next_that_fits(make):
+def test_a_seed_without_contribution_is_replaced_by_the_next_blueprint(make):
     env = make(episode_length=45, growth__slots=["r0c0"])
-    episode = played(env, min_contribution_pp=1000.0, patience=1)
+    episode = episode_of(env, min_contribution_pp=1000.0, patience=1)
     assert planted(episode)[:3] == [Blueprint.MLP_SMALL, Blueprint.LORA, Blueprint.NORM]
     assert stages_of(episode, "r0c0")[4:9] == ["PRUNED", "EMBARGOED", "RESETTING", "DORMANT", "GERMINATED"]
     assert episode.fossilised == 0
 
 
-def test_what_contributes_is_committed(make, monkeypatch):
-    """Whether so small a seed contributes is chance, so it is told that it does; all else is real."""
-    truth = MeasuredSeeds.of
+def test_contributing_seeds_are_committed(make, monkeypatch):
+    """The measured contribution is replaced, because that of so small a seed is random."""
+    original = MeasuredSeeds.of
 
-    def generous(vitals, slot):
-        return replace(truth(vitals, slot), contribution_pp=5.0)
+    def contributing(measured, slot):
+        return replace(original(measured, slot), contribution_pp=5.0)
 
-    monkeypatch.setattr(MeasuredSeeds, "of", generous)
+    monkeypatch.setattr(MeasuredSeeds, "of", contributing)
     env = make(episode_length=30)
-    episode = played(env)
+    episode = episode_of(env)
     for slot in ("r0c0", "r0c1"):
-        assert stages_of(episode, slot) == [*LIFE, "FOSSILIZED"]
+        assert stages_of(episode, slot) == [*LIFECYCLE, "FOSSILIZED"]
     assert episode.fossilised == 2
     assert episode.growth_ratio > 1.0
     assert "contributes +5.0 points" in [r["why"] for r in episode.log if r.get("operation") == "FOSSILIZE"]

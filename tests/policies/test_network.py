@@ -1,4 +1,4 @@
-"""Policy V2: memory, slots in any number and order, normaliser, critic, initialisation."""
+"""Policy network: memory, slots in any number and order, normaliser, critic, initialisation."""
 
 import numpy as np
 import pytest
@@ -33,8 +33,8 @@ def observations(episodes, steps, slots, seed=0):
     rows = features[..., BASE_SIZE:].reshape(episodes, steps, slots, SLOT_SIZE)
     rows[..., 0] = 1.0
     features[..., BASE_SIZE:] = (rows * occupied[..., None]).flatten(2)
-    drawn = torch.randint(13, (episodes, steps, slots), generator=generator)
-    return features, torch.where(occupied, drawn, -1)
+    blueprints = torch.randint(13, (episodes, steps, slots), generator=generator)
+    return features, torch.where(occupied, blueprints, -1)
 
 
 def everything(output):
@@ -56,8 +56,8 @@ def test_step_by_step_equals_the_whole_sequence(feature_size):
         torch.testing.assert_close(joined, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_memory_carries_something_from_step_to_step():
-    """Otherwise the test above would pass on a network without any."""
+def test_outputs_depend_on_earlier_steps():
+    """Precondition of the test above."""
     network = network_of()
     features, blueprints = observations(1, 4, 2)
     whole = network(features, blueprints).logits.op[-1]
@@ -65,7 +65,7 @@ def test_the_memory_carries_something_from_step_to_step():
     assert (whole - alone).abs().max() > 1e-6
 
 
-def test_the_future_does_not_reach_the_past():
+def test_outputs_do_not_depend_on_later_steps():
     network = network_of()
     features, blueprints = observations(1, 5, 2)
     before = everything(network(features, blueprints))
@@ -77,39 +77,39 @@ def test_the_future_does_not_reach_the_past():
 
 
 @pytest.mark.parametrize("order", [[2, 0, 1], [1, 0, 2]])
-def test_permuted_slots_permute_what_is_said_about_them_and_nothing_else(order):
+def test_permuted_slots_permute_their_outputs_only(order):
     network = network_of()
     features, blueprints = observations(2, 4, 3, seed=1)
     expected = network(features, blueprints)
     rows = features[..., BASE_SIZE:].reshape(2, 4, 3, SLOT_SIZE)[:, :, order]
     shuffled = torch.cat([features[..., :BASE_SIZE], rows.flatten(2)], dim=-1)
-    found = network(shuffled, blueprints[..., order])
+    output = network(shuffled, blueprints[..., order])
     close = {"atol": 1e-6, "rtol": 1e-5}
-    torch.testing.assert_close(found.logits.op, expected.logits.op, **close)
-    torch.testing.assert_close(found.q, expected.q, **close)
-    torch.testing.assert_close(found.logits.slot, expected.logits.slot[:, :, order], **close)
+    torch.testing.assert_close(output.logits.op, expected.logits.op, **close)
+    torch.testing.assert_close(output.q, expected.q, **close)
+    torch.testing.assert_close(output.logits.slot, expected.logits.slot[:, :, order], **close)
     for head in ARGUMENT_HEADS:
-        torch.testing.assert_close(found.logits.arguments[head], expected.logits.arguments[head][:, :, order], **close)
-    assert not torch.allclose(found.logits.slot, expected.logits.slot, atol=1e-5)
+        torch.testing.assert_close(output.logits.arguments[head], expected.logits.arguments[head][:, :, order], **close)
+    assert not torch.allclose(output.logits.slot, expected.logits.slot, atol=1e-5)
 
 
 def test_one_set_of_weights_serves_any_number_of_slots():
-    """Slots in equal states are told apart by nothing, so that twins of one slot leave its answer as it is."""
+    """Copies of a slot have equal features, so its outputs do not change."""
     network = network_of()
     features, blueprints = observations(2, 3, 1)
     alone = network(features, blueprints)
     for slots in (1, 3, 5, 10):
         many = torch.cat([features[..., :BASE_SIZE], features[..., BASE_SIZE:].repeat(1, 1, slots)], dim=-1)
-        found = network(many, blueprints.repeat(1, 1, slots))
-        assert found.logits.slot.shape == (6, 6, slots)
-        torch.testing.assert_close(found.logits.op, alone.logits.op, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(found.logits.slot, alone.logits.slot.expand(-1, -1, slots), atol=1e-6, rtol=1e-5)
+        output = network(many, blueprints.repeat(1, 1, slots))
+        assert output.logits.slot.shape == (6, 6, slots)
+        torch.testing.assert_close(output.logits.op, alone.logits.op, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(output.logits.slot, alone.logits.slot.expand(-1, -1, slots), atol=1e-6, rtol=1e-5)
         tempo = alone.logits.arguments["tempo"].expand(-1, -1, slots, -1)
-        torch.testing.assert_close(found.logits.arguments["tempo"], tempo, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(output.logits.arguments["tempo"], tempo, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("critic", ["q_op", "v"])
-def test_a_new_unit_of_value_leaves_predictions_in_reward_as_they_are(critic):
+def test_rescaling_values_does_not_change_predictions_in_reward_units(critic):
     network = network_of(critic=critic)
     features, blueprints = observations(2, 3, 2)
     before = (network(features, blueprints).q * network.value_scale).detach()
@@ -120,7 +120,7 @@ def test_a_new_unit_of_value_leaves_predictions_in_reward_as_they_are(critic):
     assert float(network.value_scale) == 0.25
 
 
-def test_only_continuous_numbers_are_normalised():
+def test_only_continuous_features_are_normalised():
     normaliser = FeatureNormaliser()
     statistics = [np.stack([np.full(size, 3.0), np.full(size, 2.0)]) for size in (BASE_SIZE, SLOT_SIZE)]
     normaliser.set_statistics(*statistics)
@@ -149,7 +149,7 @@ def test_empty_slots_stay_zero_and_outliers_are_bounded():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_features_that_are_not_finite_are_refused(bad):
+def test_nonfinite_features_are_refused(bad):
     network = network_of()
     features, blueprints = observations(1, 2, 2)
     features[0, 1, 5] = bad
@@ -167,7 +167,7 @@ def test_the_untrained_policy_prefers_waiting_and_avoids_pruning():
         assert logits.arguments[head].abs().max() < 0.3
 
 
-def test_critic_v_values_every_operation_alike():
+def test_critic_v_has_equal_values_for_all_operations():
     features, blueprints = observations(2, 3, 2)
     plain = network_of(critic="v")(features, blueprints).q
     assert plain.shape == (6, 6)
@@ -177,7 +177,7 @@ def test_critic_v_values_every_operation_alike():
     assert (q[:, 0] - q[:, LifecycleOp.PRUNE]).abs().min() > 0
 
 
-def test_the_value_of_a_state_is_the_mean_over_operations():
+def test_the_state_value_is_the_expectation_over_operations():
     log_probs = torch.tensor([[0.5, 0.25, 0.25, 0.0, 0.0, 0.0]]).log().clamp_min(-1e9)
     q = torch.tensor([[2.0, 4.0, -8.0, 1e6, 1e6, 1e6]])
     assert state_value(log_probs, q).tolist() == [0.0]
@@ -192,14 +192,14 @@ def test_the_number_of_parameters_by_hand():
 
 
 @pytest.mark.parametrize(("features", "memory"), [(512, 512), (24, 16), (16, 48)])
-def test_parameters_are_counted_without_making_the_network(features, memory):
+def test_parameter_count_needs_no_network(features, memory):
     config = PolicyConfig(feature_size=features, memory_size=memory)
     network = PolicyNetwork(config, initialise=False)
     assert parameter_count(config) == network.parameter_count() == sum(p.numel() for p in network.parameters())
     assert (network.lstm.hidden_size, network.features[0].out_features) == (memory, features)
 
 
-def test_statistics_and_unit_travel_with_the_weights():
+def test_the_state_dict_includes_statistics_and_value_scale():
     trained = network_of(1)
     trained.rescale_values(3.0)
     trained.normaliser.set_statistics(np.full((2, BASE_SIZE), 2.0), np.full((2, SLOT_SIZE), 2.0))
@@ -211,8 +211,8 @@ def test_statistics_and_unit_travel_with_the_weights():
         assert torch.equal(everything(copy(features, blueprints))[name], expected)
 
 
-def test_where_to_act_depends_on_what_is_to_be_done():
-    """Slots and arguments are scored for each operation; untrained, all operations score them alike."""
+def test_slot_logits_depend_on_the_operation_after_training():
+    """Slots and arguments have logits for each operation; without training these are equal."""
     network = network_of()
     features, blueprints = observations(2, 3, 4)
     plain = network(features, blueprints).logits
@@ -221,6 +221,6 @@ def test_where_to_act_depends_on_what_is_to_be_done():
         network.slot_head.from_operation.normal_(generator=torch.Generator().manual_seed(0))
     slot = network(features, blueprints).logits.slot
     relative = slot - slot.mean(dim=-1, keepdim=True)
-    for one in range(len(LifecycleOp)):
-        for other in range(one):
-            assert (relative[:, one] - relative[:, other]).abs().max() > 1e-4
+    for first in range(len(LifecycleOp)):
+        for second in range(first):
+            assert (relative[:, first] - relative[:, second]).abs().max() > 1e-4

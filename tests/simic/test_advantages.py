@@ -19,7 +19,7 @@ def naive_advantages(rewards, values, bootstrap, gamma, lam):
 
 @st.composite
 def packings(draw):
-    """Episodes of different lengths, terminated (bootstrap 0) or truncated, padded with rubbish."""
+    """Episodes of different lengths, terminated (bootstrap 0) or truncated, padded with random values."""
     lengths = draw(st.lists(st.integers(1, 8), min_size=1, max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = (len(lengths), max(lengths) + draw(st.integers(0, 3)))
@@ -43,7 +43,7 @@ def test_advantages_of_two_steps_by_hand():
     assert result.tolist() == [[1.5625, 3.75]]
 
 
-def test_a_terminated_episode_has_no_future_but_a_truncated_one_has():
+def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not():
     rewards, values, weights = torch.tensor([[1.0]]), torch.tensor([[0.25]]), torch.ones(1, 1)
     ended = generalised_advantages(rewards, values, torch.tensor([0.0]), weights, 0.9, 0.95)
     cut = generalised_advantages(rewards, values, torch.tensor([10.0]), weights, 0.9, 0.95)
@@ -64,7 +64,7 @@ def test_advantages_equal_the_quadratic_definition_on_any_packing(packing, gamma
 
 @settings(max_examples=40)
 @given(packing=packings(), noise=st.integers(0, 2**32 - 1))
-def test_what_stands_in_the_padding_changes_nothing(packing, noise):
+def test_the_content_of_the_padding_has_no_effect(packing, noise):
     _, rewards, values, bootstrap, weights = packing
     rng = np.random.default_rng(noise)
     other_rewards = np.where(weights > 0, rewards, rng.normal(size=rewards.shape) * 1e6)
@@ -75,7 +75,7 @@ def test_what_stands_in_the_padding_changes_nothing(packing, noise):
 
 @settings(max_examples=40)
 @given(packing=packings(), extra=st.integers(1, 5))
-def test_more_padding_changes_nothing(packing, extra):
+def test_the_length_of_the_padding_has_no_effect(packing, extra):
     _, rewards, values, bootstrap, weights = packing
     first = advantages_of(rewards, values, bootstrap, weights, 0.99, 0.95)
     longer = [np.pad(x, ((0, 0), (0, extra)), constant_values=fill) for x, fill in ((rewards, 9), (values, 9))]
@@ -106,13 +106,13 @@ def test_standardised_advantages_by_hand():
     assert result.tolist() == [[-1.0, 0.0, 1.0]]
 
 
-def test_standardising_never_magnifies_beyond_the_floor():
+def test_standardising_divides_by_at_least_the_floor():
     # mean 0, deviation 0.01, floor 0.1: divided by the floor
     result = standardised(torch.tensor([-0.01, 0.01]), torch.ones(2))
     assert result.tolist() == pytest.approx([-0.1, 0.1])
 
 
-def test_without_any_weight_standardised_advantages_are_zero():
+def test_standardised_advantages_without_weights_are_zero():
     assert standardised(torch.tensor([1.0, -5.0]), torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
@@ -128,6 +128,6 @@ def test_standardised_advantages_have_weighted_mean_zero_and_at_most_unit_varian
     result = standardised(advantages, weights)
     assert (result[weights == 0] == 0).all()
     assert (weights * result).sum().item() == pytest.approx(0.0, abs=1e-6)
-    kept = advantages[weights > 0]
-    if len(kept) and kept.std(correction=0) > 0.1:
+    weighted = advantages[weights > 0]
+    if len(weighted) and weighted.std(correction=0) > 0.1:
         assert result[weights > 0].std(correction=0).item() == pytest.approx(1.0, abs=1e-9)

@@ -1,4 +1,4 @@
-"""Attribution over complete tables of coalitions: games solved by hand, and the axioms on random games."""
+"""Attribution over tables of coalitions: games solved by hand, axioms on random games, and sampling."""
 
 import math
 from itertools import chain, combinations, permutations
@@ -97,7 +97,7 @@ def test_three_player_game_with_three_different_players_by_hand():
     }
 
 
-def test_without_players_there_is_nothing_to_attribute():
+def test_attribution_without_players_is_empty():
     nobody = game((), {frozenset(): 42.0})
     assert leave_one_out(nobody) == {}
     assert shapley_values(nobody) == {}
@@ -107,7 +107,7 @@ def test_without_players_there_is_nothing_to_attribute():
 
 @settings(max_examples=40)
 @given(random_games())
-def test_shapley_values_share_out_the_whole_improvement(measured):
+def test_shapley_values_sum_to_the_whole_improvement(measured):
     assert sum(shapley_values(measured).values()) == pytest.approx(total_improvement(measured) or 0.0, abs=1e-9)
 
 
@@ -127,20 +127,20 @@ def test_shapley_values_are_mean_marginals_over_all_orders(measured):
 
 @settings(max_examples=40)
 @given(worth=st.lists(st.floats(0, 100), min_size=8, max_size=8), alone=st.floats(-20, 20))
-def test_a_dummy_gets_exactly_what_it_adds_alone(worth, alone):
+def test_a_dummy_player_has_its_own_value(worth, alone):
     others = SLOTS[:3]
     table = dict(zip(subsets(others), worth, strict=True))
     measured = game(SLOTS, lambda members: table[members - {SLOTS[3]}] + (alone if SLOTS[3] in members else 0.0))
     assert shapley_values(measured)[SLOTS[3]] == pytest.approx(alone, abs=1e-9)
     assert leave_one_out(measured)[SLOTS[3]] == pytest.approx(alone, abs=1e-9)
     pairs = pair_interactions(measured)
-    assert all(pairs[frozenset({SLOTS[3], other})] == pytest.approx(0.0, abs=1e-9) for other in others)
+    assert all(pairs[frozenset({SLOTS[3], slot})] == pytest.approx(0.0, abs=1e-9) for slot in others)
 
 
 @settings(max_examples=40)
 @given(worth=st.lists(st.floats(0, 100), min_size=6, max_size=6))
-def test_interchangeable_players_get_the_same(worth):
-    """A and B enter by their number only; C is its own."""
+def test_interchangeable_players_have_equal_values(worth):
+    """A and B are interchangeable; C is not."""
     measured = game((A, B, C), lambda members: worth[len(members & {A, B}) + 3 * (C in members)])
     values, marginals = shapley_values(measured), leave_one_out(measured)
     assert values[A] == pytest.approx(values[B], abs=1e-9)
@@ -158,7 +158,7 @@ def test_a_constant_shift_changes_no_attribution(measured, shift):
     assert pair_interactions(moved) == pytest.approx(pair_interactions(measured), abs=1e-9)
 
 
-def test_what_was_not_measured_is_a_type_of_its_own_that_names_what_is_missing():
+def test_a_missing_coalition_gives_unmeasured_with_its_name():
     partial = Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])
     nobody = Unmeasured((frozenset(),))
     assert attribution.shapley_values(partial) == {A: nobody, B: nobody}
@@ -166,7 +166,7 @@ def test_what_was_not_measured_is_a_type_of_its_own_that_names_what_is_missing()
     assert attribution.leave_one_out(partial) == {A: Estimate(9.0), B: Estimate(6.0)}
 
 
-def test_what_was_not_measured_is_left_out_not_guessed():
+def test_players_of_missing_coalitions_are_left_out():
     """Without the coalition {A}: nothing about B, nor about the pair."""
     partial = Measurement(1.0, 20.0, 400, (A, B), (TWO.coalitions[0], TWO.coalitions[2], TWO.coalitions[3]))
     assert TWO.coalitions[2].members == frozenset({B})
@@ -178,7 +178,7 @@ def test_what_was_not_measured_is_left_out_not_guessed():
 
 
 @pytest.mark.parametrize(("both", "sign"), [(24.0, 1), (20.0, 0), (13.0, -1)])
-def test_pairs_interact_if_they_are_more_or_less_than_their_sum(both, sign):
+def test_a_pair_interacts_iff_its_value_differs_from_the_sum(both, sign):
     """P50."""
     worth = {frozenset(): 10.0, frozenset({A}): 14.0, frozenset({B}): 16.0, frozenset({A, B}): both}
     assert np.sign(pair_interactions(game((A, B), worth))[frozenset({A, B})]) == sign
@@ -208,15 +208,15 @@ def test_errors_of_shapley_values_and_interactions_are_paired_too():
     measured = Measurement(1.0, table[-1].accuracy_pp, 50, (A, B), table)
     none, a, b, both = (scores[members].astype(float) for members in subsets((A, B)))
     single = ((a - none) + (both - b)) / 2
-    found = attribution.shapley_values(measured)[A]
-    assert found.value_pp == pytest.approx(100 * single.mean())
-    assert found.error_pp == pytest.approx(100 * single.std() / math.sqrt(50))
+    estimate = attribution.shapley_values(measured)[A]
+    assert estimate.value_pp == pytest.approx(100 * single.mean())
+    assert estimate.error_pp == pytest.approx(100 * single.std() / math.sqrt(50))
     pair = attribution.pair_interactions(measured)[frozenset({A, B})]
     assert pair.error_pp == pytest.approx(100 * (both - a - b + none).std() / math.sqrt(50))
 
 
-def test_some_players_can_play_by_themselves():
-    """Section 15: the others are switched off, so they neither help nor take part."""
+def test_shapley_values_of_a_subset_switch_the_others_off():
+    """Section 15: all other players are switched off."""
     measured = game((A, B, C), lambda members: 100.0 if C in members else 10.0 * len(members))
     assert values(attribution.shapley_values(measured, frozenset({A, B}))) == pytest.approx({A: 10.0, B: 10.0})
 
@@ -238,18 +238,18 @@ def sampled(worth, seed, pairs, players=MANY, scores=None):
     weights=st.lists(st.floats(-20, 20), min_size=6, max_size=6), seed=st.integers(0, 10**6), pairs=st.integers(1, 4)
 )
 def test_sampled_values_of_an_additive_game_are_exact(weights, seed, pairs):
-    """P47, P49: every order gives the same; and the same seed gives the same."""
+    """P47, P49: every order and every repetition with one seed gives the same values."""
     own = dict(zip(MANY, weights, strict=True))
     measured = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
     assert shapley_values(measured) == pytest.approx(own, abs=1e-9)
-    again = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
-    assert shapley_values(again) == shapley_values(measured)
+    repeated = sampled(lambda members: 50 + sum(own[slot] for slot in members), seed, pairs)
+    assert shapley_values(repeated) == shapley_values(measured)
 
 
 @settings(max_examples=40, deadline=None)
 @given(salt=st.integers(0, 10**6), seed=st.integers(0, 10**6), pairs=st.integers(1, 4))
-def test_sampled_values_share_out_the_whole_improvement(salt, seed, pairs):
-    """P51: exactly, since each order does, and every coalition on its way was measured."""
+def test_sampled_values_sum_to_the_whole_improvement(salt, seed, pairs):
+    """P51: exactly, because each order does and all of its coalitions were measured."""
 
     def worth(members):
         return np.random.default_rng([salt, *sorted(MANY.index(slot) for slot in members)]).uniform(0, 100)
@@ -259,7 +259,7 @@ def test_sampled_values_share_out_the_whole_improvement(salt, seed, pairs):
     assert sum(shapley_values(measured).values()) == pytest.approx(total_improvement(measured), abs=1e-9)
 
 
-def test_sampled_values_come_to_the_exact_ones_within_their_errors():
+def test_sampled_values_equal_the_exact_ones_within_their_errors():
     """Defect 20 of the reference: its survivors over-represent very small and very large coalitions."""
 
     def worth(members):
@@ -271,16 +271,16 @@ def test_sampled_values_come_to_the_exact_ones_within_their_errors():
         for seed in range(60)
     ]
     for slot in MANY:
-        found = [draw[slot].value_pp for draw in draws]
-        spread = float(np.std(found, ddof=1))
-        assert abs(np.mean(found) - exact[slot]) <= 4.0 * spread / math.sqrt(60) + 1e-9
+        sampled_values = [draw[slot].value_pp for draw in draws]
+        spread = float(np.std(sampled_values, ddof=1))
+        assert abs(np.mean(sampled_values) - exact[slot]) <= 4.0 * spread / math.sqrt(60) + 1e-9
         claimed = float(np.mean([draw[slot].error_pp for draw in draws]))
         assert claimed == pytest.approx(spread, rel=0.5, abs=0.05)
 
 
-def test_one_pair_of_orders_says_nothing_about_the_error():
+def test_one_pair_of_orders_has_no_error_estimate():
     measured = sampled(lambda members: 10.0 * len(members) ** 2, 3, 1, scores=lambda c: np.ones(4, np.float32))
-    assert {found.error_pp for found in attribution.shapley_values(measured).values()} == {None}
+    assert {estimate.error_pp for estimate in attribution.shapley_values(measured).values()} == {None}
 
 
 def test_mean_marginals_are_banzhaf_values_of_complete_tables():
@@ -304,7 +304,7 @@ def test_regimes_of_interaction(interaction, change, regime):
     assert attribution.interaction_regime(interaction, change) == regime
 
 
-def test_what_live_seeds_improve_leaves_the_committed_ones_on():
+def test_the_improvement_of_live_seeds_keeps_committed_ones_switched_on():
     measured = game((A, B), {frozenset(): 10.0, frozenset({A}): 40.0, frozenset({B}): 15.0, frozenset({A, B}): 47.0})
     assert attribution.live_improvement(measured, frozenset({A})) == 7.0
     assert attribution.live_improvement(measured, frozenset()) == 37.0

@@ -27,7 +27,7 @@ def score(policy, seed, test=50.0, parameters=100, rollbacks=0, **changes):
 
 def exact_interval(values, level=0.95):
     """Quantiles of the mean over all n**n resamples, each equally likely."""
-    means = [fmean(drawn) for drawn in product(values, repeat=len(values))]
+    means = [fmean(resample) for resample in product(values, repeat=len(values))]
     tail = (1.0 - level) / 2.0
     return np.quantile(means, [tail, 1.0 - tail], method="inverted_cdf")
 
@@ -44,21 +44,21 @@ def test_a_narrow_level_of_two_values_is_the_middle():
 
 @pytest.mark.parametrize("values", [[1.0, 2.0, 4.0], [0.0, 0.0, 10.0, 1.0], [-3.0, 5.0, 5.0, 7.0, 20.0]])
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_intervals_agree_with_all_resamples(values, level):
-    found = bootstrap_interval(values, level=level)
+def test_intervals_equal_the_quantiles_over_all_resamples(values, level):
+    interval = bootstrap_interval(values, level=level)
     low, high = exact_interval(values, level)
     width = max(values) - min(values)
-    assert found.mean == pytest.approx(fmean(values))
-    assert found.low == pytest.approx(low, abs=0.05 * width)
-    assert found.high == pytest.approx(high, abs=0.05 * width)
+    assert interval.mean == pytest.approx(fmean(values))
+    assert interval.low == pytest.approx(low, abs=0.05 * width)
+    assert interval.high == pytest.approx(high, abs=0.05 * width)
 
 
 def test_the_interval_of_many_values_is_that_of_the_normal_distribution():
     values = list(np.random.default_rng(1).normal(3.0, 2.0, 400))
-    found = bootstrap_interval(values)
+    interval = bootstrap_interval(values)
     half = 1.96 * stdev(values) / 20.0
-    assert found.low == pytest.approx(fmean(values) - half, abs=0.02)
-    assert found.high == pytest.approx(fmean(values) + half, abs=0.02)
+    assert interval.low == pytest.approx(fmean(values) - half, abs=0.02)
+    assert interval.high == pytest.approx(fmean(values) + half, abs=0.02)
 
 
 def test_equal_values_have_no_width_and_one_value_is_its_own_interval():
@@ -68,17 +68,17 @@ def test_equal_values_have_no_width_and_one_value_is_its_own_interval():
 
 @settings(max_examples=25)
 @given(st.lists(st.floats(-100.0, 100.0), min_size=1, max_size=12))
-def test_intervals_stay_within_the_values_move_with_them_and_repeat(values):
-    found = bootstrap_interval(values, resamples=500)
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
-    assert found == bootstrap_interval(values, resamples=500)
+def test_intervals_are_within_the_values_shift_with_them_and_are_repeatable(values):
+    interval = bootstrap_interval(values, resamples=500)
+    assert min(values) - 1e-9 <= interval.low <= interval.high <= max(values) + 1e-9
+    assert interval == bootstrap_interval(values, resamples=500)
     shifted = bootstrap_interval([value + 10.0 for value in values], resamples=500)
-    assert shifted.low == pytest.approx(found.low + 10.0)
-    assert shifted.high == pytest.approx(found.high + 10.0)
+    assert shifted.low == pytest.approx(interval.low + 10.0)
+    assert shifted.high == pytest.approx(interval.high + 10.0)
 
 
 @pytest.mark.parametrize(("values", "message"), [([], "got none"), ([1.0, float("nan")], "got nan")])
-def test_what_is_no_number_has_no_interval(values, message):
+def test_an_interval_of_no_values_or_nan_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(values)
 
@@ -108,7 +108,7 @@ def test_a_summary_by_hand():
     assert (alone.test_gain_pp, alone.objective_gain_pp, alone.total_reward) == (None, None, None)
 
 
-def test_gains_are_paired_by_seed_whatever_the_order():
+def test_gains_are_paired_by_seed_in_any_order():
     """Both differ by 20 points between seeds, and by exactly 1 on each."""
     scores = [score("a", 7, 71.0), score("a", 3, 51.0), score("control", 3, 50.0), score("control", 7, 70.0)]
     (first, control) = summaries(scores, "control")
@@ -131,17 +131,17 @@ def test_an_unknown_control_and_other_seeds_are_refused():
 
 
 def test_the_frontier_by_hand():
-    def played(name, tests, parameters, rollbacks=0):
+    def scores_of(name, tests, parameters, rollbacks=0):
         return [score(name, seed, test, parameters, rollbacks) for seed, test in enumerate(tests)]
 
     scores = [
-        *played("best", (80.0, 80.0), 500),
-        *played("cheap", (50.0, 50.0), 100),
-        *played("dominated", (79.0, 79.0), 500),
-        *played("twin", (80.0, 80.0), 500),
-        *played("unstable but good", (95.0, 75.0), 500),
-        *played("rolled back", (80.0, 80.0), 400, rollbacks=1),
-        *played("as cheap, unstable", (60.0, 40.0), 100),
+        *scores_of("best", (80.0, 80.0), 500),
+        *scores_of("cheap", (50.0, 50.0), 100),
+        *scores_of("dominated", (79.0, 79.0), 500),
+        *scores_of("twin", (80.0, 80.0), 500),
+        *scores_of("unstable but good", (95.0, 75.0), 500),
+        *scores_of("rolled back", (80.0, 80.0), 400, rollbacks=1),
+        *scores_of("as cheap, unstable", (60.0, 40.0), 100),
     ]
     on_frontier = [summary.policy for summary in summaries(scores, "best") if summary.on_frontier]
     assert on_frontier == ["best", "cheap", "twin", "unstable but good", "rolled back"]
@@ -153,13 +153,13 @@ NUMBERS = st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 3), st.
 
 @settings(max_examples=60)
 @given(st.lists(NUMBERS, min_size=1, max_size=5))
-def test_the_frontier_is_what_nobody_dominates(policies):
+def test_the_frontier_is_the_set_of_undominated_policies(policies):
     scores = [
         score(f"p{i}", seed, float(test), parameters, rollbacks)
         for i, (first, second, parameters, rollbacks) in enumerate(policies)
         for seed, test in enumerate((first, second))
     ]
-    found = {summary.policy for summary in summaries(scores, "p0") if summary.on_frontier}
+    frontier = {summary.policy for summary in summaries(scores, "p0") if summary.on_frontier}
 
     def burdens(numbers):
         first, second, parameters, rollbacks = numbers
@@ -170,17 +170,17 @@ def test_the_frontier_is_what_nobody_dominates(policies):
         return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
     expected = {f"p{i}" for i, mine in enumerate(policies) if not any(dominates(other, mine) for other in policies)}
-    assert found == expected
-    assert found
+    assert frontier == expected
+    assert frontier
 
 
-def test_a_duel_is_the_paired_gain_over_each_other_policy():
+def test_a_comparison_is_the_paired_gain_over_each_other_policy():
     """Ahead of b by 10 on both seeds, and of c by 0 and by 20."""
     scores = [score("a", 0, 50.0), score("a", 1, 60.0), score("b", 0, 40.0), score("b", 1, 50.0)]
     scores += [score("c", 0, 50.0), score("c", 1, 40.0)]
     over_b, over_c = paired_comparisons(scores, "a")
     assert (over_b.policy, over_b.over, over_b.test_gain_pp) == ("a", "b", Interval(10.0, 10.0, 10.0))
     assert (over_c.over, over_c.objective_gain_pp) == ("c", Interval(10.0, 0.0, 20.0))
-    assert [duel.test_gain_pp.mean for duel in paired_comparisons(scores, "b")] == [-10.0, 0.0]
+    assert [comparison.test_gain_pp.mean for comparison in paired_comparisons(scores, "b")] == [-10.0, 0.0]
     with pytest.raises(ValueError, match="other seeds"):
         paired_comparisons([*scores, score("b", 2)], "a")

@@ -1,4 +1,4 @@
-"""The ledger: totals are sums, nothing broken gets in, credit lands on the causing step."""
+"""Ledger: totals, refusal of invalid entries, and credit at the causal step."""
 
 import math
 
@@ -25,7 +25,7 @@ entries = st.lists(
 )
 
 
-def test_booking_returns_the_sum_of_what_was_booked():
+def test_booking_returns_the_sum_of_its_entries():
     ledger = Ledger()
     assert ledger.book([entry(0.5), entry(-2.0)]) == -1.5
     assert ledger.book([entry(0.25, step=1)]) == 0.25
@@ -41,19 +41,19 @@ def test_entries_keep_the_order_in_which_they_were_booked():
 
 
 def test_an_empty_booking_is_a_floating_point_zero():
-    """A reward is a float on every step, also where nothing is paid (sparse mode before the end)."""
+    """A reward is a float on every step, also without entries (sparse mode before the end)."""
     ledger = Ledger()
     assert isinstance(ledger.book([]), float)
     assert isinstance(ledger.total(), float)
 
 
-def test_by_cause_pays_the_step_that_caused_it_not_the_step_that_booked_it():
+def test_by_cause_sums_at_the_causal_step_not_at_the_booking_step():
     ledger = Ledger()
     ledger.book([entry(1.0, step=0), entry(-10.0, step=3, cause=1), entry(0.5, step=3), entry(0.25, step=1)])
     assert ledger.by_cause(5).tolist() == [1.0, -9.75, 0.0, 0.5, 0.0]
 
 
-def test_by_source_sums_each_source_by_itself():
+def test_by_source_sums_each_source_separately():
     ledger = Ledger()
     ledger.book([entry(1.0), entry(-0.5, source="shaping"), entry(0.25)])
     assert ledger.by_source() == {"rent": 1.25, "shaping": -0.5}
@@ -119,7 +119,7 @@ def test_components_of_a_step_a_slot_and_an_episode_are_queries():
 
 @settings(max_examples=40)
 @given(entries)
-def test_every_way_of_taking_a_ledger_apart_leaves_nothing_out(booked):
+def test_every_decomposition_of_a_ledger_has_the_same_total(booked):
     ledger = Ledger(booked)
     for parts in (
         [ledger.of_step(step) for step in range(10)],

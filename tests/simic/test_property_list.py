@@ -1,4 +1,4 @@
-"""The sixty properties that rewards must have (section 18 of their description) each have a test that names them."""
+"""Coverage of the sixty properties of rewards (section 18): each is named by a test."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Digits, and organisms grown on them."""
+"""Digits data, and organisms grown on it."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def data(config):
 def grow(config, data):
     """A factory of organisms: ``grow(seed, r0c1=(Stage.BLENDING, 0.5), ...)``.
 
-    Stages are set by hand, past all gates. Amplified seeds get random output scales, so that they
+    Stages are set directly, without gates. Amplified seeds get random output scales, so that they
     change the output.
     """
 

@@ -1,4 +1,4 @@
-"""From configuration to organism."""
+"""Assembly of an organism from its configuration."""
 
 import pytest
 import torch
@@ -34,9 +34,9 @@ def test_an_organism_is_a_pure_function_of_its_seed(config, data):
     first = weights(build_organism(config, data, CPU, 7))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    second, other = weights(build_organism(config, data, CPU, 7)), weights(build_organism(config, data, CPU, 8))
+    second, reseeded = weights(build_organism(config, data, CPU, 7)), weights(build_organism(config, data, CPU, 8))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert any(not torch.equal(first[name], other[name]) for name in first)
+    assert any(not torch.equal(first[name], reseeded[name]) for name in first)
 
 
 def test_the_digits_host_has_160_parameters(config, data):
@@ -57,7 +57,7 @@ def test_limits_follow_the_configuration(config, data):
 @pytest.mark.parametrize(
     ("auto", "manual"), [((), True), (("g1",), True), (("g1", "g3"), True), (("g3", "g1", "g2"), False)]
 )
-def test_advance_has_a_meaning_unless_every_gate_opens_by_itself(config, data, auto, manual):
+def test_advance_is_legal_unless_every_gate_is_automatic(config, data, auto, manual):
     growth = GrowthConfig(auto_forward=auto)
     assert growth_limits(growth, build_organism(config, data, CPU, 0).model).manual_advance is manual
     assert lifecycle_rules(growth).auto_forward == {Gate[name.upper()] for name in auto}
@@ -69,8 +69,8 @@ def test_a_blueprint_for_other_features_is_refused_naming_slot_and_choice(config
         growth_limits(GrowthConfig(blueprints=("norm", "lora")), model)
 
 
-def test_a_blueprint_that_fails_on_the_features_of_a_slot_is_refused_before_anything_runs(config, data):
-    """Three pools leave one pixel of eight: group normalisation of a channel by itself has nothing to go by."""
+def test_a_blueprint_that_fails_on_the_features_of_a_slot_is_refused(config, data):
+    """Three pools reduce 8x8 to one pixel, on which group normalisation of single channels is undefined."""
     overrides = {"host.pools": 3, "growth.slots": ["r1c2"], "growth.blueprints": ["conv_light"]}
     tiny = build(config.model_dump(), overrides)
     model = build_organism(tiny, data, CPU, 0).model
@@ -80,7 +80,7 @@ def test_a_blueprint_that_fails_on_the_features_of_a_slot_is_refused_before_anyt
         growth_limits(tiny.growth, model)
 
 
-def test_a_host_of_ones_own_is_grown_in_its_own_places(config, data):
+def test_an_own_host_is_grown_at_its_own_slots(config, data):
     def host(data):
         return HostSpec(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), {"r0c0": "1"})
 

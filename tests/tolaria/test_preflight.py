@@ -1,4 +1,4 @@
-"""Births are vetoed exactly where they would break a limit."""
+"""Preflight: germinations are vetoed iff they exceed a limit."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_without_limits_nothing_is_vetoed(data, grow):
     assert preflight(grow(), data).veto("r0c2", Blueprint.CONV_LIGHT, ADD) is None
 
 
-def test_the_parameter_budget_is_met_to_the_last_one(data, grow):
+def test_the_parameter_budget_is_exact_to_one_parameter(data, grow):
     """Host 160, a live conv_light on 4 channels, and a newborn one on 8: 9 n^2 + 3 n each."""
     organism = grow(r0c1=(Stage.BLENDING, 0.5))
     total = 160 + (9 * 16 + 12) + (9 * 64 + 24)
@@ -40,14 +40,14 @@ def test_a_gate_counts_towards_the_budget(data, grow):
 
 
 def test_saved_bytes_by_hand():
-    """A linear layer keeps its input; ReLU its output; the second layer shares that. Two rows of floats."""
+    """A linear layer saves its input, ReLU its output, which the second layer shares. Two rows of floats."""
     first, second = nn.Linear(5, 7), nn.Linear(7, 3)
     network = nn.Sequential(first, nn.ReLU(), second)
     x = torch.randn(2, 5)
     assert _saved_bytes(lambda: network(x), network, x) == 2 * 7 * 4
 
 
-def test_the_memory_limit_is_met_to_the_byte(data, grow):
+def test_the_memory_limit_is_exact_to_one_byte(data, grow):
     organism = grow(r0c1=(Stage.BLENDING, 0.5))
     loose = preflight(organism, data, max_memory_mb=1000.0)
     total = count_parameters(organism.model) + 9 * 64 + 24
@@ -64,7 +64,7 @@ def test_the_memory_limit_is_met_to_the_byte(data, grow):
     assert "governor.max_memory_mb" in tight.reason
 
 
-def test_looking_leaves_no_trace(data, grow):
+def test_the_preflight_does_not_change_the_model(data, grow):
     organism = grow(r0c1=(Stage.BLENDING, 0.5))
     organism.model.train()
     before = {name: tensor.clone() for name, tensor in organism.model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Learning rates by hand."""
+"""Learning rate schedules against numbers by hand."""
 
 import math
 
@@ -19,18 +19,18 @@ def test_warm_up_rises_linearly_to_one_and_stays():
     assert factors == [[0.25, 0.5], [0.75, 1.0], [1.0, 1.0]]
 
 
-def test_a_cosine_falls_from_one_to_zero_over_what_the_warm_up_leaves():
+def test_a_cosine_falls_from_one_to_zero_after_the_warm_up():
     factors = [schedule_factors(epoch, 1, epochs=5, warmup_epochs=1, cosine=True)[0] for epoch in range(5)]
     assert factors == pytest.approx([1.0, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.5 * (1 - math.sqrt(0.5)), 0.0])
 
 
-def test_an_episode_that_is_all_warm_up_or_goes_on_too_long_stays_in_range():
+def test_factors_stay_in_range_without_or_beyond_the_cosine_phase():
     for epoch in range(6):
         for factor in schedule_factors(epoch, 3, epochs=2, warmup_epochs=2, cosine=True):
             assert 0.0 <= factor <= 1.0
 
 
-def test_a_newborn_warms_up_by_its_own_age():
+def test_the_warm_up_of_a_seed_depends_on_its_age():
     assert warmup_factors(0, 2, 2) == [0.25, 0.5]
     assert warmup_factors(5, 2, 2) == [1.0, 1.0]
     assert warmup_factors(0, 2, 0) == [1.0, 1.0]
@@ -40,7 +40,7 @@ def test_products_by_hand():
     assert products([1.0, 0.5], [0.5, 0.5], 0.2) == pytest.approx([0.1, 0.05])
 
 
-def test_each_group_has_its_rate(config, grow):
+def test_each_group_has_its_own_rate(config, grow):
     """Host 0.1, seeds 0.04; in the first of two warm-up epochs a seed of age 0 rises on top of the schedule."""
     overrides = {
         "training.lr": 0.1,

@@ -1,4 +1,4 @@
-"""Tasks by name: loaded once, found in installed packages, and helpful when they cannot be had."""
+"""Tasks by name: loaded once, found in installed packages, and refused with a remedy."""
 
 import sys
 import tomllib
@@ -21,13 +21,13 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_task"
 
 @pytest.fixture
 def registry(monkeypatch):
-    """A copy of the registry that the test may add to."""
+    """A copy of the registry for the test."""
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """A function that makes a package importable and, as an installer would, its entry points known."""
+    """A function that makes a package importable and registers its entry points."""
 
     def make(package, module, source, **points):
         (tmp_path / f"{module}.py").write_text(source)
@@ -48,13 +48,13 @@ from esper_ray.tolaria.tasks import load_task
 def load(config, device):
     '''Digits under another name.
 
-    With more words that no table shows.
+    With more words that are in no table.
     '''
     return load_task(config.model_copy(update={"name": "digits"}), device)
 """
 
 
-def test_the_built_in_tasks_are_there():
+def test_the_built_in_tasks_are_registered():
     assert set(task_names()) >= {"digits", "patterns", "text", "tinystories", "cifar10", *CNN_VARIANTS}
     check_task(TaskConfig())
 
@@ -82,7 +82,7 @@ def test_a_file_is_no_data_folder(registry, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digits", "patterns"])
-def test_tasks_refuse_a_data_folder_that_they_would_ignore(name, tmp_path):
+def test_tasks_without_files_refuse_a_data_folder(name, tmp_path):
     with pytest.raises(TaskError, match=f"task '{name}' (carries|makes) its own data and reads none from {tmp_path}"):
         check_task(TaskConfig(name=name, data_dir=tmp_path))
 
@@ -96,12 +96,12 @@ def test_tasks_refuse_a_data_folder_that_they_would_ignore(name, tmp_path):
         ("tinystories", r"TinyStories-train\.txt, TinyStories-valid\.txt and GPT-2's tokenizer\.json"),
     ],
 )
-def test_tasks_that_read_files_say_which_and_how_to_give_them(name, files):
+def test_tasks_that_read_files_name_them_and_their_option(name, files):
     with pytest.raises(TaskError, match=rf"task '{name}' reads .*{files}.*task\.data_dir \(--data-dir\)"):
         load_task(TaskConfig(name=name), CPU)
 
 
-def test_a_registered_loader_gets_its_configuration_and_runs_once(registry, data):
+def test_a_registered_loader_receives_its_configuration_and_runs_once(registry, data):
     calls = []
 
     def loader(config, device):
@@ -124,12 +124,12 @@ def test_threads_share_one_copy(registry, data):
 
     register_task("slow", loader)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: load_task(TaskConfig(name="slow"), CPU), range(4)))
-    assert found == [data] * 4
+        datasets = list(pool.map(lambda _: load_task(TaskConfig(name="slow"), CPU), range(4)))
+    assert datasets == [data] * 4
     assert len(calls) == 1
 
 
-def test_a_folder_is_the_same_by_another_path(registry, data, tmp_path, monkeypatch):
+def test_equal_folders_by_different_paths_are_loaded_once(registry, data, tmp_path, monkeypatch):
     seen = []
 
     def loader(config, device):
@@ -144,7 +144,7 @@ def test_a_folder_is_the_same_by_another_path(registry, data, tmp_path, monkeypa
     assert seen == [tmp_path / "here"]
 
 
-def test_a_loader_that_fails_is_asked_again(registry, data):
+def test_a_failed_load_is_retried(registry, data):
     results = iter([TaskError("not yet"), data])
 
     def loader(config, device):
@@ -167,7 +167,7 @@ def test_a_loader_that_fails_is_asked_again(registry, data):
         (torch.OutOfMemoryError("2 TiB"), r"task 'broken': the data does not fit on cpu; lower task\.train_size"),
     ],
 )
-def test_what_goes_wrong_in_a_loader_is_told_with_the_name_of_the_task(registry, error, message):
+def test_an_error_in_a_loader_is_reported_with_the_name_of_the_task(registry, error, message):
     def loader(config, device):
         raise error
 
@@ -176,18 +176,18 @@ def test_what_goes_wrong_in_a_loader_is_told_with_the_name_of_the_task(registry,
         load_task(TaskConfig(name="broken"), CPU)
 
 
-def test_what_is_no_data_set_is_refused(registry):
+def test_a_loader_without_a_dataset_is_refused(registry):
     register_task("pair", lambda config, device: (1, 2))
     with pytest.raises(TaskError, match="task 'pair': its loader must return a Dataset, got tuple"):
         load_task(TaskConfig(name="pair"), CPU)
 
 
-def test_a_task_name_is_taken_once(registry):
+def test_a_task_name_is_registered_once(registry):
     with pytest.raises(ValueError, match="task 'digits' is already registered"):
         register_task("digits", lambda config, device: pytest.fail("never called"))
 
 
-def test_a_task_is_described_by_its_first_line_unless_told(registry):
+def test_a_task_is_described_by_its_docstring_unless_given(registry):
     def loader(config, device):
         """Something to learn.
 
@@ -205,14 +205,14 @@ def test_a_task_is_described_by_its_first_line_unless_told(registry):
 def test_an_installed_package_adds_a_task(install, data):
     install("borrowed-digits", "borrowed", BORROWED, elsewhere="borrowed:load")
     assert "elsewhere" in task_names()
-    assert "borrowed" not in sys.modules, "names are had without importing anything"
+    assert "borrowed" not in sys.modules, "names are listed without an import"
     assert load_task(TaskConfig(name="elsewhere"), CPU) is load_task(TaskConfig(), CPU)
     assert find_task("elsewhere").about == "Digits under another name."
     with pytest.raises(TaskError, match="unknown task 'elsewher'; did you mean 'elsewhere'"):
         check_task(TaskConfig(name="elsewher"))
 
 
-def test_a_package_that_takes_a_built_in_name_is_named(install):
+def test_a_package_with_a_built_in_task_name_is_refused_by_name(install):
     install("greedy", "greedy", BORROWED, digits="greedy:load")
     with pytest.raises(
         TaskError, match=r"the package greedy 1\.2 offers the task 'digits', which is already registered"
@@ -220,10 +220,10 @@ def test_a_package_that_takes_a_built_in_name_is_named(install):
         task_names()
     with pytest.raises(TaskError, match="package greedy"):
         check_task(TaskConfig(name="something"))
-    check_task(TaskConfig())  # what is built in goes on working
+    check_task(TaskConfig())  # built-in tasks still work
 
 
-def test_two_packages_with_the_same_name_are_named(install):
+def test_two_packages_with_the_same_task_name_are_refused_by_name(install):
     install("first", "borrowed", BORROWED, elsewhere="borrowed:load")
     install("second", "copied", BORROWED, elsewhere="copied:load")
     with pytest.raises(TaskError, match=r"'elsewhere', which is offered by the package (first|second) 1\.2 too"):
@@ -239,7 +239,7 @@ def test_two_packages_with_the_same_name_are_named(install):
         ("load = 3", "odd:load", "must be a function .*got 3"),
     ],
 )
-def test_a_package_that_cannot_be_used_is_named(install, source, value, message):
+def test_a_broken_package_is_refused_by_name(install, source, value, message):
     install("odd-package", "odd", source, mine=value)
     assert "mine" in task_names()
     with pytest.raises(TaskError, match=rf"the package odd-package 1\.2 offers the task 'mine' as odd:load.*{message}"):
@@ -266,7 +266,7 @@ def test_the_example_package_works(install, tmp_path):
     assert data.example_shape == (3, 4, 4)
 
 
-def test_the_table_shows_every_task_and_survives_a_broken_one(install, capsys):
+def test_the_table_shows_every_task_and_the_error_of_a_broken_one(install, capsys):
     from esper_ray.cli.commands.tasks import tasks as print_tasks
 
     install("odd-package", "odd", "1 / 0", mine="odd:load")

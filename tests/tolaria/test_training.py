@@ -1,4 +1,4 @@
-"""Epoch training against plain PyTorch loops written out by hand."""
+"""Epoch training against plain PyTorch loops."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ TRAINING = (Stage.TRAINING, 0.0)
 
 
 def train_epoch(organism, data, batches, settings):
-    """One epoch on given rows, nothing varied."""
+    """One epoch on given rows, without augmentation."""
     plan = EpochPlan(batches, torch.empty((*batches.shape, 0), dtype=torch.int64))
     return Trainer(organism, data, settings).train(plan)
 
@@ -42,7 +42,7 @@ def plain_host(config, data, seed):
 
 
 def plain_epoch(host, sgd, data, batches, clip):
-    """What every tutorial does; returns mean loss, accuracy and mean gradient norm."""
+    """A plain training loop; returns mean loss, accuracy and mean gradient norm."""
     host.train()
     losses, correct, norms = [], 0, []
     for rows in batches:
@@ -119,8 +119,8 @@ def clipped_norms(organism):
     }
 
 
-def test_each_seed_is_clipped_by_itself(data, grow):
-    """A small gradient keeps its size beside a large one, which is cut to the limit."""
+def test_each_seed_is_clipped_separately(data, grow):
+    """A small gradient keeps its norm and a large one is clipped to the limit."""
     slots = {"r0c0": (Stage.BLENDING, 1.0), "r0c2": (Stage.BLENDING, 0.01)}
     free, cut = grow(seed=1, **slots), grow(seed=1, **slots)
     train_epoch(free, data, batches_of(data, steps=1), UNCLIPPED)
@@ -166,8 +166,8 @@ def test_gradient_norm_is_the_mean_over_the_steps_of_an_epoch(data, grow):
     assert train_epoch(long, data, batches, SETTINGS).gradients["r0c1"].norm == pytest.approx(sum(norms) / 8, rel=1e-4)
 
 
-def test_at_birth_only_the_output_scale_has_gradient_and_the_rest_vanishes(data, grow):
-    """Conv, norm weight and norm bias get none through a scale of zero: 3 of 4 tensors, health 1 - 0.5 * 3/4."""
+def test_at_birth_only_the_output_scale_has_a_gradient(data, grow):
+    """A scale of zero blocks conv, norm weight and norm bias: 3 of 4 tensors, health 1 - 0.5 * 3/4."""
     organism = grow(seed=3, r0c1=TRAINING)
     assert len(list(organism.model.cell("r0c1").seed.parameters())) == 4
     seen = train_epoch(organism, data, batches_of(data, steps=1), SETTINGS).gradients["r0c1"]
@@ -185,11 +185,11 @@ def test_an_exploding_seed_is_reported(data, grow):
     assert seen.health < 1.0
 
 
-def test_a_seed_that_does_not_train_yet_has_no_gradient_statistics(data, grow):
+def test_a_germinated_seed_has_no_gradient_statistics(data, grow):
     assert train_epoch(grow(r0c1=(Stage.GERMINATED, 0.0)), data, batches_of(data), SETTINGS).gradients == {}
 
 
-def test_a_frozen_fossil_does_not_change_and_a_free_one_does(data, grow):
+def test_a_frozen_fossil_does_not_change_and_an_unfrozen_one_does(data, grow):
     for frozen in (True, False):
         organism = grow(seed=6, overrides={"growth.freeze_fossils": frozen}, r0c1=(Stage.FOSSILIZED, 1.0))
         before = organism.model.cell("r0c1").seed.scale.detach().clone()
@@ -212,8 +212,8 @@ INCUBATIONS = {
 }
 
 
-def test_incubation_keeps_a_seed_from_running_away(data, grow):
-    """Behind the host nothing else bounds it: left loose, the loss at full amplitude is far larger."""
+def test_incubation_bounds_the_loss_at_full_amplitude(data, grow):
+    """Without incubation the loss at full amplitude is far larger."""
     losses = {}
     for name, overrides in INCUBATIONS.items():
         organism = grow(seed=3, blueprint="bottleneck", overrides=overrides, r0c0=TRAINING)
@@ -226,7 +226,7 @@ def test_incubation_keeps_a_seed_from_running_away(data, grow):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_seed_in_training_leaves_the_host_untouched(data, grow, value):
+def test_a_nonfinite_seed_in_training_does_not_change_the_host(data, grow, value):
     alone, growing = grow(seed=2), grow(seed=2, r0c1=TRAINING)
     with torch.no_grad():
         growing.model.cell("r0c1").seed.scale.fill_(value)
@@ -240,7 +240,7 @@ def test_a_broken_seed_in_training_leaves_the_host_untouched(data, grow, value):
     assert seen.health == 0.0
 
 
-def test_a_broken_blended_seed_shows_in_the_loss(data, grow):
+def test_a_nonfinite_blended_seed_makes_the_loss_nonfinite(data, grow):
     organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5))
     with torch.no_grad():
         organism.model.cell("r0c1").seed.scale.fill_(math.nan)
@@ -268,8 +268,8 @@ def test_half_precision_stays_close_to_full_and_keeps_weights_full(data, grow):
             assert half.gradients[slot].norm == pytest.approx(full.gradients[slot].norm, rel=0.3)
 
 
-def test_rates_are_those_that_each_group_is_given(data, grow):
-    """A rate of zero moves nothing, whatever the other group does."""
+def test_each_group_uses_its_given_rate(data, grow):
+    """A rate of zero leaves a group unchanged, whatever the rate of the other group."""
     for still, moved in (("host", "r0c1"), ("r0c1", "host")):
         organism = grow(seed=2, r0c1=(Stage.BLENDING, 0.5))
         before = {name: [p.clone() for p in organism.optimizer.group(name)] for name in ("host", "r0c1")}
@@ -283,7 +283,7 @@ def test_rates_are_those_that_each_group_is_given(data, grow):
             assert all(same_as_before) is (name == still), name
 
 
-def test_adamw_learns_and_follows_structure(config, data):
+def test_adamw_learns_and_adapts_to_changes_of_structure(config, data):
     chosen = build(config.model_dump(), {"training.optimizer": "adamw", "training.lr": 0.01, "training.seed_lr": 0.01})
     organism = build_organism(chosen, data, torch.device("cpu"), 1)
     trainer = build_trainer(chosen, organism, data)
@@ -298,13 +298,13 @@ def test_adamw_learns_and_follows_structure(config, data):
     assert set(organism.optimizer.parameter_state(scale)) == {"step", "exp_avg", "exp_avg_sq"}
     twin = build_organism(chosen, data, torch.device("cpu"), 1)
     twin.restore(organism.snapshot())
-    again = build_trainer(chosen, twin, data)
+    restored_trainer = build_trainer(chosen, twin, data)
     plan, rates = data.plan(0, 6, 64, 8), learning_rates(chosen, organism, 6)
-    assert again.train(plan, rates).loss == trainer.train(plan, rates).loss
+    assert restored_trainer.train(plan, rates).loss == trainer.train(plan, rates).loss
     assert same(host_weights(organism), host_weights(twin))
 
 
-def test_text_is_trained_on_as_by_hand(grow_text):
+def test_a_training_step_on_text_by_hand(grow_text):
     model, data = grow_text
     optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.0})
     plan = data.plan(0, 0, 4, 1)
@@ -325,17 +325,17 @@ def test_keyed_randomness_makes_dropout_a_function_of_its_key():
     device = torch.device("cpu")
     drop, x = torch.nn.Dropout(0.5), torch.ones(100)
     before = torch.get_rng_state()
-    drawn = []
+    outputs = []
     for key in (1, 2, 1):
         with keyed_randomness(key, device):
-            drawn.append(drop(x))
-    assert torch.equal(drawn[0], drawn[2])
-    assert not torch.equal(drawn[0], drawn[1])
+            outputs.append(drop(x))
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(outputs[0], outputs[1])
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_threads_that_need_the_global_generator_take_turns():
-    """Each draws what it would draw alone."""
+def test_threads_with_keyed_randomness_draw_the_same_as_alone():
+    """Every thread draws the same numbers as alone."""
 
     def draw(key):
         with keyed_randomness(key, torch.device("cpu")):
@@ -348,7 +348,7 @@ def test_threads_that_need_the_global_generator_take_turns():
 
 
 @pytest.mark.slow
-def test_a_compiled_life_equals_an_eager_one_and_compiles_each_kind_of_block_once(config, data):
+def test_compiled_training_equals_eager_and_compiles_each_block_kind_once(config, data):
     def life(mode, seed):
         chosen = build(config.model_dump(), {"training.compile_mode": mode})
         organism = build_organism(chosen, data, torch.device("cpu"), seed)

@@ -1,4 +1,4 @@
-"""Files of an evaluation: tables that round-trip, and a picture with visible content."""
+"""Files of an evaluation: tables that round-trip, and a chart with visible content."""
 
 import csv
 from dataclasses import fields, replace
@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from esper_ray.karn.reports import evaluation_report as scoreboard
+from esper_ray.karn.reports import evaluation_report
 from esper_ray.leyline.evaluation_results import Interval, PairedComparison, Score, Summary
 
 pytestmark = pytest.mark.integration
@@ -68,7 +68,7 @@ ROW = (
 
 
 def read_again(path):
-    """Scores from their file."""
+    """Scores written to a file and read back."""
 
     def value(name, text):
         if name == "seeds_grown":
@@ -79,18 +79,18 @@ def read_again(path):
         return [Score(**{name: value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
 
 
-def test_scores_read_again_are_the_scores(tmp_path):
+def test_scores_round_trip_through_their_file(tmp_path):
     scores = [*SCORES, score('a,b "c" | d', 4294967295, test_accuracy_pp=100.0 / 3.0)]
-    assert read_again(scoreboard.write_scores(tmp_path, scores)) == scores
+    assert read_again(evaluation_report.write_scores(tmp_path, scores)) == scores
 
 
-def test_no_scores_are_a_file_with_headings_only(tmp_path):
-    path = scoreboard.write_scores(tmp_path, [])
+def test_a_file_without_scores_has_headings_only(tmp_path):
+    path = evaluation_report.write_scores(tmp_path, [])
     assert path.read_text() == ",".join(field.name for field in fields(Score)) + "\n"
 
 
-def test_the_summary_has_one_line_a_policy_and_three_columns_an_interval(tmp_path):
-    path = scoreboard.write_summary(tmp_path, [summary("grown"), CONTROL])
+def test_the_summary_has_one_row_per_policy_and_three_columns_per_interval(tmp_path):
+    path = evaluation_report.write_summary(tmp_path, [summary("grown"), CONTROL])
     with path.open(newline="") as file:
         grown, alone = csv.DictReader(file)
     intervals = ("test_accuracy_pp", "val_accuracy_pp", "objective_pp", "objective_gain_pp", "test_gain_pp")
@@ -102,14 +102,14 @@ def test_the_summary_has_one_line_a_policy_and_three_columns_an_interval(tmp_pat
 
 
 def test_a_row_of_the_table_by_hand():
-    first, second = scoreboard.table_rows([summary("grown"), CONTROL])
+    first, second = evaluation_report.table_rows([summary("grown"), CONTROL])
     assert first == ROW
-    assert len(scoreboard.COLUMNS) == len(first)
+    assert len(evaluation_report.COLUMNS) == len(first)
     assert (second[2], second[4], second[6], second[-1]) == ("control", "control", "1,234", "")
 
 
 def test_narrower_layouts_have_the_same_cells_in_more_lines():
-    (_, single), (headings, stacked), (few, dense) = scoreboard.layouts([summary("grown"), CONTROL])
+    (_, single), (headings, stacked), (few, dense) = evaluation_report.layouts([summary("grown"), CONTROL])
     assert single[0] == ROW
     assert stacked[0][:3] == ("grown\nfrontier", "61.0\n[60.0, 62.2]", "-1.2\n[-2.0, +10.0]")
     assert stacked[1][0] == "alone"
@@ -126,36 +126,36 @@ def test_layouts_fit_their_terminal_widths(layout, columns):
         objective_gain_pp=Interval(-10.0, -20.0, 10.0),
         parameters=1e6,
     )
-    headings, rows = scoreboard.layouts([wide])[layout]
+    headings, rows = evaluation_report.layouts([wide])[layout]
     widths = [
         max(len(line) for text in column for line in text.split("\n")) for column in zip(headings, *rows, strict=True)
     ]
     assert sum(widths) + len(widths) - 1 <= columns
 
 
-def test_markdown_is_a_table_with_its_notes_and_its_picture(tmp_path):
+def test_the_markdown_report_has_table_notes_and_picture(tmp_path):
     notes = ["First.", "Second."]
-    text = scoreboard.write_markdown(tmp_path, [summary("grown"), CONTROL], [], "title", notes).read_text()
+    text = evaluation_report.write_markdown(tmp_path, [summary("grown"), CONTROL], [], "title", notes).read_text()
     lines = text.splitlines()
     assert lines[:6] == ["# title", "", "First.", "", "Second.", ""]
     table = [line for line in lines if line.startswith("|")]
-    assert table[0] == "| " + " | ".join(scoreboard.COLUMNS) + " |"
+    assert table[0] == "| " + " | ".join(evaluation_report.COLUMNS) + " |"
     assert table[1] == "|---|" + "---:|" * 9 + "---|"
     assert table[2] == "| " + " | ".join(ROW) + " |"
-    assert {line.count("|") for line in table} == {len(scoreboard.COLUMNS) + 1}
+    assert {line.count("|") for line in table} == {len(evaluation_report.COLUMNS) + 1}
     assert lines[-1] == "![comparison](comparison.png)"
 
 
 def test_a_label_cannot_break_the_markdown_table(tmp_path):
-    text = scoreboard.write_markdown(tmp_path, [summary("a|b")], [], "title", []).read_text()
+    text = evaluation_report.write_markdown(tmp_path, [summary("a|b")], [], "title", []).read_text()
     (row,) = [line for line in text.splitlines() if "61.0" in line]
-    assert row.count("|") == len(scoreboard.COLUMNS) + 1
+    assert row.count("|") == len(evaluation_report.COLUMNS) + 1
     assert "a&#124;b" in row
 
 
 def drawn(folder, summaries, scores=SCORES):
-    """The picture as numbers in [0, 1], and the share of its pixels that are not white."""
-    path = scoreboard.draw_comparison(folder, scores, summaries, "digits: 2 paired seeds")
+    """Pixels of the chart in [0, 1], and the share of those that are not white."""
+    path = evaluation_report.draw_comparison(folder, scores, summaries, "digits: 2 paired seeds")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     pixels = matplotlib.image.imread(path)[..., :3]
     return pixels, float((pixels.min(axis=2) < 0.99).mean())
@@ -167,12 +167,12 @@ def shown(pixels, colour):
     return int((np.abs(pixels - rgb).max(axis=2) < 0.01).sum())
 
 
-def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
+def test_the_chart_shows_quality_of_all_policies_and_gains_over_the_control(tmp_path):
     pixels, ink = drawn(tmp_path, [summary("grown"), CONTROL])
     assert pixels.shape == (624, 1440, 3)
     assert 0.01 < ink < 0.5
     middle = pixels.shape[1] * 11 // 20
-    grown, alone = scoreboard.COLOURS[:2]
+    grown, alone = evaluation_report.COLOURS[:2]
     assert shown(pixels[:, :middle], grown) > 20
     assert shown(pixels[:, :middle], alone) > 20
     assert shown(pixels[:, middle:], grown) > 100
@@ -180,7 +180,7 @@ def test_the_picture_shows_every_policy_on_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 14])
-def test_the_picture_of_any_number_of_policies_is_drawn(count, tmp_path):
+def test_a_chart_of_any_number_of_policies_is_drawn(count, tmp_path):
     """Also of the control alone, of equal costs, and of several orders of magnitude."""
     policies = [summary(f"policy {i}", parameters=10.0 ** (i // 2 + 2)) for i in range(count - 1)]
     pixels, ink = drawn(tmp_path, [CONTROL, *policies])
@@ -188,30 +188,31 @@ def test_the_picture_of_any_number_of_policies_is_drawn(count, tmp_path):
     assert 0.005 < ink < 0.5
 
 
-def test_labels_are_no_formulas(tmp_path):
+def test_labels_with_formula_characters_are_drawn_literally(tmp_path):
     _, ink = drawn(tmp_path, [summary("$\\frac{$ a_b^c"), replace(CONTROL, policy="$x$ $")])
     assert ink > 0.01
 
 
-def test_equal_pictures_for_equal_scores(tmp_path):
+def test_equal_scores_give_equal_charts(tmp_path):
     first, _ = drawn(tmp_path, [summary("grown"), CONTROL])
-    again, _ = drawn(tmp_path, [summary("grown"), CONTROL])
-    assert np.array_equal(first, again)
+    repeated, _ = drawn(tmp_path, [summary("grown"), CONTROL])
+    assert np.array_equal(first, repeated)
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(100.0, "100"), (2000.0, "2,000"), (30.0, "30"), (50000.0, "50,000"), (700.0, ""), (40.0, "")]
 )
-def test_ticks_are_plain_numbers_and_keep_their_distance(value, text):
-    assert scoreboard._thousands(value, 0) == text
+def test_ticks_are_plain_numbers_without_overlap(value, text):
+    assert evaluation_report._thousands(value, 0) == text
 
 
-def test_duels_have_a_table_of_their_own(tmp_path):
-    duel = PairedComparison("a", "b|c", Interval(1.0, -2.0, 3.5), Interval(10.0, 5.0, 15.0))
-    text = scoreboard.write_markdown(tmp_path, [summary("a"), CONTROL], [duel], "title", []).read_text()
+def test_paired_comparisons_have_their_own_table(tmp_path):
+    comparison = PairedComparison("a", "b|c", Interval(1.0, -2.0, 3.5), Interval(10.0, 5.0, 15.0))
+    text = evaluation_report.write_markdown(tmp_path, [summary("a"), CONTROL], [comparison], "title", []).read_text()
     table = ["| a over | test gain | objective gain |", "|---|---:|---:|"]
     table.append("| b&#124;c | +1.0 [-2.0, +3.5] | +10.0 [+5.0, +15.0] |")
     assert "\n".join(table) in text
     assert (
-        scoreboard.comparison_line(duel) == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
+        evaluation_report.comparison_line(comparison)
+        == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
     )

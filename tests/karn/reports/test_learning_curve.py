@@ -1,4 +1,4 @@
-"""The picture of learning: objective by round, and lines of the other policies."""
+"""Learning curve: objective by round, and lines of the other policies."""
 
 import csv
 
@@ -10,7 +10,7 @@ from esper_ray.leyline.evaluation_results import Interval, Summary
 
 
 class Rounds:
-    """Run directory with the rounds that the picture needs."""
+    """Run directory with the rounds of the learning curve."""
 
     def __init__(self, path):
         self.path = path
@@ -38,7 +38,7 @@ def test_the_moving_average_uses_past_rounds_only():
     assert smooth([4.0]) == [4.0]
 
 
-def test_the_picture_shows_the_curve_and_the_lines(tmp_path):
+def test_the_chart_shows_the_curve_and_the_lines(tmp_path):
     summaries = [summary("tamiyo", 60.0), summary("static", 30.0)]
     with_curve = imread(draw_learning(tmp_path / "a.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries, "title"))
     image = imread(draw_learning(tmp_path / "b.png", {"tamiyo": [40.0, 50.0, 60.0]}, summaries[:1], "title"))

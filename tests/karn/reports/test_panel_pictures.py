@@ -1,4 +1,4 @@
-"""The rows of the dashboard as pictures, from the answers of a Prometheus."""
+"""Dashboard rows as pictures, from the responses of a Prometheus server."""
 
 import http.server
 import json
@@ -18,7 +18,7 @@ END = 1_700_000_000.0
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Server with the answers of a Prometheus: 0 to 3 series per query."""
+    """Server with responses of Prometheus: 0 to 3 series per query."""
 
     requests: list[tuple[str, dict[str, str]]] = []  # noqa: RUF012 - of the class on purpose
 
@@ -92,7 +92,7 @@ def test_each_panel_shows_its_series_or_no_data(api, kind):
     assert full.get_title(loc="left") == "Title"
 
 
-def test_panels_beyond_the_width_go_to_the_next_line(api):
+def test_panels_beyond_the_width_are_drawn_on_the_next_line(api):
     figure = draw_row(api, "run", Row("A row", tuple(panel("stat") for _ in range(3)), "well."), Window(END - 60, END))
     first, second, third = (axes.get_subplotspec() for axes in figure.axes)
     assert (first.colspan, second.colspan, third.colspan) == (range(12), range(12, 24), range(12))
@@ -125,11 +125,11 @@ def test_stacked_curves_are_areas_and_steps_colour_numbers(api):
         (1234.5678, "none", "1235"),
     ],
 )
-def test_numbers_have_units(value, unit, text):
+def test_values_are_formatted_with_their_unit(value, unit, text):
     assert format_value(value, unit) == text
 
 
-def test_a_legend_is_filled_with_labels():
+def test_a_legend_is_filled_in_from_the_labels():
     assert legend(Query("x", "{{group}} env {{env}}"), {"env": "3"}) == "env 3"
     assert legend(Query("x", "{{group}}"), {}) == "value"
 
@@ -144,6 +144,6 @@ def test_a_query_that_cannot_be_evaluated_is_an_error_with_the_reason(api):
         api.at("bad")
 
 
-def test_a_server_that_does_not_answer_is_an_error():
+def test_an_unreachable_server_is_an_error():
     with pytest.raises(PrometheusError, match=r"no Prometheus answers at http://127\.0\.0\.1:1"):
         PrometheusApi("http://127.0.0.1:1").label_values("run")

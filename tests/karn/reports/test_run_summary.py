@@ -1,4 +1,4 @@
-"""The picture of a run, and the choice of the episode that it shows."""
+"""Summary picture of a run, and the choice of its episode."""
 
 import struct
 
@@ -114,7 +114,7 @@ def test_the_best_episode_has_its_round():
     assert best_episode(events).round_index == 4
 
 
-def test_episodes_that_did_not_end_do_not_count():
+def test_unfinished_episodes_are_not_chosen():
     unfinished = [event for event in story(1, 99.0) if event["kind"] != "outcome"]
     assert best_episode([*story(0, 10.0), *unfinished]).episode == 0
     assert best_episode(unfinished) is None

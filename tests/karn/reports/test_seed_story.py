@@ -1,4 +1,4 @@
-"""The story of a seed."""
+"""History of a seed from the event log."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_a_story_has_decisions_gates_and_end():
     assert second.lines[-1] == (6, "rolled back: loss (9 > 3)")
 
 
-def test_another_slot_has_its_own_seeds():
+def test_stories_are_separated_by_slot():
     assert [story.seed for story in seed_stories(LIFE, "r0c1")] == ["r0c1-1"]
     assert seed_stories(LIFE, "r0c2") == []
 

@@ -1,3 +1,5 @@
+"""Loading of presets and configuration files, and merging of overrides."""
+
 import json
 
 import pytest
@@ -38,7 +40,7 @@ def test_an_unknown_preset_names_the_nearest():
         read_preset("digit")
 
 
-def test_an_override_wins_over_the_preset_and_the_preset_over_the_default():
+def test_overrides_have_precedence_over_presets_and_presets_over_defaults():
     config = build(read_preset("digits"), {"episode_length": 3, "training.lr": 0.125})
     assert (config.episode_length, config.training.lr) == (3, 0.125)
     assert build({}).reward.param_budget == 500_000
@@ -52,7 +54,7 @@ def test_validation_runs_on_the_merged_tree_only():
     assert build(tree, {"host.pools": 1}).host.pools == 1
 
 
-def test_merging_leaves_the_tree_as_it_was():
+def test_merging_does_not_change_the_tree():
     tree = {"training": {"lr": 0.1}, "seed": 1}
     result = merged(tree, {"training.lr": 0.5, "growth.incubation.bound": 0.75, "seed": 2})
     assert result == {"training": {"lr": 0.5}, "growth": {"incubation": {"bound": 0.75}}, "seed": 2}
@@ -86,7 +88,7 @@ def test_yaml_and_json_files_read_alike(tmp_path):
         ("a.yaml", b"!!python/object/apply:os.getcwd []", "cannot parse configuration"),
     ],
 )
-def test_a_file_that_holds_no_configuration_is_refused_by_name(tmp_path, name, content, message):
+def test_a_file_without_a_configuration_is_refused_by_name(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         read_file(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Shipped presets and sweeps are complete and in canonical form, and the tool makes them so."""
+"""Canonical form of shipped presets and sweeps, and the tool that writes it."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def test_shipped_presets_and_sweeps_are_in_canonical_form():
     assert {path.stem for path in texts} == {*preset_names(), *sweep_names()}
 
 
-def test_a_missing_key_is_completed_with_its_default_in_its_place(folder, capsys):
+def test_a_missing_key_is_completed_with_its_default_at_its_position(folder, capsys):
     path = folder / "digits.yaml"
     whole = path.read_text()
     path.write_text(whole.replace("  gae_lambda: 0.95\n", "").replace("    bound: 0.25\n", ""))
@@ -41,7 +41,7 @@ def test_a_missing_key_is_completed_with_its_default_in_its_place(folder, capsys
     assert main(["--folder", str(folder)]) == 0
 
 
-def test_other_order_and_spelling_become_canonical_below_the_same_comment(folder):
+def test_other_order_and_spelling_become_canonical_and_the_comment_stays(folder):
     path = folder / "digits.yaml"
     whole = path.read_text()
     comment = "".join(line for line in whole.splitlines(keepends=True) if line.startswith("#"))
@@ -60,7 +60,7 @@ def test_a_missing_key_of_a_sweep_is_completed_and_all_modes_stay_all(folder):
 
 
 @pytest.mark.parametrize("line", ["  # a comment", "seed: 1 # a comment", "# a comment"])
-def test_a_comment_below_the_first_key_is_refused_with_its_place(folder, line, capsys):
+def test_a_comment_below_the_first_key_is_refused_with_its_line(folder, line, capsys):
     path = folder / "digits.yaml"
     before = path.read_text() + line + "\n"
     path.write_text(before)
@@ -79,7 +79,7 @@ def test_an_unknown_key_is_refused(folder, capsys):
 
 @given(st.sets(st.sampled_from(LEAVES)), st.dictionaries(st.sampled_from(["ppo.lr", "gamma"]), st.floats(1e-9, 1.0)))
 def test_any_part_of_a_preset_is_completed_to_its_configuration(tmp_path_factory, dropped, values):
-    """Numbers, null and texts like off are read back as they are."""
+    """Numbers, null and texts such as off round-trip."""
     tree = merged(RunConfig().model_dump(mode="json"), values)
     for key in dropped - values.keys():
         *sections, leaf = key.split(".")

@@ -1,3 +1,5 @@
+"""Validation, digest and difference of run configurations."""
+
 import hashlib
 import json
 import math
@@ -78,7 +80,7 @@ def test_a_value_out_of_range_is_refused_with_key_and_value(key, value):
 
 
 @pytest.mark.parametrize("key", FLOATS)
-def test_no_number_of_a_configuration_may_be_nan_or_infinite(key):
+def test_nan_and_infinite_numbers_are_refused(key):
     for value in (math.nan, math.inf, -math.inf):
         with pytest.raises(ConfigError, match=key):
             build({}, {key: value})
@@ -98,7 +100,7 @@ def test_more_pools_than_blocks_are_refused():
         build({}, {"host.pools": 4})
 
 
-def test_a_host_offers_row_0_after_blocks_and_row_1_after_pools():
+def test_a_host_has_slots_in_row_0_after_blocks_and_row_1_after_pools():
     assert CNNHostConfig(blocks=3, pools=2).available_slots() == ("r0c0", "r0c1", "r0c2", "r1c0", "r1c1")
     assert CNNHostConfig(blocks=2, pools=0).available_slots() == ("r0c0", "r0c1")
 
@@ -286,7 +288,7 @@ def test_the_digest_changes_with_every_leaf():
     assert len(digests | {RunConfig().digest()}) == len(changes) + 1
 
 
-def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
+def test_the_digest_does_not_depend_on_the_placement_of_the_work():
     changes = {
         "workers": "local",
         "envs_per_actor": 2,
@@ -307,7 +309,7 @@ def test_the_digest_does_not_depend_on_where_and_by_how_many_the_work_is_done():
     assert gpus.digest() == gpu_lists.digest() != moved.digest()
 
 
-def test_neither_digest_nor_difference_depend_on_how_closely_a_run_is_watched():
+def test_neither_digest_nor_difference_depend_on_telemetry_settings():
     changes = {"telemetry.level": "debug", "telemetry.wait_every": 1, "telemetry.control_episodes": 0}
     watched = build({}, changes)
     assert watched != RunConfig()
@@ -332,5 +334,5 @@ def test_flatten_names_leaves_by_their_path():
     assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
 
 
-def test_an_unknown_name_without_neighbour_gets_no_guess():
+def test_an_unknown_name_without_neighbour_has_no_suggestion():
     assert unknown_name_message("thing", "qqq", ["alpha", "beta"]) == "unknown thing 'qqq' (known: alpha, beta)"

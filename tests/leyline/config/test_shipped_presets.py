@@ -1,4 +1,4 @@
-"""Every preset is a whole configuration, named like its file, with the host and slots that its name promises."""
+"""Shipped presets: complete, named like their files, with the host and slots of their names."""
 
 import pytest
 
@@ -25,7 +25,7 @@ SLOTS = {
 
 
 def sections(tree, prefix=""):
-    """The keys in the order in which a person reads them."""
+    """The keys in the documented order."""
     for key, value in tree.items():
         yield f"{prefix}{key}"
         if isinstance(value, dict):
@@ -63,7 +63,7 @@ def test_cifar_presets_have_the_host_of_their_name_and_its_slots(name):
 
 
 @pytest.mark.parametrize(("name", "budget"), [("cifar_postpool", 300_000), ("cifar_deep_impaired", 750_000)])
-def test_large_and_small_hosts_have_budgets_of_their_own(name, budget):
+def test_large_and_small_hosts_have_their_own_budgets(name, budget):
     assert build(read_preset(name)).reward.param_budget == budget
     assert build(read_preset("cifar_baseline")).reward.param_budget == 500_000
 

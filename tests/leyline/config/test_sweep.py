@@ -1,4 +1,4 @@
-"""Sweeps are expanded to valid configurations, or refused with the key, the value and what is allowed."""
+"""Expansion of sweeps to valid configurations, and refusal with key, value and choices."""
 
 import pytest
 
@@ -39,15 +39,15 @@ def test_seeds_may_be_listed():
     assert [trial.seed for trial in trials(seeds=[5, 1])] == [5, 1]
 
 
-def test_values_are_those_that_the_configuration_makes_of_them():
-    """A whole number for a real one, and text for a number, as YAML reads 1e-3."""
+def test_values_are_converted_by_the_configuration():
+    """An integer for a float, and a text for a number, because YAML reads 1e-3 as text."""
     expanded = trials(seeds=1, grid={"ppo.lr": [1, "1e-3"], "growth.slots": [["r0c1", "r0c0"], ["r0c2"]]})
     assert [trial.settings["ppo.lr"] for trial in expanded] == [1.0, 1.0, 1e-3, 1e-3]
     assert all(isinstance(trial.settings["ppo.lr"], float) for trial in expanded)
     assert [trial.config.growth.slots for trial in expanded[:2]] == [("r0c0", "r0c1"), ("r0c2",)]
 
 
-def test_names_are_good_for_folders():
+def test_trial_names_are_valid_folder_names():
     settings = {"reward.mode": "basic", "seed": 7, "task.data_dir": "/a b/c", "growth.slots": ["r0c0", "r0c1"]}
     assert trial_name(3, 2, settings) == "03-basic-data_dir=_a_b_c-slots=_r0c0_r0c1_-s7"
     long = trial_name(3, 2, settings | {"growth.blueprints": ["conv_light"] * 20})
@@ -64,7 +64,7 @@ def test_shipped_sweeps_are_complete_and_valid(name):
     assert expand(sweep, build(read_preset(sweep.preset)))
 
 
-def test_the_shipped_sweep_tries_every_reward_mode_three_times():
+def test_the_shipped_sweep_has_three_trials_of_every_reward_mode():
     sweep = sweep_config(read_sweep("reward_modes"))
     expanded = expand(sweep, BASE)
     assert len(expanded) == 24
@@ -102,7 +102,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_sweeps_that_make_no_sense_are_refused(case):
+def test_invalid_sweeps_are_refused(case):
     tree, expected = REFUSED[case]
     with pytest.raises(ConfigError) as caught:
         sweep_config(tree)
@@ -110,7 +110,7 @@ def test_sweeps_that_make_no_sense_are_refused(case):
         assert text in str(caught.value)
 
 
-def test_a_key_that_no_configuration_has_is_refused_once_with_its_nearest_neighbour():
+def test_an_unknown_key_of_a_grid_is_refused_once_with_its_nearest_neighbour():
     with pytest.raises(ConfigError) as caught:
         trials(reward_modes="all", grid={"ppo.learning_rate": [1e-3], "ppo.epocs": [2]})
     first, second = str(caught.value).splitlines()
@@ -118,7 +118,7 @@ def test_a_key_that_no_configuration_has_is_refused_once_with_its_nearest_neighb
     assert second == "unknown key 'ppo.epocs'; did you mean 'ppo.epochs'?"
 
 
-def test_a_trial_that_is_not_valid_is_named():
+def test_an_invalid_trial_is_named():
     with pytest.raises(ConfigError) as caught:
         trials(seeds=2, grid={"ppo.clip": [0.2, 2.0]})
     assert str(caught.value).startswith("trial 1-basic-clip=2.0-s42 and 1 more: ppo.clip: ")

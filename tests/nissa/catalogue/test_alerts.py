@@ -1,4 +1,4 @@
-"""Every alert fires when its fault is injected, and not before, and is silent again afterwards: by promtool."""
+"""Alert rules in promtool: every alert fires for its injected fault and resolves afterwards."""
 
 import shutil
 import subprocess
@@ -22,14 +22,14 @@ FINISHED = f'ray_esper_run_state{{{RUN},state="finished"}}'
 
 @dataclass(frozen=True)
 class Case:
-    """Series, one value a minute, in Prometheus' notation, and minutes at which the alert rings or does not."""
+    """Series with one value per minute in Prometheus' notation; minutes when the alert fires and when it does not."""
 
     series: dict[str, str]
-    rings: str
+    firing: str
     """Minute."""
     silent: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    """Beside run and group, as name=value."""
+    """Labels besides run and group, as name=value."""
 
 
 def own(name, labels=""):
@@ -134,7 +134,7 @@ def test_every_alert_has_a_case():
 
 
 def check(folder, name, case, moments):
-    """What promtool says of the rules; ``moments``: (minute, whether the alert rings then)."""
+    """Result of promtool for the rules; ``moments``: (minute, whether the alert fires then)."""
     (folder / "alerts.yaml").write_text(files()["alerts.yaml"])
     alert = ALERTS[name]
     labels = dict(label.split("=") for label in case.labels) | {"severity": alert.severity}
@@ -143,7 +143,7 @@ def check(folder, name, case, moments):
     summary = f"{name}: {labels.get('run', '')}"
     expected = [{"exp_labels": labels, "exp_annotations": {"summary": summary, "description": alert.about}}]
     tests = [
-        {"eval_time": minute, "alertname": name, "exp_alerts": expected if rings else []} for minute, rings in moments
+        {"eval_time": minute, "alertname": name, "exp_alerts": expected if firing else []} for minute, firing in moments
     ]
     series = [{"series": series, "values": values} for series, values in case.series.items()]
     tree = {
@@ -157,38 +157,38 @@ def check(folder, name, case, moments):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_rings_for_its_fault_and_is_silent_before_and_after(name, tmp_path):
+def test_an_alert_fires_for_its_fault_and_neither_before_nor_after(name, tmp_path):
     case = CASES[name]
-    moments = sorted([(case.rings, True), *((minute, False) for minute in case.silent)])
-    done = check(tmp_path, name, case, moments)
-    assert done.returncode == 0, done.stdout + done.stderr
+    moments = sorted([(case.firing, True), *((minute, False) for minute in case.silent)])
+    result = check(tmp_path, name, case, moments)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_check_can_fail(name, tmp_path):
-    done = check(tmp_path, name, CASES[name], [(CASES[name].rings, False)])
-    assert done.returncode == 1
-    assert "exp:[" in done.stdout + done.stderr
+def test_the_check_fails_when_a_firing_alert_is_expected_to_be_silent(name, tmp_path):
+    result = check(tmp_path, name, CASES[name], [(CASES[name].firing, False)])
+    assert result.returncode == 1
+    assert "exp:[" in result.stdout + result.stderr
 
 
-def test_a_run_that_finished_in_order_is_not_missed(tmp_path):
+def test_exporter_gone_does_not_fire_for_a_finished_run(tmp_path):
     case = Case({TRAINING: "1x5 0x1 _x30", FINISHED: "0x5 1x1 _x30"}, "", ())
-    done = check(tmp_path, "ExporterGone", case, [(f"{minute}m", False) for minute in range(5, 35, 3)])
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = check(tmp_path, "ExporterGone", case, [(f"{minute}m", False) for minute in range(5, 35, 3)])
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_run_whose_episodes_are_long_is_not_stalled_within_one(tmp_path):
-    """Half an hour without an event, where it has been twenty minutes before."""
+def test_run_stalled_does_not_fire_within_a_long_episode(tmp_path):
+    """30 minutes without an event, after an earlier silence of 20 minutes."""
     events = own("last_event_timestamp_seconds", 'source="env"')
     case = Case({events: "0x60", own("longest_silence_seconds"): "1200x90", TRAINING: "1x90"}, "", ())
-    done = check(tmp_path, "RunStalled", case, [("30m", False), ("55m", False)])
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = check(tmp_path, "RunStalled", case, [("30m", False), ("55m", False)])
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_promtool_accepts_the_rules():
     from pathlib import Path
 
     file = Path(__file__).parents[3] / "dashboards" / "alerts.yaml"
-    done = subprocess.run([PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(ALERTS)} rules found" in done.stdout + done.stderr
+    result = subprocess.run([PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"{len(ALERTS)} rules found" in result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""The pages that are generated from the catalogue are those of the reference."""
+"""Reference pages that are generated from the catalogue."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Faults are put into a run; a real Prometheus rings, and is silent again when they are over.
+"""Alerts of a real Prometheus for faults that are injected into a run.
 
-Its rules are ours with minutes made seconds, so that a test does not take hours.
+The rules are ours with minutes replaced by seconds, so that a test does not take hours.
 """
 
 import math
@@ -21,38 +21,40 @@ pytestmark = [pytest.mark.slow, needs_prometheus, pytest.mark.timeout(600)]
 WAIT_SECONDS = 120
 
 
-def hurried():
-    """Our rules, a minute being a second, an hour a minute."""
+def accelerated_rules():
+    """Our rules with seconds for minutes and minutes for hours."""
     rules = re.sub(r"(?<=[\[ ])(\d+)m\b", r"\1s", files()["alerts.yaml"])
     return re.sub(r"(?<=[\[ ])(\d+)h\b", r"\1m", rules).replace("interval: 10s", "interval: 1s")
 
 
 class Watched:
-    """A run that is fed with events, and the Prometheus that follows it."""
+    """A run that publishes events, and the Prometheus that scrapes it."""
 
     def __init__(self, prometheus, exporter, config):
         self.prometheus, self.exporter = prometheus, exporter
-        self.feed, self.rounds = MetricsPublisher(config, exporter), 0
-        self.feed.state("training")
+        self.publisher, self.rounds = MetricsPublisher(config, exporter), 0
+        self.publisher.state("training")
 
     def round(self, *more, entropy=1.0, **update):
-        """A round that is as it should be, but for what is given."""
+        """Publish a healthy round with the given changes."""
         base = {"round": self.rounds, "episode": self.rounds}
-        told = complete({"kind": "ppo_update", **base, "kl": 0.01, "optimizer_steps": 4, "explained_variance": 0.5})
-        told |= {f"entropy_{head}": entropy for head in HEADS} | update
+        update_record = complete(
+            {"kind": "ppo_update", **base, "kl": 0.01, "optimizer_steps": 4, "explained_variance": 0.5}
+        )
+        update_record |= {f"entropy_{head}": entropy for head in HEADS} | update
         rows = [
             complete({"kind": "outcome", **base}),
             *(complete(base | record) for record in more),
-            json_record(told),
+            json_record(update_record),
             complete({"kind": "round", **base, "val_accuracy_ratio": 0.5}),
         ]
-        self.feed.records(rows)
+        self.publisher.records(rows)
         self.rounds += 1
 
-    def until(self, name, *more, rings=True, **update):
-        """Rounds follow each other until an alert rings, or does not any more."""
+    def until(self, name, *more, firing=True, **update):
+        """Publish rounds until the alert ``name`` fires, or no longer fires."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while (name in self.prometheus.ringing()) is not rings:
+        while (name in self.prometheus.ringing()) is not firing:
             assert time.monotonic() < deadline, (name, self.prometheus.get("alerts"))
             self.round(*more, **update)
             time.sleep(0.5)
@@ -63,15 +65,15 @@ def watched(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("alerts")
     with PrometheusExporter("run", "", 0) as exporter:
         targets = [{"targets": [f"127.0.0.1:{exporter.port}"]}]
-        with running_prometheus(folder, hurried(), static_configs=targets) as prometheus:
+        with running_prometheus(folder, accelerated_rules(), static_configs=targets) as prometheus:
             run = Watched(prometheus, exporter, tiny_config)
             run.round()
             prometheus.wait_for("sum(ray_esper_rounds_total)")
             yield run
 
 
-def test_the_rules_are_the_same_but_for_the_clock():
-    ours, fast = files()["alerts.yaml"], hurried()
+def test_accelerated_rules_differ_in_their_durations_only():
+    ours, fast = files()["alerts.yaml"], accelerated_rules()
     assert len(re.findall(r"\d+[mh]\b", ours)) + 1 == len(re.findall(r"\d+[sm]\b", fast)) > 30  # their interval
     assert re.sub(r"\d+[smh]\b", "", ours) == re.sub(r"\d+[smh]\b", "", fast)
 
@@ -86,13 +88,13 @@ def test_the_rules_are_the_same_but_for_the_clock():
         pytest.param("UpdatesWithoutSteps", (), {"optimizer_steps": 0}, id="updates without steps"),
     ],
 )
-def test_an_alert_rings_for_its_fault_and_is_silent_afterwards(watched, name, records, update):
+def test_an_alert_fires_for_its_fault_and_resolves_afterwards(watched, name, records, update):
     assert name not in watched.prometheus.ringing()
     watched.until(name, *records, **update)
-    watched.until(name, rings=False)
+    watched.until(name, firing=False)
 
 
-def test_a_dead_environment_and_an_exporter_that_is_gone_ring_until_the_run_is_begun_again(watched, tiny_config):
+def test_quarantine_and_missing_exporter_fire_until_the_run_is_restarted(watched, tiny_config):
     prometheus = watched.prometheus
     watched.until("EnvironmentGivenUp", {"kind": "environment_quarantined", "env": 1})
     watched.exporter.close()
@@ -100,7 +102,7 @@ def test_a_dead_environment_and_an_exporter_that_is_gone_ring_until_the_run_is_b
     while "ExporterGone" not in prometheus.ringing():
         assert time.monotonic() < deadline, prometheus.get("alerts")
         time.sleep(0.5)
-    with PrometheusExporter("run", "", watched.exporter.port) as back:
-        again = Watched(prometheus, back, tiny_config)
-        again.until("ExporterGone", rings=False)
+    with PrometheusExporter("run", "", watched.exporter.port) as restarted_exporter:
+        restarted = Watched(prometheus, restarted_exporter, tiny_config)
+        restarted.until("ExporterGone", firing=False)
         assert "EnvironmentGivenUp" not in prometheus.ringing()

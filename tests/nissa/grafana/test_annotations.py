@@ -1,4 +1,4 @@
-"""Marks of a run: what befell it, at the times when its rounds ended."""
+"""Annotations of a run, at the end times of its rounds."""
 
 import pytest
 from nissa_builders import complete, transition
@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
     return directory
 
 
-def fossilised(number, env, slot="r0c0"):
+def fossilized(number, env, slot="r0c0"):
     return transition(env, 5) | {"round": number, "slot": slot, "from": "HOLDING", "to": "FOSSILIZED"}
 
 
@@ -33,15 +33,15 @@ def anomaly(number, name, begun, subject=None, **measured):
     )
 
 
-def over(run, *numbers):
+def end_rounds(run, *numbers):
     for number in numbers:
         run.add_round({"round": number}, {"round": number, "play_seconds": 1.0})
 
 
-def test_seeds_and_rollbacks_are_one_mark_each_at_the_end_of_their_round(run):
-    run.log([fossilised(0, 3), transition(1, 2), fossilised(0, 1, "r0c1"), rollback(0, 2, value=15.16, threshold=6.5)])
-    run.log([fossilised(2, 0), rollback(2, 7)])
-    over(run, 0, 1, 2)
+def test_fossilizations_and_rollbacks_of_a_round_are_one_annotation_each(run):
+    run.log([fossilized(0, 3), transition(1, 2), fossilized(0, 1, "r0c1"), rollback(0, 2, value=15.16, threshold=6.5)])
+    run.log([fossilized(2, 0), rollback(2, 7)])
+    end_rounds(run, 0, 1, 2)
     assert annotations(run) == [
         Annotation(
             1_060_000, 1_060_000, "fossilised", "fossilised in round 0 (2): env 1, r0c1: norm; env 3, r0c0: norm"
@@ -54,10 +54,10 @@ def test_seeds_and_rollbacks_are_one_mark_each_at_the_end_of_their_round(run):
     ]
 
 
-def test_an_anomaly_is_a_region_and_what_is_not_over_lasts_to_the_end(run):
+def test_an_anomaly_is_a_region_and_an_open_one_lasts_to_the_end_of_the_run(run):
     run.log([anomaly(0, "entropy_collapse", True, "op", value=0.01, threshold=0.1), anomaly(1, "nan_loss", True)])
     run.log([anomaly(2, "entropy_collapse", False, "op"), anomaly(2, "entropy_collapse", False, "slot")])
-    over(run, 0, 1, 2, 3)
+    end_rounds(run, 0, 1, 2, 3)
     first = "anomaly from round 0: entropy_collapse of op (0.01, threshold 0.1)"
     assert annotations(run) == [
         Annotation(1_060_000, 1_180_000, "anomaly", first),
@@ -65,21 +65,21 @@ def test_an_anomaly_is_a_region_and_what_is_not_over_lasts_to_the_end(run):
     ]
 
 
-def test_of_many_seeds_a_mark_names_the_first(run):
-    run.log([fossilised(0, env) for env in range(NAMED + 3)])
-    over(run, 0)
-    (mark,) = annotations(run)
-    assert mark.text.startswith(f"fossilised in round 0 ({NAMED + 3}): env 0, ")
-    assert mark.text.endswith(f"env {NAMED - 1}, r0c0: norm; and 3 more")
+def test_an_annotation_of_many_seeds_names_the_first_and_counts_the_rest(run):
+    run.log([fossilized(0, env) for env in range(NAMED + 3)])
+    end_rounds(run, 0)
+    (annotation,) = annotations(run)
+    assert annotation.text.startswith(f"fossilised in round 0 ({NAMED + 3}): env 0, ")
+    assert annotation.text.endswith(f"env {NAMED - 1}, r0c0: norm; and 3 more")
 
 
-def test_a_round_that_goes_on_has_no_marks_yet_and_a_compacted_one_has_them(run):
-    run.log([fossilised(0, 0), fossilised(1, 0), anomaly(1, "nan_loss", True)])
+def test_an_unfinished_round_has_no_annotation_and_a_compacted_round_has_one(run):
+    run.log([fossilized(0, 0), fossilized(1, 0), anomaly(1, "nan_loss", True)])
     assert annotations(run) == []
-    over(run, 0)
+    end_rounds(run, 0)
     before = annotations(run)
     run.compact(always=True)
-    assert [mark.text for mark in before] == ["fossilised in round 0 (1): env 0, r0c0: norm"]
+    assert [annotation.text for annotation in before] == ["fossilised in round 0 (1): env 0, r0c0: norm"]
     assert annotations(RunDirectory.open(run.path)) == before
 
 
@@ -87,15 +87,15 @@ def test_a_round_that_goes_on_has_no_marks_yet_and_a_compacted_one_has_them(run)
     ("content", "problem"),
     [("round,play_seconds\n0,1.0\n", "an older version wrote it"), ("round,ended\n0,noon\n", "'noon'")],
 )
-def test_a_run_that_does_not_say_when_its_rounds_ended_is_refused_with_the_file(run, content, problem):
+def test_timings_without_end_times_are_refused_with_the_file(run, content, problem):
     (run.path / "timings.csv").write_text(content)
     with pytest.raises(RunDirectoryError, match=rf"timings\.csv does not hold the end of each round: .*{problem}"):
         annotations(run)
 
 
-def test_events_that_cannot_be_read_are_an_error(run):
-    run.log([fossilised(0, 0), fossilised(0, 1)])
-    over(run, 0)
+def test_a_gap_in_the_event_log_is_an_error(run):
+    run.log([fossilized(0, 0), fossilized(0, 1)])
+    end_rounds(run, 0)
     lines = (run.path / "events.jsonl").read_text().splitlines(keepends=True)
     (run.path / "events.jsonl").write_text(lines[1])
     with pytest.raises(EventLogError):

@@ -1,4 +1,4 @@
-"""Dashboard and alert rules: up to date, parsed, about metrics that exist, and complete."""
+"""Dashboard and alert rules: current, valid, complete, and limited to metrics that exist."""
 
 import json
 import re
@@ -18,34 +18,34 @@ from esper_ray.nissa.state.run_state import RunState
 DASHBOARDS = Path(__file__).parents[3] / "dashboards"
 UNITS = {"bytes", "s", "none", "ops", "percentunit", "percent", "short"}
 SERIES = 3000
-"""More than these no group of a run may have."""
+"""Maximum number of series of one group of a run."""
 
 
 @pytest.mark.parametrize("name", files())
-def test_the_file_is_what_the_catalogue_makes(name):
+def test_a_committed_file_equals_the_rendered_one(name):
     assert (DASHBOARDS / name).read_text() == files()[name], "run `esper dashboards render`"
 
 
 def test_every_query_parses_and_names_metrics_that_exist():
-    found = list(expressions())
-    assert len(found) > 60
-    for whose, expression in found:
-        assert promql_parser.parse(expression) is not None, whose
-        assert unknown_metrics(expression) == [], whose
-        assert "$" not in expression, whose
+    queries = list(expressions())
+    assert len(queries) > 60
+    for owner, expression in queries:
+        assert promql_parser.parse(expression) is not None, owner
+        assert unknown_metrics(expression) == [], owner
+        assert "$" not in expression, owner
 
 
-def test_a_metric_that_does_not_exist_is_named():
+def test_an_unknown_metric_is_named():
     assert unknown_metrics("sum(ray_esper_round_total) / ray_esper_rounds_total") == ["ray_esper_round_total"]
     assert unknown_metrics("ray_esper_phase_duration_seconds_bucket + ray_node_cpu_utilization") == []
     assert unknown_metrics("ray_node_gpu_utilization") == ["ray_node_gpu_utilization"]
 
 
-def test_every_metric_is_shown_or_rung_for():
+def test_every_metric_is_in_a_panel_or_an_alert_or_listed_as_unused():
     shown = {name for _, expression in expressions() for name in re.findall(r"\bray_esper_\w+", expression)}
     shown = {re.sub(r"_bucket$", "", name) for name in shown}
-    silent = {metric.exported for metric in METRICS.values()} - shown
-    assert silent == {  # for those who write their own queries, and what the variables of the dashboard are made of
+    unused = {metric.exported for metric in METRICS.values()} - shown
+    assert unused == {  # for queries of users and for the variables of the dashboard
         "ray_esper_run_info",
         "ray_esper_env_best_accuracy_ratio",
         "ray_esper_env_val_loss_nats",
@@ -63,7 +63,7 @@ def test_every_metric_is_shown_or_rung_for():
     }
 
 
-def test_the_dashboard_has_seven_rows_whose_panels_lie_side_by_side():
+def test_the_dashboard_has_seven_rows_without_overlapping_panels():
     panels = dashboard()["panels"]
     assert [panel["title"].partition(":")[0] for panel in panels if panel["type"] == "row"] == [
         "Pulse",
@@ -74,36 +74,36 @@ def test_the_dashboard_has_seven_rows_whose_panels_lie_side_by_side():
         "Safety and numerics",
         "System",
     ]
-    taken = set()
+    occupied = set()
     for panel in panels:
         place = panel["gridPos"]
         assert place["x"] + place["w"] <= WIDTH
         cells = {(place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])}
-        assert not cells & taken, panel["title"]
-        taken |= cells
+        assert not cells & occupied, panel["title"]
+        occupied |= cells
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert {panel["gridPos"]["h"] for panel in panels} == {1, HEIGHT}
 
 
-def test_every_panel_says_what_it_shows_and_in_which_unit():
+def test_every_panel_has_description_unit_and_legends():
     for panel in (panel for row in ROWS for panel in row.panels):
         assert len(panel.about) > 10
         assert panel.about.endswith(".")
         assert panel.unit in UNITS
         for query in panel.queries:
             assert query.legend, panel.title
-            wanted = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
-            assert wanted <= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", query.expression))))
+            labels = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+            assert labels <= set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", query.expression))))
 
 
-def test_the_dashboard_asks_for_source_run_group_and_environment():
+def test_the_dashboard_has_variables_for_source_run_group_and_environment():
     tree = json.loads(files()["esper.json"])
     assert [variable["name"] for variable in tree["templating"]["list"]] == ["datasource", "run", "group", "env"]
     names = ["Rollbacks", "Fossilized", "Anomalies", "From events"]
-    assert [one["name"] for one in tree["annotations"]["list"]] == names
+    assert [query["name"] for query in tree["annotations"]["list"]] == names
 
 
-def test_every_alert_has_a_severity_and_says_what_to_look_at():
+def test_every_alert_has_severity_duration_and_description():
     (group,) = yaml.safe_load(files()["alerts.yaml"])["groups"]
     assert group == rules()["groups"][0]
     for rule in group["rules"]:
@@ -114,7 +114,7 @@ def test_every_alert_has_a_severity_and_says_what_to_look_at():
 
 @pytest.mark.parametrize("envs", [1, 16, 64, 512])
 def test_the_number_of_series_is_bounded(envs):
-    """Of everything that depends on environments and slots; the rest is counted generously."""
+    """Counts the series that depend on environments and slots; 500 are reserved for the others."""
     slots = ("r0c0", "r0c1", "r0c2")
     projection, state = MetricsProjection(slots, dict.fromkeys(ENTROPY_FLOORS, 4)), RunState()
     series = set()

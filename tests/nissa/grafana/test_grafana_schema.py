@@ -1,4 +1,4 @@
-"""The dashboard as Grafana's own models read it."""
+"""Dashboard and rules against the models of Grafana's own SDK."""
 
 import pytest
 from grafana_schema import changed_in_dashboard, changed_in_rule
@@ -6,12 +6,12 @@ from grafana_schema import changed_in_dashboard, changed_in_rule
 from esper_ray.nissa.grafana.dashboard import dashboard
 
 
-def test_grafana_knows_every_field_of_the_dashboard():
+def test_every_field_of_the_dashboard_is_in_grafanas_schema():
     assert changed_in_dashboard(dashboard()) == []
 
 
 @pytest.mark.parametrize(
-    ("type_of_panel", "where", "field"),
+    ("panel_type", "path", "field"),
     [
         ("timeseries", ("fieldConfig", "defaults", "custom"), "lineWeight"),
         ("timeseries", ("fieldConfig", "defaults"), "units"),
@@ -19,18 +19,18 @@ def test_grafana_knows_every_field_of_the_dashboard():
         ("stat", ("targets", 0), "expression"),
     ],
 )
-def test_a_field_that_grafana_does_not_have_is_found(type_of_panel, where, field):
+def test_an_unknown_field_of_the_dashboard_is_found(panel_type, path, field):
     board = dashboard()
-    index = next(i for i, panel in enumerate(board["panels"]) if panel["type"] == type_of_panel)
+    index = next(i for i, panel in enumerate(board["panels"]) if panel["type"] == panel_type)
     part = board["panels"][index]
-    for step in where:
+    for step in path:
         part = part[step]
     part[field] = 1
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
-    assert changed_in_dashboard(board) == [f"$.panels[{index}]{path}.{field}"]
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    assert changed_in_dashboard(board) == [f"$.panels[{index}]{name}.{field}"]
 
 
-def test_a_rule_may_have_no_other_fields():
+def test_an_unknown_field_of_a_rule_is_found():
     rule = {
         "title": "NoLearning",
         "for": "10m",

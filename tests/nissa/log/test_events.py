@@ -1,4 +1,4 @@
-"""The event log: numbers, compaction, rewinding, integrity, and what is damaged."""
+"""Event log: sequence numbers, compaction, rewinding, integrity and damage."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from esper_ray.nissa.log.parquet import EventLogError
 
 @pytest.fixture
 def log(tmp_path):
-    made = EventLog(tmp_path, "run", "B")
-    made.tail.touch()
-    return made
+    event_log = EventLog(tmp_path, "run", "B")
+    event_log.tail.touch()
+    return event_log
 
 
 def numbers(log, **options):
@@ -29,20 +29,20 @@ def add(log, *rounds):
     log.append(quarantined(number) for number in rounds)
 
 
-def test_records_carry_where_they_come_from_and_two_numbers(log):
+def test_records_have_source_sequence_number_and_number_within_the_source(log):
     log.append([quarantined(0), transition(3, 1), transition(3, 2), transition(1, 1)])
     log.append([])
     log.append(iter([quarantined(1)]))
-    found = [json.loads(line) for line in log.tail.read_text().splitlines()]
-    assert [(r["seq"], r["source"], r["source_seq"]) for r in found] == [
+    records = [json.loads(line) for line in log.tail.read_text().splitlines()]
+    assert [(r["seq"], r["source"], r["source_seq"]) for r in records] == [
         (0, "driver", 0),
         (1, "env-3", 0),
         (2, "env-3", 1),
         (3, "env-1", 0),
         (4, "driver", 1),
     ]
-    assert {(r["schema"], r["run"], r["group"]) for r in found} == {(2, "run", "B")}
-    assert [{k: v for k, v in r.items() if k != "schema"} for r in found] == list(log.records(evidence=True))
+    assert {(r["schema"], r["run"], r["group"]) for r in records} == {(2, "run", "B")}
+    assert [{k: v for k, v in r.items() if k != "schema"} for r in records] == list(log.records(evidence=True))
 
 
 def test_numbers_that_are_not_finite_become_null_and_are_listed(log):
@@ -56,13 +56,13 @@ def test_numbers_that_are_not_finite_become_null_and_are_listed(log):
     assert json_record({"loss": 0.0}) == {"loss": 0.0}
 
 
-def test_a_record_that_is_not_as_declared_is_an_error_in_tests(log):
+def test_an_undeclared_field_is_an_error_in_strict_mode(log):
     with pytest.raises(RecordError, match=r"environment_quarantined\.colour"):
         log.append([quarantined(0) | {"colour": "red"}])
     assert log.tail.read_text() == ""
 
 
-def test_in_production_it_is_kept_counted_and_logged(log, monkeypatch, caplog):
+def test_without_strict_mode_a_malformed_record_is_kept_counted_and_logged(log, monkeypatch, caplog):
     monkeypatch.delenv("ESPER_STRICT_TELEMETRY")
     broken = quarantined(0) | {"error": {"not", "JSON"}, "loss": math.nan}
     log.append([broken, quarantined(1)])
@@ -75,7 +75,7 @@ def test_in_production_it_is_kept_counted_and_logged(log, monkeypatch, caplog):
     assert (integrity(log)["complete"], integrity(log)["malformed"]) == (False, 1)
 
 
-def test_few_lines_stay_lines_and_many_become_parquet(log, monkeypatch):
+def test_lines_are_compacted_to_parquet_above_the_size_limit_only(log, monkeypatch):
     add(log, 0, 1)
     before = list(log.records())
     log.compact()
@@ -98,12 +98,12 @@ def test_few_lines_stay_lines_and_many_become_parquet(log, monkeypatch):
     ]
 
 
-def test_to_compact_nothing_makes_nothing(log):
+def test_compacting_an_empty_log_creates_no_part(log):
     log.compact(always=True)
     assert log.parts() == []
 
 
-def test_a_crash_between_parquet_and_the_end_of_the_lines_doubles_nothing(log):
+def test_a_crash_between_writing_parquet_and_truncating_duplicates_no_event(log):
     add(log, 0, 1)
     lines = log.tail.read_text()
     log.compact(always=True)
@@ -116,7 +116,7 @@ def test_a_crash_between_parquet_and_the_end_of_the_lines_doubles_nothing(log):
 
 
 @given(batches=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=6), data=st.data())
-def test_a_rewound_log_is_as_if_the_rest_had_never_been(tmp_path_factory, batches, data):
+def test_a_rewound_log_equals_a_log_that_ended_there(tmp_path_factory, batches, data):
     log = EventLog(tmp_path_factory.mktemp("log"), "run")
     log.tail.touch()
     positions, count = [log.counts.position()], 0
@@ -128,15 +128,15 @@ def test_a_rewound_log_is_as_if_the_rest_had_never_been(tmp_path_factory, batche
             log.compact(always=True)
     before = list(log.records(evidence=True))
     position = data.draw(st.sampled_from(positions))
-    again = EventLog(log.folder, "run")
-    again.rewind(position)
-    assert list(again.records(evidence=True)) == before[: position["sequence"]]
-    assert again.counts.position() == position
-    again.append([quarantined(99)])
-    assert integrity(again)["complete"]
+    reopened = EventLog(log.folder, "run")
+    reopened.rewind(position)
+    assert list(reopened.records(evidence=True)) == before[: position["sequence"]]
+    assert reopened.counts.position() == position
+    reopened.append([quarantined(99)])
+    assert integrity(reopened)["complete"]
 
 
-def test_a_log_that_is_shorter_than_the_checkpoint_is_refused(log):
+def test_a_log_shorter_than_the_checkpoint_is_refused(log):
     add(log, 0, 1, 2)
     position = log.counts.position()
     log.tail.write_text("".join(log.tail.read_text().splitlines(keepends=True)[:2]))
@@ -144,7 +144,7 @@ def test_a_log_that_is_shorter_than_the_checkpoint_is_refused(log):
         log.rewind(position)
 
 
-def test_half_a_line_is_named_and_left_out_unless_everything_is_asked_for(log, caplog):
+def test_a_partial_line_is_skipped_with_a_warning_and_refused_as_evidence(log, caplog):
     add(log, 0)
     with log.tail.open("a") as file:
         file.write('{"kind": "half a li\n')
@@ -156,7 +156,7 @@ def test_half_a_line_is_named_and_left_out_unless_everything_is_asked_for(log, c
     assert integrity(log)["complete"] is False
 
 
-def test_a_missing_event_is_found(log, caplog):
+def test_a_missing_event_is_a_gap_and_refused_as_evidence(log, caplog):
     add(log, 0, 1, 2)
     lines = log.tail.read_text().splitlines(keepends=True)
     log.tail.write_text(lines[0] + lines[2])
@@ -167,7 +167,7 @@ def test_a_missing_event_is_found(log, caplog):
     assert integrity(log)["gaps"] == 2  # of the log, and of its source
 
 
-def test_a_missing_folder_is_found(log):
+def test_a_missing_part_is_refused_as_evidence(log):
     for number in range(3):
         add(log, number)
         log.compact(always=True)
@@ -178,7 +178,7 @@ def test_a_missing_folder_is_found(log):
 
 
 @pytest.mark.parametrize("name", ["environment_quarantined.parquet", "part.json"])
-def test_a_file_that_was_changed_or_lost_is_found(log, name):
+def test_a_changed_or_missing_file_of_a_part_is_reported(log, name):
     add(log, 0, 1)
     log.compact(always=True)
     (part,) = log.parts()
@@ -204,7 +204,7 @@ def test_a_log_of_another_version_is_refused(log):
         numbers(log)
 
 
-def test_a_log_of_another_version_is_not_gone_on_with(log):
+def test_a_log_of_another_version_is_not_rewound(log):
     add(log, 0, 1)
     position = log.counts.position()
     old = log.tail.read_text().replace('"schema": 2', '"schema": 1')
@@ -214,7 +214,7 @@ def test_a_log_of_another_version_is_not_gone_on_with(log):
     assert log.tail.read_text() == old
 
 
-def test_integrity_counts_what_there_is(log):
+def test_integrity_counts_events_kinds_sources_and_parts(log):
     log.append([quarantined(0), transition(3, 1), transition(3, 2)])
     log.compact(always=True)
     log.append([transition(1, 1)])
@@ -231,7 +231,7 @@ def test_integrity_counts_what_there_is(log):
     }
 
 
-def test_a_file_that_was_changed_is_no_evidence_though_it_can_be_read(log):
+def test_a_changed_but_readable_file_is_refused_as_evidence(log):
     add(log, 0, 1)
     log.compact(always=True)
     (part,) = log.parts()
@@ -242,7 +242,7 @@ def test_a_file_that_was_changed_is_no_evidence_though_it_can_be_read(log):
         numbers(log, evidence=True)
 
 
-def test_what_a_finished_run_counted_is_missed_at_the_end_and_forgotten_by_rewinding(log, caplog):
+def test_events_cut_off_after_the_end_are_missed_until_the_log_is_rewound(log, caplog):
     add(log, 0, 1, 2)
     position = log.counts.position()
     (log.folder / INTEGRITY).write_text(json.dumps(integrity(log)))
@@ -258,7 +258,7 @@ def test_what_a_finished_run_counted_is_missed_at_the_end_and_forgotten_by_rewin
     assert numbers(log, evidence=True) == [0, 1]
 
 
-def test_an_integrity_file_that_cannot_be_read_is_no_evidence(log):
+def test_an_unreadable_integrity_file_is_refused_as_evidence(log):
     add(log, 0)
     (log.folder / INTEGRITY).write_text("{}")
     assert numbers(log) == [0]
@@ -266,14 +266,14 @@ def test_an_integrity_file_that_cannot_be_read_is_no_evidence(log):
         numbers(log, evidence=True)
 
 
-def test_what_becomes_parquet_while_it_is_read_is_there_once(log, monkeypatch):
+def test_events_compacted_during_a_read_appear_once(log, monkeypatch):
     add(log, 0, 1)
-    looked = log.parts
+    parts_of_log = log.parts
 
     def compacted_meanwhile():
-        monkeypatch.setattr(log, "parts", looked)
+        monkeypatch.setattr(log, "parts", parts_of_log)
         log.compact(always=True)
-        return looked()
+        return parts_of_log()
 
     monkeypatch.setattr(log, "parts", compacted_meanwhile)
     parts, lines = log.held(evidence=True)

@@ -1,4 +1,4 @@
-"""SQL over event logs: what is in the tables, and that nothing else can be done."""
+"""SQL over event logs: content of the tables, and read-only access."""
 
 import shutil
 
@@ -20,14 +20,14 @@ STEP = {"kind": "env_epoch", "env": 2, "step": 7, "slots": {"r0c0": REPORT | {"c
 
 @pytest.fixture(params=["lines", "parquet", "both"])
 def log(request, tmp_path):
-    made = EventLog(tmp_path, "run", "A")
-    made.append([quarantined(0), transition(1, 2), complete({"kind": "gate", "checks": CHECKS, "gate": "G2"})])
+    event_log = EventLog(tmp_path, "run", "A")
+    event_log.append([quarantined(0), transition(1, 2), complete({"kind": "gate", "checks": CHECKS, "gate": "G2"})])
     if request.param != "lines":
-        made.compact(always=True)
-    made.append([transition(1, 3), complete(STEP), outcome(2.5)])
+        event_log.compact(always=True)
+    event_log.append([transition(1, 3), complete(STEP), outcome(2.5)])
     if request.param == "parquet":
-        made.compact(always=True)
-    return made
+        event_log.compact(always=True)
+    return event_log
 
 
 def outcome(total):
@@ -39,7 +39,7 @@ def ask(log, sql):
         return database.ask(sql)
 
 
-def test_every_kind_is_a_table_and_every_list_of_records_another(log):
+def test_every_kind_and_every_list_of_nested_records_has_a_table(log):
     with EventDatabase(log) as database:
         tables = database.tables()
     assert set(KINDS) <= set(tables)
@@ -59,7 +59,7 @@ def test_every_kind_is_a_table_and_every_list_of_records_another(log):
     assert tables["gate_checks"][:5] == ("seq", "round", "episode", "env", "step")
 
 
-def test_rows_are_the_records_whether_they_are_parquet_or_not(log):
+def test_rows_are_the_same_for_lines_and_parquet(log):
     answer = ask(log, 'SELECT seq, source, source_seq, step, "to" FROM seed_transition ORDER BY seq')
     assert answer.columns == ("seq", "source", "source_seq", "step", "to")
     assert answer.rows == [(1, "env-1", 0, 2, "GERMINATED"), (3, "env-1", 1, 3, "GERMINATED")]
@@ -67,7 +67,7 @@ def test_rows_are_the_records_whether_they_are_parquet_or_not(log):
     assert ask(log, "SELECT count(*) FROM rollback").rows == [(0,)]
 
 
-def test_records_inside_are_rows_of_their_own(log):
+def test_nested_records_are_rows_of_their_own_table(log):
     assert ask(log, "SELECT seq, name, margin FROM gate_checks WHERE NOT passed").rows == [(2, "age", -1.0)]
     rows = ask(log, "SELECT env, step, name, contribution_pp FROM env_epoch_slots ORDER BY name").rows
     assert rows == [(2, 7, "r0c0", 1.5), (2, 7, "r0c1", None)]
@@ -95,14 +95,14 @@ def test_records_inside_are_rows_of_their_own(log):
         ("SELEC 1", "syntax error"),
     ],
 )
-def test_whatever_is_no_reading_of_the_log_is_refused(log, tmp_path, sql, message):
+def test_statements_other_than_a_select_on_the_log_are_refused(log, tmp_path, sql, message):
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with pytest.raises(QueryError, match=message):
         ask(log, sql.format(folder=tmp_path))
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
-def test_a_log_with_a_gap_is_asked_with_a_warning_and_never_for_evidence(tmp_path, caplog):
+def test_a_log_with_a_gap_is_queried_with_a_warning_and_refused_as_evidence(tmp_path, caplog):
     log = EventLog(tmp_path, "run")
     for number in range(3):
         log.append([quarantined(number)])
@@ -115,7 +115,7 @@ def test_a_log_with_a_gap_is_asked_with_a_warning_and_never_for_evidence(tmp_pat
         EventDatabase(log, evidence=True)
 
 
-def test_half_a_line_at_the_end_of_a_live_log_is_left_out(tmp_path, caplog):
+def test_a_partial_line_at_the_end_of_a_live_log_is_skipped(tmp_path, caplog):
     log = EventLog(tmp_path, "run")
     log.append([quarantined(0)])
     with log.tail.open("a") as file:

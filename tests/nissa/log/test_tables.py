@@ -1,4 +1,4 @@
-"""Events as Parquet and back."""
+"""Round trip of events through Parquet."""
 
 import io
 import math
@@ -17,7 +17,7 @@ PROVENANCE = {"run": "r", "group": "", "source": "driver", "source_seq": 0, "seq
 
 
 @given(st.lists(any_records, max_size=6))
-def test_what_is_written_is_read_again(records):
+def test_records_round_trip_through_parquet(records):
     logged = [PROVENANCE | json_record(record) for record in records]
     for kind, rows in by_kind(logged).items():
         file = io.BytesIO()
@@ -25,28 +25,28 @@ def test_what_is_written_is_read_again(records):
         assert records_of(kind, pq.read_table(io.BytesIO(file.getvalue()))) == rows
 
 
-def test_a_number_that_was_not_finite_stays_null_and_listed():
+def test_a_nonfinite_number_stays_null_and_listed():
     record = PROVENANCE | json_record({**_rollback(), "value": math.inf})
-    (again,) = records_of("rollback", table_of("rollback", [record]))
-    assert again == record
-    assert (again["value"], again["nonfinite"]) == (None, ["value"])
+    (restored,) = records_of("rollback", table_of("rollback", [record]))
+    assert restored == record
+    assert (restored["value"], restored["nonfinite"]) == (None, ["value"])
     (finite,) = records_of("rollback", table_of("rollback", [PROVENANCE | json_record(_rollback())]))
     assert "nonfinite" not in finite
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_has_columns_of_its_own_names(kind):
+def test_the_columns_of_a_kind_include_its_fields_without_duplicates(kind):
     names = schema_of(kind).names
     assert len(names) == len(set(names))
     assert {field.name for field in KINDS[kind].fields} <= set(names)
 
 
-def test_a_kind_that_does_not_exist_has_no_columns():
+def test_the_schema_of_an_unknown_kind_is_an_error():
     with pytest.raises(KeyError, match="nothing"):
         schema_of("nothing")
 
 
-def test_sorting_into_kinds_keeps_the_order():
+def test_grouping_by_kind_keeps_the_order():
     rows = [transition(0, step) for step in range(3)]
     assert by_kind([rows[0], {"kind": "x"}, *rows[1:]]) == {"seed_transition": rows, "x": [{"kind": "x"}]}
 

@@ -1,4 +1,4 @@
-"""Records against their declaration."""
+"""Validation of records against the declarations of their kinds."""
 
 import math
 
@@ -10,7 +10,7 @@ from esper_ray.nissa.log.validation import record_problem
 
 
 @given(any_records)
-def test_a_record_as_declared_has_no_problem(record):
+def test_a_declared_record_has_no_problem(record):
     assert record_problem(record) is None
 
 
@@ -27,23 +27,23 @@ def test_a_record_as_declared_has_no_problem(record):
         ({"step": "2"}, "seed_transition.step: Input should be a valid integer, got '2'"),
     ],
 )
-def test_what_is_wrong_is_said_with_place_and_value(changes, problem):
+def test_a_problem_is_reported_with_field_and_value(changes, problem):
     assert record_problem(transition(0, 1) | changes).startswith(problem)
 
 
 @pytest.mark.parametrize("name", ["round", "slot", "seed", "reason"])
-def test_a_field_that_is_missing_is_named_though_it_may_be_null(name):
+def test_a_missing_optional_field_is_reported(name):
     record = transition(0, 1)
     del record[name]
     assert record_problem(record).startswith(f"seed_transition.{name}: Field required")
 
 
-def test_a_kind_without_a_clock_has_none():
+def test_an_id_that_the_kind_lacks_is_reported():
     record = {"kind": "run_started", "config_sha256": "x", "step": 1}
     assert record_problem(record) == "run_started.step: Extra inputs are not permitted, got 1"
 
 
-def test_records_inside_are_checked():
+def test_nested_records_are_checked():
     gate = {**dict.fromkeys(("round", "episode", "env", "step"), 0), "kind": "gate", "slot": "r0c0", "seed": None}
     check = {"name": "age", "value": math.nan, "threshold": 1, "margin": None, "passed": True}
     gate |= {"gate": "G1", "passed": True, "checks": [check]}
@@ -52,7 +52,7 @@ def test_records_inside_are_checked():
     assert record_problem(gate) == "gate.checks.1.passed: Input should be a valid boolean, got 1"
 
 
-def test_what_is_optional_may_be_null():
+def test_an_optional_field_accepts_null_and_a_required_one_does_not():
     assert record_problem(transition(0, 1) | {"seed": None, "blueprint": None}) is None
     assert record_problem(quarantined(0) | {"error": None}) is not None
 
@@ -68,11 +68,11 @@ def test_what_is_optional_may_be_null():
         ("profile", {"seconds": {"train": -1.0}}, "seconds: in the unit seconds it lies in [0, inf], got {"),
     ],
 )
-def test_a_value_in_another_unit_is_told_with_what_it_can_be(kind, changes, problem):
+def test_a_value_outside_its_unit_is_reported_with_the_range(kind, changes, problem):
     assert record_problem(complete({"kind": kind})) is None
     assert record_problem(complete({"kind": kind}) | changes).startswith(f"{kind}.{problem}")
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.00001, math.nan, math.inf])
-def test_arithmetic_may_go_a_little_beyond_and_what_is_not_finite_is_told_elsewhere(value):
+def test_rounding_errors_and_nonfinite_values_pass_the_range_check(value):
     assert record_problem(complete({"kind": "round"}) | {"val_accuracy_ratio": value}) is None

@@ -1,4 +1,4 @@
-"""What is not as it should be, from rounds: begins, is over, and is the same however often it is asked."""
+"""Anomalies of rounds: opened once, closed once, independent of repeated evaluation."""
 
 import math
 
@@ -35,52 +35,52 @@ BAD = {
     ("accuracy_regressed", None): ({"val_accuracy_ratio": 0.5}, 4),
     ("nothing_grows", None): ({"op_germinate": 0}, QUIET),
 }
-"""What is wrong with rounds, and after how many of them it is told, ten good ones having been there before."""
+"""Changes of a round by (type, subject), and number of such rounds after ten good ones until the anomaly opens."""
 
 
-def told(rows, control=None, given_up=()):
-    """Records of all rounds, as a run would write them."""
-    found = []
+def anomaly_records(rows, control=None, given_up=()):
+    """Anomaly records of all rounds, as a run writes them."""
+    records = []
     for number in range(len(rows)):
-        found += anomalies(rows[: number + 1], CHOICES, control, given_up if number == len(rows) - 1 else ())
-    assert [record_problem(record) for record in found] == [None] * len(found)
-    return found
+        records += anomalies(rows[: number + 1], CHOICES, control, given_up if number == len(rows) - 1 else ())
+    assert [record_problem(record) for record in records] == [None] * len(records)
+    return records
 
 
-def test_a_run_as_it_should_be_has_none():
-    assert told([GOOD] * 30, control=0.4) == []
+def test_a_healthy_run_has_no_anomaly():
+    assert anomaly_records([GOOD] * 30, control=0.4) == []
 
 
-@pytest.mark.parametrize(("key", "what"), BAD.items(), ids=[key[0] for key in BAD])
-def test_what_is_wrong_begins_once_and_is_over_once(key, what):
-    changes, after = what
+@pytest.mark.parametrize(("key", "fault"), BAD.items(), ids=[key[0] for key in BAD])
+def test_an_anomaly_opens_once_and_closes_once(key, fault):
+    changes, after = fault
     rows = [GOOD] * 10 + [GOOD | changes] * 20 + [GOOD] * 20
-    found = [r for r in told(rows, control=0.55) if (r["type"], r["subject"]) == key]
-    assert [r["open"] for r in found] == [True, False]
-    begins, ends = found
-    assert begins["round"] == 10 + after - 1
-    assert ends["rounds"] == ends["round"] - begins["round"]
-    if begins["value"] is not None:
-        assert begins["value"] != begins["threshold"]
+    records = [r for r in anomaly_records(rows, control=0.55) if (r["type"], r["subject"]) == key]
+    assert [r["open"] for r in records] == [True, False]
+    opened, closed = records
+    assert opened["round"] == 10 + after - 1
+    assert closed["rounds"] == closed["round"] - opened["round"]
+    if opened["value"] is not None:
+        assert opened["value"] != opened["threshold"]
 
 
-def test_every_type_is_tried_and_declared():
+def test_every_declared_type_has_a_case():
     assert {key[0] for key in BAD} | {"environment_given_up"} == set(ANOMALIES)
 
 
-def test_an_environment_that_is_given_up_is_told_and_never_over():
-    found = told([GOOD] * 3, given_up=(4, 7))
-    assert [(r["type"], r["subject"], r["round"]) for r in found] == [
+def test_a_quarantined_environment_is_an_anomaly_that_never_closes():
+    records = anomaly_records([GOOD] * 3, given_up=(4, 7))
+    assert [(r["type"], r["subject"], r["round"]) for r in records] == [
         ("environment_given_up", "4", 2),
         ("environment_given_up", "7", 2),
     ]
 
 
-def test_a_head_without_a_choice_and_a_critic_of_equal_returns_are_not_blamed():
+def test_single_choice_heads_and_equal_returns_are_no_anomalies():
     choices = CHOICES | {"slot": 1}
     rows = [GOOD | {"entropy_slot": 0.0, "explained_variance": -5.0, "low_variance": 1.0, "entropy_op": math.nan}] * 5
     assert anomalies(rows, choices, None) == []
 
 
-def test_without_a_control_nothing_is_below_it():
-    assert told([GOOD | {"val_accuracy_ratio": 0.0}] * 9) == []
+def test_without_a_control_below_control_never_opens():
+    assert anomaly_records([GOOD | {"val_accuracy_ratio": 0.0}] * 9) == []

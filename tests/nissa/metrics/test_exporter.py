@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them, and the feed that fills them."""
+"""Prometheus exporter and the publisher of its metrics."""
 
 import logging
 import threading
@@ -19,32 +19,32 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def exporter():
-    with PrometheusExporter("run-1", "A", 0) as made:
-        yield made
+    with PrometheusExporter("run-1", "A", 0) as opened:
+        yield opened
 
 
 def samples(exporter):
-    """(name, values of the labels beside run and group by their names) -> value, as read over HTTP."""
+    """Values as read over HTTP, by metric name and label values (without run and group, ordered by label name)."""
     with urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
-    found = {}
+    values = {}
     for family in families:
         for sample in family.samples:
             labels = dict(sample.labels)
             assert (labels.pop("run"), labels.pop("group")) == ("run-1", "A")
-            found[sample.name, *(labels[name] for name in sorted(labels))] = sample.value
-    return found
+            values[sample.name, *(labels[name] for name in sorted(labels))] = sample.value
+    return values
 
 
-def test_counters_grow_gauges_change_and_histograms_see(exporter):
+def test_counters_add_gauges_replace_and_histograms_observe(exporter):
     exporter.apply([Change("esper_rounds_total", 1), Change("esper_return_mean", 2.5)])
     exporter.apply(iter([Change("esper_rounds_total", 2), Change("esper_return_mean", -1.0)]))
     exporter.apply([Change("esper_phase_duration_seconds", 0.5, ("play",))])
-    found = samples(exporter)
-    assert (found["ray_esper_rounds_total",], found["ray_esper_return_mean",]) == (3.0, -1.0)
-    assert found["ray_esper_phase_duration_seconds_sum", "play"] == 0.5
-    assert found["ray_esper_phase_duration_seconds_bucket", "0.3", "play"] == 0.0
-    assert found["ray_esper_phase_duration_seconds_bucket", "1.0", "play"] == 1.0
+    values = samples(exporter)
+    assert (values["ray_esper_rounds_total",], values["ray_esper_return_mean",]) == (3.0, -1.0)
+    assert values["ray_esper_phase_duration_seconds_sum", "play"] == 0.5
+    assert values["ray_esper_phase_duration_seconds_bucket", "0.3", "play"] == 0.0
+    assert values["ray_esper_phase_duration_seconds_bucket", "1.0", "play"] == 1.0
 
 
 def test_every_metric_of_the_catalogue_can_be_exported(exporter):
@@ -59,42 +59,42 @@ def test_an_occupied_port_is_refused(exporter):
         PrometheusExporter("run-2", "", exporter.port)
 
 
-def test_after_the_end_nobody_answers():
-    with PrometheusExporter("run-1", "A", 0) as made:
-        port = made.port
+def test_a_closed_exporter_refuses_connections():
+    with PrometheusExporter("run-1", "A", 0) as opened:
+        port = opened.port
     with pytest.raises(OSError, match=r"refused|urlopen"):
         urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2)
 
 
-def test_a_feed_tells_what_the_run_is_and_when_something_happened(exporter, tiny_config):
-    feed = MetricsPublisher(tiny_config, exporter, now=lambda: 1234.5)
-    feed.state("training")
-    feed.records([complete({"kind": "episode_started"}), complete({"kind": "round"})])
-    feed.timed({"play_seconds": 3.0, "update_seconds": 2.0, "env_steps_per_second": 7.0})
-    feed.fault("learner_died")
-    found = samples(exporter)
-    assert found["ray_esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1
-    assert found["ray_esper_rounds_target",] == tiny_config.ppo.rounds
-    assert {state: found["ray_esper_run_state", state] for state in STATES} == dict.fromkeys(STATES, 0.0) | {
+def test_the_publisher_exports_run_info_state_and_event_times(exporter, tiny_config):
+    publisher = MetricsPublisher(tiny_config, exporter, now=lambda: 1234.5)
+    publisher.state("training")
+    publisher.records([complete({"kind": "episode_started"}), complete({"kind": "round"})])
+    publisher.timed({"play_seconds": 3.0, "update_seconds": 2.0, "env_steps_per_second": 7.0})
+    publisher.fault("learner_died")
+    values = samples(exporter)
+    assert values["ray_esper_run_info", tiny_config.digest()[:12], "tamiyo", "basic", "digits"] == 1
+    assert values["ray_esper_rounds_target",] == tiny_config.ppo.rounds
+    assert {state: values["ray_esper_run_state", state] for state in STATES} == dict.fromkeys(STATES, 0.0) | {
         "training": 1
     }
-    assert found["ray_esper_last_event_timestamp_seconds", "env"] == 1234.5
-    assert found["ray_esper_last_event_timestamp_seconds", "driver"] == 1234.5
-    assert found["ray_esper_env_steps_per_second",] == 7.0
-    assert found["ray_esper_faults_total", "learner_died"] == 1
+    assert values["ray_esper_last_event_timestamp_seconds", "env"] == 1234.5
+    assert values["ray_esper_last_event_timestamp_seconds", "driver"] == 1234.5
+    assert values["ray_esper_env_steps_per_second",] == 7.0
+    assert values["ray_esper_faults_total", "learner_died"] == 1
 
 
-def test_the_longest_silence_is_remembered(exporter, tiny_config):
+def test_the_longest_silence_is_the_maximum_gap_between_events(exporter, tiny_config):
     clock = iter([0.0, 40.0, 45.0, 145.0, 150.0])
-    feed = MetricsPublisher(tiny_config, exporter, now=lambda: next(clock))
+    publisher = MetricsPublisher(tiny_config, exporter, now=lambda: next(clock))
     longest = []
     for _ in range(4):
-        feed.records([complete({"kind": "round"})])
+        publisher.records([complete({"kind": "round"})])
         longest.append(samples(exporter)["ray_esper_longest_silence_seconds",])
     assert longest == [40.0, 40.0, 100.0, 100.0]
 
 
-def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, caplog):
+def test_a_failing_exporter_is_reported_once_and_not_called_again(tiny_config, caplog):
     class Broken:
         calls = 0
 
@@ -108,16 +108,16 @@ def test_an_exporter_that_fails_is_reported_once_and_left_alone(tiny_config, cap
             pass
 
     exporter = Broken()
-    feed = MetricsPublisher(tiny_config, exporter)
+    publisher = MetricsPublisher(tiny_config, exporter)
     with caplog.at_level(logging.ERROR):
         for _ in range(5):
-            feed.records([complete({"kind": "round"})])
+            publisher.records([complete({"kind": "round"})])
     assert exporter.calls == 2  # the run's information, and what failed
     assert caplog.text.count("no more metrics are exported") == 1
     assert "the network is gone" in caplog.text
 
 
-def test_heads_have_as_many_choices_as_the_rules_of_growth_allow(tiny_config):
+def test_head_choices_follow_the_growth_configuration(tiny_config):
     assert head_choices(tiny_config) == {
         "op": 6,
         "slot": 3,
@@ -130,7 +130,7 @@ def test_heads_have_as_many_choices_as_the_rules_of_growth_allow(tiny_config):
     }
 
 
-def test_at_the_end_it_waits_until_those_who_look_from_time_to_time_have_looked():
+def test_closing_waits_for_the_final_scrape_of_a_regular_scraper():
     exporter = PrometheusExporter("run", "", 0)
     address = f"http://127.0.0.1:{exporter.port}/metrics"
     for _ in range(2):
@@ -144,7 +144,7 @@ def test_at_the_end_it_waits_until_those_who_look_from_time_to_time_have_looked(
     assert 'ray_esper_rounds_done{group="",run="run"} 7.0' in last
 
 
-def test_whoever_has_never_looked_has_a_moment_for_it_and_none_if_it_must_end_at_once():
+def test_closing_waits_briefly_without_a_scrape_and_not_at_all_at_once():
     exporter = PrometheusExporter("run", "", 0)
     address = f"http://127.0.0.1:{exporter.port}/metrics"
     closing = threading.Thread(target=exporter.close)

@@ -18,7 +18,7 @@ CHOICES = dict.fromkeys(ENTROPY_FLOORS, 4)
 
 
 class Board:
-    """Values of the metrics after some records."""
+    """Values of the metrics after the added records."""
 
     def __init__(self, slots=("r0c0", "r0c1")):
         self.projection, self.state, self.values = MetricsProjection(slots, CHOICES), RunState(), {}
@@ -85,7 +85,7 @@ def test_declared_records_change_declared_metrics_to_finite_values(records):
         assert board.values.get(("telemetry_events_total", delivery), 0) == counted[delivery]
 
 
-def test_an_environment_is_followed_step_by_step():
+def test_environment_metrics_follow_its_steps_and_restart_with_an_episode():
     board = Board().add(complete({"kind": "episode_started", "val_accuracy_pp": 10.0, "val_loss": 2.3}))
     assert (board["env_accuracy_ratio", "0"], board["env_val_loss_nats", "0"]) == (0.1, 2.3)
     board.add(step(number=1, accuracy=40.0), step(number=2, accuracy=30.0), step(number=3, accuracy=20.0))
@@ -97,14 +97,14 @@ def test_an_environment_is_followed_step_by_step():
     assert (board["env_best_accuracy_ratio", "0"], board["env_steps_since_best", "0"]) == (0.1, 0)
 
 
-def test_many_environments_share_what_is_not_about_one():
+def test_environments_beyond_the_label_limit_have_shared_metrics_only():
     board = Board().add(step(env=ENV_LABELS - 1), step(env=ENV_LABELS))
     assert board["env_steps_total"] == 2
     assert ("env_accuracy_ratio", str(ENV_LABELS - 1)) in board.values
     assert ("env_accuracy_ratio", str(ENV_LABELS)) not in board.values
 
 
-def test_slots_are_shown_with_stage_amplitude_and_contribution():
+def test_slots_have_stage_amplitude_and_contribution():
     board = Board().add(
         complete({"kind": "episode_started"}), moved("GERMINATED"), step(slots={"r0c0": report("BLENDING", 12.0, 0.25)})
     )
@@ -116,7 +116,7 @@ def test_slots_are_shown_with_stage_amplitude_and_contribution():
     assert (board["slots", "BLENDING"], board["slots", "TRAINING"], board["slots", "DORMANT"]) == (1, 1, 2)
 
 
-def test_seeds_that_end_are_counted_with_their_lives_and_worth():
+def test_ended_seeds_are_counted_with_lifespan_and_contribution():
     board = Board().add(moved("GERMINATED", number=3), step(number=4, slots={"r0c0": report("HOLDING", 20.0)}))
     board.add(moved("FOSSILIZED", number=13, source="HOLDING"))
     assert board["seed_outcomes_total", "norm", "fossilized", "policy"] == 1
@@ -153,7 +153,7 @@ def a_round(index, accuracy):
     return complete({"kind": "round", "round": index, "val_accuracy_ratio": accuracy, "return_mean": 1.5})
 
 
-def test_a_round_sums_up_its_episodes_and_steps():
+def test_a_round_summarises_its_episodes_and_steps():
     entries = [{"source": "rent", "slot": None, "amount": -1.0, "cause_step": 0, "why": ""}]
     board = Board().add(
         step(entries=entries), step(number=2, log_prob=0.0), outcome(1.0, 20.0), outcome(3.0, 60.0, True)
@@ -171,7 +171,7 @@ def test_a_round_sums_up_its_episodes_and_steps():
     assert board["decision_density_ratio"] == 1.0
 
 
-def test_pay_by_source_adds_up_to_the_returns():
+def test_rewards_by_source_add_up_to_the_return():
     amounts = [0.5, -1.25, 2.0, 0.125]
     entries = [
         {"source": s, "slot": None, "amount": a, "cause_step": 0, "why": ""}
@@ -182,12 +182,14 @@ def test_pay_by_source_adds_up_to_the_returns():
     assert paid == pytest.approx(sum(amounts) / 2)
 
 
-@pytest.mark.parametrize(("returns", "found"), [([1, 2, 3], 1.0), ([3, 2, 1], -1.0), ([1, 1, 1], None)])
-def test_whether_pay_follows_accuracy(returns, found):
+@pytest.mark.parametrize(("returns", "expected"), [([1, 2, 3], 1.0), ([3, 2, 1], -1.0), ([1, 1, 1], None)])
+def test_the_return_accuracy_correlation_by_hand(returns, expected):
     board = Board().add(
         *(outcome(total, accuracy) for total, accuracy in zip(returns, (10.0, 20.0, 30.0), strict=True))
     )
-    assert board.values.get(("reward_accuracy_correlation_ratio",)) == (None if found is None else pytest.approx(found))
+    assert board.values.get(("reward_accuracy_correlation_ratio",)) == (
+        None if expected is None else pytest.approx(expected)
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_an_update_is_counted_by_its_result(stopped, steps, result):
     assert board["head_entropy_floor_ratio", "op"] == ENTROPY_FLOORS["op"]
 
 
-def test_numbers_that_were_not_finite_are_counted_and_not_shown():
+def test_nonfinite_numbers_are_counted_and_not_exported():
     update = json_record(
         complete({"kind": "ppo_update", "explained_variance": math.nan, "kl": math.inf, "entropy_op": 0.1})
     )
@@ -212,7 +214,7 @@ def test_numbers_that_were_not_finite_are_counted_and_not_shown():
     assert ("ppo_kl_nats",) not in board.values
 
 
-def test_a_malformed_record_counts_as_lost():
+def test_a_malformed_record_is_counted_as_dropped_evidence():
     board = Board().add({"kind": "malformed", "problem": "p", "record": "{}"})
     assert board["telemetry_dropped_total", "evidence", "malformed"] == 1
 
@@ -237,7 +239,7 @@ def test_previews_set_gauges_until_the_log_has_their_episode():
     assert (board["env_accuracy_ratio", "0"], board["env_best_accuracy_ratio", "0"]) == (0.05, 0.05)
 
 
-def test_samples_show_where_time_and_memory_go_and_how_many_are_lost():
+def test_samples_set_durations_and_memory_and_count_dropped_samples():
     seconds, memory = {"train": 0.5, "decide": 0.25}, {"allocated": 1e9}
     board = Board().add(complete({"kind": "profile", "env": 3, "seconds": seconds, "cuda_bytes": memory}))
     assert board["step_duration_seconds", "train"] == 0.5
@@ -246,16 +248,16 @@ def test_samples_show_where_time_and_memory_go_and_how_many_are_lost():
     assert board["telemetry_dropped_total", "sample", "in_transit"] == 10
 
 
-def test_controls_are_averaged_and_anomalies_are_open_until_they_are_over():
+def test_controls_are_averaged_and_anomalies_are_open_until_closed():
     board = Board().add(*(complete({"kind": "control", "val_accuracy_pp": pp}) for pp in (20.0, 40.0)))
     assert board["round_accuracy_control_ratio"] == pytest.approx(0.3)
-    one = {"kind": "anomaly", "type": "head_collapsed"}
-    board.add(*(complete(one | {"subject": head, "open": True}) for head in ("op", "slot")))
-    board.add(complete(one | {"subject": "op", "open": False}))
+    anomaly = {"kind": "anomaly", "type": "head_collapsed"}
+    board.add(*(complete(anomaly | {"subject": head, "open": True}) for head in ("op", "slot")))
+    board.add(complete(anomaly | {"subject": "op", "open": False}))
     assert (board["anomalies_open", "head_collapsed"], board["anomalies_total", "head_collapsed"]) == (1, 2)
 
 
-def test_gaming_is_counted_by_pattern_where_something_is_charged():
+def test_reward_gaming_is_counted_by_pattern_for_nonzero_charges():
     entry = {"slot": None, "cause_step": 0, "why": ""}
     board = Board().add(step(entries=[entry | {"source": "suspicion", "amount": -0.1}]))
     board.add(

@@ -1,4 +1,4 @@
-"""A copy of a run from which it can be gone on with elsewhere."""
+"""Remote copy of a run, from which another machine resumes it."""
 
 import shutil
 
@@ -40,66 +40,66 @@ def files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_copy_is_the_run_again(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_pulled_copy_equals_the_run(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
         checkpoint(run, index)
-        mirror.push()
+        remote.push()
     run.add_fault({"kind": "learner_died"})
-    mirror.push()
+    remote.push()
     copied = pull(storage, "one", tmp_path / "elsewhere")
     assert files(copied.path) == files(run.path)
-    assert mirror.place == storage.within("one").place
+    assert remote.place == storage.within("one").place
 
 
-def test_every_byte_of_a_growing_file_travels_once(run, storage):
-    mirror = RemoteCopy(storage, run)
+def test_every_byte_of_a_growing_file_is_uploaded_once(run, storage):
+    remote = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
-        mirror.push()
+        remote.push()
     parts = storage.names("one/events.jsonl.parts")
     assert len(parts) == 3
     content = [storage.read(f"one/events.jsonl.parts/{part}") for part in parts]
     assert b"".join(content) == (run.path / "events.jsonl").read_bytes()
 
 
-def test_what_is_cut_off_here_is_cut_off_there(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_rewound_run_is_truncated_in_the_copy(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     progress(run, 0)
     position = run.position()
-    mirror.push()
+    remote.push()
     progress(run, 1)
-    mirror.push()
+    remote.push()
     run.rewind(position)
-    again = RemoteCopy(storage, run)
-    again.rewind(position)
+    rewound = RemoteCopy(storage, run)
+    rewound.rewind(position)
     progress(run, 7)
-    again.push()
+    rewound.push()
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 
-def test_a_run_that_goes_on_is_no_longer_counted_as_over(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_resumed_run_has_no_integrity_file_in_the_copy(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     progress(run, 0)
     position = run.position()
     progress(run, 1)
     run.close()
-    mirror.push()
+    remote.push()
     assert storage.read("one/integrity.json") is not None
     run.rewind(position)
-    mirror.rewind(position)
-    mirror.push()
+    remote.rewind(position)
+    remote.push()
     copied = pull(storage, "one", tmp_path / "elsewhere")
     assert not (run.path / "integrity.json").exists()
     assert [event["round"] for event in copied.events(evidence=True)] == [0, 0, 0]
 
 
-def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_compacted_events_replace_their_lines_in_the_copy(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     for index in range(3):
         progress(run, index)
-        mirror.push()
+        remote.push()
         if index == 1:
             run.event_log.compact(always=True)
     assert storage.names("one/events") == ["000000000000-000000000005"]
@@ -108,59 +108,59 @@ def test_events_that_have_become_parquet_replace_their_lines(run, storage, tmp_p
 
 
 @pytest.mark.parametrize("compacted_after", [0, 1, 2])
-def test_a_rewound_run_with_parquet_is_copied_as_it_is(run, storage, tmp_path, compacted_after):
-    mirror, positions = RemoteCopy(storage, run), []
+def test_a_rewound_run_with_parquet_equals_its_copy(run, storage, tmp_path, compacted_after):
+    remote, positions = RemoteCopy(storage, run), []
     for index in range(3):
         progress(run, index)
         positions.append(run.position())
         if index != 1:  # one push for two rounds
-            mirror.push()
+            remote.push()
         if index == compacted_after:
             run.event_log.compact(always=True)
     for position in reversed(positions):
         run.rewind(position)
-        again = RemoteCopy(storage, run)
-        again.rewind(position)
-        again.push()
+        rewound = RemoteCopy(storage, run)
+        rewound.rewind(position)
+        rewound.push()
         copied = pull(storage, "one", tmp_path / f"elsewhere-{position['sequence']}")
         assert files(copied.path) == files(run.path)
     progress(run, 9)
-    again.push()
+    rewound.push()
     assert files(pull(storage, "one", tmp_path / "last").path) == files(run.path)
 
 
-def test_parquet_that_was_being_copied_does_not_count(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_partly_uploaded_parquet_folder_is_ignored(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     progress(run, 0)
-    mirror.push()
+    remote.push()
     storage.write("one/events/000000000000-000000000002/environment_quarantined.parquet", b"half of it")
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 
-def test_checkpoints_that_are_gone_here_are_gone_there(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_checkpoints_removed_from_the_run_are_removed_from_the_copy(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     for index in range(3):
         checkpoint(run, index)
-    mirror.push()
+    remote.push()
     shutil.rmtree(run.checkpoints / "round-00000")
-    mirror.push()
+    remote.push()
     assert storage.names("one/checkpoints") == ["round-00001", "round-00002"]
 
 
-def test_a_checkpoint_without_its_last_file_does_not_count(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_partly_uploaded_checkpoint_is_ignored_and_replaced(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     checkpoint(run, 1)
-    mirror.push()
+    remote.push()
     storage.write("one/checkpoints/round-00002/learner.safetensors", b"half of it")
     copied = pull(storage, "one", tmp_path / "elsewhere")
     assert [path.name for path in copied.checkpoints.iterdir()] == ["round-00001"]
     checkpoint(run, 2)
-    mirror.push()
+    remote.push()
     assert storage.read("one/checkpoints/round-00002/learner.safetensors") == b"weights 2"
 
 
-def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, monkeypatch):
-    mirror = RemoteCopy(storage, run)
+def test_a_failed_push_is_completed_by_the_next(run, storage, tmp_path, monkeypatch):
+    remote = RemoteCopy(storage, run)
     progress(run, 0)
     write, calls = Storage.write, []
 
@@ -172,14 +172,14 @@ def test_a_push_that_fails_is_made_up_for_by_the_next(run, storage, tmp_path, mo
 
     monkeypatch.setattr(Storage, "write", fails_once)
     with pytest.raises(StorageError, match="network is gone"):
-        mirror.push()
+        remote.push()
     progress(run, 1)
     checkpoint(run, 2)
-    mirror.push()
+    remote.push()
     assert files(pull(storage, "one", tmp_path / "elsewhere").path) == files(run.path)
 
 
-def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
+def test_pulling_a_missing_or_existing_run_is_refused(run, storage, tmp_path):
     with pytest.raises(RunDirectoryError, match=r"/two\S* holds no run: it has no config.yaml"):
         pull(storage, "two", tmp_path / "elsewhere")
     RemoteCopy(storage, run).push()
@@ -187,11 +187,11 @@ def test_what_is_no_copy_of_a_run_is_refused(run, storage, tmp_path):
         pull(storage, "one", run.path.parent)
 
 
-def test_a_lost_part_is_found_out(run, storage, tmp_path):
-    mirror = RemoteCopy(storage, run)
+def test_a_missing_part_of_a_file_is_refused(run, storage, tmp_path):
+    remote = RemoteCopy(storage, run)
     for index in range(2):
         progress(run, index)
-        mirror.push()
+        remote.push()
     storage.remove("one/rounds.csv.parts/000000000000000")
     with pytest.raises(RunDirectoryError, match=r"a part of rounds.csv is missing at byte 0"):
         pull(storage, "one", tmp_path / "elsewhere")

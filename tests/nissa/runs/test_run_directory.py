@@ -1,4 +1,4 @@
-"""Run directories: what is in them, what a log line looks like, and going back to a checkpoint."""
+"""Run directories: files, manifest, log lines, and rewinding to a checkpoint."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def started(digest):
     return {"kind": "run_started", "config_sha256": digest}
 
 
-def test_a_new_run_has_its_files_and_no_others(run):
+def test_a_new_run_directory_has_exactly_the_documented_files(run):
     assert sorted(path.name for path in run.path.iterdir()) == [
         "checkpoints",
         "config.yaml",
@@ -46,7 +46,7 @@ def test_a_run_is_named_by_time_label_and_seed(run, tmp_path):
     assert run.path.parent == tmp_path
 
 
-def test_the_manifest_holds_what_repeating_the_run_takes(run):
+def test_the_manifest_has_everything_needed_to_reproduce_the_run(run):
     tree = run.read_manifest()
     assert tree["run_id"] == run.run_id
     assert tree["status"] == "running"
@@ -64,7 +64,7 @@ def test_the_manifest_holds_what_repeating_the_run_takes(run):
     assert set(tree["hardware"]) == {"host", "platform", "processor", "cpus", "memory_gib", "gpus"}
 
 
-def test_outside_a_repository_the_manifest_says_so(monkeypatch, tmp_path):
+def test_without_git_the_manifest_has_no_commit(monkeypatch, tmp_path):
     def missing(*arguments, **options):
         raise FileNotFoundError("git")
 
@@ -72,17 +72,17 @@ def test_outside_a_repository_the_manifest_says_so(monkeypatch, tmp_path):
     assert RunDirectory.create(tmp_path, CONFIG, []).read_manifest()["git"] is None
 
 
-def test_the_version_of_a_package_that_is_missing_is_none():
+def test_the_version_of_a_missing_package_is_none():
     assert package_version("no-such-distribution-anywhere") is None
 
 
-def test_the_saved_configuration_is_the_one_that_was_given(run):
+def test_the_saved_configuration_equals_the_given_one(run):
     assert run.config() == CONFIG
     assert RunDirectory.open(run.path).config().digest() == CONFIG.digest()
     assert yaml.safe_load((run.path / "config.yaml").read_text())["ppo"]["rounds"] == CONFIG.ppo.rounds
 
 
-def test_runs_of_one_second_get_different_names(tmp_path):
+def test_runs_started_in_one_second_have_different_names(tmp_path):
     runs = [RunDirectory.create(tmp_path, CONFIG, []) for _ in range(5)]
     assert len({run.path for run in runs}) == 5
     assert {path.name for path in tmp_path.iterdir()} == {run.run_id for run in runs}
@@ -99,7 +99,7 @@ def test_rounds_and_timings_have_one_header_and_one_line_each(run, monkeypatch):
     assert run.rounds() == [{"round": "0", "return": "0.30000000000000004"}, {"round": "1", "return": "nan"}]
 
 
-def test_a_rewound_run_goes_on_as_if_nothing_had_been_written_after(run):
+def test_a_rewound_run_continues_without_the_later_records(run):
     run.log([started("a"), started("b")])
     run.add_round({"round": 0}, {"round": 0})
     position = run.position()
@@ -108,19 +108,19 @@ def test_a_rewound_run_goes_on_as_if_nothing_had_been_written_after(run):
     run.add_round({"round": 1}, {"round": 1})
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"half a li')
-    again = RunDirectory.open(run.path)
-    again.rewind(position)
+    reopened = RunDirectory.open(run.path)
+    reopened.rewind(position)
     assert {name: (run.path / name).read_bytes() for name in contents} == contents
-    assert again.position() == position
-    again.log([started("c")])
-    assert [(event["seq"], event["config_sha256"]) for event in again.events()] == [(0, "a"), (1, "b"), (2, "c")]
-    again.add_round({"round": 1}, {"round": 1})
+    assert reopened.position() == position
+    reopened.log([started("c")])
+    assert [(event["seq"], event["config_sha256"]) for event in reopened.events()] == [(0, "a"), (1, "b"), (2, "c")]
+    reopened.add_round({"round": 1}, {"round": 1})
     assert (run.path / "rounds.csv").read_text().split() == ["round", "0", "1"]
 
 
 @pytest.mark.parametrize("name", ["rounds.csv", "timings.csv"])
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_file_that_is_shorter_than_the_checkpoint_knew_is_refused(run, name, gone):
+def test_a_file_shorter_than_at_the_checkpoint_is_refused(run, name, gone):
     run.add_round({"round": 0}, {"round": 0})
     position, file = run.position(), run.path / name
     file.unlink() if gone else file.write_bytes(file.read_bytes()[:-1])
@@ -130,7 +130,7 @@ def test_a_file_that_is_shorter_than_the_checkpoint_knew_is_refused(run, name, g
         run.rewind(position)
 
 
-def test_a_run_that_is_over_says_what_it_holds(run):
+def test_a_closed_run_is_compacted_and_has_an_integrity_file(run):
     run.log([started("a"), {"kind": "run_finished", "policy_sha256": "b"}])
     run.close()
     tree = json.loads((run.path / "integrity.json").read_text())
@@ -142,7 +142,7 @@ def test_a_run_that_is_over_says_what_it_holds(run):
     ]
 
 
-def test_a_run_begins_with_the_history_of_another(run, tmp_path):
+def test_copied_history_ends_at_the_given_position(run, tmp_path):
     run.log([started("a")])
     run.event_log.compact(always=True)
     run.log([started("b")])
@@ -160,7 +160,7 @@ def test_a_run_begins_with_the_history_of_another(run, tmp_path):
 @pytest.mark.parametrize(
     "missing", [("manifest.json",), ("config.yaml", "checkpoints"), ("manifest.json", "config.yaml", "checkpoints")]
 )
-def test_a_folder_that_is_no_run_is_refused_with_what_it_lacks(run, missing):
+def test_a_folder_that_is_no_run_is_refused_with_the_missing_files(run, missing):
     for name in missing:
         path = run.path / name
         path.rmdir() if path.is_dir() else path.unlink()
@@ -174,7 +174,7 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["ppo: {lr: -1}", "[1, 2]", "{", "unknown_key: 1"])
-def test_a_saved_configuration_that_cannot_be_used_is_refused(run, content):
+def test_an_invalid_saved_configuration_is_refused(run, content):
     (run.path / "config.yaml").write_text(content)
     with pytest.raises(RunDirectoryError, match=rf"configuration of .*{run.run_id} cannot be used"):
         run.config()
@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
             RunDirectory.create(parent, CONFIG, [])
 
 
-def test_missing_parents_are_made(tmp_path):
+def test_missing_parent_folders_are_created(tmp_path):
     run = RunDirectory.create(tmp_path / "a" / "b", CONFIG, [])
     assert run.path.parent == tmp_path / "a" / "b"
 

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Storage of files that are complete or absent."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(place if request.param == "path" else f"file://{place}")
 
 
-def test_what_is_written_is_read_and_a_second_time_replaced(storage: Storage) -> None:
+def test_a_file_is_read_as_written_and_replaced_by_a_second_write(storage: Storage) -> None:
     storage.write("a/b.bin", b"one")
     assert storage.read("a/b.bin") == b"one"
     storage.write("a/b.bin", b"another")
     assert storage.read("a/b.bin") == b"another"
 
 
-def test_what_is_not_there_is_none(storage: Storage) -> None:
+def test_missing_files_are_none_and_can_be_removed(storage: Storage) -> None:
     assert storage.read("a/b.bin") is None
     assert storage.stamp("a/b.bin") is None
     assert storage.names("a") == []
@@ -30,7 +30,7 @@ def test_what_is_not_there_is_none(storage: Storage) -> None:
     storage.remove("a")
 
 
-def test_the_stamp_changes_with_every_writing(storage: Storage) -> None:
+def test_the_stamp_changes_with_every_write(storage: Storage) -> None:
     storage.write("a", b"one")
     first = storage.stamp("a")
     assert storage.stamp("a") == first
@@ -38,21 +38,21 @@ def test_the_stamp_changes_with_every_writing(storage: Storage) -> None:
     assert storage.stamp("a") != first
 
 
-def test_names_are_sorted_and_do_not_show_what_is_being_written(storage: Storage) -> None:
+def test_names_are_sorted_without_partly_written_files(storage: Storage) -> None:
     for name in ("c", "a/x", "b", ".b.half"):
         storage.write(name, b"")
     assert storage.names() == ["a", "b", "c"]
     assert storage.names("a") == ["x"]
 
 
-def test_a_folder_goes_with_all_that_is_in_it(storage: Storage) -> None:
+def test_removing_a_folder_removes_its_content(storage: Storage) -> None:
     for name in ("a/x", "a/b/y", "c"):
         storage.write(name, b"1")
     storage.remove("a")
     assert storage.names() == ["c"]
 
 
-def test_a_folder_has_a_storage_of_its_own(storage: Storage) -> None:
+def test_the_storage_of_a_subfolder_writes_below_it(storage: Storage) -> None:
     inner = storage.within("run").within("snapshots")
     inner.write("x", b"1")
     assert storage.read("run/snapshots/x") == b"1"
@@ -77,7 +77,7 @@ def test_options_of_a_uri_stay_behind_its_path(place: str, inner: str) -> None:
     assert (place_within(parent, name), name) == (inner, "first")
 
 
-def test_an_interrupted_writing_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(tmp_path)
     storage.write("a", b"old")
 
@@ -92,7 +92,7 @@ def test_an_interrupted_writing_leaves_the_old_content(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["", "/a", "a//b", "../a", "a/..", "./a"])
-def test_names_stay_within_the_storage(storage: Storage, name: str) -> None:
+def test_names_outside_the_storage_are_refused(storage: Storage, name: str) -> None:
     with pytest.raises(ValueError, match="relative"):
         storage.write(name, b"")
 
@@ -102,7 +102,7 @@ def test_an_unknown_kind_of_storage_is_refused() -> None:
         Storage("nowhere://bucket")
 
 
-def test_a_place_that_cannot_be_written_is_found_out_by_a_check(tmp_path: Path) -> None:
+def test_the_check_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="file"):
         Storage(tmp_path / "file" / "run").check()
@@ -111,6 +111,6 @@ def test_a_place_that_cannot_be_written_is_found_out_by_a_check(tmp_path: Path) 
     assert list((tmp_path / "good").iterdir()) == []
 
 
-def test_a_bucket_that_does_not_exist_is_found_out_by_a_check(s3_server: str) -> None:
+def test_the_check_refuses_a_bucket_that_does_not_exist(s3_server: str) -> None:
     with pytest.raises(StorageError, match=r"s3://nobody.*cannot be written.*NO_SUCH_BUCKET"):
         Storage(f"s3://nobody/runs?{s3_server}").check()

@@ -1,4 +1,4 @@
-"""Sinks that fail, hang or dawdle cost a run nothing but what they would have shown."""
+"""Delivery to sinks: a failing, hanging or slow sink delays neither the run nor other sinks."""
 
 import math
 import threading
@@ -12,8 +12,8 @@ from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
 FACTS = RunFacts("run", "A", None, {"seed": 1})
 
 
-class Notes:
-    """Remembers what it was told; fails as often as it is asked to."""
+class RecordingSink:
+    """Sink that records its calls and fails in the given rounds and the first openings."""
 
     name = "notes"
 
@@ -35,21 +35,21 @@ class Notes:
         self.closed.append((status, picture))
 
 
-class Hanging(Notes):
-    """Hangs in its first round until it is let go."""
+class HangingSink(RecordingSink):
+    """Sink that blocks in its first round until it is released."""
 
     def __init__(self):
         super().__init__()
-        self.began, self.let_go = threading.Event(), threading.Event()
+        self.began, self.released = threading.Event(), threading.Event()
 
     def round(self, values, round_index):
         self.began.set()
-        assert self.let_go.wait(60)
+        assert self.released.wait(60)
         super().round(values, round_index)
 
 
-def delivered(sink, rounds, patience_s=30.0):
-    """What a sink could not do with so many rounds."""
+def delivery_problems(sink, rounds, patience_s=30.0):
+    """Problems of the delivery of ``rounds`` rounds to ``sink``."""
     delivery = Delivery([sink], FACTS)
     for index in range(rounds):
         delivery.round({"a": float(index)}, index)
@@ -57,60 +57,63 @@ def delivered(sink, rounds, patience_s=30.0):
     return [problem.what for problem in delivery.problems()]
 
 
-def test_a_sink_gets_every_round_in_order_and_how_it_ended():
-    sink = Notes()
-    assert delivered(sink, 3) == []
+def test_a_sink_receives_every_round_in_order_and_the_final_status():
+    sink = RecordingSink()
+    assert delivery_problems(sink, 3) == []
     assert sink.opened == [FACTS]
     assert sink.rounds == [(0, {"a": 0.0}), (1, {"a": 1.0}), (2, {"a": 2.0})]
     assert sink.closed == [("finished", None)]
 
 
-def test_a_failure_is_told_and_the_rest_arrives():
-    sink = Notes(failing=[1])
-    assert delivered(sink, 4) == ["ValueError: round 1", "1 messages failed"]
+def test_a_failed_round_is_reported_and_the_others_arrive():
+    sink = RecordingSink(failing=[1])
+    assert delivery_problems(sink, 4) == ["ValueError: round 1", "1 messages failed"]
     assert [index for index, _ in sink.rounds] == [0, 2, 3]
     assert sink.closed == [("finished", None)]
 
 
-def test_opening_is_tried_again():
-    sink = Notes(at_opening=2)
-    assert delivered(sink, 3) == ["ConnectionError: nobody answers", "1 messages failed"]
+def test_a_failed_opening_is_retried():
+    sink = RecordingSink(at_opening=2)
+    assert delivery_problems(sink, 3) == ["ConnectionError: nobody answers", "1 messages failed"]
     assert [index for index, _ in sink.rounds] == [1, 2]
 
 
 def test_a_sink_is_disabled_after_consecutive_failures():
-    sink = Notes(at_opening=10**6)
-    told = delivered(sink, 20)
-    assert told == ["ConnectionError: nobody answers", f"disabled after {TRIES} consecutive failures: {told[0]}"]
+    sink = RecordingSink(at_opening=10**6)
+    problems = delivery_problems(sink, 20)
+    assert problems == [
+        "ConnectionError: nobody answers",
+        f"disabled after {TRIES} consecutive failures: {problems[0]}",
+    ]
     assert len(sink.opened) == TRIES
 
 
 def test_a_hanging_sink_delays_no_other_and_its_dropped_rounds_are_counted():
-    sink, other = Hanging(), Notes()
-    delivery = Delivery([sink, other], FACTS)
+    hanging, healthy = HangingSink(), RecordingSink()
+    delivery = Delivery([hanging, healthy], FACTS)
     delivery.round({}, 0)
-    assert sink.began.wait(30)
+    assert hanging.began.wait(30)
     began = time.monotonic()
     for index in range(1, QUEUE_SIZE + 11):
         delivery.round({}, index)
         time.sleep(0.0001)
     delivery.close("finished", None, 0.5)
     assert time.monotonic() - began < 15
-    told = {problem.what for problem in delivery.problems() if problem.sink == "notes"}
-    assert f"not drained in time; {QUEUE_SIZE} messages are left" in told
-    assert "12 messages were dropped: the sink is too slow" in told
-    assert len(other.rounds) == QUEUE_SIZE + 11
-    sink.let_go.set()
+    problems = {problem.what for problem in delivery.problems() if problem.sink == "notes"}
+    assert f"not drained in time; {QUEUE_SIZE} messages are left" in problems
+    assert "12 messages were dropped: the sink is too slow" in problems
+    assert len(healthy.rounds) == QUEUE_SIZE + 11
+    hanging.released.set()
 
 
-def test_without_sinks_there_is_nothing_to_do():
+def test_without_sinks_delivery_has_no_problems():
     delivery = Delivery([], FACTS)
     delivery.round({}, 0)
     delivery.close("failed", None)
     assert delivery.problems() == []
 
 
-def test_numbers_have_names_in_folders_and_what_is_not_finite_is_left_out():
+def test_scalars_are_named_by_folder_and_nonfinite_values_left_out():
     row = {
         "round": 3,
         "val_accuracy_ratio": 0.5,

@@ -1,4 +1,4 @@
-"""Each sink, offline: what it was told is read back from what it has written."""
+"""Each sink offline: its files are read back with the tracker's own reader."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ def picture(tmp_path):
 
 
 def written(sink, folder, picture=None, first=0, status="finished", run="r"):
-    """A run of two rounds, from number ``first`` on."""
+    """Deliver a run of two rounds that begins with round ``first``."""
     folder.mkdir(exist_ok=True)
     sink.open(RunFacts(run, "", folder, CONFIG, first))
     for index, values in enumerate(ROUNDS):
@@ -41,7 +41,7 @@ class TestTensorBoard:
         events.Reload()
         return events
 
-    def test_scalars_configuration_status_and_picture_are_in_its_files(self, tmp_path, picture):
+    def test_tensorboard_files_hold_scalars_configuration_status_and_picture(self, tmp_path, picture):
         written(TensorBoardSink(), tmp_path / "r", picture)
         events = self.read(tmp_path / "r")
         assert [(e.step, e.value) for e in events.Scalars("round/accuracy")] == [(0, 0.5), (1, 0.75)]
@@ -52,7 +52,7 @@ class TestTensorBoard:
         assert texts["status/text_summary"] == "finished"
         assert '    growth.slots: ["r0c0"]' in texts["config/text_summary"]
 
-    def test_rounds_that_are_played_again_replace_the_first(self, tmp_path):
+    def test_repeated_rounds_replace_the_earlier_ones(self, tmp_path):
         written(TensorBoardSink(), tmp_path / "r", first=4)
         written(TensorBoardSink(), tmp_path / "r", first=5)
         events = self.read(tmp_path / "r")
@@ -73,7 +73,7 @@ class TestMLflow:
         client = MlflowClient(tracking_uri=place)
         return client, client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
 
-    def test_metrics_parameters_and_picture_are_in_the_store_beside_the_run(self, tmp_path, picture):
+    def test_the_mlflow_store_holds_metrics_parameters_and_picture(self, tmp_path, picture):
         written(MlflowSink(), tmp_path / "r", picture)
         client, (run,) = self.runs((tmp_path / "mlruns").as_uri())
         history = client.get_metric_history(run.info.run_id, "round/accuracy")
@@ -82,14 +82,14 @@ class TestMLflow:
         assert (run.info.status, run.info.run_name, run.data.tags["esper.status"]) == ("FINISHED", "r", "finished")
         assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["summary.png"]
 
-    def test_a_run_that_goes_on_is_the_same_run(self, tmp_path):
+    def test_a_resumed_run_stays_one_mlflow_run(self, tmp_path):
         written(MlflowSink(), tmp_path / "r", status="interrupted")
         written(MlflowSink(), tmp_path / "r", first=2)
         client, (run,) = self.runs((tmp_path / "mlruns").as_uri())
         assert run.info.status == "FINISHED"
         assert [m.step for m in client.get_metric_history(run.info.run_id, "ppo/kl")] == [0, 1, 2, 3]
 
-    def test_place_and_experiment_are_the_users_choice(self, tmp_path, monkeypatch):
+    def test_mlflow_variables_set_store_and_experiment(self, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "elsewhere").as_uri())
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
         written(MlflowSink(), tmp_path / "r", status="failed")
@@ -97,7 +97,7 @@ class TestMLflow:
         assert run.info.status == "FAILED"
         assert not (tmp_path / "mlruns").exists()
 
-    def test_many_parameters_are_handed_over_in_parts(self, tmp_path):
+    def test_many_parameters_are_logged_in_batches(self, tmp_path):
         (tmp_path / "r").mkdir()
         sink = MlflowSink()
         sink.open(RunFacts("r", "", tmp_path / "r", {f"key{number}": number for number in range(250)}))
@@ -113,23 +113,23 @@ class TestWandb:
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
         monkeypatch.delenv("WANDB_PROJECT", raising=False)
 
-    def test_history_configuration_and_end_are_in_its_file(self, tmp_path, picture):
+    def test_the_wandb_file_holds_history_configuration_and_exit_code(self, tmp_path, picture):
         written(WandbSink(), tmp_path / "r", picture)
         (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-r.wandb")
-        found = complete_records(file)
+        run_records = complete_records(file)
         history = [
             {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            for record in found
+            for record in run_records
             if record.WhichOneof("record_type") == "history"
         ]
-        told = [{name: row[name] for name in ("_step", *ROUNDS[0])} for row in history]
-        assert told == [{"_step": index, **values} for index, values in enumerate(ROUNDS)]
+        logged = [{name: row[name] for name in ("_step", *ROUNDS[0])} for row in history]
+        assert logged == [{"_step": index, **values} for index, values in enumerate(ROUNDS)]
         assert history[-1]["summary._type"] == "image-file"
-        (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
+        (run,) = [record.run for record in run_records if record.WhichOneof("record_type") == "run"]
         assert (run.project, run.run_id, run.display_name) == ("esper-ray", "r", "r")
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         assert config.items() >= CONFIG.items()
-        (end,) = [record.exit.exit_code for record in found if record.WhichOneof("record_type") == "exit"]
+        (end,) = [record.exit.exit_code for record in run_records if record.WhichOneof("record_type") == "exit"]
         assert end == 0
 
 
@@ -145,7 +145,7 @@ def complete_records(file, seconds=30.0):
 
 
 def records(file):
-    """What a run file of W&B holds: after seven bytes, records in the log format of LevelDB."""
+    """Records of a W&B run file: seven bytes, then records in the log format of LevelDB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, position, parts = file.read_bytes(), 7, b""
@@ -163,13 +163,13 @@ def records(file):
             yield record
 
 
-def test_a_package_that_is_missing_is_named_with_what_brings_it(monkeypatch):
+def test_a_missing_package_is_refused_with_its_install_command(monkeypatch):
     monkeypatch.setattr("esper_ray.nissa.sinks.registry.find_spec", lambda name: None if name == "mlflow" else name)
     with pytest.raises(SinkError, match="uv sync --extra mlflow"):
         check_sinks(["tensorboard", "mlflow"])
 
 
-def test_nobody_logged_in_at_wandb_is_told_before_a_run(monkeypatch):
+def test_wandb_without_login_is_refused_before_the_run(monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr("wandb.login", lambda prompt: False)
     with pytest.raises(SinkError, match="wandb login"):

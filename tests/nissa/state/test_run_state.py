@@ -70,7 +70,7 @@ def test_an_episode_keeps_its_best_accuracy_and_the_sum_of_its_rewards():
     assert state.totals.refused == {"GERMINATE": 1}
 
 
-def test_a_slot_follows_its_seed_from_germination_to_dormancy():
+def test_the_state_of_a_slot_follows_its_seed_from_germination_to_dormancy():
     state = RunState.of([moved("DORMANT", "GERMINATED", 4), moved("GERMINATED", "TRAINING", 4)])
     assert state.episodes[0].slots["r0c0"] == SlotState("r0c0-1", "norm", Stage.TRAINING, 4)
     state = state.apply(step(number=5, slots={"r0c0": report("BLENDING", 7.0, 0.25)}))

@@ -1,0 +1,96 @@
+"""Sweep directories: reopening, scores of trials by hand, refusal of foreign trials, and locking."""
+
+import pytest
+
+from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.sweep import expand, sweep_config
+from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+
+BASE = build(read_preset("digits"), {"ppo.rounds": 4})
+TREE = {"name": "mine", "reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}, "window": 2}
+
+
+def row(index, committed, growth=1.0, rollbacks=0):
+    return {
+        "round": index,
+        "env_steps": 40 * (index + 1),
+        "committed_accuracy_ratio": committed,
+        "val_accuracy_ratio": committed + 0.1,
+        "growth_ratio": growth,
+        "fossilised_mean": 1.0,
+        "return_mean": float(index),
+        "rollbacks": rollbacks,
+    }
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    config = sweep_config(TREE)
+    return SweepDirectory.create(
+        tmp_path / "sweep", config, BASE, {t.name: 160 for t in expand(config, BASE)}, ["esper", "sweep"]
+    )
+
+
+def test_a_reopened_sweep_equals_the_created_one(sweep):
+    reopened = SweepDirectory.open(sweep.path)
+    assert reopened.sweep == sweep.sweep
+    assert reopened.base == BASE
+    assert reopened.trials == sweep.trials
+    assert reopened.differences(sweep.sweep, BASE) == []
+
+
+def test_only_keys_that_change_results_are_differences(sweep):
+    changed = sweep.sweep.model_copy(update={"concurrent": 3, "retries": 0, "window": 7})
+    assert sweep.differences(changed, BASE) == ["window: 2 -> 7"]
+
+
+def test_a_trial_without_a_run_is_waiting(sweep):
+    result = sweep.standing("0-basic-lr=0.0001-s42")
+    assert (result.status, result.round_index, result.score_pp, result.run) == ("waiting", 0, None, "")
+
+
+def test_a_score_by_hand(sweep):
+    """160 parameters of the host, grown to 2.5 times as many: 240 at 0.005 points each are 1.2 points."""
+    name = "0-basic-lr=0.0001-s42"
+    run = RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], name)
+    for entry in (row(0, 0.2), row(1, 0.4, rollbacks=2), row(2, 0.6, 2.5, rollbacks=1)):
+        run.add_round(entry, {"round": 0})
+    result = sweep.standing(name)
+    assert result.curve_pp == pytest.approx((20.0, 40.0, 58.8))
+    assert result.score_pp == pytest.approx(49.4)
+    assert result.reported_pp(2) == pytest.approx([20.0, 30.0, 49.4])
+    assert result.means["committed_accuracy_ratio"] == pytest.approx(0.5)
+    assert (result.round_index, result.rounds, result.rollbacks, result.env_steps) == (3, 4, 3, 120)
+    assert result.run == f"trials/{name}"
+
+
+def test_the_objective_uses_the_price_of_the_base_for_every_trial(tmp_path):
+    config = sweep_config({"seeds": 1, "grid": {"reward.param_penalty_weight": [0.1, 50.0]}})
+    names = [trial.name for trial in expand(config, BASE)]
+    sweep = SweepDirectory.create(tmp_path / "priced", config, BASE, dict.fromkeys(names, 160), ["test"])
+    cheap, dear = (sweep.objective(name, [row(0, 0.6, 2.0)]) for name in names)
+    assert cheap == dear == pytest.approx((59.2,))
+
+
+def test_a_partly_written_line_is_not_read(sweep):
+    name = "0-basic-lr=0.0001-s42"
+    run = RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], name)
+    run.add_round(row(0, 0.2), {"round": 0})
+    with (run.path / "rounds.csv").open("a") as file:
+        file.write("1,80,0.")
+    assert sweep.standing(name).round_index == 1
+
+
+def test_trials_of_another_sweep_are_refused(sweep):
+    name = "0-basic-lr=0.0001-s42"
+    RunDirectory.create(sweep.trials_path, sweep.trials["1-sparse-lr=0.0001-s42"].config, ["test"], name)
+    with pytest.raises(RunDirectoryError, match=r"belongs to another sweep:\nreward\.mode: 'sparse' -> 'basic'"):
+        sweep.check()
+
+
+def test_a_sweep_is_locked_by_one_process(sweep):
+    with sweep.lock(), pytest.raises(RunDirectoryError, match="another process runs the sweep"), sweep.lock():
+        pass
+    with sweep.lock():
+        pass
