@@ -104,7 +104,7 @@ def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[
     """Validation accuracy after host-only, incubating and blended ``epochs``, and the gradient norm at birth."""
     trial = Trial(config, data, seed)
     trial.train(epochs[0])
-    trial.model.germinate(SLOT, "conv_light", style="linear_add", loss_of=trial.loss)
+    trial.model.germinate(SLOT, "conv_light", style="linear_add", closure=trial.loss)
     cell = trial.model.cell(SLOT)
     trial.model.eval()
     features, gradient = features_and_gradient(cell, trial.loss)
