@@ -54,12 +54,13 @@ def straight(weights):
 def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight, steps):
     with pytest.raises(Interrupted):
         slots(tmp_path).play(WHAT, BEHAVIOUR, weights, stopping_after(steps))
-    kept = SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR).load(WHAT)
+    kept = SnapshotPolicy(str(tmp_path), 1).for_round(BEHAVIOUR).load(WHAT)
     assert isinstance(kept, PartialEpisode)
     assert len(kept.recorder) == steps
     resumed = slots(tmp_path)
     count, step = [], MorphogenesisEnv.step
-    resumed._slots[0].runner.env.step = lambda action: (count.append(1), step(resumed._slots[0].runner.env, action))[1]
+    env = resumed._environments[0].runner.env
+    env.step = lambda action: (count.append(1), step(env, action))[1]
     assert_same(resumed.play(WHAT, BEHAVIOUR, weights).episode, straight)
     assert len(count) == 9 - steps
 
@@ -67,7 +68,7 @@ def test_an_episode_is_gone_on_with_by_somebody_else(tmp_path, weights, straight
 def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
     with pytest.raises(Interrupted):
         slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights, stopping_after(8))
-    kept = SnapshotPolicy(str(tmp_path), 3).of(BEHAVIOUR).load(WHAT)
+    kept = SnapshotPolicy(str(tmp_path), 3).for_round(BEHAVIOUR).load(WHAT)
     assert len(kept.recorder) == 6
     assert_same(slots(tmp_path, every=3).play(WHAT, BEHAVIOUR, weights).episode, straight)
 
@@ -75,7 +76,7 @@ def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, straight):
 def test_a_finished_episode_is_not_played_again(tmp_path, weights, straight):
     assert_same(slots(tmp_path, every=0).play(WHAT, BEHAVIOUR, weights).episode, straight)
     again = slots(tmp_path)
-    again._slots[0].runner.env.reset = None  # would fail
+    again._environments[0].runner.env.reset = None  # would fail
     assert_same(again.play(WHAT, BEHAVIOUR, weights).episode, straight)
 
 
@@ -90,9 +91,9 @@ def test_a_finished_episode_is_not_played_again(tmp_path, weights, straight):
 def test_what_another_policy_played_is_not_gone_on_with(tmp_path, weights, other):
     slots(tmp_path).play(WHAT, BEHAVIOUR, weights)
     snapshots = SnapshotPolicy(str(tmp_path), 1)
-    assert snapshots.of(BEHAVIOUR).load(WHAT) is not None
-    assert snapshots.of(other).load(WHAT) is None
-    assert snapshots.of(BEHAVIOUR).load(Assignment(13, 3, 5)) is None
+    assert snapshots.for_round(BEHAVIOUR).load(WHAT) is not None
+    assert snapshots.for_round(other).load(WHAT) is None
+    assert snapshots.for_round(BEHAVIOUR).load(Assignment(13, 3, 5)) is None
 
 
 @pytest.mark.parametrize("finished", [False, True])
@@ -129,7 +130,7 @@ def test_a_storage_that_fails_does_not_stop_an_episode(tmp_path, weights, straig
 def test_episodes_of_earlier_rounds_are_forgotten(tmp_path, weights):
     snapshots = SnapshotPolicy(str(tmp_path), 1)
     for index in (2, 3, 10):
-        snapshots.of(Behaviour(index, 0, "", 0.0)).save(WHAT, b"x")
+        snapshots.for_round(Behaviour(index, 0, "", 0.0)).save(WHAT, b"x")
     snapshots.remove_before(3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["round-000003", "round-000010"]
 
@@ -139,7 +140,7 @@ def test_every_keeping_changes_the_stamp(tmp_path, weights):
     assert snapshots.stamp(BEHAVIOUR, WHAT) is None
     stamps = set()
     for text in (b"a", b"b", b"c"):
-        snapshots.of(BEHAVIOUR).save(WHAT, text)
+        snapshots.for_round(BEHAVIOUR).save(WHAT, text)
         stamps.add(snapshots.stamp(BEHAVIOUR, WHAT))
     assert len(stamps) == 3
 
@@ -163,7 +164,7 @@ def test_a_policy_that_cannot_be_saved_is_refused_when_it_should_be(tmp_path):
 
     runner = EpisodeRunner(env, Scripted([Decision(WAIT)] * 9))
     with pytest.raises(TypeError, match="Scripted cannot be saved"):
-        runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).of(BEHAVIOUR))
+        runner.play(WHAT, snapshots=SnapshotPolicy(str(tmp_path), 1).for_round(BEHAVIOUR))
 
 
 @pytest.mark.parametrize(

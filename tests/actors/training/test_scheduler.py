@@ -42,7 +42,7 @@ def test_episodes_come_back_in_the_order_in_which_they_are_wanted():
     for index in (0, 4, 2):
         dealer.finished(Played(index))
     assert dealer.done(wanted)
-    assert [episode.index for episode in dealer.collected(wanted)] == [4, 2, 0]
+    assert [episode.index for episode in dealer.pop_episodes(wanted)] == [4, 2, 0]
     assert not dealer.done(wanted)
 
 
@@ -69,7 +69,7 @@ def test_an_environment_that_fails_again_and_again_is_given_up_and_the_rest_goes
     dealer.finished(Played(2))
     wanted = [Assignment(1, 1, 1), Assignment(2, 2, 2), Assignment(5, 1, 5)]
     assert dealer.done(wanted)
-    assert [episode.index for episode in dealer.collected(wanted)] == [2]
+    assert [episode.index for episode in dealer.pop_episodes(wanted)] == [2]
 
 
 def test_a_step_forward_between_two_failures_begins_the_count_anew():
