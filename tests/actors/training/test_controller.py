@@ -54,10 +54,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(uninterrupted, tmp_path, roun
 def test_an_interruption_within_a_round_leaves_only_the_finished_rounds(uninterrupted, tmp_path):
     """Stopped in the second episode of the second round; records after the checkpoint are truncated."""
     directory, controller, watcher, done = run(
-        tmp_path, stop_after=lambda w: ("episode", 2) in w.heard and w.heard[-1] == ("episode", 2)
+        tmp_path, stop_after=lambda w: ("episode", 2) in w.events and w.events[-1] == ("episode", 2)
     )
     assert done is False
-    assert watcher.heard[-1] == ("episode", 2)
+    assert watcher.events[-1] == ("episode", 2)
     assert controller.progress.round_index == 1
     assert [path.name for path in checkpoints_in(directory.checkpoints)] == ["round-00000", "round-00001"]
     assert len(directory.rounds()) == 1
@@ -73,7 +73,7 @@ def test_an_interruption_within_a_round_leaves_only_the_finished_rounds(uninterr
 
 def test_a_stop_request_before_the_first_round_leaves_the_untrained_policy(tmp_path):
     directory, controller, watcher, done = run(tmp_path, stop_after=lambda w: True)
-    assert (done, watcher.heard, controller.progress.round_index) == (False, [], 0)
+    assert (done, watcher.events, controller.progress.round_index) == (False, [], 0)
     assert [path.name for path in checkpoints_in(directory.checkpoints)] == ["round-00000"]
     assert rounds_csv(directory) == b""
 
@@ -81,13 +81,13 @@ def test_a_stop_request_before_the_first_round_leaves_the_untrained_policy(tmp_p
 def test_resuming_a_finished_run_changes_nothing(uninterrupted, tmp_path):
     before = rounds_csv(uninterrupted[0])
     _, controller, watcher, done = run(tmp_path, resume=uninterrupted[0].path)
-    assert (done, watcher.heard) == (True, [])
+    assert (done, watcher.events) == (True, [])
     assert rounds_csv(uninterrupted[0]) == before
     assert controller.weights_digest() == uninterrupted[1].weights_digest()
 
 
 def test_the_observer_receives_the_events_of_a_round_in_order(uninterrupted):
-    assert uninterrupted[2].heard == [
+    assert uninterrupted[2].events == [
         *[("episode", 0), ("episode", 1), ("updating",), ("round", 0)],
         *[("episode", 2), ("episode", 3), ("updating",), ("round", 1)],
         *[("episode", 4), ("episode", 5), ("updating",), ("round", 2)],
