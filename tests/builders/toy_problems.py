@@ -82,8 +82,8 @@ def host_signals(epoch: int, epochs: int, loss: float = 1.0, accuracy_pp: float 
 class Bandit:
     """Contextual bandit of one step in which every action is legal.
 
-    Accuracy determines the right operation, loss the blueprint, contribution the slot. Each is a third of the reward; the
-    blueprint counts as right with operations that read none.
+    Accuracy determines the right operation, loss the blueprint, contribution the slot. Each is a third of the reward;
+    the blueprint counts as right with operations that read none.
     """
 
     steps = 1
