@@ -21,7 +21,7 @@ TRAIN = ["train", "ppo"]
 
 
 def monitor(*arguments, **options):
-    """``esper monitor <words>`` in a process of its own."""
+    """``esper monitor <arguments>`` in its own process."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "monitor", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
