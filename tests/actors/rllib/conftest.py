@@ -23,17 +23,18 @@ def config():
 
 @pytest.fixture(scope="session")
 def preset(config):
-    from esper_actors.rllib.config import ppo_config
+    with preserved_generators():  # session fixtures are made before the one of the file, and the import draws numbers
+        from esper_actors.rllib.config import ppo_config
 
-    return ppo_config(config)
+        return ppo_config(config)
 
 
 @pytest.fixture(scope="session")
 def runner(preset):
     """RLlib's environment runner, in this process."""
-    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+    with preserved_generators():
+        from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-    with preserved_generators():  # a session fixture is made before the one of the file
         runner = SingleAgentEnvRunner(config=preset)
     with torch.no_grad():  # choices that matter: neither nearly uniform nor nearly always WAIT
         for head in (runner.module.network.op_head[-1], runner.module.network.slot_head.score):
