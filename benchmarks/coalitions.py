@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.host_epoch import CPU, configured, random_images
+from benchmarks.host_epoch import CPU, host_config, random_images
 from benchmarks.report import Bar, Result, paired_seconds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.branching import subsets
@@ -28,9 +28,9 @@ PAIRS = 7
 READY = SeedMeasurements(gradient_health=1.0, exploding=False, finite=True, contribution_pp=1.0)
 
 
-def grown(data: ImageData) -> MorphogeneticModel:
+def grown_model(data: ImageData) -> MorphogeneticModel:
     """Host with three half blended seeds that change its output."""
-    config = configured("cifar_baseline").model_copy(deep=True)
+    config = host_config("cifar_baseline").model_copy(deep=True)
     model = build_organism(config, data, CPU, seed=0).model
     generator = torch.Generator().manual_seed(0)
     for slot, blueprint in zip(SLOTS, BLUEPRINTS, strict=True):
@@ -73,7 +73,7 @@ def without(model: MorphogeneticModel, slots: frozenset[str]) -> Iterator[None]:
             model.cell(slot).alpha.copy_(alpha)
 
 
-def naive(model: MorphogeneticModel, data: ImageData) -> dict[frozenset[str], float]:
+def naive_accuracies(model: MorphogeneticModel, data: ImageData) -> dict[frozenset[str], float]:
     """Accuracies of the coalitions, from one pass for each."""
     accuracies = {}
     for members in subsets(SLOTS):
@@ -85,14 +85,14 @@ def naive(model: MorphogeneticModel, data: ImageData) -> dict[frozenset[str], fl
 def measure_coalitions() -> dict[str, float]:
     """Milliseconds and ratios."""
     data = random_images(IMAGES)
-    model = grown(data)
+    model = grown_model(data)
     table = measurement.measure(model, data, data.train, examples=IMAGES)
-    expected = naive(model, data)
+    expected = naive_accuracies(model, data)
     gaps = [abs(expected[coalition.members] - coalition.accuracy_pp) for coalition in table.coalitions]
     fast, plain, ratio = paired_seconds(
         lambda: measurement.measure(model, data, data.train, examples=IMAGES), lambda: plain_pass(model, data), PAIRS
     )
-    _, _, slow = paired_seconds(lambda: naive(model, data), lambda: plain_pass(model, data), 3)
+    _, _, slow = paired_seconds(lambda: naive_accuracies(model, data), lambda: plain_pass(model, data), 3)
     _, _, few = paired_seconds(
         lambda: measurement.measure(model, data, data.train, partial(few_coalitions, committed=frozenset()), IMAGES),
         lambda: plain_pass(model, data),
@@ -105,7 +105,7 @@ def measure_coalitions() -> dict[str, float]:
         "all_coalitions_ms": 1e3 * fast,
         "all_over_plain_pass": ratio,
         "naive_over_plain_pass": slow,
-        "everybody_and_committed_over_plain_pass": few,
+        "full_and_committed_over_plain_pass": few,
     }
 
 

@@ -9,7 +9,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks.host_epoch import configured, random_images
+from benchmarks.host_epoch import host_config, random_images
 from benchmarks.report import Bar, Result
 from esper_ray.leyline.config.loading import build
 from esper_ray.tolaria.assembly import build_organism, build_trainer
@@ -26,13 +26,13 @@ STEPS = 24
 def on_device(data: ImageData, device: torch.device) -> ImageData:
     """A copy of ``data`` on ``device``."""
 
-    def moved(split: ImageSplit) -> ImageSplit:
+    def copied(split: ImageSplit) -> ImageSplit:
         return ImageSplit(split.images.to(device), split.labels.to(device))
 
     return ImageData(
-        train=moved(data.train),
-        validation=moved(data.validation),
-        test=moved(data.test),
+        train=copied(data.train),
+        validation=copied(data.validation),
+        test=copied(data.test),
         classes=data.classes,
         mean=data.mean.to(device),
         deviation=data.deviation.to(device),
@@ -43,7 +43,7 @@ def epochs_per_second(data: ImageData, mode: str, count: int) -> float:
     """Epochs per second of all environments together."""
     device = data.device
     config = build(
-        configured("cifar_baseline").model_dump(),
+        host_config("cifar_baseline").model_dump(),
         {"training.compile_mode": mode, "training.steps_per_epoch": STEPS},
     )
     organisms = [build_organism(config, data, device, seed) for seed in range(count)]
@@ -51,18 +51,18 @@ def epochs_per_second(data: ImageData, mode: str, count: int) -> float:
     streams = [torch.cuda.Stream(device) for _ in trainers]
     torch.cuda.synchronize(device)
 
-    def work(job: tuple[Trainer, torch.cuda.Stream, int]) -> None:
-        trainer, stream, epochs = job
+    def train_epochs(task: tuple[Trainer, torch.cuda.Stream, int]) -> None:
+        trainer, stream, epochs = task
         with torch.cuda.stream(stream):
             for epoch in range(epochs):
                 trainer.train(data.plan(0, epoch, config.training.batch_size, STEPS))
 
     for trainer, stream in zip(trainers, streams, strict=True):
-        work((trainer, stream, 2))
+        train_epochs((trainer, stream, 2))
     with ThreadPoolExecutor(count) as pool:
         torch.cuda.synchronize(device)
         began = perf_counter()
-        list(pool.map(work, [(t, s, EPOCHS) for t, s in zip(trainers, streams, strict=True)]))
+        list(pool.map(train_epochs, [(t, s, EPOCHS) for t, s in zip(trainers, streams, strict=True)]))
         torch.cuda.synchronize(device)
         return count * EPOCHS / (perf_counter() - began)
 
@@ -77,9 +77,9 @@ def measure() -> Result:
         for mode in MODES
         for count in ENVIRONMENTS
     }
-    alone, eager = figures["captured_1_environments_epochs_per_second"], figures["off_1_environments_epochs_per_second"]
-    figures["captured_over_eager"] = alone / eager
-    figures["eight_over_one_captured"] = figures["captured_8_environments_epochs_per_second"] / alone
+    captured = figures["captured_1_environments_epochs_per_second"]
+    figures["captured_over_eager"] = captured / figures["off_1_environments_epochs_per_second"]
+    figures["eight_over_one_captured"] = figures["captured_8_environments_epochs_per_second"] / captured
     bars = {"captured_over_eager": Bar(2.0, at_least=True), "eight_over_one_captured": Bar(4.0, at_least=True)}
     return Result("gpu", figures, bars)
 

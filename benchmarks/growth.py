@@ -25,7 +25,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, image_dataset
-from esper_ray.tolaria.measurement.validation import measure as measured
+from esper_ray.tolaria.measurement.validation import measure as measure_accuracy
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
 
@@ -95,16 +95,16 @@ def incubation_ratio(data: ImageData, blueprint: str, method: str, lr: float) ->
     trial.model.germinate(SLOT, blueprint)
     trial.advance()
     trial.train(INCUBATION_EPOCHS)
-    alone = trial.model.eval() and trial.validation_loss()
+    host_loss = trial.model.eval() and trial.validation_loss()
     with trial.model.shadow():
-        return trial.validation_loss() / alone
+        return trial.validation_loss() / host_loss
 
 
 def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[int, int, int]) -> tuple[float, float]:
     """Validation accuracy after host-only, incubating and blended ``epochs``, and the gradient norm at birth."""
     trial = Trial(config, data, seed)
     trial.train(epochs[0])
-    trial.model.germinate(SLOT, "conv_light", style="linear_add", loss_of=trial.loss)
+    trial.model.germinate(SLOT, "conv_light", style="linear_add", closure=trial.loss)
     cell = trial.model.cell(SLOT)
     trial.model.eval()
     features, gradient = features_and_gradient(cell, trial.loss)
@@ -113,22 +113,22 @@ def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[
     trial.train(epochs[1])
     trial.advance()
     trial.train(epochs[2], tick=True)
-    return measured(trial.model, data, data.validation).accuracy_pp, birth
+    return measure_accuracy(trial.model, data, data.validation).accuracy_pp, birth
 
 
-def starts(
+def compare_starts(
     name: str, config: Callable[[str], RunConfig], data: ImageData, seeds: int, epochs: tuple[int, int, int]
 ) -> dict[str, float]:
     """Accuracy from either start, the paired difference with its standard error, the ratio of mean birth gradients."""
-    both = {
+    results = {
         start: [grown_accuracy(config(start), data, seed, epochs) for seed in range(seeds)]
         for start in ("zero_scale", "gradmax")
     }
-    gains = [new[0] - old[0] for old, new in zip(both["zero_scale"], both["gradmax"], strict=True)]
-    births = {start: mean(birth for _, birth in trials) for start, trials in both.items()}
+    gains = [new[0] - old[0] for old, new in zip(results["zero_scale"], results["gradmax"], strict=True)]
+    births = {start: mean(birth for _, birth in pairs) for start, pairs in results.items()}
     return {
-        f"{name}_zero_scale_pp": mean(accuracy for accuracy, _ in both["zero_scale"]),
-        f"{name}_gradmax_pp": mean(accuracy for accuracy, _ in both["gradmax"]),
+        f"{name}_zero_scale_pp": mean(accuracy for accuracy, _ in results["zero_scale"]),
+        f"{name}_gradmax_pp": mean(accuracy for accuracy, _ in results["gradmax"]),
         f"{name}_gain_pp": mean(gains),
         f"{name}_gain_error_pp": stdev(gains) / len(gains) ** 0.5,
         f"{name}_birth_gradient_ratio": births["gradmax"] / births["zero_scale"],
@@ -141,11 +141,11 @@ def measure() -> Result:
     key = "growth.initialisation.linear_add"
     digits = build(read_preset("digits"))
     data = load_task(digits.task, CPU)
-    figures = starts("digits", lambda start: build(digits.model_dump(), {key: start}), data, 16, (5, 4, 25))
+    figures = compare_starts("digits", lambda start: build(digits.model_dump(), {key: start}), data, 16, (5, 4, 25))
     bars = {}
     if CIFAR.is_dir():
         data = cifar()
-        figures |= starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 4, 6))
+        figures |= compare_starts("cifar", lambda start: cifar_config(**{key: start}), data, 3, (3, 4, 6))
         for method, prefix in (("shadow", "incubated"), ("straight_through", "straight_through")):
             for lr in (0.01, 0.05):
                 for blueprint in ("conv_light", "depthwise", "norm"):

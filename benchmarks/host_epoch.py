@@ -46,7 +46,7 @@ def random_images(count: int = IMAGES) -> ImageData:
     return image_dataset((pixels, labels), held, held, classes=10, device=CPU, augment=True)
 
 
-def configured(host: str) -> RunConfig:
+def host_config(host: str) -> RunConfig:
     """The digits preset with a CIFAR host, in the layout that is faster on CPUs."""
     section = {f"host.{key}": value for key, value in CNN_VARIANTS[host].model_dump().items()}
     section["host.memory_format"] = "channels_last"
@@ -78,7 +78,7 @@ class PlainLoop:
             total += loss.item()
         return total / STEPS
 
-    def varied(self, plan: EpochPlan) -> Any:
+    def augmented_batches(self, plan: EpochPlan) -> Any:
         """The batches of ``plan``: gathered, padded, cropped, flipped and normalised on tensors."""
         data = self.data
         steps = torch.arange(32)
@@ -118,9 +118,9 @@ class Pictures(PictureSet[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def figures_of(host: str, data: ImageData) -> dict[str, float]:
+def host_figures(host: str, data: ImageData) -> dict[str, float]:
     """Images per second of our epoch, and the ratios to the other loops."""
-    config = configured(host)
+    config = host_config(host)
     usual = build(config.model_dump(), {"host.memory_format": "contiguous"})
     organism = build_organism(config, data, CPU, seed=0)
     trainer, plain, conventional = (
@@ -129,9 +129,9 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
         PlainLoop(usual, data),
     )
     plan = data.plan(0, 0, BATCH, STEPS)
-    _same(trainer.train(plan).loss, plain.train(lambda: plain.varied(plan)))
+    _check_equal_losses(trainer.train(plan).loss, plain.train(lambda: plain.augmented_batches(plan)))
     ours, plain_s, ratio = paired_seconds(
-        lambda: trainer.train(plan), lambda: plain.train(lambda: plain.varied(plan)), PAIRS
+        lambda: trainer.train(plan), lambda: plain.train(lambda: plain.augmented_batches(plan)), PAIRS
     )
     loaders = [
         DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=count, persistent_workers=count > 0)
@@ -147,7 +147,7 @@ def figures_of(host: str, data: ImageData) -> dict[str, float]:
     }
 
 
-def _same(first: float, second: float) -> None:
+def _check_equal_losses(first: float, second: float) -> None:
     """Check that two compared loops have equal losses."""
     if abs(first - second) > 1e-4 * abs(second):
         raise RuntimeError(f"the loops differ: losses {first} and {second}")
@@ -170,7 +170,7 @@ def measure() -> Result:
     figures: dict[str, float] = {}
     bars: dict[str, Bar] = {}
     for host in HOSTS:
-        figures |= figures_of(host, data)
+        figures |= host_figures(host, data)
         bars[f"{host}_over_plain_loop"] = Bar(1.05)
     bars[f"{HOSTS[-1]}_over_dataloader"] = Bar(3.0, at_least=True)
     return Result("host_epoch", figures, bars)

@@ -78,11 +78,11 @@ def _sum_of_outputs(output: PolicyOutput) -> Tensor:
 def _bare_passes(learner: PPOLearner, episodes: list[Episode]) -> Callable[[], None]:
     """Forward and backward passes over the prepared minibatches of the learner's next update."""
     batch = padded_batch(episodes, learner.device)
-    cut = [(batch.features[rows], batch.blueprints[rows]) for rows in learner._minibatches(len(episodes))]
+    minibatches = [(batch.features[rows], batch.blueprints[rows]) for rows in learner._minibatches(len(episodes))]
     network = PolicyNetwork(learner.config.policy)
 
     def passes() -> None:
-        for features, blueprints in cut:
+        for features, blueprints in minibatches:
             network.zero_grad(set_to_none=True)
             _sum_of_outputs(network(features, blueprints)).backward()  # type: ignore[no-untyped-call]
 

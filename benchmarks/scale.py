@@ -53,7 +53,7 @@ LONG_STEP_S = 0.002
 PICTURE = Path(__file__).parent / "results" / "scale.png"
 
 
-def seconds_of(seed: int, step_s: float) -> float:
+def episode_seconds(seed: int, step_s: float) -> float:
     """Seconds of the episode of this seed."""
     rng = np.random.default_rng(seed)
     factor = SLOW_FACTOR if rng.random() < SLOW_SHARE else 1.0
@@ -61,8 +61,8 @@ def seconds_of(seed: int, step_s: float) -> float:
     return float(step_s * factor * steps.sum())
 
 
-class Sleeping:
-    """Worker whose episodes sleep instead of training."""
+class SleepingPool:
+    """Environment pool whose episodes sleep instead of training."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Sleeping:
 
     def play(self, assignment: Assignment, behaviour: Behaviour, weights: Mapping[str, Any], *_: Any) -> PlayedEpisode:
         """An episode of this environment, after the time of its steps."""
-        seconds = seconds_of(assignment.seed, self.step_s)
+        seconds = episode_seconds(assignment.seed, self.step_s)
         sleep(seconds)
-        whose = {"index": assignment.index, "env": assignment.env, "seed": assignment.seed}
-        return PlayedEpisode(replace(self.template, **whose), seconds)
+        ids = {"index": assignment.index, "env": assignment.env, "seed": assignment.seed}
+        return PlayedEpisode(replace(self.template, **ids), seconds)
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ class Scale:
     learner_idle_share: float
     object_store_kib: float
     """KiB of episodes and weights in a round."""
-    grown_mib: float
-    """MiB by which the driver's memory grew after the first quarter of the rounds."""
+    memory_growth_mib: float
+    """Growth of the driver's memory in MiB after the first quarter of the rounds."""
 
 
-class Listening(RunObserver):
+class TimingObserver(RunObserver):
     """Observer that records the times of rounds."""
 
     def __init__(self) -> None:
@@ -129,23 +129,23 @@ def resident_mib() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def config_of(environments: int, rounds: int) -> RunConfig:
+def scale_config(environments: int, rounds: int) -> RunConfig:
     """Configuration of a run with concurrent environments, on one actor per node."""
-    together = max(1, -(-environments // NODES))
+    per_actor = max(1, -(-environments // NODES))
     settings = {
         "episode_length": STEPS,
         "policy.memory_size": 64,
         "ppo.rounds": rounds,
         "ppo.checkpoints_kept": 2,
         "system.envs": environments,
-        "system.envs_per_actor": together,
-        "system.slots_per_actor": together,
+        "system.envs_per_actor": per_actor,
+        "system.slots_per_actor": per_actor,
         "system.placement": "spread",
     }
     return build(read_preset("digits"), settings)
 
 
-def template_of(config: RunConfig) -> Episode:
+def template_episode(config: RunConfig) -> Episode:
     """A real episode, the template of all others."""
     behaviour, weights = Behaviour(0, 0, "", 0.1), PPOLearner(config).weights()
     return EnvironmentPool(config, "cpu", 1).play(Assignment(0, 0, 0), behaviour, weights).episode
@@ -170,28 +170,28 @@ def simulated_nodes() -> Any:
         cluster.shutdown()
 
 
-def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
+def measure_scale(environments: int, rounds: int, step_s: float) -> Scale:
     """Means over rounds with this number of environments."""
     from ray import cloudpickle
 
     from esper_actors.cluster.workers import RayWorkerGroup
 
-    config = config_of(environments, rounds + 1)
-    template = template_of(config)
-    listener = Listening()
+    config = scale_config(environments, rounds + 1)
+    template = template_episode(config)
+    observer = TimingObserver()
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory.create(Path(folder), config, ["scale"])
-        workers = RayWorkerGroup(config, label=f"scale-{environments}", player=partial(Sleeping, template, step_s))
-        train(config, run=directory, workers=workers, observers=[listener])
+        workers = RayWorkerGroup(config, label=f"scale-{environments}", player=partial(SleepingPool, template, step_s))
+        train(config, run=directory, workers=workers, observers=[observer])
     weights = len(cloudpickle.dumps(PPOLearner(config).weights()))
     longest = [
-        max(seconds_of(episode_seed(config.seed, index, env), step_s) for env in range(environments))
+        max(episode_seconds(episode_seed(config.seed, index, env), step_s) for env in range(environments))
         for index in range(1, rounds + 1)
     ]
-    wall, cpu = listener.ends[-1] - listener.ends[0], listener.cpu[-1] - listener.cpu[0]
-    update = sum(timing["update_seconds"] for timing in listener.timings[1:])
+    wall, cpu = observer.ends[-1] - observer.ends[0], observer.cpu[-1] - observer.cpu[0]
+    update = sum(timing["update_seconds"] for timing in observer.timings[1:])
     episodes = environments * (len(cloudpickle.dumps(template)) + len(cloudpickle.dumps(replace(template, log=()))))
-    early = listener.memory_mib[len(listener.memory_mib) // 4]
+    early = observer.memory_mib[len(observer.memory_mib) // 4]
     return Scale(
         environments=environments,
         round_s=wall / rounds,
@@ -199,7 +199,7 @@ def scale_of(environments: int, rounds: int, step_s: float) -> Scale:
         driver_share=cpu / wall,
         learner_idle_share=1.0 - update / wall,
         object_store_kib=(episodes + weights) / 1024,
-        grown_mib=listener.memory_mib[-1] - early,
+        memory_growth_mib=observer.memory_mib[-1] - early,
     )
 
 
@@ -245,14 +245,14 @@ def measure() -> Result:
     """Overhead at each scale, and memory over many rounds."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with simulated_nodes():
-        rows = [scale_of(count, ROUNDS, STEP_S) for count in ENVIRONMENTS]
-        long = scale_of(64, LONG_ROUNDS, LONG_STEP_S)
+        rows = [measure_scale(count, ROUNDS, STEP_S) for count in ENVIRONMENTS]
+        long = measure_scale(64, LONG_ROUNDS, LONG_STEP_S)
     show(rows)
     draw(rows)
     figures: dict[str, float] = {}
     for row in rows:
         figures[f"overhead_share_{row.environments}_envs"] = row.overhead_share
         figures[f"learner_idle_share_{row.environments}_envs"] = row.learner_idle_share
-    figures["memory_growth_mib_over_150_rounds"] = long.grown_mib
+    figures["memory_growth_mib_over_150_rounds"] = long.memory_growth_mib
     bars = {"overhead_share_64_envs": Bar(0.02), "memory_growth_mib_over_150_rounds": Bar(5.0)}
     return Result("scale", figures, bars)

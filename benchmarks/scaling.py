@@ -63,7 +63,7 @@ def seed_milliseconds() -> dict[int, float]:
         birth = Action(op=int(LifecycleOp.GERMINATE), slot=count - 1, blueprint=blueprint, style=style, tempo=0)
         *_, info = env.step(birth.to_indices())
         if not info["success"]:
-            raise RuntimeError("the seed of the benchmark is not born")
+            raise RuntimeError("the seed of the benchmark does not germinate")
         while _stage(env, count - 1) is not Stage.HOLDING:
             env.step(WAIT.to_indices())
         times[count] = _step_milliseconds(env)

@@ -49,7 +49,7 @@ class Situation:
         """Seeds that have been in HOLDING for at least this number of epochs."""
         return [(s, r) for s, r in self.seeds if r.stage is Stage.HOLDING and r.ticks_in_stage >= least]
 
-    def plant(self, slot: int, *choices: Blueprint) -> Action:
+    def germinate(self, slot: int, *choices: Blueprint) -> Action:
         """A seed of the first blueprint that the run allows."""
         blueprint = next((b for b in choices if b in self.limits.blueprints), min(self.limits.blueprints))
         style = min(self.limits.styles, key=lambda s: s is not GerminationStyle.LINEAR_ADD)
@@ -72,19 +72,19 @@ def idle(s: Situation) -> Options:
 def churn(s: Situation) -> Options:
     """Germinate, and prune as soon as it is allowed."""
     yield from (_prune(slot) for slot, _ in s.live())
-    yield from (s.plant(slot, Blueprint.CONV_LIGHT) for slot in s.empty)
+    yield from (s.germinate(slot, Blueprint.CONV_LIGHT) for slot in s.empty)
 
 
 def rush(s: Situation) -> Options:
     """Commit every seed in the first epoch in which it is allowed."""
     yield from (_commit(slot) for slot, _ in s.holding())
-    yield from (s.plant(slot, _rotation(slot)) for slot in s.empty)
+    yield from (s.germinate(slot, _rotation(slot)) for slot in s.empty)
 
 
 def turntable(s: Situation) -> Options:
     """Advance seeds to HOLDING for the rewards of the stages, prune them, and start again."""
     yield from (_prune(slot) for slot, _ in s.holding(2))
-    yield from (s.plant(slot, Blueprint.CONV_LIGHT) for slot in s.empty)
+    yield from (s.germinate(slot, Blueprint.CONV_LIGHT) for slot in s.empty)
 
 
 def hold_for_ever(s: Situation) -> Options:
@@ -95,7 +95,7 @@ def hold_for_ever(s: Situation) -> Options:
 def fossilize_everything(s: Situation) -> Options:
     """Fill every slot with any seed, and commit all of them after the holding time."""
     yield from (_commit(slot) for slot, _ in s.holding(HELD))
-    yield from (s.plant(slot, _rotation(slot)) for slot in s.empty)
+    yield from (s.germinate(slot, _rotation(slot)) for slot in s.empty)
 
 
 def ransomware(s: Situation) -> Options:
@@ -103,13 +103,13 @@ def ransomware(s: Situation) -> Options:
     for slot, report in s.holding():
         if (report.measured.contribution_pp or 0.0) >= 1.0:
             yield _commit(slot)
-    yield from (s.plant(slot, Blueprint.NORM) for slot in s.empty)
+    yield from (s.germinate(slot, Blueprint.NORM) for slot in s.empty)
 
 
 def cheapest_blueprint(s: Situation) -> Options:
     """Grow the cheapest seed in every slot, and judge it honestly."""
     yield from _judge(s)
-    yield from (s.plant(slot, Blueprint.NORM) for slot in s.empty)
+    yield from (s.germinate(slot, Blueprint.NORM) for slot in s.empty)
 
 
 def do_right(s: Situation) -> Options:
@@ -121,7 +121,7 @@ def do_right(s: Situation) -> Options:
 def _right_seeds(s: Situation) -> Options:
     """Germinate the best seed for its price in each slot, below the target accuracy."""
     if s.view.signals.val_accuracy_pp < SOLVED_PP:
-        yield from (s.plant(slot, RIGHT[slot % len(RIGHT)]) for slot in s.empty)
+        yield from (s.germinate(slot, RIGHT[slot % len(RIGHT)]) for slot in s.empty)
 
 
 def _judge(s: Situation) -> Options:

@@ -63,60 +63,63 @@ def episode_return(ledger: Ledger, steps: int, gamma: float) -> float:
 def play(env: MorphogenesisEnv, strategy: str, seed: int) -> list[Transition]:
     """Transitions of one episode."""
     env.reset(seed=seed)
-    seen: list[Transition] = []
+    transitions: list[Transition] = []
     settle = env.progress.rewards.settle
 
-    def recorded(transition: Transition) -> tuple[object, ...]:
-        seen.append(transition)
+    def settle_and_record(transition: Transition) -> tuple[object, ...]:
+        transitions.append(transition)
         return settle(transition)
 
-    env.progress.rewards.settle = recorded  # type: ignore[method-assign, assignment]
-    over = False
-    while not over:
+    env.progress.rewards.settle = settle_and_record  # type: ignore[method-assign, assignment]
+    done = False
+    while not done:
         action = decision(STRATEGIES[strategy], env.view, env.limits)
         _, _, terminated, truncated, _ = env.step(action.to_indices())
-        over = terminated or truncated
-    return seen
+        done = terminated or truncated
+    return transitions
 
 
-def booked(config: RunConfig, mode: str, env: MorphogenesisEnv, seen: Sequence[Transition]) -> Ledger:
-    """Return of the same episode in another mode."""
+def ledger_in_mode(config: RunConfig, mode: str, env: MorphogenesisEnv, transitions: Sequence[Transition]) -> Ledger:
+    """Ledger of the same episode in another mode."""
     reward = config.reward.model_copy(update={"mode": mode})
-    books = RewardEngine(
+    engine = RewardEngine(
         reward,
         config.gamma,
         config.governor.penalty,
         env.runtime.health.first_accuracy_pp,
         env.progress.rewards.control_pp,
     )
-    for transition in seen:
-        books.settle(transition)
-    return books.ledger
+    for transition in transitions:
+        engine.settle(transition)
+    return engine.ledger
 
 
-def returns_of(job: tuple[str, str, int]) -> dict[str, float]:
+def returns_by_mode(episode: tuple[str, str, int]) -> dict[str, float]:
     """Return in every mode of one episode of (task, strategy, seed)."""
-    task, strategy, seed = job
+    task, strategy, seed = episode
     torch.set_num_threads(1)
     env = make_environment(task, {"reward.mode": "settlement"})
-    seen = play(env, strategy, seed)
+    transitions = play(env, strategy, seed)
     gamma = env.config.gamma
-    return {mode: episode_return(booked(env.config, mode, env, seen), len(seen), gamma) for mode in REWARD_MODES}
+    return {
+        mode: episode_return(ledger_in_mode(env.config, mode, env, transitions), len(transitions), gamma)
+        for mode in REWARD_MODES
+    }
 
 
-def check_booking(task: str, seed: int) -> None:
+def check_recomputed_returns(task: str, seed: int) -> None:
     """Check that an episode played in a mode has the return computed for that mode.
 
     Raises:
         RuntimeError: if the returns differ.
     """
-    booked_returns = returns_of((task, HONEST, seed))
+    recomputed = returns_by_mode((task, HONEST, seed))
     for mode in REWARD_MODES:
         env = make_environment(task, {"reward.mode": mode})
-        seen = play(env, HONEST, seed)
-        earned = episode_return(env.ledger, len(seen), env.config.gamma)
-        if earned != booked_returns[mode]:
-            raise RuntimeError(f"{task}, mode {mode}: played {earned}, booked {booked_returns[mode]}")
+        transitions = play(env, HONEST, seed)
+        earned = episode_return(env.ledger, len(transitions), env.config.gamma)
+        if earned != recomputed[mode]:
+            raise RuntimeError(f"{task}, mode {mode}: played {earned}, recomputed {recomputed[mode]}")
 
 
 def interval(values: NDArray[np.float64]) -> Cell:
@@ -134,10 +137,10 @@ def margin(returns: Returns) -> tuple[str, Cell]:
 
 def measured_returns(seeds: int) -> dict[str, dict[str, Returns]]:
     """Returns by task and mode."""
-    jobs = [(task, strategy, seed) for task in TASKS for strategy in STRATEGIES for seed in _episode_seeds(seeds)]
+    episodes = [(task, strategy, seed) for task in TASKS for strategy in STRATEGIES for seed in _episode_seeds(seeds)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        rows = dict(zip(jobs, pool.map(returns_of, jobs), strict=True))
-        list(pool.map(check_booking, TASKS, [FIRST_SEED] * len(TASKS)))
+        rows = dict(zip(episodes, pool.map(returns_by_mode, episodes), strict=True))
+        list(pool.map(check_recomputed_returns, TASKS, [FIRST_SEED] * len(TASKS)))
     return {
         task: {
             mode: {

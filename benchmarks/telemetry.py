@@ -1,6 +1,6 @@
 """Cost of telemetry: its share of a run for events, Parquet, metrics, samples and the control.
 
-A round of the preset digits is played and learnt from in one process. Its episodes and samples are then logged,
+A round of the preset digits, rollout and update, runs in one process. Its episodes and samples are then logged,
 compacted, folded into metrics and exported repeatedly; the median time over that of the round is the overhead. The
 control without growth adds its share of all rounds. A comparison of two whole runs, with and without telemetry,
 would be too noisy.
@@ -33,8 +33,8 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 REPEATS = 15
 
 
-def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
-    """Episodes of a round, what was told meanwhile, and the seconds that a round and a control take."""
+def _played_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
+    """Episodes of a round, their samples, and the seconds that a round and a control take."""
     samples: list[Sequence[Record]] = []
     watch = Watch(lambda _: None, lambda _: None, lambda: False, samples.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
@@ -53,31 +53,31 @@ def _a_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], 
 def measure() -> Result:
     """Seconds per round, and their share of it."""
     config = build(read_preset("digits"))
-    episodes, samples, round_seconds, control_seconds = _a_round(config)
+    episodes, samples, round_seconds, control_seconds = _played_round(config)
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
-    spent: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
+    durations: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
-        feed = MetricsPublisher(config, exporter)
+        publisher = MetricsPublisher(config, exporter)
         run = RunDirectory.create(Path(folder), config, [])
-        watching = MetricsObserver(exporters=[exporter])
-        watching.run_started(RunContext(config, run, 0, False, "", lambda fault: None))
+        observer = MetricsObserver(exporters=[exporter])
+        observer.run_started(RunContext(config, run, 0, False, "", lambda fault: None))
         for repeat in range(REPEATS):
             log = EventLog(Path(folder) / str(repeat), "benchmark")
             log.folder.mkdir()
-            marks = [time.perf_counter()]
+            times = [time.perf_counter()]
             log.append(records)
-            marks.append(time.perf_counter())
+            times.append(time.perf_counter())
             log.compact(always=True)
-            marks.append(time.perf_counter())
-            feed.records(records)
-            marks.append(time.perf_counter())
+            times.append(time.perf_counter())
+            publisher.records(records)
+            times.append(time.perf_counter())
             for batch in samples:
-                watching.samples_received(batch)
+                observer.samples_received(batch)
             run.compact(always=True)
-            marks.append(time.perf_counter())
-            for name, (begin, end) in zip(spent, itertools.pairwise(marks), strict=True):
-                spent[name].append(end - begin)
-    medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
+            times.append(time.perf_counter())
+            for name, (begin, end) in zip(durations, itertools.pairwise(times), strict=True):
+                durations[name].append(end - begin)
+    medians = {name: statistics.median(seconds) for name, seconds in durations.items()}
     total = sum(medians.values())
     figures = {"round_seconds": round_seconds, "records": float(len(records))}
     figures |= {f"{name}_ms": 1000.0 * seconds for name, seconds in medians.items()}

@@ -171,7 +171,7 @@ class GrowthSession:
         for slot, state in self.model.states.items():
             if state is not None and state.stage is Stage.TRAINING and slot not in gradients:
                 warnings.warn(
-                    f"the seed in {slot} got no gradient in epoch {self.epoch}; call growing.model.incubate(loss_of) "
+                    f"the seed in {slot} got no gradient in epoch {self.epoch}; call growing.model.incubate(closure) "
                     "between backward() and step()",
                     stacklevel=4,
                 )

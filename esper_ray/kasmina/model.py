@@ -6,7 +6,7 @@ parameter names stay as they are.
     model = MorphogeneticModel.wrap(host, {"r0c0": "layer1"}, example_input=torch.zeros(2, 3, 32, 32))
     optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9})
     model.germinate("r0c0", "conv_light")
-    ...                               # per batch: loss.backward(); model.incubate(loss_of); optimizer.step()
+    ...                               # per batch: loss.backward(); model.incubate(closure); optimizer.step()
     model.epoch_elapsed()             # per epoch
     model.advance("r0c0", measured)   # when the seed is ready
     model.tick()                      # moves amplitudes
@@ -26,7 +26,7 @@ from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.commands import seed_report
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
 from esper_ray.kasmina.network.attachment import evaluation_mode
-from esper_ray.kasmina.network.growth import LossOf, Outcome
+from esper_ray.kasmina.network.growth import LossClosure, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.switching import switched
@@ -51,14 +51,14 @@ class MorphogeneticModel(SlottedNetwork):
         style: GerminationStyle | str = GerminationStyle.SIGMOID_ADD,
         tempo: int = 5,
         target: float = 1.0,
-        loss_of: LossOf | None = None,
+        closure: LossClosure | None = None,
     ) -> Outcome:
         """Start a seed in an empty slot.
 
         Args:
             tempo: ticks of the first ramp, once the seed blends in.
             target: amplitude that it leads to, in (0, 1].
-            loss_of: runs the model on a batch and returns the loss; for a gradient-informed start.
+            closure: runs the model on a batch and returns the loss; for a gradient-informed start.
 
         Raises:
             LifecycleError: if the slot is occupied or cooling down.
@@ -75,7 +75,7 @@ class MorphogeneticModel(SlottedNetwork):
             tempo,
             target,
         )
-        return self._obeyed(slot, self.execute(slot, command, loss_of=loss_of))
+        return self._obeyed(slot, self.execute(slot, command, closure=closure))
 
     def advance(self, slot: str, measured: SeedMeasurements = UNMEASURED) -> Outcome:
         """Advance a seed to the next stage, subject to its gate; see the outcome.
@@ -128,7 +128,7 @@ class MorphogeneticModel(SlottedNetwork):
         slot: str,
         command: reducer.Command,
         measured: SeedMeasurements = UNMEASURED,
-        loss_of: LossOf | None = None,
+        closure: LossClosure | None = None,
     ) -> Outcome:
         """Execute a command; the outcome carries a refusal. If it raises, nothing has changed.
 
@@ -136,7 +136,9 @@ class MorphogeneticModel(SlottedNetwork):
             ValueError: if there is no such slot, or the command carries a value that no state allows.
         """
         self.cell(slot)
-        return self.growth.execute(slot, command, measured, None if loss_of is None else self._calm(loss_of))
+        return self.growth.execute(
+            slot, command, measured, None if closure is None else self._in_evaluation_mode(closure)
+        )
 
     def tick(self, measured: Mapping[str, SeedMeasurements] | None = None) -> dict[str, tuple[LifecycleEvent, ...]]:
         """Advance ramps, cooldowns and automatic gates by one step; events by slot."""
@@ -148,7 +150,7 @@ class MorphogeneticModel(SlottedNetwork):
 
     # What training and measuring need
 
-    def incubate(self, loss_of: LossOf) -> None:
+    def incubate(self, closure: LossClosure) -> None:
         """Compute gradients of incubating seeds; call it between ``backward`` and ``step``.
 
         One more pass, in evaluation mode, in which these seeds are on at full amplitude. Each learns from what
@@ -157,12 +159,12 @@ class MorphogeneticModel(SlottedNetwork):
         ``backward`` does. Nothing happens without such seeds, or where they learn straight through.
 
         Args:
-            loss_of: runs this model on a batch (a part of it will do) and returns the loss, scaled as yours is.
+            closure: runs this model on a batch (a part of it will do) and returns the loss, scaled as yours is.
 
         Raises:
             ValueError: if that loss carries no gradient.
         """
-        incubate(self, loss_of)
+        incubate(self, closure)
 
     @contextmanager
     def shadow(self) -> Iterator[None]:
@@ -258,10 +260,10 @@ class MorphogeneticModel(SlottedNetwork):
         """Text diagram of the network, its slots and seeds."""
         return draw(self)
 
-    def _calm(self, loss_of: LossOf) -> LossOf:
+    def _in_evaluation_mode(self, closure: LossClosure) -> LossClosure:
         def loss() -> Tensor:
             with evaluation_mode(self):
-                return loss_of()
+                return closure()
 
         return loss
 

@@ -1,4 +1,4 @@
-"""How benchmarks report: bars, verdicts, the JSON line, paired timing."""
+"""Reports of benchmarks: bars, verdicts, the JSON line, paired timing."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_the_line_is_json_of_four_keys():
 
 
 @pytest.mark.parametrize(("ratio", "speedup"), [(1.3, 2.0), (1.1, 1.5), (1.3, 1.5)])
-def test_one_missed_bar_is_enough(ratio, speedup):
+def test_a_result_with_a_missed_bar_is_not_ok(ratio, speedup):
     assert result(ratio, speedup).ok is False
     assert json.loads(result(ratio, speedup).line())["ok"] is False
 
@@ -55,7 +55,7 @@ def test_the_verdict_uses_the_figure_before_rounding():
     assert json.loads(result(1.20001).line())["ok"] is False
 
 
-def test_without_bars_everything_is_fine():
+def test_a_result_without_bars_is_ok():
     assert Result("free", {"x": 1e9}, {}).ok is True
 
 
@@ -68,8 +68,8 @@ def test_the_last_line_shown_is_the_json_line(capsys):
     assert "1.300" in table
 
 
-def test_pairs_are_timed_in_turn_after_a_warm_up(monkeypatch):
-    """A clock that each call advances: first takes 3 and second 2 seconds, so the ratio is 1.5."""
+def test_pairs_are_timed_alternately_after_a_warm_up(monkeypatch):
+    """A clock that each call advances: the first takes 3 seconds, the second 2, so the ratio is 1.5."""
     calls, now = [], [0.0]
 
     def work(name, seconds):

@@ -1,4 +1,4 @@
-"""Scripted strategies, and the arithmetic of their table."""
+"""Scripted strategies, and the statistics of their table."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def env():
     return make_environment("digits", QUICK)
 
 
-def played(env, name):
+def played_operations(env, name):
     """Executed operations of an episode."""
     env.reset(seed=4)
     done, operations = False, []
@@ -48,7 +48,7 @@ def played(env, name):
 
 @pytest.mark.parametrize("name", OPS)
 def test_a_strategy_executes_the_operations_of_its_name(env, name):
-    operations = played(env, name)
+    operations = played_operations(env, name)
     assert {op.name for op in operations} - {"WAIT"} == OPS[name]
     if "PRUNE" in OPS[name]:
         assert operations.count(LifecycleOp.PRUNE) >= 2
@@ -56,32 +56,32 @@ def test_a_strategy_executes_the_operations_of_its_name(env, name):
 
 @pytest.mark.parametrize("name", ["ransomware", "cheapest-blueprint", "do-right"])
 def test_every_strategy_plays_to_the_end(env, name):
-    operations = played(env, name)
+    operations = played_operations(env, name)
     assert len(operations) == 24
     assert LifecycleOp.GERMINATE in operations
 
 
-def test_booking_an_episode_in_a_mode_is_playing_it_there():
+def test_recomputed_returns_equal_those_of_an_episode_played_in_the_mode():
     env = make_environment("digits", QUICK | {"reward.mode": "settlement"})
-    seen = strategies.play(env, "fossilize-everything", 3)
-    earned = {mode: strategies.booked(env.config, mode, env, seen).total() for mode in REWARD_MODES}
+    transitions = strategies.play(env, "fossilize-everything", 3)
+    returns = {mode: strategies.ledger_in_mode(env.config, mode, env, transitions).total() for mode in REWARD_MODES}
     for mode in REWARD_MODES:
-        real = make_environment("digits", QUICK | {"reward.mode": mode})
-        strategies.play(real, "fossilize-everything", 3)
-        assert real.ledger.total() == earned[mode]
-    assert len(set(earned.values())) >= 5
+        env_of_mode = make_environment("digits", QUICK | {"reward.mode": mode})
+        strategies.play(env_of_mode, "fossilize-everything", 3)
+        assert env_of_mode.ledger.total() == returns[mode]
+    assert len(set(returns.values())) >= 5
 
 
 RETURNS = {"idle": np.zeros(4), "rush": np.array([1.0, 2, 3, 4]), "do-right": np.array([2.0, 3, 4, 5])}
 
 
-def test_the_margin_is_paired():
+def test_the_margin_is_paired_by_episode():
     rival, ahead = strategies.margin(RETURNS)
     assert (rival, ahead.mean, ahead.low, ahead.high) == ("rush", 1.0, 1.0, 1.0)
     assert strategies.winner(RETURNS) == "do-right"
 
 
-def test_an_interval_holds_the_mean_and_narrows_with_more_episodes():
+def test_an_interval_contains_the_mean_and_narrows_with_more_episodes():
     few, many = strategies.interval(np.array([0.0, 1.0] * 5)), strategies.interval(np.array([0.0, 1.0] * 50))
     assert few.low < few.mean == 0.5 < few.high
     assert many.high - many.low < few.high - few.low
@@ -101,7 +101,7 @@ def test_the_table_marks_the_highest_return(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("seeds", ["1", "many"])
 def test_too_few_episodes_are_refused(seeds, capsys):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit_info:
         strategies.main(["--seeds", seeds])
-    assert caught.value.code == 2
+    assert exit_info.value.code == 2
     assert "--seeds" in capsys.readouterr().err

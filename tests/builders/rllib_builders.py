@@ -1,4 +1,8 @@
-"""Batches, episodes and weights that the tests of the RLlib adapter are made of."""
+"""Batches, episodes and weights for the tests of the RLlib adapter, and a guard of the global generators."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -8,8 +12,24 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.legality import Masks
 
 
-def observed(views):
-    """(1, T) observations as RLlib's module takes them."""
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Restore the generators and determinism flags of the process, which RLlib sets wherever it has a seed."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn_deterministic = torch.backends.cudnn.deterministic
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = cudnn_deterministic
+        torch.use_deterministic_algorithms(deterministic)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def observation_batch(views):
+    """(1, T) observations in the layout of RLlib's module."""
     columns = {
         "features": np.stack([view.features for view in views]),
         "blueprints": np.stack([view.blueprints for view in views]),
@@ -19,20 +39,20 @@ def observed(views):
 
 
 def at_start(module, observations):
-    """A batch of episodes from their beginning."""
+    """A batch of episodes from their first step, with zero memory."""
     size = module.get_initial_state()["hidden"].shape[0]
     rows = len(observations["features"])
     return {"obs": observations, "state_in": {name: torch.zeros(rows, size) for name in ("hidden", "cell")}}
 
 
-def of_episode(module, episode):
+def episode_batch(module, episode):
     """A batch of one of RLlib's episodes, without the observation after its end."""
-    seen = episode.get_observations(slice(0, len(episode)))
-    return at_start(module, {name: torch.from_numpy(np.asarray(rows))[None] for name, rows in seen.items()})
+    observations = episode.get_observations(slice(0, len(episode)))
+    return at_start(module, {name: torch.from_numpy(np.asarray(rows))[None] for name, rows in observations.items()})
 
 
 def as_rllib_episode(module, episode):
-    """One of our episodes as RLlib's, with what its module says about every step."""
+    """One of our episodes as RLlib's, with the module's outputs of every step."""
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
     t = episode.trajectory
@@ -41,15 +61,15 @@ def as_rllib_episode(module, episode):
     ]
     views = {name: torch.from_numpy(np.stack([row[name] for row in rows]))[None] for name in rows[0]}
     with torch.no_grad():
-        said = module.forward_exploration(at_start(module, views))["action_dist_inputs"]
-        logp = module.action_dist_cls.from_logits(said).logp(torch.from_numpy(t.actions)[None])
+        logits = module.forward_exploration(at_start(module, views))["action_dist_inputs"]
+        logp = module.action_dist_cls.from_logits(logits).logp(torch.from_numpy(t.actions)[None])
     return SingleAgentEpisode(
         observations=[*rows, rows[-1]],
         infos=[{} for _ in range(len(rows) + 1)],
         actions=list(t.actions),
         rewards=list(t.rewards),
         terminated=True,
-        extra_model_outputs={"action_dist_inputs": list(said[0].numpy()), "action_logp": list(logp[0].numpy())},
+        extra_model_outputs={"action_dist_inputs": list(logits[0].numpy()), "action_logp": list(logp[0].numpy())},
         len_lookback_buffer=0,
     ).to_numpy()
 
@@ -64,8 +84,8 @@ def some_masks():
     return Masks(slot_by_op, masks.arguments | {"blueprint": blueprint})
 
 
-def moved(network):
-    """The weights of ``network`` after a step that matters."""
+def perturbed_weights(network):
+    """The weights of ``network`` with noise that changes its outputs visibly."""
     generator = torch.Generator().manual_seed(7)
     return {
         name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) if name.endswith("weight") else tensor

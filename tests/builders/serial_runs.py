@@ -15,31 +15,31 @@ class Watcher(RunObserver):
     """Observer that records the events of a run, and may request a stop."""
 
     def __init__(self, stop_after=None):
-        self.heard = []
+        self.events = []
         self.rows = []
-        self.asked = 0
+        self.stop_checks = 0
         self.stop_after = stop_after
 
     def episode_finished(self, episode):
-        self.heard.append(("episode", episode.index))
+        self.events.append(("episode", episode.index))
 
     def fault_occurred(self, fault):
-        self.heard.append(("fault", fault.kind))
+        self.events.append(("fault", fault.kind))
 
     def update_started(self):
-        self.heard.append(("updating",))
+        self.events.append(("updating",))
 
     def round_finished(self, row, timing):
-        self.heard.append(("round", row["round"]))
+        self.events.append(("round", row["round"]))
         self.rows.append((row, timing))
 
     def should_stop(self):
-        self.asked += 1
+        self.stop_checks += 1
         return self.stop_after is not None and self.stop_after(self)
 
 
 def run(folder, resume=None, stop_after=None, **changes):
-    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new workers and controller."""
+    """A run from its beginning, or from the newest checkpoint of ``resume``, with a new worker group and controller."""
     config = small_config(**(SETTINGS | changes))
     watcher = Watcher(stop_after)
     directory = RunDirectory.create(folder, config, ["test"]) if resume is None else RunDirectory.open(resume)

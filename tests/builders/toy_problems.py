@@ -1,4 +1,4 @@
-"""Problems with a known optimum that the real learner and the real policy play: records and legality, but no host."""
+"""Toy problems with a known optimum for the real learner and policy: records and legality without a host."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ class Toy(Protocol):
     steps: int
 
     def view(self) -> View:
-        """What the policy sees."""
+        """The present view."""
 
     def step(self, action: Action) -> float:
-        """Carry out a legal action; its pay."""
+        """Execute a legal action; its reward."""
 
 
 def toy_config(**changes: Any) -> Any:
-    """A learner small and bold enough for toys."""
+    """Configuration of a small learner with a high learning rate."""
     settings = {
         "gamma": 1.0,
         "policy__memory_size": 32,
@@ -51,7 +51,7 @@ def toy_config(**changes: Any) -> Any:
 
 
 def slot_report(stage: Stage, slot: int, **changes: Any) -> SlotReport:
-    """A seed at rest; keys that are no field of the report belong to its measurements."""
+    """A slot report; keys that are no field of the report belong to its measurements."""
     measured = {key: changes.pop(key) for key in list(changes) if key in SeedMeasurements.__slots__}
     report = SlotReport(
         slot_id=f"r0c{slot}",
@@ -80,10 +80,10 @@ def host_signals(epoch: int, epochs: int, loss: float = 1.0, accuracy_pp: float 
 
 
 class Bandit:
-    """One step, everything legal. Accuracy says which operation, loss which blueprint, contribution which slot pays.
+    """Contextual bandit of one step in which every action is legal.
 
-    A third of the pay for the right operation, another for the right slot, the last for the blueprint, which counts as
-    right with operations that read none.
+    Accuracy determines the right operation, loss the blueprint, contribution the slot. Each is a third of the reward;
+    the blueprint counts as right with operations that read none.
     """
 
     steps = 1
@@ -98,9 +98,9 @@ class Bandit:
         self._signals = host_signals(0, 1, loss=(0.5, 3.0)[kind], accuracy_pp=10.0 + 40.0 * which)
         contributions = rng.uniform(-9.0, -1.0, slots)
         contributions[self.slot] = rng.uniform(1.0, 9.0)
-        drawn = rng.integers(1, 13, slots)
+        blueprints = rng.integers(1, 13, slots)
         self._reports: Reports = tuple(
-            slot_report(Stage.HOLDING, i, contribution_pp=float(pp), blueprint=Blueprint(int(drawn[i])))
+            slot_report(Stage.HOLDING, i, contribution_pp=float(pp), blueprint=Blueprint(int(blueprints[i])))
             for i, pp in enumerate(contributions)
         )
 
@@ -118,7 +118,7 @@ class Bandit:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a :class:`Lifecycle` pays, and for what."""
+    """Rewards of a :class:`Lifecycle`."""
 
     steps: int = 16
     slots: int = 3
@@ -133,10 +133,10 @@ class Rules:
     untimely: float = 0.3
     """Share of the prize that is lost with each epoch between a germination and its window."""
     wrong: float = 0.0
-    """Pay for committing any other blueprint."""
+    """Reward of committing any other blueprint."""
     birth: float = -0.01
     late: float = 0.02
-    """Taken from the prize of 1 for each epoch before it is won."""
+    """Deducted from the prize of 1 for each epoch before it is won."""
 
     def timing(self, epoch: int) -> float:
         """Share of the prize that a germination at ``epoch`` can win."""
@@ -144,12 +144,12 @@ class Rules:
         return max(0.0, 1.0 - self.untimely * missed)
 
     def commitment(self, share: float, epoch: int) -> float:
-        """Pay for FOSSILIZE at ``epoch``; a share of 0 is a wrong blueprint."""
+        """Reward of FOSSILIZE at ``epoch``; a share of 0 is a wrong blueprint."""
         return share * (1.0 - self.late * epoch) if share else self.wrong
 
 
 PATIENCE = {Stage.GERMINATED: 1, Stage.TRAINING: 2, Stage.BLENDING: 2}
-"""Ticks that a stage must have lasted before ADVANCE leads out of it; sooner it is refused."""
+"""Ticks in a stage before ADVANCE is accepted."""
 NEXT = {
     Stage.GERMINATED: Stage.TRAINING,
     Stage.TRAINING: Stage.BLENDING,
@@ -158,7 +158,7 @@ NEXT = {
 
 
 def stage_after(stage: Stage, ticks: int, op: LifecycleOp) -> tuple[Stage, int]:
-    """Stage and ticks of a seed at the end of a step in which ``op`` was done to it."""
+    """Stage and ticks of a seed at the end of a step with ``op``."""
     if op is LifecycleOp.ADVANCE and ticks >= PATIENCE[stage]:
         return NEXT[stage], 1
     if op is LifecycleOp.FOSSILIZE:
@@ -171,33 +171,33 @@ def stage_after(stage: Stage, ticks: int, op: LifecycleOp) -> tuple[Stage, int]:
 
 
 def optimum(rules: Rules) -> float:
-    """Most that one seed can earn from the beginning, by dynamic programming over epoch, stage and ticks.
+    """Highest return of one seed, by dynamic programming over epoch, stage and ticks.
 
-    More seeds earn no more, since only one commitment is paid.
+    More seeds earn no more, because only one commitment is rewarded.
     """
 
     @cache
     def best(epoch: int, stage: Stage, ticks: int, share: float) -> float:
         if epoch == rules.steps or stage is Stage.FOSSILIZED:
             return 0.0
-        found = [best(epoch + 1, *stage_after(stage, ticks, LifecycleOp.WAIT), share)]
+        returns = [best(epoch + 1, *stage_after(stage, ticks, LifecycleOp.WAIT), share)]
         if stage is Stage.DORMANT:
-            found.append(rules.birth + best(epoch + 1, Stage.GERMINATED, 1, rules.timing(epoch)))
+            returns.append(rules.birth + best(epoch + 1, Stage.GERMINATED, 1, rules.timing(epoch)))
         elif stage in NEXT:
-            found.append(best(epoch + 1, *stage_after(stage, ticks, LifecycleOp.ADVANCE), share))
+            returns.append(best(epoch + 1, *stage_after(stage, ticks, LifecycleOp.ADVANCE), share))
         elif stage is Stage.HOLDING:
-            found.append(rules.commitment(share, epoch))
-        return max(found)
+            returns.append(rules.commitment(share, epoch))
+        return max(returns)
 
     return best(0, Stage.DORMANT, 0, 0.0)
 
 
 class Lifecycle:
-    """The task `patterns` without its networks: one blueprint in one slot, born in time and kept, wins the whole prize.
+    """The task `patterns` without networks: one blueprint in one slot, germinated in time, wins the prize.
 
-    Only the first commitment of an episode is paid. Stages, masks and observations are the real ones, but for empty
-    slots: they are shown as dormant with the host's gradient, which is large at the right slot. Truly empty slots look
-    all alike, so that nobody could choose.
+    Only the first commitment of an episode is rewarded. Stages, masks and observations are the real ones, except that
+    empty slots are dormant seeds with the host's gradient, which is large at the right slot. Observations of real empty
+    slots are equal and would not determine the right one.
     """
 
     def __init__(self, seed: int, rules: Rules) -> None:
@@ -219,17 +219,17 @@ class Lifecycle:
         return View(observe(signals, reports), blueprint_indices(reports), masks, reports, signals)
 
     def step(self, action: Action) -> float:
-        pay = 0.0
+        reward = 0.0
         for index, report in enumerate(self._reports):
             op = action.operation if index == action.slot else LifecycleOp.WAIT
             if op is LifecycleOp.GERMINATE:
-                pay = self._germinate(index, Blueprint(action.blueprint))
+                reward = self._germinate(index, Blueprint(action.blueprint))
             elif report.stage is not Stage.DORMANT:
                 if op is LifecycleOp.FOSSILIZE and not self._won:
-                    pay, self._won = self.rules.commitment(self._shares[index], self.epoch), True
+                    reward, self._won = self.rules.commitment(self._shares[index], self.epoch), True
                 self._age(index, op)
         self.epoch += 1
-        return pay
+        return reward
 
     def _germinate(self, index: int, blueprint: Blueprint) -> float:
         share = self.rules.timing(self.epoch) * (1.0 if index == self.slot else self.rules.elsewhere)
@@ -249,7 +249,7 @@ class Lifecycle:
 
 
 def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: int) -> list[Episode]:
-    """One episode of each toy, all at the same time, one step after the other through the memory."""
+    """One episode of each toy, in a batch, step by step through the memory."""
     network, generator = learner.network, torch.Generator().manual_seed(seed)
     columns: list[tuple[Any, ...]] = []
     memory = None
@@ -265,13 +265,13 @@ def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: i
             choice = distribution.sample(generator)
             actions = choice.actions
             values = state_value(distribution.op, output.q) * network.value_scale
-            taken = output.q.gather(1, actions[:, :1])[:, 0] * network.value_scale
-            drawn = (actions, choice.log_prob_op, choice.log_prob_arguments, values, taken)
+            q_taken = output.q.gather(1, actions[:, :1])[:, 0] * network.value_scale
+            policy_columns = (actions, choice.log_prob_op, choice.log_prob_arguments, values, q_taken)
         memory = output.memory
-        chosen = [Action.from_indices(row, blueprints.shape[1]) for row in actions.tolist()]
-        assert all(view.masks.allows(action) for view, action in zip(views, chosen, strict=True))
-        rewards = np.asarray([toy.step(action) for toy, action in zip(toys, chosen, strict=True)])
-        columns.append((features, blueprints, masks, *(column.numpy() for column in drawn), rewards))
+        chosen_actions = [Action.from_indices(row, blueprints.shape[1]) for row in actions.tolist()]
+        assert all(view.masks.allows(action) for view, action in zip(views, chosen_actions, strict=True))
+        rewards = np.asarray([toy.step(action) for toy, action in zip(toys, chosen_actions, strict=True)])
+        columns.append((features, blueprints, masks, *(column.numpy() for column in policy_columns), rewards))
     stacked = [np.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
     return [_episode(index, [part[index] for part in stacked]) for index in range(len(toys))]
 
@@ -283,19 +283,19 @@ def _episode(index: int, parts: Sequence[np.ndarray]) -> Episode:
 
 def train(
     learner: PPOLearner,
-    toy_of: Callable[[int], Toy],
+    make_toy: Callable[[int], Toy],
     episodes: int,
     watch: Callable[[list[Episode], dict[str, float]], None] = lambda episodes, report: None,
 ) -> None:
-    """All rounds of the learner's configuration, every episode of another seed."""
+    """All rounds of the learner's configuration, each episode with its own seed."""
     for index in range(learner.config.ppo.rounds):
-        toys = [toy_of(index * episodes + i) for i in range(episodes)]
-        played = play_round(learner, toys, exploration_share(learner.config.ppo, index), seed=index)
-        watch(played, learner.update(played, index))
+        toys = [make_toy(index * episodes + i) for i in range(episodes)]
+        played_episodes = play_round(learner, toys, exploration_share(learner.config.ppo, index), seed=index)
+        watch(played_episodes, learner.update(played_episodes, index))
 
 
 def greedy_policy(learner: PPOLearner) -> LearnedPolicy:
-    """The learner's present policy as it would be used: no exploration, likeliest choices."""
+    """The learner's present policy, greedy and without exploration."""
     policy = LearnedPolicy(learner.config.policy)
     policy.load(learner.weights(), 0.0)
     policy.greedy = True
@@ -303,7 +303,7 @@ def greedy_policy(learner: PPOLearner) -> LearnedPolicy:
 
 
 def mean_total(policy: LearnedPolicy, toys: Sequence[Toy]) -> float:
-    """What ``policy`` earns in an episode, on average."""
+    """Mean return of ``policy``."""
     totals = []
     for index, toy in enumerate(toys):
         policy.begin_episode(index)

@@ -66,8 +66,8 @@ class NotingSlots(EnvironmentPool):
     def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy) -> None:
         super().__init__(config, device, count, snapshots)
         folder = Path(snapshots.place).parent
-        for slot in self._slots:
-            env = slot.runner.env
+        for environment in self._environments:
+            env = environment.runner.env
             env.step = self._noting(env, folder)
 
     @staticmethod

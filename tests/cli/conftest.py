@@ -12,7 +12,7 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Finished:
-    """A run of two rounds that was also told to save its checkpoint."""
+    """A run of two rounds with ``--save``."""
 
     answer: Answer
     run: RunDirectory
@@ -27,7 +27,7 @@ def esper():
 
 @pytest.fixture
 def runs(tmp_path):
-    """Where the runs of a test go; it does not exist yet."""
+    """Folder for the runs of a test, not yet created."""
     return tmp_path / "runs"
 
 
@@ -39,7 +39,7 @@ def train(runs):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Runs without their picture, which takes longer than a small run."""
+    """No picture of a run, because drawing takes longer than a small run."""
     monkeypatch.setattr("esper_ray.cli.jobs.train.draw_run", lambda run: None)
 
 

@@ -1,4 +1,4 @@
-"""The command line before anything heavy is imported: refusals, help, completion."""
+"""The command line before heavy imports: refusals, help, completion."""
 
 import json
 import os
@@ -43,19 +43,21 @@ sys.__stdout__.write("\\n" + json.dumps(answers))
 """
 
 
-def imported(*words):
+def imported_modules(*arguments):
     """Exit code of ``python -m esper_ray <words>``, and the modules that it imported."""
-    command = [sys.executable, "-v", "-m", "esper_ray", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, set(re.findall(r"^import '([\w.]+)'", done.stderr, re.M))
+    command = [sys.executable, "-v", "-m", "esper_ray", *arguments]
+    process_result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return process_result.returncode, set(re.findall(r"^import '([\w.]+)'", process_result.stderr, re.M))
 
 
 @pytest.fixture(scope="module")
 def answers():
     """Exit code and newly imported heavy modules of each case, one after another in one process."""
     cases = json.dumps([REFUSED | HELPS, sorted(HEAVY)])
-    done = subprocess.run([sys.executable, "-c", PROGRAM], input=cases, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    process_result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], input=cases, capture_output=True, text=True, check=True
+    )
+    return json.loads(process_result.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -68,8 +70,8 @@ def test_the_help_of_a_command_imports_nothing_heavy(answers, case):
     assert answers[case] == [0, []]
 
 
-def test_a_misspelt_preset_is_refused_by_the_configuration_alone():
-    code, modules = imported("train", "ppo", "--preset", "digts")
+def test_a_misspelt_preset_is_refused_with_the_configuration_alone_imported():
+    code, modules = imported_modules("train", "ppo", "--preset", "digts")
     assert code == 2
     assert {name for name in modules if name.startswith("esper_ray.cli.commands.")} == {"esper_ray.cli.commands.train"}
     assert "esper_ray.leyline.config.run" in modules
@@ -79,17 +81,17 @@ def test_a_misspelt_preset_is_refused_by_the_configuration_alone():
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_no_command_and_no_configuration(option):
-    code, modules = imported(option)
+    code, modules = imported_modules(option)
     assert code == 0
     assert not modules & (HEAVY | {"pydantic", "yaml", "numpy"})
     assert not [name for name in modules if name.startswith(("esper_ray.cli.commands", "esper_ray.leyline.config"))]
 
 
-@pytest.mark.parametrize(("words", "seconds"), [(["--help"], 2.0), (["train", "ppo", "--preset", "digts"], 4.0)])
-def test_help_and_refusal_take_little_cpu_time(words, seconds):
+@pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 2.0), (["train", "ppo", "--preset", "digts"], 4.0)])
+def test_help_and_refusal_take_little_cpu_time(arguments, seconds):
     """Generous, since other processes share the machine; benchmarks/command_line.py has the figures."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "esper_ray", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "esper_ray", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -97,13 +99,15 @@ def test_help_and_refusal_take_little_cpu_time(words, seconds):
     assert usage.ru_utime + usage.ru_stime < seconds
 
 
-def test_python_m_esper_ray_is_the_command():
-    done = subprocess.run([sys.executable, "-m", "esper_ray", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == "esper-ray 0.1.0\n"
+def test_python_m_esper_ray_runs_the_command():
+    process_result = subprocess.run(
+        [sys.executable, "-m", "esper_ray", "--version"], capture_output=True, text=True, check=True
+    )
+    assert process_result.stdout == "esper-ray 0.1.0\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "number", "completions"),
+    ("arguments", "number", "completions"),
     [
         ("esper tr", 1, ["train"]),
         ("esper train ", 2, ["ppo", "heuristic"]),
@@ -112,12 +116,12 @@ def test_python_m_esper_ray_is_the_command():
         ("esper train ppo --gpu", 3, ["--gpus-per-actor"]),
     ],
 )
-def test_the_shell_completes_commands_options_and_presets(words, number, completions):
-    variables = {"_ESPER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
-    done = subprocess.run(
+def test_the_shell_completes_commands_options_and_presets(arguments, number, completions):
+    variables = {"_ESPER_COMPLETE": "complete_bash", "COMP_WORDS": arguments, "COMP_CWORD": str(number)}
+    process_result = subprocess.run(
         [sys.executable, "-m", "esper_ray"], env=os.environ | variables, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == completions
+    assert process_result.stdout.split() == completions
 
 
 @pytest.mark.parametrize(
@@ -140,7 +144,7 @@ def test_only_the_command_skips_the_registration_with_gymnasium(monkeypatch, pro
 
 
 @pytest.mark.parametrize("imports", ["esper_ray, gymnasium", "gymnasium, esper_ray"])
-def test_gymnasium_makes_the_environment_whichever_is_imported_first(imports):
+def test_the_environment_is_registered_in_either_order_of_imports(imports):
     program = f'import {imports}; print(gymnasium.spec("esper_ray/Morphogenesis-v0").entry_point)'
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "esper_ray.environment:make_environment\n"
+    process_result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process_result.stdout == "esper_ray.environment:make_environment\n"

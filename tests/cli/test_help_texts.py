@@ -15,7 +15,7 @@ CONFIGURED = ("train ppo", "train heuristic", "evaluate", "sweep")
 
 
 def leaves(command, path):
-    """Every command that can be run, by its path."""
+    """All commands without subcommands, by path."""
     commands = getattr(command, "commands", None)
     if commands is None:
         return {path: command}
@@ -45,10 +45,10 @@ def test_the_help_lists_train_first_and_every_command(esper):
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_help_has_an_example_that_can_be_parsed(path):
     (example,) = re.findall(r"^Example: (.*)$", LEAVES[path].help, re.M)
-    words = spread(shlex.split(example))
+    arguments = spread(shlex.split(example))
     names = path.split()
-    assert words[: len(names)] == names or path == "esper submit"
-    LEAVES[path].make_context(path, words[len(names) :])
+    assert arguments[: len(names)] == names or path == "esper submit"
+    LEAVES[path].make_context(path, arguments[len(names) :])
 
 
 @pytest.mark.parametrize("path", LEAVES)
@@ -61,11 +61,11 @@ def test_every_option_has_a_help_text_in_one_style(path):
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_every_flag_sets_a_key_that_exists(name):
+def test_every_flag_sets_an_existing_key(name):
     assert FLAGS[name].key in configuration_keys()
 
 
-def test_the_keys_are_those_of_the_default_configuration_and_of_all_families():
+def test_the_keys_contain_the_default_configuration_and_all_families():
     assert set(RunConfig().flat()) <= set(configuration_keys())
     assert {"host.family", "host.base_channels", "host.heads", "reward.loss.target_loss"} <= set(configuration_keys())
 
@@ -80,7 +80,7 @@ def test_commands_share_the_flags_of_the_table(path):
 
 
 @pytest.mark.parametrize("path", ["train ppo", "train heuristic"])
-def test_flags_without_effect_are_accepted_but_not_in_the_help(esper, path):
+def test_flags_without_effect_are_accepted_but_hidden_in_the_help(esper, path):
     answer = esper(*path.split(), "--help")
     for name in NO_OPS:
         option = f"--{name.replace('_', '-')}"
@@ -89,7 +89,7 @@ def test_flags_without_effect_are_accepted_but_not_in_the_help(esper, path):
 
 
 @pytest.mark.parametrize(
-    ("words", "suggestion"),
+    ("arguments", "suggestion"),
     [
         (["train", "ppo", "--lr", "1e-3"], "did you mean --set ppo.lr=1e-3 or --set training.lr=1e-3?"),
         (["train", "ppo", "--gamma=0.9"], "did you mean --set gamma=0.9?"),
@@ -106,8 +106,8 @@ def test_flags_without_effect_are_accepted_but_not_in_the_help(esper, path):
         (["submit", "--", "train", "ppo", "--gamma", "1"], "esper train ppo has no option --gamma"),
     ],
 )
-def test_an_option_named_like_a_key_is_refused_with_the_setting(esper, words, suggestion):
-    answer = esper(*words)
+def test_an_option_named_like_a_key_is_refused_with_the_setting(esper, arguments, suggestion):
+    answer = esper(*arguments)
     assert answer.code == 2
     assert suggestion in answer.err
     assert len(answer.err.splitlines()) == 1

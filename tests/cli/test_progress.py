@@ -45,13 +45,13 @@ def context(rounds_done=0):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands until it is moved."""
+    """A clock that changes only when a test sets it."""
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now.seconds)
     return now
 
 
-def test_a_plain_line_by_hand(clock):
+def test_a_plain_line_equals_a_literal(clock):
     out = io.StringIO()
     observer = progress_for(CONFIG, Console(file=out))
     assert isinstance(observer, PlainProgress)
@@ -65,7 +65,7 @@ def test_a_plain_line_by_hand(clock):
     )
 
 
-def test_a_terminal_gets_a_table_with_the_round_and_the_one_at_work():
+def test_a_terminal_shows_a_table_with_finished_and_running_rounds():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)
     episode = SimpleNamespace(
@@ -76,11 +76,11 @@ def test_a_terminal_gets_a_table_with_the_round_and_the_one_at_work():
     observer.run_started(context())
     observer.round_finished(ROW, TIMING)
     observer.episode_finished(episode)
-    shown = io.StringIO()
-    Console(file=shown, width=120).print(observer._render())
+    rendered = io.StringIO()
+    Console(file=rendered, width=120).print(observer._render())
     observer.update_started()
     observer.run_ended("finished")
-    text = shown.getvalue()
+    text = rendered.getvalue()
     assert re.search(r"1/3 +12\.3 +-1\.23 +45\.7% +1\.50x +0\.5 +prune 7 germ 2 foss 2", text)
     assert re.search(r"\n +2 +\+2\.00 +30\.0% +1\.25x +1\.0 +germ 3", text)
     assert "1/2 episodes" in text
@@ -88,7 +88,7 @@ def test_a_terminal_gets_a_table_with_the_round_and_the_one_at_work():
     assert "prune 7 germ 2 foss 2" in out.getvalue()
 
 
-def test_the_round_at_work_is_numbered_as_the_run_counts_it_after_a_resumption_too():
+def test_the_running_round_has_the_number_of_the_run_after_a_resumption():
     episode = SimpleNamespace(operations={}, total_reward=0.0, val_accuracy_pp=0.0, growth_ratio=1.0, fossilised=0)
     listener = LiveProgress(CONFIG, Console(file=io.StringIO(), width=120))
     listener.run_started(context(rounds_done=1))
@@ -104,7 +104,7 @@ def step(episode, number):
     return {"kind": "env_epoch", "episode": episode, "step": number}
 
 
-def test_steps_of_the_round_in_play_are_counted_from_samples_and_episodes(clock):
+def test_steps_of_the_running_round_are_counted_from_samples_and_episodes(clock):
     """Two episodes of 40 steps a round; episode 2 belongs to the next round already."""
     counter = StepCounter(CONFIG, 0)
     assert counter.describe() == "starting the workers"
@@ -121,7 +121,7 @@ def test_steps_of_the_round_in_play_are_counted_from_samples_and_episodes(clock)
     assert counter.describe() == "round 2: 3 of 80 steps, 3.0 steps/s"
 
 
-def test_a_silent_run_prints_a_line_after_the_longest_silence():
+def test_a_run_without_output_prints_a_line_after_the_interval():
     out = io.StringIO()
     observer = PlainProgress(Console(file=out), "A", every_s=0.05)
     observer.run_opened(context())
@@ -132,7 +132,7 @@ def test_a_silent_run_prints_a_line_after_the_longest_silence():
     assert set(out.getvalue().splitlines()) == {"A  starting the workers"}
 
 
-def test_the_time_left_is_the_mean_of_the_rounds_so_far_in_this_process(clock):
+def test_the_time_left_uses_the_mean_of_the_rounds_in_this_process(clock):
     """A run resumed in its sixth round of ten: 20 seconds for two rounds leave 30 for three."""
     rounds = RoundClock(10)
     clock.seconds += 12.0
@@ -149,6 +149,6 @@ def test_durations_are_written_in_minutes_and_hours(seconds, text):
     assert describe_duration(seconds) == text
 
 
-def test_operations_are_listed_by_frequency_without_waiting():
+def test_operations_are_listed_by_frequency_without_wait():
     assert describe_operations(ROW) == "prune 7 germ 2 foss 2"
     assert describe_operations({key: 0 for key in ROW if key.startswith("op_")} | {"op_wait": 12}) == "only wait"

@@ -1,10 +1,10 @@
-"""Bad input: exit code 2, a message with the value and what is allowed, and nothing on disk."""
+"""Invalid input: exit code 2, a message with value and constraint, and no files."""
 
 import pytest
 import torch
 from cli_builders import only_run
 
-HERE = torch.cuda.device_count()
+CUDA_DEVICES = torch.cuda.device_count()
 
 REFUSED = {
     "preset": (["--preset", "digitz"], ["unknown preset 'digitz'", "did you mean 'digits'"]),
@@ -15,8 +15,11 @@ REFUSED = {
     "slot twice": (["--slots", "r0c0,r0c0"], ["'r0c0' is listed twice"]),
     "device": (["--device", "gpu"], ["system.device", "'gpu'", "'cpu', 'cuda', 'cuda:<index>'"]),
     "devices": (["--devices", "cpu", "tpu:0"], ["system.devices", "'tpu:0'", "'cuda:<index>'"]),
-    "missing device": (["--device", f"cuda:{HERE}"], [f"'cuda:{HERE}' does not exist", f"{HERE} CUDA devices"]),
-    "missing devices": (["--devices", "cpu", f"cuda:{HERE}"], [f"'cuda:{HERE}' does not exist"]),
+    "missing device": (
+        ["--device", f"cuda:{CUDA_DEVICES}"],
+        [f"'cuda:{CUDA_DEVICES}' does not exist", f"{CUDA_DEVICES} CUDA devices"],
+    ),
+    "missing devices": (["--devices", "cpu", f"cuda:{CUDA_DEVICES}"], [f"'cuda:{CUDA_DEVICES}' does not exist"]),
     "unknown key": (["--set", "ppo.learning_rte=1"], ["unknown key 'ppo.learning_rte'", "known here: rounds, epochs"]),
     "misspelt key": (["--set", "ppo.epochz=1"], ["unknown key 'ppo.epochz'", "did you mean 'ppo.epochs'"]),
     "misplaced key": (["--set", "momentum=0.5"], ["unknown key 'momentum'", "did you mean 'training.momentum'"]),
@@ -48,7 +51,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_with_value_and_constraint(case, train, runs):
+def test_invalid_input_is_refused_with_value_and_constraint(case, train, runs):
     flags, expected = REFUSED[case]
     answer = train(*flags)
     assert answer.code == 2
@@ -59,7 +62,7 @@ def test_bad_input_is_refused_with_value_and_constraint(case, train, runs):
     assert not runs.exists()
 
 
-def test_an_unknown_option_is_refused_by_its_name(train, runs):
+def test_an_unknown_option_is_refused_with_its_name(train, runs):
     answer = train("--ronds", "3")
     assert answer.code == 2
     assert "--ronds" in answer.err
@@ -67,7 +70,7 @@ def test_an_unknown_option_is_refused_by_its_name(train, runs):
     assert not runs.exists()
 
 
-def test_every_problem_is_listed_not_only_the_first(train):
+def test_all_problems_are_listed(train):
     answer = train("--envs", "0", "--rounds", "0", "--set", "policy.size=3")
     assert answer.code == 2
     assert len(answer.err.splitlines()) == 3
@@ -87,7 +90,7 @@ def test_every_problem_is_listed_not_only_the_first(train):
         ("reward.settlement.vesting_epochs=0", "reward.settlement.vesting_epochs"),
     ],
 )
-def test_rewards_that_make_no_sense_are_refused(esper, setting, expected):
+def test_invalid_rewards_are_refused(esper, setting, expected):
     answer = esper("config", "show", "--set", setting)
     assert answer.code == 2
     assert expected in answer.err
@@ -109,10 +112,10 @@ def test_a_folder_that_cannot_be_written_is_refused(esper, command):
         (["--compile-mode", "captured"], "--compile-mode captured needs CUDA devices"),
         (["--lr", "1e-3"], "esper train heuristic has no option --lr"),
         (["--preset", "digitz"], "did you mean 'digits'"),
-        (["--device", f"cuda:{HERE}"], "does not exist"),
+        (["--device", f"cuda:{CUDA_DEVICES}"], "does not exist"),
     ],
 )
-def test_the_heuristic_command_refuses_in_the_same_way(esper, runs, flags, expected):
+def test_invalid_input_of_the_heuristic_command_is_refused(esper, runs, flags, expected):
     answer = esper("train", "heuristic", "--telemetry-dir", runs, *flags)
     assert answer.code == 2
     assert expected in answer.err
@@ -127,7 +130,7 @@ def test_the_heuristic_command_refuses_in_the_same_way(esper, runs, flags, expec
         ("{}\n---\n{}", "cannot parse"),
     ],
 )
-def test_a_configuration_file_that_cannot_be_used_is_refused_with_its_path(esper, tmp_path, content, expected):
+def test_an_invalid_configuration_file_is_refused_with_its_path(esper, tmp_path, content, expected):
     (tmp_path / "mine.yaml").write_text(content)
     answer = esper("config", "show", "--config-json", tmp_path / "mine.yaml")
     assert answer.code == 2
@@ -136,7 +139,7 @@ def test_a_configuration_file_that_cannot_be_used_is_refused_with_its_path(esper
 
 
 def test_a_run_without_a_checkpoint_cannot_be_resumed(esper, runs):
-    """As a heuristic run has none."""
+    """A heuristic run has none."""
     done = esper("train", "heuristic", "--episode-length", "1", "--telemetry-dir", runs)
     assert done.code == 0
     answer = esper("train", "ppo", "--serial", "--resume", only_run(runs).path)
@@ -144,7 +147,7 @@ def test_a_run_without_a_checkpoint_cannot_be_resumed(esper, runs):
     assert "holds no complete checkpoint" in answer.err
 
 
-def test_an_error_of_the_program_keeps_its_traceback(esper, monkeypatch):
+def test_a_defect_of_the_program_keeps_its_traceback(esper, monkeypatch):
     def broken():
         raise ZeroDivisionError("a defect")
 

@@ -22,27 +22,27 @@ slots = st.lists(st.integers(0, 12).map(lambda column: f"r0c{column}"), min_size
         ["--slots=a", "--slots", "b", "c"],
     ],
 )
-def test_every_way_of_writing_three_values(arguments):
+def test_every_notation_gives_three_values(arguments):
     assert spread(arguments) == A_B_C
 
 
-def test_devices_take_several_values_too():
+def test_devices_take_several_values():
     assert spread(["--devices", "cuda:0", "cuda:1"]) == ["--devices", "cuda:0", "--devices", "cuda:1"]
 
 
 def test_values_after_the_next_option_belong_to_it():
-    given_ = ["train", "ppo", "--slots", "a", "b", "--rounds", "3", "--serial", "--set", "x=1,2"]
-    assert spread(given_) == ["train", "ppo", "--slots", "a", "--slots", "b", *given_[5:]]
+    arguments = ["train", "ppo", "--slots", "a", "b", "--rounds", "3", "--serial", "--set", "x=1,2"]
+    assert spread(arguments) == ["train", "ppo", "--slots", "a", "--slots", "b", *arguments[5:]]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--slots"], ["version", "--verbose"], ["--set", "growth.slots=[a,b]"]])
-def test_everything_else_passes_unchanged(arguments):
+def test_other_arguments_are_unchanged(arguments):
     assert spread(arguments) == arguments
 
 
 @given(values=slots, separate=st.booleans(), equals=st.booleans())
 def test_all_notations_are_equal_and_spread_is_idempotent(values, separate, equals):
-    written = ["--slots", *values] if separate else [f"--slots={','.join(values)}"] if equals else None
-    spelt = spread(["ppo", *(written or ["--slots", ",".join(values)]), "--serial"])
-    assert spelt == ["ppo", *(part for value in values for part in ("--slots", value)), "--serial"]
-    assert spread(spelt) == spelt
+    notation = ["--slots", *values] if separate else [f"--slots={','.join(values)}"] if equals else None
+    result = spread(["ppo", *(notation or ["--slots", ",".join(values)]), "--serial"])
+    assert result == ["ppo", *(part for value in values for part in ("--slots", value)), "--serial"]
+    assert spread(result) == result

@@ -193,7 +193,7 @@ def _basic(inputs: StepInputs, config: RewardConfig, gamma: float) -> StepReward
         drips = config.mode == "basic_plus" and config.drip_fraction > 0
         if drips and counted and seed.stage is Stage.HOLDING and inputs.slot_id and inputs.seed_id:
             epochs_left = inputs.max_epochs - inputs.epoch
-            started = bonuses.drip_of(inputs.slot_id, inputs.seed_id, pay, epochs_left, config)
+            started = bonuses.deferred_bonus(inputs.slot_id, inputs.seed_id, pay, epochs_left, config)
             pay *= 1.0 - config.drip_fraction
         amounts.append(Amount("commitment", pay))
     if inputs.last:

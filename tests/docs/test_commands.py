@@ -70,7 +70,7 @@ PRECEDING = {
 
 PARSED_PROGRAMS = {
     "guides/own-model.md[2]": "registers a class that stands for the reader's own",
-    "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_rllib.py trains with the same configuration",
+    "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_training.py trains with the same configuration",
 }
 """Programs of which only syntax and imports are checked, with the reason."""
 

@@ -147,7 +147,7 @@ class RayWorkerGroup:
     def collect(self, assignments: Sequence[Assignment], watch: Watch) -> list[Episode]:
         """See ``WorkerGroup.collect``."""
         self._run_until(lambda: self._scheduler.done(assignments), watch)
-        return self._scheduler.collected(assignments)
+        return self._scheduler.pop_episodes(assignments)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
         """See ``WorkerGroup.update``. Environments continue their episodes meanwhile."""

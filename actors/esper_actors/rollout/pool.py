@@ -23,13 +23,13 @@ from esper_ray.leyline.policy import Episode
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class _Environment:
     policy: LearnedPolicy
     runner: EpisodeRunner
     stream: "torch.cuda.Stream | None"
 
     def current(self) -> "AbstractContextManager[object]":
-        """A context in which work is queued on the stream of this slot."""
+        """Context in which work is queued on the stream of this environment."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
 
@@ -56,11 +56,11 @@ class EnvironmentPool:
         Args:
             snapshots: where unfinished episodes are saved; without it, nowhere.
         """
-        self._slots = [self._slot(config, device) for _ in range(count)]
+        self._environments = [self._build(config, device) for _ in range(count)]
         self._snapshots, self._telemetry = snapshots, config.telemetry
-        self._free: SimpleQueue[_Slot] = SimpleQueue()
-        for slot in self._slots:
-            self._free.put(slot)
+        self._free: SimpleQueue[_Environment] = SimpleQueue()
+        for environment in self._environments:
+            self._free.put(environment)
 
     def play(
         self,
@@ -70,7 +70,7 @@ class EnvironmentPool:
         should_stop: Callable[[], bool] = never,
         send: Send | None = None,
     ) -> PlayedEpisode:
-        """Play one episode in the next free slot, from its beginning or from its newest snapshot.
+        """Play one episode in the next free environment, from its beginning or from its newest snapshot.
 
         Args:
             send: receives samples while the episode is played.
@@ -79,24 +79,24 @@ class EnvironmentPool:
             Interrupted: if ``should_stop`` says so between two steps.
         """
         began = time.monotonic()
-        snapshots = None if self._snapshots is None else self._snapshots.of(behaviour)
+        snapshots = None if self._snapshots is None else self._snapshots.for_round(behaviour)
         sampler = None if send is None else Sampler(self._telemetry, send, episode_ids(assignment, behaviour))
-        slot = self._free.get()
+        environment = self._free.get()
         try:
-            with slot.current():
-                slot.policy.load(dict(weights), behaviour.epsilon)
-                episode = slot.runner.play(assignment, should_stop, snapshots, sampler)
+            with environment.current():
+                environment.policy.load(dict(weights), behaviour.epsilon)
+                episode = environment.runner.play(assignment, should_stop, snapshots, sampler)
         finally:
-            self._free.put(slot)
+            self._free.put(environment)
         summary = None if sampler is None else sampler.summary()
         return PlayedEpisode(episode, time.monotonic() - began, summary)
 
     @staticmethod
-    def _slot(config: RunConfig, device: str) -> _Slot:
+    def _build(config: RunConfig, device: str) -> _Environment:
         policy = LearnedPolicy(config.policy, device)
         controls = 0 if config.telemetry.level == "off" else min(config.telemetry.control_episodes, config.system.envs)
         runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))  # it creates data and weights
-        return _Slot(policy, runner, stream)
+        return _Environment(policy, runner, stream)

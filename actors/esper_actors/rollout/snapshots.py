@@ -35,14 +35,14 @@ class SnapshotPolicy:
     every: int
     """Steps between two snapshots; 0: only the finished episode is saved."""
 
-    def of(self, behaviour: Behaviour) -> "EpisodeSnapshots":
+    def for_round(self, behaviour: Behaviour) -> "EpisodeSnapshots":
         """The snapshots of one round."""
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
         """A value that changes with every snapshot; ``None`` if there is none or the storage fails."""
         try:
-            return self.of(behaviour).stamp(assignment)
+            return self.for_round(behaviour).stamp(assignment)
         except StorageError as error:
             logger.warning("%s", error)
             return None

@@ -72,7 +72,7 @@ class LocalWorkerGroup:
                 task = self._scheduler.next(device)
                 if task is not None:
                     self._play(task, player, watch)
-        return self._scheduler.collected(assignments)
+        return self._scheduler.pop_episodes(assignments)
 
     def _play(self, task: EpisodeTask, player: Any, watch: Watch) -> None:
         send = None if watch.on_samples is None else _direct(watch.on_samples)

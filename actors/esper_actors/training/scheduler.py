@@ -84,15 +84,11 @@ class EpisodeScheduler:
         self.quarantined[env] = error
         return Fault("environment_quarantined", subject, f"failed {task.failures} times without progress: {error}")
 
-    def put_back(self, task: EpisodeTask) -> None:
-        """Put a task that was not started at the head of the queue."""
-        self._queue.appendleft(task)
-
     def done(self, assignments: Sequence[Assignment]) -> bool:
         """Whether all of ``assignments`` have arrived or belong to quarantined environments."""
         return all(a.index in self._episodes or a.env in self.quarantined for a in assignments)
 
-    def collected(self, assignments: Sequence[Assignment]) -> list[Episode]:
+    def pop_episodes(self, assignments: Sequence[Assignment]) -> list[Episode]:
         """The episodes of ``assignments`` in their order; they leave the scheduler."""
         episodes = [self._episodes.pop(a.index, None) for a in assignments]
         return [episode for episode in episodes if episode is not None]

@@ -26,12 +26,12 @@ RATE = 0.1
 
 
 def maximise_birth_gradient(
-    seed: nn.Module, cell: SeedCell, operator: BlendOperator, loss_of: Callable[[], Tensor]
+    seed: nn.Module, cell: SeedCell, operator: BlendOperator, closure: Callable[[], Tensor]
 ) -> None:
     """Optimise the inner weights of the newborn ``seed`` of ``cell`` in place.
 
     Args:
-        loss_of: runs the model that holds the slot on a batch and returns its scalar loss.
+        closure: runs the model that holds the slot on a batch and returns its scalar loss.
 
     Raises:
         ValueError: if the loss does not depend on the slot, its gradient there is not finite, or the model
@@ -39,7 +39,7 @@ def maximise_birth_gradient(
     """
     if not isinstance(seed, Delta):
         return
-    features, gradient = (part.to(seed.scale) for part in features_and_gradient(cell, loss_of))  # they may be bf16
+    features, gradient = (part.to(seed.scale) for part in features_and_gradient(cell, closure))  # they may be bf16
     if operator is BlendOperator.MULTIPLY:
         gradient = gradient * features
     weights = [p for p in seed.body.parameters() if p.dim() > 1 and p.requires_grad and p.detach().norm() > 0]
@@ -61,7 +61,7 @@ def birth_gradient(body: nn.Module, cell: SeedCell, features: Tensor, gradient: 
     return slope
 
 
-def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+def features_and_gradient(cell: SeedCell, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """Features at the slot, and the gradient of the loss with respect to them.
 
     Raises:
@@ -70,7 +70,7 @@ def features_and_gradient(cell: SeedCell, loss_of: Callable[[], Tensor]) -> tupl
     cell.tap = []
     try:
         with torch.enable_grad():
-            loss = loss_of()
+            loss = closure()
         if len(cell.tap) != 1:
             raise ValueError(f"gradmax: the loss must run the model with the slot once, not {len(cell.tap)} times")
         (features,) = cell.tap

@@ -31,7 +31,7 @@ from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 
 HOST_GROUP = "host"
 
-LossOf = Callable[[], Tensor]
+LossClosure = Callable[[], Tensor]
 """Function that runs the model on a batch and returns the scalar loss."""
 
 
@@ -194,16 +194,16 @@ class Growth:
         slot: str,
         command: reducer.Command,
         measured: SeedMeasurements = UNMEASURED,
-        loss_of: LossOf | None = None,
+        closure: LossClosure | None = None,
     ) -> Outcome:
         """Execute ``command`` on ``slot``. If anything raises, nothing has changed.
 
         Args:
-            loss_of: needed by styles whose seeds start gradient-informed.
+            closure: needed by styles whose seeds start gradient-informed.
         """
         before = self.states[slot]
         state, events = reducer.execute(before, command, self.rules, measured)
-        self._apply(slot, state, loss_of)
+        self._apply(slot, state, closure)
         self._note(slot, before, events)
         return Outcome(events)
 
@@ -243,7 +243,7 @@ class Growth:
         self.epoch, self.seed = record.epoch, record.seed
         self._notify([])
 
-    def _apply(self, slot: str, state: SeedState | None, loss_of: LossOf | None) -> None:
+    def _apply(self, slot: str, state: SeedState | None, closure: LossClosure | None) -> None:
         """Apply ``state`` to modules and listeners; the only place where structure changes."""
         before, cell = self.states[slot], self._cells[slot]
         if before is state:
@@ -251,7 +251,7 @@ class Growth:
         modules: Mapping[str, nn.Module | None] = {"seed": cell.seed, "gate": cell.gate}
         if before is None and state is not None:
             modules = self._modules(slot, state, self._germinations[slot] + 1)
-            self._start(slot, state, modules["seed"], loss_of)
+            self._start(slot, state, modules["seed"], closure)
         elif _structure(before) != _structure(state):
             modules = self._retained(slot, state)
         undo = (before, cell.seed, cell.gate, cell.pinned)
@@ -319,7 +319,7 @@ class Growth:
             gate = GateNetwork(cell.shape).to(cell.alpha).train(cell.training) if _gated(state) else None
         return {"seed": seed, "gate": gate}
 
-    def _start(self, slot: str, state: SeedState, seed: nn.Module | None, loss_of: LossOf | None) -> None:
+    def _start(self, slot: str, state: SeedState, seed: nn.Module | None, closure: LossClosure | None) -> None:
         """Initialise a newborn seed and check that it is the identity."""
         cell = self._cells[slot]
         if seed is None:
@@ -327,10 +327,10 @@ class Growth:
         with preserved_rng(cell.alpha.device):
             check_newborn(slot, seed, cell)
         if self.options.initialisation.get(state.style, "zero_scale") == "gradmax":
-            if loss_of is None:
+            if closure is None:
                 raise ValueError(f"slot {slot}: style {state.style.id!r} starts with gradmax, which needs a loss")
             with preserved_rng(cell.alpha.device):
-                maximise_birth_gradient(seed, cell, state.operator, loss_of)
+                maximise_birth_gradient(seed, cell, state.operator, closure)
                 check_newborn(slot, seed, cell)
 
 

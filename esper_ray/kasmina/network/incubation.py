@@ -25,7 +25,7 @@ def shadowed(model: SlottedNetwork) -> Iterator[None]:
                 cell.shadowed = False
 
 
-def incubate(model: SlottedNetwork, loss_of: Callable[[], Tensor]) -> None:
+def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> None:
     """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`."""
     cells = [cell for cell in map(model.cell, model.slot_ids) if cell.incubates and cell.incubation.method == "shadow"]
     learners = [p for cell in cells for p in cell.learnable() if p.requires_grad]
@@ -34,7 +34,7 @@ def incubate(model: SlottedNetwork, loss_of: Callable[[], Tensor]) -> None:
     with shadowed(model), preserved_rng(learners[0].device):
         for cell in cells:
             cell.train()
-        loss = loss_of()
+        loss = closure()
         if not loss.requires_grad:
             raise ValueError("the loss for incubation does not depend on the model, or was computed without gradient")
         gradients = torch.autograd.grad(loss, learners, allow_unused=True)

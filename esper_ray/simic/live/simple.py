@@ -38,7 +38,7 @@ def basic_plus(b: StepContext) -> None:
         return
     if operations.is_commitment_counted(seed.measured.contribution_pp, b.known_improvement(), config):
         epochs_left = b.t.max_steps - b.t.epoch
-        later = bonuses.drip_of(seed.slot_id, seed.seed_id, _commitment(b, seed), epochs_left, config)
+        later = bonuses.deferred_bonus(seed.slot_id, seed.seed_id, _commitment(b, seed), epochs_left, config)
         why = f"{config.drip_fraction:.0%} of the commitment is paid later, as long as the seed contributes"
         b.pay("drip", -later.pool, why, seed.slot_id)
         b.change(seed.slot_id, drip_scale=later.scale)

@@ -32,7 +32,7 @@ class Drip:
     """Reward per percentage point and epoch."""
 
 
-def drip_of(slot_id: str, seed_id: str, bonus: float, epochs_left: int, config: RewardConfig) -> Drip:
+def deferred_bonus(slot_id: str, seed_id: str, bonus: float, epochs_left: int, config: RewardConfig) -> Drip:
     """The deferred part of ``bonus`` for the rest of an episode.
 
     Args:

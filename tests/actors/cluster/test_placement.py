@@ -1,4 +1,4 @@
-"""The arithmetic of what a run needs."""
+"""Placement plans: resources of a run, their bundles, and the check against a cluster."""
 
 import pytest
 from hypothesis import given
@@ -12,40 +12,40 @@ def plan(**settings):
     return make_plan(SystemConfig(**settings))
 
 
-def test_every_actor_on_a_cpu_has_a_bundle_of_its_own():
-    found = plan(envs=8, envs_per_actor=4)
-    assert found.bundles == ({"CPU": 1.0}, {"CPU": 1.0})
-    assert [place.bundle for place in found.environments] == [0, 1]
-    assert found.learner.bundle is None
-    assert found.describe() == (
+def test_every_actor_on_a_cpu_has_its_own_bundle():
+    placement_plan = plan(envs=8, envs_per_actor=4)
+    assert placement_plan.bundles == ({"CPU": 1.0}, {"CPU": 1.0})
+    assert [place.bundle for place in placement_plan.environments] == [0, 1]
+    assert placement_plan.learner.bundle is None
+    assert placement_plan.describe() == (
         "environment actors need 2 x 1 CPU; learner no resources of its own; in all 2 CPU, PACK"
     )
 
 
-def test_actors_of_one_gpu_share_its_bundle_and_divide_it():
-    found = plan(envs=4, devices=("cuda:0", "cuda:1"), device="cuda:1", threads=2, placement="spread")
-    assert found.bundles == ({"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0})
-    assert [(place.device, place.bundle) for place in found.environments] == [
+def test_actors_on_one_gpu_share_its_bundle():
+    placement_plan = plan(envs=4, devices=("cuda:0", "cuda:1"), device="cuda:1", threads=2, placement="spread")
+    assert placement_plan.bundles == ({"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0})
+    assert [(place.device, place.bundle) for place in placement_plan.environments] == [
         ("cuda:0", 0),
         ("cuda:1", 1),
         ("cuda:0", 0),
         ("cuda:1", 1),
     ]
-    assert [place.gpus for place in found.environments] == [1 / 2, 1 / 3, 1 / 2, 1 / 3]
-    assert (found.learner.gpus, found.learner.bundle) == (1 / 3, 1)
-    assert found.strategy == "SPREAD"
+    assert [place.gpus for place in placement_plan.environments] == [1 / 2, 1 / 3, 1 / 2, 1 / 3]
+    assert (placement_plan.learner.gpus, placement_plan.learner.bundle) == (1 / 3, 1)
+    assert placement_plan.strategy == "SPREAD"
 
 
-def test_a_learner_may_have_a_device_of_its_own():
-    found = plan(envs=2, devices=("cuda:0",), device="cuda:1")
-    assert found.bundles == ({"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0})
-    assert found.learner.bundle == 1
+def test_a_learner_on_its_own_gpu_has_its_own_bundle():
+    placement_plan = plan(envs=2, devices=("cuda:0",), device="cuda:1")
+    assert placement_plan.bundles == ({"CPU": 2.0, "GPU": 1.0}, {"GPU": 1.0})
+    assert placement_plan.learner.bundle == 1
 
 
-def test_a_share_of_a_gpu_may_be_asked_for():
-    found = plan(envs=2, devices=("cuda:0",), gpus_per_actor=0.25)
-    assert found.bundles == ({"CPU": 2.0, "GPU": 0.5},)
-    assert "2 x 1 CPU + 0.25 GPU" in found.describe()
+def test_gpus_per_actor_sets_the_share_of_a_gpu():
+    placement_plan = plan(envs=2, devices=("cuda:0",), gpus_per_actor=0.25)
+    assert placement_plan.bundles == ({"CPU": 2.0, "GPU": 0.5},)
+    assert "2 x 1 CPU + 0.25 GPU" in placement_plan.describe()
 
 
 def test_more_than_a_whole_gpu_is_refused():
@@ -53,27 +53,27 @@ def test_more_than_a_whole_gpu_is_refused():
         plan(envs=3, devices=("cuda:0",), gpus_per_actor=0.5)
 
 
-def test_what_does_not_fit_is_refused_with_the_arithmetic():
-    wanted = plan(envs=2, devices=("cuda:0",))
+def test_a_plan_beyond_the_cluster_is_refused_with_required_and_available_resources():
+    placement_plan = plan(envs=2, devices=("cuda:0",))
     with pytest.raises(ResourceError, match=r"needs 2 x 0.5 GPU, the cluster has 0"):
-        wanted.check([{"CPU": 8}])
+        placement_plan.check([{"CPU": 8}])
     with pytest.raises(ResourceError, match=r"needs 2 x 1 CPU, the cluster has 1"):
-        wanted.check([{"CPU": 1, "GPU": 1}])
+        placement_plan.check([{"CPU": 1, "GPU": 1}])
     with pytest.raises(ResourceError, match=r"needs 3 x 0.333 GPU \+ 2 x 0.5 GPU = 2 GPU, the cluster has 1"):
         plan(envs=4, devices=("cuda:0", "cuda:1"), device="cuda:1").check([{"CPU": 9, "GPU": 1}])
 
 
 def test_a_bundle_must_fit_on_one_node():
-    wanted = plan(envs=4, devices=("cuda:0",))
+    placement_plan = plan(envs=4, devices=("cuda:0",))
     with pytest.raises(ResourceError, match=r"4 CPU \+ 1 GPU on one node; the cluster has 2 nodes with 3 CPU \+ 1 GPU"):
-        wanted.check([{"CPU": 3, "GPU": 1}] * 2)
+        placement_plan.check([{"CPU": 3, "GPU": 1}] * 2)
 
 
-def test_bundles_that_fit_one_by_one_may_not_fit_together():
-    wanted = plan(envs=3, envs_per_actor=1, threads=2)
-    wanted.check([{"CPU": 4}, {"CPU": 2}])
+def test_bundles_that_fit_singly_but_not_together_are_refused():
+    placement_plan = plan(envs=3, envs_per_actor=1, threads=2)
+    placement_plan.check([{"CPU": 4}, {"CPU": 2}])
     with pytest.raises(ResourceError, match=r"needs 3 x \(2 CPU\) placed PACK; the cluster has 2 nodes with 3 CPU"):
-        wanted.check([{"CPU": 3}, {"CPU": 3}])
+        placement_plan.check([{"CPU": 3}, {"CPU": 3}])
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_bundles_that_fit_one_by_one_may_not_fit_together():
         ("spread", [3, 0], True),
     ],
 )
-def test_strategies_decide_what_fits(placement, nodes, fits):
-    wanted = plan(envs=3, placement=placement)
+def test_the_placement_strategy_decides_whether_a_plan_fits(placement, nodes, fits):
+    placement_plan = plan(envs=3, placement=placement)
     cluster = [{"CPU": cpus} for cpus in nodes]
     if fits:
-        wanted.check(cluster)
+        placement_plan.check(cluster)
     else:
         with pytest.raises(ResourceError, match=placement.upper()):
-            wanted.check(cluster)
+            placement_plan.check(cluster)
 
 
 @given(
@@ -103,14 +103,14 @@ def test_strategies_decide_what_fits(placement, nodes, fits):
     st.lists(st.sampled_from(["cpu", "cuda:0", "cuda:1", "cuda:2"]), min_size=1, max_size=6),
     st.sampled_from(["cpu", "cuda:0", "cuda:3"]),
 )
-def test_every_plan_holds_its_actors(envs, per_actor, devices, learner):
-    found = plan(envs=envs, envs_per_actor=per_actor, devices=devices, device=learner)
-    places = [place for place in (*found.environments, found.learner) if place.bundle is not None]
-    for index, bundle in enumerate(found.bundles):
+def test_bundles_hold_the_resources_of_their_actors(envs, per_actor, devices, learner):
+    placement_plan = plan(envs=envs, envs_per_actor=per_actor, devices=devices, device=learner)
+    places = [place for place in (*placement_plan.environments, placement_plan.learner) if place.bundle is not None]
+    for index, bundle in enumerate(placement_plan.bundles):
         inside = [place for place in places if place.bundle == index]
         assert sum(place.cpus for place in inside) == pytest.approx(bundle.get("CPU", 0))
         assert sum(place.gpus for place in inside) == pytest.approx(bundle.get("GPU", 0), abs=1e-4)
         assert bundle.get("GPU", 0) <= 1
-    served = {place.device for place in found.environments}
+    served = {place.device for place in placement_plan.environments}
     assert served == set(devices[: max(envs, 1)]) or envs < len(devices)
-    found.check([{"CPU": found.total("CPU"), "GPU": found.total("GPU")}])
+    placement_plan.check([{"CPU": placement_plan.total("CPU"), "GPU": placement_plan.total("GPU")}])

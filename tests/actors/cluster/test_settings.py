@@ -1,4 +1,4 @@
-"""What is chosen for Ray before it is imported, in processes that have not imported it."""
+"""Environment variables that are set for Ray before its import, in processes of their own."""
 
 import json
 import os
@@ -16,7 +16,7 @@ print(json.dumps({{name: os.environ.get(name) for name in {NAMES!r}}}))
 """
 
 
-def chosen(**environment):
+def environment_after(**environment):
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=False)
@@ -24,19 +24,19 @@ def chosen(**environment):
     return tuple(json.loads(done.stdout)[name] for name in NAMES)
 
 
-def test_a_cluster_of_our_own_asks_for_a_token_and_takes_this_environment():
-    mode, token, uv_run, accelerators = chosen()
+def test_a_local_cluster_requires_a_token_and_uses_this_environment():
+    mode, token, uv_run, accelerators = environment_after()
     assert (mode, uv_run, accelerators) == ("token", "0", "0")
     assert len(token) == 64
-    assert token != chosen()[1]
+    assert token != environment_after()[1]
 
 
-def test_with_a_cluster_that_is_there_mode_and_environments_are_its_users_choice():
-    assert chosen(RAY_ADDRESS="head:6379") == (None, None, None, "0")
+def test_with_an_existing_cluster_authentication_and_environment_are_unchanged():
+    assert environment_after(RAY_ADDRESS="head:6379") == (None, None, None, "0")
 
 
 @pytest.mark.parametrize("address", [{}, {"RAY_ADDRESS": "head:6379"}])
-def test_what_the_user_says_stays(address):
-    said = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}
-    said |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
-    assert chosen(**said, **address) == ("disabled", None, "1", "1")
+def test_variables_set_by_the_user_are_kept(address):
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1"}
+    settings |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    assert environment_after(**settings, **address) == ("disabled", None, "1", "1")

@@ -1,4 +1,4 @@
-"""Who may take part in an evaluation: every form of a name, and every refusal."""
+"""Candidates of an evaluation: every form of a name, and every refusal."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
 
 CONFIG = small_config()
 POSITION = {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
-PLAYERS = {
+POLICIES = {
     "heuristic": HeuristicPolicy,
     "random": RandomPolicy,
     "static": StaticPolicy,
@@ -54,80 +54,85 @@ def run(learners, tmp_path):
     return directory
 
 
-def same(weights, learner):
-    theirs = learner.network.state_dict()
-    return weights.keys() == theirs.keys() and all(torch.equal(weights[name], theirs[name]) for name in theirs)
+def equal_weights(weights, learner):
+    expected = learner.network.state_dict()
+    return weights.keys() == expected.keys() and all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-# What is understood
+# Accepted names
 
 
-@pytest.mark.parametrize("name", PLAYERS)
-def test_a_policy_by_name(name, limits):
-    assert BASELINES.keys() == PLAYERS.keys()
-    entry, config = load_candidate(name)
-    assert (entry, config) == (Candidate(name, baseline=name), None)
-    assert type(entry.policy(limits, "patterns", "cpu", greedy=True)) is PLAYERS[name]
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_name_loads_the_baseline_policy(name, limits):
+    assert BASELINES.keys() == POLICIES.keys()
+    candidate, config = load_candidate(name)
+    assert (candidate, config) == (Candidate(name, baseline=name), None)
+    assert type(candidate.policy(limits, "patterns", "cpu", greedy=True)) is POLICIES[name]
 
 
-def test_a_policy_by_another_label():
+def test_a_label_before_the_name_is_kept():
     assert load_candidate("mine=random") == (Candidate("mine", baseline="random"), None)
     assert load_candidate("random=random") == load_candidate("=random") == load_candidate("random")
 
 
-def test_a_script(tmp_path, limits):
+def test_a_schedule_file_loads_its_script_with_the_name_of_the_file(tmp_path, limits):
     path = tmp_path / "late.yaml"
     path.write_text("- {epoch: 5, op: germinate, slot: 1, blueprint: norm}\n- {epoch: 9, op: prune, slot: 1}\n")
     lines = (
         ScriptLine(epoch=5, op="germinate", slot=1, blueprint="norm"),
         ScriptLine(epoch=9, op="prune", slot=1),
     )
-    entry, config = load_candidate(f"schedule:{path}")
-    assert (entry, config) == (Candidate("late", script=lines), None)
-    policy = entry.policy(limits, "patterns", "cpu", greedy=True)
+    candidate, config = load_candidate(f"schedule:{path}")
+    assert (candidate, config) == (Candidate("late", script=lines), None)
+    policy = candidate.policy(limits, "patterns", "cpu", greedy=True)
     assert isinstance(policy, SchedulePolicy)
     assert policy.script == lines
     assert load_candidate(f"x=schedule:{path}")[0].label == "x"
 
 
-def test_a_run_directory_is_its_newest_checkpoint(run, learners, limits):
-    entry, config = load_candidate(str(run.path))
+def test_a_run_directory_loads_its_newest_checkpoint(run, learners, limits):
+    candidate, config = load_candidate(str(run.path))
     assert config == CONFIG
-    assert (entry.label, entry.baseline, entry.script, entry.config) == ("small", None, None, CONFIG.policy)
-    assert same(entry.weights, learners[1])
-    policy = entry.policy(limits, "patterns", "cpu", greedy=True)
+    assert (candidate.label, candidate.baseline, candidate.script, candidate.config) == (
+        "small",
+        None,
+        None,
+        CONFIG.policy,
+    )
+    assert equal_weights(candidate.weights, learners[1])
+    policy = candidate.policy(limits, "patterns", "cpu", greedy=True)
     assert isinstance(policy, LearnedPolicy)
     assert (policy.epsilon, policy.greedy) == (0.0, True)
-    assert same(policy.network.state_dict(), learners[1])
-    assert not entry.policy(limits, "patterns", "cpu", greedy=False).greedy
+    assert equal_weights(policy.network.state_dict(), learners[1])
+    assert not candidate.policy(limits, "patterns", "cpu", greedy=False).greedy
 
 
-def test_a_checkpoint_is_itself(run, learners, monkeypatch):
+def test_a_checkpoint_folder_loads_its_own_weights(run, learners, monkeypatch):
     path = run.checkpoints / "round-00001"
-    entry, config = load_candidate(f"first={path}")
-    assert (entry.label, config) == ("first", CONFIG)
-    assert same(entry.weights, learners[0])
+    candidate, config = load_candidate(f"first={path}")
+    assert (candidate.label, config) == ("first", CONFIG)
+    assert equal_weights(candidate.weights, learners[0])
     monkeypatch.chdir(run.checkpoints)
-    assert same(load_candidate("round-00001")[0].weights, learners[0])
+    assert equal_weights(load_candidate("round-00001")[0].weights, learners[0])
     monkeypatch.chdir(run.path)
-    assert same(load_candidate(".")[0].weights, learners[1])
+    assert equal_weights(load_candidate(".")[0].weights, learners[1])
 
 
 def test_a_path_may_hold_an_equals_sign(run, learners):
     renamed = run.path.with_name("lr=1e-3")
     run.path.rename(renamed)
-    entry, _ = load_candidate(str(renamed))
-    assert entry.label == "small"
-    assert same(entry.weights, learners[1])
+    candidate, _ = load_candidate(str(renamed))
+    assert candidate.label == "small"
+    assert equal_weights(candidate.weights, learners[1])
 
 
-# What is refused
+# Refusals
 
 
 def refusal(name):
-    with pytest.raises((CandidateError, CheckpointError, RunDirectoryError)) as caught:
+    with pytest.raises((CandidateError, CheckpointError, RunDirectoryError)) as error:
         load_candidate(name)
-    return str(caught.value)
+    return str(error.value)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
@@ -140,9 +145,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
 
 
 @pytest.mark.parametrize("name", [*BASELINES, *UNSTEERED])
-def test_the_name_of_another_policy_is_no_label(name):
-    other = "random" if name != "random" else "static"
-    assert f"{name}={other}: '{name}' means another policy; choose another label" in refusal(f"{name}={other}")
+def test_the_name_of_another_policy_is_refused_as_a_label(name):
+    baseline = "random" if name != "random" else "static"
+    assert f"{name}={baseline}: '{name}' means another policy; choose another label" in refusal(f"{name}={baseline}")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -150,7 +155,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     assert f"{tmp_path} is not a run directory: it has no manifest.json, config.yaml, checkpoints" in message
 
 
-def test_a_file_that_is_nothing_known_is_refused(tmp_path):
+def test_a_file_of_an_unknown_kind_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     assert "is not a run directory" in refusal(str(tmp_path / "notes.txt"))
 
@@ -161,15 +166,15 @@ def test_a_run_without_a_checkpoint_is_refused(run):
     assert f"{run.path} holds no complete checkpoint" in refusal(str(run.path))
 
 
-def test_a_run_whose_configuration_is_damaged_is_refused(run):
+def test_a_run_with_a_damaged_configuration_is_refused(run):
     (run.path / "config.yaml").write_text("ppo: {epochz: 3}\n")
     message = refusal(str(run.path))
     assert f"configuration of {run.path} cannot be used" in message
     assert "epochz" in message
 
 
-def test_a_checkpoint_outside_of_its_run_is_refused_with_a_way_out(run, tmp_path):
-    """What `--save` copies knows neither its configuration nor its run."""
+def test_a_checkpoint_outside_of_its_run_is_refused_with_a_remedy(run, tmp_path):
+    """A copy from `--save` holds neither its configuration nor its run."""
     saved = shutil.copytree(run.checkpoints / "round-00002", tmp_path / "deep" / "saved")
     message = refusal(str(saved))
     assert f"{saved} is a checkpoint outside of its run directory" in message
@@ -188,8 +193,8 @@ def test_a_damaged_checkpoint_is_refused(run):
 
 def test_a_policy_of_another_size_is_refused(run):
     """The configuration says 16, the weights are those of 24."""
-    other = PPOLearner(small_config(policy__memory_size=24)).state()
-    save_checkpoint(run.checkpoints, Checkpoint(3, other, POSITION, {"x": 1}), CONFIG)
+    state = PPOLearner(small_config(policy__memory_size=24)).state()
+    save_checkpoint(run.checkpoints, Checkpoint(3, state, POSITION, {"x": 1}), CONFIG)
     message = refusal(str(run.path))
     assert "round-00003 does not hold the policy of its configuration" in message
     assert "size mismatch" in message
@@ -203,8 +208,8 @@ def test_weights_that_lack_a_layer_are_refused(run):
 
 
 def test_weights_that_are_not_finite_are_refused(run):
-    spoil = lambda tensors: tensors["network.critic.0.weight"].fill_(float("nan"))  # noqa: E731
-    rewrite(run.checkpoints / "round-00002", change_tensors=spoil)
+    set_nan = lambda tensors: tensors["network.critic.0.weight"].fill_(float("nan"))  # noqa: E731
+    rewrite(run.checkpoints / "round-00002", change_tensors=set_nan)
     assert "holds numbers that are not finite, in critic.0.weight" in refusal(str(run.path))
 
 
@@ -232,7 +237,7 @@ def test_a_checkpoint_of_another_schema_or_configuration_is_refused(run, key, va
         ("- germinate\n", "line 1: the line: Input should be a valid dictionary"),
     ],
 )
-def test_a_script_that_makes_no_sense_is_refused_with_file_line_and_key(text, expected, tmp_path):
+def test_an_invalid_script_is_refused_with_file_line_and_key(text, expected, tmp_path):
     path = tmp_path / "script.yaml"
     path.write_text(text)
     message = refusal(f"schedule:{path}")
@@ -248,7 +253,7 @@ def test_a_script_that_cannot_be_read_is_refused(tmp_path):
     assert f"script {tmp_path}/binary.yaml cannot be read" in refusal(f"schedule:{tmp_path}/binary.yaml")
 
 
-def test_a_policy_that_cannot_play_under_these_limits_says_so(limits):
+def test_a_policy_that_does_not_fit_the_limits_is_refused(limits):
     lines = (ScriptLine(epoch=0, op="germinate", slot=7),)
     with pytest.raises(ValueError, match="script line 1: slot 7; the run has 0 to 2"):
         Candidate("x", script=lines).policy(limits, "patterns", "cpu", greedy=True)

@@ -1,4 +1,4 @@
-"""Episodes for judgement: scores by hand, and the networks that are made after a final one."""
+"""Episodes of an evaluation: scores computed by hand, and controls built from the final network."""
 
 from dataclasses import replace
 
@@ -36,17 +36,17 @@ GROWS = Candidate(
     "grows",
     script=(ScriptLine(epoch=0, op="germinate", slot=1), ScriptLine(epoch=7, op="germinate", slot=0, blueprint="norm")),
 )
-"""Grows a convolution of four channels, which is soon amplified, and in its last epoch a norm."""
+"""Germinates a convolution of four channels, which blends in early, and a norm in the last epoch."""
 STATIC, RANDOM = Candidate("static", baseline="static"), Candidate("random", baseline="random")
 
 
-def config_of(**changes):
+def small_config(**changes):
     return build(read_preset("digits"), SMALL | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return Evaluator(config_of())
+    return Evaluator(small_config())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def grown(evaluator):
     return evaluator.play(GROWS, 3)
 
 
-def test_a_score_by_hand(evaluator, grown):
+def test_a_score_equals_its_terms_computed_by_hand(evaluator, grown):
     """Three slots of 2, 4 and 8 channels on a host of 160 parameters."""
     env, score = evaluator.env, evaluator.play(GROWS, 3).score
     assert score == grown.score
@@ -73,70 +73,72 @@ def test_a_score_by_hand(evaluator, grown):
     assert score.train_flops > evaluator.play(STATIC, 3).score.train_flops > 0
 
 
-def test_the_final_network_names_what_has_grown_in_it(grown):
+def test_the_final_network_lists_its_seeds(grown):
     conv, norm = (
         PlantedSeed(slot, blueprint, LINEAR) for slot, blueprint in (("r0c1", "conv_light"), ("r0c0", "norm"))
     )
     assert grown.final == FinalNetwork(grown.score.parameters, (norm, conv))
 
 
-def test_a_judged_episode_is_the_episode_of_the_trainer():
-    """The runner that trains policies and the evaluator play the same, but for what is looked at in the end."""
-    judged = Evaluator(config_of(episode_length=12)).play(RANDOM, 5).score
+def test_an_evaluated_episode_equals_that_of_the_training_runner():
+    """Runner and evaluator play the same steps; they differ in what they report at the end."""
+    score = Evaluator(small_config(episode_length=12)).play(RANDOM, 5).score
     env = make_environment("digits", SMALL | {"episode_length": 12})
     episode = EpisodeRunner(env, RandomPolicy()).play(Assignment(0, 0, 5))
-    assert judged.total_reward == episode.total_reward
-    assert judged.val_accuracy_pp == episode.val_accuracy_pp
-    assert judged.committed_accuracy_pp == episode.committed_accuracy_pp
-    assert judged.parameters == pytest.approx(160 * episode.growth_ratio)
+    assert score.total_reward == episode.total_reward
+    assert score.val_accuracy_pp == episode.val_accuracy_pp
+    assert score.committed_accuracy_pp == episode.committed_accuracy_pp
+    assert score.parameters == pytest.approx(160 * episode.growth_ratio)
 
 
-@pytest.mark.parametrize("entry", [RANDOM, Candidate("heuristic", baseline="heuristic")], ids=lambda entry: entry.label)
-def test_equal_seeds_give_equal_scores_whatever_was_played_before(evaluator, entry):
-    first = evaluator.play(entry, 11)
-    other = evaluator.play(entry, 12)
-    assert evaluator.play(entry, 11) == first == Evaluator(evaluator.config).play(entry, 11)
-    assert replace(other.score, seed=11) != first.score
+@pytest.mark.parametrize(
+    "candidate", [RANDOM, Candidate("heuristic", baseline="heuristic")], ids=lambda candidate: candidate.label
+)
+def test_equal_seeds_give_equal_scores_in_any_order(evaluator, candidate):
+    first = evaluator.play(candidate, 11)
+    second = evaluator.play(candidate, 12)
+    assert evaluator.play(candidate, 11) == first == Evaluator(evaluator.config).play(candidate, 11)
+    assert replace(second.score, seed=11) != first.score
 
 
-def test_the_host_alone_is_static(evaluator):
-    """Seed by seed, to the last digit, also in what its training cost."""
+def test_controls_without_growth_equal_the_static_policy(evaluator):
+    """For each seed, bit for bit, training cost included."""
     for seed in (3, 4):
         static = evaluator.play(STATIC, seed)
         assert static.final == FinalNetwork(160, ())
         for kind in (WIDE, SCRATCH):
-            alone = evaluator.unsteered(kind, seed, static.final).score
-            assert alone == replace(static.score, policy=kind, total_reward=None)
+            control = evaluator.unsteered(kind, seed, static.final).score
+            assert control == replace(static.score, policy=kind, total_reward=None)
 
 
-def test_the_network_from_scratch_is_the_final_network_with_all_of_it_committed(evaluator, grown):
-    verdict = evaluator.unsteered(SCRATCH, 3, grown.final)
-    score = verdict.score
-    assert verdict.final == grown.final
+def test_the_network_from_scratch_is_the_final_network_with_all_seeds_committed(evaluator, grown):
+    evaluation = evaluator.unsteered(SCRATCH, 3, grown.final)
+    score = evaluation.score
+    assert evaluation.final == grown.final
     assert (score.parameters, score.grown_parameters) == (grown.score.parameters, grown.score.grown_parameters)
     assert (score.fossilised, score.total_reward, score.rollbacks) == (2, None, 0)
     assert score.seeds_grown == grown.score.seeds_grown
     price = 100.0 * 0.1 / 2000
     assert score.objective_pp == pytest.approx(score.val_accuracy_pp - price * score.grown_parameters)
     assert score.committed_accuracy_pp == pytest.approx(score.val_accuracy_pp)
-    assert evaluator.unsteered(SCRATCH, 3, grown.final) == verdict
+    assert evaluator.unsteered(SCRATCH, 3, grown.final) == evaluation
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_networks_from_scratch_are_as_large_as_what_random_policies_end_with(seed):
-    """Every style, operators that change in mid-course, seeds that fade: counts must agree even so."""
+def test_networks_from_scratch_have_the_size_of_the_final_networks(seed):
+    """With every style, changing operators and fading seeds."""
     settings = {"growth__styles": ["linear_add", "sigmoid_add", "gated_gate", "linear_multiply"], "episode_length": 25}
-    evaluator = Evaluator(config_of(training__steps_per_epoch=1, **settings))
-    verdict = evaluator.play(RANDOM, seed)
-    copy = evaluator.unsteered(SCRATCH, seed, verdict.final)
-    assert copy.final == verdict.final
-    assert copy.score.parameters == verdict.score.parameters
-    wide = evaluator.unsteered(WIDE, seed, verdict.final)
-    assert wide.score.parameters >= verdict.score.parameters
+    evaluator = Evaluator(small_config(training__steps_per_epoch=1, **settings))
+    evaluation = evaluator.play(RANDOM, seed)
+    copy = evaluator.unsteered(SCRATCH, seed, evaluation.final)
+    assert copy.final == evaluation.final
+    assert copy.score.parameters == evaluation.score.parameters
+    wide = evaluator.unsteered(WIDE, seed, evaluation.final)
+    assert wide.score.parameters >= evaluation.score.parameters
 
 
-def test_the_wide_host_pays_for_what_it_has_beyond_the_host(evaluator, grown):
-    """The narrowest with at least as many parameters; the price counts them as if they had grown."""
+def test_the_wide_host_pays_for_parameters_beyond_the_host(evaluator, grown):
+    """It is the narrowest with at least as many parameters; the price counts them like grown ones."""
     score = evaluator.unsteered(WIDE, 3, grown.final).score
     assert score.parameters >= grown.final.parameters
     assert (score.grown_parameters, score.seeds_grown, score.fossilised) == (0, (), 0)
@@ -144,8 +146,8 @@ def test_the_wide_host_pays_for_what_it_has_beyond_the_host(evaluator, grown):
     assert score.objective_pp == pytest.approx(score.val_accuracy_pp - price * (score.parameters - 160))
 
 
-def test_controls_are_made_by_whoever_is_free_first(grown, evaluator):
-    """An actor may be given a control before it has ever played a policy."""
+def test_controls_do_not_depend_on_the_evaluator(grown, evaluator):
+    """An actor may run a control before any policy."""
     fresh = Evaluator(evaluator.config)
     for kind in (WIDE, SCRATCH):
         assert fresh.unsteered(kind, 3, grown.final) == evaluator.unsteered(kind, 3, grown.final)
@@ -161,27 +163,27 @@ def test_controls_are_made_by_whoever_is_free_first(grown, evaluator):
     ids=["cnn", "mlp", "transformer"],
 )
 @pytest.mark.parametrize("more", [0, 1, 77, 3000])
-def test_a_widened_host_is_the_narrowest_that_is_large_enough(host, field, unit, more, tmp_path):
-    task = config_of().task
+def test_a_widened_host_is_the_narrowest_with_enough_parameters(host, field, unit, more, tmp_path):
+    task = small_config().task
     if isinstance(host, TransformerHostConfig):
         (tmp_path / "input.txt").write_text("abcdefgh" * 300)
         changes = {"name": "text", "data_dir": tmp_path, "block_size": 16, "validation_size": 4, "test_size": 4}
         task = task.model_copy(update=changes)
     data = load_task(task, torch.device("cpu"))
-    wanted = host_parameter_count(host, data) + more
-    found = widened_host(host, data, wanted)
-    width = getattr(found, field)
-    assert found == host.model_copy(update={field: width})
-    assert host_parameter_count(found, data) >= wanted
+    required_parameters = host_parameter_count(host, data) + more
+    widened = widened_host(host, data, required_parameters)
+    width = getattr(widened, field)
+    assert widened == host.model_copy(update={field: width})
+    assert host_parameter_count(widened, data) >= required_parameters
     assert (
         width == getattr(host, field)
-        or host_parameter_count(host.model_copy(update={field: width - unit}), data) < wanted
+        or host_parameter_count(host.model_copy(update={field: width - unit}), data) < required_parameters
     )
     assert (width == getattr(host, field)) == (more == 0)
 
 
-def test_parameters_are_counted_without_touching_the_generator():
-    data = load_task(config_of().task, torch.device("cpu"))
+def test_counting_parameters_leaves_the_global_generator_unchanged():
+    data = load_task(small_config().task, torch.device("cpu"))
     before = torch.get_rng_state()
     assert host_parameter_count(CNNHostConfig(), data) == 160
     assert torch.equal(torch.get_rng_state(), before)
@@ -189,7 +191,7 @@ def test_parameters_are_counted_without_touching_the_generator():
 
 def test_a_host_that_cannot_be_wide_enough_is_refused(monkeypatch):
     monkeypatch.setattr("esper_actors.evaluation.evaluator.WIDEST", 6)
-    data = load_task(config_of().task, torch.device("cpu"))
+    data = load_task(small_config().task, torch.device("cpu"))
     with pytest.raises(ValueError, match="no host with base_channels up to 6 has 100000 parameters"):
         widened_host(CNNHostConfig(), data, 100_000)
 
@@ -199,31 +201,31 @@ def test_an_unknown_control_is_refused(evaluator, grown):
         evaluator.unsteered("tall-host", 0, grown.final)
 
 
-def test_whoever_plays_can_be_interrupted_between_epochs(evaluator, grown):
-    asked = []
+def test_policies_and_controls_are_interrupted_between_epochs(evaluator, grown):
+    stop_requests = []
 
     def stop():
-        asked.append(1)
-        return len(asked) > 2
+        stop_requests.append(1)
+        return len(stop_requests) > 2
 
     with pytest.raises(Interrupted):
         evaluator.play(GROWS, 0, stop)
-    assert len(asked) == 3
-    asked.clear()
+    assert len(stop_requests) == 3
+    stop_requests.clear()
     with pytest.raises(Interrupted):
         evaluator.unsteered(WIDE, 0, grown.final, stop)
-    assert len(asked) == 3
+    assert len(stop_requests) == 3
     assert evaluator.play(GROWS, 3) == grown
 
 
-def test_seeds_that_are_frozen_once_committed_are_trained_from_scratch_all_the_same():
-    free, frozen = (Evaluator(config_of(growth__freeze_fossils=freeze)) for freeze in (False, True))
+def test_freeze_fossils_does_not_freeze_a_network_from_scratch():
+    free, frozen = (Evaluator(small_config(growth__freeze_fossils=freeze)) for freeze in (False, True))
     final = FinalNetwork(0, (PlantedSeed("r0c0", "conv_light", LINEAR),))
     assert frozen.unsteered(SCRATCH, 1, final) == free.unsteered(SCRATCH, 1, final)
 
 
 def test_a_rollback_ends_an_episode_and_is_counted(monkeypatch):
-    evaluator = Evaluator(config_of())
+    evaluator = Evaluator(small_config())
     governor = "esper_ray.tolaria.governor.Governor.judge"
     from esper_ray.tolaria.governor import HealthVerdict as Judgement
 
@@ -233,8 +235,8 @@ def test_a_rollback_ends_an_episode_and_is_counted(monkeypatch):
     assert evaluator.unsteered(WIDE, 0, FinalNetwork(160, ())).score.rollbacks == 8
 
 
-def test_compilation_is_left_out_so_that_operations_can_be_counted():
-    assert Evaluator(config_of(training__compile_mode="default")).config.training.compile_mode == "off"
+def test_compilation_is_switched_off_to_count_operations():
+    assert Evaluator(small_config(training__compile_mode="default")).config.training.compile_mode == "off"
 
 
 @pytest.fixture(scope="module")
@@ -247,25 +249,25 @@ def learned():
     return Candidate("learned", config=config, weights=network.state_dict())
 
 
-def test_greedy_policies_take_the_likeliest_action_and_others_draw(learned):
-    greedy, drawing = (Evaluator(config_of(), greedy=flag) for flag in (True, False))
+def test_the_greedy_flag_selects_greedy_or_sampled_actions(learned):
+    greedy, sampling = (Evaluator(small_config(), greedy=flag) for flag in (True, False))
     limits = greedy.env.limits
     assert learned.policy(limits, "digits", "cpu", greedy=True).greedy
     policy = learned.policy(limits, "digits", "cpu", greedy=False)
     assert (policy.greedy, policy.epsilon) == (False, 0.0)
-    for evaluator in (greedy, drawing):
+    for evaluator in (greedy, sampling):
         assert evaluator.play(learned, 2) == evaluator.play(learned, 2)
 
 
-def test_labels_are_made_to_differ():
-    entries = [Candidate(label, baseline="random") for label in ("a", "b", "a", "a", "a-2", "b")]
-    assert [entry.label for entry in unique_labels(entries)] == ["a", "b", "a-3", "a-4", "a-2", "b-2"]
+def test_repeated_labels_get_a_number():
+    candidates = [Candidate(label, baseline="random") for label in ("a", "b", "a", "a", "a-2", "b")]
+    assert [candidate.label for candidate in unique_labels(candidates)] == ["a", "b", "a-3", "a-4", "a-2", "b-2"]
 
 
-def test_names_of_known_policies_stay_theirs():
-    """Otherwise the control `static` could be something else."""
+def test_names_of_baselines_and_controls_stay_reserved():
+    """Otherwise the control `static` could be another candidate."""
     assert set(BASELINES) == {"heuristic", "random", "static", "schedule", "oracle"}
     script = Candidate("static", script=())
     run = Candidate("wide-host", config=PolicyConfig())
-    found = unique_labels([script, run, STATIC, STATIC])
-    assert [entry.label for entry in found] == ["static-2", "wide-host-2", "static", "static-3"]
+    candidates = unique_labels([script, run, STATIC, STATIC])
+    assert [candidate.label for candidate in candidates] == ["static-2", "wide-host-2", "static", "static-3"]

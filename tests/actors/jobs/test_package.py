@@ -1,4 +1,4 @@
-"""What is decided about a job before anything is sent."""
+"""Packages and settings of a job before the upload."""
 
 import platform
 import socket
@@ -24,14 +24,14 @@ MIB = 1024**2
 HERE = platform.python_version()
 
 
-def test_the_total_counts_what_the_archive_adds():
-    shipment = JobPackage(Path("/w"), {Path("a/b"): 100, Path("c"): 7})
+def test_the_total_includes_the_overhead_of_the_archive():
+    package = JobPackage(Path("/w"), {Path("a/b"): 100, Path("c"): 7})
 
-    assert shipment.total == 107 + 2 * ENTRY_BYTES + 2 * 3 + 2 * 1
-    assert shipment.largest() == [("a", 100), ("c", 7)]
+    assert package.total == 107 + 2 * ENTRY_BYTES + 2 * 3 + 2 * 1
+    assert package.largest() == [("a", 100), ("c", 7)]
 
 
-def test_too_large_a_folder_is_refused_with_the_sum():
+def test_a_folder_above_the_limit_is_refused_with_the_sum():
     sizes = {Path("data/x"): 60 * MIB, Path("data/y"): 30 * MIB, Path("code"): 20 * MIB, Path("notes"): MIB}
 
     with pytest.raises(SubmissionError, match=r"111.0 MiB in 4 files exceed the 100 MiB") as refused:
@@ -40,11 +40,11 @@ def test_too_large_a_folder_is_refused_with_the_sum():
     assert "90.0 (data) + 20.0 (code) + 1.0 (notes) + 0.0 (the rest)" in str(refused.value)
 
 
-def test_what_fits_is_not_refused():
-    shipment = JobPackage(Path("/w"), {Path("x"): 99 * MIB})
+def test_a_folder_below_the_limit_is_accepted():
+    package = JobPackage(Path("/w"), {Path("x"): 99 * MIB})
 
-    shipment.refuse_if_too_large()
-    assert shipment.total < 100 * MIB
+    package.refuse_if_too_large()
+    assert package.total < 100 * MIB
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_fits_is_not_refused():
         (None, {}, "http://127.0.0.1:8265"),
     ],
 )
-def test_the_option_comes_before_the_environment(given, environment, chosen):
+def test_the_option_takes_precedence_over_the_environment(given, environment, chosen):
     assert choose_address(given, environment) == chosen
 
 
@@ -67,11 +67,11 @@ def test_the_command_is_quoted_for_the_shell():
     )
 
 
-def test_pairs_need_a_key_and_a_value_once():
+def test_pairs_need_a_key_and_one_value():
     assert key_values("--env", ["A=1", "B=x=y", "C="]) == {"A": "1", "B": "x=y", "C": ""}
-    for wrong, message in ((["A"], "got 'A'"), (["=1"], "got '=1'"), (["A=1", "A=2"], "given twice: '1' and '2'")):
+    for pairs, message in ((["A"], "got 'A'"), (["=1"], "got '=1'"), (["A=1", "A=2"], "given twice: '1' and '2'")):
         with pytest.raises(SubmissionError, match=message):
-            key_values("--env", wrong)
+            key_values("--env", pairs)
 
 
 def test_other_versions_are_refused():
@@ -83,17 +83,17 @@ def test_other_versions_are_refused():
         refuse_other_versions("2.60.0", "3.1.4", "2.60.0")
 
 
-def test_nobody_listening_is_no_cluster():
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"  # bound, but not listening
+def test_an_address_without_a_listener_is_refused():
+    with closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"  # bound, but not listening
         with pytest.raises(SubmissionError, match=f"no cluster at {address}"):
             probe(address)
 
 
-def test_a_token_that_is_wanted_and_not_offered_is_named():
-    for environment, said in (({}, "not set"), ({"RAY_AUTH_MODE": "disabled"}, "disabled")):
-        with pytest.raises(SubmissionError, match=f"RAY_AUTH_MODE is {said}: set RAY_AUTH_MODE=token"):
+def test_a_missing_token_is_refused_with_the_variable_to_set():
+    for environment, state in (({}, "not set"), ({"RAY_AUTH_MODE": "disabled"}, "disabled")):
+        with pytest.raises(SubmissionError, match=f"RAY_AUTH_MODE is {state}: set RAY_AUTH_MODE=token"):
             refuse_without_token(401, "http://a", environment)
     refuse_without_token(401, "http://a", {"RAY_AUTH_MODE": "token"})
     refuse_without_token(200, "http://a", {})
@@ -103,5 +103,5 @@ def test_a_token_that_is_wanted_and_not_offered_is_named():
     ("status", "code", "result"),
     [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", -9, 137), ("FAILED", None, 1), ("STOPPED", None, 143)],
 )
-def test_the_exit_status_is_that_of_the_job(status, code, result):
+def test_the_exit_code_is_that_of_the_job(status, code, result):
     assert exit_code(status, code) == result

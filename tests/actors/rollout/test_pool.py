@@ -17,22 +17,22 @@ pytestmark = pytest.mark.integration
 
 def test_parallel_episodes_equal_sequential_ones(tiny_config):
     assignments = [Assignment(index, index, 100 + index) for index in range(6)]
-    alone, together = EnvironmentPool(tiny_config, "cpu", 1), EnvironmentPool(tiny_config, "cpu", 3)
+    sequential, parallel = EnvironmentPool(tiny_config, "cpu", 1), EnvironmentPool(tiny_config, "cpu", 3)
     weights = PPOLearner(tiny_config).weights()
     behaviour = Behaviour(0, 0, "", 0.5)
-    expected = [alone.play(assignment, behaviour, weights).episode for assignment in assignments]
+    expected = [sequential.play(assignment, behaviour, weights).episode for assignment in assignments]
     with ThreadPoolExecutor(3) as pool:
-        played = list(pool.map(lambda assignment: together.play(assignment, behaviour, weights).episode, assignments))
+        played = list(pool.map(lambda assignment: parallel.play(assignment, behaviour, weights).episode, assignments))
     assert len({tuple(episode.trajectory.rewards) for episode in expected}) > 1
-    for mine, theirs in zip(played, expected, strict=True):
-        assert mine.log == theirs.log
-        np.testing.assert_array_equal(mine.trajectory.features, theirs.trajectory.features)
-        np.testing.assert_array_equal(mine.trajectory.rewards, theirs.trajectory.rewards)
+    for actual, reference in zip(played, expected, strict=True):
+        assert actual.log == reference.log
+        np.testing.assert_array_equal(actual.trajectory.features, reference.trajectory.features)
+        np.testing.assert_array_equal(actual.trajectory.rewards, reference.trajectory.rewards)
 
 
 def test_environments_share_the_data(tiny_config):
     pool = EnvironmentPool(tiny_config, "cpu", 2)
-    first, second = (slot.runner.env.data for slot in pool._slots)
+    first, second = (environment.runner.env.data for environment in pool._environments)
     assert first is second
 
 

@@ -1,4 +1,4 @@
-"""What is written down at the end of an episode about what each seed is worth."""
+"""Attribution records at the end of an episode: coalitions and values of seeds."""
 
 import pytest
 
@@ -10,19 +10,19 @@ IDS = {"episode": 7, "env": 1, "step": 40}
 ACCURACIES = {(): 10.0, ("r0c0",): 20.0, ("r0c1",): 30.0, ("r0c0", "r0c1"): 50.0}
 
 
-def measured(accuracies, orders=()):
+def measurement(accuracies, orders=()):
     coalitions = tuple(Coalition(frozenset(members), pp) for members, pp in accuracies.items())
     return Measurement(1.0, 50.0, 300, ("r0c0", "r0c1"), coalitions, orders)
 
 
 def records(*arguments):
-    coalitions, attribution = attribution_records(IDS, measured(*arguments))
+    coalitions, attribution = attribution_records(IDS, measurement(*arguments))
     for record in (coalitions, attribution):
         assert record_problem(record | {"round": 0}) is None
     return coalitions, attribution
 
 
-def test_every_coalition_gives_exact_values():
+def test_all_coalitions_give_exact_values():
     coalitions, attribution = records(ACCURACIES)
     assert (coalitions["players"], coalitions["examples"], coalitions["complete"]) == (["r0c0", "r0c1"], 300, True)
     assert coalitions["coalitions"][1] == {"members": ["r0c0"], "accuracy_pp": 20.0}
@@ -32,9 +32,9 @@ def test_every_coalition_gives_exact_values():
     assert attribution["pairs"] == [{"first": "r0c0", "second": "r0c1", "interaction_pp": pytest.approx(10.0)}]
 
 
-def test_what_was_not_measured_is_null_and_not_zero():
-    some = {members: pp for members, pp in ACCURACIES.items() if members != ("r0c1",)}
-    coalitions, attribution = records(some)
+def test_unmeasured_values_are_null_and_not_zero():
+    incomplete = {members: pp for members, pp in ACCURACIES.items() if members != ("r0c1",)}
+    coalitions, attribution = records(incomplete)
     assert (coalitions["complete"], attribution["method"]) == (False, "orders")
     assert [slot["shapley_pp"] for slot in attribution["slots"]] == [None, None]
     assert [slot["leave_one_out_pp"] for slot in attribution["slots"]] == [None, 30.0]
@@ -49,5 +49,5 @@ def test_random_orders_are_counted():
     assert records(partial, (("r0c0", "r0c1"),))[1]["orders"] == 1
 
 
-def test_an_episode_without_seeds_has_nothing_to_tell():
+def test_an_episode_without_seeds_has_no_attribution_records():
     assert attribution_records(IDS, Measurement(1.0, 50.0, 300)) == []

@@ -1,4 +1,4 @@
-"""Recorded episodes are played again: equal if nothing was touched, and the first difference found if something was."""
+"""Replay of recorded episodes: no difference if unchanged, else the first one."""
 
 import copy
 
@@ -30,25 +30,25 @@ def records(tiny_config, env):
     return [json_record(record) | {"source": "env-1", "source_seq": 30 + i} for i, record in enumerate(log)]
 
 
-def test_an_untouched_episode_has_no_difference(env, records):
+def test_an_unchanged_episode_has_no_difference(env, records):
     assert {"gate", "env_epoch"} <= {record["kind"] for record in records}
     result = replay(env, recorded_episode(records, 4))
     assert (result.steps, result.recorded, result.difference) == (12, 12, None)
 
 
 def changed(records, index, **values):
-    touched = copy.deepcopy(records)
-    touched[index] |= values
-    return touched
+    copies = copy.deepcopy(records)
+    copies[index] |= values
+    return copies
 
 
-def step_of(records, epoch):
+def step_index(records, epoch):
     return next(i for i, r in enumerate(records) if r["kind"] == "env_epoch" and r["step"] == epoch)
 
 
 @pytest.mark.parametrize("key", ["reward", "val_loss", "train_loss", "total_parameters"])
-def test_the_first_difference_is_found_to_the_last_digit(env, records, key):
-    at = step_of(records, 5)
+def test_a_difference_in_the_last_digit_is_reported(env, records, key):
+    at = step_index(records, 5)
     value = records[at][key]
     result = replay(env, changed(records, at, **{key: value + abs(value) * 1e-15 + 1e-300}))
     if value + abs(value) * 1e-15 + 1e-300 == value:
@@ -58,20 +58,20 @@ def test_the_first_difference_is_found_to_the_last_digit(env, records, key):
     assert result.difference.replayed == value
 
 
-def test_another_action_shows_in_the_step_that_it_was_taken(env, records):
+def test_another_action_differs_in_its_step_at_the_latest(env, records):
     at = next(i for i, r in enumerate(records) if r["kind"] == "env_epoch" and r["operation"] == "GERMINATE")
     result = replay(env, changed(records, at, action=[0] * 8))
     assert result.difference.epoch <= records[at]["step"]
 
 
-def test_another_seed_shows_before_the_first_step(env, records):
+def test_another_seed_differs_before_the_first_step(env, records):
     result = replay(env, changed(records, 0, seed=78))
     assert (result.steps, result.difference.epoch) == (0, 0)
     assert result.difference.what.startswith("episode_started")
 
 
-def test_what_the_policy_thought_is_not_compared(env, records):
-    at = step_of(records, 3)
+def test_outputs_of_the_policy_are_not_compared(env, records):
+    at = step_index(records, 3)
     assert replay(env, changed(records, at, why="otherwise", log_prob=-1.0, value=3.0)).difference is None
 
 
@@ -81,14 +81,14 @@ def test_a_missing_event_is_a_difference(env, records):
     assert result.difference is not None
 
 
-def test_an_episode_that_ends_elsewhere_is_a_difference(env, records):
-    shorter = records[: step_of(records, 9) + 1] + records[-1:]
+def test_an_earlier_end_of_the_episode_is_a_difference(env, records):
+    shorter = records[: step_index(records, 9) + 1] + records[-1:]
     result = replay(env, shorter)
     assert result.difference.what == "end of the episode"
     assert (result.difference.recorded, result.difference.replayed) == (True, False)
 
 
-def test_what_was_not_recorded_is_an_error(records):
+def test_an_episode_that_is_missing_or_incomplete_is_refused(records):
     with pytest.raises(ReplayError, match="episode 9 was not recorded; the log holds 4 to 4"):
         recorded_episode(records, 9)
     with pytest.raises(ReplayError, match="episode 4 is not complete: it ends with 'attribution'"):

@@ -1,4 +1,4 @@
-"""One episode played by the runner: what it records, and when it refuses to."""
+"""Episodes of the runner: records, trajectory, interruptions and illegal actions."""
 
 import json
 
@@ -18,7 +18,7 @@ from esper_ray.tolaria.governor import Governor, HealthVerdict
 GROW = Action(LifecycleOp.GERMINATE, 1, tempo=0)
 ADVANCE = Action(LifecycleOp.ADVANCE, 1)
 PRUNE = Action(LifecycleOp.PRUNE, 1)
-LIFE = [GROW, ADVANCE, WAIT, WAIT, WAIT, PRUNE]
+LIFECYCLE = [GROW, ADVANCE, WAIT, WAIT, WAIT, PRUNE]
 """Germinated, brought to TRAINING, old enough at the sixth step, pruned."""
 
 
@@ -31,18 +31,18 @@ def decisions(actions):
     return [Decision(action, -0.25 * i, -0.5 * i, 1.0 * i, 2.0 * i, f"reason {i}") for i, action in enumerate(actions)]
 
 
-def runner_of(env, actions):
+def scripted_runner(env, actions):
     return EpisodeRunner(env, Scripted(decisions(actions)))
 
 
 @pytest.fixture(scope="module")
 def played(env):
-    """The runner after a whole scripted life, and its episode."""
-    runner = runner_of(env, LIFE)
+    """The runner after a scripted lifecycle, and its episode."""
+    runner = scripted_runner(env, LIFECYCLE)
     return runner, runner.play(Assignment(index=12, env=3, seed=5))
 
 
-def test_an_episode_knows_whose_it_is(played):
+def test_an_episode_carries_its_index_environment_and_seed(played):
     _, episode = played
     assert (episode.index, episode.env, episode.seed) == (12, 3, 5)
     assert all((record["episode"], record["env"]) == (12, 3) for record in episode.log)
@@ -74,7 +74,7 @@ def test_operations_are_counted_once_a_step(played):
     assert (episode.refused, episode.fossilised, episode.rollback) == (0, 0, False)
 
 
-def test_the_log_tells_the_episode_in_order(played):
+def test_the_log_holds_the_records_of_the_episode_in_order(played):
     _, episode = played
     kinds = [record["kind"] for record in episode.log]
     assert kinds[0] == "episode_started"
@@ -83,11 +83,11 @@ def test_the_log_tells_the_episode_in_order(played):
     assert set(kinds) == {"episode_started", "seed_transition", "gate", "env_epoch", "outcome"}
     epochs = [record["step"] for record in episode.log if record["kind"] == "env_epoch"]
     assert epochs == [1, 2, 3, 4, 5, 6]
-    moves = [(kinds[: i + 1].count("env_epoch"), r["to"]) for i, r in enumerate(episode.log) if "to" in r]
-    assert moves[:3] == [(0, "GERMINATED"), (1, "TRAINING"), (5, "PRUNED")]  # before the record of their own step
+    transitions = [(kinds[: i + 1].count("env_epoch"), r["to"]) for i, r in enumerate(episode.log) if "to" in r]
+    assert transitions[:3] == [(0, "GERMINATED"), (1, "TRAINING"), (5, "PRUNED")]  # before the record of their own step
 
 
-def test_a_step_of_the_log_says_what_was_decided_and_why(played):
+def test_a_step_record_holds_the_decision_and_its_reason(played):
     _, episode = played
     steps = [record for record in episode.log if record["kind"] == "env_epoch"]
     assert [(s["operation"], s["slot"]) for s in steps[:3]] == [
@@ -102,22 +102,22 @@ def test_a_step_of_the_log_says_what_was_decided_and_why(played):
     json.dumps(episode.log, allow_nan=False)
 
 
-def test_the_trajectory_is_what_the_policy_saw_and_answered(played):
+def test_the_trajectory_holds_observations_and_decisions_of_the_policy(played):
     runner, episode = played
     trajectory, views = episode.trajectory, runner.policy.decided
     assert len(trajectory) == 6
     assert (trajectory.features == np.stack([view.features for view in views])).all()
     assert (trajectory.blueprints == np.stack([view.blueprints for view in views])).all()
     assert (trajectory.masks == np.stack([view.masks.vector() for view in views])).all()
-    assert trajectory.actions.tolist() == [list(action.to_indices()) for action in LIFE]
+    assert trajectory.actions.tolist() == [list(action.to_indices()) for action in LIFECYCLE]
     assert trajectory.log_prob_op.tolist() == [-0.25 * i for i in range(6)]
     assert trajectory.log_prob_arguments.tolist() == [-0.5 * i for i in range(6)]
     assert trajectory.values.tolist() == [0, 1, 2, 3, 4, 5]
     assert trajectory.q_taken.tolist() == [0, 2, 4, 6, 8, 10]
 
 
-def test_nothing_follows_an_episode_that_has_reached_its_length(played):
-    """Its length is part of the observation, and everything is settled at the end: a bootstrap would pay twice."""
+def test_an_episode_of_full_length_has_no_bootstrap(played):
+    """The length is part of the observation and the end settles all rewards, so a bootstrap would count them twice."""
     _, episode = played
     assert (episode.trajectory.terminated, episode.trajectory.bootstrap) == (False, 0.0)
 
@@ -127,7 +127,7 @@ def test_a_terminated_episode_has_no_bootstrap_and_a_penalty_at_its_cause(env, m
         [HealthVerdict(False, True), HealthVerdict(False, True), HealthVerdict(True, False, "test", 1.0, 0.5)]
     )
     monkeypatch.setattr(Governor, "judge", lambda self, train, val, committed: next(verdicts))
-    runner = runner_of(env, [GROW, WAIT, WAIT])
+    runner = scripted_runner(env, [GROW, WAIT, WAIT])
     episode = runner.play(Assignment(0, 0, 5))
     trajectory = episode.trajectory
     assert len(trajectory) == 3
@@ -140,9 +140,9 @@ def test_a_terminated_episode_has_no_bootstrap_and_a_penalty_at_its_cause(env, m
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_a_request_to_stop_is_met_between_two_steps(env, steps):
+def test_a_stop_request_interrupts_between_two_steps(env, steps):
     answers = iter([False] * steps + [True])
-    runner = runner_of(env, LIFE)
+    runner = scripted_runner(env, LIFECYCLE)
     with pytest.raises(Interrupted):
         runner.play(Assignment(0, 0, 5), lambda: next(answers))
     assert runner.env.epoch == steps
@@ -150,7 +150,7 @@ def test_a_request_to_stop_is_met_between_two_steps(env, steps):
 
 
 def test_an_interrupted_episode_can_be_played_again(env, played):
-    runner = runner_of(env, LIFE)
+    runner = scripted_runner(env, LIFECYCLE)
     answers = iter([False, False, True])
     with pytest.raises(Interrupted):
         runner.play(Assignment(12, 3, 5), lambda: next(answers))
@@ -160,19 +160,19 @@ def test_an_interrupted_episode_can_be_played_again(env, played):
 @pytest.mark.parametrize(
     ("actions", "step"), [([ADVANCE], 1), ([GROW, GROW], 2), ([GROW, Action(LifecycleOp.FOSSILIZE, 1)], 2)]
 )
-def test_a_policy_that_breaks_the_rules_is_stopped(env, actions, step):
+def test_an_illegal_action_raises(env, actions, step):
     with pytest.raises(RuntimeError, match=rf"Scripted chose the illegal action Action\(.*\) at step {step}"):
-        runner_of(env, actions).play(Assignment(0, 0, 5))
+        scripted_runner(env, actions).play(Assignment(0, 0, 5))
 
 
 def test_refused_commands_are_counted(env):
-    """A fresh seed may ask for BLENDING, and the gate stays shut."""
-    episode = runner_of(env, [GROW, ADVANCE, ADVANCE, ADVANCE, WAIT, WAIT]).play(Assignment(0, 0, 5))
+    """ADVANCE to BLENDING is legal for a new seed, but its gate does not pass."""
+    episode = scripted_runner(env, [GROW, ADVANCE, ADVANCE, ADVANCE, WAIT, WAIT]).play(Assignment(0, 0, 5))
     assert episode.refused == 2
     assert [r["success"] for r in episode.log if r["kind"] == "env_epoch"] == [True, True, False, False, True, True]
 
 
-def test_each_episode_has_its_own_seed_and_the_policy_another_stream(played):
+def test_each_episode_has_its_own_seed_and_the_policy_another_one(played):
     runner, _ = played
     assert runner.policy.begun == [derived_seed(5, 3)]
     assert runner.policy.begun != [5]
@@ -181,8 +181,8 @@ def test_each_episode_has_its_own_seed_and_the_policy_another_stream(played):
     assert episode_seed(42, 0, 1) == derived_seed(42, 0, 1)
 
 
-def test_playing_leaves_the_global_generator_alone(env):
+def test_an_episode_does_not_use_the_global_generator(env):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    runner_of(env, LIFE).play(Assignment(0, 0, 5))
+    scripted_runner(env, LIFECYCLE).play(Assignment(0, 0, 5))
     assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""Trials with local workers: the resources that they ask for, and the devices that they see."""
+"""Trials with local workers: requested resources and visible devices."""
 
 import pytest
 
@@ -21,16 +21,16 @@ def system(**changes):
         ({"envs": 1, "devices": ["cuda:0"], "gpus_per_actor": 0.25}, [{"CPU": 1.0, "GPU": 0.25}]),
     ],
 )
-def test_a_local_trial_asks_for_one_bundle(changes, expected):
+def test_a_local_trial_requests_one_bundle(changes, expected):
     assert bundles(system(workers="local", **changes)) == expected
 
 
-def test_a_trial_on_ray_asks_for_an_empty_bundle_and_those_of_its_actors():
+def test_a_trial_on_ray_requests_an_empty_bundle_and_those_of_its_actors():
     assert bundles(system(workers="ray", envs=2))[0] == {}
     assert len(bundles(system(workers="ray", envs=2))) > 1
 
 
-def test_a_local_trial_fits_on_a_node_that_its_actors_would_not_fit_on():
+def test_a_local_trial_fits_on_a_node_too_small_for_its_actors():
     node = {"CPU": 1.0}
     check_places({"local": system(workers="local", envs=64)}, [node])
     with pytest.raises(ResourceError, match="trial ray: the run needs"):
@@ -47,8 +47,8 @@ def test_a_local_trial_whose_gpus_are_on_no_single_node_is_refused():
 def test_a_process_sees_its_own_gpus_from_zero():
     from esper_actors.sweep.trainable import on_own_gpus
 
-    placed = on_own_gpus(system(workers="local", devices=["cuda:3", "cuda:1", "cuda:3"], device="cuda:1", envs=3))
-    assert placed.system.devices == ("cuda:0", "cuda:1", "cuda:0")
-    assert placed.system.device == "cuda:1"
-    mixed = on_own_gpus(system(workers="local", devices=["cuda:5"], device="cpu"))
-    assert (mixed.system.devices, mixed.system.device) == (("cuda:0",), "cpu")
+    on_own = on_own_gpus(system(workers="local", devices=["cuda:3", "cuda:1", "cuda:3"], device="cuda:1", envs=3))
+    assert on_own.system.devices == ("cuda:0", "cuda:1", "cuda:0")
+    assert on_own.system.device == "cuda:1"
+    with_cpu_learner = on_own_gpus(system(workers="local", devices=["cuda:5"], device="cpu"))
+    assert (with_cpu_learner.system.devices, with_cpu_learner.system.device) == (("cuda:0",), "cpu")

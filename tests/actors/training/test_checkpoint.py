@@ -1,4 +1,4 @@
-"""Checkpoints: bit for bit, whole or not at all, and refused when they do not fit."""
+"""Checkpoints: exact, atomic, and refused if they do not fit."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PROGRESS = {"round_index": 2, "env_steps": 12, "seconds": 0.1, "best": {"episode
 
 @pytest.fixture(scope="module")
 def state():
-    """A learner after one update: weights, optimiser and statistics are all there."""
+    """State of a learner after one update, with weights, optimiser and statistics."""
     learner = PPOLearner(CONFIG)
     learner.update([drawn(learner, synthetic(3, [1.0, 0.0, -1.0], i), i) for i in range(2)], 0)
     return learner.state()
@@ -42,7 +42,7 @@ def numbers(updates):
     return {"updates": updates, "base_moments": moments, "slot_moments": moments, "return_moments": moments}
 
 
-def tiny(index):
+def tiny_checkpoint(index):
     return Checkpoint(index, LearnerState({"network.w": torch.ones(2)}, numbers(index)), POSITION, PROGRESS)
 
 
@@ -50,7 +50,7 @@ def names(folder):
     return [path.name for path in checkpoints_in(folder)]
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(saved, state):
+def test_a_loaded_checkpoint_equals_the_saved_one_bit_for_bit(saved, state):
     loaded = load_checkpoint(saved, CONFIG)
     assert tensors_equal(loaded.learner.tensors, state.tensors)
     assert loaded.learner.numbers == state.numbers
@@ -59,7 +59,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(saved, state):
     assert any(name.startswith("adam.lstm") and name.endswith("exp_avg_sq") for name in loaded.learner.tensors)
 
 
-def test_a_learner_loaded_from_disk_goes_on_bit_for_bit(saved, state):
+def test_a_learner_loaded_from_disk_learns_bit_for_bit_like_the_original(saved, state):
     results = []
     for source in (state, load_checkpoint(saved, CONFIG).learner):
         learner = PPOLearner(CONFIG)
@@ -71,43 +71,43 @@ def test_a_learner_loaded_from_disk_goes_on_bit_for_bit(saved, state):
 
 
 @pytest.mark.parametrize("broken", ["safetensors.torch.save", "json.dumps", "os.replace"])
-def test_a_crash_while_writing_leaves_the_older_checkpoints_and_no_half_one(broken, tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, tiny(1), CONFIG)
+def test_a_crash_while_writing_leaves_only_complete_checkpoints(broken, tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, tiny_checkpoint(1), CONFIG)
 
     def crash(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(broken, crash)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
+        save_checkpoint(tmp_path, tiny_checkpoint(2), CONFIG, keep=1)
     monkeypatch.undo()
     assert names(tmp_path) == ["round-00001"]
     assert sorted(p.name for p in tmp_path.glob("round-*")) == ["round-00001"]
-    save_checkpoint(tmp_path, tiny(2), CONFIG, keep=1)
+    save_checkpoint(tmp_path, tiny_checkpoint(2), CONFIG, keep=1)
     assert names(tmp_path) == ["round-00002"]
     assert load_checkpoint(checkpoints_in(tmp_path)[0], CONFIG).learner.numbers == numbers(2)
-    assert os.listdir(tmp_path) == ["round-00002"]  # what the crash left behind is gone
+    assert os.listdir(tmp_path) == ["round-00002"]  # remains of the crash are removed
 
 
-def test_saving_again_replaces_what_was_there(tmp_path):
-    save_checkpoint(tmp_path, tiny(1), CONFIG)
-    again = Checkpoint(1, LearnerState({"network.w": torch.zeros(2)}, numbers(9)), POSITION, PROGRESS)
-    path = save_checkpoint(tmp_path, again, CONFIG)
+def test_saving_a_round_again_replaces_its_checkpoint(tmp_path):
+    save_checkpoint(tmp_path, tiny_checkpoint(1), CONFIG)
+    replacement = Checkpoint(1, LearnerState({"network.w": torch.zeros(2)}, numbers(9)), POSITION, PROGRESS)
+    path = save_checkpoint(tmp_path, replacement, CONFIG)
     assert load_checkpoint(path, CONFIG).learner.numbers == numbers(9)
     assert names(tmp_path) == ["round-00001"]
 
 
-def test_only_the_newest_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for index in range(5):
-        save_checkpoint(tmp_path, tiny(index), CONFIG, keep=3)
+        save_checkpoint(tmp_path, tiny_checkpoint(index), CONFIG, keep=3)
     assert names(tmp_path) == ["round-00002", "round-00003", "round-00004"]
-    save_checkpoint(tmp_path, tiny(5), CONFIG)
+    save_checkpoint(tmp_path, tiny_checkpoint(5), CONFIG)
     assert len(names(tmp_path)) == 4
 
 
-def test_the_newest_is_the_one_with_most_rounds_however_many_digits_it_has(tmp_path):
+def test_checkpoints_are_ordered_by_round_and_not_by_name(tmp_path):
     for index in (99_999, 100_000):
-        save_checkpoint(tmp_path, tiny(index), CONFIG, keep=1)
+        save_checkpoint(tmp_path, tiny_checkpoint(index), CONFIG, keep=1)
     assert names(tmp_path) == ["round-100000"]
 
 
@@ -118,17 +118,17 @@ def test_a_folder_without_its_state_is_no_checkpoint(saved, tmp_path):
 
 
 def test_folders_of_other_names_are_no_checkpoints(saved, tmp_path):
-    """Somebody kept a copy beside it."""
+    """A copy in the same folder, for example."""
     for name in ("round-00002-backup", "round-best", ".round-00003.tmp"):
         shutil.copytree(saved, tmp_path / name)
     assert names(tmp_path) == ["round-00002"]
 
 
 def test_another_configuration_is_refused_with_both_digests(saved):
-    other = small_config(seed=7)
-    expected = rf"has config_sha256 '{CONFIG.digest()}', this run needs '{other.digest()}'"
+    changed_config = small_config(seed=7)
+    expected = rf"has config_sha256 '{CONFIG.digest()}', this run needs '{changed_config.digest()}'"
     with pytest.raises(CheckpointError, match=expected):
-        load_checkpoint(saved, other)
+        load_checkpoint(saved, changed_config)
 
 
 def test_another_observation_is_refused_with_both_schemas(saved):
@@ -184,32 +184,32 @@ def test_a_state_that_is_no_mapping_is_refused(saved, content):
 
 
 @pytest.mark.parametrize("key", ["position", "progress", "numbers"])
-def test_a_state_that_lacks_a_part_is_refused_by_its_name(saved, key):
+def test_a_state_that_lacks_a_part_is_refused_with_its_name(saved, key):
     rewrite(saved, lambda state: state.pop(key))
     with pytest.raises(CheckpointError, match=rf"round-00002 is damaged: its state lacks {key}"):
         load_checkpoint(saved, CONFIG)
 
 
-def test_numbers_without_the_statistics_are_refused_by_their_name(saved):
+def test_numbers_without_the_statistics_are_refused_with_their_names(saved):
     rewrite(saved, lambda state: state.update(numbers={"updates": 1}))
     with pytest.raises(CheckpointError, match=r"lacks numbers.base_moments, numbers.slot_moments"):
         load_checkpoint(saved, CONFIG)
 
 
-def test_the_digest_sees_every_weight_its_name_its_shape_and_its_type():
+def test_the_digest_depends_on_every_weight_and_its_name_shape_and_type():
     base = {"a": torch.zeros(2, 3), "b": torch.arange(4.0)}
-    seen = [weights_digest(base)]
+    digests = [weights_digest(base)]
     for name, tensor in base.items():
         for index in range(tensor.numel()):
-            other = {key: value.clone() for key, value in base.items()}
-            flat = other[name].view(-1)
+            weights = {key: value.clone() for key, value in base.items()}
+            flat = weights[name].view(-1)
             flat[index] = torch.nextafter(flat[index], torch.tensor(9.0))
-            seen.append(weights_digest(other))
-    seen.append(weights_digest({"a": torch.zeros(3, 2), "b": base["b"]}))
-    seen.append(weights_digest({"a": base["a"], "c": base["b"]}))
-    seen.append(weights_digest({"a": base["a"].to(torch.int32), "b": base["b"]}))
-    seen.append(weights_digest({"a": base["a"]}))
-    assert len(set(seen)) == len(seen)
-    assert weights_digest(dict(reversed(base.items()))) == seen[0]
-    assert weights_digest({"a": torch.zeros(3, 2).T, "b": base["b"]}) == seen[0]
-    assert len(seen[0]) == 64
+            digests.append(weights_digest(weights))
+    digests.append(weights_digest({"a": torch.zeros(3, 2), "b": base["b"]}))
+    digests.append(weights_digest({"a": base["a"], "c": base["b"]}))
+    digests.append(weights_digest({"a": base["a"].to(torch.int32), "b": base["b"]}))
+    digests.append(weights_digest({"a": base["a"]}))
+    assert len(set(digests)) == len(digests)
+    assert weights_digest(dict(reversed(base.items()))) == digests[0]
+    assert weights_digest({"a": torch.zeros(3, 2).T, "b": base["b"]}) == digests[0]
+    assert len(digests[0]) == 64

@@ -1,4 +1,4 @@
-"""Updates: they learn, they stop, they refuse what is broken, and they can be continued bit for bit."""
+"""Updates of the learner: learning, KL stop, refusals, and exact resumption."""
 
 import copy
 import math
@@ -20,22 +20,22 @@ RETARGET = [2, 0, 0, 2, 0, 1, 3, 4]
 PRUNE = [3, 1, 0, 0, 0, 0, 2, 1]
 
 
-def some_round(learner, seed=0, episodes=3, steps=4):
+def random_round(learner, seed=0, episodes=3, steps=4):
     """Episodes drawn from the learner's policy, with rewards from a generator."""
     rng = np.random.default_rng(seed)
     drafts = [synthetic(steps, rng.normal(size=steps), seed=100 * seed + i) for i in range(episodes)]
     return [drawn(learner, draft, i) for i, draft in enumerate(drafts)]
 
 
-def everything(learner):
+def state_of_learner(learner):
     state = learner.state()
     return state.tensors, copy.deepcopy(state.numbers)
 
 
-def test_an_update_changes_the_weights_and_counts():
+def test_an_update_changes_the_weights_and_is_counted():
     learner = PPOLearner(small_config(ppo__epochs=4))
     before = learner.weights()
-    report = learner.update(some_round(learner), 0)
+    report = learner.update(random_round(learner), 0)
     after = learner.weights()
     for name in ("op_head.0.weight", "lstm.weight_hh_l0", "slot_encoder.0.weight", "critic.3.weight"):
         assert not torch.equal(before[name], after[name])
@@ -45,54 +45,54 @@ def test_an_update_changes_the_weights_and_counts():
     assert report["grad_norm"] > 0
 
 
-def test_equal_learners_make_equal_updates_whatever_the_global_generator_does():
+def test_updates_do_not_depend_on_the_global_generator():
     states = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         learner = PPOLearner(small_config())
-        learner.update(some_round(learner), 0)
-        states.append(everything(learner))
+        learner.update(random_round(learner), 0)
+        states.append(state_of_learner(learner))
     assert tensors_equal(states[0][0], states[1][0])
     assert states[0][1] == states[1][1]
 
 
-def test_the_seed_of_the_run_decides_the_initial_weights():
-    first, again, other = (PPOLearner(small_config(seed=seed)).weights() for seed in (1, 1, 2))
-    assert tensors_equal(first, again)
-    assert not tensors_equal(first, other)
+def test_the_seed_of_the_run_determines_the_initial_weights():
+    first, second, other_learner = (PPOLearner(small_config(seed=seed)).weights() for seed in (1, 1, 2))
+    assert tensors_equal(first, second)
+    assert not tensors_equal(first, other_learner)
 
 
-def test_divergence_ends_an_update_before_the_step_that_would_go_further():
-    """The second minibatch finds a policy that has moved; the weights are those after exactly one step."""
+def test_an_update_stops_before_a_step_beyond_the_kl_target():
+    """The second minibatch has a KL above the target; the weights are those after exactly one step."""
     stopped = PPOLearner(small_config(ppo__target_kl=1e-6, ppo__minibatch_episodes=4, ppo__epochs=3))
-    once = PPOLearner(small_config(ppo__minibatch_episodes=4, ppo__epochs=1))
-    episodes = some_round(stopped)
-    report, single = stopped.update(episodes, 0), once.update(episodes, 0)
+    one_step = PPOLearner(small_config(ppo__minibatch_episodes=4, ppo__epochs=1))
+    episodes = random_round(stopped)
+    report, one_step_report = stopped.update(episodes, 0), one_step.update(episodes, 0)
     assert (report["stopped_by_kl"], report["optimizer_steps"]) == (1.0, 1)
-    assert (single["stopped_by_kl"], single["optimizer_steps"]) == (0.0, 1)
-    assert tensors_equal(stopped.weights(), once.weights())
+    assert (one_step_report["stopped_by_kl"], one_step_report["optimizer_steps"]) == (0.0, 1)
+    assert tensors_equal(stopped.weights(), one_step.weights())
 
 
-def test_divergence_of_the_first_minibatch_means_no_step_at_all():
-    """Episodes of another policy: the report says so, and the policy stays as it was."""
-    learner, other = PPOLearner(small_config(seed=1)), PPOLearner(small_config(seed=2))
+def test_kl_above_the_target_in_the_first_minibatch_prevents_any_step():
+    """With episodes of another policy, the report has the stop and the policy is unchanged."""
+    learner, other_learner = PPOLearner(small_config(seed=1)), PPOLearner(small_config(seed=2))
     with torch.no_grad():
-        other.network.op_head[-1].bias[4] = 3.0
+        other_learner.network.op_head[-1].bias[4] = 3.0
     before = learner.weights()
-    report = learner.update(some_round(other), 0)
+    report = learner.update(random_round(other_learner), 0)
     assert (report["stopped_by_kl"], report["optimizer_steps"]) == (1.0, 0)
     assert math.isnan(report["policy_loss"])
     after = learner.weights()
-    fixed = [name for name, _ in learner.network.named_parameters() if not name.startswith("critic.3")]
-    assert all(torch.equal(before[name], after[name]) for name in fixed)
+    unscaled = [name for name, _ in learner.network.named_parameters() if not name.startswith("critic.3")]
+    assert all(torch.equal(before[name], after[name]) for name in unscaled)
 
 
 def broken_round(learner, field):
     """Two episodes, the second with NaN in its first ``field``."""
     episodes = [behaved(learner, synthetic(3, [1.0, 0.0, -1.0], i), [ADVANCE, WAIT, PRUNE]) for i in range(2)]
-    spoilt = getattr(episodes[1].trajectory, field).copy()
-    spoilt[0] = math.nan
-    return [episodes[0], changed(episodes[1], **{field: spoilt})]
+    corrupted = getattr(episodes[1].trajectory, field).copy()
+    corrupted[0] = math.nan
+    return [episodes[0], changed(episodes[1], **{field: corrupted})]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,16 @@ def broken_round(learner, field):
         ("q_taken", {"policy_loss"}),
     ],
 )
-def test_a_loss_that_is_not_finite_is_refused_by_the_name_of_its_terms(field, terms):
+def test_a_non_finite_loss_is_refused_with_the_names_of_its_terms(field, terms):
     learner = PPOLearner(small_config(ppo__minibatch_episodes=2))
     episodes = broken_round(learner, field)
     before = {name: p.detach().clone() for name, p in learner.network.named_parameters()}
-    with pytest.raises(FloatingPointError, match=r"PPO loss is not finite: .* = nan") as caught:
+    with pytest.raises(FloatingPointError, match=r"PPO loss is not finite: .* = nan") as error:
         learner.update(episodes, 0)
-    named = {part.split(" = ")[0] for part in str(caught.value).removeprefix("PPO loss is not finite: ").split(", ")}
-    assert named == terms
+    terms_in_message = {
+        part.split(" = ")[0] for part in str(error.value).removeprefix("PPO loss is not finite: ").split(", ")
+    }
+    assert terms_in_message == terms
     after = dict(learner.network.named_parameters())
     assert all(torch.equal(after[name], p) for name, p in before.items() if not name.startswith("critic.3"))
     assert not learner.optimizer.state_dict()["state"]
@@ -127,13 +129,13 @@ def test_returns_that_are_not_finite_are_refused_before_anything_changes(field):
 
 
 def test_a_refused_round_leaves_no_broken_numbers_in_the_learner():
-    """It may be asked to save its state afterwards: nothing in there may be infected."""
+    """A state that is saved afterwards must be finite."""
     learner = PPOLearner(small_config())
-    episodes = some_round(learner)
+    episodes = random_round(learner)
     learner.update(episodes, 0)
-    spoilt = changed(episodes[0], rewards=np.full(4, math.nan))
+    corrupted = changed(episodes[0], rewards=np.full(4, math.nan))
     with pytest.raises(FloatingPointError):
-        learner.update([spoilt, *episodes[1:]], 1)
+        learner.update([corrupted, *episodes[1:]], 1)
     numbers = learner.state().numbers
     for name in ("base_moments", "slot_moments", "return_moments"):
         count, mean, squares = numbers[name]
@@ -141,50 +143,52 @@ def test_a_refused_round_leaves_no_broken_numbers_in_the_learner():
 
 
 @pytest.mark.parametrize("rounds_before", [0, 2])
-def test_a_loaded_learner_goes_on_bit_for_bit(rounds_before):
-    straight = PPOLearner(small_config(seed=5))
+def test_a_loaded_learner_learns_bit_for_bit_like_the_original(rounds_before):
+    uninterrupted = PPOLearner(small_config(seed=5))
     for index in range(rounds_before):
-        straight.update(some_round(straight, index), index)
+        uninterrupted.update(random_round(uninterrupted, index), index)
     resumed = PPOLearner(small_config(seed=5, ppo__lr=3e-4))
     with torch.no_grad():
         for parameter in resumed.network.parameters():
             parameter.add_(1.0)
-    resumed.load(straight.state())
-    assert everything(resumed)[1] == everything(straight)[1]
-    episodes = some_round(straight, 9)
+    resumed.load(uninterrupted.state())
+    assert state_of_learner(resumed)[1] == state_of_learner(uninterrupted)[1]
+    episodes = random_round(uninterrupted, 9)
     for index in (rounds_before, rounds_before + 1):
-        assert resumed.update(episodes, index) == pytest.approx(straight.update(episodes, index), nan_ok=True, abs=0)
-    assert tensors_equal(everything(resumed)[0], everything(straight)[0])
-    assert everything(resumed)[1] == everything(straight)[1]
+        assert resumed.update(episodes, index) == pytest.approx(
+            uninterrupted.update(episodes, index), nan_ok=True, abs=0
+        )
+    assert tensors_equal(state_of_learner(resumed)[0], state_of_learner(uninterrupted)[0])
+    assert state_of_learner(resumed)[1] == state_of_learner(uninterrupted)[1]
 
 
-def test_a_saved_state_is_a_copy_that_later_updates_leave_alone():
+def test_a_saved_state_is_not_changed_by_later_updates():
     learner = PPOLearner(small_config())
-    learner.update(some_round(learner), 0)
+    learner.update(random_round(learner), 0)
     state = learner.state()
-    kept = {name: tensor.clone() for name, tensor in state.tensors.items()}
-    learner.update(some_round(learner, 1), 1)
-    assert tensors_equal(state.tensors, kept)
+    copies = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    learner.update(random_round(learner, 1), 1)
+    assert tensors_equal(state.tensors, copies)
 
 
 def test_a_state_can_be_loaded_twice():
-    """Loading copies: the optimiser must not go on working inside the state that it was given."""
+    """Loading copies: the optimiser must not change the loaded state."""
     source = PPOLearner(small_config())
-    source.update(some_round(source), 0)
-    state, episodes = source.state(), some_round(source, 1)
-    kept = {name: tensor.clone() for name, tensor in state.tensors.items()}
+    source.update(random_round(source), 0)
+    state, episodes = source.state(), random_round(source, 1)
+    copies = {name: tensor.clone() for name, tensor in state.tensors.items()}
     results = []
     for _ in range(2):
         learner = PPOLearner(small_config())
         learner.load(state)
         learner.update(episodes, 1)
         results.append(learner.weights())
-    assert tensors_equal(state.tensors, kept)
+    assert tensors_equal(state.tensors, copies)
     assert tensors_equal(*results)
 
 
 @pytest.mark.parametrize(
-    ("actions", "used"),
+    ("actions", "used_heads"),
     [
         ([GERMINATE, WAIT], {"blueprint", "style", "tempo", "alpha_target"}),
         ([RETARGET, WAIT], {"style", "alpha_target", "alpha_speed", "alpha_curve"}),
@@ -194,25 +198,25 @@ def test_a_state_can_be_loaded_twice():
     ],
     ids=["germinate", "retarget", "prune", "advance", "wait"],
 )
-def test_every_head_that_was_used_learns_and_no_other(actions, used):
+def test_only_the_heads_that_an_action_reads_get_a_gradient(actions, used_heads):
     learner = PPOLearner(small_config(ppo__minibatch_episodes=1))
     episode = behaved(learner, synthetic(2, [1.0, -2.0]), actions)
     numbers = {"values": np.float32([0.0, 1.0]), "q_taken": np.float32([0.5, 0.0])}
     batch = padded_batch([changed(episode, **numbers)], learner.device)
     targets = learner._targets(batch)
-    targets.arguments.copy_(batch.argument_mask)  # one step alone would be standardised to nothing
+    targets.arguments.copy_(batch.argument_mask)  # a single step is standardised to zero
     _, loss = learner._losses(batch, targets, 0.0, 0.0)
     loss.backward()
     network = learner.network
     assert network.op_head[-1].weight.grad.abs().sum() > 0
     assert network.critic[-1].weight.grad.abs().sum() > 0
-    assert (network.slot_head.score.weight.grad.abs().sum() > 0) == (used is not None)
+    assert (network.slot_head.score.weight.grad.abs().sum() > 0) == (used_heads is not None)
     for head in ARGUMENT_HEADS:
         gradient = network.argument_heads[head].out.weight.grad
-        assert (gradient.abs().sum() > 0) == (head in (used or set())), head
+        assert (gradient.abs().sum() > 0) == (head in (used_heads or set())), head
 
 
-def chances(learner, draft):
+def probabilities(learner, draft):
     """Mean probability of FOSSILIZE, and of slot 1 given it."""
     with torch.no_grad():
         distribution, *_ = learner._evaluate(padded_batch([draft], learner.device), 0.0)
@@ -220,27 +224,27 @@ def chances(learner, draft):
 
 
 @pytest.mark.parametrize("critic", ["q_op", pytest.param("v", marks=pytest.mark.slow)])
-def test_what_is_rewarded_becomes_likelier(critic):
-    """A bandit: only FOSSILIZE on slot 1 pays. Operation and slot both learn it within a few updates."""
+def test_a_rewarded_action_becomes_likelier(critic):
+    """A bandit that rewards only FOSSILIZE on slot 1: operation and slot are learnt within a few updates."""
     settings = {"ppo__lr": 5e-3, "ppo__target_kl": 0.2, "ppo__epochs": 5, "ppo__entropy_start": 0.0}
     learner = PPOLearner(small_config(gamma=0.01, policy__critic=critic, ppo__rounds=4, **settings))
     probe = synthetic(8, [0.0] * 8, seed=999)
-    before = chances(learner, probe)
+    before = probabilities(learner, probe)
     for index in range(4):
         drafts = [drawn(learner, synthetic(30, [0.0] * 30, seed=100 * index + i), i) for i in range(4)]
-        learner.update([changed(d, rewards=paid(d.trajectory.actions)) for d in drafts], index)
-    after = chances(learner, probe)
+        learner.update([changed(d, rewards=bandit_rewards(d.trajectory.actions)) for d in drafts], index)
+    after = probabilities(learner, probe)
     assert before[0] < 0.2
     assert before[1] == pytest.approx(0.5, abs=0.1)
     assert after[0] > 2 * before[0]
     assert after[1] > 0.7
 
 
-def paid(actions):
+def bandit_rewards(actions):
     return ((actions[:, 0] == 4) & (actions[:, 1] == 1)).astype(np.float64)
 
 
-def test_a_report_names_every_head_and_leaves_unmeasured_entropies_open():
+def test_a_report_has_an_entropy_for_every_head_and_nan_if_unmeasured():
     learner = PPOLearner(small_config(ppo__minibatch_episodes=1))
     closed = open_masks(2)
     closed.slot_by_op[1:4] = False
@@ -252,9 +256,9 @@ def test_a_report_names_every_head_and_leaves_unmeasured_entropies_open():
     assert all(math.isnan(report[f"entropy_{head}"]) for head in ARGUMENT_HEADS)
 
 
-def test_the_normaliser_learns_after_the_update_and_from_occupied_slots_alone():
+def test_the_normaliser_changes_after_the_update_from_occupied_slots_alone():
     learner = PPOLearner(small_config())
-    first, second = some_round(learner, episodes=2, steps=3)
+    first, second = random_round(learner, episodes=2, steps=3)
     empty = first.trajectory.features.copy()
     empty[:, 23 : 23 + 31] = 0.0
     episodes = [changed(first, features=empty), second]
@@ -268,10 +272,10 @@ def test_the_normaliser_learns_after_the_update_and_from_occupied_slots_alone():
     assert float(learner.network.normaliser.base_mean[0]) == 0.0  # the epoch is no continuous number
 
 
-def test_the_unit_of_returns_does_not_depend_on_who_was_done_first():
-    one, other = PPOLearner(small_config()), PPOLearner(small_config())
-    episodes = [changed(e, rewards=e.trajectory.rewards + i) for i, e in enumerate(some_round(one))]
-    one.update(episodes, 0)
-    other.update(episodes[::-1], 0)
-    assert one.state().numbers["return_moments"] == other.state().numbers["return_moments"]
-    assert one.return_scale.unit != 1.0
+def test_the_unit_of_returns_does_not_depend_on_the_order_of_episodes():
+    learner, other_learner = PPOLearner(small_config()), PPOLearner(small_config())
+    episodes = [changed(e, rewards=e.trajectory.rewards + i) for i, e in enumerate(random_round(learner))]
+    learner.update(episodes, 0)
+    other_learner.update(episodes[::-1], 0)
+    assert learner.state().numbers["return_moments"] == other_learner.state().numbers["return_moments"]
+    assert learner.return_scale.unit != 1.0

@@ -1,7 +1,7 @@
-"""The memory: padded batches against a loop over single steps, with an LSTM that is written out here.
+"""Recurrent memory: padded batches against a loop over single steps with a plain LSTM.
 
-That acting step by step gives the scores of a whole sequence is checked with the network; here are the loss and its
-gradients through time, episodes that go on from the middle, and values at the place where an episode was cut off.
+The tests of the network compare acting step by step with whole sequences. These tests cover the loss and its gradients
+through time, episodes that continue from the middle, and values at the end of truncated episodes.
 """
 
 import copy
@@ -26,7 +26,7 @@ SLOTS = 2
 
 @pytest.fixture
 def learner():
-    """Forgets and remembers a lot, and has choices that depend on it; in double precision once episodes are drawn."""
+    """A learner with large gates, whose choices depend on the memory; in double precision once episodes are drawn."""
     learner = PPOLearner(small_config(seed=4, ppo__clip=CLIP, ppo__value_coefficient=VALUE))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -37,8 +37,8 @@ def learner():
     return learner
 
 
-def valid_mask(learner):
-    """Episodes of four lengths: the first terminated, the others cut off, and a policy that has moved since."""
+def episodes_of_an_earlier_policy(learner):
+    """Episodes of four lengths, the first terminated, the others truncated; the policy has changed since."""
     rng = np.random.default_rng(2)
     episodes = [drawn(learner, synthetic(n, rng.normal(size=n), seed=n, slots=SLOTS), seed=n) for n in LENGTHS]
     generator = torch.Generator().manual_seed(3)
@@ -49,12 +49,12 @@ def valid_mask(learner):
     return [changed(e, bootstrap=0.5 * i, terminated=i == 0) for i, e in enumerate(episodes)]
 
 
-def doubled(batch):
+def in_double_precision(batch):
     floating = {name: getattr(batch, name) for name in type(batch).__slots__}
     return replace(batch, **{name: x.double() for name, x in floating.items() if x.is_floating_point()})
 
 
-def written_out(network):
+def with_plain_lstm(network):
     """The network with an LSTM as in the book: one step, gates in the order input, forget, cell, output."""
 
     def remember(x, memory):
@@ -71,8 +71,8 @@ def written_out(network):
     return network
 
 
-def one_by_one(network, trajectory):
-    """Distribution and Q values of each step of an episode, the memory handed on from step to step."""
+def step_by_step(network, trajectory):
+    """Distribution and Q values of each step of an episode, with the memory of the previous step."""
     memory = None
     for t in range(len(trajectory)):
         features = torch.from_numpy(trajectory.features[t])[None, None].double()
@@ -82,74 +82,78 @@ def one_by_one(network, trajectory):
         yield t, ActionDistribution(output.logits, masks, EPSILON), output.q
 
 
-def loss_one_by_one(network, episodes, targets, scale):
+def loss_step_by_step(network, episodes, targets, scale):
     """The loss of a round, summed over single steps; everything is legal, so that every step counts."""
     policy = value = entropy = 0.0
     for e, episode in enumerate(episodes):
         trajectory = episode.trajectory
-        for t, distribution, q in one_by_one(network, trajectory):
+        for t, distribution, q in step_by_step(network, trajectory):
             action = torch.from_numpy(trajectory.actions[t])[None]
             op, arguments = distribution.log_probs(action)
-            for new, old, goal in (
+            for new, old, advantage in (
                 (op, trajectory.log_prob_op[t], targets.op[e, t]),
                 (arguments, trajectory.log_prob_arguments[t], targets.arguments[e, t]),
             ):
                 ratio = (new[0] - float(old)).exp()
-                policy = policy - torch.minimum(ratio * goal, ratio.clamp(1 - CLIP, 1 + CLIP) * goal)
+                policy = policy - torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
             value = value + 0.5 * (q[0, action[0, 0]] - targets.returns[e, t] / scale) ** 2
             entropy = entropy + distribution.entropy()[0]
     return (policy + VALUE * value - ENTROPY * entropy) / sum(LENGTHS)
 
 
 def test_log_probabilities_and_values_of_padded_batches_equal_a_step_loop(learner):
-    episodes = valid_mask(learner)
-    batch = doubled(padded_batch(episodes, learner.device))
+    episodes = episodes_of_an_earlier_policy(learner)
+    batch = in_double_precision(padded_batch(episodes, learner.device))
     with torch.no_grad():
         distribution, op, arguments, q_taken = learner._evaluate(batch, EPSILON)
         values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
-        found = [x.reshape(batch.valid_mask.shape) for x in (op, arguments, q_taken, values)]
-        loop = written_out(copy.deepcopy(learner.network))
+        tables = [x.reshape(batch.valid_mask.shape) for x in (op, arguments, q_taken, values)]
+        loop = with_plain_lstm(copy.deepcopy(learner.network))
         for e, episode in enumerate(episodes):
-            for t, distribution, q in one_by_one(loop, episode.trajectory):
+            for t, distribution, q in step_by_step(loop, episode.trajectory):
                 action = torch.from_numpy(episode.trajectory.actions[t])[None]
                 numbers = (*distribution.log_probs(action), q[:, action[0, 0]], state_value(distribution.op, q))
-                for table, number in zip(found, numbers, strict=True):
+                for table, number in zip(tables, numbers, strict=True):
                     assert float(table[e, t]) == pytest.approx(float(number), abs=1e-9)
 
 
-def test_the_gradients_through_time_of_a_padded_batch_are_those_of_a_loop_over_steps(learner):
-    episodes = valid_mask(learner)
-    batch = doubled(padded_batch(episodes, learner.device))
+def test_gradients_through_time_of_padded_batches_equal_a_step_loop(learner):
+    episodes = episodes_of_an_earlier_policy(learner)
+    batch = in_double_precision(padded_batch(episodes, learner.device))
     targets = learner._targets(batch)
     _, loss = learner._losses(batch, targets, EPSILON, ENTROPY)
     loss.backward()
-    loop = written_out(copy.deepcopy(learner.network))
+    loop = with_plain_lstm(copy.deepcopy(learner.network))
     loop.zero_grad(set_to_none=True)
-    expected = loss_one_by_one(loop, episodes, targets, float(loop.value_scale))
+    expected = loss_step_by_step(loop, episodes, targets, float(loop.value_scale))
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    for (name, parameter), other in zip(learner.network.named_parameters(), loop.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, atol=1e-10, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, parameter), reference in zip(learner.network.named_parameters(), loop.parameters(), strict=True):
+        torch.testing.assert_close(
+            parameter.grad, reference.grad, atol=1e-10, rtol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     through_time = learner.network.lstm.weight_hh_l0.grad.abs().max()
     assert through_time > 1e-4
 
 
-def test_the_loop_would_notice_a_memory_that_runs_on_into_the_next_episode(learner):
-    """Without a fresh memory the second episode is valued otherwise, so that the equalities above mean something."""
-    first, second, *_ = valid_mask(learner)
+def test_values_differ_if_the_memory_continues_into_the_next_episode(learner):
+    """The equalities above depend on a zero memory at the start of each episode."""
+    first, second, *_ = episodes_of_an_earlier_policy(learner)
     joined = {
         name: np.concatenate([getattr(first.trajectory, name), getattr(second.trajectory, name)])
         for name in ("features", "blueprints", "masks", "rewards")
     }
-    alone = [q[0, 0].item() for _, _, q in one_by_one(learner.network, second.trajectory)]
-    running = replace(first.trajectory, **joined)
-    on = [q[0, 0].item() for _, _, q in one_by_one(learner.network, running)][len(first.trajectory) :]
-    assert np.abs(np.subtract(alone, on)).max() > 1e-3
+    with_zero_memory = [q[0, 0].item() for _, _, q in step_by_step(learner.network, second.trajectory)]
+    joined_trajectory = replace(first.trajectory, **joined)
+    with_old_memory = [q[0, 0].item() for _, _, q in step_by_step(learner.network, joined_trajectory)][
+        len(first.trajectory) :
+    ]
+    assert np.abs(np.subtract(with_zero_memory, with_old_memory)).max() > 1e-3
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_an_episode_goes_on_from_the_memory_of_its_first_half(learner, at):
-    """Both halves as sequences, the memory handed over once, a step of one among them."""
+def test_an_episode_continues_from_the_memory_of_its_first_half(learner, at):
+    """Both halves are sequences, one of a single step among them; the second starts with the memory of the first."""
     batch = padded_batch([synthetic(6, [0.0] * 6, slots=SLOTS)], learner.device)
     network = learner.network
     whole = network(batch.features, batch.blueprints)
@@ -161,37 +165,37 @@ def test_an_episode_goes_on_from_the_memory_of_its_first_half(learner, at):
     torch.testing.assert_close(torch.cat([first.q, second.q]), whole.q, atol=1e-5, rtol=1e-5)
     for half, full in zip(second.memory, whole.memory, strict=True):
         torch.testing.assert_close(half, full, atol=1e-5, rtol=1e-5)
-    forgetful = network(batch.features[:, at:], batch.blueprints[:, at:])
-    assert (forgetful.q - second.q).abs().max() > 1e-3
+    without_memory = network(batch.features[:, at:], batch.blueprints[:, at:])
+    assert (without_memory.q - second.q).abs().max() > 1e-3
 
 
-def views_of(episode):
+def episode_views(episode):
     signals = HostSignals(0, 6, 1.0, 50.0, (), (), 0, True)
     trajectory = episode.trajectory
     for features, blueprints in zip(trajectory.features, trajectory.blueprints, strict=True):
         yield View(features, blueprints, open_masks(SLOTS), (None,) * SLOTS, signals)
 
 
-def test_a_player_that_takes_over_in_the_middle_decides_as_the_first_one_would_have(learner):
-    def player():
+def test_a_policy_with_the_memory_of_another_makes_the_same_decisions(learner):
+    def greedy_policy():
         policy = LearnedPolicy(learner.config.policy)
         policy.load(learner.weights(), 0.0)
         policy.greedy = True
         policy.begin_episode(0)
         return policy
 
-    views = list(views_of(synthetic(6, [0.0] * 6, slots=SLOTS)))
-    first, second = player(), player()
-    straight = [first.decide(view) for view in views[:3]]
+    views = list(episode_views(synthetic(6, [0.0] * 6, slots=SLOTS)))
+    first, second = greedy_policy(), greedy_policy()
+    decisions = [first.decide(view) for view in views[:3]]
     second._memory = first._memory
-    straight += [first.decide(view) for view in views[3:]]
-    assert [second.decide(view) for view in views[3:]] == straight[3:]
-    stranger = player()
-    assert stranger.decide(views[3]).value != straight[3].value
+    decisions += [first.decide(view) for view in views[3:]]
+    assert [second.decide(view) for view in views[3:]] == decisions[3:]
+    new_policy = greedy_policy()
+    assert new_policy.decide(views[3]).value != decisions[3].value
 
 
-def test_an_episode_that_is_cut_off_is_continued_by_the_value_that_its_memory_gives(learner):
-    """With lambda 0 each target looks one step ahead; at the cut it must be as if nothing had ended."""
+def test_a_truncated_episode_is_bootstrapped_with_the_value_of_its_memory(learner):
+    """With lambda 0 each target depends on the next value; truncation must not change the target."""
     config = learner.config
     learner.config = config.model_copy(update={"ppo": config.ppo.model_copy(update={"gae_lambda": 0.0})})
     rewards = np.random.default_rng(5).normal(size=6)
@@ -205,6 +209,8 @@ def test_an_episode_that_is_cut_off_is_continued_by_the_value_that_its_memory_gi
     assert float(long[2] - last[2]) == pytest.approx(learner.config.gamma * value, abs=1e-6)
     with torch.no_grad():
         batch = padded_batch([whole], learner.device)
-        alone = learner.network(batch.features[:, 3:4], batch.blueprints[:, 3:4])
-    forgetful = float(state_value(alone.logits.op.log_softmax(-1), alone.q) * learner.network.value_scale)
-    assert abs(forgetful - value) > 1e-4
+        with_zero_memory = learner.network(batch.features[:, 3:4], batch.blueprints[:, 3:4])
+    without_memory = float(
+        state_value(with_zero_memory.logits.op.log_softmax(-1), with_zero_memory.q) * learner.network.value_scale
+    )
+    assert abs(without_memory - value) > 1e-4

@@ -1,4 +1,4 @@
-"""A policy that plays one version behind the one that learns: measured, repeatable, resumable."""
+"""Staleness: a rollout with the previous policy is recorded, repeatable and resumable."""
 
 import pytest
 from learner_builders import small_config
@@ -21,30 +21,30 @@ def stale(tmp_path_factory):
     return run(tmp_path_factory.mktemp("stale"), **STALE)
 
 
-def test_rounds_say_how_far_behind_they_were_played(stale):
+def test_rounds_record_the_staleness_of_their_policy(stale):
     assert [int(row["staleness"]) for row in stale[0].rounds()] == [0, 1, 1]
 
 
-def test_without_staleness_nothing_is_behind(tmp_path):
+def test_without_staleness_every_round_has_staleness_zero(tmp_path):
     assert [int(row["staleness"]) for row in run(tmp_path)[0].rounds()] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_the_first_two_rounds_are_played_by_the_untrained_policy(stale, index):
-    """Played again by it, they have the same values and log-probabilities; the third has not."""
+    """A repetition by that policy has equal values and log-probabilities, except in the third round."""
     config = small_config(**_settings())
     behaviour = Behaviour(index, 0, "", exploration_share(config.ppo, index))
     assignment = Assignment(2 * index, 0, episode_seed(config.seed, index, 0))
-    again = EnvironmentPool(config, "cpu", 1).play(assignment, behaviour, PPOLearner(config).weights()).episode
+    repeated = EnvironmentPool(config, "cpu", 1).play(assignment, behaviour, PPOLearner(config).weights()).episode
     recorded = [e for e in stale[0].events() if e["kind"] == "env_epoch" and e["episode"] == assignment.index]
-    played = [record for record in again.log if record["kind"] == "env_epoch"]
-    same = [(e["value"], e["log_prob"]) for e in recorded] == [(e["value"], e["log_prob"]) for e in played]
-    assert same is (index < 2)
+    played = [record for record in repeated.log if record["kind"] == "env_epoch"]
+    equal = [(e["value"], e["log_prob"]) for e in recorded] == [(e["value"], e["log_prob"]) for e in played]
+    assert equal is (index < 2)
 
 
-@pytest.mark.parametrize("first", [1, 2])
-def test_a_stale_run_that_is_interrupted_equals_one_that_is_not(stale, tmp_path, first):
-    directory, _, _, done = run(tmp_path, stop_after=lambda watcher: len(watcher.rows) == first, **STALE)
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_resumed_stale_run_equals_an_uninterrupted_one(stale, tmp_path, rounds):
+    directory, _, _, done = run(tmp_path, stop_after=lambda watcher: len(watcher.rows) == rounds, **STALE)
     assert not done
     newest = load_checkpoint(checkpoints_in(directory.checkpoints)[-1], small_config(**_settings()))
     assert newest.stale_weights is not None
@@ -54,7 +54,7 @@ def test_a_stale_run_that_is_interrupted_equals_one_that_is_not(stale, tmp_path,
     assert resumed.weights_digest() == stale[1].weights_digest()
 
 
-def test_the_checkpoint_of_the_best_round_is_that_of_the_policy_that_played_it(stale):
+def test_the_best_checkpoint_is_that_of_the_policy_that_played_the_round(stale):
     best = stale[1].progress.best_round
     assert best["checkpoint"] == max(0, best["round"] - 1)
     assert f"round-{best['checkpoint']:05d}" in [path.name for path in checkpoints_in(stale[0].checkpoints)]

@@ -39,7 +39,7 @@ FLAT = (Blueprint.NORM,)  # has no weight matrices
 
 def germinate(topology, blueprint, operator, options=GRADMAX):
     model, x = make_model(topology, options=options), inputs(topology)
-    model.germinate("r0c0", blueprint, style=STYLE_OF[operator], loss_of=lambda: loss(model(x)))
+    model.germinate("r0c0", blueprint, style=STYLE_OF[operator], closure=lambda: loss(model(x)))
     return model, x
 
 
@@ -106,7 +106,7 @@ def test_gradmax_of_a_linear_body_is_near_the_optimum(operator):
     register_blueprint("matrix", FEATURES, lambda slot: nn.Linear(slot.channels, slot.channels, bias=False))
     try:
         model = MorphogeneticModel.wrap(Linear(g), {"r0c0": "place"}, h, rules=READY, options=GRADMAX)
-        model.germinate("r0c0", "matrix", style=STYLE_OF[operator], loss_of=lambda: model(h))
+        model.germinate("r0c0", "matrix", style=STYLE_OF[operator], closure=lambda: model(h))
     finally:
         unregister_blueprint("matrix", FEATURES)
     slope = g * h if operator is MULTIPLY else g
@@ -136,12 +136,12 @@ def test_a_search_without_progress_never_lowers_the_birth_gradient():
     finally:
         unregister_blueprint("wavy", FEATURES)
 
-    def loss_of():
+    def closure():
         return (cell(h) * g).sum()
 
     for seed in seeds:
         before = birth_gradient(seed.body, cell, h, g).norm()
-        maximise_birth_gradient(seed, cell, ADD, loss_of)
+        maximise_birth_gradient(seed, cell, ADD, closure)
         assert birth_gradient(seed.body, cell, h, g).norm() >= before
 
 
@@ -153,10 +153,10 @@ def test_gradmax_of_a_rank_one_body_is_near_the_optimum():
     moment = (g * h).sum().abs()
     best = (down.norm() * up.norm() * moment).item()
 
-    def loss_of():
+    def closure():
         return (cell(h) * g).sum()
 
-    maximise_birth_gradient(seed, cell, ADD, loss_of)
+    maximise_birth_gradient(seed, cell, ADD, closure)
     reached = birth_gradient(seed.body, cell, h, g).norm().item()
     assert reached == pytest.approx((up @ down).abs().item() * moment.item(), rel=1e-4)
     assert 0.9 * best <= reached <= 1.0001 * best
@@ -199,7 +199,7 @@ def test_gradmax_does_not_change_the_host_and_the_generator(training):
     before, buffers = gradients(model.host), {name: b.clone() for name, b in model.host.named_buffers()}
     weights = {name: p.detach().clone() for name, p in model.host.named_parameters()}
     generator = torch.get_rng_state()
-    model.germinate("r0c0", "conv_light", loss_of=lambda: loss(model(x)))
+    model.germinate("r0c0", "conv_light", closure=lambda: loss(model(x)))
     assert same_tensors(gradients(model.host), before)
     assert same_tensors(dict(model.host.named_buffers()), buffers)
     assert same_tensors(dict(model.host.named_parameters()), weights)
@@ -213,7 +213,7 @@ def test_gradmax_works_with_an_in_place_layer_after_the_slot():
     host = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(32, 3))
     x = noise(4, 1, 4, 4)
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, x, rules=READY, options=GRADMAX)
-    assert model.germinate("r0c0", "conv_light", loss_of=lambda: loss(model(x)))
+    assert model.germinate("r0c0", "conv_light", closure=lambda: loss(model(x)))
     assert scale_gradient(to_training(model), x).norm() > 0
 
 
@@ -264,11 +264,11 @@ def test_gradmax_works_with_dropout_statistics_frozen_and_zero_weights():
 def test_gradmax_works_with_a_loss_in_bfloat16_autocast(topology):
     model, x = make_model(topology, {"r0c0": "deep"}, options=GRADMAX), inputs(topology)
 
-    def loss_of():
+    def closure():
         with torch.autocast("cpu", torch.bfloat16):
             return loss(model(x))
 
-    model.germinate("r0c0", "attention", loss_of=loss_of)
+    model.germinate("r0c0", "attention", closure=closure)
     random = make_model(topology, {"r0c0": "deep"})
     random.germinate("r0c0", "attention")
     norms = [scale_gradient(to_training(m), x).norm() for m in (model, random)]
@@ -297,10 +297,10 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_loss_without_gradient_at_the_slot_is_refused_without_side_effects(case):
     model, x = make_model(IMAGES, options=GRADMAX), inputs(IMAGES)
-    loss_of, words = WRONG[case]
+    closure, words = WRONG[case]
     before = model.growth.record()
     with pytest.raises(ValueError, match=words):
-        model.germinate("r0c0", "conv_light", loss_of=lambda: loss_of(model, x))
+        model.germinate("r0c0", "conv_light", closure=lambda: closure(model, x))
     assert model.growth.record() == before
     assert (model.cell("r0c0").seed, model.cell("r0c0").tap) == (None, None)
     assert all(module.training for module in model.modules())

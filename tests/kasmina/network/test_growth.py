@@ -122,10 +122,10 @@ def test_a_germination_that_fails_at_any_point_changes_nothing(fault):
     model.host.blocks[1].eval()
     before, rng, modes = fingerprint(organism), torch.get_rng_state(), [m.training for m in model.modules()]
     modules, events, grads = list(model.modules()), list(model.events), [p.grad for p in model.parameters()]
-    loss_of = (lambda: model(torch.rand(2, 1, 8, 8)).sum() + collapse()) if fault == "loss" else None
+    closure = (lambda: model(torch.rand(2, 1, 8, 8)).sum() + collapse()) if fault == "loss" else None
     try:
         with pytest.raises((RuntimeError, ValueError), match=message):
-            model.germinate("r0c0", "own" if build else "conv_light", style="linear_add", loss_of=loss_of)
+            model.germinate("r0c0", "own" if build else "conv_light", style="linear_add", closure=closure)
     finally:
         unregister_blueprint("own", Topology.IMAGES)
     assert fingerprint(organism) == before
@@ -151,7 +151,7 @@ def test_a_gradmax_seed_has_the_mode_of_the_model_and_keeps_the_output(training)
     model, x = make_model(options=GRADMAX).train(training), images(4)
     plain = model.eval()(x)
     model.train(training)
-    model.germinate("r0c0", "conv_light", style="linear_add", loss_of=lambda: model(x).square().sum())
+    model.germinate("r0c0", "conv_light", style="linear_add", closure=lambda: model(x).square().sum())
     assert {module.training for module in model.modules()} == {training}
     assert torch.equal(model.eval()(x), plain)
 

@@ -11,7 +11,7 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.stages import STAGES, Stage
 from esper_ray.simic.ledger import RewardError
-from esper_ray.simic.rewards.bonuses import Drip, drip_of, epoch_drip
+from esper_ray.simic.rewards.bonuses import Drip, deferred_bonus, epoch_drip
 from esper_ray.simic.rewards.credit import escrow_move
 
 LIVE = tuple(stage for stage in STAGES if stage is not Stage.FOSSILIZED)
@@ -139,7 +139,7 @@ def test_a_drip_has_bounds_and_the_sign_of_the_contribution(scale, contribution,
 @given(epoch=st.integers(1, 150), bonus=points(0, 8), contribution=points(0.001, 15), fraction=points(0, 1))
 def test_a_constant_contribution_drips_at_most_pool_times_contribution(epoch, bonus, contribution, fraction):
     """P41: whenever the seed was committed."""
-    drip = drip_of("r0c0", "s-1", bonus, 150 - epoch, RewardConfig(mode="basic_plus", drip_fraction=fraction))
+    drip = deferred_bonus("r0c0", "s-1", bonus, 150 - epoch, RewardConfig(mode="basic_plus", drip_fraction=fraction))
     lifetime = sum(epoch_drip(drip.scale, contribution, 0.1, 0.5) for _ in range(epoch, 150))
     assert lifetime <= drip.pool * contribution + 1e-9
     unlimited = sum(epoch_drip(drip.scale, contribution, 1e9, 0.5) for _ in range(epoch, 150))

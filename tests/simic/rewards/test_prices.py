@@ -90,7 +90,7 @@ def test_occupancy_by_hand(live, committed, free, price):
 
 @pytest.mark.parametrize(("epochs_left", "scale"), [(130, 0.01), (5, 0.26), (4, 0.26), (0, 0.26)])
 def test_the_scale_of_a_drip_by_hand(epochs_left, scale):
-    drip = bonuses.drip_of("r0c0", "s-1", 13 / 7, epochs_left, RewardConfig(mode="basic_plus"))
+    drip = bonuses.deferred_bonus("r0c0", "s-1", 13 / 7, epochs_left, RewardConfig(mode="basic_plus"))
     assert drip.pool == pytest.approx(1.3)
     assert drip.scale == pytest.approx(scale)
 

@@ -14,36 +14,38 @@ pytestmark = pytest.mark.integration
 
 
 def test_metrics_are_served_during_the_run(tmp_path, monkeypatch):
-    """Read between two rounds, over HTTP; then the port closes. The weights are those without metrics."""
+    """Read over HTTP between two rounds; the port closes at the end. The rounds equal those without metrics."""
     ports, pages, original = [], [], MetricsObserver.round_finished
 
-    def read_afterwards(self, row, timing):
+    def read_page(self, row, timing):
         original(self, row, timing)
         if not ports:  # the run without metrics
             return
         pages.append(urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=10).read().decode())
 
-    def remember(self, *arguments, **options):
+    def record_port(self, *arguments, **options):
         constructor(self, *arguments, **options)
         ports[:] = [self.port]
 
     constructor = PrometheusExporter.__init__
-    monkeypatch.setattr(PrometheusExporter, "__init__", remember)
-    monkeypatch.setattr(MetricsObserver, "round_finished", read_afterwards)
-    quiet = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
-    seen = call(
+    monkeypatch.setattr(PrometheusExporter, "__init__", record_port)
+    monkeypatch.setattr(MetricsObserver, "round_finished", read_page)
+    without_metrics = call("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "quiet")
+    with_metrics = call(
         *("train", "ppo", "--serial", *SMALL, "--rounds", 2, "--telemetry-dir", tmp_path / "seen", "--run-id", "seen"),
         *("--metrics-port", 0),
     )
-    assert (quiet.code, seen.code) == (0, 0)
-    assert f"metrics http://127.0.0.1:{ports[0]}/metrics" in seen.out
+    assert (without_metrics.code, with_metrics.code) == (0, 0)
+    assert f"metrics http://127.0.0.1:{ports[0]}/metrics" in with_metrics.out
     assert 'ray_esper_rounds_total{group="",run="seen"} 2.0' in pages[1]
     assert 'ray_esper_run_state{group="",run="seen",state="training"} 1.0' in pages[1]
     assert 'ray_esper_env_accuracy_ratio{env="1",group="",run="seen"}' in pages[0]
     with pytest.raises(OSError, match="refused"):
         urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=2)
-    first, second = (next((tmp_path / name).glob("*/rounds.csv")).read_bytes() for name in ("quiet", "seen"))
-    assert first == second
+    rounds_without, rounds_with = (
+        next((tmp_path / name).glob("*/rounds.csv")).read_bytes() for name in ("quiet", "seen")
+    )
+    assert rounds_without == rounds_with
 
 
 def test_an_occupied_port_for_metrics_is_refused(tmp_path):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of a finished run that may be spoilt."""
+    """A copy of a finished run, for changes."""
     return shutil.copytree(finished.run.path, tmp_path / "run")
 
 
@@ -26,7 +26,7 @@ def as_lines(run):
 
 
 @pytest.mark.parametrize("episode", range(4))
-def test_every_episode_of_a_run_can_be_played_again(run, episode):
+def test_every_episode_of_a_run_is_replayed_without_a_difference(run, episode):
     answer = call("replay", run, "--episode", episode)
     assert (answer.code, answer.err) == (0, "")
     assert f"episode {episode} of {run}: 3 steps played again on cpu, no difference" in answer.out
@@ -34,8 +34,8 @@ def test_every_episode_of_a_run_can_be_played_again(run, episode):
 
 def test_the_first_difference_is_reported_with_both_values(run):
     lines = as_lines(run)
-    at = next(i for i, r in enumerate(lines) if r["kind"] == "env_epoch" and r["episode"] == 1 and r["step"] == 2)
-    lines[at]["val_loss"] = 0.5
+    index = next(i for i, r in enumerate(lines) if r["kind"] == "env_epoch" and r["episode"] == 1 and r["step"] == 2)
+    lines[index]["val_loss"] = 0.5
     (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     answer = call("replay", run, "--episode", 1)
     assert answer.code == 1
@@ -63,7 +63,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert "is not a run directory" in answer.err
 
 
-def test_an_episode_with_a_damaged_line_is_refused_and_the_line_is_named(run, caplog):
+def test_an_episode_with_a_damaged_line_is_refused_with_its_number(run, caplog):
     lines = [json.dumps(line) for line in as_lines(run)]
     (run / "events.jsonl").write_text("\n".join([*lines[:2], lines[2][:-20], *lines[3:]]))
     answer = call("replay", run, "--episode", 0)

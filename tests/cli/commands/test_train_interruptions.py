@@ -19,25 +19,27 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.fixture
-def strike(monkeypatch):
-    """``strike(signal, episode, times)``: this process gets the signal when that episode has been played."""
+def send_signal_after(monkeypatch):
+    """``send_signal_after(signal, episode, times)``: this process gets the signal at the end of that episode."""
 
-    def arrange(number, episode, times=1):
-        def heard(self, finished):
+    def patch_observer(number, episode, times=1):
+        def episode_finished(self, finished):
             if finished.index == episode:
                 for _ in range(times):
                     os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(PlainProgress, "episode_finished", heard)
+        monkeypatch.setattr(PlainProgress, "episode_finished", episode_finished)
 
-    return arrange
+    return patch_observer
 
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-def test_a_signal_ends_a_run_with_its_code_and_the_command_to_resume(number, strike, train, esper, runs, finished):
+def test_a_signal_ends_a_run_with_its_code_and_the_command_to_resume(
+    number, send_signal_after, train, esper, runs, finished
+):
     """The second of two episodes of the second round is not played; the resumed run equals one without a signal."""
-    strike(number, episode=2)
+    send_signal_after(number, episode=2)
     answer = train("--rounds", "2")
     run = only_run(runs)
     assert answer.code == CODES[number]
@@ -48,20 +50,20 @@ def test_a_signal_ends_a_run_with_its_code_and_the_command_to_resume(number, str
 
     command = re.search(r"resume with: (.*)", answer.out)[1]
     assert command == f"esper train ppo --resume {run.path}"
-    strike(number, episode=-1)
-    again = esper(*shlex.split(command)[1:])
-    assert again.code == 0
-    assert "resumed after round 1" in again.out
+    send_signal_after(number, episode=-1)
+    resumed = esper(*shlex.split(command)[1:])
+    assert resumed.code == 0
+    assert "resumed after round 1" in resumed.out
     assert run.read_manifest()["status"] == "finished"
     digest = run.read_manifest()["policy_sha256"]
-    assert digest in again.out
+    assert digest in resumed.out
 
     assert digest in finished.answer.out
     assert (run.path / "rounds.csv").read_bytes() == (finished.run.path / "rounds.csv").read_bytes()
 
 
-def test_a_second_ctrl_c_gives_up_at_once(strike, train, runs):
-    strike(signal.SIGINT, episode=0, times=2)
+def test_a_second_ctrl_c_aborts_the_run_at_once(send_signal_after, train, runs):
+    send_signal_after(signal.SIGINT, episode=0, times=2)
     answer = train("--rounds", "2")
     assert answer.code == 130
     assert only_run(runs).read_manifest()["status"] == "failed"
@@ -78,7 +80,7 @@ def test_an_interrupted_heuristic_run_prints_its_episodes(esper, runs, monkeypat
     assert [event["kind"] for event in run.events()].count("outcome") == 1
 
 
-def test_handlers_are_restored_and_codes_follow_from_the_signal():
+def test_handlers_are_restored_and_exit_codes_depend_on_the_signal():
     before = [signal.getsignal(number) for number in CODES]
     with StopRequest() as stop:
         assert (stop(), stop.exit_code) == (False, 0)
@@ -91,8 +93,8 @@ def test_handlers_are_restored_and_codes_follow_from_the_signal():
 
 
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
-def test_a_signal_from_outside_ends_the_program_in_the_same_way(number, runs):
-    """A real process, struck after the first line of a round."""
+def test_a_signal_from_another_process_ends_the_program_in_the_same_way(number, runs):
+    """A real process that gets the signal after the first line of a round."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", "--serial", *SMALL, "--rounds", "500"]
     command += ["--telemetry-dir", str(runs)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""``esper events``, ``esper sql`` and the stories of ``esper explain`` on a real run."""
+"""``esper events``, ``esper sql`` and the seed histories of ``esper explain`` on a real run."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def rows(answer):
     return [json.loads(line) for line in answer.out.splitlines()]
 
 
-def test_events_are_chosen_by_kind_and_clock(run):
+def test_events_are_filtered_by_kind_environment_and_round(run):
     answer = call("events", run, "--kind", "env_epoch", "--env", 1, "--round", 1, "--format", "json", "--limit", 0)
     assert (answer.code, answer.err) == (0, "")
     table = rows(answer)
@@ -36,19 +36,19 @@ def test_a_table_has_the_fields_of_its_kind_as_columns(run):
     assert len(lines) == 4
 
 
-def test_events_of_several_kinds_share_columns_and_the_last_are_shown(run):
+def test_the_last_events_of_several_kinds_are_printed_in_common_columns(run):
     answer = call("events", run, "--limit", 2)
     assert [line.split()[5] for line in answer.out.splitlines()[2:]] == ["round", "run_finished"]
     assert "the last 2 of" in answer.err
 
 
-def test_that_there_are_none_is_said(run):
+def test_an_empty_result_is_reported(run):
     answer = call("events", run, "--kind", "round", "--round", 99)
     assert answer.code == 0
     assert "the run has no such events so far" in answer.err
 
 
-def test_samples_are_printed_with_their_kind_only(run):
+def test_samples_are_printed_only_for_their_kind(run):
     answer = call("events", run, "--kind", "decision", "--format", "json", "--limit", 0)
     assert answer.code == 0
     assert rows(answer)
@@ -61,14 +61,14 @@ def test_samples_are_printed_with_their_kind_only(run):
     assert "decision is a sample, which may be lost" in refused.err
 
 
-def test_samples_are_tables_too(run):
+def test_samples_can_be_queried_as_tables(run):
     answer = call(
         "sql", run, "SELECT count(*) AS n FROM decision JOIN env_epoch USING (episode, step)", "--format", "json"
     )
     assert rows(answer)[0]["n"] > 0
 
 
-def test_sql_answers_in_three_forms(run):
+def test_sql_prints_json_csv_and_tables(run):
     query = "SELECT round, count(*) AS n FROM env_epoch GROUP BY round ORDER BY round"
     assert rows(call("sql", run, query, "--format", "json")) == [{"round": 0, "n": 6}, {"round": 1, "n": 6}]
     assert list(csv.reader(call("sql", run, query, "--format", "csv").out.splitlines())) == [
@@ -84,7 +84,7 @@ def test_without_a_query_the_tables_are_listed(run):
     assert any(line.startswith("gate_checks: seq, round, episode, env, step, name, value") for line in lines)
 
 
-def test_the_seeds_of_a_slot_have_stories(finished, run):
+def test_explain_prints_the_history_of_the_seeds_of_a_slot(finished, run):
     germinated = [e for e in finished.run.events() if e["kind"] == "seed_transition" and e["to"] == "GERMINATED"]
     event = germinated[-1]
     answer = call("explain", run, "--episode", event["episode"], "--slot", event["slot"])
@@ -116,13 +116,13 @@ def test_the_seeds_of_a_slot_have_stories(finished, run):
         (["explain", "--episode", "0", "--slot", "r0c0", "--step", "1"], "leave one of them out"),
     ],
 )
-def test_wrong_requests_are_refused(run, words, message):
+def test_invalid_requests_are_refused(run, words, message):
     answer = call(words[0], run, *words[1:])
     assert answer.code == 2
     assert message in answer.err
 
 
-def test_half_a_line_is_named_and_evidence_refuses_it(run, tmp_path):
+def test_an_incomplete_line_is_refused_as_evidence(run, tmp_path):
     broken = shutil.copytree(run, tmp_path / "run")
     (broken / "events.jsonl").write_text('{"schema": 2, "half')
     for words in (["events", broken], ["sql", broken, "SELECT 1"], ["explain", broken, "--env", 0, "--slot", "r0c0"]):
@@ -133,20 +133,20 @@ def test_half_a_line_is_named_and_evidence_refuses_it(run, tmp_path):
         assert "line 1 of" in answer.err
 
 
-def test_a_finished_run_whose_events_are_gone_is_no_evidence(run, tmp_path):
-    robbed = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(robbed / "events")
-    assert call("events", robbed).code == 0
-    for words in (["events", robbed, "--evidence"], ["sql", robbed, "SELECT 1", "--evidence"]):
+def test_a_finished_run_without_its_events_is_refused_as_evidence(run, tmp_path):
+    without_events = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(without_events / "events")
+    assert call("events", without_events).code == 0
+    for words in (["events", without_events, "--evidence"], ["sql", without_events, "SELECT 1", "--evidence"]):
         answer = call(*words)
         assert answer.code == 2
         assert "are missing: integrity.json counts" in answer.err
 
 
-def test_a_run_of_another_version_is_refused(run, tmp_path):
-    old = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(old / "events")
-    (old / "events.jsonl").write_text('{"schema": 1, "run": "r", "seq": 0, "kind": "run_started"}\n')
-    answer = call("events", old)
+def test_an_event_log_of_another_version_is_refused(run, tmp_path):
+    outdated = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(outdated / "events")
+    (outdated / "events.jsonl").write_text('{"schema": 1, "run": "r", "seq": 0, "kind": "run_started"}\n')
+    answer = call("events", outdated)
     assert answer.code == 2
     assert "is an event log of version 1, this program reads 2" in answer.err

@@ -18,12 +18,12 @@ def run(esper, runs):
     return only_run(runs).path
 
 
-def steps_of(run):
+def step_records(run):
     return [record for record in RunDirectory.open(run).events() if record["kind"] == "env_epoch"]
 
 
 def test_every_entry_of_a_step_is_printed_with_its_slot_cause_and_reason(esper, run):
-    steps = steps_of(run)
+    steps = step_records(run)
     number = max(range(len(steps)), key=lambda index: len(steps[index]["entries"])) + 1
     record = steps[number - 1]
     answer = esper("explain", run, "--episode", "0", "--step", number)
@@ -37,10 +37,10 @@ def test_every_entry_of_a_step_is_printed_with_its_slot_cause_and_reason(esper, 
         assert (entry["slot"] or "-") in line.split()
 
 
-def test_an_episode_is_summed_up_by_source_and_slot(esper, run):
+def test_an_episode_is_summarised_by_source_and_slot(esper, run):
     answer = esper("explain", run, "--episode", "0")
     assert answer.code == 0
-    ledger = Ledger(entry for record in steps_of(run) for entry in entries_of(record))
+    ledger = Ledger(entry for record in step_records(run) for entry in entries_of(record))
     assert f"return {ledger.total():+.4f}" in answer.out
     for source, amount in ledger.by_source().items():
         assert any(line.split() == [source, f"{amount:+.4f}"] for line in answer.out.splitlines())
@@ -48,7 +48,7 @@ def test_an_episode_is_summed_up_by_source_and_slot(esper, run):
     assert "decisions that mattered most" in answer.out
 
 
-def test_later_payments_are_printed_at_their_causal_step():
+def test_deferred_rewards_are_printed_at_their_causal_step():
     ledger = Ledger(
         [
             LedgerEntry("commitment", 1.5, 3, 3, "r0c1", "contribution +4.00 points"),

@@ -1,4 +1,4 @@
-"""``esper submit`` refusals before a cluster is contacted."""
+"""``esper submit``: refusals before the connection to a cluster."""
 
 import pytest
 from head_builders import free_ports, run_esper
@@ -26,7 +26,7 @@ def test_a_command_that_cannot_be_submitted_is_refused(esper, case):
 
 
 @pytest.fixture
-def heavy(tmp_path):
+def large_folder(tmp_path):
     with (tmp_path / "big.bin").open("wb") as file:
         file.truncate(101 * 1024**2)  # sparse
     (tmp_path / "small.py").write_text("pass\n")
@@ -34,7 +34,7 @@ def heavy(tmp_path):
 
 
 def submit(*words):
-    """In a process of its own: this one keeps Ray unloaded for the tests that choose its settings first."""
+    """Run in another process, so that this one does not import Ray before the tests that set its variables."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     answer = run_esper(["submit", *map(str, words), "--", "version"], {"RAY_API_SERVER_ADDRESS": address})
@@ -42,21 +42,21 @@ def submit(*words):
     return answer.stderr, address
 
 
-def test_a_folder_that_does_not_exist_is_refused():
+def test_a_missing_folder_is_refused():
     assert "/nowhere does not exist" in submit("--working-dir", "/nowhere")[0]
 
 
-def test_a_folder_above_the_limit_is_refused_before_the_upload(heavy):
-    output, _ = submit("--working-dir", heavy)
+def test_a_folder_above_the_limit_is_refused_before_the_upload(large_folder):
+    output, _ = submit("--working-dir", large_folder)
 
     assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in output
 
 
-@pytest.mark.parametrize("how", ["option", ".rayignore", ".gitignore"])
-def test_excluded_files_do_not_count(heavy, how):
-    if how != "option":
-        (heavy / how).write_text("*.bin\n")
-    output, address = submit("--working-dir", heavy, *(["--exclude", "*.bin"] if how == "option" else []))
+@pytest.mark.parametrize("method", ["option", ".rayignore", ".gitignore"])
+def test_excluded_files_do_not_count(large_folder, method):
+    if method != "option":
+        (large_folder / method).write_text("*.bin\n")
+    output, address = submit("--working-dir", large_folder, *(["--exclude", "*.bin"] if method == "option" else []))
 
-    assert f"{1 if how == 'option' else 2} files, 0.0 MiB" in output
+    assert f"{1 if method == 'option' else 2} files, 0.0 MiB" in output
     assert f"no cluster at {address}" in output

@@ -1,4 +1,4 @@
-"""``esper dashboards``: files from the catalogue, and whether they and their queries are right."""
+"""``esper dashboards``: rendered files, the check of files and queries, and the push to Grafana."""
 
 import pytest
 from cli_builders import call
@@ -21,7 +21,7 @@ def test_rendered_files_pass_the_check(tmp_path):
     assert checked.out.endswith("queries, 0 problems\n")
 
 
-def test_files_that_are_missing_or_old_are_problems(tmp_path):
+def test_missing_or_outdated_files_are_problems(tmp_path):
     (tmp_path / "esper.json").write_text("{}")
     answer = call("dashboards", "check", "--folder", tmp_path)
     assert answer.code == 1
@@ -37,7 +37,7 @@ def test_files_that_are_missing_or_old_are_problems(tmp_path):
         ("sum(ray_esper_rounds_total", "panel 'x': "),
     ],
 )
-def test_queries_that_are_wrong_are_problems(tmp_path, monkeypatch, expression, problem):
+def test_invalid_queries_are_problems(tmp_path, monkeypatch, expression, problem):
     call("dashboards", "render", "--out", tmp_path)
     monkeypatch.setattr(module, "expressions", lambda: [("panel 'x'", expression)])
     answer = call("dashboards", "check", "--folder", tmp_path)
@@ -45,26 +45,26 @@ def test_queries_that_are_wrong_are_problems(tmp_path, monkeypatch, expression, 
     assert problem in answer.err
 
 
-def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     answer = call("dashboards", "render", "--out", tmp_path / "nowhere")
     assert answer.code == 2
     assert "it must be a folder that exists" in answer.err
 
 
-def test_pushing_needs_an_address_and_a_token(monkeypatch):
+def test_push_needs_a_valid_address_and_a_token(monkeypatch):
     monkeypatch.delenv("GRAFANA_TOKEN", raising=False)
     missing = call("dashboards", "push", "--url", "http://127.0.0.1:1")
     assert (missing.code, "--token-env GRAFANA_TOKEN: there is no such" in missing.err) == (2, True)
     monkeypatch.setenv("MINE", "glsa_x")
-    wrong = call("dashboards", "push", "--url", "grafana:3000", "--token-env", "MINE")
-    assert (wrong.code, "must begin with http" in wrong.err) == (2, True)
-    nobody = call("dashboards", "push", "--url", "http://127.0.0.1:1", "--token-env", "MINE")
-    assert nobody.code == 2
-    assert "http://127.0.0.1:1" in nobody.err
-    assert "glsa_x" not in nobody.err
+    invalid = call("dashboards", "push", "--url", "grafana:3000", "--token-env", "MINE")
+    assert (invalid.code, "must begin with http" in invalid.err) == (2, True)
+    unreachable = call("dashboards", "push", "--url", "http://127.0.0.1:1", "--token-env", "MINE")
+    assert unreachable.code == 2
+    assert "http://127.0.0.1:1" in unreachable.err
+    assert "glsa_x" not in unreachable.err
 
 
-def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monkeypatch):
+def test_a_second_push_of_the_same_runs_creates_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
     rollback = {"kind": "rollback", "round": 0, "episode": 0, "env": 0, "step": 3, "reason": "loss diverges"}
     options = []
@@ -83,7 +83,7 @@ def test_runs_are_pushed_with_dashboard_and_alerts_twice_the_same(tmp_path, monk
     assert len(fake.annotations) == 2
 
 
-def test_a_run_that_is_none_is_refused_before_anything_is_pushed(tmp_path, monkeypatch):
+def test_a_folder_that_is_no_run_is_refused_before_the_push(tmp_path, monkeypatch):
     monkeypatch.setenv("GRAFANA_TOKEN", TOKEN)
     fake = FakeGrafana([])
     with running(fake) as url:

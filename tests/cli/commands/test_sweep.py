@@ -1,4 +1,4 @@
-"""``esper sweep`` without Ray: what is refused, before anything is started; flags; what is shown."""
+"""``esper sweep`` without Ray: refusals, flags and progress."""
 
 import io
 
@@ -49,10 +49,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_refused_before_anything_is_started(case, esper, tmp_path):
+def test_invalid_input_is_refused_before_the_start(case, esper, tmp_path):
     flags, expected = REFUSED[case]
-    where = [] if case == "resume" else ["--out", tmp_path / "sweep"]
-    answer = esper("sweep", *where, *flags)
+    folder = [] if case == "resume" else ["--out", tmp_path / "sweep"]
+    answer = esper("sweep", *folder, *flags)
     assert answer.code == 2
     for text in expected:
         assert text in answer.err
@@ -64,16 +64,16 @@ def base(**more):
     return build(read_preset("digits"), {"ppo.rounds": 3} | more)
 
 
-def made(path, config=None, **tree):
+def created_sweep(path, config=None, **tree):
     sweep = sweep_config({"name": "mine", "preset": "digits", "reward_modes": ["basic", "sparse"], "seeds": 1} | tree)
     config = config or base()
     return SweepDirectory.create(path, sweep, config, {t.name: 160 for t in expand(sweep, config)}, ["test"])
 
 
 class TestResuming:
-    """Only the same sweep is resumed."""
+    """Resumption of the same sweep, and refusal of another one."""
 
-    def test_a_run_is_no_sweep(self, esper, tmp_path):
+    def test_a_run_directory_is_refused(self, esper, tmp_path):
         run = RunDirectory.create(tmp_path, base(), ["test"])
         answer = esper("sweep", "--resume", run.path)
         assert answer.code == 2
@@ -90,23 +90,23 @@ class TestResuming:
             (["--preset", "digits_long"], "ppo.rounds: 3 -> "),
         ],
     )
-    def test_another_sweep_is_refused_with_the_differences(self, esper, tmp_path, flags, expected):
-        sweep = made(tmp_path / "sweep")
+    def test_another_sweep_is_refused_with_its_differences(self, esper, tmp_path, flags, expected):
+        sweep = created_sweep(tmp_path / "sweep")
         answer = esper("sweep", "--resume", sweep.path, *flags)
         assert answer.code == 2
         assert "is another sweep than the requested one" in answer.err
         assert expected in answer.err
 
     def test_trials_of_another_sweep_are_refused(self, esper, tmp_path):
-        sweep = made(tmp_path / "sweep")
+        sweep = created_sweep(tmp_path / "sweep")
         RunDirectory.create(sweep.trials_path, base(gamma=0.5), ["test"], next(iter(sweep.trials)))
         answer = esper("sweep", "--resume", sweep.path)
         assert answer.code == 2
         assert "belongs to another sweep" in answer.err
         assert "gamma: 0.5 -> 0.995" in answer.err
 
-    def test_a_folder_with_something_in_it_is_refused(self, esper, tmp_path):
-        made(tmp_path / "sweep")
+    def test_a_folder_that_is_not_empty_is_refused(self, esper, tmp_path):
+        created_sweep(tmp_path / "sweep")
         answer = esper("sweep", "--out", tmp_path / "sweep", "--seeds", "1")
         assert answer.code == 2
         assert f"--resume {tmp_path / 'sweep'} resumes an existing sweep" in answer.err
@@ -121,14 +121,14 @@ class TestResuming:
             ('{"schema": 1, "sweep": {"sedes": 1}, "base": {}}', "unknown key of a sweep 'sedes'"),
         ],
     )
-    def test_a_damaged_description_is_refused(self, esper, tmp_path, text, expected):
+    def test_a_damaged_sweep_file_is_refused(self, esper, tmp_path, text, expected):
         (tmp_path / "sweep.json").write_text(text)
         answer = esper("sweep", "--resume", tmp_path)
         assert answer.code == 2
         assert expected in answer.err
 
 
-def test_grids_are_read_from_flags():
+def test_grids_are_parsed_from_flags():
     assert parse_grid(["ppo.lr=1e-4,3E-4,.5", "task.augment=true,false", "growth.slots=[r0c0],[r0c0,r0c1]"]) == {
         "ppo.lr": [1e-4, 3e-4, 0.5],
         "task.augment": [True, False],
@@ -138,7 +138,7 @@ def test_grids_are_read_from_flags():
         parse_grid(["ppo.lr=[1"])
 
 
-def test_seeds_are_a_number_a_range_or_a_list():
+def test_seeds_are_parsed_as_a_number_a_range_or_a_list():
     assert [parse_seeds(text) for text in ("3", "100-102", "1,5,9", "7,")] == [3, [100, 101, 102], [1, 5, 9], [7]]
 
 
@@ -159,7 +159,7 @@ class TestProgress:
 
     @pytest.fixture
     def sweep(self, tmp_path):
-        sweep = made(tmp_path / "sweep")
+        sweep = created_sweep(tmp_path / "sweep")
         RunDirectory.create(sweep.trials_path, base(), ["test"], "0-basic-s42").add_round(ROW, {"round": 0})
         return sweep
 
@@ -171,18 +171,18 @@ class TestProgress:
             console.print(progress._render())
         return console.file.getvalue()
 
-    def test_lines_elsewhere(self, sweep):
+    def test_without_a_terminal_a_line_is_printed(self, sweep):
         text = self.text(PlainSweepProgress, sweep)
         assert "0-basic-s42  running  round 1/3  score +49.2  committed accuracy 50.0%  1 running, 1 waiting" in text
 
-    def test_a_table_on_a_terminal(self, sweep):
+    def test_on_a_terminal_a_table_is_printed(self, sweep):
         text = self.text(LiveSweepProgress, sweep)
         for part in ("0-basic-s42", "1/3", "+49.2", "50.0%", "2.00x", "1.5", "+3.25", "1-sparse-s42", "0/3"):
             assert part in text
         assert "1 running, 1 waiting" in text
 
-    def test_where_there_is_no_room_running_trials_are_shown(self, tmp_path):
-        sweep = made(tmp_path / "large", seeds=10)
+    def test_a_table_without_room_for_all_trials_shows_the_running_ones(self, tmp_path):
+        sweep = created_sweep(tmp_path / "large", seeds=10)
         RunDirectory.create(sweep.trials_path, base(), ["test"], "00-basic-s42").add_round(ROW, {"round": 0})
         console = Console(file=io.StringIO(), width=120, height=11, force_terminal=True)
         progress = LiveSweepProgress(sweep, console)

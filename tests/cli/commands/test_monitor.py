@@ -17,12 +17,12 @@ from prometheus_builders import needs_prometheus
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-WORDS = ["train", "ppo"]
+TRAIN = ["train", "ppo"]
 
 
-def monitor(*words, **options):
-    """``esper monitor <words>`` in a process of its own."""
-    command = [sys.executable, "-m", "esper_ray.cli.main", "monitor", *map(str, words)]
+def monitor(*arguments, **options):
+    """``esper monitor <arguments>`` in its own process."""
+    command = [sys.executable, "-m", "esper_ray.cli.main", "monitor", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
@@ -32,7 +32,7 @@ def training(folder, rounds):
 
 @needs_prometheus
 @pytest.mark.slow
-def test_links_are_printed_the_run_is_scraped_and_all_processes_end(tmp_path):
+def test_a_run_is_scraped_with_links_printed_and_all_processes_end(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 3), env=os.environ | {"COLUMNS": "200"}) as process:
         out, _ = process.communicate(timeout=200)
     assert process.returncode == 0, out
@@ -43,9 +43,9 @@ def test_links_are_printed_the_run_is_scraped_and_all_processes_end(tmp_path):
     for row in ROWS:
         assert f"Healthy: {row.healthy}" in out
     run = RunDirectory.open(tmp_path / "r")
-    last = run.rounds()[-1]
+    last_round = run.rounds()[-1]
     assert re.search(r"rounds +│ 3 ", out), out
-    assert re.search(rf"growth +│ {float(last['growth_ratio']):.2f}x", out), out
+    assert re.search(rf"growth +│ {float(last_round['growth_ratio']):.2f}x", out), out
     port = links[0].port
     with closing(socket()) as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0  # the port is closed
@@ -58,22 +58,22 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
         for line in process.stdout:
             if line.startswith("round 2/"):
                 break
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert {"prometheus"} < {child.name() for child in family}
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert {"prometheus"} < {child.name() for child in children}
         process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
+        remaining_output = process.stdout.read()
         process.wait(100)
-    assert process.returncode == 130, rest
-    assert "resume with: esper train ppo --resume" in rest
-    assert "as Prometheus saw it last" in rest
-    _, alive = psutil.wait_procs(family, timeout=20)
-    assert not alive
+    assert process.returncode == 130, remaining_output
+    assert "resume with: esper train ppo --resume" in remaining_output
+    assert "as Prometheus saw it last" in remaining_output
+    _, running = psutil.wait_procs(children, timeout=20)
+    assert not running
     assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "interrupted"
 
 
 @needs_prometheus
 @pytest.mark.slow
-def test_the_end_of_prometheus_is_printed_and_the_run_continues(tmp_path):
+def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 8)) as process:
         out = ""
         for line in process.stdout:
@@ -90,7 +90,7 @@ def test_the_end_of_prometheus_is_printed_and_the_run_continues(tmp_path):
 
 
 @needs_prometheus
-def test_a_run_that_cannot_begin_gives_its_own_exit_code():
+def test_a_refused_run_gives_its_own_exit_code():
     with monitor("--no-keep", "--", "--preset", "nowhere") as process:
         out, _ = process.communicate(timeout=100)
     assert process.returncode == 2
@@ -98,15 +98,15 @@ def test_a_run_that_cannot_begin_gives_its_own_exit_code():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--prometheus", "/nowhere/prometheus"], "there is no program /nowhere/prometheus: Debian"),
         (["--", "--metrics-port", "3"], "--metrics-port is chosen by esper monitor"),
         (["--", "--preset", "digits", "--metrics-port=3"], "--metrics-port is chosen by esper monitor"),
     ],
 )
-def test_options_that_cannot_be_executed_are_refused(words, message):
-    answer = call("monitor", *words)
+def test_options_that_cannot_be_used_are_refused(arguments, message):
+    answer = call("monitor", *arguments)
     assert answer.code == 2
     assert message in answer.err
 

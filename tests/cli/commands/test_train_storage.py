@@ -12,7 +12,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
+def working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -22,7 +22,7 @@ def train(*more):
 
 
 def stop_after(rounds, monkeypatch):
-    """Let a run end after so many rounds, as a signal would."""
+    """Let a run end after ``rounds`` rounds, as after a signal."""
     from esper_actors.training.controller import Controller
 
     original = Controller.run
@@ -40,59 +40,61 @@ def outcome(folder):
     return run.read_manifest()["policy_sha256"], (folder / "rounds.csv").read_bytes()
 
 
-def test_a_run_is_resumed_from_its_copy_alone(work, monkeypatch):
+def test_a_run_is_resumed_from_its_copy_in_a_storage(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         train("--run-id", "r", "--storage", "bucket")
-    shutil.rmtree(work / "runs" / "r")
-    answer = call("train", "ppo", "--serial", "--resume", f"file://{work}/bucket/r")
+    shutil.rmtree(working_folder / "runs" / "r")
+    answer = call("train", "ppo", "--serial", "--resume", f"file://{working_folder}/bucket/r")
     assert answer.code == 0, answer.err
     assert "resumed after round 1" in answer.out
-    assert outcome(work / "runs" / "r") == outcome(work / "runs" / "straight")
-    copy = {path.name for path in (work / "bucket" / "r" / "checkpoints").iterdir()}
-    assert copy == {path.name for path in (work / "runs" / "r" / "checkpoints").iterdir()}
-    assert not list((work / "bucket" / "r" / "snapshots").glob("*/*"))
+    assert outcome(working_folder / "runs" / "r") == outcome(working_folder / "runs" / "straight")
+    copy = {path.name for path in (working_folder / "bucket" / "r" / "checkpoints").iterdir()}
+    assert copy == {path.name for path in (working_folder / "runs" / "r" / "checkpoints").iterdir()}
+    assert not list((working_folder / "bucket" / "r" / "snapshots").glob("*/*"))
 
 
-def test_a_run_is_resumed_from_a_bucket(work, monkeypatch, s3_bucket):
+def test_a_run_is_resumed_from_a_bucket(working_folder, monkeypatch, s3_bucket):
     """With options in the URI, and the storage of the resumed run taken from its manifest."""
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         train("--run-id", "r", "--storage", s3_bucket("runs"))
-    shutil.rmtree(work / "runs" / "r")
+    shutil.rmtree(working_folder / "runs" / "r")
     answer = call("train", "ppo", "--serial", "--resume", s3_bucket("runs/r"))
     assert answer.code == 0, answer.err
     assert "resumed after round 1" in answer.out
-    assert outcome(work / "runs" / "r") == outcome(work / "runs" / "straight")
+    assert outcome(working_folder / "runs" / "r") == outcome(working_folder / "runs" / "straight")
     copy = Storage(s3_bucket("runs/r"))
-    assert copy.names("checkpoints") == sorted(path.name for path in (work / "runs" / "r" / "checkpoints").iterdir())
+    assert copy.names("checkpoints") == sorted(
+        path.name for path in (working_folder / "runs" / "r" / "checkpoints").iterdir()
+    )
     assert [copy.names(f"snapshots/{name}") for name in copy.names("snapshots")] == []
 
 
-def test_the_same_command_starts_or_resumes_a_run(work, monkeypatch):
+def test_the_same_command_starts_or_resumes_a_run(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
-    command = ("--run-id", "r", "--storage", f"file://{work}/bucket")
+    command = ("--run-id", "r", "--storage", f"file://{working_folder}/bucket")
     with monkeypatch.context() as patch:
         stop_after(1, patch)
         train(*command)
-    shutil.rmtree(work / "runs" / "r")  # another machine
+    shutil.rmtree(working_folder / "runs" / "r")  # another machine
     answer = train(*command)
     assert (answer.code, "resumed after round 1" in answer.out) == (0, True)
-    assert outcome(work / "runs" / "r") == outcome(work / "runs" / "straight")
-    again = train(*command)
-    assert (again.code, "is finished" in again.out) == (0, True)
+    assert outcome(working_folder / "runs" / "r") == outcome(working_folder / "runs" / "straight")
+    third_answer = train(*command)
+    assert (third_answer.code, "is finished" in third_answer.out) == (0, True)
 
 
-def test_a_run_that_died_before_its_first_checkpoint_is_restarted(work):
+def test_a_run_without_a_checkpoint_is_restarted(working_folder):
     from esper_ray.leyline.config.run import RunConfig
 
-    RunDirectory.create(work / "runs", RunConfig(), ["test"], "r")
+    RunDirectory.create(working_folder / "runs", RunConfig(), ["test"], "r")
     assert train("--run-id", "r").code == 0
 
 
-def test_a_resumed_run_may_be_placed_differently(work, monkeypatch):
+def test_a_run_resumed_with_another_placement_gives_the_same_result(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
         stop_after(1, patch)
@@ -101,7 +103,7 @@ def test_a_resumed_run_may_be_placed_differently(work, monkeypatch):
         "train", "ppo", "--serial", "--resume", "runs/r", "--set", "system.snapshot_every=1", "--envs-per-actor", 1
     )
     assert answer.code == 0, answer.err
-    assert outcome(work / "runs" / "r") == outcome(work / "runs" / "straight")
+    assert outcome(working_folder / "runs" / "r") == outcome(working_folder / "runs" / "straight")
 
 
 @pytest.mark.parametrize(
@@ -117,9 +119,9 @@ def test_a_resumed_run_may_be_placed_differently(work, monkeypatch):
         (("--set", "system.placement=scatter"), "system.placement"),
     ],
 )
-def test_bad_input_is_refused_before_the_run_starts(work, arguments, message):
-    (work / "file").write_text("")
+def test_invalid_input_is_refused_before_the_run_starts(working_folder, arguments, message):
+    (working_folder / "file").write_text("")
     answer = train(*arguments)
     assert answer.code == 2
     assert message in answer.err
-    assert not (work / "runs").exists()
+    assert not (working_folder / "runs").exists()

@@ -21,7 +21,7 @@ LINE = re.compile(
 )
 
 
-def test_a_run_writes_every_file_that_is_promised(finished):
+def test_a_run_writes_all_its_files(finished):
     run = finished.run
     assert (finished.answer.code, finished.answer.err) == (0, "")
     assert sorted(path.name for path in run.path.iterdir()) == [
@@ -44,7 +44,7 @@ def test_a_run_writes_every_file_that_is_promised(finished):
     assert run.picture.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_events_begin_with_the_run_end_with_it_and_have_no_gap(finished):
+def test_events_start_and_end_with_the_run_and_have_no_gap(finished):
     run = finished.run
     events = list(run.events())
     assert [event["seq"] for event in events] == list(range(len(events)))
@@ -54,7 +54,7 @@ def test_the_events_begin_with_the_run_end_with_it_and_have_no_gap(finished):
     assert events[0]["config_sha256"] == run.config().digest()
 
 
-def test_the_digest_is_printed_logged_and_that_of_the_saved_weights(finished):
+def test_the_digest_of_the_saved_weights_is_printed_and_logged(finished):
     out, run = finished.answer.out, finished.run
     digest = re.search(r"policy weights sha256 ([0-9a-f]{64})", out)[1]
     manifest = run.read_manifest()
@@ -81,7 +81,7 @@ def test_a_plain_line_describes_a_round(finished):
     assert lines[1].endswith("left 0:00")
 
 
-def test_the_output_names_the_run_its_picture_and_what_changed(finished):
+def test_the_output_contains_the_run_its_picture_and_a_summary(finished):
     out, run = finished.answer.out, finished.run
     assert f"run {run.path}" in out
     assert f"picture {run.picture}" in out
@@ -91,13 +91,13 @@ def test_the_output_names_the_run_its_picture_and_what_changed(finished):
         assert row in out
 
 
-def test_flags_go_before_the_preset_and_into_the_manifest(finished):
+def test_flags_override_the_preset_and_are_in_the_manifest(finished):
     config = finished.run.read_manifest()["config"]
     assert (config["system"]["envs"], config["episode_length"], config["policy"]["memory_size"]) == (2, 3, 16)
     assert config["name"] == "digits"
 
 
-def test_a_finished_run_is_neither_resumed_nor_changed(finished, esper):
+def test_resuming_a_finished_run_changes_nothing(finished, esper):
     run = finished.run
     before = {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
     answer = esper("train", "ppo", "--serial", "--resume", run.path)
@@ -107,13 +107,13 @@ def test_a_finished_run_is_neither_resumed_nor_changed(finished, esper):
 
 
 def test_the_checkpoint_of_a_finished_run_can_still_be_saved(finished, esper, tmp_path):
-    """``--save`` promises the final checkpoint; to ignore it in silence would be to break that."""
+    """``--save`` promises the final checkpoint, also of a finished run."""
     answer = esper("train", "ppo", "--serial", "--resume", finished.run.path, "--save", tmp_path / "copy")
     assert answer.code == 0
     assert load_checkpoint(tmp_path / "copy", finished.run.config()).round_index == 2
 
 
-def test_going_on_with_another_configuration_shows_the_difference(finished, esper):
+def test_resuming_with_another_configuration_is_refused_with_the_differences(finished, esper):
     run = finished.run
     before = (run.path / "manifest.json").read_bytes()
     flags = ("--set", "ppo.lr=1e-2", "--rounds", "9")
@@ -156,7 +156,7 @@ def test_a_run_that_fails_later_has_status_failed_in_its_manifest(train, runs, m
     assert only_run(runs).read_manifest()["status"] == "failed"
 
 
-def test_flags_without_effect_are_accepted_with_one_line_about_each(train, monkeypatch):
+def test_flags_without_effect_are_accepted_with_a_note(train, monkeypatch):
     monkeypatch.setattr("esper_ray.cli.jobs.train.PPOJob.run", lambda job: 0)
     answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--force-compile", "--compile-mode", "off")
     assert (answer.code, answer.out) == (0, "")

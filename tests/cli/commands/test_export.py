@@ -17,14 +17,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def run(finished, tmp_path):
-    """A copy of a finished run that may be spoilt."""
+    """A copy of a finished run, for changes."""
     return shutil.copytree(finished.run.path, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("more", "finished_rounds"), [([], 2), (["--round", "1"], 1)])
-def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished, more, finished_rounds):
+@pytest.mark.parametrize(("options", "finished_rounds"), [([], 2), (["--round", "1"], 1)])
+def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished, options, finished_rounds):
     target = run.parent / "tamiyo.esper"
-    answer = call("export-policy", run, target, *more)
+    answer = call("export-policy", run, target, *options)
     assert (answer.code, answer.err) == (0, "")
     assert f"{finished_rounds} rounds on digits with reward basic, grows on images" in answer.out
     bundle, config = load_bundle(target), finished.run.config()
@@ -32,14 +32,14 @@ def test_a_bundle_holds_the_policy_of_the_round_and_its_provenance(run, finished
     expected = {n.removeprefix("network."): t for n, t in learner.tensors.items() if n.startswith("network.")}
     assert bundle.weights.keys() == expected.keys()
     assert all(torch.equal(bundle.weights[name], tensor) for name, tensor in expected.items())
-    manifest, came = bundle.manifest, bundle.manifest.provenance
+    manifest, provenance = bundle.manifest, bundle.manifest.provenance
     assert (manifest.policy, manifest.growth, manifest.topologies) == (config.policy, config.growth, (Topology.IMAGES,))
-    assert (came.run, came.round, came.config_sha256) == (run.name, finished_rounds, config.digest())
-    assert (came.task, came.episode_length) == ("digits", 3)
+    assert (provenance.run, provenance.round, provenance.config_sha256) == (run.name, finished_rounds, config.digest())
+    assert (provenance.task, provenance.episode_length) == ("digits", 3)
     assert manifest.weights_sha256 in answer.out
 
 
-def test_a_bundle_decides_like_its_run(run):
+def test_a_bundle_makes_the_decisions_of_its_run(run):
     target, out = run.parent / "tamiyo.esper", run.parent / "evaluation"
     assert call("export-policy", run, target).code == 0
     settings = ["--serial", "--no-controls", "--seeds", "2", "--control", "run", "--out", out]
@@ -50,15 +50,15 @@ def test_a_bundle_decides_like_its_run(run):
     assert by_run["total_reward"] == by_bundle["total_reward"]
 
 
-def test_an_evaluation_of_a_run_in_its_own_environment_shows_how_it_learnt(run):
+def test_an_evaluation_in_the_environment_of_the_run_draws_its_learning_curve(run):
     out = run.parent / "evaluation"
     answer = call("evaluate", run, "--serial", "--no-controls", "--seeds", "2", "--control", "digits", "--out", out)
     assert answer.code == 0, answer.err
     assert (out / "learning.png").stat().st_size > 10_000
-    copy = run.parent / "other"
+    shorter_evaluation = run.parent / "other"
     shorter = ["--episode-length", "2", "--serial", "--no-controls", "--seeds", "2", "--control", "digits"]
-    assert call("evaluate", run, *shorter, "--out", copy).code == 0
-    assert not (copy / "learning.png").exists(), "episodes of another length are no lines to compare with"
+    assert call("evaluate", run, *shorter, "--out", shorter_evaluation).code == 0
+    assert not (shorter_evaluation / "learning.png").exists(), "episodes of another length are no lines to compare with"
 
 
 def test_a_policy_on_foreign_features_is_refused(run):
@@ -71,7 +71,7 @@ def test_a_policy_on_foreign_features_is_refused(run):
         assert "has learnt to grow on images (task 'digits'), but r0c0 has features" in answer.err
 
 
-def test_a_file_that_is_there_needs_force(run):
+def test_an_existing_file_is_replaced_only_with_force(run):
     target = run.parent / "tamiyo.esper"
     target.write_text("mine")
     answer = call("export-policy", run, target)
@@ -82,40 +82,40 @@ def test_a_file_that_is_there_needs_force(run):
     load_bundle(target)
 
 
-def spoil_version(run):
+def set_version(run):
     rewrite_envelope(run / "checkpoints" / "round-00002", version=0)
 
 
-def spoil_schema(run):
+def set_schema(run):
     rewrite(run / "checkpoints" / "round-00002", lambda state: state.update(observation_schema="other"))
 
 
-def empty_checkpoints(run):
+def remove_checkpoints(run):
     for path in (run / "checkpoints").iterdir():
         shutil.rmtree(path)
 
 
-def cut_weights(run):
+def truncate_weights(run):
     weights = run / "checkpoints" / "round-00002" / "learner.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
 
 
 @pytest.mark.parametrize(
-    ("spoil", "arguments", "message"),
+    ("damage", "arguments", "message"),
     [
         (lambda run: None, ["t.bin"], "a policy bundle is called NAME.esper"),
         (lambda run: None, ["none/t.esper"], "there is no folder none"),
         (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
-        (empty_checkpoints, ["t.esper"], "holds no complete checkpoint"),
+        (remove_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (spoil_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 3"),
-        (spoil_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
-        (cut_weights, ["t.esper"], "is damaged"),
+        (set_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 3"),
+        (set_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
+        (truncate_weights, ["t.esper"], "is damaged"),
     ],
 )
-def test_a_run_that_cannot_be_exported_is_refused_without_a_file(run, spoil, arguments, message, monkeypatch):
+def test_a_run_that_cannot_be_exported_is_refused_without_a_file(run, damage, arguments, message, monkeypatch):
     monkeypatch.chdir(run.parent)
-    spoil(run)
+    damage(run)
     answer = call("export-policy", run, *arguments)
     assert answer.code == 2
     assert message in answer.err

@@ -1,0 +1,168 @@
+"""RLlib's learner with our loss: on equal episodes it equals our learner."""
+
+import math
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from learner_builders import drawn, open_masks, small_config, synthetic
+from rllib_builders import as_rllib_episode, perturbed_weights, some_masks
+
+from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.legality import Masks
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
+
+
+@pytest.fixture
+def pair(config, learner):
+    """Our learner and RLlib's with equal weights, and equal episodes of 6, 3 and 4 steps for each."""
+    ours, module = PPOLearner(config), learner.module["default_policy"]
+    ours.network.rescale_values(3.0)
+    module.network.load_state_dict(ours.network.state_dict())
+    only_wait = Masks(np.zeros((6, 3), bool), open_masks(3).arguments)
+    only_wait.slot_by_op[LifecycleOp.WAIT] = True
+    plans = [(6, some_masks()), (3, open_masks(3)), (4, only_wait)]
+    rng = np.random.default_rng(0)
+    our_episodes = [
+        drawn(ours, synthetic(steps, rng.normal(size=steps) * 4, seed, slots=3, masks=masks), seed)
+        for seed, (steps, masks) in enumerate(plans)
+    ]
+    return ours, our_episodes, learner, [as_rllib_episode(module, episode) for episode in our_episodes]
+
+
+def prepared_batch(learner, episodes):
+    """The batch that RLlib's learner makes of ``episodes``."""
+    batch = learner._learner_connector(rl_module=learner.module, batch={}, episodes=episodes, shared_data={})
+    return batch["default_policy"]
+
+
+def losses(pair):
+    """Our report and loss, and RLlib's loss and logged values."""
+    ours, our_episodes, learner, rllib_episodes = pair
+    batch = padded_batch(our_episodes, ours.device)
+    targets = ours._targets(batch)
+    ours._rescale_values(our_episodes)
+    columns, module = prepared_batch(learner, rllib_episodes), learner.module["default_policy"]
+    assert float(module.network.value_scale) == pytest.approx(float(ours.network.value_scale), rel=1e-6)
+    weights = perturbed_weights(ours.network)
+    ours.network.load_state_dict(weights)
+    module.network.load_state_dict(weights)
+    report, our_loss = ours._losses(batch, targets, 0.0, ours.config.ppo.entropy_start)
+    outputs = module.forward_train(columns)
+    rllib_loss = learner.compute_loss_for_module(
+        module_id="default_policy", config=learner.config, batch=columns, fwd_out=outputs
+    )
+    return report, our_loss, rllib_loss, learner.metrics.peek("default_policy")
+
+
+def test_the_loss_of_a_batch_equals_that_of_our_learner(pair):
+    report, our_loss, rllib_loss, logged = losses(pair)
+    assert report["clip_share"] > 0  # ratios differ from 1, and some are clipped
+    assert abs(report["policy_loss"]) > 1e-2
+    assert rllib_loss.item() == pytest.approx(our_loss.item(), rel=1e-6)
+    for name in ("policy_loss", "value_loss", "entropy", "kl"):
+        assert float(logged[name.replace("value", "vf")]) == pytest.approx(report[name], rel=1e-5), name
+
+
+def test_the_gradients_equal_those_of_our_learner(pair):
+    ours, _, learner, _ = pair
+    _, our_loss, rllib_loss, _ = losses(pair)
+    our_loss.backward()
+    rllib_loss.backward()
+    rllib_parameters = learner.module["default_policy"].network.parameters()
+    for (name, expected), parameter in zip(ours.network.named_parameters(), rllib_parameters, strict=True):
+        assert torch.allclose(expected.grad, parameter.grad, rtol=1e-4, atol=1e-6), name
+
+
+def test_an_update_yields_the_network_of_our_learner(pair):
+    ours, our_episodes, learner, rllib_episodes = pair
+    ours.update(our_episodes, round_index=0)
+    learner.update(episodes=rllib_episodes, num_epochs=learner.config.num_epochs)
+    weights = learner.module["default_policy"].network.state_dict()
+    for name, expected in ours.network.state_dict().items():
+        assert torch.allclose(weights[name], expected, rtol=1e-4, atol=1e-5), name
+
+
+def test_minibatches_hold_whole_episodes_one_in_a_row(pair, monkeypatch):
+    from esper_actors.rllib.config import ppo_config
+
+    _, _, learner, rllib_episodes = pair
+    preset = ppo_config(small_config(episode_length=6, system__envs=3, ppo__minibatch_episodes=2))
+    masks = []
+    loss = learner.compute_loss_for_module
+    monkeypatch.setattr(
+        learner, "compute_loss_for_module", lambda **k: (masks.append(k["batch"]["loss_mask"]), loss(**k))[1]
+    )
+    learner.update(
+        episodes=rllib_episodes, num_epochs=2, minibatch_size=preset.minibatch_size, shuffle_batch_per_epoch=True
+    )
+    assert {tuple(mask.shape) for mask in masks} == {(2, 7)}
+    assert all(bool(mask.any(dim=1).all()) for mask in masks)
+
+
+def test_an_update_stops_before_a_step_beyond_the_kl_target(pair):
+    _, _, learner, rllib_episodes = pair
+    module = learner.module["default_policy"]
+    learner.config = learner.config.copy(copy_frozen=False).training(kl_target=1e-9)
+    initial = {name: parameter.clone() for name, parameter in module.named_parameters() if "critic" not in name}
+    learner.update(episodes=deepcopy(rllib_episodes), num_epochs=1)  # RLlib adds a step to every episode of its input
+    stepped = {name: parameter.clone() for name, parameter in module.named_parameters() if name in initial}
+    assert any(not torch.equal(stepped[name], initial[name]) for name in initial)  # the first step has a ratio of 1
+    result = learner.update(episodes=rllib_episodes, num_epochs=1)  # with log-probabilities from before that step
+    assert all(torch.equal(parameter, stepped[n]) for n, parameter in module.named_parameters() if n in initial)
+    assert result["default_policy"]["stopped_by_kl"].peek() == 1.0
+
+
+def test_a_loss_term_that_is_not_finite_raises(pair):
+    _, _, learner, rllib_episodes = pair
+    columns = prepared_batch(learner, rllib_episodes)
+    columns["returns"][0, 0] = math.inf
+    outputs = learner.module["default_policy"].forward_train(columns)
+    with pytest.raises(FloatingPointError, match="vf_loss = inf"):
+        learner.compute_loss_for_module(
+            module_id="default_policy", config=learner.config, batch=columns, fwd_out=outputs
+        )
+
+
+def test_a_restored_learner_makes_the_same_update_as_the_saved_one(pair, preset, runner):
+    _, _, learner, rllib_episodes = pair
+    learner.update(episodes=deepcopy(rllib_episodes), num_epochs=1)
+    restored = preset.build_learner(env=runner.env.unwrapped)
+    restored.set_state(learner.get_state())
+    assert restored.return_scale.unit == learner.return_scale.unit != 1.0
+    assert np.array_equal(restored.base_moments.deviation, learner.base_moments.deviation)
+    assert restored.slot_moments.count == learner.slot_moments.count > 0
+    learner.update(episodes=deepcopy(rllib_episodes), num_epochs=1)
+    restored.update(episodes=deepcopy(rllib_episodes), num_epochs=1)
+    saved, loaded = (each.module["default_policy"].parameters() for each in (learner, restored))
+    assert all(torch.equal(expected, parameter) for expected, parameter in zip(saved, loaded, strict=True))
+
+
+def test_more_than_one_learner_is_refused(preset, runner):
+    several = preset.copy(copy_frozen=False).learners(num_learners=2)
+    with pytest.raises(ValueError, match="one learner, got num_learners=2"):
+        several.build_learner(env=runner.env.unwrapped)
+
+
+def test_rewards_are_assigned_to_the_step_that_caused_them():
+    from esper_actors.rllib.learner import rewards_by_cause
+
+    class WholeEpisode:
+        t_started = 0
+
+        def get_infos(self, index):
+            return {"rewards_by_cause": np.array([3.0, 0.0, 1.0])}
+
+    class ResumedEpisode(WholeEpisode):
+        t_started = 4
+
+    paid = torch.tensor([[0.0, 0.0, 4.0, 0.0], [1.0, 2.0, 0.0, 0.0]])
+    assert rewards_by_cause(paid, [WholeEpisode(), ResumedEpisode()]).tolist() == [
+        [3.0, 0.0, 1.0, 0.0],
+        [1.0, 2.0, 0.0, 0.0],
+    ]
+    with pytest.raises(ValueError, match="1 episodes in 2 rows"):
+        rewards_by_cause(paid, [WholeEpisode()])
