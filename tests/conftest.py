@@ -14,6 +14,7 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 
 os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
+os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 would let every other test go first
 choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
 # The speed of the machine is no property of the code, so no example has a deadline. `make nightly` uses more examples.

@@ -81,6 +81,7 @@ def running_head(environment: dict[str, str]) -> Iterator[Head]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))}
     binaries = Path(sys.executable).parent
     settings = {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    settings |= {"RAY_worker_niceness": "0"}
     words = [f"--{name}={port}" for name, port in ports.items()]
     words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
     words += [f"--temp-dir={folder / 'ray'}", "--num-cpus=2", "--disable-usage-stats", "--block"]

@@ -24,7 +24,7 @@ TINY = [
 ]
 LOCAL = [*TINY, "--set", "system.workers=local"]
 """A trial is one process instead of four."""
-FOUR = [*LOCAL, "--reward-modes", "basic,sparse", "--seeds", "2", "--rounds", "4"]
+FOUR = [*LOCAL, "--reward-modes", "basic,sparse", "--seeds", "2", "--rounds", "4", "--retries", "0"]
 TRIALS = ["0-basic-s42", "1-sparse-s42", "2-basic-s43", "3-sparse-s43"]
 
 
@@ -158,7 +158,7 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
     folder = tmp_path / "sweep"
-    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "3"]
+    flags = ["--sweep", path, "--reward-modes", "basic", "--seeds", "1", "--grid", "ppo.lr=1e-4,1e-2", "--rounds", "4"]
     answer = call("sweep", *LOCAL, *flags, "--set", "system.threads=2", "--scheduler", scheduler, "--out", folder)
     assert answer.code == 0, answer.err
     assert "Trials of a population copy each other" in answer.out
@@ -171,7 +171,7 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
         own_lines = (sweep.run(name).path / "rounds.csv").read_bytes().splitlines()
         shared = lineage["taken_after_round"] + 1  # the heading, too
         assert own_lines[:shared] == donor[:shared]
-        assert len(own_lines) == 4
+        assert len(own_lines) == 5
         assert 1e-4 * 0.999 <= sweep.settings(name)["ppo.lr"] <= 1e-2 * 1.001
     assert {row["status"] for row in rows(folder)} == {"finished"}
 

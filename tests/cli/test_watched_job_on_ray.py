@@ -133,9 +133,12 @@ def test_no_paging_alert_fires_for_a_healthy_run(followed):
 @needs_prometheus
 def test_the_numbers_are_those_of_the_run(followed):
     prometheus, played = followed.prometheus, int(followed.run.rounds()[-1]["env_steps"])
-    last = "last_over_time({}[10m])"
-    assert prometheus.values(f"sum({last.format('ray_esper_env_steps_total')})") == [played]
-    assert prometheus.values(last.format('ray_esper_run_state{state="finished"}')) == [1.0]
-    assert prometheus.values(f"max({last.format('ray_esper_rounds_done')})") == [float(ROUNDS)]
-    (sampled,) = prometheus.values(f"sum({last.format('ray_esper_telemetry_events_total{delivery=`sample`}')})")
+
+    def last(metric, labels=""):
+        return f"last_over_time({metric}{{run='watched'{labels}}}[10m])"
+
+    assert prometheus.values(f"sum({last('ray_esper_env_steps_total')})") == [played]
+    assert prometheus.values(last("ray_esper_run_state", ", state='finished'")) == [1.0]
+    assert prometheus.values(f"max({last('ray_esper_rounds_done')})") == [float(ROUNDS)]
+    (sampled,) = prometheus.values(f"sum({last('ray_esper_telemetry_events_total', ', delivery=`sample`')})")
     assert sampled >= played
