@@ -13,8 +13,10 @@ from esper_actors.cluster.settings import choose_ray_settings
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 
-os.environ["ESPER_STRICT_TELEMETRY"] = "1"  # a record that is not as declared is an error in tests
-os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 would let every other test go first
+os.environ.update(
+    ESPER_STRICT_TELEMETRY="1",  # a record that is not as declared is an error in tests
+    RAY_worker_niceness="0",  # with Ray's 15 its workers would wait for all other tests
+)
 choose_ray_settings()  # before any test module imports Ray, which reads them once
 torch.set_num_threads(1)
 # The speed of the machine is no property of the code, so no example has a deadline. `make nightly` uses more examples.
@@ -23,6 +25,7 @@ settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 LONGEST_SECONDS = 10.0
+CPU_AT_START = pytest.StashKey[float]()
 TINY = {
     "episode_length": 5,
     "training.steps_per_epoch": 2,
@@ -81,15 +84,35 @@ def s3_bucket(s3_server: str) -> Callable[[str], str]:
     return lambda folder: f"s3://{bucket}/{folder}?{s3_server}"
 
 
+def used_cpu() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A test that takes longer than ``LONGEST_SECONDS`` without the marker ``slow`` fails; a busy machine gets more."""
+    """A set-up or a test over ``LONGEST_SECONDS`` without the marker ``slow`` fails.
+
+    It is over if it uses more CPU time, or takes longer on the clock; on a busy machine the clock gets more.
+    """
     report = yield
-    limit = LONGEST_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    if call.when == "call" and report.passed and call.duration > limit and "slow" not in item.keywords:
+    cpu = used_cpu() - item.config.stash[CPU_AT_START]
+    item.config.stash[CPU_AT_START] = used_cpu()
+    clock = call.duration / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    seconds = max(cpu, clock)
+    if call.when != "teardown" and report.passed and seconds > LONGEST_SECONDS and "slow" not in item.keywords:
         report.outcome = "failed"
-        report.longrepr = f"{call.duration:.1f} s: a test over {LONGEST_SECONDS:g} s needs the marker `slow`"
+        report.longrepr = (
+            f"{call.when}: {cpu:.1f} CPU seconds, {call.duration:.1f} s on the clock; a test over {LONGEST_SECONDS:g} s "
+            "needs the marker `slow`"
+        )
     return report
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The first test is measured from here."""
+    session.config.stash[CPU_AT_START] = used_cpu()
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook

@@ -105,6 +105,7 @@ class Sweeper:
             tune_config=tune.TuneConfig(
                 scheduler=make_scheduler(sweep),
                 max_concurrent_trials=self._concurrent or None,
+                reuse_actors=True,  # a trial that follows another one does not import torch again
                 trial_name_creator=_trial_name,
                 trial_dirname_creator=_trial_name,
             ),
