@@ -104,8 +104,8 @@ def pytest_runtest_makereport(item, call):
     if call.when != "teardown" and report.passed and seconds > LONGEST_SECONDS and "slow" not in item.keywords:
         report.outcome = "failed"
         report.longrepr = (
-            f"{call.when}: {cpu:.1f} CPU seconds, {call.duration:.1f} s on the clock; a test over {LONGEST_SECONDS:g} s "
-            "needs the marker `slow`"
+            f"{call.when}: {cpu:.1f} CPU seconds, {call.duration:.1f} s on the clock; "
+            f"a test over {LONGEST_SECONDS:g} s needs the marker `slow`"
         )
     return report
 

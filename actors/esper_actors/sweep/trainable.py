@@ -1,4 +1,7 @@
-"""The Ray shell of one trial: the function that Tune runs in a process of its own."""
+"""The Ray shell of one trial: the function that Tune runs in a worker process.
+
+Trials that follow each other share a process if their resources are equal, so that torch is imported once.
+"""
 
 import json
 from collections.abc import Iterator

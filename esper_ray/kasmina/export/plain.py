@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from esper_ray.kasmina.network.attachment import evaluation_mode
+from esper_ray.kasmina.network.attachment import SlotHook, evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.operators import blend
 from esper_ray.kasmina.network.slotted import SlottedNetwork
@@ -63,8 +63,6 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
 
 
 def _unhooked(host: nn.Module) -> nn.Module:
-    from esper_ray.kasmina.network.attachment import SlotHook
-
     plain = copy.deepcopy(host)
     for module in plain.modules():
         for key, hook in list(module._forward_hooks.items()):
