@@ -9,7 +9,7 @@ RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
 # More processes than two cores: half of the tests with Ray or Prometheus wait. See tests/conftest.py for the groups.
-PARALLEL := -n 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
 .PHONY: train monitoring test lint fast nightly chaos bench pages docs presets setup help clean

@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,31 +116,35 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     session.config.stash[CPU_AT_START] = used_cpu()
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests are skipped where there is no GPU; Ray tests form two groups and come first, then files of slow tests.
+def ray_group(path: Path) -> str | None:
+    """Group of a test file that uses Ray: ``ray`` if it needs the shared cluster, else ``own-ray``."""
+    text = path.read_text(encoding="utf-8")
+    if "pytest.mark.ray" not in text:
+        return None
+    return "ray" if "ray_cluster" in text else "own-ray"
 
-    Tests of one group run one after the other in one process. Those of the group ``ray`` share a cluster; those of
-    the group ``own-ray`` start clusters of their own, in other processes.
-    """
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests are skipped where there is no GPU; files with Ray come first, then files with slow tests."""
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
-        if "ray" in item.keywords:
-            shared = "ray_cluster" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("ray" if shared else "own-ray"))
-    slow_files = {item.path for item in items if "slow" in item.keywords}
-    items.sort(key=lambda item: ("ray" not in item.keywords, item.path not in slow_files))
+    with_ray, slow = ({item.path for item in items if name in item.keywords} for name in ("ray", "slow"))
+    items.sort(key=lambda item: (item.path not in with_ray, item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Outside the groups, tests of one file run in one process, which then builds a module's fixtures only once."""
-    from xdist.scheduler import LoadGroupScheduling
+    """Tests of one file run in one process, and so do all files of a group of :func:`ray_group`, one after the other.
 
-    class ByGroupOrFile(LoadGroupScheduling):
+    The files of the group ``ray`` share a cluster; those of ``own-ray`` start clusters in other processes.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroupOrFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            group = super()._split_scope(nodeid)
-            return nodeid.partition("::")[0] if group == nodeid else group
+            path = nodeid.partition("::")[0]
+            return groups.setdefault(path, ray_group(config.rootpath / path) or path)
 
+    groups: dict[str, str] = {}
     return ByGroupOrFile(config, log)
