@@ -33,6 +33,8 @@ class Prometheus:
             with urlopen(f"{self.address}/api/v1/{path}?{urlencode(query)}", timeout=30) as answer:
                 return json.load(answer)["data"]
         except HTTPError as error:
+            if error.code == 503:
+                raise ConnectionError(f"{self.address} is not ready") from error
             raise AssertionError(f"{query}: {error.read().decode()}") from error
 
     def values(self, expression):

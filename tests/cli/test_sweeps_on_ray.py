@@ -82,24 +82,24 @@ def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
 
 
 def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
-    """SIGKILL when two trials are done and the third has begun: the resumed sweep is the undisturbed one."""
+    """SIGKILL when some trials are done and a later one has begun: the resumed sweep is the undisturbed one."""
     _, undisturbed = whole
     folder = tmp_path / "sweep"
     with start("sweep", *FOUR, "--out", folder, "--concurrent", "2") as process:
         read_until(process, r"[23]-\w+-s43  running  round 2/4")
         process.send_signal(signal.SIGKILL)
-    before = {standing.trial: standing.round_index for standing in SweepDirectory.open(folder).standings()}
-    assert before["0-basic-s42"] == before["1-sparse-s42"] == 4
+    results = SweepDirectory.open(folder).standings()
+    before = {result.trial: result.round_index for result in results}
+    finished = [result.trial for result in results if result.status == "finished"]
+    assert 0 < len(finished) < 4
     assert max(before["2-basic-s43"], before["3-sparse-s43"]) >= 2
-    stamps = {name: (folder / "trials" / name / "manifest.json").stat().st_mtime_ns for name in TRIALS[:2]}
+    stamps = {name: (folder / "trials" / name / "manifest.json").stat().st_mtime_ns for name in finished}
 
     answer = call("sweep", "--resume", folder)
     assert answer.code == 0, answer.err
-    assert "4 trials of digits, 2 of them done" in answer.out
+    assert f"4 trials of digits, {len(finished)} of them done" in answer.out
     for name, done in before.items():  # no saved round is repeated
-        assert all(
-            int(round_number) >= done for round_number in re.findall(rf"{name}  running  round (\d)/4", answer.out)
-        )
+        assert all(int(number) >= done for number in re.findall(rf"{name}  running  round (\d)/4", answer.out))
     assert (folder / "sweep.csv").read_bytes() == (undisturbed / "sweep.csv").read_bytes()
     assert (folder / "ranking.csv").read_bytes() == (undisturbed / "ranking.csv").read_bytes()
     for name in TRIALS:

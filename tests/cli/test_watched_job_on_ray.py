@@ -21,7 +21,7 @@ ROUNDS = 3
 TRAIN = [
     *("train", "ppo", "--preset", "digits", "--rounds", str(ROUNDS), "--envs", "2", "--envs-per-actor", "2"),
     *("--memory-size", "16", "--ppo-epochs", "1", "--run-id", "watched", "--set", "telemetry.wait_every=1"),
-    *("--set", "training.steps_per_epoch=4"),
+    *("--set", "training.steps_per_epoch=4", "--episode-length", "20"),
 ]
 MAY_BE_EMPTY = {
     "Seed outcomes",
