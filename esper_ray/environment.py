@@ -24,7 +24,7 @@ from esper_ray.leyline.records import Measurement, Reports
 from esper_ray.leyline.step_outcome import StepOutcome, Stopwatch, step_info
 from esper_ray.runtime.control import NoGrowthBaseline
 from esper_ray.runtime.episode import EpisodeProgress
-from esper_ray.runtime.host import HostRuntime
+from esper_ray.runtime.host import EpisodeRuntime
 from esper_ray.runtime.snapshot import EpisodeSnapshot, pack, unpack
 from esper_ray.simic.ledger import Ledger
 from esper_ray.simic.live.engine import needs_control
@@ -49,7 +49,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's own declaration
-    runtime: HostRuntime
+    runtime: EpisodeRuntime
     """The growing network of the episode."""
     progress: EpisodeProgress
     """Signals, interventions and rewards of the episode."""
@@ -113,7 +113,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         super().reset(seed=seed)
         episode_seed = int(self.np_random.integers(2**32)) if seed is None else seed
         control = self._controls.curve(episode_seed) if needs_control(self.config.reward) else ()
-        self.runtime = HostRuntime(self.config, self.data, self.device, self.host, episode_seed, self._flops)
+        self.runtime = EpisodeRuntime(self.config, self.data, self.device, self.host, episode_seed, self._flops)
         self.progress = EpisodeProgress(self.runtime, self.limits, control)
         return self._initial_observation()
 
@@ -216,7 +216,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
                 another host. The environment is unchanged then.
         """
         state = unpack(blob, self.config.environment_digest(), self.data.fingerprint, self.device)
-        runtime = HostRuntime(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
+        runtime = EpisodeRuntime(self.config, self.data, self.device, self.host, state.life.seed, self._flops)
         runtime.resume(state)
         self.runtime = runtime
         self.np_random.bit_generator.state = dict(state.generator)

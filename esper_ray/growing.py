@@ -32,9 +32,8 @@ from esper_ray.leyline.actions import Action, Blueprint, LifecycleOp
 from esper_ray.leyline.config.run import GovernorConfig, GrowthConfig, MeasurementConfig
 from esper_ray.leyline.records import Measurement
 from esper_ray.leyline.stages import Stage
-from esper_ray.runtime import operations
-from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.held_out import HeldOut, Pairs
+from esper_ray.runtime.host import HostRuntime
 from esper_ray.runtime.signals import SignalHistory
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 from esper_ray.tolaria.measurement.gradients import GradientWatch
@@ -85,13 +84,13 @@ class GrowthSession:
     ) -> None:
         growth = bundle.manifest.growth.model_copy(update={"slots": organism.model.slot_ids})
         self.limits = growth_limits(growth, organism.model)
-        self.epoch, self.epochs = 0, epochs
+        self.epochs = epochs
         self.history: list[Step] = []
         self._organism = organism
         self._policy = bundle.player(str(organism.device), greedy=greedy)
         self._policy.begin_episode(seed)
         self._watch = GradientWatch(organism)
-        self.health = HealthMonitor(
+        self.runtime = HostRuntime(
             organism,
             held_out,
             held_out.targets,
@@ -114,9 +113,14 @@ class GrowthSession:
         return self._organism.optimizer
 
     @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return self.runtime.epoch
+
+    @property
     def measured(self) -> Measurement:
         """The last pass over the held-out examples."""
-        return self.health.measured
+        return self.runtime.measured
 
     def __iter__(self) -> Iterator[Step]:
         """One step before each remaining epoch.
@@ -132,10 +136,10 @@ class GrowthSession:
 
     def _act(self) -> tuple[Action, bool]:
         """The policy's action, and whether it took effect; appends a step to the history."""
-        model, seeds = self.model, self.health.seeds
-        action = self._policy.decide(self._signals.view(self.epoch, self.health.reports(), self.limits)).action
-        success, _ = operations.execute(model, action, seeds, self.epoch)
-        operations.tick(model, seeds, self.epoch)
+        model = self.model
+        action = self._policy.decide(self._signals.view(self.epoch, self.runtime.reports(), self.limits)).action
+        success, _ = self.runtime.execute(action)
+        self.runtime.tick()
         operation = action.operation
         step = Step(
             epoch=self.epoch,
@@ -160,11 +164,11 @@ class GrowthSession:
         gradients = self._watch.collect()
         self._warn_about_missing(gradients)
         self.model.epoch_elapsed()
-        verdict = self.health.judge(self.epoch, None, gradients)
+        verdict = self.runtime.judge(None, gradients)
         self._restored = verdict.reason if verdict.panic else None
         if verdict.panic:
-            self.health.roll_back()
-        self.epoch += 1
+            self.runtime.roll_back(verdict)
+        self.runtime.epoch += 1
         self._signals = self._signals.after(action.operation, success and not verdict.panic, self.measured)
 
     def _warn_about_missing(self, gradients: Collection[str]) -> None:

@@ -161,8 +161,8 @@ def test_held_out_examples_are_tensors_or_batches(bundle):
     batches = grow(Small(), list(zip(x.split(7), y.split(7), strict=True)), policy=bundle, examples=20)
     for growing in (whole, batches):
         assert growing.measured.examples == 20
-        assert torch.equal(growing.health._data.inputs, x[:20])
-        assert torch.equal(growing.health._data.targets, y[:20])
+        assert torch.equal(growing.runtime.health._data.inputs, x[:20])
+        assert torch.equal(growing.runtime.health._data.targets, y[:20])
 
 
 def test_an_epoch_without_a_step_of_the_optimiser_is_an_error(bundle):
@@ -188,13 +188,13 @@ def test_a_nonfinite_network_is_restored(bundle):
     for step in growing:
         train_once(growing, x, y)
         if step.epoch == 1:
-            healthy = {name: tensor.clone() for name, tensor in growing.health.trusted.organism.tensors.items()}
+            healthy = {name: tensor.clone() for name, tensor in growing.runtime.health.trusted.organism.tensors.items()}
             with torch.no_grad():
                 growing.model.host.head.weight.fill_(float("nan"))
         if step.epoch == 2:
             assert step.restored == "validation loss is not finite"
             break
-    assert all(torch.equal(healthy[name], growing.health.trusted.organism.tensors[name]) for name in healthy)
+    assert all(torch.equal(healthy[name], growing.runtime.health.trusted.organism.tensors[name]) for name in healthy)
     assert torch.isfinite(growing.model(x)).all()
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.runtime.host import HostRuntime
+from esper_ray.runtime.host import EpisodeRuntime
 from esper_ray.tolaria.assembly import AnyData, HostBuilder
 
 MAX_CACHED_CURVES = 64
@@ -34,6 +34,6 @@ class NoGrowthBaseline:
         return self._curves[seed]
 
     def _compute(self, seed: int) -> tuple[float, ...]:
-        runtime = HostRuntime(self._config, self._data, self._device, self._host, seed)
+        runtime = EpisodeRuntime(self._config, self._data, self._device, self._host, seed)
         first = runtime.measured.accuracy_pp
         return (first, *(measured.accuracy_pp for measured in runtime.run_without_policy()))

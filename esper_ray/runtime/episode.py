@@ -9,14 +9,14 @@ from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import Measurement, Reports
 from esper_ray.leyline.step_outcome import StepOutcome
-from esper_ray.runtime.host import EpochOutcome, HostRuntime
+from esper_ray.runtime.host import EpisodeRuntime, EpochOutcome
 from esper_ray.runtime.signals import SignalHistory
 from esper_ray.runtime.snapshot import PlayProgress
 from esper_ray.simic.live.engine import RewardEngine
 from esper_ray.simic.live.transition import Transition
 
 
-def present_outcome(runtime: HostRuntime, reports: Reports) -> StepOutcome:
+def present_outcome(runtime: EpisodeRuntime, reports: Reports) -> StepOutcome:
     """The present state of the network as an outcome without a step."""
     measured, model = runtime.measured, runtime.organism.model
     return StepOutcome(
@@ -35,7 +35,7 @@ def present_outcome(runtime: HostRuntime, reports: Reports) -> StepOutcome:
 class EpisodeProgress:
     """Progress of one episode: signals, interventions and rewards."""
 
-    def __init__(self, runtime: HostRuntime, limits: Limits, control_pp: Sequence[float]) -> None:
+    def __init__(self, runtime: EpisodeRuntime, limits: Limits, control_pp: Sequence[float]) -> None:
         """
         Args:
             runtime: network of the episode.

@@ -1,33 +1,37 @@
-"""Runtime of one growing network: all steps of an episode's epoch before its rewards.
+"""Runtime of one growing network: all steps of an epoch before its rewards.
 
-An epoch executes an operation, ticks the lifecycle once, trains, measures and judges. The result is a pure function
-of the configuration, the data, the episode's seed and the actions.
+An epoch executes an operation, ticks the lifecycle once, trains, measures and judges. Environment, control without
+growth and evaluation use :class:`EpisodeRuntime`, whose result is a pure function of the configuration, the data, the
+episode's seed and the actions. :func:`esper_ray.grow` uses :class:`HostRuntime`: there the user trains.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.network.growth import LossClosure
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig, RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
 from esper_ray.leyline.stages import Stage
 from esper_ray.leyline.step_outcome import Stopwatch
 from esper_ray.runtime import operations
-from esper_ray.runtime.health import HealthMonitor
+from esper_ray.runtime.health import HealthMonitor, ValidationData
 from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, TrustedState
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import HealthVerdict
+from esper_ray.tolaria.measurement.gradients import GradientStatistics
 from esper_ray.tolaria.measurement.validation import measure
 from esper_ray.tolaria.preflight import Preflight
 from esper_ray.tolaria.rng import keyed_randomness
@@ -85,7 +89,75 @@ def committed_seed(planted: PlantedSeed) -> SeedState:
 
 
 class HostRuntime:
-    """One healthy growing network: a host, its seeds, its data, its trainer and its health monitor."""
+    """One healthy growing network: a host, its seeds and its health monitor. Its epochs are trained elsewhere."""
+
+    def __init__(
+        self,
+        organism: Organism,
+        data: ValidationData,
+        split: Any,
+        *,
+        measurement: MeasurementConfig,
+        governor: GovernorConfig,
+        seed: int,
+        epochs: int,
+    ) -> None:
+        """
+        Args:
+            split: split of ``data`` for the measurements.
+            epochs: length of the training.
+        """
+        self.organism, self.seed = organism, seed
+        self.epoch = 0
+        """Epochs trained."""
+        self.health = HealthMonitor(
+            organism, data, split, measurement=measurement, governor=governor, seed=seed, epochs=epochs
+        )
+
+    @property
+    def measured(self) -> Measurement:
+        """The last pass over the validation split."""
+        return self.health.measured
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of host and seeds."""
+        return self.organism.model.total_parameters
+
+    def reports(self) -> Reports:
+        """The slots as policies see them."""
+        return self.health.reports()
+
+    def execute(self, action: Action, closure: LossClosure | None = None) -> tuple[bool, list[Event]]:
+        """Success and events of a legal operation.
+
+        Args:
+            closure: loss for seeds with a gradient-informed start.
+        """
+        return operations.execute(self.organism.model, action, self.health.seeds, self.epoch, closure)
+
+    def tick(self) -> list[Event]:
+        """Events of one tick of the lifecycle."""
+        return operations.tick(self.organism.model, self.health.seeds, self.epoch)
+
+    def judge(self, train_loss: float | None, gradients: Mapping[str, GradientStatistics]) -> HealthVerdict:
+        """Measurement of the epoch that has been trained, and the governor's verdict on it.
+
+        Args:
+            train_loss: mean of the epoch in nats, ``None`` if unknown.
+            gradients: gradient statistics by slot, of seeds with a gradient.
+        """
+        return self.health.judge(self.epoch, train_loss, gradients)
+
+    def roll_back(self, verdict: HealthVerdict) -> Event:
+        """Restore the last healthy state; the event says why."""
+        self.health.roll_back()
+        data = {"reason": verdict.reason, "value": verdict.value, "threshold": verdict.threshold}
+        return Event("rollback", self.epoch, data)
+
+
+class EpisodeRuntime(HostRuntime):
+    """Runtime with data and trainer: it trains its epochs itself, and can be saved and resumed."""
 
     def __init__(
         self,
@@ -103,15 +175,13 @@ class HostRuntime:
         Raises:
             DeviceMemoryError: if the device has no memory for the host.
         """
-        self.config, self.data, self.device, self.seed, self._flops = config, data, device, seed, flops
-        self.epoch = 0
-        """Epochs trained."""
+        self.config, self.data, self.device, self._flops = config, data, device, flops
         with memory_for("a host", device):
-            self.organism: Organism = build_organism(config, data, device, seed, host)
-            self._trainer = build_trainer(config, self.organism, data)
-            self._preflight = Preflight(config.governor, self.organism.model, data, config.training.batch_size)
-            self.health = HealthMonitor(
-                self.organism,
+            organism = build_organism(config, data, device, seed, host)
+            self._trainer = build_trainer(config, organism, data)
+            self._preflight = Preflight(config.governor, organism.model, data, config.training.batch_size)
+            super().__init__(
+                organism,
                 data,
                 data.validation,
                 measurement=config.measurement,
@@ -119,20 +189,6 @@ class HostRuntime:
                 seed=seed,
                 epochs=config.episode_length,
             )
-
-    @property
-    def measured(self) -> Measurement:
-        """The last pass over the validation split."""
-        return self.health.measured
-
-    @property
-    def total_parameters(self) -> int:
-        """Parameters of host and seeds."""
-        return self.organism.model.total_parameters
-
-    def reports(self) -> Reports:
-        """The slots as policies see them."""
-        return self.health.reports()
 
     def advance(self, action: Action) -> EpochOutcome:
         """Outcome of a legal operation and one epoch. A broken network is rolled back.
@@ -149,7 +205,7 @@ class HostRuntime:
             watch.lap("execute")
             training = self.train()
             watch.lap("train")
-            verdict = self.judge(training)
+            verdict = self.judge(training.loss, training.gradients)
         except (RuntimeError, MemoryError) as error:
             verdict = self._out_of_memory(error)
         if verdict.panic:
@@ -158,17 +214,13 @@ class HostRuntime:
         watch.lap("measure")
         return EpochOutcome(took_effect, tuple(events), training, verdict, watch.seconds)
 
-    def execute(self, action: Action) -> tuple[bool, list[Event]]:
+    def execute(self, action: Action, closure: LossClosure | None = None) -> tuple[bool, list[Event]]:
         """Success and events of a legal operation, or the events of its veto."""
         if action.operation is LifecycleOp.GERMINATE:
             vetoes = self._vetoes(action)
             if vetoes:
                 return False, vetoes
-        return operations.execute(self.organism.model, action, self.health.seeds, self.epoch, self._probe_loss)
-
-    def tick(self) -> list[Event]:
-        """Events of one tick of the lifecycle."""
-        return operations.tick(self.organism.model, self.health.seeds, self.epoch)
+        return super().execute(action, closure or self._probe_loss)
 
     def train(self) -> EpochResult:
         """Result of one epoch of training of the host and its seeds."""
@@ -177,16 +229,6 @@ class HostRuntime:
             result = self._trainer.train(self._plan(), learning_rates(self.config, self.organism, self.epoch))
         self.organism.model.epoch_elapsed()
         return result
-
-    def judge(self, training: EpochResult) -> HealthVerdict:
-        """Measurement of the present epoch, and the governor's verdict on it."""
-        return self.health.judge(self.epoch, training.loss, training.gradients)
-
-    def roll_back(self, verdict: HealthVerdict) -> Event:
-        """Restore the last healthy state; the event says why."""
-        self.health.roll_back()
-        data = {"reason": verdict.reason, "value": verdict.value, "threshold": verdict.threshold}
-        return Event("rollback", self.epoch, data)
 
     def run_without_policy(self) -> Iterator[Measurement]:
         """Measurement of each remaining epoch of the episode, without operations.

@@ -12,7 +12,7 @@ from esper_ray.leyline.actions import WAIT, Action, GerminationStyle, LifecycleO
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
 from esper_ray.runtime.health import HealthMonitor
-from esper_ray.runtime.host import HostRuntime, PlantedSeed, committed_seed
+from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed, committed_seed
 from esper_ray.runtime.signals import SignalHistory
 from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.device_memory import DeviceMemoryError
@@ -33,7 +33,7 @@ GROW = Action(op=int(LifecycleOp.GERMINATE), slot=1, style=int(GerminationStyle.
 def runtime_of(**changes):
     config = build(read_preset("digits"), SMALL | {key.replace("__", "."): value for key, value in changes.items()})
     device = torch.device("cpu")
-    return HostRuntime(config, load_task(config.task, device), device, configured_host(config.host), 3)
+    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), 3)
 
 
 def monitor_of(runtime, **settings):
@@ -105,7 +105,7 @@ def test_advance_equals_its_phases_one_by_one():
         success, events = parts.execute(action)
         events += parts.tick()
         training = parts.train()
-        verdict = parts.judge(training)
+        verdict = parts.judge(training.loss, training.gradients)
         parts.epoch += 1
         assert (outcome.took_effect, outcome.success) == (success, success)
         assert (list(outcome.events), outcome.training, outcome.verdict) == (events, training, verdict)

@@ -1,4 +1,4 @@
-"""HostRuntime without a policy: the rest of an episode, and planted seeds."""
+"""EpisodeRuntime without a policy: the rest of an episode, and planted seeds."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from esper_ray.leyline.blueprints import Topology, seed_parameter_count
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.runtime.control import NoGrowthBaseline
-from esper_ray.runtime.host import HostRuntime, PlantedSeed
+from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
 from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.governor import HealthVerdict
 from esper_ray.tolaria.tasks import load_task
@@ -30,7 +30,7 @@ def config_of(**changes):
 
 def runtime_of(config, seed=3):
     device = torch.device("cpu")
-    return HostRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed)
+    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed)
 
 
 def weights(runtime):

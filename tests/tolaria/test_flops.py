@@ -6,7 +6,7 @@ import torch
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
-from esper_ray.runtime.host import HostRuntime, PlantedSeed
+from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
 from esper_ray.tolaria.assembly import configured_host
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.tasks import load_task
@@ -32,7 +32,7 @@ CNN = SMALL | {"growth.slots": ["r0c0"]}
 def make_runtime(settings, seed=1, flops=None):
     config = build(read_preset("digits"), settings)
     device = torch.device("cpu")
-    return HostRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed, flops)
+    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed, flops)
 
 
 def trained(runtime, epochs=EPOCHS):
@@ -111,7 +111,7 @@ def counts_by_epoch(settings, blueprint, flops):
         before = flops.total
         result = runtime.train()
         counts.append((stage, flops.total - before))
-        runtime.judge(result)
+        runtime.judge(result.loss, result.gradients)
         runtime.epoch += 1
     return counts
 

@@ -18,7 +18,7 @@ from esper_ray.leyline.evaluation_results import Score
 from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
 from esper_ray.leyline.records import Reports
 from esper_ray.leyline.stages import WITH_MODULE
-from esper_ray.runtime.host import HostRuntime, PlantedSeed
+from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
 from esper_ray.simic.rewards.terminal import priced_value
 from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
@@ -100,7 +100,9 @@ class Evaluator:
         if kind == WIDE:
             config = config.model_copy(update={"host": widened_host(config.host, data, after.parameters)})
         self.flops.total = 0.0
-        runtime = HostRuntime(config, data, torch.device(self.device), configured_host(config.host), seed, self.flops)
+        runtime = EpisodeRuntime(
+            config, data, torch.device(self.device), configured_host(config.host), seed, self.flops
+        )
         if kind == SCRATCH:
             runtime.plant(after.seeds)
         for _ in runtime.run_without_policy():
@@ -109,7 +111,7 @@ class Evaluator:
         return self._result(kind, seed, runtime, runtime.reports(), None)
 
     def _result(
-        self, label: str, seed: int, runtime: HostRuntime, reports: Reports, reward: float | None
+        self, label: str, seed: int, runtime: EpisodeRuntime, reports: Reports, reward: float | None
     ) -> EpisodeResult:
         present = [report for report in reports if report is not None and report.stage in WITH_MODULE]
         grown = sum(report.parameters for report in present)
@@ -137,7 +139,7 @@ class Evaluator:
         )
         return EpisodeResult(score, FinalNetwork(runtime.total_parameters, tuple(planted)))
 
-    def _price_basis(self, runtime: HostRuntime) -> int:
+    def _price_basis(self, runtime: EpisodeRuntime) -> int:
         """Number of parameters beyond those of the configured host."""
         return runtime.total_parameters - self._host_parameters
 
