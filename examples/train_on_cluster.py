@@ -10,21 +10,22 @@ All other options of `esper train ppo` are settings: --set ppo.lr=1e-3 --set sys
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from esper_ray.cli.errors import reported
-from esper_ray.cli.jobs.run_lookup import run_by_name
-from esper_ray.cli.jobs.train import PPOJob
-from esper_ray.cli.options import check_run, checked_storage, configuration
+import yaml
+from rich.console import Console
+
+from esper_ray import load_preset, train
+from esper_ray.karn.console.progress import PlainProgress, RunHeader
+from esper_ray.leyline.errors import UserError
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="digits")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--envs", type=int, help="episodes per round")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="any configuration key")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="for run directories, on this machine")
     parser.add_argument("--run-id", default="on-cluster")
     parser.add_argument("--storage", help="folder or URI that all nodes see")
@@ -34,24 +35,23 @@ def main() -> None:
     options = parser.parse_args()
     if options.address != "local":
         os.environ["RAY_ADDRESS"] = options.address  # before anything imports Ray
+    settings = {"ppo.rounds": options.rounds, "system.envs": options.envs}
+    overrides = {key: value for key, value in settings.items() if value is not None}
+    for text in options.set:
+        key, _, value = text.partition("=")
+        overrides[key] = yaml.safe_load(value)
 
-    with reported():
-        storage = None if options.storage is None else checked_storage(options.storage)
-        previous = run_by_name(options.run_id, options.folder, storage)
-        flags = {"ppo.rounds": options.rounds, "system.envs": options.envs}
-        config = configuration(options.preset, None, flags, options.set, previous and previous.config())
-        check_run(config)
-        job = PPOJob(
-            config,
-            options.folder,
-            previous=previous,
-            save=None,
-            command=sys.argv,
-            run_id=options.run_id,
-            storage=storage,
-        )
-        raise SystemExit(job.run())
+    try:
+        config = load_preset(options.preset, overrides)
+        run = options.folder / options.run_id
+        header = RunHeader(Console(), f"{config.name}: {config.ppo.rounds} rounds of {config.system.envs} episodes")
+        result = train(config, run=run, storage=options.storage, observers=[header, PlainProgress()])
+    except UserError as error:
+        print(f"error: {error}")
+        return error.exit_code
+    print(f"{result.run.path} is {result.status}: {result.progress.round_index} of {config.ppo.rounds} rounds")
+    return 0 if result.status == "finished" else 130
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -6,6 +6,7 @@ The command line, trials of sweeps, comparisons, benchmarks and people call :fun
     observers receive every event; the run directory is complete when train returns or raises
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -18,10 +19,17 @@ from typing import Any, Literal
 from esper_actors.evaluation.export import export_policy
 from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
-from esper_actors.training.checkpoint import Checkpoint, CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoints_in,
+    finished_rounds,
+    load_checkpoint,
+)
 from esper_actors.training.controller import Controller
 from esper_actors.training.listeners import MetricsObserver, ObserverGroup
 from esper_actors.training.round_summary import Progress
+from esper_actors.training.run_lookup import newest_stored_round
 from esper_actors.training.stop_request import StopRequest
 from esper_actors.training.workers import WorkerGroup
 from esper_policies.bundle import PolicyBundle, load_bundle
@@ -29,9 +37,10 @@ from esper_ray.leyline.config.loading import build, difference
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault, UsageError
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.nissa.runs.storage import Storage, StorageError, place_within
+from esper_ray.nissa.runs.storage import Storage, StorageError, checked_storage, place_within
+from esper_ray.tolaria.run_checks import check_devices, check_run
 
 OnError = Literal["leave", "mark", "remove"]
 
@@ -82,12 +91,15 @@ def train(
             exist becomes a new run. Without it a new run with a generated name is made in ``runs``.
         workers: a worker group that is not open yet; the one of ``system.workers`` if left out.
         observers: called with what happens, besides the run directory's own.
-        storage: folder or URI for a copy of the run; a resumed run keeps the one that it has.
+        storage: folder or URI for a copy of the run; a resumed run keeps the one that it has. If ``run`` does not exist
+            here and has a copy there, the copy is fetched and resumed.
         should_stop: checked between steps; replaces the handling of Ctrl-C.
 
     Raises:
         TypeError: if ``config`` is no configuration.
-        UsageError: if ``run`` was started with another configuration.
+        UsageError: if ``run`` was started with another configuration, is behind its copy in ``storage``, or asks for a
+            device or a batch that does not exist.
+        StorageError: if ``storage`` cannot be read or written.
         CheckpointError: if ``run`` exists and holds no checkpoint, or the newest cannot be used.
         WorkerGroupError: if no environment or no learner is left.
         UserError: see the errors of the task, the configuration and the cluster.
@@ -96,7 +108,10 @@ def train(
         raise TypeError(f"train takes a RunConfig, for example load_preset('digits'), got {config!r}")
     if rounds is not None:
         config = build(config.model_dump(mode="json"), {"ppo.rounds": rounds})
-    directory, checkpoint = _opened(run, config)
+    check_devices(config, on_cluster=workers is not None or _on_cluster(config))
+    check_run(config)
+    storage = None if storage is None else checked_storage(storage)
+    directory, checkpoint = _opened(run, config, storage)
     if checkpoint is not None and directory.read_manifest()["status"] == "finished":
         return Result(directory, "finished", Progress(**checkpoint.progress))
     own = StopRequest() if should_stop is None else None
@@ -131,9 +146,15 @@ def checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
     return load_checkpoint(paths[-1], config)
 
 
-def _opened(run: RunDirectory | str | Path | None, config: RunConfig) -> tuple[RunDirectory, Checkpoint | None]:
+def _opened(
+    run: RunDirectory | str | Path | None, config: RunConfig, storage: str | None
+) -> tuple[RunDirectory, Checkpoint | None]:
     """The run to resume with its newest checkpoint, or a new one without."""
     path = run.path if isinstance(run, RunDirectory) else None if run is None else Path(run)
+    if path is not None and storage is not None:
+        fetched = _fetched(path, storage)
+        if fetched is not None:
+            return fetched, checkpoint_to_resume(fetched, config)
     if path is not None and path.exists():
         directory = run if isinstance(run, RunDirectory) else RunDirectory.open(path)
         if directory.is_untouched() and not difference(directory.config(), config):
@@ -141,6 +162,32 @@ def _opened(run: RunDirectory | str | Path | None, config: RunConfig) -> tuple[R
         return directory, checkpoint_to_resume(directory, config)
     parent = Path("runs") if path is None else path.parent
     return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name), None
+
+
+def _fetched(path: Path, storage: str) -> RunDirectory | None:
+    """The run from its copy in ``storage``, if the copy is newer than ``path``; a push would remove what is newer.
+
+    Raises:
+        UsageError: if ``path`` exists and is behind its copy.
+    """
+    stored = newest_stored_round(Storage(storage).within(path.name))
+    local = max((finished_rounds(checkpoint) for checkpoint in checkpoints_in(path / "checkpoints")), default=-1)
+    if stored <= local:
+        return None
+    if path.exists():
+        raise UsageError(
+            f"{path} has {max(local, 0)} finished rounds, its copy in {storage} has {stored}: move the directory away "
+            "to resume from the copy, or give the run another name"
+        )
+    return pull(Storage(storage), path.name, path.parent)
+
+
+def _on_cluster(config: RunConfig) -> bool:
+    """Whether the run joins a cluster that other processes started; it may have devices that this machine lacks."""
+    ray = sys.modules.get("ray")
+    return config.system.workers == "ray" and (
+        "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
+    )
 
 
 class TrainingSession:

@@ -160,6 +160,40 @@ class TestTrain:
         esper_ray.train(config, run=tmp_path / "run")
         assert (tmp_path / "storage" / "run" / "checkpoints" / "round-00002").is_dir()
 
+    def test_a_run_that_exists_in_the_storage_only_is_fetched_and_resumed(self, tmp_path):
+        config, storage = small_config(**SMALL), str(tmp_path / "storage")
+        first = Heard()
+        stop = lambda: ("round", 0) in first.calls  # noqa: E731
+        esper_ray.train(config, run=tmp_path / "a" / "run", storage=storage, observers=[first], should_stop=stop)
+        second = Heard()
+        result = esper_ray.train(config, run=tmp_path / "b" / "run", storage=storage, observers=[second])
+        assert (result.status, len(result.run.rounds())) == ("finished", 2)
+        assert ("round", 0) not in second.calls
+        straight = esper_ray.train(config, run=tmp_path / "straight")
+        files = [result.run.path / "rounds.csv", straight.run.path / "rounds.csv"]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+    def test_a_run_behind_its_copy_is_refused_and_the_copy_left_as_it_is(self, tmp_path):
+        config, storage = small_config(**SMALL), str(tmp_path / "storage")
+        esper_ray.train(config, run=tmp_path / "a" / "run", storage=storage)
+        before = {path: path.read_bytes() for path in (tmp_path / "storage").rglob("*") if path.is_file()}
+        behind = RunDirectory.create(tmp_path / "b", config, ["test"], "run")
+        with pytest.raises(UsageError, match=r"has 0 finished rounds, its copy in .* has 2: move the directory away"):
+            esper_ray.train(config, run=behind, storage=storage)
+        assert before == {path: path.read_bytes() for path in (tmp_path / "storage").rglob("*") if path.is_file()}
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"training__batch_size": 5000}, "training.batch_size 5000 exceeds"),
+            ({"system__device": "cuda:7", "system__devices": ("cuda:7",)}, "device 'cuda:7' does not exist"),
+        ],
+    )
+    def test_what_cannot_run_is_refused_before_anything_is_written(self, tmp_path, changes, message):
+        with pytest.raises(UsageError, match=message):
+            esper_ray.train(small_config(**SMALL, **changes), run=tmp_path / "runs" / "run")
+        assert not (tmp_path / "runs").exists()
+
     def test_a_new_directory_with_a_foreign_file_is_marked_and_not_removed(self, tmp_path):
         run = RunDirectory.create(tmp_path, small_config(**SMALL), ["test"], "run")
         (run.path / "notes.txt").write_text("of the user")

@@ -80,7 +80,7 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tm
     assert f":{head.port}: environment actors" in first.stdout
     assert (tmp_path / "on-cluster" / "rounds.csv").read_text().count("\n") == 2
     assert again.returncode == 0
-    assert "is finished: 1 rounds" in again.stdout
+    assert "is finished: 1 of 1 rounds" in again.stdout
 
 
 def test_a_wrong_or_missing_token_is_refused_with_the_variable_to_set(head):

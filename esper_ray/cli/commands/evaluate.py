@@ -60,12 +60,13 @@ def evaluate(
     from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
     from esper_actors.evaluation.evaluator import unique_labels
     from esper_ray.cli.jobs.evaluate import EvaluationJob, check_candidates
+    from esper_ray.tolaria.run_checks import check_devices, check_run
 
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
     loaded = [load_candidate(name) for name in (*policies, *more)]
     config = config or request.configuration(next((base for _, base in loaded if base is not None), None))
-    opt.check_devices(config, on_cluster=False)
-    opt.check_run(config)
+    check_devices(config, on_cluster=False)
+    check_run(config)
     candidates = unique_labels([candidate for candidate, _ in loaded])
     unsteered = UNSTEERED if controls else ()
     labels = [candidate.label for candidate in candidates] + list(unsteered)

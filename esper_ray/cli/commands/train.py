@@ -112,15 +112,17 @@ def ppo(
         _check_comparison(request, resume, save, metrics_port, sinks)
     continues = dual_ab is None and (resume is not None or run_id is not None)
     config = request.configuration() if request.has_source or not continues else None
+    from esper_ray.nissa.runs.storage import checked_storage
     from esper_ray.nissa.sinks.registry import check_sinks
+    from esper_ray.tolaria.run_checks import check_devices, check_run
 
-    storage = None if storage is None else opt.checked_storage(storage)
+    storage = None if storage is None else checked_storage(storage)
     check_sinks(sinks)
     previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
     config = config or request.configuration(None if previous is None else previous.config())
     _check_metrics_port(metrics_port, config)
-    opt.check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
-    opt.check_run(config)
+    check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
+    check_run(config)
     parent = telemetry_dir or RUNS
     if dual_ab is not None:
         from esper_ray.cli.jobs.compare import ComparisonJob, parse_pair
@@ -168,7 +170,7 @@ def _previous_run(
     resume: str | None, run_id: str | None, telemetry_dir: Path | None, storage: str | None
 ) -> "RunDirectory | None":
     """The run to resume; ``None`` if the name is new."""
-    from esper_ray.cli.jobs.run_lookup import run_by_name, run_to_resume
+    from esper_actors.training.run_lookup import run_by_name, run_to_resume
 
     if resume is not None:
         return run_to_resume(resume, telemetry_dir)
@@ -192,8 +194,10 @@ def heuristic(
     if min_fossilize_improvement is not None and not 0 <= min_fossilize_improvement <= 100:
         raise UsageError(f"--min-fossilize-improvement must lie in [0, 100], got {min_fossilize_improvement}")
     config = request.configuration()
-    opt.check_devices(config, on_cluster=False)
-    opt.check_run(config)
+    from esper_ray.tolaria.run_checks import check_devices, check_run
+
+    check_devices(config, on_cluster=False)
+    check_run(config)
 
     from esper_ray.cli.jobs.train import HeuristicJob
 

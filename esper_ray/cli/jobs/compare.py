@@ -12,9 +12,9 @@ from rich.console import Console
 
 from esper_actors.evaluation.candidates import load_candidate
 from esper_actors.factory import join_cluster
+from esper_actors.training.run_lookup import run_by_name
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli.jobs.evaluate import EvaluationJob
-from esper_ray.cli.jobs.run_lookup import run_by_name
 from esper_ray.cli.jobs.train import PPOJob
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.loading import build

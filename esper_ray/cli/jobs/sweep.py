@@ -11,7 +11,6 @@ from rich.table import Table
 
 from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.training.stop_request import StopRequest
-from esper_ray.cli import options as opt
 from esper_ray.cli.errors import FAILED
 from esper_ray.karn.console.sweep_progress import sweep_progress
 from esper_ray.karn.reports import sweep_report
@@ -23,6 +22,7 @@ from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 from esper_ray.simic.comparison import LEVEL
 from esper_ray.simic.ranking import ranking
 from esper_ray.tolaria.assembly import build_organism
+from esper_ray.tolaria.run_checks import check_devices, check_run
 from esper_ray.tolaria.tasks import TaskError, load_task
 
 
@@ -44,7 +44,7 @@ class SweepJob:
             previous: the sweep to resume, instead of a new one in ``folder``.
 
         Raises:
-            UsageError: if a trial cannot be run, see ``options.check_run``, or ``folder`` is not empty.
+            UsageError: if a trial cannot be run, see ``check_run``, or ``folder`` is not empty.
         """
         self.sweep, self.base, self.trials = sweep, base, trials
         self.previous, self.folder, self.command = previous, folder, command
@@ -162,9 +162,9 @@ def checked_host_parameters(trials: Sequence[Trial]) -> dict[str, int]:
         config = trial.config
         key = config.model_dump_json(include={"task", "host", "growth", "training"})
         try:
-            opt.check_devices(config, on_cluster="RAY_ADDRESS" in os.environ)
+            check_devices(config, on_cluster="RAY_ADDRESS" in os.environ)
             if key not in cache:
-                opt.check_run(config)
+                check_run(config)
                 cpu = torch.device("cpu")
                 cache[key] = build_organism(config, load_task(config.task, cpu), cpu, seed=0).model.host_parameters
         except (UsageError, TaskError, ValueError) as error:

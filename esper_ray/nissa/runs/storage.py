@@ -163,3 +163,14 @@ def _write_locally(path: Path, data: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def checked_storage(place: str) -> str:
+    """``place`` in a form that is valid on every node.
+
+    Raises:
+        StorageError: if files cannot be written there.
+    """
+    full = place if "://" in place else str(Path(place).absolute())
+    Storage(full).check()
+    return full

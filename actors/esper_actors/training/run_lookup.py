@@ -45,7 +45,7 @@ def run_by_name(run_id: str, parent: Path, storage: str | None) -> RunDirectory 
     if path.exists():
         checkpoints = checkpoints_in(RunDirectory.open(path).checkpoints)
         local_round = finished_rounds(checkpoints[-1]) if checkpoints else -1
-    stored_round = _newest_round(Storage(storage).within(run_id)) if storage is not None else -1
+    stored_round = newest_stored_round(Storage(storage).within(run_id)) if storage is not None else -1
     if local_round < 0 or stored_round > local_round:
         shutil.rmtree(path, ignore_errors=True)
     if stored_round > local_round and storage is not None:
@@ -53,7 +53,7 @@ def run_by_name(run_id: str, parent: Path, storage: str | None) -> RunDirectory 
     return RunDirectory.open(path) if local_round >= 0 else None
 
 
-def _newest_round(copy: Storage) -> int:
+def newest_stored_round(copy: Storage) -> int:
     """Round of the newest complete checkpoint in a copy of a run; -1 without one."""
     names = [name for name in copy.names("checkpoints") if copy.stamp(f"checkpoints/{name}/{STATE}") is not None]
     return max((finished_rounds(Path(name)) for name in names), default=-1)
