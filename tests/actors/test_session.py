@@ -269,9 +269,15 @@ def foreign(tmp_path):
         (tmp_path / name / "__init__.py").write_text("raise ImportError('a foreign package')\n")
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("RAY_")}
 
-    def run(*words):
+    def run(*words, **more):
         return subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False, timeout=200
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=clean | more,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
         )
 
     return run
@@ -297,8 +303,12 @@ def test_foreign_packages_of_our_folder_names_do_not_shadow_us(foreign, tmp_path
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_workers_are_not_shadowed_by_foreign_packages_either(foreign, tmp_path):
-    trained = foreign("-m", "esper_ray", "train", "ppo", *SHORT)
+def test_ray_workers_are_not_shadowed_by_foreign_packages_either(foreign, tmp_path, ray_cluster):
+    import ray
+
+    settings = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
+    settings["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    trained = foreign("-m", "esper_ray", "train", "ppo", *SHORT, **settings)
     assert trained.returncode == 0, trained.stderr
     assert "environment actors 1 on cpu" in trained.stdout
     assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()

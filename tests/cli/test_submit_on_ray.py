@@ -62,14 +62,22 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 
 
-def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tmp_path):
-    """As ``ray submit`` would start it on a head, with what can be given to it."""
+@pytest.mark.parametrize("cluster", ["none", pytest.param("head", marks=pytest.mark.nightly)])
+def test_the_script_for_the_cluster_launcher_trains_and_resumes(cluster, head, tmp_path):
+    """As ``ray submit`` would start it on a head, with all its options; or without Ray."""
+    address, workers = (f"127.0.0.1:{head.port}", "ray") if cluster == "head" else ("local", "local")
     script = Path(__file__).parents[2] / "examples" / "train_on_cluster.py"
-    small = ["episode_length=3", "policy.memory_size=16", "ppo.epochs=1", "training.steps_per_epoch=2"]
+    small = [
+        f"system.workers={workers}",
+        "episode_length=3",
+        "policy.memory_size=16",
+        "ppo.epochs=1",
+        "training.steps_per_epoch=2",
+    ]
     options = ["--envs", "1", "--folder", str(tmp_path), *(word for key in small for word in ("--set", key))]
 
     def run(rounds):
-        command = [sys.executable, str(script), "--rounds", rounds, *options, "--address", f"127.0.0.1:{head.port}"]
+        command = [sys.executable, str(script), "--rounds", rounds, *options, "--address", address]
         environment = variables(head.environment) | {
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"
         }  # no parent process is `uv run`
@@ -77,7 +85,7 @@ def test_the_script_for_the_cluster_launcher_runs_on_a_head_and_resumes(head, tm
 
     first, again = run("1"), run("1")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert f":{head.port}: environment actors" in first.stdout
+    assert (f":{head.port}: environment actors" in first.stdout) is (cluster == "head")
     assert (tmp_path / "on-cluster" / "rounds.csv").read_text().count("\n") == 2
     assert again.returncode == 0
     assert "is finished: 1 of 1 rounds" in again.stdout

@@ -1,6 +1,7 @@
 """Epoch training against plain PyTorch loops."""
 
 import copy
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -348,7 +349,14 @@ def test_threads_with_keyed_randomness_draw_the_same_as_alone():
 
 
 @pytest.mark.slow
-def test_compiled_training_equals_eager_and_compiles_each_block_kind_once(config, data):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
+def test_compiled_training_equals_eager_and_compiles_each_block_kind_once(config, data, backend, monkeypatch):
+    """``aot_eager`` captures the same graphs as ``inductor``, without half a minute of a C++ compiler."""
+    compile_with = functools.partial(torch.compile, backend=backend)
+    monkeypatch.setattr(
+        "esper_ray.tolaria.compilation.torch.compile", lambda f, mode, dynamic: compile_with(f, dynamic=dynamic)
+    )
+
     def life(mode, seed):
         chosen = build(config.model_dump(), {"training.compile_mode": mode})
         organism = build_organism(chosen, data, torch.device("cpu"), seed)
