@@ -40,6 +40,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOMES[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
 def _is_command_line() -> bool:
     """Whether this process is the command ``esper``, installed or as ``python -m esper_ray``."""
     program = sys.argv[0] if sys.argv else ""  # "-m" while the module to run is still being located

@@ -26,7 +26,8 @@ def main() -> None:
     result = train(config, rounds=options.rounds, run=options.run, observers=[PlainProgress()])
 
     print(f"{result.status}: {result.run.path}")
-    print(f"best round {result.best['round'] + 1}: validation accuracy {result.best['val_accuracy_ratio']:.1%}")
+    if result.best:  # empty if the run was interrupted in its first round
+        print(f"best round {result.best['round'] + 1}: validation accuracy {result.best['val_accuracy_ratio']:.1%}")
     print(f"policy of {result.policy.manifest.parameters:,} parameters, trained on {config.task.name}")
 
 

@@ -26,6 +26,8 @@ settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 LONGEST_SECONDS = 10.0
+MOST_PATIENCE = 3.0
+"""Factor of ``LONGEST_SECONDS`` on the clock of a busy machine."""
 CPU_AT_START = pytest.StashKey[float]()
 TINY = {
     "episode_length": 5,
@@ -100,7 +102,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     cpu = used_cpu() - item.config.stash[CPU_AT_START]
     item.config.stash[CPU_AT_START] = used_cpu()
-    clock = call.duration / max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    clock = call.duration / min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), MOST_PATIENCE)
     seconds = max(cpu, clock)
     if call.when != "teardown" and report.passed and seconds > LONGEST_SECONDS and "slow" not in item.keywords:
         report.outcome = "failed"

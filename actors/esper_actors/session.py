@@ -57,7 +57,10 @@ class Result:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The round with the highest mean validation accuracy, and the checkpoint of the policy that played it."""
+        """The round with the highest mean validation accuracy, and the checkpoint of the policy that played it.
+
+        Empty if the run was interrupted in its first round.
+        """
         return dict(self.progress.best_round)
 
     @property

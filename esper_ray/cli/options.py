@@ -91,6 +91,14 @@ FLAGS = {
 }
 """Every flag of a configuration key, by its name. A key without a flag is set by ``--set``."""
 
+TRIAL_SERIAL = Flag(
+    "serial",
+    "system.workers",
+    bool,
+    "run each trial in one process instead of one per actor (system.workers=local); the results are equal",
+    MACHINE,
+    lambda _: "local",
+)
 PLAYER_DEVICE = Flag(
     "device", "system.devices", str, "device of the environment: cpu or cuda:<index>", MACHINE, lambda name: [name]
 )

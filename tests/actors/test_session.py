@@ -207,6 +207,20 @@ class TestTrain:
         assert (run.path / "notes.txt").read_text() == "of the user"
         assert run.read_manifest()["status"] == "failed"
 
+    def test_an_interrupted_first_round_has_no_best_round(self, tmp_path):
+        result = esper_ray.train(small_config(**SMALL), run=tmp_path / "run", should_stop=lambda: True)
+        assert (result.status, result.best) == ("interrupted", {})
+
+    def test_a_group_that_was_never_opened_leaves_the_threads_of_torch(self):
+        from esper_actors.training.local import LocalWorkerGroup
+
+        torch.set_num_threads(2)
+        try:
+            LocalWorkerGroup(small_config(**SMALL))
+            assert torch.get_num_threads() == 2
+        finally:
+            torch.set_num_threads(1)
+
     def test_the_threads_of_torch_are_those_of_before(self, tmp_path):
         before = torch.get_num_threads()
         torch.set_num_threads(2)
@@ -254,6 +268,10 @@ def test_a_preset_is_loaded_with_overrides():
     assert (config.name, config.ppo.rounds) == ("digits", 3)
     with pytest.raises(ConfigError, match="did you mean 'digits'"):
         esper_ray.load_preset("digts")
+
+
+def test_the_public_names_are_listed_before_they_are_used():
+    assert {"train", "grow", "load_preset"} <= set(dir(esper_ray))
 
 
 def test_an_unknown_name_is_an_attribute_error():

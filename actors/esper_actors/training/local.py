@@ -33,8 +33,6 @@ class LocalWorkerGroup:
         self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
         """None: the caller is in the same process."""
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(config.system.threads)
         self.learner = PPOLearner(config)
         make = player or EnvironmentPool
         self._players = {device: make(config, device, 1, snapshots) for device in config.system.devices}
@@ -46,6 +44,8 @@ class LocalWorkerGroup:
         return self._scheduler.quarantined
 
     def __enter__(self) -> Self:
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(self.config.system.threads)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from esper_actors.evaluation.pool import EvaluatorPool, all_scores
 from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.training.stop_request import StopRequest
+from esper_ray.karn.console.lines import ProgressLines
 from esper_ray.karn.reports import evaluation_report
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
 from esper_ray.leyline.config.run import RunConfig
@@ -100,7 +102,11 @@ class EvaluationJob:
         return 0
 
     def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
-        with _bar(self.console) as bar:
+        def status() -> str:
+            return f"{len(self.scores)} of {self._total} episodes played"
+
+        plain = nullcontext() if self.console.is_terminal else ProgressLines(self.console, status)
+        with _bar(self.console) as bar, plain:
             task = bar.add_task("playing", total=self._total)
 
             def on_score(score: Score) -> None:

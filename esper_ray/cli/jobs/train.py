@@ -17,6 +17,7 @@ from esper_actors.training.round_summary import Progress
 from esper_actors.training.stop_request import StopRequest
 from esper_policies.network import parameter_count
 from esper_ray.environment import MorphogenesisEnv
+from esper_ray.karn.console.lines import ProgressLines
 from esper_ray.karn.console.progress import RunHeader, describe_duration, describe_operations, progress_for
 from esper_ray.karn.reports.run_summary import PictureObserver, draw_run
 from esper_ray.leyline.config.run import RunConfig
@@ -188,7 +189,11 @@ class HeuristicJob:
         options = {} if self.min_contribution_pp is None else {"min_contribution_pp": self.min_contribution_pp}
         runner = EpisodeRunner(env, HeuristicPolicy(env.limits, HeuristicConfig(**options)))
         self.console.print(f"run {self.run_directory.path}", highlight=False, soft_wrap=True)
-        with StopRequest() as stop:
+        index = 0
+        lines = ProgressLines(
+            self.console, lambda: f"episode {index}: epoch {env.epoch} of {self.config.episode_length}"
+        )
+        with StopRequest() as stop, lines:
             try:
                 for index in range(self.episodes):
                     seed = episode_seed(self.config.seed, index, 0)

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from threading import Event, Lock, Thread
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from esper_ray.karn.console.lines import LINE_SECONDS, ProgressLines
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
@@ -19,8 +19,6 @@ from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
 
-LINE_SECONDS = 30.0
-"""Longest time in seconds without a line of plain progress."""
 SHOWN_ROUNDS = 12
 """Number of rounds in the live table."""
 SHORT_NAMES = {
@@ -85,17 +83,12 @@ class PlainProgress(RunObserver):
             label: prefix of every line.
             every_s: longest time without a line, in seconds.
         """
-        self._label = f"{label}  " if label else ""
-        self._console = console or Console()
-        self._every_s = every_s
-        self._ended = Event()
-        self._lock = Lock()
-        self._printed = time.monotonic()
+        prefix = f"{label}  " if label else ""
+        self._lines = ProgressLines(console or Console(), self._describe, every_s, prefix)
 
     def run_opened(self, context: RunContext) -> None:
         self._counter = StepCounter(context.config, context.rounds_done)
-        self._printed = time.monotonic()
-        Thread(target=self._watch, name="progress", daemon=True).start()
+        self._lines.start()
 
     def run_started(self, context: RunContext) -> None:
         self._counter.begin()
@@ -111,11 +104,11 @@ class PlainProgress(RunObserver):
         self._counter.phase = "learning"
 
     def fault_occurred(self, fault: Fault) -> None:
-        self._print(fault.describe())
+        self._lines.print(fault.describe())
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         self._counter.next_round(row["round"] + 1)
-        self._print(
+        self._lines.print(
             f"round {row['round'] + 1}/{self._counter.rounds}  "
             f"{timing['env_steps_per_second']:.1f} steps/s  "
             f"return {row['return_mean']:+.2f}  "
@@ -126,18 +119,10 @@ class PlainProgress(RunObserver):
         )
 
     def run_ended(self, status: str) -> None:
-        self._ended.set()
+        self._lines.stop()
 
-    def _print(self, line: str) -> None:
-        with self._lock:
-            self._printed = time.monotonic()
-            self._console.print(f"{self._label}{line}", highlight=False, soft_wrap=True)
-
-    def _watch(self) -> None:
-        """Print a line whenever the longest time without a line is over."""
-        while not self._ended.wait(max(0.0, self._printed + self._every_s - time.monotonic())):
-            if time.monotonic() - self._printed >= self._every_s:
-                self._print(self._counter.describe())
+    def _describe(self) -> str:
+        return self._counter.describe()
 
 
 class StepCounter:
@@ -147,6 +132,7 @@ class StepCounter:
         self.rounds = config.ppo.rounds
         self.phase = "starting the workers"
         self._envs, self._expected = config.system.envs, config.system.envs * config.episode_length
+        self._sampled = config.telemetry.level != "off"
         self._round = rounds_done
         self._steps: dict[int, int] = {}
         self._began = time.monotonic()
@@ -171,14 +157,19 @@ class StepCounter:
         self._steps[episode.index] = len(episode.trajectory)
 
     def describe(self) -> str:
-        """Round, steps and speed, for example ``round 1: 120 of 320 steps, 14.0 steps/s``."""
+        """Round, steps and speed, for example ``round 1: 120 of 320 steps, 14.0 steps/s``.
+
+        Without samples (``telemetry.level`` is ``off``) only finished episodes are counted.
+        """
         if self.phase == "starting the workers":
             return self.phase
         steps = sum(steps for episode, steps in list(self._steps.items()) if episode // self._envs == self._round)
         if self.phase == "learning":
             return f"round {self._round + 1}: learning from {steps} steps"
-        speed = steps / max(time.monotonic() - self._began, 1e-9)
-        return f"round {self._round + 1}: {steps} of {self._expected} steps, {speed:.1f} steps/s"
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        if not steps and not self._sampled:
+            return f"round {self._round + 1}: no episode has ended after {describe_duration(seconds)}"
+        return f"round {self._round + 1}: {steps} of {self._expected} steps, {steps / seconds:.1f} steps/s"
 
 
 class LiveProgress(RunObserver):

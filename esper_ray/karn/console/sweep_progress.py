@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from esper_ray.karn.console.lines import LINE_SECONDS, ProgressLines
 from esper_ray.karn.console.progress import describe_duration
 from esper_ray.leyline.sweep_results import DONE, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
@@ -48,19 +49,21 @@ class TimeEstimate:
 
 
 class PlainSweepProgress:
-    """Progress in lines for logs and pipes, one for each round of each trial."""
+    """Progress in lines for logs and pipes: one for each round of each trial, and at least one every 30 seconds."""
 
-    def __init__(self, sweep: SweepDirectory, console: Console) -> None:
-        self._sweep, self._console = sweep, console
+    def __init__(self, sweep: SweepDirectory, console: Console, every_s: float = LINE_SECONDS) -> None:
+        self._sweep = sweep
+        self._lines = ProgressLines(console, lambda: _counts(self._statuses.values()), every_s)
         self._standings = {standing.trial: standing for standing in sweep.standings()}
         self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
         self._estimate = TimeEstimate(self._standings.values())
 
     def __enter__(self) -> Self:
+        self._lines.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        return None
+        self._lines.stop()
 
     def changed(self, trial: str, status: str) -> None:
         """Print the line of the trial."""
@@ -69,11 +72,9 @@ class PlainSweepProgress:
         score = "" if standing.score_pp is None else f"  score {standing.score_pp:+.1f}"
         accuracy = standing.means.get("committed_accuracy_ratio")
         more = "" if accuracy is None else f"  committed accuracy {accuracy:.1%}"
-        self._console.print(
+        self._lines.print(
             f"{trial}  {status}  round {standing.round_index}/{standing.rounds}{score}{more}  "
-            f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}",
-            highlight=False,
-            soft_wrap=True,
+            f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
         )
 
 
