@@ -8,8 +8,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
-# More processes than two cores: half of the tests with Ray or Prometheus wait. See tests/conftest.py for the groups.
-PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
+# Three processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
+PARALLEL := -n 3 --dist loadscope --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
 .PHONY: train monitoring test lint fast nightly chaos bench pages docs presets setup help clean

@@ -255,6 +255,7 @@ def test_an_error_in_the_middle_keeps_the_scores_so_far(evaluate, out, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
     """A real process, struck when it has begun to play."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "evaluate", "random", "--seeds", "5000", *QUICK]

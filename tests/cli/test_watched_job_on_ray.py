@@ -71,7 +71,7 @@ def followed(tmp_path_factory, head):
                 results |= {
                     query: values for query in expressions(run="watched") if (values := prometheus.values(query[1]))
                 }
-            time.sleep(2.0)
+            time.sleep(3.0)
         out, err = process.stdout.read(), process.stderr.read()
         assert process.returncode == 0, out + err
         yield Followed(out, actors_of(head), RunDirectory.open(folder / "watched"), series, prometheus, results)

@@ -124,7 +124,7 @@ def test_samples_of_environment_actors_arrive_while_they_play(on_ray):
 
 
 def test_an_episode_on_ray_shows_before_it_is_over(tiny_config, tmp_path):
-    training = tiny_config.training.model_copy(update={"steps_per_epoch": 60})
+    training = tiny_config.training.model_copy(update={"steps_per_epoch": 40})
     system = tiny_config.system.model_copy(update={"envs": 1, "envs_per_actor": 1})
     ppo = tiny_config.ppo.model_copy(update={"rounds": 1})
     changes = {"training": training, "system": system, "ppo": ppo, "episode_length": 20}
@@ -152,7 +152,7 @@ def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(t
     monkeypatch.setattr(SampleTracker, "finished", remember)
     training = tiny_config.training.model_copy(update={"steps_per_epoch": 40})
     ppo = tiny_config.ppo.model_copy(update={"rounds": 1})
-    config = tiny_config.model_copy(update={"training": training, "ppo": ppo, "episode_length": 20})
+    config = tiny_config.model_copy(update={"training": training, "ppo": ppo, "episode_length": 12})
     run, _, _ = watched_run(config, tmp_path, "debug", workers="ray")
     arrived = len(samples(run, "decision")) + len(samples(run, "profile"))
     lost = sum(record["count"] for record in samples(run, "samples_lost"))

@@ -73,6 +73,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
 
 @needs_prometheus
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
     with monitor("--no-keep", *training(tmp_path, 8)) as process:
         out = ""
