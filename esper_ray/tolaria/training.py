@@ -147,8 +147,9 @@ class Trainer:
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        part = math.ceil(self.settings.incubation_share * len(rows))
-        model.incubate(partial(self.loss, inputs[:part], targets[:part]))
+        if self._seeds:
+            part = math.ceil(self.settings.incubation_share * len(rows))
+            model.incubate(partial(self.loss, inputs[:part], targets[:part]))
         host_norm = clip_grad_norm_(self._host, self.settings.host_grad_clip, foreach=True)
         for slot, group in self._seeds.items():
             self._sums.norms[slot].add_(clipped_norms(group, self.settings.seed_grad_clip))

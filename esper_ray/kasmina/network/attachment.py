@@ -89,13 +89,15 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     """Context of evaluation mode for ``modules`` that restores every submodule's mode."""
     modes = [(module, module.training) for root in modules for module in root.modules()]
-    for module, _ in modes:
-        module.training = False
+    for module, mode in modes:
+        if mode:
+            module.training = False
     try:
         yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

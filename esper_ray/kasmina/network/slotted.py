@@ -1,6 +1,7 @@
 """A host with slots on its submodules, the base type of the growing network's helpers."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self, cast
 
 from torch import nn
@@ -116,9 +117,9 @@ class SlottedNetwork(nn.Module):
         """Events so far, oldest first."""
         return self.growth.log
 
-    @property
+    @cached_property
     def host_parameters(self) -> int:
-        """Structural parameter count of the host."""
+        """Structural parameter count of the host, which is fixed."""
         return count_parameters(self.host)
 
     def seed_parameters(self, slot: str) -> int:
