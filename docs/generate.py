@@ -34,8 +34,9 @@ _CONFIGURATION = """\
 The configuration of a run is one tree of sections; this page lists every key.
 
 `--set KEY=VALUE` sets a key on the command line, and a YAML or JSON file for `--config-json` holds the same tree. A
-preset in `configs/` is a complete file. Flags override the preset or the file. An unknown key is an error that names
-the nearest known one. The defaults here are those of a file that leaves the key out; presets set most keys.
+preset in `configs/` is a complete file. Flags override the preset or the file. An unknown key is an error. Its message
+suggests a key with a similar name; if there is none, it lists the keys of the section. The defaults here are those of
+a file that leaves the key out; presets set most keys.
 
 ```bash
 esper config show --preset digits

@@ -22,7 +22,17 @@ def leaves(command, path):
     return {p: leaf for name in commands for p, leaf in leaves(commands[name], f"{path} {name}").items()}
 
 
-LEAVES = leaves(ROOT, "esper")
+def groups(command, path):
+    """All commands with subcommands, by path."""
+    commands = getattr(command, "commands", None)
+    if commands is None:
+        return {}
+    return {path: command} | {
+        p: group for name in commands for p, group in groups(commands[name], f"{path} {name}").items()
+    }
+
+
+LEAVES, GROUPS = leaves(ROOT, "esper"), groups(ROOT, "esper")
 
 
 def options(path):
@@ -49,6 +59,18 @@ def test_every_help_has_an_example_that_can_be_parsed(path):
     names = path.split()
     assert arguments[: len(names)] == names or path == "esper submit"
     LEAVES[path].make_context(path, arguments[len(names) :])
+
+
+@pytest.mark.parametrize("path", GROUPS)
+def test_the_help_of_a_group_has_an_example_of_one_of_its_commands(path):
+    (example,) = re.findall(r"^Example: (.*)$", GROUPS[path].help, re.M)
+    assert example.startswith(f"{path} ")
+    (leaf,) = [name for name in LEAVES if example.startswith(f"{name} ")]
+    LEAVES[leaf].make_context(leaf, spread(shlex.split(example))[len(leaf.split()) :])
+
+
+def test_the_groups_are_the_commands_with_subcommands():
+    assert [*GROUPS] == ["esper", "esper train", "esper dashboards", "esper config"]
 
 
 @pytest.mark.parametrize("path", LEAVES)

@@ -3,6 +3,8 @@
 import ast
 import importlib
 import re
+import runpy
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from cli_builders import SMALL, call, only_run, train_below
 from docs_blocks import ROOT, blocks, commands, documents, esper_words, inline_commands
 
 from esper_ray.cli.main import app, spread
+from esper_ray.cli.options import configuration
 from esper_ray.leyline.config.loading import build, preset_names, read_preset
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.sweep import SCHEDULERS, sweep_names
@@ -36,12 +39,26 @@ RUN = {
     "esper explain runs/<run_id> --env 0 --slot r0c1": [],
     "esper sql runs/<run_id>": [],
     "esper sql runs/<run_id> 'SELECT round, avg(total_reward) FROM outcome GROUP BY round'": [],
+    "esper sql runs/<run_id> 'SELECT round, avg(total_reward) FROM outcome GROUP BY round' --format csv": [],
     "esper replay runs/<run_id> --episode 3": [],
     "esper evaluate runs/<run_id> heuristic --seeds 20": ["--seeds", "2", "--serial"],
     "esper export-policy runs/<run_id> tamiyo.esper": ["--force"],
+    "esper export-policy runs/<run_id> tamiyo.esper --round 5 --force": ["--round", "1"],
     "esper dashboards check": ["--folder", ROOT / "dashboards"],
 }
 """Commands that are run, with the options that make them short; ``<run_id>`` is a small finished run."""
+
+ONLY_PARSED = {
+    "reference/command-line.md": "examples of help texts, which tests/cli/test_help_texts.py checks",
+    "train ppo": "trains on Ray, on GPUs, into a storage, or for minutes; short forms are run",
+    "evaluate": "plays many episodes of a long run; a short form is run",
+    "sweep": "starts Ray and a process per trial; tests/cli/test_sweeps_on_ray.py runs short sweeps",
+    "submit": "needs a cluster; tests/cli/test_submit_on_ray.py starts one",
+    "monitor": "needs Prometheus; tests/cli/commands/test_monitor.py starts one",
+    "dashboards render": "writes into the repository; tests/cli/commands/test_dashboards.py writes into a folder",
+    "dashboards push": "needs Grafana; tests/cli/commands/test_dashboards.py replaces it",
+}
+"""Commands of ``esper`` that are only parsed, by page or by their first words, with the reason."""
 
 TINY = {
     "system.workers": "local",
@@ -55,16 +72,22 @@ RUN_PROGRAMS = {
     "README.md[0]": {},
     "guides/own-model.md[0]": {"for _ in range(2)": "for _ in range(1)"},
     "guides/own-model.md[1]": {"epochs=40": "epochs=2"},
+    "guides/python.md[0]": {
+        '{"system.workers": "local", "system.envs": 4, "ppo.lr": 1e-3}': str(TINY),
+        "rounds=3": "rounds=1",
+    },
+    "guides/python.md[1]": {'{"system.workers": "local"}': str(TINY), "rounds=20": "rounds=1"},
+    "guides/python.md[2]": {"epochs=40": "epochs=2"},
     "start/next-steps.md[0]": {'load_preset("digits")': f'load_preset("digits", {TINY})', "rounds=2": "rounds=1"},
     "start/next-steps.md[1]": {},
 }
 """Programs that are run, with the replacements that make them short."""
 
+HELD_OUT = "import torch; held_out_images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10"
+BATCHES = "batches = [(torch.randn(4, 3, 32, 32), torch.arange(4))]"
 PRECEDING = {
-    "guides/own-model.md[1]": (
-        "guides/own-model.md[0]",
-        "held_out_images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10",
-    )
+    "guides/own-model.md[1]": ("guides/own-model.md[0]", HELD_OUT),
+    "guides/python.md[2]": ("guides/python.md[0]", f"{HELD_OUT}; {BATCHES}"),
 }
 """Program of the same page that must run before, and the code that replaces the reader's data."""
 
@@ -75,11 +98,13 @@ PARSED_PROGRAMS = {
 """Programs of which only syntax and imports are checked, with the reason."""
 
 OTHER_PROGRAMS = {
+    "pip": "installs into the reader's environment",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a Kubernetes cluster",
     "ray": "needs a Ray cluster of several machines",
     "cp": "of the shell",
     "cmp": "of the shell",
+    "export": "of the shell",
     "source": "of the shell",
     "sha256sum": "of the shell",
 }
@@ -123,9 +148,7 @@ def check(words):
         value = context.params.get(name)
         for item in [value] if isinstance(value, str) else value or []:
             assert item in choices, f"--{name} {item}: not one of {', '.join(choices)}"
-    for setting in context.params.get("settings") or []:
-        key, _, value = setting.partition("=")
-        build(read_preset(context.params.get("preset") or "digits"), {key: float(value)})
+    configuration(context.params.get("preset"), None, {}, context.params.get("settings"))
     for point in context.params.get("grid") or []:
         key, _, values = point.partition("=")
         for value in values.split(","):
@@ -180,9 +203,13 @@ def test_every_other_command_names_existing_targets_and_files(block, words):
             assert variable.startswith("ARGS=")
             check(["train", "ppo", *variable.removeprefix("ARGS=").split()])
     elif program == "uv":
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        assert words[1:3] == ["sync", "--extra"]
-        assert words[3] in extras
+        assert words[1:] == ["build", "--wheel"]  # tests/docker/test_wheel.py builds it
+    elif program == "pip":
+        assert words[1] == "install"
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        source, _, extras = words[2].removesuffix("]").partition("[")
+        assert source in {".", f"dist/esper_ray-{project['version']}-py3-none-any.whl"}
+        assert {*extras.split(",")} <= {"", *project["optional-dependencies"]}
     elif program == "python" and words[1] == "-m":
         path = ROOT / words[2].replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
@@ -203,6 +230,18 @@ def test_every_program_has_valid_syntax_and_imports(block):
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 importlib.import_module(alias.name)
+
+
+def reasons(block, words):
+    """The keys of ``ONLY_PARSED`` that hold for ``esper WORDS`` of ``block``."""
+    return [key for key in ONLY_PARSED if block.page == key or words[: len(key.split())] == key.split()]
+
+
+def test_every_esper_command_is_run_or_has_a_reason():
+    run = [command.replace("'", "") for command in RUN]
+    parsed_only = [(block, words) for block, words in ESPER if " ".join(["esper", *words]) not in run]
+    assert [" ".join(words) for block, words in parsed_only if not reasons(block, words)] == []
+    assert {key for block, words in parsed_only for key in reasons(block, words)} == {*ONLY_PARSED}
 
 
 def test_every_listed_command_and_program_is_in_the_documentation():
@@ -265,6 +304,17 @@ def test_a_listed_program_succeeds(name, folder, run_id, monkeypatch, tmp_path):
         exec(data, namespace)
         assert call("export-policy", folder / "runs" / run_id, "tamiyo.esper").code == 0
     exec(program(name), namespace)
+
+
+@pytest.mark.integration
+def test_the_example_of_training_from_python_ends_with_a_policy(monkeypatch, tmp_path, capsys):
+    options = ["--rounds", "1", "--envs", "1", "--run", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["train_from_python.py", *options])
+    runpy.run_path(str(ROOT / "examples" / "train_from_python.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("round 1/1 ")
+    assert lines[-3] == f"finished: {tmp_path / 'run'}"
+    assert re.fullmatch(r"policy of [\d,]+ parameters, trained on digits", lines[-1])
 
 
 def program(name):

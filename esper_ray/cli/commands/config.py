@@ -8,7 +8,12 @@ from esper_ray.cli import options as opt
 from esper_ray.leyline.config.loading import preset_names
 from esper_ray.leyline.config.run import RunConfig
 
-app = typer.Typer(help="Show configurations, presets and the schema.", no_args_is_help=True, add_completion=False)
+HELP = """Show configurations, presets and the schema.
+
+Example: esper config show --preset digits
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
 
 @app.command(cls=opt.ConfiguredCommand)

@@ -9,9 +9,12 @@ import typer
 from esper_ray.cli.errors import FAILED
 from esper_ray.leyline.errors import UsageError
 
-app = typer.Typer(
-    help="Write, check and upload the Grafana dashboard and alert rules.", no_args_is_help=True, add_completion=False
-)
+HELP = """Write, check and upload the Grafana dashboard and alert rules.
+
+Example: esper dashboards check --folder dashboards
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
 
 @app.command()

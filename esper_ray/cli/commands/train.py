@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from esper_ray.leyline.config.run import RunConfig
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
-app = typer.Typer(help="Train on growing networks.", no_args_is_help=True, add_completion=False)
+HELP = """Train on growing networks.
+
+Example: esper train ppo --preset digits
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
 RUNS = Path("runs")
 SHARED = ("task", "data_dir", "episode_length", "seed", "reward_mode", "slots", "max_seeds")
