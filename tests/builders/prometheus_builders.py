@@ -40,7 +40,7 @@ class Prometheus:
     def values(self, expression):
         return [float(item["value"][1]) for item in self.get("query", query=expression)["result"]]
 
-    def ringing(self):
+    def firing_alerts(self):
         """Names of the firing alerts."""
         return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
 

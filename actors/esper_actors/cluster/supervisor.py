@@ -12,7 +12,7 @@ _serial = itertools.count()
 """Makes names of actors unique within a driver."""
 
 LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
-"""What a call raises when its actor, its node or its result is gone. Not what its code raises."""
+"""Errors of a call whose actor, node or result was lost; not errors of its code."""
 
 
 def reason(error: BaseException) -> str:

@@ -296,7 +296,7 @@ class Growth:
                 parameter.grad = None if frozen else parameter.grad
 
     def _notify(self, notified: list[GrowthListener]) -> None:
-        """Notify all listeners; each that accepts is added to ``told``."""
+        """Notify all listeners; each that accepts is added to ``notified``."""
         self._revision += 1
         groups, resting = self.arrangement()
         for listener in self._listeners:
