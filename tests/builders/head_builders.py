@@ -1,4 +1,4 @@
-"""A Ray head with its dashboard, in processes of its own, on ports that nobody uses."""
+"""Ray head with dashboard in its own processes, on free ports."""
 
 import os
 import shutil

@@ -37,13 +37,13 @@ def played(folder):
 
 @pytest.fixture
 def out(tmp_path):
-    """Where the evaluation of a test goes; it does not exist yet."""
+    """Output folder of an evaluation; it does not exist yet."""
     return tmp_path / "deep" / "evaluation"
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Evaluations without their picture, which takes longer than a small one."""
+    """Evaluations without their picture, which takes longer than a small evaluation."""
     monkeypatch.setattr("esper_ray.cli.jobs.evaluate.evaluation_report.draw_comparison", lambda *_: None)
 
 
@@ -72,7 +72,7 @@ def test_policies_are_played_on_paired_seeds_and_compared(evaluate, out):
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     """Answer and files of one evaluation with all controls."""
-    folder = tmp_path_factory.mktemp("told") / "out"
+    folder = tmp_path_factory.mktemp("evaluation") / "out"
     return call("evaluate", "random", "--seeds", "2", *QUICK, "--out", folder), folder
 
 
@@ -106,8 +106,8 @@ def test_equal_evaluations_give_equal_scores(evaluation, tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_narrow_terminals_see_whole_cells(columns, evaluation, monkeypatch, capsys):
-    """Every number of the widest layout is to be found in one piece, and no line is too long."""
+def test_narrow_terminals_show_whole_cells(columns, evaluation, monkeypatch, capsys):
+    """Every number of the widest layout is printed in one piece, and no line is too long."""
     from esper_ray.cli.jobs.evaluate import EvaluationJob
     from esper_ray.leyline.config.loading import build, read_preset
     from esper_ray.leyline.evaluation_results import Interval, Summary

@@ -12,13 +12,13 @@ SAMPLED = "defect 20: pins random configurations of a biased estimator; ours eva
 
 BY_ID = {
     "trainer-loss-fossilize-crash": "defect 2: the reference crashes here with an unbound variable",
-    "trainer-rollback-flag-lost": "defect 3: the reference loses the penalty of a rollback; ours books it at once",
+    "trainer-rollback-flag-lost": "defect 3: the reference loses the penalty of a rollback; ours is booked at once",
     "pbrs-production-cadence": "defect 4: shaping that does not telescope; ours does on live trajectories",
     "pbrs-farming-cycle": "defect 4: shaping that can be farmed; ours telescopes on live trajectories",
     "trainer-escrow-blendout-remint": "defect 6: credit minted again while a pruned seed fades; ours is closed",
     "aux-target-freshness": "defect 9: a counter that is raised before it is read; ours is 0 when measured",
     "governor-penalty-clamp": "section 22.10: overwrites all earlier rewards of the episode; ours keeps them",
-    "governor-penalty-no-transition": "section 22.10: drops a penalty at the end of a batch; ours books it at once",
+    "governor-penalty-no-transition": "section 22.10: drops a penalty at the end of a batch; ours is booked at once",
     "potential-acc": "defect 27: a potential that no mode uses",
 }
 

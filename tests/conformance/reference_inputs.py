@@ -30,7 +30,7 @@ class Seed:
     previous_ticks: int
     age: int
     improvement_since_stage: float | None = None
-    """Points gained since the stage began, whoever gained them."""
+    """Points gained since the stage began, by the seed or by the host."""
     improvement: float | None = None
     """Accuracy with all measured seeds minus accuracy with none; ``None`` if unmeasured."""
     interaction_sum: float = 0.0
