@@ -220,7 +220,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         runtime.resume(state)
         self.runtime = runtime
         self.np_random.bit_generator.state = dict(state.generator)
-        self.progress = EpisodeProgress(runtime, self.limits, state.play.books.control_pp)
+        self.progress = EpisodeProgress(runtime, self.limits, state.play.rewards.control_pp)
         self.progress.resume(state.play)
         return self._initial_observation()
 

@@ -276,7 +276,7 @@ class EpisodeRuntime(HostRuntime):
             first_accuracy_pp=health.first_accuracy_pp,
             since_snapshot=health.since_snapshot,
             measured=health.measured,
-            vitals=health.seeds,
+            seeds=health.seeds,
             governor=health.governor.state,
         )
         return progress, self.organism.snapshot(), health.trusted
