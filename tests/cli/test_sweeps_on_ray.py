@@ -88,7 +88,7 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     with start("sweep", *FOUR, "--out", folder, "--concurrent", "2") as process:
         read_until(process, r"[23]-\w+-s43  running  round 2/4")
         process.send_signal(signal.SIGKILL)
-    results = SweepDirectory.open(folder).standings()
+    results = SweepDirectory.open(folder).results()
     before = {result.trial: result.round_index for result in results}
     finished = [result.trial for result in results if result.status == "finished"]
     assert 0 < len(finished) < 4

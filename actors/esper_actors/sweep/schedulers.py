@@ -158,7 +158,7 @@ def make_scheduler(sweep: SweepDirectory) -> Any:
     if sweep.sweep.scheduler == "none":
         return FIFOScheduler()
     if sweep.sweep.scheduler == "asha":
-        past = {name: sweep.standing(name).reported_pp(sweep.sweep.window) for name in sweep.trials}
+        past = {name: sweep.result(name).reported_pp(sweep.sweep.window) for name in sweep.trials}
         return Halving(sweep.sweep.asha, rounds, past)
     return Populations(
         lambda: _population(sweep.sweep, rounds), lambda trial: sweep.trials[str(trial)].config.reward.mode, rounds

@@ -162,7 +162,7 @@ class TestBranching:
         assert lineage["changes"] == ["ppo.lr: 0.0001 -> 0.0005"]
         assert [event["seq"] for event in branch.events()] == list(range(len(list(branch.events()))))
         assert len(RunDirectory.open(sweep.trials_path / SECOND).rounds()) == 1  # the earlier run is kept
-        assert sweep.standing(SECOND).generation == 1
+        assert sweep.result(SECOND).generation == 1
         assert sweep.settings(SECOND) == {"reward.mode": "basic", "seed": 42, "ppo.lr": 5e-4}
 
     def test_a_branch_with_the_settings_of_its_origin_equals_it(self, sweep, uninterrupted):
