@@ -1,4 +1,6 @@
-"""Gymnasium environment of a growing network: an episode trains one network, a step is one epoch.
+"""Gymnasium environment of a growing network.
+
+An episode trains one network; a step is one epoch.
 
 A step consists of legality, execution, one lifecycle tick, training, measurement, governor and rewards, in this
 order, for every policy. So the reward of a step depends on its action, and the next observation shows its effect.

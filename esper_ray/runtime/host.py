@@ -157,7 +157,7 @@ class HostRuntime:
 
 
 class EpisodeRuntime(HostRuntime):
-    """Runtime with data and trainer: it trains its epochs itself, and can be saved and resumed."""
+    """Host runtime with data and trainer, which can be saved and resumed."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ EXTENSION = ".esper"
 
 
 class BundleError(UserError, ValueError):
-    """A bundle that cannot be read, or a policy that does not fit the host, slots or task."""
+    """Unreadable bundle, or a policy that does not fit the host, slots or task."""
 
     remedy = "Export the policy again with `esper export-policy`, or choose slots that it was trained for."
 

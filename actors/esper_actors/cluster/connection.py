@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster, or start of one, with errors that the user can correct."""
+"""Connection to a Ray cluster, or start of one, with user errors."""
 
 import os
 import socket
@@ -21,7 +21,9 @@ class ClusterError(UserError):
 
 
 def start_ray(cpus: float) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine.
+
+    A started cluster has at least ``cpus`` CPUs.
 
     A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it.
 
@@ -51,7 +53,7 @@ def start_ray(cpus: float) -> None:
 
 @contextmanager
 def connected(cpus: float) -> Iterator[None]:
-    """Within it this process is connected to the cluster of :func:`start_ray`, or to that it was connected to before.
+    """Context with a connection to the cluster of :func:`start_ray`, or with the existing connection.
 
     Raises:
         ClusterError: see :func:`start_ray`.

@@ -70,7 +70,9 @@ class EnvironmentPool:
         should_stop: Callable[[], bool] = never,
         send: Send | None = None,
     ) -> PlayedEpisode:
-        """Play one episode in the next free environment, from its beginning or from its newest snapshot.
+        """Play or resume one episode in the next free environment.
+
+        An episode with a snapshot is resumed from the newest one.
 
         Args:
             send: receives samples while the episode is played.

@@ -28,7 +28,7 @@ def never() -> bool:
 
 
 def episode_seed(run_seed: int, round_index: int, env: int) -> int:
-    """Seed of the episode of environment ``env`` in a round; it does not depend on the placement."""
+    """Seed of the episode of environment ``env`` in a round. It does not depend on the placement."""
     return derived_seed(run_seed, round_index, env)
 
 

@@ -91,7 +91,7 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         scheduler.on_trial_add(self._view(tune_controller, population), trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decision for a trial: continue, stop, or pause to restart from the state of a better trial."""
+        """Decision for a trial: continue, stop, or pause. A paused trial restarts from the state of a better trial."""
         if TIME in result and result[TIME] >= self._rounds:
             return str(TrialScheduler.CONTINUE)
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The Ray Tune shell of sweeps: one placement group and one run directory for each trial.
+"""Ray Tune shell of sweeps: a placement group and run directory per trial.
 
 Tune places trials, passes their reports to the scheduler and retries failures. The state of a trial is its run
 directory, not a snapshot of Tune: a resumed sweep is a new experiment over the unfinished trials, each of which resumes

@@ -101,7 +101,7 @@ class SampleRecorder(RunObserver):
 
 
 class MetricsObserver(RunObserver):
-    """An observer that records samples and exports metrics, on a local port or from the cluster."""
+    """Observer that records samples and exports metrics. Metrics are on a local port or exported by the cluster."""
 
     def __init__(
         self,

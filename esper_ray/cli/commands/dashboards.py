@@ -38,7 +38,7 @@ def render(
 def check(
     folder: Annotated[Path, typer.Option(help="folder with the files to compare")] = Path("dashboards"),
 ) -> None:
-    """Check that every query parses and names existing metrics, and that the files are up to date.
+    """Check that queries parse, metrics exist and files are up to date.
 
     Example: esper dashboards check --folder dashboards
     """

@@ -56,7 +56,7 @@ class SweepJob:
             )
 
     def run(self) -> int:
-        """Exit code: 0 when all trials are done, 1 when some failed, 130 or 143 after a signal."""
+        """Exit code: 0 if all trials are done, 1 after failures, 130/143 after signals."""
         choose_ray_settings()
         from esper_actors.sweep.tuner import Sweeper
 
@@ -174,7 +174,10 @@ def checked_host_parameters(trials: Sequence[Trial]) -> dict[str, int]:
 
 
 def grouped(sweep: SweepConfig, results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
-    """Trials by choice: their varied settings without the seed and without settings that a population changes."""
+    """Trials by choice, which is their varied settings without the seed.
+
+    Settings that a population changes are not part of the choice.
+    """
     keys = ["reward.mode"] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
     groups: dict[str, list[TrialResult]] = {}
     for result in results:
@@ -183,7 +186,10 @@ def grouped(sweep: SweepConfig, results: Sequence[TrialResult]) -> dict[str, lis
 
 
 def rank_choices(sweep: SweepConfig, results: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
-    """Rankings of the choices and, for several varied keys, of each key's values, stratified by the other keys."""
+    """Rankings of the choices and of the values of each varied key.
+
+    Rankings by key are stratified by the other keys and need several varied keys.
+    """
     choices = grouped(sweep, results)
     strata = {name: [[s.score_pp for s in group if s.score_pp is not None]] for name, group in choices.items()}
     rankings = {"choices": ranking(strata, {name: _stopped(group) for name, group in choices.items()})}

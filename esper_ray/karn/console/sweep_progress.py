@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live table of its trials on a terminal, plain lines elsewhere."""
+"""Progress of a sweep, as a live table or as plain lines."""
 
 import time
 from collections import Counter

@@ -27,7 +27,7 @@ def choice_name(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def write_sweep(folder: Path, results: Sequence[TrialResult]) -> Path:
-    """Write ``sweep.csv``, one line per trial; equal for equal sweeps, interrupted or not; returns its path."""
+    """Write ``sweep.csv``, one line per trial; returns its path. Equal sweeps have equal files, interrupted or not."""
     path = folder / "sweep.csv"
     keys = list(results[0].settings)
     with path.open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Client that pushes dashboard, alert rules and annotations to a Grafana by HTTP; a push is idempotent."""
+"""HTTP client that pushes dashboard, alert rules and annotations to a Grafana. A push is idempotent."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

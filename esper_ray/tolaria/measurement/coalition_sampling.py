@@ -63,7 +63,7 @@ def few_coalitions(players: Sequence[str], committed: Members) -> Chosen:
 
 
 def antithetic_orders(players: Collection[str], pairs: int, seed: int) -> list[Order]:
-    """``pairs`` random orders of ``players``, each followed by its reverse; a pure function of its arguments."""
+    """``pairs`` random orders of ``players``, each followed by its reverse. It is a pure function of its arguments."""
     generator = np.random.default_rng(np.random.SeedSequence([seed]))
     names = sorted(players)
     orders: list[Order] = []
