@@ -106,15 +106,15 @@ def canonical(rows: np.ndarray) -> np.ndarray:
 
 
 def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[int]], epsilon: float = 0.0) -> Episode:
-    """The episode as if the learner's present policy had drawn ``actions`` in it."""
-    taken = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
-    batch = padded_batch([taken], learner.device)
+    """The episode with ``actions`` and their outputs of the learner's present policy."""
+    replayed = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
+    batch = padded_batch([replayed], learner.device)
     with torch.no_grad():
         distribution, op, arguments, q_taken = learner._evaluate(batch, epsilon)
         values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
     scale = float(learner.network.value_scale)
     return changed(
-        taken,
+        replayed,
         log_prob_op=op.numpy(),
         log_prob_arguments=arguments.numpy(),
         values=values.numpy() * scale,
@@ -123,7 +123,7 @@ def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[in
 
 
 def drawn(learner: PPOLearner, episode: Episode, seed: int) -> Episode:
-    """The episode with actions drawn from the learner's present policy."""
+    """The episode with actions sampled from the learner's present policy."""
     with torch.no_grad():
         distribution, *_ = learner._evaluate(padded_batch([episode], learner.device), 0.0)
     actions = distribution.sample(torch.Generator().manual_seed(seed)).actions.numpy()

@@ -119,14 +119,14 @@ def test_every_query_has_data_unless_listed_as_possibly_empty(followed):
     empty = [
         query for query in expressions(run="watched") if query[0].startswith("panel") and query not in followed.results
     ]
-    titles = {whose.partition(" ")[2].strip("'") for whose, _ in empty}
+    titles = {owner.partition(" ")[2].strip("'") for owner, _ in empty}
     assert titles <= MAY_BE_EMPTY, empty
 
 
 @needs_prometheus
 def test_no_paging_alert_fires_for_a_healthy_run(followed):
     """Alerts about a policy in its first rounds are not paging and have a delay."""
-    reasons = {whose.partition(" ")[2] for whose, _ in followed.results if whose.startswith("alert")}
+    reasons = {owner.partition(" ")[2] for owner, _ in followed.results if owner.startswith("alert")}
     assert not {name for name in reasons if ALERTS[name].severity == "page"}, followed.results
 
 

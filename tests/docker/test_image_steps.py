@@ -48,12 +48,12 @@ def bring(sources, folder):
 
 @pytest.fixture
 def place(tmp_path):
-    """Where the environment goes: six gigabytes, which pytest would keep for three sessions."""
+    """Folder of the environment: six gigabytes, which pytest would keep for three sessions."""
     yield tmp_path / "opt"
     shutil.rmtree(tmp_path / "opt", ignore_errors=True)
 
 
-def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path, place):
+def test_esper_trains_in_the_environment_of_the_build_steps(tmp_path, place):
     source, elsewhere = tmp_path / "src", tmp_path / "home"
     source.mkdir()
     elsewhere.mkdir()
@@ -78,14 +78,14 @@ def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path, place):
     ("variant", "step", "message"),
     [("gpu", "project", "VARIANT is cuda or cpu, got 'gpu'"), ("cuda", "all", "the step is dependencies or project")],
 )
-def test_other_variants_and_steps_are_refused(tmp_path, variant, step, message):
+def test_unknown_variants_and_steps_are_refused(tmp_path, variant, step, message):
     done = run(["sh", str(ROOT / "docker" / "install.sh"), step], tmp_path, VARIANT=variant)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_the_cpu_variant_leaves_out_cuda_and_takes_the_locked_versions(tmp_path):
-    """With a fake uv that records its arguments."""
+def test_the_cpu_variant_has_the_locked_versions_without_cuda(tmp_path):
+    """A fake uv records its arguments."""
     bring(["uv.lock"], tmp_path)
     fake = tmp_path / "bin" / "uv"
     fake.parent.mkdir()

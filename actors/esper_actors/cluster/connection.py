@@ -74,8 +74,10 @@ def _check_reachable(address: str) -> None:
     Raises:
         ClusterError: if the connection fails within ``CONNECT_SECONDS``.
     """
-    known = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # where Ray looks for auto
-    place = known.read_text().strip() if address == "auto" and known.is_file() else address
+    address_file = (
+        Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    )  # where Ray looks for auto
+    place = address_file.read_text().strip() if address == "auto" and address_file.is_file() else address
     host, colon, port = place.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # no cluster was ever started here, or a name that Ray resolves

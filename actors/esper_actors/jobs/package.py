@@ -161,7 +161,7 @@ def probe(address: str) -> int | None:
     except (ConnectionError, socket.gaierror) as error:
         reason = error
     except (OSError, ValueError):
-        return None  # it listens, but does not speak HTTP
+        return None  # a listener that is no HTTP server
     raise SubmissionError(
         f"no cluster at {address} ({reason}); start one with `ray start --head`, or name the address of its "
         f"dashboard with --address or {ADDRESSES[0]}"

@@ -115,7 +115,7 @@ def ppo_config(config: RunConfig) -> PPOConfig:
       longest episode therefore; APPO does not.
     - ``restart_failed_sub_environments`` resets all environments of an actor. A crash loses an episode in either case.
     - ``observation_filter`` would standardise masks and codes; the network has a normaliser for what is continuous.
-    - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are said explicitly.
+    - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are given explicitly.
     - The same seed is given before each sample, see :class:`WholeEpisodes`.
 
     What remains: with a seed, RLlib seeds the generators of the calling process too, and on a CPU build of torch makes

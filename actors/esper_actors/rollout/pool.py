@@ -78,7 +78,7 @@ class EnvironmentPool:
             send: receives samples while the episode is played.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps.
+            Interrupted: if ``should_stop`` is true between two steps.
         """
         began = time.monotonic()
         snapshots = None if self._snapshots is None else self._snapshots.for_round(behaviour)

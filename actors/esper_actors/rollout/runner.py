@@ -58,7 +58,7 @@ class EpisodeRunner:
             sampler: samples every step.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps.
+            Interrupted: if ``should_stop`` is true between two steps.
             RuntimeError: if the policy chooses an illegal action.
             TypeError: if the policy cannot be saved, and snapshots are wanted.
         """

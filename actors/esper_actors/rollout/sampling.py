@@ -39,7 +39,7 @@ class SampleBatch:
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """The number of samples of a finished episode. It travels with the episode, so it is never lost."""
+    """The number of samples of a finished episode. It is part of the episode, so it is never lost."""
 
     stream_id: str
     clock: Mapping[str, int]

@@ -1,6 +1,6 @@
 """The controller: the loop over the rounds of a run.
 
-Dataflow of a round, and who waits for whom::
+Dataflow of a round::
 
     controller --assignments, weights v--> worker group      (a worker gets its next episode when it is free)
     workers --episodes--> controller                         (in the order of arrival: log, observers)

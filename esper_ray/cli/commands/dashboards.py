@@ -46,12 +46,12 @@ def check(
 
     problems = []
     count = 0
-    for whose, expression in expressions():
+    for owner, expression in expressions():
         count += 1
-        problems += [f"{whose}: there is no metric {name}" for name in unknown_metrics(expression)]
+        problems += [f"{owner}: there is no metric {name}" for name in unknown_metrics(expression)]
         problem = _syntax_error(expression)
         if problem is not None:
-            problems.append(f"{whose}: {problem}: {expression}")
+            problems.append(f"{owner}: {problem}: {expression}")
     for name, content in files().items():
         path = folder / name
         if not path.is_file():

@@ -154,8 +154,8 @@ class RunDirectory:
 
     def is_disposable(self) -> bool:
         """Whether the directory holds no round, no checkpoint and no foreign file."""
-        made = {*GROWING, *MADE, self.event_log.tail.name, self.checkpoints.name, self.snapshots.name}
-        foreign = {path.name for path in self.path.iterdir()} - made
+        own_names = {*GROWING, *MADE, self.event_log.tail.name, self.checkpoints.name, self.snapshots.name}
+        foreign = {path.name for path in self.path.iterdir()} - own_names
         complete = any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
         return not (foreign or complete or self._files["rounds.csv"].stat().st_size)
 
