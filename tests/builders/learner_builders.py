@@ -1,4 +1,4 @@
-"""Configurations, scripted policies and synthetic episodes that the tests of actors are made of."""
+"""Configurations, scripted policies and synthetic episodes for the tests of actors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ def small_config(**changes: Any) -> RunConfig:
 
 
 class Scripted:
-    """Plays decisions from a list and remembers what it was asked."""
+    """Policy that plays decisions from a list and records its views."""
 
     def __init__(self, decisions: Sequence[Decision]) -> None:
         self.decisions = list(decisions)
@@ -61,7 +61,7 @@ def open_masks(slots: int) -> Masks:
 def synthetic(
     steps: int, rewards: Sequence[float], seed: int = 0, slots: int = 2, masks: Masks | None = None
 ) -> Episode:
-    """An episode of random occupied slots in which everything is legal; its actions are still to be drawn.
+    """An episode of random occupied slots in which everything is legal; its actions are to be sampled.
 
     The amplitude of the last slot is 1, that of the others -1: a policy knows slots by their state alone.
     """

@@ -209,7 +209,7 @@ def test_a_script_with_an_unknown_slot_is_refused_before_any_episode(evaluate, o
     assert not out.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_played(out, evaluate):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_episode(out, evaluate):
     out.parent.mkdir()
     out.write_text("a file")
     answer = evaluate("random", "--seeds", "2")
@@ -255,8 +255,8 @@ def test_an_error_in_the_middle_keeps_the_scores_so_far(evaluate, out, monkeypat
 
 
 @pytest.mark.slow
-def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
-    """A real process, struck when it has begun to play."""
+def test_a_signal_from_another_process_ends_an_evaluation_in_the_same_way(out):
+    """A real process that gets the signal after the line about its workers."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "evaluate", "random", "--seeds", "5000", *QUICK]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -277,7 +277,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
-def test_on_ray_the_command_writes_the_same(evaluation, out):
+def test_an_evaluation_on_ray_writes_the_same_files(evaluation, out):
     _, folder = evaluation
     on_ray = [flag for flag in QUICK if flag != "--serial"]
     answer = call("evaluate", "random", "--seeds", "2", *on_ray, "--out", out)
@@ -286,7 +286,7 @@ def test_on_ray_the_command_writes_the_same(evaluation, out):
     assert (out / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes()
 
 
-def test_without_a_folder_there_is_one_of_its_own(tmp_path, monkeypatch, undrawn):
+def test_without_a_folder_a_new_one_is_created(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK).code == 0
     (created,) = os.listdir(tmp_path / "evaluations")

@@ -1,4 +1,4 @@
-"""Cases that are left out because they pin what is wrong in the reference, each with the reason.
+"""Excluded cases, which pin defects of the reference, each with its reason.
 
 Numbers are those of the defects in section 21 of the description of the reference's rewards.
 """
@@ -24,7 +24,7 @@ BY_ID = {
 
 
 def reason_to_skip(case):
-    """Why ``case`` is left out, ``None`` if it is not."""
+    """Reason for the exclusion of ``case``; ``None`` if it is included."""
     given, function = case["inputs"], case.get("function", "")
     if case["id"] in BY_ID:
         return BY_ID[case["id"]]

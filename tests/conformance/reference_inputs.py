@@ -1,4 +1,4 @@
-"""What the single-slot formulas look at, and what comes of them."""
+"""Inputs and results of the single-slot formulas."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -74,7 +74,7 @@ class StepInputs:
 
     @property
     def overhead(self) -> float:
-        """Extra parameters that rent is due for."""
+        """Extra parameters that are charged rent."""
         if self.effective_parameters is not None:
             return self.effective_parameters
         return max(self.total_parameters - self.host_parameters, 0)
@@ -82,7 +82,7 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class StepReward:
-    """What a step earns, and what it starts."""
+    """Reward of a step, and drips and credits that it starts."""
 
     amounts: tuple[Amount, ...]
     drip: Drip | None = None

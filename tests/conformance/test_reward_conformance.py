@@ -47,7 +47,7 @@ def test_every_reward_of_a_single_step_is_compared(document):
 
 
 def shifted(value, by):
-    """``value`` with every number in it moved."""
+    """``value`` with every number in it changed."""
     if isinstance(value, dict):
         return {key: shifted(inner, by) for key, inner in value.items()}
     if isinstance(value, list):
@@ -57,7 +57,7 @@ def shifted(value, by):
 
 @pytest.mark.parametrize("by", [1e-6, -3.0])
 def test_the_comparison_finds_wrong_numbers(document, by):
-    """Every case that is run and has a number in its outputs fails once they are moved."""
+    """Every case that is run and has a number in its outputs fails once they are changed."""
     broken = copy.deepcopy(document)
     for case in broken["cases"]:
         case["outputs"] = shifted(case["outputs"], by)

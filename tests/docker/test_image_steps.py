@@ -27,7 +27,7 @@ def run(command, folder, **environment):
 
 
 def copied_before(word):
-    """Sources of the COPY instructions ahead of the step that installs ``word``, and of those behind the one before."""
+    """Sources of the COPY instructions before the step that installs ``word``."""
     sources = []
     for name, rest in instructions():
         if name == "COPY" and "--from" not in rest:
@@ -37,7 +37,7 @@ def copied_before(word):
     raise AssertionError(word)
 
 
-def bring(sources, folder):
+def copy_sources(sources, folder):
     for source in sources:
         source_path, copied_path = ROOT / source, folder / Path(source).name
         if source_path.is_dir():
@@ -59,7 +59,7 @@ def test_esper_trains_in_the_environment_of_the_build_steps(tmp_path, place):
     elsewhere.mkdir()
     environment = {"VARIANT": "cuda", "UV_PROJECT_ENVIRONMENT": str(place), "UV_LINK_MODE": "copy"}
     for step in ("dependencies", "project"):
-        bring(copied_before(step), source)
+        copy_sources(copied_before(step), source)
         done = run(["sh", "install.sh", step], source, **environment)
         if "error sending request" in done.stderr:
             pytest.skip("the package registry cannot be reached")
@@ -86,7 +86,7 @@ def test_unknown_variants_and_steps_are_refused(tmp_path, variant, step, message
 
 def test_the_cpu_variant_has_the_locked_versions_without_cuda(tmp_path):
     """A fake uv records its arguments."""
-    bring(["uv.lock"], tmp_path)
+    copy_sources(["uv.lock"], tmp_path)
     fake = tmp_path / "bin" / "uv"
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@" >> asked\n')
