@@ -1,4 +1,6 @@
-"""Gymnasium environment of a growing network: an episode trains one network, a step is one epoch.
+"""Gymnasium environment of a growing network.
+
+An episode trains one network; a step is one epoch.
 
 A step consists of legality, execution, one lifecycle tick, training, measurement, governor and rewards, in this
 order, for every policy. So the reward of a step depends on its action, and the next observation shows its effect.
@@ -220,7 +222,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         runtime.resume(state)
         self.runtime = runtime
         self.np_random.bit_generator.state = dict(state.generator)
-        self.progress = EpisodeProgress(runtime, self.limits, state.play.books.control_pp)
+        self.progress = EpisodeProgress(runtime, self.limits, state.play.rewards.control_pp)
         self.progress.resume(state.play)
         return self._initial_observation()
 

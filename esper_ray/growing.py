@@ -1,4 +1,4 @@
-"""Growth of a user's model by a trained policy, in the user's training loop, without Ray.
+"""Growth of a user's model by a trained policy, without Ray.
 
 growing = grow(model, (held_out_images, labels), policy="tamiyo.esper", epochs=30)
 for step in growing:                   # the policy acts
@@ -196,7 +196,9 @@ def grow(
     greedy: bool = True,
     seed: int = 0,
 ) -> GrowthSession:
-    """A session in which a trained policy steers the growth of ``model`` while you train it.
+    """Session in which a trained policy steers the growth of ``model``.
+
+    You train the model.
 
     Args:
         model: any classifier that yields (B, classes) or (B, T, classes) logits. It gets slots; its code stays.

@@ -63,7 +63,9 @@ def make_evaluators(
 
 @contextmanager
 def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
-    """A connection to Ray for several runs: the cluster of ``RAY_ADDRESS``, or a local one for all.
+    """Connection to Ray for several runs.
+
+    The runs share the cluster of ``RAY_ADDRESS`` or a local one.
 
     Raises:
         ResourceError: if a configuration asks for more of a GPU than there is of one.

@@ -95,7 +95,9 @@ class MorphogeneticModel(SlottedNetwork):
         steepness: float = 12.0,
         style: GerminationStyle | str | None = None,
     ) -> Outcome:
-        """Ramp the amplitude of a blending or holding seed to ``target``, in (0, 1]; 0 ticks jump.
+        """Ramp the amplitude of a blending or holding seed to ``target``.
+
+        ``target`` is in (0, 1]; 0 ticks jump.
 
         Raises:
             LifecycleError: if the seed has no amplitude or it is ramping.
@@ -108,7 +110,9 @@ class MorphogeneticModel(SlottedNetwork):
     def prune(
         self, slot: str, *, ticks: int = 0, curve: AlphaCurve = AlphaCurve.LINEAR, reason: str = "by hand"
     ) -> Outcome:
-        """Remove a seed: at once, or after a ramp to zero if it has amplitude and ``ticks`` > 0.
+        """Remove a seed, at once or after a ramp to zero.
+
+        There is a ramp if the seed has amplitude and ``ticks`` > 0.
 
         Raises:
             LifecycleError: if the slot is empty, or its seed is committed or removed already.

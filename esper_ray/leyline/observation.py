@@ -81,7 +81,7 @@ def observation_names(slot_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def schema_hash() -> str:
-    """Digest of the layout; a policy can only be used with the layout that it was trained with."""
+    """Digest of the layout of the observation. A policy can only be used with the layout of its training."""
     text = f"obs-v3/{SCHEMA_VERSION}/" + ",".join(name for name, _ in (*_BASE, *_SLOT))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

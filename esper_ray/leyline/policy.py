@@ -58,7 +58,7 @@ class Policy(Protocol):
     """Policy that decides step by step, for one episode at a time."""
 
     def begin_episode(self, seed: int) -> None:
-        """Reset the memory of the last episode; samples of the next one are a function of ``seed``."""
+        """Reset the memory of the last episode. Samples of the next episode are a function of ``seed``."""
 
     def decide(self, view: View) -> Decision:
         """A legal decision in ``view``."""

@@ -79,7 +79,7 @@ class SlotReport:
     tempo: int
     """Ticks of the first ramp."""
     parameters: int
-    """Structural parameter count of the seed; 0 once its module is gone."""
+    """Structural parameter count of the seed; 0 once its module is removed."""
     measured: SeedMeasurements = UNMEASURED
 
 

@@ -119,7 +119,7 @@ class EpisodeProgress:
             losses=self.history.losses,
             accuracies_pp=self.history.accuracies_pp,
             over=self.over,
-            books=self.rewards.saved(),
+            rewards=self.rewards.saved(),
         )
 
     def resume(self, play: PlayProgress) -> None:
@@ -130,7 +130,7 @@ class EpisodeProgress:
         )
         self.illegal_actions, self.last_intervention = play.illegal_actions, play.last_intervention
         self.over = play.over
-        self.rewards.resume(play.books)
+        self.rewards.resume(play.rewards)
 
     def _cause(self, step: int) -> int:
         """Causal step of a rollback in ``step``: the last intervention if recent, else ``step``."""

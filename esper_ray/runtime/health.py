@@ -111,7 +111,7 @@ class HealthMonitor:
 
     def resume(self, progress: LifeProgress, trusted: TrustedState) -> None:
         """Restore measurements, governor and trusted state of a saved episode, without the organism."""
-        self.measured, self.seeds, self.trusted = progress.measured, progress.vitals, trusted
+        self.measured, self.seeds, self.trusted = progress.measured, progress.seeds, trusted
         self.first_accuracy_pp, self.since_snapshot = progress.first_accuracy_pp, progress.since_snapshot
         self.governor.state = progress.governor
 

@@ -157,7 +157,7 @@ class HostRuntime:
 
 
 class EpisodeRuntime(HostRuntime):
-    """Runtime with data and trainer: it trains its epochs itself, and can be saved and resumed."""
+    """Host runtime with data and trainer, which can be saved and resumed."""
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class EpisodeRuntime(HostRuntime):
             first_accuracy_pp=health.first_accuracy_pp,
             since_snapshot=health.since_snapshot,
             measured=health.measured,
-            vitals=health.seeds,
+            seeds=health.seeds,
             governor=health.governor.state,
         )
         return progress, self.organism.snapshot(), health.trusted

@@ -15,7 +15,7 @@ from esper_ray.kasmina.organism import OrganismSnapshot
 from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.records import Measurement
-from esper_ray.simic.live.engine import SavedBooks
+from esper_ray.simic.live.engine import SavedRewards
 from esper_ray.tolaria.governor import GovernorState
 from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
@@ -26,7 +26,7 @@ class EpisodeStateError(UserError, ValueError):
     remedy = "Load the state into an environment with the same configuration, data and host."
 
 
-SNAPSHOT = BlobFormat("episode snapshot", 3, EpisodeStateError, safetensors.torch)
+SNAPSHOT = BlobFormat("episode snapshot", 4, EpisodeStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class LifeProgress:
     since_snapshot: int
     """Epochs since the last snapshot of the trusted state."""
     measured: Measurement
-    vitals: MeasuredSeeds
+    seeds: MeasuredSeeds
     governor: GovernorState
 
 
@@ -55,7 +55,7 @@ class PlayProgress:
     losses: tuple[float, ...]
     accuracies_pp: tuple[float, ...]
     over: bool
-    books: SavedBooks
+    rewards: SavedRewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Text(BaseModel):
     life: LifeProgress
     growth: GrowthRecord
     trusted_growth: GrowthRecord
-    trusted_vitals: MeasuredSeeds
+    trusted_seeds: MeasuredSeeds
     trusted_measured: Measurement
     plain: dict[str, Any]
     """Entries of optimiser states that are not tensors, by name."""
@@ -117,7 +117,7 @@ def pack(state: EpisodeSnapshot) -> bytes:
         life=state.life,
         growth=state.organism.growth,
         trusted_growth=trusted.organism.growth,
-        trusted_vitals=trusted.seeds,
+        trusted_seeds=trusted.seeds,
         trusted_measured=trusted.measured,
         plain=plain,
     )
@@ -153,7 +153,7 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         play=text.play,
         life=text.life,
         organism=_snapshot("now", text.growth, moved),
-        trusted=TrustedState(trusted, text.trusted_vitals, text.trusted_measured),
+        trusted=TrustedState(trusted, text.trusted_seeds, text.trusted_measured),
         generator=text.generator,
         digest=text.digest,
         data=text.data,

@@ -13,7 +13,9 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip: float, count: Tensor) -> Tensor:
-    """Clipped loss ``-sum(w min(r A, clip(r, 1 - c, 1 + c) A)) / count`` with ``r = exp(log_ratio)``.
+    """Clipped policy loss of PPO.
+
+    ``-sum(w min(r A, clip(r, 1 - c, 1 + c) A)) / count`` with ``r = exp(log_ratio)``.
 
     Args:
         log_ratio: current minus behaviour log-probability of the choice.

@@ -110,7 +110,7 @@ def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Train
 
 
 def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
-    """Learning rate of each group of the optimiser in each step of ``epoch``, counted from 0."""
+    """Learning rate of each optimiser group in each step of ``epoch``. Epochs are counted from 0."""
     training, steps = config.training, config.training.steps_per_epoch
     shared = schedule_factors(
         epoch,

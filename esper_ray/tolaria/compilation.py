@@ -37,7 +37,9 @@ def compile_blocks(model: MorphogeneticModel, mode: str) -> None:
 
 
 def blocks(host: nn.Module, slotted: set[str], prefix: str = "") -> Iterator[nn.Module]:
-    """The largest submodules of ``host`` with parameters and without a slot inside, in the order of definition.
+    """The largest submodules of ``host`` with parameters and without inner slots.
+
+    They are in the order of definition.
 
     Args:
         slotted: names of the submodules that carry a slot; each can be a block itself.

@@ -1,4 +1,4 @@
-"""Learning rates over an episode, as pure functions of the epoch and the step within it."""
+"""Learning rates over an episode, as pure functions of epoch and step."""
 
 from collections.abc import Sequence
 from math import cos, pi
@@ -21,7 +21,10 @@ def schedule_factors(
 
 
 def warmup_factors(age: int, steps: int, warmup_epochs: int) -> list[float]:
-    """Share of the full learning rate in each step of an epoch of a seed that has trained ``age`` epochs."""
+    """Warm-up factors of the learning rate in each step of an epoch.
+
+    ``age`` is the number of epochs that the seed has trained.
+    """
     return [_rise(age + (step + 1) / steps, warmup_epochs) for step in range(steps)]
 
 

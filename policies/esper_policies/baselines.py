@@ -91,7 +91,7 @@ class SchedulePolicy:
         self._next, self._tried = 0, False
 
     def decide(self, view: View) -> Decision:
-        """The action of the next line if it is due and legal; else ADVANCE or WAIT."""
+        """The action of the next line if due and legal; else ADVANCE or WAIT."""
         self._next += self._tried and view.signals.last_success
         self._tried = False
         if self._next < len(self.script):
@@ -151,7 +151,7 @@ ORACLE_PLANS = {"patterns": _Plan(0, Blueprint.CONV_LIGHT)}
 
 
 class OraclePolicy:
-    """A policy with the known optimum: one seed in one slot, fossilized as soon as allowed."""
+    """Policy with the known optimum: one seed, fossilized as soon as allowed."""
 
     def __init__(self, limits: Limits, task: str) -> None:
         """

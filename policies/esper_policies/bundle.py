@@ -29,7 +29,7 @@ EXTENSION = ".esper"
 
 
 class BundleError(UserError, ValueError):
-    """A bundle that cannot be read, or a policy that does not fit the host, slots or task."""
+    """Unreadable bundle, or a policy that does not fit the host, slots or task."""
 
     remedy = "Export the policy again with `esper export-policy`, or choose slots that it was trained for."
 
@@ -211,7 +211,7 @@ def _difference(theirs: object, mine: Sequence[str]) -> str:
     return "; ".join(parts)
 
 
-def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], whose: str) -> PolicyNetwork:
+def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], owner: str) -> PolicyNetwork:
     """A network with ``weights``.
 
     Raises:
@@ -223,15 +223,15 @@ def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], whose: str) ->
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
-            raise BundleError(f"{whose} has {name} of shape {shapes.get(name)}, its network needs {expected.get(name)}")
+            raise BundleError(f"{owner} has {name} of shape {shapes.get(name)}, its network needs {expected.get(name)}")
     kinds = {name: network.state_dict()[name].dtype for name in expected}
     for name, tensor in weights.items():
         if tensor.dtype != kinds[name]:
-            raise BundleError(f"{whose} has {name} in {tensor.dtype}, its network needs {kinds[name]}")
+            raise BundleError(f"{owner} has {name} in {tensor.dtype}, its network needs {kinds[name]}")
         if not bool(tensor.isfinite().all()):
-            raise BundleError(f"{whose} holds numbers that are not finite, in {name}")
+            raise BundleError(f"{owner} holds numbers that are not finite, in {name}")
         if name.endswith(("_deviation", "value_scale")) and not bool((tensor > 0).all()):
-            raise BundleError(f"{whose} has {name} of {float(tensor.min()):g}; it divides, and must be above 0")
+            raise BundleError(f"{owner} has {name} of {float(tensor.min()):g}; it divides, and must be above 0")
     network = PolicyNetwork(policy, initialise=False)
     network.load_state_dict(dict(weights))
     return network

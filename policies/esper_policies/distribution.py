@@ -121,7 +121,10 @@ class ActionDistribution:
 
     @cached_property
     def arguments(self) -> dict[str, Tensor]:
-        """(N, K, S, A) log-probabilities of each argument head under every operation that reads it and every slot."""
+        """(N, K, S, A) log-probabilities of each argument head.
+
+        There is one for every operation that reads the head and every slot.
+        """
         return {
             head: _log_probs(scores, self.masks.arguments[head][:, None, None, :].expand_as(scores), self._epsilon)
             for head, scores in self._logits.arguments.items()
@@ -138,7 +141,10 @@ class ActionDistribution:
         return self._choose([None] * len(HEADS))
 
     def log_probs(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of (N, 8) ``actions``: of the operation, and of slot and arguments given it; (N,) each."""
+        """Log-probabilities of (N, 8) ``actions`` by part; (N,) each.
+
+        The parts are the operation, and slot and arguments given the operation.
+        """
         rows = torch.arange(len(actions), device=actions.device)
         op, slot = actions[:, 0], actions[:, 1]
         acts = op != LifecycleOp.WAIT
@@ -150,7 +156,7 @@ class ActionDistribution:
         return self.op[rows, op], arguments
 
     def entropy(self) -> Tensor:
-        """(N,) exact entropy in nats, by the chain rule: H(op) + E[H(slot | op)] + E[H(arguments | op, slot)]."""
+        """(N,) exact entropy in nats, by the chain rule. It is H(op) + E[H(slot | op)] + E[H(arguments | op, slot)]."""
         op = self.op.exp()
         total = _entropy(self.op) + (op[:, 1:] * _entropy(self.slot)[:, 1:]).sum(dim=-1)
         joint = op[:, :, None] * self.slot.exp()
@@ -170,7 +176,10 @@ class ActionDistribution:
         return total
 
     def head_entropies(self, actions: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """For each head: (N,) entropy under the condition taken, and (N,) whether it was read with a real choice."""
+        """Conditional entropy of each head, and whether it was read with a choice; (N,) each.
+
+        The condition is the part of the action taken before.
+        """
         rows = torch.arange(len(actions), device=actions.device)
         op, slot = actions[:, 0], actions[:, 1]
         entropies = {"op": (_entropy(self.op), self.masks.op.sum(dim=-1) > 1)}

@@ -32,7 +32,7 @@ Memory = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class PolicyOutput:
-    """The output of the network for B x T states, flattened to N = B * T rows."""
+    """Output of the network for B x T states, flattened to N rows. The number N is B * T."""
 
     logits: ActionLogits
     q: Tensor
@@ -64,7 +64,7 @@ class FeatureNormaliser(nn.Module):
         return base.clamp(-NORMALISED_BOUND, NORMALISED_BOUND), slots.clamp(-NORMALISED_BOUND, NORMALISED_BOUND)
 
     def set_statistics(self, base: NDArray[np.float64], slot: NDArray[np.float64]) -> None:
-        """Set (2, 23) and (2, 31) means and deviations; features that are not continuous are not scaled."""
+        """Set (2, 23) and (2, 31) means and deviations. Features that are not continuous are not scaled."""
         for name, statistics, continuous in (("base", base, BASE_CONTINUOUS), ("slot", slot, SLOT_CONTINUOUS)):
             mean = np.where(continuous, statistics[0], 0.0)
             deviation = np.where(continuous, statistics[1], 1.0)

@@ -37,7 +37,10 @@ class LearnedPolicy:
         self._generator.manual_seed(seed)
 
     def save_state(self) -> dict[str, NDArray[Any]]:
-        """Memory and random numbers; (1, 1, H) each of ``hidden`` and ``cell``, which are absent before a decision."""
+        """State of the memory and of the random generator.
+
+        ``hidden`` and ``cell`` have shape (1, 1, H) and are absent before a decision.
+        """
         names = () if self._memory is None else zip(("hidden", "cell"), self._memory, strict=True)
         state = {name: tensor.cpu().numpy() for name, tensor in names}
         return state | {"generator": self._generator.get_state().numpy()}

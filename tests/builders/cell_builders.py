@@ -126,6 +126,14 @@ def loss(outputs: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs.float(), torch.arange(len(outputs)) % 3)
 
 
+def backward(module: nn.Module, x: Tensor) -> Tensor:
+    """Loss of ``module`` on ``x`` after a backward pass from zero gradients."""
+    module.zero_grad()
+    value = loss(module(x))
+    value.backward()
+    return value
+
+
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in module.named_parameters()}
 

@@ -1,4 +1,4 @@
-"""Checkpoints with other parts, whole otherwise."""
+"""Changes of checkpoints that keep them otherwise valid."""
 
 import json
 from pathlib import Path

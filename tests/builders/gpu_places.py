@@ -22,8 +22,8 @@ import ray  # noqa: E402
 
 
 @dataclass
-class Somewhere:
-    """As much of an episode as a workers looks at, and where it was played."""
+class EpisodeLocation:
+    """Place of an episode, with the index that the worker group needs."""
 
     index: int
     gpu: str
@@ -31,8 +31,8 @@ class Somewhere:
     process: int
 
 
-class Telling:
-    """Plays nothing and tells where it is."""
+class LocationPlayer:
+    """Player whose episodes contain only the place of their process."""
 
     def __init__(self, *_):
         pass
@@ -40,7 +40,7 @@ class Telling:
     def play(self, assignment, *_):
         context = ray.get_runtime_context()
         where = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        return PlayedEpisode(Somewhere(assignment.index, where, context.get_node_id(), os.getpid()), seconds=0.0)
+        return PlayedEpisode(EpisodeLocation(assignment.index, where, context.get_node_id(), os.getpid()), seconds=0.0)
 
 
 def places(**settings):
@@ -51,20 +51,20 @@ def places(**settings):
 
     system = {f"system.{key}": value for key, value in settings.items()}
     config = build(read_preset("digits"), {"policy.memory_size": 16, "policy.feature_size": 16} | system)
-    found = {}
-    with RayWorkerGroup(config, player=Telling) as workers:
+    locations = {}
+    with RayWorkerGroup(config, player=LocationPlayer) as workers:
         names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-        for _ in range(50):  # until everybody has had something to play
+        for _ in range(50):  # until every actor has played an episode
             assignments = [Assignment(index, index % config.system.envs, 0) for index in range(8)]
             for episode in play_round(workers, assignments, 0.0):
-                found[episode.process] = {"gpu": episode.gpu, "node": episode.node}
-            if len(found) == len(workers._workers):
+                locations[episode.process] = {"gpu": episode.gpu, "node": episode.node}
+            if len(locations) == len(workers._workers):
                 break
-    return {"actors": list(found.values()), "names": names, "plan": workers.plan()}
+    return {"actors": list(locations.values()), "names": names, "plan": workers.plan()}
 
 
 def main() -> None:
-    """See the head of this file."""
+    """Start the simulated cluster and print the places."""
     kind = sys.argv[1]
     if kind == "nodes":
         from ray.cluster_utils import Cluster

@@ -1,4 +1,4 @@
-"""A server that speaks as much of Grafana's HTTP interface as we use, and keeps what it is told."""
+"""Fake Grafana server with the part of its HTTP interface that we use."""
 
 import json
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ TOKEN = "glsa_right"
 
 
 class FakeGrafana:
-    """Folders, dashboards and rule groups by their identifiers, and every change that was asked for."""
+    """Folders, dashboards and rule groups by identifier, and a list of all requests."""
 
     def __init__(self, datasources):
         self.datasources = datasources
@@ -34,8 +34,8 @@ class FakeGrafana:
             case ("POST", ["api", "annotations"]):
                 return self._annotate(body)
             case ("DELETE", ["api", "annotations", number]):
-                gone = self.annotations.pop(int(number), None)
-                return (200, {"message": "Annotation deleted"}) if gone else (404, {"message": "not found"})
+                removed = self.annotations.pop(int(number), None)
+                return (200, {"message": "Annotation deleted"}) if removed else (404, {"message": "not found"})
             case ("GET", ["api", "datasources"]):
                 return 200, self.datasources
             case ("GET", ["api", "folders", uid]):
@@ -51,18 +51,19 @@ class FakeGrafana:
                 return self._group(folder, group, body)
         return 404, {"message": "Not found"}
 
-    def _annotations(self, asked):
-        """Those with all tags, the newest first, a hundred if nothing else is said."""
-        found = [one for one in self.annotations.values() if set(asked.get("tags", [])) <= set(one["tags"])]
-        newest = sorted(found, key=lambda one: -one["time"])
-        return newest[: int(asked.get("limit", ["100"])[0])]
+    def _annotations(self, query):
+        """Annotations with all tags of the query, newest first; default limit 100."""
+        tags = set(query.get("tags", []))
+        matching = [annotation for annotation in self.annotations.values() if tags <= set(annotation["tags"])]
+        newest = sorted(matching, key=lambda annotation: -annotation["time"])
+        return newest[: int(query.get("limit", ["100"])[0])]
 
     def _annotate(self, body):
         if not body["text"] or not all(isinstance(body[name], int) for name in ("time", "timeEnd")):
             return 400, {"message": "text and times in milliseconds are needed"}
         number = max(self.annotations, default=0) + 1
-        told = {name: body[name] for name in ("time", "timeEnd", "text")}
-        self.annotations[number] = {"id": number, **told, "tags": sorted(body["tags"]), "panelId": 0}
+        content = {name: body[name] for name in ("time", "timeEnd", "text")}
+        self.annotations[number] = {"id": number, **content, "tags": sorted(body["tags"]), "panelId": 0}
         return 200, {"message": "Annotation added", "id": number}
 
     def _dashboard(self, body):

@@ -1,4 +1,4 @@
-"""A Ray head with its dashboard, in processes of its own, on ports that nobody uses."""
+"""Ray head with dashboard in its own processes, on free ports."""
 
 import os
 import shutil
@@ -25,22 +25,22 @@ PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-se
 
 @dataclass(frozen=True)
 class Head:
-    """Where its dashboard is, and the environment that a client needs."""
+    """Address of a head's dashboard, and the environment that a client needs."""
 
     address: str
     environment: dict[str, str]
     port: int
-    """Of its control store, by which drivers know it."""
+    """Port of its control store, which drivers connect to."""
     folder: Path
-    """Below it lie its sessions: logs, sockets, and what jobs have brought."""
+    """Folder of its sessions: logs, sockets, and packages of jobs."""
 
     def submit(self, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``esper submit --address ... <arguments>`` in a process of its own."""
+        """``esper submit --address ... <arguments>`` in its own process."""
         words = ["submit", "--address", self.address, *arguments]
         return run_esper(words, self.environment | environment, timeout)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same, not waited for."""
+        """Started process of ``esper submit --address ... <arguments>``."""
         words = ["submit", "--address", self.address, *arguments]
         return subprocess.Popen(
             esper(words), env=variables(self.environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -53,32 +53,32 @@ def esper(words):
 
 
 def variables(environment):
-    """This process's variables, those of Ray taken from ``environment``."""
+    """Variables of this process, with Ray's replaced by ``environment``."""
     return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | environment
 
 
 def run_esper(words, environment, timeout=120):
-    """``esper <words>`` in a process of its own; the variables of Ray are those of ``environment``."""
+    """Result of ``esper <words>`` in its own process, with Ray's variables from ``environment``."""
     return subprocess.run(
         esper(words), env=variables(environment), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports that nobody listens on, all different."""
+    """Different free ports, ``count`` of them."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
 
 
 @contextmanager
 def running_head(environment: dict[str, str]) -> Iterator[Head]:
-    """A head that answers; ended, with all its processes, at the end."""
+    """A reachable head, which is ended with all its processes."""
     ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))  # short: Ray's sockets lie below it
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))}
     binaries = Path(sys.executable).parent
     settings = {"PATH": f"{binaries}:{os.environ['PATH']}", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     settings |= {"RAY_worker_niceness": "0"}
@@ -86,14 +86,14 @@ def running_head(environment: dict[str, str]) -> Iterator[Head]:
     words += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
     words += [f"--temp-dir={folder / 'ray'}", "--num-cpus=2", "--disable-usage-stats", "--block"]
     log = folder / "head.log"
-    process = orphan([str(binaries / "ray"), "start", "--head", *words], clean | settings | environment, log)
+    process = orphan([str(binaries / "ray"), "start", "--head", *words], inherited | settings | environment, log)
     try:
         head = Head(f"http://127.0.0.1:{ports['dashboard-port']}", environment, ports["port"], folder)
-        wait_until_it_answers(head, process, log)
+        wait_until_reachable(head, process, log)
         yield head
     finally:
         with suppress(psutil.NoSuchProcess):
-            process.terminate()  # with --block Ray takes its own processes along
+            process.terminate()  # with --block Ray ends its other processes
         try:
             process.wait(60)
         except psutil.TimeoutExpired:
@@ -102,14 +102,14 @@ def running_head(environment: dict[str, str]) -> Iterator[Head]:
 
 
 def orphan(words, environment, log):
-    """A process whose parent is gone: Ray looks for ``uv run`` among a head's ancestors, and tests run under it."""
+    """Process without parent, since Ray looks for ``uv run`` among the ancestors of a head."""
     script = f'setsid "$@" > {log} 2>&1 & echo $!'
     done = subprocess.run(["sh", "-c", script, "sh", *words], env=environment, stdout=subprocess.PIPE, check=True)
     return psutil.Process(int(done.stdout))
 
 
-def wait_until_it_answers(head, process, log):
-    """Until the dashboard answers, be it that it wants a token."""
+def wait_until_reachable(head, process, log):
+    """Wait until the dashboard answers, with or without a refusal."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.is_running():
         try:

@@ -1,4 +1,4 @@
-"""Configurations, scripted policies and synthetic episodes that the tests of actors are made of."""
+"""Configurations, scripted policies and synthetic episodes for the tests of actors."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ def small_config(**changes: Any) -> RunConfig:
 
 
 class Scripted:
-    """Plays decisions from a list and remembers what it was asked."""
+    """Policy that plays decisions from a list and records its views."""
 
     def __init__(self, decisions: Sequence[Decision]) -> None:
         self.decisions = list(decisions)
@@ -61,7 +61,7 @@ def open_masks(slots: int) -> Masks:
 def synthetic(
     steps: int, rewards: Sequence[float], seed: int = 0, slots: int = 2, masks: Masks | None = None
 ) -> Episode:
-    """An episode of random occupied slots in which everything is legal; its actions are still to be drawn.
+    """An episode of random occupied slots in which everything is legal; its actions are to be sampled.
 
     The amplitude of the last slot is 1, that of the others -1: a policy knows slots by their state alone.
     """
@@ -106,15 +106,15 @@ def canonical(rows: np.ndarray) -> np.ndarray:
 
 
 def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[int]], epsilon: float = 0.0) -> Episode:
-    """The episode as if the learner's present policy had drawn ``actions`` in it."""
-    taken = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
-    batch = padded_batch([taken], learner.device)
+    """The episode with ``actions`` and their outputs of the learner's present policy."""
+    replayed = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
+    batch = padded_batch([replayed], learner.device)
     with torch.no_grad():
         distribution, op, arguments, q_taken = learner._evaluate(batch, epsilon)
         values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
     scale = float(learner.network.value_scale)
     return changed(
-        taken,
+        replayed,
         log_prob_op=op.numpy(),
         log_prob_arguments=arguments.numpy(),
         values=values.numpy() * scale,
@@ -123,7 +123,7 @@ def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[in
 
 
 def drawn(learner: PPOLearner, episode: Episode, seed: int) -> Episode:
-    """The episode with actions drawn from the learner's present policy."""
+    """The episode with actions sampled from the learner's present policy."""
     with torch.no_grad():
         distribution, *_ = learner._evaluate(padded_batch([episode], learner.device), 0.0)
     actions = distribution.sample(torch.Generator().manual_seed(seed)).actions.numpy()

@@ -23,7 +23,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 class Prometheus:
-    """Its HTTP interface."""
+    """Client of the HTTP interface of a Prometheus."""
 
     def __init__(self, port):
         self.address = f"http://127.0.0.1:{port}"
@@ -40,7 +40,7 @@ class Prometheus:
     def values(self, expression):
         return [float(item["value"][1]) for item in self.get("query", query=expression)["result"]]
 
-    def ringing(self):
+    def firing_alerts(self):
         """Names of the firing alerts."""
         return {item["labels"]["alertname"] for item in self.get("alerts")["alerts"] if item["state"] == "firing"}
 
@@ -58,11 +58,11 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(folder, rules=None, **where):
-    """One that scrapes every second.
+    """Running Prometheus that scrapes every second.
 
     Args:
         rules: for alerts; ours if not given.
-        where: the targets, in the words of a scrape configuration.
+        where: targets, as keys of a scrape configuration.
     """
     with closing(socket()) as probe:
         probe.bind(("127.0.0.1", 0))

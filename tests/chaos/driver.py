@@ -1,9 +1,9 @@
-"""A run that is told to go on from whatever it finds, and that writes down every step it plays.
+"""A driver that starts or resumes a run and logs every executed step.
 
     python tests/chaos/driver.py FOLDER [--nodes N]
 
-The log ``FOLDER/steps.log`` has a line for each step that was executed anywhere, for each update that
-was begun and for each fault, in the order in which they happened.
+The log ``FOLDER/steps.log`` has a line for each step executed by any process, for each started update and
+for each fault, in the order of time.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def chaos_config(**changes: object) -> RunConfig:
     return build(read_preset("digits"), SETTINGS | {key.replace("__", "."): value for key, value in changes.items()})
 
 
-def note(folder: Path, *words: object) -> None:
-    """Add a line to the log; a single short write, so that lines of several processes do not mix."""
+def log_line(folder: Path, *words: object) -> None:
+    """Append a line to the log in one short write; lines of several processes do not mix."""
     line = " ".join(str(word) for word in (f"{time.time():.3f}", *words)) + "\n"
     handle = os.open(folder / "steps.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -60,55 +60,57 @@ def note(folder: Path, *words: object) -> None:
         os.close(handle)
 
 
-class NotingSlots(EnvironmentPool):
-    """Real environments that write down each of their steps."""
+class LoggingPool(EnvironmentPool):
+    """Environment pool that logs every step."""
 
     def __init__(self, config: RunConfig, device: str, count: int, snapshots: SnapshotPolicy) -> None:
         super().__init__(config, device, count, snapshots)
         folder = Path(snapshots.place).parent
         for environment in self._environments:
             env = environment.runner.env
-            env.step = self._noting(env, folder)
+            env.step = self._logging(env, folder)
 
     @staticmethod
-    def _noting(env, folder):
+    def _logging(env, folder):
         step = env.step
 
-        def noting(action):
+        def logged_step(action):
             result = step(action)
-            note(folder, "step", env.episode_seed, env.epoch)
+            log_line(folder, "step", env.episode_seed, env.epoch)
             return result
 
-        return noting
+        return logged_step
 
 
-class Noting(RunObserver):
-    """Writes down what it observes."""
+class LoggingObserver(RunObserver):
+    """Observer that logs driver starts, episodes, updates, rounds and faults."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def run_started(self, context) -> None:
-        note(self.folder, "driver", os.getpid())
+        log_line(self.folder, "driver", os.getpid())
 
     def episode_finished(self, episode) -> None:
-        note(self.folder, "episode", episode.index)
+        log_line(self.folder, "episode", episode.index)
 
     def update_started(self) -> None:
-        note(self.folder, "updating")
+        log_line(self.folder, "updating")
 
     def round_finished(self, row, timing) -> None:
-        note(self.folder, "round", row["round"])
+        log_line(self.folder, "round", row["round"])
 
     def fault_occurred(self, fault) -> None:
-        note(self.folder, "fault", fault.kind, f"{fault.seconds or 0:.2f}", fault.who, fault.detail.replace("\n", " "))
+        log_line(
+            self.folder, "fault", fault.kind, f"{fault.seconds or 0:.2f}", fault.who, fault.detail.replace("\n", " ")
+        )
 
 
 def main() -> None:
-    """Begin the run of the folder, or go on with it, until it is finished."""
+    """Start or resume the run of the folder and finish it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--nodes", type=int, default=0, help="nodes besides the head; 0: one ordinary local cluster")
+    parser.add_argument("--nodes", type=int, default=0, help="nodes besides the head; 0: a local cluster")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     choose_ray_settings()
@@ -125,18 +127,17 @@ def main() -> None:
             cluster.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         cluster.wait_for_nodes()
-    found = checkpoints_in(path / "checkpoints")
+    checkpoints = checkpoints_in(path / "checkpoints")
     directory = RunDirectory.open(path) if path.exists() else None
-    if directory is None or not found:
+    if directory is None or not checkpoints:
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
         directory = RunDirectory.create(options.folder, config, sys.argv, "run")
-        found = []
     snapshots = SnapshotPolicy(str(path / "snapshots"), config.system.snapshot_every)
-    workers = RayWorkerGroup(config, snapshots, "chaos", player=NotingSlots, metrics=("chaos", ""))
-    train(config, run=directory, workers=workers, observers=[Noting(path)], should_stop=lambda: False)
-    note(path, "finished", directory.read_manifest()["policy_sha256"])
+    workers = RayWorkerGroup(config, snapshots, "chaos", player=LoggingPool, metrics=("chaos", ""))
+    train(config, run=directory, workers=workers, observers=[LoggingObserver(path)], should_stop=lambda: False)
+    log_line(path, "finished", directory.read_manifest()["policy_sha256"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kills processes of a run at seeded moments, and tells what that cost."""
+"""Kills of processes at seeded steps, with repeated steps and recovery times."""
 
 import os
 import random
@@ -14,35 +14,38 @@ import psutil
 
 DRIVER = Path(__file__).with_name("driver.py")
 PATIENCE_S = 240.0
-"""Seconds without any line in the log after which a run counts as hanging."""
+"""Seconds without a new line in the log after which a run counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Somebody is killed when so many steps have been executed."""
+    """Kill of one process after a number of executed steps."""
 
     kind: str
     """environment, learner, telemetry, driver or node."""
     at_step: int
     delay_s: float
-    """Between the event that is waited for and the kill."""
+    """Time between the awaited event and the kill."""
 
 
 @dataclass
 class Outcome:
-    """What a run with kills came to."""
+    """Result of a run with kills."""
 
     digest: str
     kills: list[str] = field(default_factory=list)
-    """Kinds, in order."""
+    """Kinds, in the order of the kills."""
     repeated: int = 0
-    """Steps that were executed again, each as often as it was."""
+    """Number of repeated executions of steps."""
     recoveries: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds until what was killed worked again, by kind."""
+    """Seconds until the killed process worked again, by kind."""
 
 
 def plan(seed: int, counts: dict[str, int], steps: int) -> list[Kill]:
-    """Kills at random steps, learner's during an update; the last fifth of the steps is left for what is late."""
+    """Kills at random steps; a learner is killed during an update.
+
+    The last fifth of the steps has no planned kill, so that late kills still happen.
+    """
     rng = random.Random(seed)
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     rng.shuffle(kinds)
@@ -51,7 +54,7 @@ def plan(seed: int, counts: dict[str, int], steps: int) -> list[Kill]:
 
 
 class Monkey:
-    """Runs the driver, again and again if it is killed, until the run is finished."""
+    """Runner of the driver, restarted after each kill until the run is finished."""
 
     def __init__(self, folder: Path, kills: list[Kill], nodes: int, rounds: int) -> None:
         self.folder, self.rounds = folder, rounds
@@ -63,24 +66,24 @@ class Monkey:
         self._seen = 0
         self._steps = 0
         self._killed: dict[str, float] = {}
-        """When what is not back yet was killed, by kind."""
+        """Times of the kills without recovery so far, by kind."""
 
     def run(self) -> Outcome:
-        """Play the whole plan.
+        """Execute all planned kills.
 
         Raises:
             AssertionError: if the driver fails on its own, or the run hangs.
         """
         self._start()
         try:
-            heard = time.monotonic()
+            last_line_time = time.monotonic()
             while not self.outcome.digest:
                 lines = self._new_lines()
-                heard = time.monotonic() if lines else heard
+                last_line_time = time.monotonic() if lines else last_line_time
                 for line in lines:
-                    self._hear(line.split(" "))
+                    self._process_line(line.split(" "))
                 if not lines:
-                    assert time.monotonic() - heard < PATIENCE_S, f"nothing has happened for {PATIENCE_S} s"
+                    assert time.monotonic() - last_line_time < PATIENCE_S, f"no new line in the log for {PATIENCE_S} s"
                     assert self._process.poll() is None or self.outcome.digest, self._errors()
                     time.sleep(0.005)
             self._process.wait(60)
@@ -106,22 +109,22 @@ class Monkey:
         new, self._seen = whole[self._seen :], len(whole)
         return new
 
-    def _hear(self, words: list[str]) -> None:
+    def _process_line(self, words: list[str]) -> None:
         moment, kind = float(words[0]), words[1]
         if kind == "finished":
             self.outcome.digest = words[2]
         for killed, since in list(self._killed.items()):
-            if moment > since and _is_back(killed, words):
-                took = moment - since if killed == "driver" else float(words[3])
-                self.outcome.recoveries.setdefault(killed, []).append(took)
+            if moment > since and _is_recovered(killed, words):
+                duration = moment - since if killed == "driver" else float(words[3])
+                self.outcome.recoveries.setdefault(killed, []).append(duration)
                 del self._killed[killed]
         self._steps += kind == "step"
         if not self.waiting or self._steps < self.waiting[0].at_step:
             return
-        wanted = self.waiting[0]
-        if kind == ("updating" if wanted.kind == "learner" else "step"):
-            time.sleep(wanted.delay_s)
-            if self._kill(wanted.kind):
+        planned = self.waiting[0]
+        if kind == ("updating" if planned.kind == "learner" else "step"):
+            time.sleep(planned.delay_s)
+            if self._kill(planned.kind):
                 self.waiting.pop(0)
 
     def _kill(self, kind: str) -> bool:
@@ -161,16 +164,16 @@ class Monkey:
         return Counter((w[2], w[3]) for w in words if w[1] == "step")
 
 
-def _is_back(killed: str, words: list[str]) -> bool:
-    """Whether this line shows that what was killed works again."""
+def _is_recovered(killed: str, words: list[str]) -> bool:
+    """Whether this line shows that the killed process works again."""
     if killed == "driver":
         return words[1] == "driver"
-    back = {"learner": "learner_recovered", "telemetry": "telemetry_actor_recovered"}
-    return words[1] == "fault" and words[2] == back.get(killed, "environment_actor_recovered")
+    recovered = {"learner": "learner_recovered", "telemetry": "telemetry_actor_recovered"}
+    return words[1] == "fault" and words[2] == recovered.get(killed, "environment_actor_recovered")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a driver and everything that it started."""
+    """End a driver and all processes that it started."""
     if process.poll() is None:
         family = psutil.Process(process.pid).children(recursive=True)
         process.kill()

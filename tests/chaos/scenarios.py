@@ -1,8 +1,8 @@
-"""Runs that lose processes, and what they lose by it.
+"""Scenarios of killed processes, with results and recovery times.
 
     python tests/chaos/scenarios.py
 
-prints the table of the README. Times are those of the machine that it runs on.
+prints a table of kills, results and recovery times. Times depend on the machine.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from driver import ROUNDS, Noting, chaos_config  # noqa: E402
+from driver import ROUNDS, LoggingObserver, chaos_config  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
 from esper_actors.session import train  # noqa: E402
@@ -32,8 +32,8 @@ EACH = {"environment": 1, "learner": 1, "telemetry": 1, "driver": 1, "node": 1}
 
 
 @dataclass(frozen=True)
-class Quiet:
-    """A run that nobody disturbs."""
+class ReferenceRun:
+    """Results of a run without kills."""
 
     digest: str
     rounds: bytes
@@ -41,53 +41,55 @@ class Quiet:
     steps: int
 
 
-def quiet_run(folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWorkerGroup, rounds: int = ROUNDS) -> Quiet:
-    """The run in one process."""
+def reference_run(
+    folder: Path, make: Callable[[RunConfig], WorkerGroup] = LocalWorkerGroup, rounds: int = ROUNDS
+) -> ReferenceRun:
+    """Results of the run in one process without kills."""
     config = chaos_config(ppo__rounds=rounds)
     directory = RunDirectory.create(folder, config, ["chaos"], "run")
-    result = train(config, run=directory, workers=make(config), observers=[Noting(folder)])
+    result = train(config, run=directory, workers=make(config), observers=[LoggingObserver(folder)])
     digest, steps = directory.read_manifest()["policy_sha256"], result.progress.env_steps
-    return Quiet(digest, (directory.path / "rounds.csv").read_bytes(), events_of(directory), steps)
+    return ReferenceRun(digest, (directory.path / "rounds.csv").read_bytes(), events_of(directory), steps)
 
 
 def events_of(run: RunDirectory) -> list[dict[str, Any]]:
-    """Everything that a run has logged.
+    """Complete event log of a run.
 
     Raises:
-        EventLogError: if anything is missing.
+        EventLogError: if an event is missing.
     """
     return list(run.events(evidence=True))
 
 
 def disturbed_run(
-    folder: Path, counts: dict[str, int], quiet: Quiet, nodes: int = 0, rounds: int = ROUNDS
+    folder: Path, counts: dict[str, int], reference: ReferenceRun, nodes: int = 0, rounds: int = ROUNDS
 ) -> tuple[Outcome, list[str]]:
-    """A run with kills at seeded steps; what it came to, and in what it differs from the quiet one."""
-    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=quiet.steps), nodes, rounds).run()
+    """Outcome of a run with kills at seeded steps, and names of its differences from the reference."""
+    outcome = Monkey(folder, plan(seed=6, counts=counts, steps=reference.steps), nodes, rounds).run()
     run = RunDirectory.open(folder / "run")
     pairs = {
-        "weights": (outcome.digest, quiet.digest),
-        "rounds": ((run.path / "rounds.csv").read_bytes(), quiet.rounds),
-        "events": (events_of(run), quiet.events),
+        "weights": (outcome.digest, reference.digest),
+        "rounds": ((run.path / "rounds.csv").read_bytes(), reference.rounds),
+        "events": (events_of(run), reference.events),
     }
-    return outcome, [name for name, (found, expected) in pairs.items() if found != expected]
+    return outcome, [name for name, (result, expected) in pairs.items() if result != expected]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of all scenarios."""
     with tempfile.TemporaryDirectory() as name:
-        folders = [Path(name) / part for part in ("quiet", "actors", "nodes")]
+        folders = [Path(name) / part for part in ("reference", "actors", "nodes")]
         for folder in folders:
             folder.mkdir()
-        quiet = quiet_run(folders[0])
+        reference = reference_run(folders[0])
         print("| killed | times | results | seconds to recover, median (worst) |\n|---|---:|---|---:|")
         notes = []
         for folder, counts, nodes in ((folders[1], ACTORS, 0), (folders[2], NODES, 2)):
-            outcome, different = disturbed_run(folder, counts, quiet, nodes)
-            notes.append(f"{sum(counts.values())} kills: {outcome.repeated} of {quiet.steps} steps executed again")
+            outcome, different = disturbed_run(folder, counts, reference, nodes)
+            notes.append(f"{sum(counts.values())} kills: {outcome.repeated} of {reference.steps} steps executed again")
             for kind, times in Counter(outcome.kills).items():
                 seconds = sorted(outcome.recoveries.get(kind, []))
-                took = f"{seconds[len(seconds) // 2]:.1f} ({seconds[-1]:.1f})" if seconds else "not awaited"
+                took = f"{seconds[len(seconds) // 2]:.1f} ({seconds[-1]:.1f})" if seconds else "not measured"
                 print(
                     f"| {kind} | {times} | {f'DIFFERENT {different}' if different else 'identical'} | {took} |",
                     flush=True,

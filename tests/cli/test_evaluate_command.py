@@ -37,13 +37,13 @@ def played(folder):
 
 @pytest.fixture
 def out(tmp_path):
-    """Where the evaluation of a test goes; it does not exist yet."""
+    """Output folder of an evaluation; it does not exist yet."""
     return tmp_path / "deep" / "evaluation"
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Evaluations without their picture, which takes longer than a small one."""
+    """Evaluations without their picture, which takes longer than a small evaluation."""
     monkeypatch.setattr("esper_ray.cli.jobs.evaluate.evaluation_report.draw_comparison", lambda *_: None)
 
 
@@ -72,7 +72,7 @@ def test_policies_are_played_on_paired_seeds_and_compared(evaluate, out):
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory):
     """Answer and files of one evaluation with all controls."""
-    folder = tmp_path_factory.mktemp("told") / "out"
+    folder = tmp_path_factory.mktemp("evaluation") / "out"
     return call("evaluate", "random", "--seeds", "2", *QUICK, "--out", folder), folder
 
 
@@ -106,8 +106,8 @@ def test_equal_evaluations_give_equal_scores(evaluation, tmp_path):
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_narrow_terminals_see_whole_cells(columns, evaluation, monkeypatch, capsys):
-    """Every number of the widest layout is to be found in one piece, and no line is too long."""
+def test_narrow_terminals_show_whole_cells(columns, evaluation, monkeypatch, capsys):
+    """Every number of the widest layout is printed in one piece, and no line is too long."""
     from esper_ray.cli.jobs.evaluate import EvaluationJob
     from esper_ray.leyline.config.loading import build, read_preset
     from esper_ray.leyline.evaluation_results import Interval, Summary
@@ -209,7 +209,7 @@ def test_a_script_with_an_unknown_slot_is_refused_before_any_episode(evaluate, o
     assert not out.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_played(out, evaluate):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_episode(out, evaluate):
     out.parent.mkdir()
     out.write_text("a file")
     answer = evaluate("random", "--seeds", "2")
@@ -256,8 +256,8 @@ def test_an_error_in_the_middle_keeps_the_scores_so_far(evaluate, out, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.nightly
-def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
-    """A real process, struck when it has begun to play."""
+def test_a_signal_from_another_process_ends_an_evaluation_in_the_same_way(out):
+    """A real process that gets the signal after the line about its workers."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "evaluate", "random", "--seeds", "5000", *QUICK]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -278,7 +278,7 @@ def test_a_signal_from_outside_ends_the_program_in_the_same_way(out):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
-def test_on_ray_the_command_writes_the_same(evaluation, out):
+def test_an_evaluation_on_ray_writes_the_same_files(evaluation, out):
     _, folder = evaluation
     on_ray = [flag for flag in QUICK if flag != "--serial"]
     answer = call("evaluate", "random", "--seeds", "2", *on_ray, "--out", out)
@@ -287,7 +287,7 @@ def test_on_ray_the_command_writes_the_same(evaluation, out):
     assert (out / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes()
 
 
-def test_without_a_folder_there_is_one_of_its_own(tmp_path, monkeypatch, undrawn):
+def test_without_a_folder_a_new_one_is_created(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK).code == 0
     (created,) = os.listdir(tmp_path / "evaluations")

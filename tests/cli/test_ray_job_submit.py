@@ -1,4 +1,4 @@
-"""Ray's own ``ray job submit`` with ``uv run``: driver and workers get their environment from the shipped lock file."""
+"""``ray job submit`` with ``uv run``: environments from the shipped lock file."""
 
 import os
 import shutil
@@ -37,8 +37,8 @@ def environments_of_actors(near):
     return folders
 
 
-def test_uv_run_makes_an_environment_on_the_cluster_and_trains(tmp_path):
-    """Driver and actors run in what was made from the shipped lock file, not in the environment of the head."""
+def test_uv_run_creates_an_environment_on_the_cluster_and_trains(tmp_path):
+    """Driver and actors run in the environment of the shipped lock file, not in that of the head."""
     path = f"{Path(UV).parent}:{os.environ['PATH']}"
     environment = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "1", "PATH": path}
     job = ["uv", "run", "--no-dev", "esper", "train", "ppo", "--preset", "digits", *SMALL]

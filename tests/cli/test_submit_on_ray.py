@@ -26,7 +26,7 @@ def test_a_head_without_tokens_runs_a_job(tmp_path):
     assert (run / "rounds.csv").read_text().count("\n") == 2
 
 
-def test_a_job_that_fails_gives_its_own_exit_status(head):
+def test_a_failed_job_gives_its_own_exit_code(head):
     failed = head.submit("--", "replay", "/nowhere/run", "--episode", "0")
 
     assert failed.returncode == 2, failed.stdout + failed.stderr
@@ -34,7 +34,7 @@ def test_a_job_that_fails_gives_its_own_exit_status(head):
     assert "FAILED" in failed.stderr
 
 
-def test_an_id_serves_once_and_a_job_can_be_left_and_stopped(head):
+def test_an_id_is_used_once_and_an_unfollowed_job_can_be_stopped(head):
     first = head.submit("--submission-id", "only", "--no-wait", "--", "version")
     again = head.submit("--submission-id", "only", "--", "version")
     left = head.submit("--submission-id", "left", "--no-wait", "--", *LONG)
@@ -46,11 +46,11 @@ def test_an_id_serves_once_and_a_job_can_be_left_and_stopped(head):
     assert head.submit("--follow", "only").returncode == 0
     assert "job left: stopped" in head.submit("--stop", "left").stderr
     assert head.submit("--follow", "left").returncode == 143
-    unknown = head.submit("--stop", "nobody")
-    assert (unknown.returncode, "no job 'nobody'" in unknown.stderr) == (2, True)
+    unknown = head.submit("--stop", "unknown")
+    assert (unknown.returncode, "no job 'unknown'" in unknown.stderr) == (2, True)
 
 
-def test_ctrl_c_ends_the_following_and_not_the_job(head):
+def test_ctrl_c_stops_following_and_the_job_continues(head):
     with head.start("--submission-id", "followed", "--", *LONG) as process:
         next(line for line in process.stdout if line.strip())
         process.send_signal(signal.SIGINT)
@@ -64,7 +64,7 @@ def test_ctrl_c_ends_the_following_and_not_the_job(head):
 
 @pytest.mark.parametrize("cluster", ["none", pytest.param("head", marks=pytest.mark.nightly)])
 def test_the_script_for_the_cluster_launcher_trains_and_resumes(cluster, head, tmp_path):
-    """As ``ray submit`` would start it on a head, with all its options; or without Ray."""
+    """The script runs on a head as with ``ray submit``, or without Ray."""
     address, workers = (f"127.0.0.1:{head.port}", "ray") if cluster == "head" else ("local", "local")
     script = Path(__file__).parents[2] / "examples" / "train_on_cluster.py"
     small = [

@@ -34,25 +34,25 @@ def rows(folder):
 
 
 def start(*arguments):
-    """``esper <arguments>`` in a process of its own, with a cluster of its own."""
+    """``esper <arguments>`` in its own process, with its own cluster."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "esper_ray.cli.main", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def read_until(process, pattern):
-    """Read lines until one matches; all of them."""
+    """Lines up to the first that matches."""
     lines = []
     for line in process.stdout:
         lines.append(line)
         if re.search(pattern, line):
             return lines
-    raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}\n{process.stderr.read()}")
+    raise AssertionError(f"no line matches {pattern!r}:\n{''.join(lines)}\n{process.stderr.read()}")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, ray_cluster):
-    """Two reward modes, two seeds, undisturbed."""
+    """Sweep of two reward modes and two seeds without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "sweep"
     return call("sweep", *FOUR, "--out", folder), folder
 
@@ -72,7 +72,7 @@ def test_a_sweep_ends_with_a_table_a_ranking_and_a_picture(whole):
     assert all("pkl" not in path.suffix for path in folder.rglob("*"))
 
 
-def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
+def test_a_trial_equals_the_run_of_esper_train(whole, tmp_path):
     _, folder = whole
     runs = tmp_path / "runs"
     flags = ["--reward-mode", "sparse", "--rounds", "4", "--serial", "--telemetry-dir", runs]
@@ -82,13 +82,13 @@ def test_a_trial_is_the_run_that_esper_train_would_make(whole, tmp_path):
 
 
 def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
-    """SIGKILL when some trials are done and a later one has begun: the resumed sweep is the undisturbed one."""
+    """SIGKILL when some trials are done and a later one has begun: the resumed sweep equals the uninterrupted one."""
     _, undisturbed = whole
     folder = tmp_path / "sweep"
     with start("sweep", *FOUR, "--out", folder, "--concurrent", "2") as process:
         read_until(process, r"[23]-\w+-s43  running  round 2/4")
         process.send_signal(signal.SIGKILL)
-    results = SweepDirectory.open(folder).standings()
+    results = SweepDirectory.open(folder).results()
     before = {result.trial: result.round_index for result in results}
     finished = [result.trial for result in results if result.status == "finished"]
     assert 0 < len(finished) < 4
@@ -112,7 +112,7 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
 )
-def test_a_running_sweep_is_not_run_twice_and_a_signal_stops_it(number, code, tmp_path):
+def test_a_running_sweep_is_locked_and_stopped_by_a_signal(number, code, tmp_path):
     folder = tmp_path / "sweep"
     with start("sweep", *LOCAL, "--seeds", "2", "--rounds", "500", "--out", folder) as process:
         read_until(process, r"running  round 1/500")
@@ -132,7 +132,7 @@ def test_a_running_sweep_is_not_run_twice_and_a_signal_stops_it(number, code, tm
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
-    """One at a time, so that the third and fourth are compared with those before them."""
+    """Trials run one at a time, so that the third and fourth are compared with the earlier ones."""
     path = tmp_path / "halving.yaml"
     path.write_text("scheduler: asha\nconcurrent: 1\nasha: {grace_rounds: 1, reduction: 2}\nwindow: 1\n")
     folder = tmp_path / "sweep"
@@ -154,7 +154,7 @@ def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("scheduler", ["pbt", pytest.param("pb2", marks=pytest.mark.nightly)])
 def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_path):
-    """Two members of which each takes both CPUs of the cluster, so that they take turns after every round."""
+    """Each of two members needs both CPUs of the cluster, so that they alternate after every round."""
     path = tmp_path / "population.yaml"
     path.write_text("population: {interval_rounds: 1, quantile: 0.5, resample: 0.0}\nwindow: 1\n")
     folder = tmp_path / "sweep"
@@ -178,7 +178,7 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_of_a_trial_run_within_its_own_resources(tmp_path):
-    """Its actors take every CPU of the cluster, so that it ends at all shows that they are within its own group."""
+    """The actors need every CPU of the cluster; the trial ends only if they use its placement group."""
     folder = tmp_path / "sweep"
     flags = [*TINY, "--envs", "2", "--reward-modes", "basic", "--seeds", "1", "--rounds", "1", "--retries", "0"]
     answer = call("sweep", *flags, "--out", folder)

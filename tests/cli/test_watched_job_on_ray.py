@@ -1,4 +1,4 @@
-"""A job on a real head, followed by its terminal and, by Ray's service discovery, by a real Prometheus."""
+"""Job on a real head: output, actors, and metrics by service discovery in a real Prometheus."""
 
 import json
 import time
@@ -39,12 +39,12 @@ MAY_BE_EMPTY = {
     "GPU utilisation",
     "GPU memory by environment",
 }
-"""Panels about what need not happen in a short run, or about GPUs."""
+"""Panels of events that a short run may lack, and of GPUs."""
 
 
 @dataclass
 class Followed:
-    """What a job printed and what every query gave while it ran; Prometheus still holds its series."""
+    """Output of a job and results of all queries during it; Prometheus still has its series."""
 
     out: str
     actors: list[tuple[str, str, str]]
@@ -78,7 +78,7 @@ def followed(tmp_path_factory, head):
 
 
 def positive_series(discovery: Path) -> set[str]:
-    """Series of the run with a positive value, from wherever Ray's service discovery for Prometheus points to."""
+    """Series of the run with a positive value, from the targets of Ray's service discovery."""
     lines = []
     for group in json.loads(discovery.read_text()) if discovery.exists() else []:
         for target in group["targets"]:
@@ -102,36 +102,36 @@ def test_a_job_runs_and_its_output_and_actors_are_shown(followed, head):
     assert f":{head.port}: environment actors" in followed.out  # the job has joined this head
     actors = [actor for actor in followed.actors if actor[0].startswith("watched")]
     assert sorted(actors) == [
-        ("watched/environment-0#2", "EnvironmentActor", "DEAD"),  # as the job is over
+        ("watched/environment-0#2", "EnvironmentActor", "DEAD"),  # the job has ended
         ("watched/learner#0", "LearnerActor", "DEAD"),
         ("watched/telemetry#1", "TelemetryActor", "DEAD"),
     ]
 
 
-def test_metrics_of_a_job_are_served_and_how_the_run_ended_among_them(followed):
+def test_metrics_of_a_job_include_the_final_state_of_its_run(followed):
     names = {name.partition("{")[0] for name in followed.series}
     assert {"ray_esper_rounds_total", "ray_esper_run_info", "ray_esper_episodes_total"} <= names
     assert any('state="finished"' in name for name in followed.series)
 
 
 @needs_prometheus
-def test_every_query_that_must_have_data_has_data(followed):
+def test_every_query_has_data_unless_listed_as_possibly_empty(followed):
     empty = [
         query for query in expressions(run="watched") if query[0].startswith("panel") and query not in followed.results
     ]
-    titles = {whose.partition(" ")[2].strip("'") for whose, _ in empty}
+    titles = {owner.partition(" ")[2].strip("'") for owner, _ in empty}
     assert titles <= MAY_BE_EMPTY, empty
 
 
 @needs_prometheus
 def test_no_paging_alert_fires_for_a_healthy_run(followed):
     """Alerts about a policy in its first rounds are not paging and have a delay."""
-    reasons = {whose.partition(" ")[2] for whose, _ in followed.results if whose.startswith("alert")}
+    reasons = {owner.partition(" ")[2] for owner, _ in followed.results if owner.startswith("alert")}
     assert not {name for name in reasons if ALERTS[name].severity == "page"}, followed.results
 
 
 @needs_prometheus
-def test_the_numbers_are_those_of_the_run(followed):
+def test_values_in_prometheus_equal_those_of_the_run(followed):
     prometheus, played = followed.prometheus, int(followed.run.rounds()[-1]["env_steps"])
 
     def last(metric, labels=""):

@@ -55,7 +55,7 @@ TABLE_TICKS, TABLE_PREVIOUS_TICKS = (0, 1, 2, 6, 7, 8, 20), 4
 
 
 def _table(given, constants):
-    """The bonus for each stage and some dwell times, coming from the natural predecessor."""
+    """Stage bonuses for some dwell times, after the natural predecessor of each stage."""
     names = ("pbrs_weight", "epoch_progress_bonus", "max_progress_bonus")
     config = RewardConfig(**{name: given[name] for name in names})
     rows = []
@@ -82,7 +82,7 @@ def _costs(given, constants):
 
 
 def _weights(given, constants):
-    """Rent and shock inputs of all slots, and what is remembered for the next step."""
+    """Inputs of rent and shock of all slots, and the state for the next step."""
     host, floor, ratio = given["host_params"], given["host_params_floor"], given["base_slot_rent_ratio"]
     loads, changes, alphas, parameters = {}, 0.0, {}, {}
     for slot, state in given["slots"].items():
@@ -142,7 +142,7 @@ LARGEST_MATRIX = 3
 
 
 def _matrix(given):
-    """What can be said about a table of coalitions; what is unmeasured is not spoken of."""
+    """Attribution of a table of coalitions, without unmeasured values."""
     measured = measurement_of(given)
     pairs = attribution.pair_interactions(measured)
     named = {"|".join(sorted(pair)): found.value_pp for pair, found in pairs.items() if isinstance(found, Estimate)}
@@ -173,7 +173,7 @@ def _regime(given):
 
 
 def _strategy(given):
-    """Ours is what the reference calls ``auto``."""
+    """Our estimator, which the reference calls ``auto``."""
     return {"strategy": "full_factorial" if given["n_active"] <= EXACT_PLAYERS else "shapley"}
 
 
@@ -190,7 +190,7 @@ def attribution_case(case):
 
 
 def normalizer_case(case):
-    """The reference's running division by the sample deviation, over our moments."""
+    """Running division by the sample deviation as in the reference, over our moments."""
     given = case["inputs"]
     clip, epsilon = given["clip"], given["epsilon"]
     moments, normalised, states = Moments.none(1), [], []

@@ -1,4 +1,4 @@
-"""Cases that are left out because they pin what is wrong in the reference, each with the reason.
+"""Excluded cases, which pin defects of the reference, each with its reason.
 
 Numbers are those of the defects in section 21 of the description of the reference's rewards.
 """
@@ -12,19 +12,19 @@ SAMPLED = "defect 20: pins random configurations of a biased estimator; ours eva
 
 BY_ID = {
     "trainer-loss-fossilize-crash": "defect 2: the reference crashes here with an unbound variable",
-    "trainer-rollback-flag-lost": "defect 3: the reference loses the penalty of a rollback; ours books it at once",
+    "trainer-rollback-flag-lost": "defect 3: the reference loses the penalty of a rollback; ours is booked at once",
     "pbrs-production-cadence": "defect 4: shaping that does not telescope; ours does on live trajectories",
     "pbrs-farming-cycle": "defect 4: shaping that can be farmed; ours telescopes on live trajectories",
     "trainer-escrow-blendout-remint": "defect 6: credit minted again while a pruned seed fades; ours is closed",
     "aux-target-freshness": "defect 9: a counter that is raised before it is read; ours is 0 when measured",
     "governor-penalty-clamp": "section 22.10: overwrites all earlier rewards of the episode; ours keeps them",
-    "governor-penalty-no-transition": "section 22.10: drops a penalty at the end of a batch; ours books it at once",
+    "governor-penalty-no-transition": "section 22.10: drops a penalty at the end of a batch; ours is booked at once",
     "potential-acc": "defect 27: a potential that no mode uses",
 }
 
 
 def reason_to_skip(case):
-    """Why ``case`` is left out, ``None`` if it is not."""
+    """Reason for the exclusion of ``case``; ``None`` if it is included."""
     given, function = case["inputs"], case.get("function", "")
     if case["id"] in BY_ID:
         return BY_ID[case["id"]]

@@ -100,7 +100,7 @@ NEVER_SET = ("stage_bonus", "drip_immediate_bonus", "drip_deferred_total", "num_
 
 
 def components(x, reward, config):
-    """The record's components of a step, for what the mode fills in."""
+    """Components of a step in the names of the record, for the terms of the mode."""
     seed = x.seed
     record = {
         "base_acc_delta": x.accuracy_change,

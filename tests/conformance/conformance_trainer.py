@@ -28,7 +28,7 @@ PRUNABLE = ("GERMINATED", "TRAINING", "BLENDING", "HOLDING")
 
 
 def effective_operation(given):
-    """What the operation counts as: WAIT unless it is valid for its slot and not vetoed."""
+    """Effective operation: WAIT unless the operation is valid for its slot and not vetoed."""
     names = list(given["slots"])
     operation, slot = LifecycleOp[given["op"]], given["slots"][names[given["slot_index"]]]
     stage = None if slot is None else slot["stage"]
@@ -49,7 +49,7 @@ def _is_active(slot):
 
 
 def improvement(given):
-    """Of all measured seeds together."""
+    """Joint improvement of all measured seeds."""
     if given["all_disabled_acc"] is not None:
         return given["val_acc"] - given["all_disabled_acc"]
     without = given["leave_one_out_accs"].values()
@@ -103,7 +103,7 @@ def step_inputs(given, operation, config):
 
 
 def clawback(given, config, gamma):
-    """What was deposited for seeds that were never blended in, with interest."""
+    """Deposits with interest of seeds that were never blended in."""
     if given["epoch"] != given["max_epochs"] or config.mode not in ("shaped", "escrow") or config.disable_pbrs:
         return 0.0
     deposit = shaping.shaping(0.0, shaping.stage_potential(Stage.GERMINATED), gamma, config.pbrs_weight)
@@ -117,7 +117,7 @@ def _triple(entry):
 
 
 def hindsight(given, name, config, gamma):
-    """Credit that a commitment queues for those who helped it."""
+    """Credit that a commitment queues for the seeds that helped it."""
     slot = given["slots"][name]
     gained, total = slot["val_acc"] - slot["initial_acc"], 0.0
     for key, ledger in given["env_state"].items():

@@ -1,4 +1,4 @@
-"""What the single-slot formulas look at, and what comes of them."""
+"""Inputs and results of the single-slot formulas."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -30,7 +30,7 @@ class Seed:
     previous_ticks: int
     age: int
     improvement_since_stage: float | None = None
-    """Points gained since the stage began, whoever gained them."""
+    """Points gained since the stage began, by the seed or by the host."""
     improvement: float | None = None
     """Accuracy with all measured seeds minus accuracy with none; ``None`` if unmeasured."""
     interaction_sum: float = 0.0
@@ -74,7 +74,7 @@ class StepInputs:
 
     @property
     def overhead(self) -> float:
-        """Extra parameters that rent is due for."""
+        """Extra parameters that are charged rent."""
         if self.effective_parameters is not None:
             return self.effective_parameters
         return max(self.total_parameters - self.host_parameters, 0)
@@ -82,7 +82,7 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class StepReward:
-    """What a step earns, and what it starts."""
+    """Reward of a step, and drips and credits that it starts."""
 
     amounts: tuple[Amount, ...]
     drip: Drip | None = None

@@ -56,7 +56,7 @@ def progress(inputs: StepInputs, accuracy: float) -> float | None:
 
 
 def timing(inputs: StepInputs, config: RewardConfig) -> float:
-    """Factor on what the seed earns, by the epoch of its germination."""
+    """Factor on the credit of the seed, by the epoch of its germination."""
     if inputs.seed is None or config.disable_timing_discount:
         return 1.0
     born = inputs.epoch - inputs.seed.age
@@ -64,7 +64,7 @@ def timing(inputs: StepInputs, config: RewardConfig) -> float:
 
 
 def _attribution(inputs: StepInputs, config: RewardConfig) -> float:
-    """Credit before the suspicion, turned round for a prune."""
+    """Credit before the suspicion, negated for a prune."""
     seed, contribution, w = inputs.seed, inputs.contribution, config.contribution_weight
     amount = 0.0
     if seed is not None and seed.stage is Stage.FOSSILIZED:
@@ -175,7 +175,7 @@ def _bonus(seed: Seed, config: RewardConfig, gamma: float) -> Amount:
 
 
 def _forfeit(seed: Seed | None, config: RewardConfig) -> float:
-    """The potential of a seed that is removed, taken back."""
+    """Negated potential of a removed seed."""
     if seed is None or config.disable_pbrs:
         return 0.0
     return -config.pbrs_weight * shaping.seed_potential(seed.stage, seed.ticks, config)
@@ -203,7 +203,7 @@ def _basic(inputs: StepInputs, config: RewardConfig, gamma: float) -> StepReward
 
 
 def drip_payments(inputs: StepInputs, config: RewardConfig) -> list[float]:
-    """What each running drip pays in this step.
+    """Payment of each running drip in this step.
 
     Raises:
         RewardError: if the contribution of a committed seed is unmeasured.

@@ -19,7 +19,7 @@ TOLERANCE = 1e-9
 
 
 def outcome(case, document):
-    """What our code makes of ``case``, in the shape of the case's own outputs."""
+    """Outputs of our code for ``case``, in the shape of the recorded outputs."""
     match case["kind"]:
         case "reward":
             return reward_case(case)
@@ -71,7 +71,7 @@ def _is_number(value):
 
 
 def divergence(case, document, tolerance=TOLERANCE):
-    """What is wrong with ``case``, in one line; ``None`` if nothing is."""
+    """Problem of ``case`` in one line; ``None`` if it passes."""
     expected = case["outputs"]
     try:
         found = outcome(case, document)
@@ -90,7 +90,7 @@ def divergence(case, document, tolerance=TOLERANCE):
 
 
 def check(document):
-    """(id, problem) of each divergence, (id, reason) of each case that is left out, and the number that passed."""
+    """(id, problem) of each divergence, (id, reason) of each excluded case, and number of passed cases."""
     tolerance = document.get("tolerance_abs", TOLERANCE)
     failed, skipped, passed = [], [], 0
     for case in document["cases"]:

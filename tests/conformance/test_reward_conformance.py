@@ -1,4 +1,4 @@
-"""The recorded cases of the reference, and that the comparison would notice if something were wrong.
+"""Conformance with the recorded cases of the reference, and sensitivity of the comparison.
 
 The cases live beside the repository, in ``../shared/spec/reward_examples.json``; without that file these tests are
 skipped.
@@ -42,12 +42,12 @@ def test_every_kind_of_case_is_run(document):
     assert run == {"reward", "loss_reward", "helper", "attribution", "normalizer", "trainer_step", "sequence"}
 
 
-def test_no_reward_of_a_single_step_is_left_out(document):
+def test_every_reward_of_a_single_step_is_compared(document):
     assert all(reason_to_skip(c) is None for c in document["cases"] if c["kind"] in ("reward", "loss_reward"))
 
 
 def shifted(value, by):
-    """``value`` with every number in it moved."""
+    """``value`` with every number in it changed."""
     if isinstance(value, dict):
         return {key: shifted(inner, by) for key, inner in value.items()}
     if isinstance(value, list):
@@ -56,8 +56,8 @@ def shifted(value, by):
 
 
 @pytest.mark.parametrize("by", [1e-6, -3.0])
-def test_the_comparison_notices_numbers_that_are_wrong(document, by):
-    """Every case that is run and has a number in its outputs fails once they are moved."""
+def test_the_comparison_finds_wrong_numbers(document, by):
+    """Every case that is run and has a number in its outputs fails once they are changed."""
     broken = copy.deepcopy(document)
     for case in broken["cases"]:
         case["outputs"] = shifted(case["outputs"], by)
@@ -67,7 +67,7 @@ def test_the_comparison_notices_numbers_that_are_wrong(document, by):
     assert len(failed) > 150
 
 
-def test_the_comparison_notices_an_error_that_is_not_raised(document):
+def test_the_comparison_finds_an_error_that_is_not_raised(document):
     broken = copy.deepcopy(document)
     (case,) = [case for case in broken["cases"] if case["id"] == "shaped-wait-empty"]
     case["outputs"] = {"error": "ValueError", "reason_code": "made_up"}
@@ -81,7 +81,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, RUNNER, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_as_a_command_it_prints_the_counts(document):
+def test_the_command_prints_the_counts(document):
     answer = run(EXAMPLES)
     assert (answer.returncode, answer.stderr) == (0, "")
     assert answer.stdout == "178 passed, 0 failed, 12 skipped\n"
@@ -90,7 +90,7 @@ def test_as_a_command_it_prints_the_counts(document):
     assert all(line.startswith("skip ") and ": " in line for line in listed[:-1])
 
 
-def test_what_diverges_is_named(document, tmp_path, capsys):
+def test_differences_are_named(document, tmp_path, capsys):
     broken = {**document, "cases": [copy.deepcopy(document["cases"][0])]}
     broken["cases"][0]["outputs"]["reward"] += 0.5
     (tmp_path / "cases.json").write_text(json.dumps(broken))
@@ -101,12 +101,12 @@ def test_what_diverges_is_named(document, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
-def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, capsys):
+def test_an_unusable_file_is_refused(tmp_path, content, capsys):
     if content is not None:
         (tmp_path / "cases.json").write_text(content)
     assert rewards.main([str(tmp_path / "cases.json")]) == 2
     assert "cases.json cannot be used" in capsys.readouterr().err
 
 
-def test_the_reasons_name_a_defect_each():
+def test_each_reason_names_a_defect():
     assert all(reason.startswith(("defect", "section")) for reason in BY_ID.values())

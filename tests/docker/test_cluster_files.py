@@ -1,4 +1,4 @@
-"""Image, compose file, manifests and launcher files: that they are well formed, agree with the lock, and are safe."""
+"""Image, compose file, manifests and launcher files: form, locked versions and safety."""
 
 import re
 import tomllib
@@ -39,7 +39,7 @@ def test_the_image_runs_without_root_and_has_a_health_check():
     assert words.index("USER") < words.index("CMD")
 
 
-def test_python_of_the_image_is_one_that_the_project_supports():
+def test_the_project_supports_the_python_of_the_image():
     (version,) = [
         rest.partition("=")[2] for word, rest in instructions() if word == "ARG" and rest.startswith("PYTHON")
     ]
@@ -48,7 +48,7 @@ def test_python_of_the_image_is_one_that_the_project_supports():
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
-def test_manifests_name_the_locked_ray_and_ask_for_a_token(path):
+def test_manifests_have_the_locked_ray_and_require_a_token(path):
     tree = read(path)
     spec = tree["spec"].get("rayClusterSpec", tree["spec"])
     assert tree["apiVersion"] == "ray.io/v1"
@@ -70,7 +70,7 @@ def test_manifests_name_the_locked_ray_and_ask_for_a_token(path):
     )
 
 
-def test_the_job_is_a_command_that_exists_and_that_may_be_repeated():
+def test_the_job_is_an_existing_command_that_can_be_retried():
     import shlex
 
     from typer.main import get_command
@@ -128,13 +128,13 @@ def test_prometheus_finds_ray_where_the_head_writes():
 
 @pytest.mark.parametrize("path", LAUNCHER, ids=lambda path: path.name)
 def test_launcher_files_are_accepted_by_ray(path):
-    """By the validator that ``ray up`` uses."""
+    """The validator of ``ray up`` accepts the file."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     tree = read(path)
     validate_config(prepare_config(tree))
 
 
-def test_launcher_files_travel_with_the_presets_and_are_none():
+def test_launcher_files_are_installed_beside_the_presets_and_are_no_presets():
     assert {path.stem for path in LAUNCHER} == {"aws", "on_premise"}
     assert not {path.stem for path in LAUNCHER} & set(preset_names())

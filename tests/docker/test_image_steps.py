@@ -27,7 +27,7 @@ def run(command, folder, **environment):
 
 
 def copied_before(word):
-    """Sources of the COPY instructions ahead of the step that installs ``word``, and of those behind the one before."""
+    """Sources of the COPY instructions before the step that installs ``word``."""
     sources = []
     for name, rest in instructions():
         if name == "COPY" and "--from" not in rest:
@@ -37,7 +37,7 @@ def copied_before(word):
     raise AssertionError(word)
 
 
-def bring(sources, folder):
+def copy_sources(sources, folder):
     for source in sources:
         source_path, copied_path = ROOT / source, folder / Path(source).name
         if source_path.is_dir():
@@ -48,18 +48,18 @@ def bring(sources, folder):
 
 @pytest.fixture
 def place(tmp_path):
-    """Where the environment goes: six gigabytes, which pytest would keep for three sessions."""
+    """Folder of the environment: six gigabytes, which pytest would keep for three sessions."""
     yield tmp_path / "opt"
     shutil.rmtree(tmp_path / "opt", ignore_errors=True)
 
 
-def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path, place):
+def test_esper_trains_in_the_environment_of_the_build_steps(tmp_path, place):
     source, elsewhere = tmp_path / "src", tmp_path / "home"
     source.mkdir()
     elsewhere.mkdir()
     environment = {"VARIANT": "cuda", "UV_PROJECT_ENVIRONMENT": str(place), "UV_LINK_MODE": "copy"}
     for step in ("dependencies", "project"):
-        bring(copied_before(step), source)
+        copy_sources(copied_before(step), source)
         done = run(["sh", "install.sh", step], source, **environment)
         if "error sending request" in done.stderr:
             pytest.skip("the package registry cannot be reached")
@@ -78,15 +78,15 @@ def test_the_steps_make_an_environment_in_which_esper_trains(tmp_path, place):
     ("variant", "step", "message"),
     [("gpu", "project", "VARIANT is cuda or cpu, got 'gpu'"), ("cuda", "all", "the step is dependencies or project")],
 )
-def test_other_variants_and_steps_are_refused(tmp_path, variant, step, message):
+def test_unknown_variants_and_steps_are_refused(tmp_path, variant, step, message):
     done = run(["sh", str(ROOT / "docker" / "install.sh"), step], tmp_path, VARIANT=variant)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_the_cpu_variant_leaves_out_cuda_and_takes_the_locked_versions(tmp_path):
-    """With a fake uv that records its arguments."""
-    bring(["uv.lock"], tmp_path)
+def test_the_cpu_variant_has_the_locked_versions_without_cuda(tmp_path):
+    """A fake uv records its arguments."""
+    copy_sources(["uv.lock"], tmp_path)
     fake = tmp_path / "bin" / "uv"
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\necho "$@" >> asked\n')

@@ -25,7 +25,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
-def test_hadolint_would_find_something(tmp_path):
+def test_hadolint_finds_a_fault(tmp_path):
     bad = tmp_path / "Dockerfile"
     bad.write_text((DOCKER / "Dockerfile").read_text().replace("-slim-bookworm AS run", " AS run\nRUN cd /tmp"))
     assert "DL3003" in tool("hadolint", bad).stdout
@@ -39,7 +39,7 @@ def test_compose_file_is_valid_under_the_compose_specification():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_specification_would_refuse_a_key_that_does_not_exist(tmp_path):
+def test_the_compose_specification_refuses_an_unknown_key(tmp_path):
     tree = read(DOCKER / "compose.yaml")
     tree["services"]["head"]["heathcheck"] = tree["services"]["head"].pop("healthcheck")
     bad = tmp_path / "compose.yaml"

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works in an empty folder."""
+"""Wheel: content, and use in an empty folder."""
 
 import subprocess
 import sys

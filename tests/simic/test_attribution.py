@@ -98,11 +98,11 @@ def test_three_player_game_with_three_different_players_by_hand():
 
 
 def test_attribution_without_players_is_empty():
-    nobody = game((), {frozenset(): 42.0})
-    assert leave_one_out(nobody) == {}
-    assert shapley_values(nobody) == {}
-    assert pair_interactions(nobody) == {}
-    assert total_improvement(nobody) is None
+    empty_game = game((), {frozenset(): 42.0})
+    assert leave_one_out(empty_game) == {}
+    assert shapley_values(empty_game) == {}
+    assert pair_interactions(empty_game) == {}
+    assert total_improvement(empty_game) is None
 
 
 @settings(max_examples=40)
@@ -160,9 +160,9 @@ def test_a_constant_shift_changes_no_attribution(measured, shift):
 
 def test_a_missing_coalition_gives_unmeasured_with_its_name():
     partial = Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])
-    nobody = Unmeasured((frozenset(),))
-    assert attribution.shapley_values(partial) == {A: nobody, B: nobody}
-    assert attribution.pair_interactions(partial) == {frozenset({A, B}): nobody}
+    empty_coalition = Unmeasured((frozenset(),))
+    assert attribution.shapley_values(partial) == {A: empty_coalition, B: empty_coalition}
+    assert attribution.pair_interactions(partial) == {frozenset({A, B}): empty_coalition}
     assert attribution.leave_one_out(partial) == {A: Estimate(9.0), B: Estimate(6.0)}
 
 

@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster, or start of one, with errors that the user can correct."""
+"""Connection to a Ray cluster, or start of one, with user errors."""
 
 import os
 import socket
@@ -21,7 +21,9 @@ class ClusterError(UserError):
 
 
 def start_ray(cpus: float) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine with at least so many CPUs.
+    """Join the cluster of ``RAY_ADDRESS``, or start one on this machine.
+
+    A started cluster has at least ``cpus`` CPUs.
 
     A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it.
 
@@ -51,7 +53,7 @@ def start_ray(cpus: float) -> None:
 
 @contextmanager
 def connected(cpus: float) -> Iterator[None]:
-    """Within it this process is connected to the cluster of :func:`start_ray`, or to that it was connected to before.
+    """Context with a connection to the cluster of :func:`start_ray`, or with the existing connection.
 
     Raises:
         ClusterError: see :func:`start_ray`.
@@ -72,8 +74,10 @@ def _check_reachable(address: str) -> None:
     Raises:
         ClusterError: if the connection fails within ``CONNECT_SECONDS``.
     """
-    known = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"  # where Ray looks for auto
-    place = known.read_text().strip() if address == "auto" and known.is_file() else address
+    address_file = (
+        Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    )  # where Ray looks for auto
+    place = address_file.read_text().strip() if address == "auto" and address_file.is_file() else address
     host, colon, port = place.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # no cluster was ever started here, or a name that Ray resolves

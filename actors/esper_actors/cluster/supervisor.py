@@ -1,4 +1,7 @@
-"""Supervised actors: each start is a new actor, and every call carries all that it needs."""
+"""Supervised actors, restarted after their death.
+
+Each start is a new actor, and every call carries all that it needs.
+"""
 
 import itertools
 import time
@@ -12,7 +15,7 @@ _serial = itertools.count()
 """Makes names of actors unique within a driver."""
 
 LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
-"""What a call raises when its actor, its node or its result is gone. Not what its code raises."""
+"""Errors of a call whose actor, node or result was lost; not errors of its code."""
 
 
 def reason(error: BaseException) -> str:
@@ -50,7 +53,7 @@ class SupervisedActor:
 
     @property
     def actor(self) -> Any:
-        """Handle of the actor if it is ready, as far as the driver knows; else ``None``."""
+        """Handle of the actor if the driver knows it as ready; else ``None``."""
         return self._actor if self.alive else None
 
     @property

@@ -1,4 +1,6 @@
-"""The worker group on a Ray cluster: a learner actor and environment actors, each of which may die at any time.
+"""The worker group on a Ray cluster: a learner actor and environment actors.
+
+Each actor may die at any time.
 
 One loop drives everything. It waits for the next event: an episode, an update, an actor that is ready. A dead
 actor is restarted in its place, and its task is repeated from the newest snapshot. The driver holds the state of

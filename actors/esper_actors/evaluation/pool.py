@@ -25,7 +25,7 @@ EVALUATION_POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTask:
-    """One episode: of the candidate ``label``, or of the control ``label`` made after a final network."""
+    """One episode of the candidate or control ``label``. A control is made after a final network."""
 
     label: str
     seed: int

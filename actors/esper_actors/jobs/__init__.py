@@ -1,1 +1,1 @@
-"""Jobs on a Ray cluster: what is packaged, and the client that submits and follows them."""
+"""Jobs on a Ray cluster: package, submission and log of a job."""

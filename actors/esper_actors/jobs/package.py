@@ -78,7 +78,10 @@ class JobPackage:
 
 
 def choose_address(given: str | None, environment: Mapping[str, str]) -> str:
-    """The address of the cluster: the option, else the first of ``ADDRESSES`` that is set, else this machine."""
+    """The address of the cluster, from option, environment or default.
+
+    The option precedes ``ADDRESSES``, of which the first set one is used; the default is this machine.
+    """
     if given is not None:
         return given
     return next((environment[name] for name in ADDRESSES if environment.get(name)), DEFAULT_ADDRESS)
@@ -129,7 +132,9 @@ _VERSION_REMEDY = "install the cluster's version here, or say --any-version if t
 
 
 def probe(address: str) -> int | None:
-    """The HTTP status of ``address`` for a request without a token; ``None`` if it is not HTTP.
+    """HTTP status of ``address`` for a request without a token.
+
+    ``None`` if it is not HTTP.
 
     Raises:
         SubmissionError: if the connection is refused, or no answer arrives within ``PROBE_SECONDS``.
@@ -156,7 +161,7 @@ def probe(address: str) -> int | None:
     except (ConnectionError, socket.gaierror) as error:
         reason = error
     except (OSError, ValueError):
-        return None  # it listens, but does not speak HTTP
+        return None  # a listener that is no HTTP server
     raise SubmissionError(
         f"no cluster at {address} ({reason}); start one with `ray start --head`, or name the address of its "
         f"dashboard with --address or {ADDRESSES[0]}"
@@ -178,7 +183,7 @@ def refuse_without_token(status: int | None, address: str, environment: Mapping[
 
 
 def exit_code(status: str, code: int | None) -> int:
-    """The exit status of a job: its own, 128 + number of a signal, or 143 if it was stopped."""
+    """Exit status of a job: its own, 128 + signal number, or 143 if stopped."""
     if status == "SUCCEEDED":
         return 0
     if status == "STOPPED":

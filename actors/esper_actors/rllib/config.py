@@ -98,7 +98,9 @@ def register_environment() -> None:
 
 
 def ppo_config(config: RunConfig) -> PPOConfig:
-    """RLlib's PPO with our policy, our loss and the settings of ``config``, but for the share of uniform choices.
+    """RLlib's PPO with our policy, our loss and the settings of ``config``.
+
+    The share of uniform choices is not used.
 
     What it avoids, and would meet with RLlib's defaults or stock loss:
 
@@ -113,7 +115,7 @@ def ppo_config(config: RunConfig) -> PPOConfig:
       longest episode therefore; APPO does not.
     - ``restart_failed_sub_environments`` resets all environments of an actor. A crash loses an episode in either case.
     - ``observation_filter`` would standardise masks and codes; the network has a normaliser for what is continuous.
-    - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are said explicitly.
+    - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are given explicitly.
     - The same seed is given before each sample, see :class:`WholeEpisodes`.
 
     What remains: with a seed, RLlib seeds the generators of the calling process too, and on a CPU build of torch makes
@@ -143,7 +145,9 @@ def ppo_config(config: RunConfig) -> PPOConfig:
 
 
 def appo_config(config: RunConfig) -> APPOConfig:
-    """RLlib's asynchronous PPO with our policy and its own loss: one ratio and one advantage for a whole action.
+    """RLlib's asynchronous PPO with our policy and RLlib's own loss.
+
+    The loss has one ratio and one advantage for a whole action.
 
     Fragments are as long as episodes and rows one step longer, so that a row holds one episode. An iteration is a round
     of episodes, not ten seconds. The critic stays in units of reward and the network's normaliser as it began; APPO has
@@ -182,7 +186,7 @@ def policy_weights(algorithm: Any) -> dict[str, torch.Tensor]:
 
 
 def report_outcome(*, episode: Any, metrics_logger: Any, **kwargs: Any) -> None:
-    """RLlib's callback at the end of an episode, which logs means over the last 20 episodes."""
+    """RLlib callback at the end of an episode: means over 20 episodes."""
     last = episode.get_infos(-1)
     for name in OUTCOMES:
         metrics_logger.log_value(name, last[name], window=20)

@@ -52,7 +52,8 @@ class FactoredPPOLearner(PPOTorchLearner):
     """
 
     def build(self) -> None:
-        """
+        """Build the learner with its running statistics.
+
         Raises:
             ValueError: if there is more than one learner; their statistics would part, and with them their networks.
         """
@@ -77,7 +78,9 @@ class FactoredPPOLearner(PPOTorchLearner):
         )
 
     def prepare(self, columns: dict[str, Any], episodes: Sequence[Any]) -> None:
-        """Add the columns that the loss aims at, from the weights that played; then let the critic's unit follow.
+        """Add the targets of the loss, then update the unit of the critic.
+
+        The targets are computed with the weights of the rollout.
 
         Raises:
             FloatingPointError: if a return is not finite.

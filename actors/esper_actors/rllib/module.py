@@ -37,7 +37,7 @@ Q_VALUES = "q_values"
 
 
 def table_sizes(slots: int) -> dict[str, tuple[int, ...]]:
-    """Shape of each table of scores for ``slots`` slots, in the order in which they are packed."""
+    """Shapes of the score tables for ``slots`` slots, in packing order."""
     sizes = head_sizes(slots)
     tables: dict[str, tuple[int, ...]] = {"op": (OPERATIONS,), "slot": (OPERATIONS, slots)}
     return tables | {head: (len(OPS_OF_HEAD[head]), slots, sizes[head]) for head in ARGUMENT_HEADS}

@@ -70,13 +70,15 @@ class EnvironmentPool:
         should_stop: Callable[[], bool] = never,
         send: Send | None = None,
     ) -> PlayedEpisode:
-        """Play one episode in the next free environment, from its beginning or from its newest snapshot.
+        """Play or resume one episode in the next free environment.
+
+        An episode with a snapshot is resumed from the newest one.
 
         Args:
             send: receives samples while the episode is played.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps.
+            Interrupted: if ``should_stop`` is true between two steps.
         """
         began = time.monotonic()
         snapshots = None if self._snapshots is None else self._snapshots.for_round(behaviour)

@@ -28,7 +28,7 @@ def never() -> bool:
 
 
 def episode_seed(run_seed: int, round_index: int, env: int) -> int:
-    """Seed of the episode of environment ``env`` in a round; it does not depend on the placement."""
+    """Seed of the episode of environment ``env`` in a round. It does not depend on the placement."""
     return derived_seed(run_seed, round_index, env)
 
 
@@ -58,7 +58,7 @@ class EpisodeRunner:
             sampler: samples every step.
 
         Raises:
-            Interrupted: if ``should_stop`` says so between two steps.
+            Interrupted: if ``should_stop`` is true between two steps.
             RuntimeError: if the policy chooses an illegal action.
             TypeError: if the policy cannot be saved, and snapshots are wanted.
         """

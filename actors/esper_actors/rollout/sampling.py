@@ -1,4 +1,4 @@
-"""Samples of episodes in play: what is sampled, how it is sent, and how losses are counted.
+"""Samples of running episodes: content, sending, and count of losses.
 
 Everything that training needs comes with the finished episode and is never lost. Samples serve observers
 only: the sender never waits, so some may be lost. Every stream numbers its samples and ends with a summary,
@@ -39,7 +39,7 @@ class SampleBatch:
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """The number of samples of a finished episode. It travels with the episode, so it is never lost."""
+    """The number of samples of a finished episode. It is part of the episode, so it is never lost."""
 
     stream_id: str
     clock: Mapping[str, int]

@@ -40,7 +40,7 @@ class SnapshotPolicy:
         return EpisodeSnapshots(Storage(self.place), self.every, behaviour)
 
     def stamp(self, behaviour: Behaviour, assignment: Assignment) -> str | None:
-        """A value that changes with every snapshot; ``None`` if there is none or the storage fails."""
+        """A value that changes with every snapshot. ``None`` if there is no snapshot or the storage fails."""
         try:
             return self.for_round(behaviour).stamp(assignment)
         except StorageError as error:
@@ -71,7 +71,7 @@ class EpisodeSnapshots:
         return self.every > 0 and steps % self.every == 0
 
     def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
-        """The newest snapshot of an episode; ``None`` if there is none that can be used, which is logged."""
+        """The newest usable snapshot of an episode, or ``None``. A snapshot that cannot be used is logged."""
         try:
             blob = self.storage.read(self._name(assignment))
             return None if blob is None else unpack(blob, assignment)

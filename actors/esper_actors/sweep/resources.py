@@ -47,7 +47,7 @@ def check_fits(requests: Mapping[str, list[dict[str, float]]], concurrent: int, 
 
 
 def check_places(configs: Mapping[str, RunConfig], nodes: Sequence[Resources]) -> None:
-    """Refuse trials whose bundles no node can hold, though the cluster as a whole has enough.
+    """Refuse trials whose bundles fit the cluster as a whole but no node.
 
     Args:
         configs: by trial.

@@ -91,7 +91,7 @@ class Populations(FIFOScheduler):  # type: ignore[misc]
         scheduler.on_trial_add(self._view(tune_controller, population), trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decision for a trial: continue, stop, or pause to restart from the state of a better trial."""
+        """Decision for a trial: continue, stop, or pause. A paused trial restarts from the state of a better trial."""
         if TIME in result and result[TIME] >= self._rounds:
             return str(TrialScheduler.CONTINUE)
         with warnings.catch_warnings():
@@ -158,7 +158,7 @@ def make_scheduler(sweep: SweepDirectory) -> Any:
     if sweep.sweep.scheduler == "none":
         return FIFOScheduler()
     if sweep.sweep.scheduler == "asha":
-        past = {name: sweep.standing(name).reported_pp(sweep.sweep.window) for name in sweep.trials}
+        past = {name: sweep.result(name).reported_pp(sweep.sweep.window) for name in sweep.trials}
         return Halving(sweep.sweep.asha, rounds, past)
     return Populations(
         lambda: _population(sweep.sweep, rounds), lambda trial: sweep.trials[str(trial)].config.reward.mode, rounds

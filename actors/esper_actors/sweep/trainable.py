@@ -36,13 +36,13 @@ def run_trial(config: dict[str, Any]) -> None:
     is_population = sweep.sweep.scheduler in POPULATION_SCHEDULERS
 
     def report(run: RunDirectory) -> None:
-        standing = sweep.standing(name)
-        metrics = {METRIC: standing.score_pp, TIME: standing.round_index}
+        result = sweep.result(name)
+        metrics = {METRIC: result.score_pp, TIME: result.round_index}
         if not is_population:
             tune.report(metrics)
             return
         with TemporaryDirectory() as folder:
-            origin = {"run": run.path.name, "round": standing.round_index}
+            origin = {"run": run.path.name, "round": result.round_index}
             Path(folder, ORIGIN).write_text(json.dumps(origin))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 

@@ -1,4 +1,4 @@
-"""A trial of a sweep: started, resumed or branched from another one, and run round by round.
+"""A trial of a sweep: started, resumed or branched, and run by rounds.
 
 The state of a trial is its run directory, whose name follows from the sweep. Every process resumes from the newest
 checkpoint there. After a crash of trial, driver or node, at most the unfinished round is repeated, with the same seeds.

@@ -1,4 +1,4 @@
-"""The Ray Tune shell of sweeps: one placement group and one run directory for each trial.
+"""Ray Tune shell of sweeps: a placement group and run directory per trial.
 
 Tune places trials, passes their reports to the scheduler and retries failures. The state of a trial is its run
 directory, not a snapshot of Tune: a resumed sweep is a new experiment over the unfinished trials, each of which resumes
@@ -96,7 +96,7 @@ class Sweeper:
         Returns:
             The last error of each trial that failed after all retries.
         """
-        left = [name for name in sweep.trials if sweep.standing(name).status not in DONE]
+        left = [name for name in sweep.trials if sweep.result(name).status not in DONE]
         storage = sweep.path.resolve() / "tune"
         shutil.rmtree(storage, ignore_errors=True)  # never needed again: see above
         tuner = tune.Tuner(
@@ -122,7 +122,7 @@ class Sweeper:
         for name in left:
             if name in errors:
                 sweep.set_status(name, "failed", error=errors[name])
-            elif sweep.standing(name).status == "running":
+            elif sweep.result(name).status == "running":
                 sweep.set_status(name, "interrupted")
         shutil.rmtree(storage, ignore_errors=True)
         return errors
@@ -196,10 +196,10 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._watcher.changed(str(trial), "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        standing = self._sweep.standing(str(trial))
-        if standing.round_index < standing.rounds:  # it was the scheduler that ended it
+        result = self._sweep.result(str(trial))
+        if result.round_index < result.rounds:  # it was the scheduler that ended it
             self._sweep.set_status(str(trial), "stopped")
-        self._watcher.changed(str(trial), "stopped" if standing.round_index < standing.rounds else "finished")
+        self._watcher.changed(str(trial), "stopped" if result.round_index < result.rounds else "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watcher.changed(str(trial), "failed")

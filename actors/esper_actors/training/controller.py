@@ -1,10 +1,10 @@
 """The controller: the loop over the rounds of a run.
 
-Dataflow of a round, and who waits for whom::
+Dataflow of a round::
 
     controller --assignments, weights v--> worker group      (a worker gets its next episode when it is free)
     workers --episodes--> controller                         (in the order of arrival: log, observers)
-    workers --snapshots of unfinished episodes--> storage    (every few steps; nobody waits for it)
+    workers --snapshots of unfinished episodes--> storage    (every few steps, asynchronous)
     controller --episodes, ordered by environment--> learner (it waits for all of them)
     learner --diagnostics, state v+1--> controller
     controller: rounds.csv, events, checkpoint, next round

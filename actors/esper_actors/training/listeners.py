@@ -65,7 +65,7 @@ class ObserverGroup(RunObserver):
         self._each(lambda observer: observer.fault_occurred(fault))
 
     def run_ended(self, status: str) -> None:
-        while self._opened:  # each observer hears of the end once, whatever happens to the others
+        while self._opened:  # each observer is notified of the end once, even if others fail
             observer = self._opened.pop(0)
             if observer in self._observers:
                 self._call(observer, lambda observer: observer.run_ended(status))
@@ -101,7 +101,7 @@ class SampleRecorder(RunObserver):
 
 
 class MetricsObserver(RunObserver):
-    """An observer that records samples and exports metrics, on a local port or from the cluster."""
+    """Observer that records samples and exports metrics. Metrics are on a local port or exported by the cluster."""
 
     def __init__(
         self,

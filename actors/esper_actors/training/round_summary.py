@@ -1,4 +1,4 @@
-"""Summaries of a round: its row in ``rounds.csv``, its events, its times, and the counts of the run."""
+"""Summaries of a round: table row, events, times and counts of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

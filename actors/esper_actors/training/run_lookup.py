@@ -1,4 +1,4 @@
-"""Lookup of the run to resume, by path or name, on this machine or in a storage."""
+"""Lookup of the run to resume, by path or name, locally or stored."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,9 @@ def run_to_resume(resume: str, parent: Path | None) -> RunDirectory:
 
 
 def run_by_name(run_id: str, parent: Path, storage: str | None) -> RunDirectory | None:
-    """The run of this name with the newest checkpoint, local or stored; ``None`` without a checkpoint.
+    """The local or stored run of this name with the newest checkpoint.
+
+    ``None`` without a checkpoint.
 
     A local directory without a complete checkpoint, left by a run that died in its first round, is removed.
 

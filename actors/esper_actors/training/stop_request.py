@@ -48,7 +48,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 plus the number of the signal: 130 for Ctrl-C, 143 for SIGTERM; 0 without a signal."""
+        """128 plus the number of the signal; 0 without a signal. Ctrl-C gives 130, SIGTERM 143."""
         return 0 if self.signal is None else 128 + self.signal
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:

@@ -72,7 +72,7 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
             The episodes in the order of ``assignments``, without those of quarantined environments.
 
         Raises:
-            Interrupted: if ``watch.should_stop`` said so before all had arrived.
+            Interrupted: if ``watch.should_stop`` was true before all had arrived.
             WorkerGroupError: if no environment is left.
         """
 
@@ -80,7 +80,7 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
         """Update the policy with ``episodes``; returns diagnostics by name.
 
         Raises:
-            Interrupted: if ``watch.should_stop`` said so before it was done.
+            Interrupted: if ``watch.should_stop`` was true before it was done.
             WorkerGroupError: if the learner dies ``system.tries`` times in one update.
         """
 

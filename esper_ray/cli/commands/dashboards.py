@@ -41,7 +41,7 @@ def render(
 def check(
     folder: Annotated[Path, typer.Option(help="folder with the files to compare")] = Path("dashboards"),
 ) -> None:
-    """Check that every query parses and names existing metrics, and that the files are up to date.
+    """Check that queries parse, metrics exist and files are up to date.
 
     Example: esper dashboards check --folder dashboards
     """
@@ -49,12 +49,12 @@ def check(
 
     problems = []
     count = 0
-    for whose, expression in expressions():
+    for owner, expression in expressions():
         count += 1
-        problems += [f"{whose}: there is no metric {name}" for name in unknown_metrics(expression)]
+        problems += [f"{owner}: there is no metric {name}" for name in unknown_metrics(expression)]
         problem = _syntax_error(expression)
         if problem is not None:
-            problems.append(f"{whose}: {problem}: {expression}")
+            problems.append(f"{owner}: {problem}: {expression}")
     for name, content in files().items():
         path = folder / name
         if not path.is_file():

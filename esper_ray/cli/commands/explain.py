@@ -1,4 +1,4 @@
-"""``esper explain``: the reward of a step, entry by entry, and the story of a seed."""
+"""``esper explain``: the entries of a step's reward, and seed stories."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -130,7 +130,7 @@ def step_account(ledger: Ledger, record: Record, step: int) -> list[str]:
 
 
 def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
-    """Rewards of an episode by source and slot, and its steps with the largest amounts, as text."""
+    """Text of an episode's rewards by source and slot, and of its largest steps."""
     by_slot = {slot or "the whole network": amount for slot, amount in ledger.by_slot().items()}
     caused = ledger.by_cause(len(steps))
     ranked = sorted(range(len(steps)), key=lambda index: -abs(caused[index]))[:5]

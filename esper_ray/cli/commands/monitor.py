@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 CONTEXT = {"allow_interspersed_args": False}
-"""What follows the options belongs to the training, with ``--`` or without."""
+"""Arguments after the options are those of ``train ppo``, with ``--`` or without."""
 DEFAULT = ("--preset", "digits")
 POLL_SECONDS = 1.0
 HEADLINES = {
     "rounds": ("rounds_done", "{:.0f}"),
     "accuracy, mean of ten rounds": ("round_accuracy_rolling_ratio", "{:.1%}"),
     "accuracy without growth": ("round_accuracy_control_ratio", "{:.1%}"),
-    "accuracy with fossilised seeds only": ("round_committed_accuracy_ratio", "{:.1%}"),
+    "accuracy with fossilized seeds only": ("round_committed_accuracy_ratio", "{:.1%}"),
     "growth": ("round_growth_ratio", "{:.2f}x"),
     "return": ("return_mean", "{:+.2f}"),
     "steps per second": ("env_steps_per_second", "{:.1f}"),
@@ -60,15 +60,17 @@ def monitor(
     if any(word.partition("=")[0] == "--metrics-port" for word in words):
         raise UsageError("--metrics-port is chosen by esper monitor: leave it out")
     console, target = Console(), free_port()
-    stays = sys.stdout.isatty() if keep is None else keep
+    keep_running = sys.stdout.isatty() if keep is None else keep
     with PrometheusServer(f"127.0.0.1:{target}", port, prometheus) as server, StopRequest() as stop:
         _print_links(console, server.api.address, target)
         command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *words, "--metrics-port", str(target)]
         run = Run(command, server, console)
         code = run.follow(stop)
         run.summarise()
-        if stays and not stop():
-            console.print(f"Prometheus stays at {server.api.address}; Ctrl-C ends it", highlight=False, soft_wrap=True)
+        if keep_running and not stop():
+            console.print(
+                f"Prometheus keeps running at {server.api.address}; Ctrl-C ends it", highlight=False, soft_wrap=True
+            )
             while not stop() and server.alive:
                 time.sleep(POLL_SECONDS / 5)
     raise SystemExit(code)
@@ -79,23 +81,23 @@ class Run:
 
     def __init__(self, command: Sequence[str], server: "PrometheusServer", console: Console) -> None:
         self._command, self._server, self._console = command, server, console
-        self._ringing: set[str] = set()
+        self._firing: set[str] = set()
         self._values: dict[str, float] = {}
-        self._gone = False
+        self._server_ended = False
 
     def follow(self, stop: StopRequest) -> int:
         """Exit code of the training; forwards each signal to it once."""
         process = subprocess.Popen(self._command, start_new_session=True)
-        passed = False
+        signal_sent = False
         try:
-            looked = time.monotonic()
+            last_poll = time.monotonic()
             while process.poll() is None:
-                if stop() and not passed:
+                if stop() and not signal_sent:
                     process.send_signal(stop.signal or signal.SIGTERM)
-                    passed = True
-                if time.monotonic() - looked > POLL_SECONDS:
-                    looked = time.monotonic()
-                    self._look()
+                    signal_sent = True
+                if time.monotonic() - last_poll > POLL_SECONDS:
+                    last_poll = time.monotonic()
+                    self._poll()
                 time.sleep(0.05)
         except SystemExit:  # Ctrl-C again
             process.send_signal(signal.SIGINT)
@@ -107,40 +109,40 @@ class Run:
 
     def summarise(self) -> None:
         """Print the last values in Prometheus."""
-        self._look()
-        table = Table(title="as Prometheus saw it last", title_justify="left", show_header=False)
+        self._poll()
+        table = Table(title="last values in Prometheus", title_justify="left", show_header=False)
         for name, (_, form) in HEADLINES.items():
             value = self._values.get(name, math.nan)
-            table.add_row(name, "not seen" if math.isnan(value) else form.format(value))
-        table.add_row("alerts that ring", ", ".join(sorted(self._ringing)) or "none")
+            table.add_row(name, "no value" if math.isnan(value) else form.format(value))
+        table.add_row("firing alerts", ", ".join(sorted(self._firing)) or "none")
         self._console.print(table)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         from esper_ray.nissa.catalogue.metrics import METRICS
         from esper_ray.nissa.grafana.prometheus import PrometheusError
 
-        if self._gone:
+        if self._server_ended:
             return
         try:
             for name, (metric, _) in HEADLINES.items():
                 for curve in self._server.api.at(f"last_over_time({METRICS[f'esper_{metric}'].exported}[5m])"):
                     self._values[name] = curve.points[-1][1]
-            ringing = self._server.api.firing()
+            firing = self._server.api.firing()
         except PrometheusError as error:
             if not self._server.alive:
-                self._gone = True
-                self._say(f"Prometheus has ended, the run goes on: {self._server.last_words()}")
+                self._server_ended = True
+                self._say(f"Prometheus has ended, the run continues: {self._server.last_log_line()}")
             else:
                 self._say(str(error))
             return
-        for name in sorted(ringing.keys() - self._ringing):
-            self._say(f"alert {name}: {ringing[name]}")
-        for name in sorted(self._ringing - ringing.keys()):
-            self._say(f"alert {name} is over")
-        self._ringing = set(ringing)
+        for name in sorted(firing.keys() - self._firing):
+            self._say(f"alert {name}: {firing[name]}")
+        for name in sorted(self._firing - firing.keys()):
+            self._say(f"alert {name} resolved")
+        self._firing = set(firing)
 
-    def _say(self, what: str) -> None:
-        self._console.print(what, highlight=False, soft_wrap=True)
+    def _say(self, message: str) -> None:
+        self._console.print(message, highlight=False, soft_wrap=True)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -160,9 +162,9 @@ def _print_links(console: Console, address: str, target: int) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    say(f"Prometheus {address}: alerts {address}/alerts, what is scraped {address}/targets")
-    say(f"metrics themselves http://127.0.0.1:{target}/metrics")
-    say("what to look at, row by row of the dashboard:")
+    say(f"Prometheus {address}: alerts {address}/alerts, targets {address}/targets")
+    say(f"metrics http://127.0.0.1:{target}/metrics")
+    say("panels to watch, one for each row of the dashboard:")
     for row in ROWS:
         panel = row.panels[0]
         query: dict[str, str] = {}
@@ -172,4 +174,4 @@ def _print_links(console: Console, address: str, target: int) -> None:
         say(f"  {row.title}\n    {panel.title}: {panel.about} Healthy: {row.healthy}")
         say(f"    {address}/graph?{urlencode(query)}")
     say("the whole dashboard in Grafana: esper dashboards push --url http://<grafana>:3000, or docker/compose.yaml")
-    say(f"as pictures, from another terminal: esper dashboards picture --prometheus {address} FOLDER")
+    say(f"pictures, from another terminal: esper dashboards picture --prometheus {address} FOLDER")

@@ -79,7 +79,9 @@ def submit(
     """
     words = command or []
     if sum([bool(words), follow is not None, stop is not None]) != 1:
-        raise UsageError("say what to run: esper submit [OPTIONS] -- train ppo ...; or one of --follow ID, --stop ID")
+        raise UsageError(
+            "exactly one is needed: a command (esper submit [OPTIONS] -- train ppo ...), --follow ID or --stop ID"
+        )
     check_command(context.find_root().command, words)
     from esper_actors.jobs.package import choose_address, entrypoint, key_values
 

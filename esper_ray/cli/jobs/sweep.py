@@ -56,7 +56,7 @@ class SweepJob:
             )
 
     def run(self) -> int:
-        """Exit code: 0 when all trials are done, 1 when some failed, 130 or 143 after a signal."""
+        """Exit code: 0 if all trials are done, 1 after failures, 130/143 after signals."""
         choose_ray_settings()
         from esper_actors.sweep.tuner import Sweeper
 
@@ -68,13 +68,13 @@ class SweepJob:
             self._print(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
             with directory.lock():
                 errors: dict[str, str] = {}
-                if any(standing.status not in DONE for standing in directory.standings()):
+                if any(result.status not in DONE for result in directory.results()):
                     with sweep_progress(directory, self.console) as watcher:
                         errors = sweeper.run(directory, watcher, stop)
                 return self._end(directory, errors, stop)
 
     def _headline(self, directory: SweepDirectory) -> str:
-        done = sum(standing.status in DONE for standing in directory.standings())
+        done = sum(result.status in DONE for result in directory.results())
         resumed = f", {done} of them done" if self.previous is not None else ""
         grid = "".join(f", {key} in {list(values)}" for key, values in self.sweep.grid.items())
         modes = list(dict.fromkeys(trial.config.reward.mode for trial in self.trials))
@@ -85,19 +85,19 @@ class SweepJob:
         )
 
     def _end(self, directory: SweepDirectory, errors: Mapping[str, str], stop: StopRequest) -> int:
-        standings = directory.standings()
-        table = sweep_report.write_sweep(directory.path, standings)
-        done = [standing for standing in standings if standing.status in DONE]
+        results = directory.results()
+        table = sweep_report.write_sweep(directory.path, results)
+        done = [result for result in results if result.status in DONE]
         command = f"esper sweep --resume {shlex.quote(str(directory.path))}"
-        counts = f"{len(done)} of {len(standings)} trials are done"
-        if stop() and len(done) < len(standings):
+        counts = f"{len(done)} of {len(results)} trials are done"
+        if stop() and len(done) < len(results):
             self._print(f"stopped: {counts}; results so far {table}\nresume with: {command}")
             return stop.exit_code
         if done:
             self._rank(directory, done)
         for trial, error in errors.items():
             self._print(f"failed: {trial}: {error}")
-        if len(done) < len(standings):
+        if len(done) < len(results):
             self._print(f"{counts}; retry the others with: {command}")
             return FAILED
         return 0
@@ -173,27 +173,33 @@ def checked_host_parameters(trials: Sequence[Trial]) -> dict[str, int]:
     return counts
 
 
-def grouped(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
-    """Trials by choice: their varied settings without the seed and without settings that a population changes."""
+def grouped(sweep: SweepConfig, results: Sequence[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Trials by choice, which is their varied settings without the seed.
+
+    Settings that a population changes are not part of the choice.
+    """
     keys = ["reward.mode"] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
     groups: dict[str, list[TrialResult]] = {}
-    for standing in standings:
-        groups.setdefault(sweep_report.choice_name(standing.settings, keys), []).append(standing)
+    for result in results:
+        groups.setdefault(sweep_report.choice_name(result.settings, keys), []).append(result)
     return groups
 
 
-def rank_choices(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
-    """Rankings of the choices and, for several varied keys, of each key's values, stratified by the other keys."""
-    choices = grouped(sweep, standings)
+def rank_choices(sweep: SweepConfig, results: Sequence[TrialResult]) -> dict[str, list[RankedChoice]]:
+    """Rankings of the choices and of the values of each varied key.
+
+    Rankings by key are stratified by the other keys and need several varied keys.
+    """
+    choices = grouped(sweep, results)
     strata = {name: [[s.score_pp for s in group if s.score_pp is not None]] for name, group in choices.items()}
     rankings = {"choices": ranking(strata, {name: _stopped(group) for name, group in choices.items()})}
     keys = [] if sweep.scheduler in POPULATION_SCHEDULERS else ["reward.mode", *sweep.grid]
-    varied = [key for key in keys if len({sweep_report.choice_name(s.settings, [key]) for s in standings}) > 1]
+    varied = [key for key in keys if len({sweep_report.choice_name(s.settings, [key]) for s in results}) > 1]
     for key in varied if len(varied) > 1 else ():
         others = [second for second in varied if second != key]
         cells: dict[str, dict[str, list[float]]] = {}
         stopped: dict[str, int] = {}
-        for s in standings:
+        for s in results:
             value, stratum = sweep_report.choice_name(s.settings, [key]), sweep_report.choice_name(s.settings, others)
             if s.score_pp is not None:
                 cells.setdefault(value, {}).setdefault(stratum, []).append(s.score_pp)
@@ -202,5 +208,5 @@ def rank_choices(sweep: SweepConfig, standings: Sequence[TrialResult]) -> dict[s
     return rankings
 
 
-def _stopped(standings: Sequence[TrialResult]) -> int:
-    return sum(standing.status == "stopped" for standing in standings)
+def _stopped(results: Sequence[TrialResult]) -> int:
+    return sum(result.status == "stopped" for result in results)

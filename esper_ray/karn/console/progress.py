@@ -74,7 +74,7 @@ class RunHeader(RunObserver):
 
 
 class PlainProgress(RunObserver):
-    """Progress in lines for logs and pipes: one per round, and at least one every 30 seconds."""
+    """Progress in lines for logs and pipes. There is a line for each round, and at least one every 30 seconds."""
 
     def __init__(self, console: Console | None = None, label: str = "", every_s: float = LINE_SECONDS) -> None:
         """
@@ -173,7 +173,7 @@ class StepCounter:
 
 
 class LiveProgress(RunObserver):
-    """Live table of the last rounds on a terminal, with a bar for the present round."""
+    """Live table of the last rounds, with a bar for the present round."""
 
     def __init__(self, config: RunConfig, console: Console) -> None:
         self._config = config

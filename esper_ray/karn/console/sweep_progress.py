@@ -1,4 +1,4 @@
-"""Progress of a sweep: a live table of its trials on a terminal, plain lines elsewhere."""
+"""Progress of a sweep, as a live table or as plain lines."""
 
 import time
 from collections import Counter
@@ -36,15 +36,15 @@ class SweepProgress(Protocol):
 class TimeEstimate:
     """Estimate of a sweep's remaining time, from the rounds of this process."""
 
-    def __init__(self, standings: Iterable[TrialResult]) -> None:
+    def __init__(self, results: Iterable[TrialResult]) -> None:
         self._began = time.monotonic()
-        self._before = sum(standing.round_index for standing in standings)
+        self._before = sum(result.round_index for result in results)
 
-    def left(self, standings: Iterable[TrialResult]) -> float | None:
+    def left(self, results: Iterable[TrialResult]) -> float | None:
         """Remaining seconds; ``None`` before the first round."""
-        results = list(standings)
-        done = sum(result.round_index for result in results) - self._before
-        open_rounds = sum(s.rounds - s.round_index for s in results if s.status not in (*DONE, "failed"))
+        present = list(results)
+        done = sum(result.round_index for result in present) - self._before
+        open_rounds = sum(s.rounds - s.round_index for s in present if s.status not in (*DONE, "failed"))
         return (time.monotonic() - self._began) / done * open_rounds if done > 0 else None
 
 
@@ -54,9 +54,9 @@ class PlainSweepProgress:
     def __init__(self, sweep: SweepDirectory, console: Console, every_s: float = LINE_SECONDS) -> None:
         self._sweep = sweep
         self._lines = ProgressLines(console, lambda: _counts(self._statuses.values()), every_s)
-        self._standings = {standing.trial: standing for standing in sweep.standings()}
-        self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
-        self._estimate = TimeEstimate(self._standings.values())
+        self._results = {result.trial: result for result in sweep.results()}
+        self._statuses = {name: _initial_status(result) for name, result in self._results.items()}
+        self._estimate = TimeEstimate(self._results.values())
 
     def __enter__(self) -> Self:
         self._lines.start()
@@ -67,14 +67,14 @@ class PlainSweepProgress:
 
     def changed(self, trial: str, status: str) -> None:
         """Print the line of the trial."""
-        standing = self._sweep.standing(trial)
-        self._standings[trial], self._statuses[trial] = standing, status
-        score = "" if standing.score_pp is None else f"  score {standing.score_pp:+.1f}"
-        accuracy = standing.means.get("committed_accuracy_ratio")
+        result = self._sweep.result(trial)
+        self._results[trial], self._statuses[trial] = result, status
+        score = "" if result.score_pp is None else f"  score {result.score_pp:+.1f}"
+        accuracy = result.means.get("committed_accuracy_ratio")
         more = "" if accuracy is None else f"  committed accuracy {accuracy:.1%}"
         self._lines.print(
-            f"{trial}  {status}  round {standing.round_index}/{standing.rounds}{score}{more}  "
-            f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
+            f"{trial}  {status}  round {result.round_index}/{result.rounds}{score}{more}  "
+            f"{_counts(self._statuses.values())}{_left(self._estimate, self._results.values())}"
         )
 
 
@@ -83,9 +83,9 @@ class LiveSweepProgress:
 
     def __init__(self, sweep: SweepDirectory, console: Console) -> None:
         self._sweep, self._console = sweep, console
-        self._standings = {standing.trial: standing for standing in sweep.standings()}
-        self._statuses = {name: _at_rest(standing) for name, standing in self._standings.items()}
-        self._estimate = TimeEstimate(self._standings.values())
+        self._results = {result.trial: result for result in sweep.results()}
+        self._statuses = {name: _initial_status(result) for name, result in self._results.items()}
+        self._estimate = TimeEstimate(self._results.values())
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class LiveSweepProgress:
 
     def changed(self, trial: str, status: str) -> None:
         """Read the files of the trial again."""
-        self._standings[trial] = self._sweep.standing(trial)
+        self._results[trial] = self._sweep.result(trial)
         self._statuses[trial] = status
 
     def _render(self) -> Group:
@@ -105,32 +105,32 @@ class LiveSweepProgress:
         for name in ("trial", "", "round", "score", "committed", "growth", "fossils", "return"):
             is_text = name in ("trial", "")
             table.add_column(name, justify="left" if is_text else "right", no_wrap=True, overflow="ellipsis")
-        names = sorted(self._standings, key=lambda name: ORDER.index(self._statuses[name]))
+        names = sorted(self._results, key=lambda name: ORDER.index(self._statuses[name]))
         shown = set(names[: max(4, self._console.height - MARGIN)])
-        for name, standing in self._standings.items():
+        for name, result in self._results.items():
             if name in shown:
-                table.add_row(*_row(standing, self._statuses[name]), style=STYLES.get(self._statuses[name], ""))
+                table.add_row(*_row(result, self._statuses[name]), style=STYLES.get(self._statuses[name], ""))
         parts: list[Table | Text] = [table]
         if len(shown) < len(names):
             parts.append(Text(f"and {len(names) - len(shown)} more", style="dim"))
-        summary = f"{_counts(self._statuses.values())}{_left(self._estimate, self._standings.values())}"
+        summary = f"{_counts(self._statuses.values())}{_left(self._estimate, self._results.values())}"
         return Group(*parts, Text(summary, style="dim"))
 
 
-def _at_rest(standing: TrialResult) -> str:
+def _initial_status(result: TrialResult) -> str:
     """Status of a trial before this process runs trials."""
-    return standing.status if standing.status in DONE else "waiting"
+    return result.status if result.status in DONE else "waiting"
 
 
-def _row(standing: TrialResult, status: str) -> tuple[str, ...]:
-    means = standing.means
-    if standing.score_pp is None:
-        return (standing.trial, status, f"0/{standing.rounds}", "", "", "", "", "")
+def _row(result: TrialResult, status: str) -> tuple[str, ...]:
+    means = result.means
+    if result.score_pp is None:
+        return (result.trial, status, f"0/{result.rounds}", "", "", "", "", "")
     return (
-        standing.trial + (f" g{standing.generation}" if standing.generation else ""),
+        result.trial + (f" g{result.generation}" if result.generation else ""),
         status,
-        f"{standing.round_index}/{standing.rounds}",
-        f"{standing.score_pp:+.1f}",
+        f"{result.round_index}/{result.rounds}",
+        f"{result.score_pp:+.1f}",
         f"{means['committed_accuracy_ratio']:.1%}",
         f"{means['growth_ratio']:.2f}x",
         f"{means['fossilised_mean']:.1f}",
@@ -143,8 +143,8 @@ def _counts(statuses: Iterable[str]) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in ORDER if counts[status])
 
 
-def _left(estimate: TimeEstimate, standings: Iterable[TrialResult]) -> str:
-    seconds = estimate.left(standings)
+def _left(estimate: TimeEstimate, results: Iterable[TrialResult]) -> str:
+    seconds = estimate.left(results)
     return "" if seconds is None else f"; left about {describe_duration(seconds)}"
 
 

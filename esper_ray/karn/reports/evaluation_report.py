@@ -96,7 +96,11 @@ def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
 
 
 def write_markdown(
-    folder: Path, summaries: Sequence[Summary], duels: Sequence[PairedComparison], title: str, notes: Sequence[str]
+    folder: Path,
+    summaries: Sequence[Summary],
+    comparisons: Sequence[PairedComparison],
+    title: str,
+    notes: Sequence[str],
 ) -> Path:
     """Write ``comparison.md``: the table, its notes, and the paired comparisons; returns its path."""
     path = folder / "comparison.md"
@@ -108,22 +112,23 @@ def write_markdown(
         "|---|" + "---:|" * (len(COLUMNS) - 2) + "---|",
     ]
     lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in table_rows(summaries)]
-    if duels:
-        lines += ["", f"| {duels[0].policy} over | test gain | objective gain |", "|---|---:|---:|"]
-        for duel in duels:
-            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in (duel.over, *_gain_texts(duel)))} |")
+    if comparisons:
+        lines += ["", f"| {comparisons[0].policy} over | test gain | objective gain |", "|---|---:|---:|"]
+        for comparison in comparisons:
+            cells = (comparison.over, *_gain_texts(comparison))
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
     return path
 
 
-def comparison_line(duel: PairedComparison) -> str:
+def comparison_line(comparison: PairedComparison) -> str:
     """A paired comparison as one line of text."""
-    test, objective = _gain_texts(duel)
-    return f"gain of {duel.policy} over {duel.over}: test {test}, objective {objective}"
+    test, objective = _gain_texts(comparison)
+    return f"gain of {comparison.policy} over {comparison.over}: test {test}, objective {objective}"
 
 
-def _gain_texts(duel: PairedComparison) -> tuple[str, str]:
-    return duel.test_gain_pp.signed, duel.objective_gain_pp.signed
+def _gain_texts(comparison: PairedComparison) -> tuple[str, str]:
+    return comparison.test_gain_pp.signed, comparison.objective_gain_pp.signed
 
 
 def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[Summary], title: str) -> Path:

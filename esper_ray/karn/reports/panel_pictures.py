@@ -113,7 +113,7 @@ def panel_curves(api: PrometheusApi, run: str, panel: Panel, window: Window) -> 
 
 
 def legend(query: Query, labels: Mapping[str, str]) -> str:
-    """Name of a series: the template of its query, filled with the values of its labels."""
+    """Name of a series: the template of its query with label values."""
     return " ".join(re.sub(r"\{\{(\w+)\}\}", lambda name: labels.get(name[1], ""), query.legend).split()) or "value"
 
 

@@ -1,4 +1,4 @@
-"""Picture of a run (``summary.png``): its figures by round, and the seeds of its best episode."""
+"""Picture of a run (``summary.png``), by round, with its best episode."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -25,7 +25,7 @@ class SeedStory:
 
 
 def seed_stories(records: Iterable[Record], slot: str, decisions: Iterable[Record] = ()) -> list[SeedStory]:
-    """Histories of the seeds of one slot in one episode, in the order of their germination.
+    """Histories of a slot's seeds in one episode, in order of germination.
 
     Args:
         records: records of the episode, from its beginning.

@@ -26,16 +26,16 @@ def choice_name(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
     )
 
 
-def write_sweep(folder: Path, standings: Sequence[TrialResult]) -> Path:
-    """Write ``sweep.csv``, one line per trial; equal for equal sweeps, interrupted or not; returns its path."""
+def write_sweep(folder: Path, results: Sequence[TrialResult]) -> Path:
+    """Write ``sweep.csv``, one line per trial; returns its path. Equal sweeps have equal files, interrupted or not."""
     path = folder / "sweep.csv"
-    keys = list(standings[0].settings)
+    keys = list(results[0].settings)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             ["trial", *keys, "status", "rounds", "score_pp", *MEANS, "rollbacks", "env_steps", "generation", "run"]
         )
-        for s in standings:
+        for s in results:
             score = "" if s.score_pp is None else s.score_pp
             means = [s.means.get(name, "") for name in MEANS]
             row = [s.trial, *(s.settings[key] for key in keys), s.status, s.round_index, score, *means]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Delta(nn.Module):
-    """A body and a zero-initialised scale: ``d = scale * body(h)``, of the shape of h."""
+    """Body with a zero-initialised scale: ``d = scale * body(h)``. The output has the shape of h."""
 
     def __init__(self, body: nn.Module, channels: int, *, images: bool) -> None:
         """

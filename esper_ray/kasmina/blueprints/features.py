@@ -25,7 +25,7 @@ class FeatureNormChange(nn.Module):
 
 
 class FeatureAttention(nn.Module):
-    """Feature attention, in which all features weight each one: ``h * tanh(W2 gelu(W1 h) + b)``."""
+    """Feature attention: ``h * tanh(W2 gelu(W1 h) + b)``. All features weight each one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

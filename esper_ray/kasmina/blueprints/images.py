@@ -20,7 +20,7 @@ class NormChange(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze and excitation as a change: ``h * tanh(W2 gelu(W1 mean(h)) + b)``, the mean over H and W."""
+    """Squeeze and excitation as a change: ``h * tanh(W2 gelu(W1 mean(h)) + b)``. The mean is over H and W."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

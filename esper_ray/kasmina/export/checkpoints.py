@@ -1,6 +1,6 @@
 """Checkpoint of a grown model: tensors and a manifest from which the structure is rebuilt.
 
-The manifest is JSON; in ``state_dict()`` it travels as a tensor of bytes, so that all values there are
+The manifest is JSON; in ``state_dict()`` it is stored as a tensor of bytes, so that all values there are
 tensors. Files are safetensors; nothing is unpickled.
 """
 

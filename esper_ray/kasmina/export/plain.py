@@ -43,7 +43,7 @@ class _Tracer(fx.Tracer):
 
 
 def plain_module(model: SlottedNetwork) -> nn.Module:
-    """A copy of the host with its committed seeds, in the same mode, on the same device.
+    """Copy of the host with its committed seeds, same mode and device.
 
     Raises:
         ValueError: if a submodule with a committed seed takes arguments that cannot be passed on.

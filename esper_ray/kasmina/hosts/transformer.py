@@ -13,7 +13,7 @@ INITIAL_DEVIATION = 0.02
 
 
 class CausalAttention(nn.Module):
-    """Multi-head self-attention in which a token sees itself and earlier ones; (B, T, D) to (B, T, D)."""
+    """Causal multi-head self-attention, (B, T, D) to (B, T, D). A token sees itself and earlier tokens."""
 
     def __init__(self, config: TransformerHostConfig) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class CausalAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Attention and a four times wider MLP, each behind a layer normalisation and around a shortcut."""
+    """Pre-norm decoder block: attention and a four times wider MLP with shortcuts."""
 
     def __init__(self, config: TransformerHostConfig) -> None:
         super().__init__()

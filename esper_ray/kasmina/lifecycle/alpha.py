@@ -26,7 +26,9 @@ class AlphaController:
     def retargeted(
         self, target: float, ticks: int, curve: AlphaCurve, steepness: float, *, even_if_there: bool = False
     ) -> "AlphaController":
-        """The controller at the beginning of a ramp to ``target`` over ``ticks`` ticks; 0 jumps at once.
+        """The controller at the beginning of a ramp to ``target``.
+
+        The ramp takes ``ticks`` ticks; 0 jumps at once.
 
         Args:
             even_if_there: run the ramp although the amplitude is at its target already, because
@@ -99,7 +101,9 @@ def check_ticks(name: str, ticks: object, least: int) -> None:
 
 
 def ramp_share(curve: AlphaCurve, time: float, steepness: float = DEFAULT_STEEPNESS) -> float:
-    """Share of a ramp that is done at ``time``, both in [0, 1]; 0, 1/2 and 1 map to themselves.
+    """Completed share of a ramp at ``time``, both in [0, 1].
+
+    0, 1/2 and 1 map to themselves.
 
     Args:
         curve: linear ``t``; cosine ``(1 - cos(pi t)) / 2``; or a logistic curve rescaled to end at 0 and 1.

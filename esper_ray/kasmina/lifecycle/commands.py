@@ -44,7 +44,9 @@ def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
 def logged(
     slot: str, state: SeedState | None, happened: Iterable[LifecycleEvent], epoch: int, initiator: str
 ) -> list[Event]:
-    """Transitions and gate verdicts as plain data for the event log; amplitudes are left to the step records.
+    """Transitions and gate verdicts as plain data for the event log.
+
+    Amplitudes are in the step records.
 
     Args:
         state: of the seed that the event belongs to.

@@ -97,7 +97,7 @@ class SetAlphaTarget:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """Remove a seed: at once, or after a ramp to zero if it has amplitude and ``ticks`` > 0."""
+    """Remove a seed, at once or after a ramp to zero. There is a ramp if the seed has amplitude and ``ticks`` > 0."""
 
     ticks: int = 0
     curve: AlphaCurve = AlphaCurve.LINEAR

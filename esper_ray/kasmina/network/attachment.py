@@ -34,7 +34,7 @@ class Attachment:
 
 
 class SlotHook:
-    """Forward hook of a slot; an object, so that a copied model hooks its own cells."""
+    """Forward hook of a slot. It is an object, so that a copied model hooks its own cells."""
 
     def __init__(self, cell: SeedCell) -> None:
         self.cell = cell
@@ -101,7 +101,10 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """``model`` on one example input: a tensor, a tuple of positional or a mapping of named arguments."""
+    """Output of ``model`` for one example input.
+
+    The input is a tensor, a tuple of positional or a mapping of named arguments.
+    """
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)

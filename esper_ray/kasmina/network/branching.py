@@ -1,4 +1,6 @@
-"""Plan of a pass with many coalitions: the rows of a batch that pass each seed.
+"""Plan of a forward pass with many coalitions.
+
+It has the rows of a batch that pass each seed.
 
 After each slot there is one block of rows per distinct choice so far, so that what two coalitions have
 in common up to some slot is computed once. Blocks are B rows each, one after another.
@@ -16,7 +18,7 @@ from esper_ray.leyline.records import Members
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Fork of the blocks of a batch at a slot: first without, then with its seed."""
+    """Fork of the blocks of a batch at a slot, without and with its seed."""
 
     blocks: int
     """Number of incoming blocks."""

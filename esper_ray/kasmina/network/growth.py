@@ -171,7 +171,9 @@ class Growth:
         return self._revision, *((cell.stage, cell.open, cell.operator, cell.outgoing) for cell in cells)
 
     def seed_parameters(self, slot: str) -> int:
-        """Structural parameter count of the seed in ``slot`` with its gate network, 0 if it holds no module.
+        """Structural parameter count of the seed in ``slot`` with its gate network.
+
+        0 if the slot has no module.
 
         Built-in blueprints have closed forms; own ones are counted.
         """
@@ -296,7 +298,7 @@ class Growth:
                 parameter.grad = None if frozen else parameter.grad
 
     def _notify(self, notified: list[GrowthListener]) -> None:
-        """Notify all listeners; each that accepts is added to ``told``."""
+        """Notify all listeners; each that accepts is added to ``notified``."""
         self._revision += 1
         groups, resting = self.arrangement()
         for listener in self._listeners:

@@ -146,7 +146,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 
 def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """Message for a text that is not a choice of the key ``path``; ``None`` for any other problem."""
+    """Message for a text that is no choice of the key ``path``. ``None`` for any other problem."""
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return None
     kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")

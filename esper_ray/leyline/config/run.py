@@ -242,7 +242,10 @@ class RunConfig(Section):
         return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def environment_digest(self) -> str:
-        """SHA-256, in hex, of the keys that determine an episode: without names, folders, policy and learner."""
+        """Hexadecimal SHA-256 of the keys that determine an episode.
+
+        Names, folders, policy and learner are not part of it.
+        """
         tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
         for folder in ("data_dir", "cache_dir"):
             del tree["task"][folder]

@@ -162,7 +162,7 @@ class Trial:
 
 
 def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
-    """All trials: for each seed every point of the grid, and at each point every reward mode.
+    """All trials of a sweep, by seed, grid point and reward mode.
 
     Seeds are outermost, so that an interrupted sweep has covered every choice with its first seeds.
 
@@ -231,7 +231,7 @@ def sweep_names() -> list[str]:
 
 
 def read_sweep(name: str) -> dict[str, Any]:
-    """The tree of a shipped sweep by its name, or of a file by its path.
+    """The tree of a shipped sweep by name, or of a file by path.
 
     Raises:
         ConfigError: if neither exists, or the file cannot be read.

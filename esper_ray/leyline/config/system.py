@@ -89,7 +89,7 @@ class SystemConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """Telemetry in addition to the event log, which every run writes for resuming, replay and pictures."""
+    """Telemetry in addition to the event log. Every run writes the event log, for resuming, replay and pictures."""
 
     level: Level = Field(
         "normal",

@@ -53,7 +53,7 @@ _PAGES = (
         f"unless on (run, group) max by (run, group) (max_over_time({_AT_AN_END}[30m])) == 1",
         "2m",
         "page",
-        "A training run exports no more metrics and did not report how it ended: its driver is gone.",
+        "A training run exports no more metrics and did not report its end: the driver process was lost.",
     ),
     Alert(
         "RunFailed",

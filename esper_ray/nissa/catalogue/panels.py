@@ -1,4 +1,6 @@
-"""Rows of the dashboard from top to bottom; in full the lower ones: policy, reward, safety and system.
+"""Rows of the dashboard: policy, reward, safety and system in full.
+
+The rows of growth are in ``panels_growth``.
 
 ``dashboards/esper.json`` is generated from them. An operator reads the dashboard from above: liveness, accuracy,
 lifecycle, policy, critic and reward, faults, hardware.

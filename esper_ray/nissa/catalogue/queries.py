@@ -12,7 +12,10 @@ def series(name: str, more: str = "") -> str:
 
 
 def maximum(name: str, by: str = "group", more: str = "") -> str:
-    """Maximum of a gauge: after a restart the series of the old process remains for a while beside the new one."""
+    """Query for the maximum of a gauge over its series.
+
+    After a restart the series of the old process remains for a while beside the new one.
+    """
     return f"max by ({by}) ({series(name, more)})"
 
 

@@ -1,4 +1,4 @@
-"""Client that pushes dashboard, alert rules and annotations to a Grafana by HTTP; a push is idempotent."""
+"""HTTP client that pushes dashboard, alert rules and annotations to a Grafana. A push is idempotent."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,7 +148,7 @@ def _rule(alert: Alert, source: str) -> dict[str, Any]:
     """Alert rule of Grafana: it fires while the expression has results, whatever their value."""
     span = {"from": 600, "to": 0}
     query = {"refId": "A", "expr": alert.expression, "instant": True, "range": False}
-    one = {"refId": "B", "type": "math", "expression": "$A * 0 + 1"}
+    nonempty = {"refId": "B", "type": "math", "expression": "$A * 0 + 1"}
     threshold = {"evaluator": {"type": "gt", "params": [0]}}
     firing = {"refId": "C", "type": "threshold", "expression": "B", "conditions": [threshold]}
     return {
@@ -164,7 +164,7 @@ def _rule(alert: Alert, source: str) -> dict[str, Any]:
         "annotations": {"summary": f"{alert.name}: {{{{ $labels.run }}}}", "description": alert.about},
         "data": [
             {"refId": "A", "datasourceUid": source, "relativeTimeRange": span, "model": query},
-            {"refId": "B", "datasourceUid": "__expr__", "relativeTimeRange": span, "model": one},
+            {"refId": "B", "datasourceUid": "__expr__", "relativeTimeRange": span, "model": nonempty},
             {"refId": "C", "datasourceUid": "__expr__", "relativeTimeRange": span, "model": firing},
         ],
     }

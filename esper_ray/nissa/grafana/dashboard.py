@@ -200,5 +200,5 @@ def filled(
 def unknown_metrics(expression: str) -> list[str]:
     """Metrics in ``expression`` that are neither in the catalogue nor in ``RAY_METRICS``."""
     names = re.findall(r"\bray_\w+", expression)
-    known = RAY_METRICS | {metric.exported for metric in METRICS.values()}
-    return sorted({name for name in names if name not in known and _SUFFIXES.sub("", name) not in known})
+    existing = RAY_METRICS | {metric.exported for metric in METRICS.values()}
+    return sorted({name for name in names if name not in existing and _SUFFIXES.sub("", name) not in existing})

@@ -169,7 +169,7 @@ class PrometheusServer:
         """Whether its process is running."""
         return self._process is not None and self._process.poll() is None
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of its log."""
         lines = (Path(self._folder.name) / "log").read_text().strip().splitlines()
         return lines[-1] if lines else "its log is empty"
@@ -178,9 +178,9 @@ class PrometheusServer:
         deadline = time.monotonic() + READY_SECONDS
         while not self.api.is_ready():
             if not self.alive:
-                raise PrometheusError(f"{self._program} has ended: {self.last_words()}")
+                raise PrometheusError(f"{self._program} has ended: {self.last_log_line()}")
             if time.monotonic() > deadline:
-                raise PrometheusError(f"{self._program} is not ready after {READY_SECONDS:g} s: {self.last_words()}")
+                raise PrometheusError(f"{self._program} is not ready after {READY_SECONDS:g} s: {self.last_log_line()}")
             time.sleep(0.1)
 
 

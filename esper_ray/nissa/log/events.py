@@ -251,7 +251,7 @@ class EventLog:
 
 
 def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` as the event log holds it: types of JSON, numbers that are not finite as null and listed."""
+    """``record`` with JSON types, as in the event log. Numbers that are not finite become null and are listed."""
     nonfinite: list[str] = []
     clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))
     return clean | ({"nonfinite": nonfinite} if nonfinite else {})

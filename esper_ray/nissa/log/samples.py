@@ -1,4 +1,4 @@
-"""Samples of a run: lines of JSON and Parquet like its events, but bounded, and possibly incomplete."""
+"""Log of samples of a run, in lines of JSON and Parquet. Unlike the event log it is bounded and may be incomplete."""
 
 import time
 from collections import Counter

@@ -1,4 +1,6 @@
-"""SQL tables over the event log of a run: one for each kind, and one for each list of records inside a kind.
+"""SQL tables over the event log of a run.
+
+Each kind and each list of records inside a kind has a table.
 
 Tables and columns are generated from the catalogue. The log of a running run can be read too: events that are not
 compacted yet are in the tables as well. A query can neither write nor read other files.

@@ -31,7 +31,7 @@ _PLAIN = {
 
 @cache
 def schema_of(kind: str) -> pa.Schema:
-    """Columns of a kind: provenance, clock, fields, and the paths of numbers that were not finite.
+    """Columns of a kind: provenance, clock, fields, and paths of non-finite numbers.
 
     Raises:
         KeyError: if ``kind`` is unknown.

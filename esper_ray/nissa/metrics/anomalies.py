@@ -1,4 +1,6 @@
-"""Anomalies of a run, computed from its rounds alone: the same for equal runs, resumed or not.
+"""Anomalies of a run, computed from its rounds alone.
+
+Equal runs have equal anomalies, resumed or not.
 
 The alerts use the same thresholds, and the clock in addition.
 """
@@ -41,7 +43,7 @@ class Finding:
 def anomalies(
     rows: Sequence[RoundRow], choices: Mapping[str, int], control_ratio: float | None, quarantined: Sequence[int] = ()
 ) -> list[dict[str, Any]]:
-    """Records of kind ``anomaly`` for the last round: anomalies that start with it, and those that end.
+    """Records of kind ``anomaly`` that open or close in the last round.
 
     Args:
         rows: all rounds so far.

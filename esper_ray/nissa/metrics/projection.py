@@ -1,4 +1,4 @@
-"""Metrics as a projection of the state of a run: the changes of metrics that one record causes.
+"""Projection of the state of a run to the changes of its metrics.
 
 There is no clock and no output in here, and nothing is remembered: what a metric needs to know of earlier records is
 in the state before the record or after it. The same records give the same numbers.
@@ -40,7 +40,7 @@ _UPDATE_METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Change of one metric: a counter grows by ``value``, a gauge becomes it, a histogram observes it."""
+    """Change of one metric. A counter grows by ``value``, a gauge becomes it, a histogram observes it."""
 
     metric: str
     value: float

@@ -1,4 +1,4 @@
-"""Publisher of a run's metrics: those projected from its events, and those that only clock and driver know."""
+"""Publisher of a run's metrics, from its events, the clock and the driver."""
 
 import logging
 import time

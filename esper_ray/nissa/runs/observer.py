@@ -53,7 +53,7 @@ class RunObserver:
         """All episodes of the round have arrived; the learner updates the policy."""
 
     def round_logged(self, records: Sequence[Record]) -> None:
-        """These events concern a round as a whole; the events of episodes come with the episodes."""
+        """Receive the events of a round as a whole. The events of episodes come with the episodes."""
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         """A round has been learnt from and saved.

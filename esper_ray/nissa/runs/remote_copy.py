@@ -1,4 +1,4 @@
-"""Copy of a run directory in a storage, from which any machine can resume the run.
+"""Copy of a run directory in a storage, from which it can be resumed.
 
 Growing files are copied in pieces, each named by its start, in bytes or in events, so that every byte is sent once;
 compacted events replace their pieces. A checkpoint is complete when its ``state.json`` exists, which is written last,

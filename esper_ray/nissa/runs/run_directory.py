@@ -153,9 +153,9 @@ class RunDirectory:
         return not grown and not self.event_log.parts() and not any(self.checkpoints.iterdir())
 
     def is_disposable(self) -> bool:
-        """Whether the directory holds no round, no checkpoint, and no file that a run does not make."""
-        made = {*GROWING, *MADE, self.event_log.tail.name, self.checkpoints.name, self.snapshots.name}
-        foreign = {path.name for path in self.path.iterdir()} - made
+        """Whether the directory holds no round, no checkpoint and no foreign file."""
+        own_names = {*GROWING, *MADE, self.event_log.tail.name, self.checkpoints.name, self.snapshots.name}
+        foreign = {path.name for path in self.path.iterdir()} - own_names
         complete = any(not path.name.startswith(".") for path in self.checkpoints.iterdir())
         return not (foreign or complete or self._files["rounds.csv"].stat().st_size)
 
@@ -175,12 +175,12 @@ class RunDirectory:
         (self.path / INTEGRITY).write_text(json.dumps(summary, indent=2) + "\n")
 
     def compact(self, *, always: bool = False) -> None:
-        """Compact events and samples at the end of a round, if they are many or ``always``."""
+        """Compact events and samples after a round, if they are many or ``always``."""
         self.event_log.compact(always=always)
         self.samples.compact(always=always)
 
     def add_round(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
-        """Append one line to ``rounds.csv``, and one to ``timings.csv`` with the time, in seconds since 1970."""
+        """Append one line each to ``rounds.csv`` and ``timings.csv``. The latter has the time in seconds since 1970."""
         for name, values in (("rounds.csv", row), ("timings.csv", {**timing, "ended": round(time.time(), 3)})):
             with self._files[name].open("a", newline="") as file:
                 writer = csv.DictWriter(file, fieldnames=list(values))
@@ -202,7 +202,7 @@ class RunDirectory:
         return [Fault(**{name: value for name, value in json.loads(line).items() if name in names}) for line in lines]
 
     def position(self) -> dict[str, int]:
-        """Lengths of the growing files in bytes, and numbers of events, in total and by source."""
+        """Lengths of the growing files in bytes, and numbers of events. Events are counted in total and by source."""
         return {name: file.stat().st_size for name, file in self._files.items()} | self.event_log.counts.position()
 
     def rewind(self, position: Mapping[str, int]) -> None:

@@ -1,4 +1,6 @@
-"""Storage of files under one folder: local, or on any file system of pyarrow (S3, GCS, HDFS, ...).
+"""Storage of files under one folder, local or on a file system of pyarrow.
+
+pyarrow has S3, GCS, HDFS and others.
 
 Writing is atomic: a local file is renamed into its place, an object appears in its store when it is closed.
 """

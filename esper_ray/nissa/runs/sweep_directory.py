@@ -174,7 +174,7 @@ class SweepDirectory:
             for row in rows
         )
 
-    def standing(self, trial: str) -> TrialResult:
+    def result(self, trial: str) -> TrialResult:
         """Result of a trial so far, from its files."""
         run, config = self.run(trial), self.trials[trial].config
         rows = [] if run is None else complete_rows(run)
@@ -196,9 +196,9 @@ class SweepDirectory:
             run="" if run is None else str(run.path.relative_to(self.path)),
         )
 
-    def standings(self) -> list[TrialResult]:
+    def results(self) -> list[TrialResult]:
         """Results of all trials, in their order."""
-        return [self.standing(name) for name in self.trials]
+        return [self.result(name) for name in self.trials]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Delivery of the numbers of a run to sinks, one thread each, so that no sink delays or ends training."""
+"""Delivery of the metrics of a run to sinks, one thread for each sink. No sink delays or ends training."""
 
 import logging
 import time

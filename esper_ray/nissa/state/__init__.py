@@ -1,1 +1,1 @@
-"""State of a run, folded from its events: what every viewer and the metrics are projections of."""
+"""State of a run, folded from its events. Every viewer and the metrics are projections of it."""

@@ -178,7 +178,7 @@ class RunState:
         return replace(self, previews={**self.previews, env: episode.after_step(record)})
 
     def is_stale(self, record: Record) -> bool:
-        """Whether the episode of this preview is in the event log already, or a later one is in play."""
+        """Whether the episode of this preview is logged, or a later one has started."""
         logged, previewed = self.episodes.get(record["env"]), self.previews.get(record["env"])
         if logged is not None and logged.episode >= record["episode"]:
             return True
@@ -198,7 +198,7 @@ class RunState:
         return replace(self, faults=faults, totals=self.totals.with_fault(fault.kind))
 
     def episode_of(self, record: Record) -> EpisodeState:
-        """The episode in the log that a record belongs to; a new one if there is none of its environment."""
+        """The logged episode of a record; a new one if its environment has none."""
         env = record["env"]
         return self.episodes.get(env) or EpisodeState(env, record["episode"], record["round"])
 

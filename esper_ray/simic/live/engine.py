@@ -48,7 +48,7 @@ def needs_control(config: RewardConfig) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedBooks:
+class SavedRewards:
     """Saved state of a reward engine."""
 
     accounts: Accounts
@@ -100,11 +100,11 @@ class RewardEngine:
         self.accounts = booking.accounts.without_empty(t)
         return entries
 
-    def saved(self) -> SavedBooks:
+    def saved(self) -> SavedRewards:
         """State for :meth:`resume`."""
-        return SavedBooks(self.accounts, self.control_pp, self.ledger.entries)
+        return SavedRewards(self.accounts, self.control_pp, self.ledger.entries)
 
-    def resume(self, saved: SavedBooks) -> None:
+    def resume(self, saved: SavedRewards) -> None:
         """Resume from ``saved``."""
         self.accounts, self.control_pp = saved.accounts, saved.control_pp
         self.ledger = Ledger()

@@ -45,7 +45,7 @@ def basic_plus(b: StepContext) -> None:
 
 
 def simplified(b: StepContext) -> None:
-    """Shaping, a small cost of operations, final accuracy, and committed seeds that contribute at the end.
+    """Shaping, a cost of operations, final accuracy, and contributing committed seeds.
 
     Commitments are free, since a cost would reward their delay under discounting.
     """

@@ -53,7 +53,7 @@ class Transition:
 
     @property
     def slot_id(self) -> str | None:
-        """Id of the slot that the operation names, if a seed is or was in it."""
+        """Id of the slot of the operation, if it holds or held a seed."""
         report = self.after[self.slot] or self.before[self.slot]
         return None if report is None else report.slot_id
 

@@ -59,7 +59,7 @@ class Load:
 
 
 def effective_parameters(loads: Mapping[str, Load], host_parameters: int, base_ratio: float) -> float:
-    """Parameters of amplified seeds in proportion to their amplitude, and a base for each of their slots."""
+    """Parameters of amplified seeds, in proportion to their amplitude, plus a base per slot."""
     amplified = [load for load in loads.values() if load.stage in AMPLIFIED]
     return sum(base_ratio * host_parameters + load.alpha * load.parameters for load in amplified)
 
@@ -67,7 +67,9 @@ def effective_parameters(loads: Mapping[str, Load], host_parameters: int, base_r
 def squared_change(
     alpha_before: float, alpha_after: float, parameters_before: int, host_parameters: float, floor: int
 ) -> float:
-    """Squared change of a slot's amplitude, weighted by its former parameters over those of the host.
+    """Squared change of a slot's amplitude, weighted by its parameters.
+
+    The weight is its former parameters over those of the host.
 
     A newborn is free; a removed seed is charged once.
     """

@@ -23,7 +23,7 @@ def stage_potential(stage: Stage) -> float:
 
 
 def seed_potential(stage: Stage, ticks: int, config: RewardConfig) -> float:
-    """Potential of one slot: its stage, plus a bonus that grows with the epochs in it."""
+    """Potential of one slot: its stage, plus a bonus for dwell. The bonus grows with the epochs in the stage."""
     return stage_potential(stage) + min(config.epoch_progress_bonus * ticks, config.max_progress_bonus)
 
 

@@ -41,7 +41,7 @@ def chosen_coalitions(
     """
     if len(players) <= EXACT_PLAYERS:
         return Chosen(frozenset(subsets(players)))
-    everybody = frozenset(players)
+    all_players = frozenset(players)
     committed_players = tuple(player for player in players if player in committed)
     orders = antithetic_orders(players, permutations, seed)
     if len(committed_players) == len(players):
@@ -51,7 +51,7 @@ def chosen_coalitions(
         coalitions = {frozenset(committed_players)}
     else:
         coalitions = set(subsets(committed_players))
-    coalitions |= {frozenset(), everybody} | {everybody - {player} for player in players}
+    coalitions |= {frozenset(), all_players} | {all_players - {player} for player in players}
     for order in orders:
         coalitions |= {frozenset(order[:size]) for size in range(len(order))}
     return Chosen(frozenset(coalitions), tuple(orders))
@@ -63,7 +63,7 @@ def few_coalitions(players: Sequence[str], committed: Members) -> Chosen:
 
 
 def antithetic_orders(players: Collection[str], pairs: int, seed: int) -> list[Order]:
-    """``pairs`` random orders of ``players``, each followed by its reverse; a pure function of its arguments."""
+    """``pairs`` random orders of ``players``, each followed by its reverse. It is a pure function of its arguments."""
     generator = np.random.default_rng(np.random.SeedSequence([seed]))
     names = sorted(players)
     orders: list[Order] = []

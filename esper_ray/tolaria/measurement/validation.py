@@ -57,13 +57,13 @@ def measure(
         examples: number of examples, from the first; 0 for all.
     """
     players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
-    everybody = frozenset(players)
+    all_players = frozenset(players)
     limit = min(examples or len(split), len(split))
     selection = choose(players)
-    with evaluation_mode(model), model.branching(everybody, selection.coalitions) as members:
-        loss, scores = _evaluate(model, data, split, limit, members.index(everybody), len(members))
+    with evaluation_mode(model), model.branching(all_players, selection.coalitions) as members:
+        loss, scores = _evaluate(model, data, split, limit, members.index(all_players), len(members))
     by_members = dict(zip(members, scores, strict=True))
-    full = by_members[everybody]
+    full = by_members[all_players]
     ordered = sorted(members, key=lambda coalition: (len(coalition), [players.index(p) for p in sorted(coalition)]))
     return Measurement(
         loss=loss,

@@ -31,7 +31,9 @@ def find_archive(folder: Path) -> Mapping[str, Path]:
 
 
 def read_archive(folder: Path, splits: Sequence[str]) -> dict[str, LabelledArrays]:
-    """(N, 3, 32, 32) images and (N,) labels of ``train``, ``test`` or both, in the order of the batches.
+    """(N, 3, 32, 32) images and (N,) labels of ``train``, ``test`` or both.
+
+    They are in the order of the batches.
 
     The archive is unpacked into a temporary folder.
 

@@ -1,4 +1,4 @@
-"""Metrics through Ray: exported, and there again after the actor has been killed."""
+"""Metrics through Ray: exported, and exported again after the actor was killed."""
 
 import time
 from urllib.request import urlopen
@@ -15,8 +15,8 @@ WAIT_SECONDS = 120
 
 
 def exported():
-    """(name, labels of ours) -> value, as the agents of all nodes show them."""
-    found = {}
+    """Values by name and our labels, from the metrics agents of all nodes."""
+    values = {}
     for node in ray.nodes():
         address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         with urlopen(address, timeout=30) as answer:
@@ -26,18 +26,18 @@ def exported():
                 if sample.name.startswith("ray_esper_"):
                     labels = {k: v for k, v in sample.labels.items() if k in ("run", "group", "state", "phase", "le")}
                     key = (sample.name, *(labels[name] for name in sorted(labels)))
-                    found.setdefault(key, []).append(sample.value)
-    return found
+                    values.setdefault(key, []).append(sample.value)
+    return values
 
 
 def wait_for(condition):
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        found = exported()
-        if condition(found):
-            return found
+        values = exported()
+        if condition(values):
+            return values
         time.sleep(1.0)
-    raise AssertionError(f"after {WAIT_SECONDS} s: {found}")
+    raise AssertionError(f"after {WAIT_SECONDS} s: {values}")
 
 
 def wait_for_the_death_of(actor):
@@ -51,30 +51,30 @@ def wait_for_the_death_of(actor):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_metrics_are_exported_and_there_again_after_the_actor_was_killed(ray_cluster):
+def test_metrics_are_exported_again_after_the_actor_was_killed(ray_cluster):
     exporter = RayExporter("run-t", "A")
     rounds = ("ray_esper_rounds_total", "A", "run-t")
     mean = ("ray_esper_return_mean", "A", "run-t")
     exporter.apply([Change("esper_rounds_total", 2), Change("esper_return_mean", 1.5)])
     exporter.apply([Change("esper_phase_duration_seconds", 0.5, ("play",))])
 
-    def pumped(found):
+    def is_exported(values):
         exporter.apply([])
-        return found.get(rounds) == [2.0] and found.get(mean) == [1.5]
+        return values.get(rounds) == [2.0] and values.get(mean) == [1.5]
 
-    found = wait_for(pumped)
-    assert found["ray_esper_phase_duration_seconds_count", "A", "play", "run-t"] == [1.0]
+    values = wait_for(is_exported)
+    assert values["ray_esper_phase_duration_seconds_count", "A", "play", "run-t"] == [1.0]
 
     actor = exporter._worker._actor
     ray.kill(actor)
     wait_for_the_death_of(actor)
     exporter.apply([Change("esper_rounds_total", 1), Change("esper_return_mean", 2.5)])
 
-    def back(found):
+    def is_exported_again(values):
         exporter.apply([])
-        return sum(found.get(rounds, [])) == 3.0 and 2.5 in found.get(mean, [])
+        return sum(values.get(rounds, [])) == 3.0 and 2.5 in values.get(mean, [])
 
-    wait_for(back)
+    wait_for(is_exported_again)
     assert exporter.restarts == 1
     assert "ray_esper_telemetry_restarts_total" in {key[0] for key in exported()}
     exporter.close()
@@ -82,7 +82,7 @@ def test_metrics_are_exported_and_there_again_after_the_actor_was_killed(ray_clu
 
 @ray.remote(num_cpus=0)
 class Broken:
-    """Cannot be started."""
+    """Actor that cannot be started."""
 
     def __init__(self):
         raise OSError("no metrics agent here")
@@ -94,7 +94,7 @@ class Broken:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_an_actor_that_cannot_be_started_is_given_up_and_nobody_minds(ray_cluster, monkeypatch):
+def test_a_run_finishes_without_an_actor_that_cannot_be_started(ray_cluster, monkeypatch):
     monkeypatch.setattr("esper_actors.cluster.metrics_exporter._started", lambda run, group, name: Broken.remote())
     exporter = RayExporter("run-b")
     deadline = time.monotonic() + WAIT_SECONDS

@@ -1,4 +1,4 @@
-"""The workers on Ray does what the workers of one process does."""
+"""Worker group on Ray: results equal those of the local worker group."""
 
 import pytest
 from run_builders import placed
@@ -16,8 +16,8 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
 
 
-class Silent(RunObserver):
-    """A listener that remembers what it was told."""
+class RecordingObserver(RunObserver):
+    """Observer that records episodes, rounds and faults."""
 
     def __init__(self):
         self.episodes, self.rounds, self.faults = [], [], []
@@ -33,11 +33,11 @@ class Silent(RunObserver):
 
 
 def run(config, folder, *, workers="ray", rounds=None, resume=None):
-    """Play the rounds of ``config``; the directory, the digest of the weights, and what was observed."""
+    """Play the rounds of ``config``; directory, digest of the weights, and observer."""
     config = placed(config, workers)
     directory = resume or RunDirectory.create(folder, config, ["test"])
     checkpoint = None if resume is None else checkpoint_to_resume(resume, config)
-    observer = Silent()
+    observer = RecordingObserver()
     stop = (lambda: len(observer.rounds) >= rounds) if rounds is not None else (lambda: False)
     TrainingSession(config, directory, checkpoint, observers=[observer]).run(stop)
     state = load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config)
@@ -50,11 +50,11 @@ def without_run(directory):
 
 @pytest.fixture(scope="module")
 def ray_run(tiny_config, tmp_path_factory, ray_cluster):
-    """All rounds on Ray, once for all tests that look at them."""
+    """One run on Ray, shared by the tests that only read it."""
     return run(tiny_config, tmp_path_factory.mktemp("ray"))
 
 
-def test_ray_and_one_process_give_the_same_bits(tiny_config, tmp_path, ray_run):
+def test_ray_and_local_workers_give_the_same_bits(tiny_config, tmp_path, ray_run):
     on_ray, ray_digest, _ = ray_run
     serial, serial_digest, _ = run(tiny_config, tmp_path, workers="local")
     assert ray_digest == serial_digest
@@ -63,21 +63,21 @@ def test_ray_and_one_process_give_the_same_bits(tiny_config, tmp_path, ray_run):
 
 
 def test_every_episode_arrives_once(ray_run):
-    _, _, listener = ray_run
-    assert sorted(listener.episodes) == [0, 1, 2, 3, 4, 5]
-    assert [row["episodes"] for row in listener.rounds] == [3, 3]
+    _, _, observer = ray_run
+    assert sorted(observer.episodes) == [0, 1, 2, 3, 4, 5]
+    assert [row["episodes"] for row in observer.rounds] == [3, 3]
 
 
-def test_a_run_begun_in_one_process_may_be_ended_on_ray(tiny_config, tmp_path, ray_run):
-    straight, digest, _ = ray_run
-    begun, _, _ = run(tiny_config, tmp_path, workers="local", rounds=1)
-    assert len(begun.rounds()) == 1
-    ended, resumed_digest, _ = run(tiny_config, tmp_path, resume=begun)
+def test_a_run_started_with_local_workers_is_resumed_on_ray(tiny_config, tmp_path, ray_run):
+    uninterrupted, digest, _ = ray_run
+    started, _, _ = run(tiny_config, tmp_path, workers="local", rounds=1)
+    assert len(started.rounds()) == 1
+    resumed, resumed_digest, _ = run(tiny_config, tmp_path, resume=started)
     assert resumed_digest == digest
-    assert (ended.path / "rounds.csv").read_bytes() == (straight.path / "rounds.csv").read_bytes()
+    assert (resumed.path / "rounds.csv").read_bytes() == (uninterrupted.path / "rounds.csv").read_bytes()
 
 
-def test_episodes_come_back_in_order_until_somebody_asks_to_stop(tiny_config):
+def test_episodes_keep_the_order_of_their_assignments_until_a_stop_request(tiny_config):
     assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
     with make_workers(tiny_config) as workers:
         episodes = play_round(workers, assignments, 0.1)

@@ -1,4 +1,4 @@
-"""Who plays an evaluation does not matter; its order, its interruption and its errors."""
+"""Evaluator pools: equal scores in one process and on Ray, order, interruption and errors."""
 
 import pytest
 from run_builders import placed
@@ -16,7 +16,7 @@ from esper_ray.leyline.config.loading import build, read_preset
 
 pytestmark = pytest.mark.integration
 
-CONTESTANTS = {name: Candidate(name, baseline=name) for name in ("static", "random")}
+CANDIDATES = {name: Candidate(name, baseline=name) for name in ("static", "random")}
 SEEDS = (5, 9)
 
 
@@ -38,37 +38,37 @@ def config():
 
 @pytest.fixture(scope="module")
 def serial(config):
-    with LocalEvaluatorPool(config, CONTESTANTS, greedy=True) as players:
-        yield players
+    with LocalEvaluatorPool(config, CANDIDATES, greedy=True) as pool:
+        yield pool
 
 
-class Recorded:
-    """Plays nothing new: notes the order of jobs, and gives verdicts back in reverse."""
+class ReversingPool:
+    """Pool that records its tasks and returns the results in reverse order."""
 
-    def __init__(self, players):
-        self.players, self.asked = players, []
+    def __init__(self, pool):
+        self.pool, self.tasks = pool, []
 
-    def play(self, jobs, should_stop):
-        self.asked.append([(job.label, job.seed) for job in jobs])
-        return reversed(list(self.players.play(jobs, should_stop)))
-
-
-def scores_of(players, controls=(WIDE, SCRATCH), reference="random", on_score=lambda score: None, stop=never):
-    return all_scores(players, list(CONTESTANTS), controls, reference, SEEDS, on_score, stop)
+    def play(self, tasks, should_stop):
+        self.tasks.append([(task.label, task.seed) for task in tasks])
+        return reversed(list(self.pool.play(tasks, should_stop)))
 
 
-def test_scores_come_by_contestant_and_seed_however_they_were_played(serial):
-    recorded, heard = Recorded(serial), []
-    scores = scores_of(recorded, on_score=heard.append)
+def scores_of(pool, controls=(WIDE, SCRATCH), reference="random", on_score=lambda score: None, stop=never):
+    return all_scores(pool, list(CANDIDATES), controls, reference, SEEDS, on_score, stop)
+
+
+def test_scores_are_ordered_by_candidate_and_seed_whatever_the_order_of_play(serial):
+    reversing, received = ReversingPool(serial), []
+    scores = scores_of(reversing, on_score=received.append)
     order = [(label, seed) for label in ("static", "random", WIDE, SCRATCH) for seed in SEEDS]
     assert [(score.policy, score.seed) for score in scores] == order
-    assert sorted((s.policy, s.seed) for s in heard) == sorted(order)
-    assert recorded.asked[0] == [("random", 5), ("random", 9), ("static", 5), ("static", 9)]
-    assert recorded.asked[1] == [(WIDE, 5), (WIDE, 9), (SCRATCH, 5), (SCRATCH, 9)]
+    assert sorted((s.policy, s.seed) for s in received) == sorted(order)
+    assert reversing.tasks[0] == [("random", 5), ("random", 9), ("static", 5), ("static", 9)]
+    assert reversing.tasks[1] == [(WIDE, 5), (WIDE, 9), (SCRATCH, 5), (SCRATCH, 9)]
     assert scores == scores_of(serial)
 
 
-def test_controls_are_made_after_the_final_network_of_the_reference_on_the_same_seed(serial, config):
+def test_controls_follow_the_final_network_of_the_reference_on_the_same_seed(serial, config):
     scores = {(score.policy, score.seed): score for score in scores_of(serial)}
     for seed in SEEDS:
         grown, copy = scores["random", seed], scores[SCRATCH, seed]
@@ -80,59 +80,59 @@ def test_controls_are_made_after_the_final_network_of_the_reference_on_the_same_
         assert {static[label, seed].parameters for label in ("static", WIDE, SCRATCH)} == {160}
 
 
-def test_without_controls_nothing_else_is_played(serial):
-    recorded = Recorded(serial)
-    assert len(scores_of(recorded, controls=())) == 4
-    assert recorded.asked[1] == []
+def test_without_controls_only_the_candidates_are_played(serial):
+    reversing = ReversingPool(serial)
+    assert len(scores_of(reversing, controls=())) == 4
+    assert reversing.tasks[1] == []
 
 
-def test_scores_are_those_of_an_evaluator(serial, config):
-    alone = Evaluator(config).play(CONTESTANTS["random"], 9).score
-    assert scores_of(serial, controls=())[-1] == alone
+def test_scores_equal_those_of_a_single_evaluator(serial, config):
+    score = Evaluator(config).play(CANDIDATES["random"], 9).score
+    assert scores_of(serial, controls=())[-1] == score
 
 
-def test_who_asks_to_stop_keeps_what_was_heard(serial):
-    heard = []
+def test_a_stop_request_keeps_the_scores_received_so_far(serial):
+    received = []
     with pytest.raises(Interrupted):
-        scores_of(serial, on_score=heard.append, stop=lambda: len(heard) == 3)
-    assert [(score.policy, score.seed) for score in heard] == [("random", 5), ("random", 9), ("static", 5)]
+        scores_of(serial, on_score=received.append, stop=lambda: len(received) == 3)
+    assert [(score.policy, score.seed) for score in received] == [("random", 5), ("random", 9), ("static", 5)]
 
 
-def test_players_are_chosen_and_say_who_they_are(config, serial):
+def test_the_configuration_selects_the_kind_of_pool(config, serial):
     assert serial.describe() == "one process on cpu"
-    local = make_evaluators(placed(config, "local"), CONTESTANTS, greedy=True, workers=None)
+    local = make_evaluators(placed(config, "local"), CANDIDATES, greedy=True, workers=None)
     assert isinstance(local, LocalEvaluatorPool)
     from esper_actors.evaluation.actor import RayEvaluatorPool
 
-    assert isinstance(make_evaluators(config, CONTESTANTS, greedy=True, workers=2), RayEvaluatorPool)
+    assert isinstance(make_evaluators(config, CANDIDATES, greedy=True, workers=2), RayEvaluatorPool)
 
 
 @pytest.fixture(scope="module")
 def on_ray(config, ray_cluster):
-    with make_evaluators(config, CONTESTANTS, greedy=True, workers=None) as players:
-        yield players
+    with make_evaluators(config, CANDIDATES, greedy=True, workers=None) as pool:
+        yield pool
 
 
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 class TestRay:
-    """On one cluster of two CPUs."""
+    """Pool on one cluster of two CPUs."""
 
-    def test_ray_and_one_process_give_the_same_scores(self, on_ray, serial):
+    def test_ray_and_the_local_pool_give_the_same_scores(self, on_ray, serial):
         assert on_ray.describe() == "Ray actors: 2 on cpu"
-        heard = []
-        assert scores_of(on_ray, on_score=heard.append) == scores_of(serial)
-        assert len(heard) == 8
+        received = []
+        assert scores_of(on_ray, on_score=received.append) == scores_of(serial)
+        assert len(received) == 8
 
-    def test_it_stops_when_asked_and_can_be_asked_again(self, on_ray, serial):
+    def test_a_pool_works_again_after_a_stop_request(self, on_ray, serial):
         with pytest.raises(Interrupted):
             scores_of(on_ray, stop=lambda: True)
-        job = EvaluationTask("static", 5)
-        assert list(on_ray.play([job], never)) == list(serial.play([job], never))
+        task = EvaluationTask("static", 5)
+        assert list(on_ray.play([task], never)) == list(serial.play([task], never))
         assert list(on_ray.play([], never)) == []
 
-    def test_an_error_of_a_player_is_told(self, on_ray):
+    def test_an_error_of_an_evaluator_is_raised_with_its_message(self, on_ray):
         with pytest.raises(ValueError, match="unknown control 'tall-host'"):
             list(on_ray.play([EvaluationTask("tall-host", 0, after=object())], never))
 
@@ -148,12 +148,12 @@ class TestRay:
         (("cpu",) * 3, 1, r"needs 3 CPU \(3 actors\), the cluster has 2"),
     ],
 )
-def test_what_the_cluster_lacks_is_refused_with_the_arithmetic(config, devices, workers, message):
+def test_resources_that_the_cluster_lacks_are_refused_with_the_arithmetic(config, devices, workers, message):
     from esper_actors.cluster.placement import ResourceError
 
     system = config.system.model_copy(update={"devices": devices})
     from esper_actors.evaluation.actor import RayEvaluatorPool
 
-    players = RayEvaluatorPool(config.model_copy(update={"system": system}), CONTESTANTS, greedy=True, workers=workers)
-    with pytest.raises(ResourceError, match=message), players:
+    pool = RayEvaluatorPool(config.model_copy(update={"system": system}), CANDIDATES, greedy=True, workers=workers)
+    with pytest.raises(ResourceError, match=message), pool:
         pass

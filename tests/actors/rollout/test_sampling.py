@@ -1,7 +1,7 @@
 """Samples of running episodes; results are equal at every telemetry level."""
 
 import pytest
-from watching_builders import samples, told, watched_run
+from watching_builders import event_records, samples, watched_run
 
 from esper_actors.rollout.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
@@ -103,21 +103,21 @@ def test_weights_rewards_and_events_are_equal_at_every_telemetry_level(runs, lev
     run, watched_digest, _ = runs[level]
     assert watched_digest == digest
     assert (run.path / "rounds.csv").read_bytes() == (unsampled.path / "rounds.csv").read_bytes()
-    assert told(run) == told(unsampled)
+    assert event_records(run) == event_records(unsampled)
 
 
 def test_the_telemetry_level_sets_the_number_of_samples(runs, tiny_config):
     steps = tiny_config.ppo.rounds * tiny_config.system.envs * tiny_config.episode_length
     assert not runs["off"][0].samples.tail.exists()
-    assert "control" not in {record["kind"] for record in told(runs["off"][0], without=())}
+    assert "control" not in {record["kind"] for record in event_records(runs["off"][0], without=())}
     assert len(samples(runs["debug"][0], "profile")) == steps
     assert 0 < len(samples(runs["normal"][0], "decision")) < len(samples(runs["debug"][0], "decision")) == steps
-    (control,) = (record for record in told(runs["normal"][0], without=()) if record["kind"] == "control")
+    (control,) = (record for record in event_records(runs["normal"][0], without=()) if record["kind"] == "control")
     assert len(control["curve_pp"]) == tiny_config.episode_length + 1
 
 
 def test_an_episode_appears_in_the_metrics_before_its_end(runs):
-    events = runs["normal"][2].heard
+    events = runs["normal"][2].entries
     first = next(i for i, event in enumerate(events) if event[0] == "esper_env_accuracy_ratio")
     assert first < events.index(("episode", 0))
     assert events[first][1] == ("0",)
@@ -143,4 +143,4 @@ def test_a_resumed_run_restores_its_metrics(tiny_config, tmp_path):
     assert values[-1] == ("esper_rounds_done", 2.0)
     rounds = [change.value for change in second.changes if change.metric == "esper_rounds_total"]
     assert rounds == [1.0]
-    assert len([record for record in told(resumed, without=()) if record["kind"] == "control"]) == 1
+    assert len([record for record in event_records(resumed, without=()) if record["kind"] == "control"]) == 1

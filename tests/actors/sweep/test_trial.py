@@ -4,7 +4,7 @@ import shutil
 from contextlib import suppress
 
 import pytest
-from watching_builders import Telling
+from watching_builders import RecordingObserver
 
 from esper_actors.sweep.trial import Origin, TrialRun
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
@@ -71,7 +71,7 @@ def test_a_trial_is_a_run_directory_with_its_name(sweep, uninterrupted):
 
 def test_events_and_run_state_of_a_trial_name_its_sweep(sweep, uninterrupted):
     workers = LocalWorkerGroup(sweep.trials[FIRST].config)
-    workers.exporter = observer = Telling()
+    workers.exporter = observer = RecordingObserver()
     TrialRun(sweep, FIRST, sweep.trials[FIRST].config).run(workers, lambda run: None)
     run = sweep.run(FIRST)
     assert {(event["run"], event["group"]) for event in run.events()} == {("sweep", FIRST)}
@@ -162,7 +162,7 @@ class TestBranching:
         assert lineage["changes"] == ["ppo.lr: 0.0001 -> 0.0005"]
         assert [event["seq"] for event in branch.events()] == list(range(len(list(branch.events()))))
         assert len(RunDirectory.open(sweep.trials_path / SECOND).rounds()) == 1  # the earlier run is kept
-        assert sweep.standing(SECOND).generation == 1
+        assert sweep.result(SECOND).generation == 1
         assert sweep.settings(SECOND) == {"reward.mode": "basic", "seed": 42, "ppo.lr": 5e-4}
 
     def test_a_branch_with_the_settings_of_its_origin_equals_it(self, sweep, uninterrupted):

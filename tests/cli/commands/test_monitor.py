@@ -65,7 +65,7 @@ def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
         process.wait(100)
     assert process.returncode == 130, remaining_output
     assert "resume with: esper train ppo --resume" in remaining_output
-    assert "as Prometheus saw it last" in remaining_output
+    assert "last values in Prometheus" in remaining_output
     _, running = psutil.wait_procs(children, timeout=20)
     assert not running
     assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "interrupted"
@@ -86,7 +86,7 @@ def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
         out += process.stdout.read()
         process.wait(100)
     assert process.returncode == 0, out
-    assert "Prometheus has ended, the run goes on" in out
+    assert "Prometheus has ended, the run continues" in out
     assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "finished"
 
 

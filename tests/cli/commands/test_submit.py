@@ -6,8 +6,8 @@ from head_builders import free_ports, run_esper
 pytestmark = pytest.mark.integration
 
 CASES = {
-    "no command": ([], ["say what to run"]),
-    "two things": (["--stop", "a", "--follow", "b"], ["say what to run"]),
+    "no command": ([], ["exactly one is needed"]),
+    "two things": (["--stop", "a", "--follow", "b"], ["exactly one is needed"]),
     "unknown command": (["--", "trian"], ["esper trian: no such command", "evaluate", "train"]),
     "no subcommand": (["--", "train"], ["esper train nothing: no such command", "ppo"]),
     "itself": (["--", "submit", "--", "version"], ["esper submit: no such command to run on a cluster"]),

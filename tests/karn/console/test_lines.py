@@ -45,7 +45,7 @@ def test_a_round_without_samples_names_the_time_instead_of_zero_steps():
 
 def test_a_sweep_prints_the_counts_of_its_trials():
     class Sweep:
-        def standings(self):
+        def results(self):
             return []
 
     out = io.StringIO()

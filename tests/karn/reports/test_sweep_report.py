@@ -53,7 +53,7 @@ def test_table_rows_are_formatted_and_single_trials_have_no_interval():
 
 
 def test_tables_have_every_trial_and_choice(tmp_path, sweep):
-    with write_sweep(tmp_path, sweep.standings()).open(newline="") as file:
+    with write_sweep(tmp_path, sweep.results()).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [entry["trial"] for entry in lines] == list(sweep.trials)
     assert (lines[1]["reward.mode"], lines[1]["seed"], lines[1]["ppo.lr"]) == ("sparse", "42", "0.0001")

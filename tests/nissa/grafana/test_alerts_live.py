@@ -54,7 +54,7 @@ class Watched:
     def until(self, name, *more, firing=True, **update):
         """Publish rounds until the alert ``name`` fires, or no longer fires."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while (name in self.prometheus.ringing()) is not firing:
+        while (name in self.prometheus.firing_alerts()) is not firing:
             assert time.monotonic() < deadline, (name, self.prometheus.get("alerts"))
             self.round(*more, **update)
             time.sleep(0.5)
@@ -89,7 +89,7 @@ def test_accelerated_rules_differ_in_their_durations_only():
     ],
 )
 def test_an_alert_fires_for_its_fault_and_resolves_afterwards(watched, name, records, update):
-    assert name not in watched.prometheus.ringing()
+    assert name not in watched.prometheus.firing_alerts()
     watched.until(name, *records, **update)
     watched.until(name, firing=False)
 
@@ -99,10 +99,10 @@ def test_quarantine_and_missing_exporter_fire_until_the_run_is_restarted(watched
     watched.until("EnvironmentGivenUp", {"kind": "environment_quarantined", "env": 1})
     watched.exporter.close()
     deadline = time.monotonic() + WAIT_SECONDS
-    while "ExporterGone" not in prometheus.ringing():
+    while "ExporterGone" not in prometheus.firing_alerts():
         assert time.monotonic() < deadline, prometheus.get("alerts")
         time.sleep(0.5)
     with PrometheusExporter("run", "", watched.exporter.port) as restarted_exporter:
         restarted = Watched(prometheus, restarted_exporter, tiny_config)
         restarted.until("ExporterGone", firing=False)
-        assert "EnvironmentGivenUp" not in prometheus.ringing()
+        assert "EnvironmentGivenUp" not in prometheus.firing_alerts()

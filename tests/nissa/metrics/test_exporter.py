@@ -102,7 +102,7 @@ def test_a_failing_exporter_is_reported_once_and_not_called_again(tiny_config, c
             self.calls += 1
             list(changes)
             if self.calls > 1:
-                raise OSError("the network is gone")
+                raise OSError("the network is down")
 
         def close(self):
             pass
@@ -114,7 +114,7 @@ def test_a_failing_exporter_is_reported_once_and_not_called_again(tiny_config, c
             publisher.records([complete({"kind": "round"})])
     assert exporter.calls == 2  # the run's information, and what failed
     assert caplog.text.count("no more metrics are exported") == 1
-    assert "the network is gone" in caplog.text
+    assert "the network is down" in caplog.text
 
 
 def test_head_choices_follow_the_growth_configuration(tiny_config):

@@ -167,11 +167,11 @@ def test_a_failed_push_is_completed_by_the_next(run, storage, tmp_path, monkeypa
     def fails_once(self, name, data):
         calls.append(name)
         if len(calls) == 4:
-            raise StorageError("the network is gone")
+            raise StorageError("the network is down")
         write(self, name, data)
 
     monkeypatch.setattr(Storage, "write", fails_once)
-    with pytest.raises(StorageError, match="network is gone"):
+    with pytest.raises(StorageError, match="network is down"):
         remote.push()
     progress(run, 1)
     checkpoint(run, 2)

@@ -119,12 +119,12 @@ def test_a_rewound_run_continues_without_the_later_records(run):
 
 
 @pytest.mark.parametrize("name", ["rounds.csv", "timings.csv"])
-@pytest.mark.parametrize("gone", [True, False])
-def test_a_file_shorter_than_at_the_checkpoint_is_refused(run, name, gone):
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_file_shorter_than_at_the_checkpoint_is_refused(run, name, removed):
     run.add_round({"round": 0}, {"round": 0})
     position, file = run.position(), run.path / name
-    file.unlink() if gone else file.write_bytes(file.read_bytes()[:-1])
-    left = 0 if gone else position[name] - 1
+    file.unlink() if removed else file.write_bytes(file.read_bytes()[:-1])
+    left = 0 if removed else position[name] - 1
     expected = rf"{name} has {left} bytes, but the checkpoint was made at {position[name]}"
     with pytest.raises(RunDirectoryError, match=expected):
         run.rewind(position)

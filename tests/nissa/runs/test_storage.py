@@ -82,10 +82,10 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
     storage.write("a", b"old")
 
     def fails(*arguments: object) -> None:
-        raise OSError("disk is gone")
+        raise OSError("disk is lost")
 
     monkeypatch.setattr("esper_ray.nissa.runs.storage.os.replace", fails)
-    with pytest.raises(StorageError, match="a cannot be written: disk is gone"):
+    with pytest.raises(StorageError, match="a cannot be written: disk is lost"):
         storage.write("a", b"new")
     assert storage.read("a") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -112,5 +112,5 @@ def test_the_check_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> Non
 
 
 def test_the_check_refuses_a_bucket_that_does_not_exist(s3_server: str) -> None:
-    with pytest.raises(StorageError, match=r"s3://nobody.*cannot be written.*NO_SUCH_BUCKET"):
-        Storage(f"s3://nobody/runs?{s3_server}").check()
+    with pytest.raises(StorageError, match=r"s3://missing.*cannot be written.*NO_SUCH_BUCKET"):
+        Storage(f"s3://missing/runs?{s3_server}").check()

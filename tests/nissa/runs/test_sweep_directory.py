@@ -46,7 +46,7 @@ def test_only_keys_that_change_results_are_differences(sweep):
 
 
 def test_a_trial_without_a_run_is_waiting(sweep):
-    result = sweep.standing("0-basic-lr=0.0001-s42")
+    result = sweep.result("0-basic-lr=0.0001-s42")
     assert (result.status, result.round_index, result.score_pp, result.run) == ("waiting", 0, None, "")
 
 
@@ -56,7 +56,7 @@ def test_a_score_by_hand(sweep):
     run = RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], name)
     for entry in (row(0, 0.2), row(1, 0.4, rollbacks=2), row(2, 0.6, 2.5, rollbacks=1)):
         run.add_round(entry, {"round": 0})
-    result = sweep.standing(name)
+    result = sweep.result(name)
     assert result.curve_pp == pytest.approx((20.0, 40.0, 58.8))
     assert result.score_pp == pytest.approx(49.4)
     assert result.reported_pp(2) == pytest.approx([20.0, 30.0, 49.4])
@@ -79,7 +79,7 @@ def test_a_partly_written_line_is_not_read(sweep):
     run.add_round(row(0, 0.2), {"round": 0})
     with (run.path / "rounds.csv").open("a") as file:
         file.write("1,80,0.")
-    assert sweep.standing(name).round_index == 1
+    assert sweep.result(name).round_index == 1
 
 
 def test_trials_of_another_sweep_are_refused(sweep):

@@ -24,7 +24,7 @@ class RecordingSink:
     def open(self, facts):
         self.opened.append(facts)
         if len(self.opened) <= self.at_opening:
-            raise ConnectionError("nobody answers\nand more")
+            raise ConnectionError("no answer\nand more")
 
     def round(self, values, round_index):
         if round_index in self.failing:
@@ -74,7 +74,7 @@ def test_a_failed_round_is_reported_and_the_others_arrive():
 
 def test_a_failed_opening_is_retried():
     sink = RecordingSink(at_opening=2)
-    assert delivery_problems(sink, 3) == ["ConnectionError: nobody answers", "1 messages failed"]
+    assert delivery_problems(sink, 3) == ["ConnectionError: no answer", "1 messages failed"]
     assert [index for index, _ in sink.rounds] == [1, 2]
 
 
@@ -82,7 +82,7 @@ def test_a_sink_is_disabled_after_consecutive_failures():
     sink = RecordingSink(at_opening=10**6)
     problems = delivery_problems(sink, 20)
     assert problems == [
-        "ConnectionError: nobody answers",
+        "ConnectionError: no answer",
         f"disabled after {TRIES} consecutive failures: {problems[0]}",
     ]
     assert len(sink.opened) == TRIES

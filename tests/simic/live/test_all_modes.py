@@ -68,7 +68,7 @@ some_state = st.tuples(some_seed, some_seed, some_seed)
     path=st.lists(some_state, min_size=2, max_size=12),
     gamma=st.floats(0.8, 1.0),
     mode=st.sampled_from((*SHAPED_MODES, "loss")),
-    end=st.sampled_from(["goes on", "truncated", "restored"]),
+    end=st.sampled_from(["running", "truncated", "restored"]),
     operation=st.sampled_from(list(LifecycleOp)),
 )
 def test_shaping_telescopes_over_any_trajectory_of_reports(path, gamma, mode, end, operation):
@@ -89,7 +89,7 @@ def test_shaping_telescopes_over_any_trajectory_of_reports(path, gamma, mode, en
     weight = 0.1 if loss else 0.3
     bare = STAGE_POTENTIAL
     worth = (lambda seed: bare.get(seed.stage.name, 0.0) if seed else 0.0) if loss else potential
-    final = sum(map(worth, states[-1])) if end == "goes on" else 0.0
+    final = sum(map(worth, states[-1])) if end == "running" else 0.0
     assert total == pytest.approx(weight * (gamma ** (last + 1) * final - sum(map(worth, states[0]))), abs=1e-9)
 
 
