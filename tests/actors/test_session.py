@@ -214,12 +214,14 @@ class TestTrain:
     def test_a_group_that_was_never_opened_leaves_the_threads_of_torch(self):
         from esper_actors.training.local import LocalWorkerGroup
 
+        alone = LocalWorkerGroup(small_config(**SMALL)).learner.weights()
         torch.set_num_threads(2)
         try:
-            LocalWorkerGroup(small_config(**SMALL))
+            weights = LocalWorkerGroup(small_config(**SMALL)).learner.weights()
             assert torch.get_num_threads() == 2
         finally:
             torch.set_num_threads(1)
+        assert all(torch.equal(weights[name], tensor) for name, tensor in alone.items())
 
     def test_the_threads_of_torch_are_those_of_before(self, tmp_path):
         before = torch.get_num_threads()

@@ -1,6 +1,7 @@
 """The worker group of one process, without Ray."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -19,6 +20,17 @@ from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.exporter import Exporter
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Context in which torch uses ``count`` threads; the previous number is restored."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class LocalWorkerGroup:
     """Environments and learner in this process, one episode after another."""
 
@@ -33,9 +45,10 @@ class LocalWorkerGroup:
         self.config, self.snapshots = config, snapshots
         self.exporter: Exporter | None = None
         """None: the caller is in the same process."""
-        self.learner = PPOLearner(config)
         make = player or EnvironmentPool
-        self._players = {device: make(config, device, 1, snapshots) for device in config.system.devices}
+        with torch_threads(config.system.threads):  # the last bits of initial weights depend on it
+            self.learner = PPOLearner(config)
+            self._players = {device: make(config, device, 1, snapshots) for device in config.system.devices}
         self._scheduler = EpisodeScheduler(config.system.devices, config.system.tries)
 
     @property
