@@ -17,7 +17,9 @@ class RunContext:
     """What observers know of a run when it starts."""
 
     config: RunConfig
+    """The configuration of the run."""
     run: RunDirectory
+    """The run directory, for paths and earlier rounds."""
     rounds_done: int
     """Rounds that were finished before; more than 0 in a resumed run."""
     resumed: bool
