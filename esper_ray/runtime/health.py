@@ -11,7 +11,7 @@ from esper_ray.runtime.snapshot import LifeProgress, TrustedState
 from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.governor import Governor, HealthVerdict
-from esper_ray.tolaria.measurement.coalition_sampling import Chosen, chosen_coalitions, few_coalitions
+from esper_ray.tolaria.measurement.coalition_sampling import EXACT_PLAYERS, Chosen, chosen_coalitions, few_coalitions
 from esper_ray.tolaria.measurement.gradients import GradientStatistics
 from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.tolaria.measurement.validation import Examples, measure
@@ -121,11 +121,11 @@ class HealthMonitor:
         return measure(self.organism.model, self._data, self._split, choose, self._measurement.examples)
 
     def _choice(self, epoch: int, *, complete: bool) -> Callable[[tuple[str, ...]], Chosen]:
-        committed, seed = self.organism.model.committed_slots, derived_seed(self._seed, COALITIONS, epoch)
-        permutations = self._measurement.permutations
+        committed, permutations = self.organism.model.committed_slots, self._measurement.permutations
 
         def choose(players: tuple[str, ...]) -> Chosen:
             if complete or players != self.measured.players:
+                seed = derived_seed(self._seed, COALITIONS, epoch) if len(players) > EXACT_PLAYERS else 0
                 return chosen_coalitions(players, committed, permutations=permutations, seed=seed)
             return few_coalitions(players, committed)
 

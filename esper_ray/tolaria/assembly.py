@@ -1,6 +1,7 @@
 """Assembly of a fresh organism from a configuration and a seed."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class GrowthError(UserError, ValueError):
     remedy = "Choose slots and blueprints that fit the host, as the message lists them."
 
 
+@lru_cache(1024)
 def derived_seed(*key: int) -> int:
     """One 32-bit seed from several integers, well mixed; equal keys give equal seeds."""
     return int(np.random.SeedSequence(list(key)).generate_state(1)[0])
