@@ -30,7 +30,7 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that play no runs and need no Ray, under a minute
-	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" $(PARALLEL)
+	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" -n 2 --dist loadscope --no-loadscope-reorder
 
 nightly: lint ## every test there is, random kills, packaging and 200 Hypothesis examples included (most of an hour)
 	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "" $(PARALLEL)
