@@ -32,6 +32,7 @@ from esper_ray.leyline.actions import Action, Blueprint, LifecycleOp
 from esper_ray.leyline.config.run import GovernorConfig, GrowthConfig, MeasurementConfig
 from esper_ray.leyline.records import Measurement
 from esper_ray.leyline.stages import Stage
+from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.held_out import HeldOut, Pairs
 from esper_ray.runtime.host import HostRuntime
 from esper_ray.runtime.signals import SignalHistory
@@ -91,13 +92,15 @@ class GrowthSession:
         self._policy.begin_episode(seed)
         self._watch = GradientWatch(organism)
         self.runtime = HostRuntime(
-            organism,
-            held_out,
-            held_out.targets,
-            measurement=MeasurementConfig(),
-            governor=GovernorConfig(snapshot_every=1),
-            seed=seed,
-            epochs=epochs,
+            HealthMonitor(
+                organism,
+                held_out,
+                held_out.targets,
+                measurement=MeasurementConfig(),
+                governor=GovernorConfig(snapshot_every=1),
+                seed=seed,
+                epochs=epochs,
+            )
         )
         self._signals = SignalHistory.start(epochs, self.measured)
         self._restored: str | None = None

@@ -8,7 +8,6 @@ episode's seed and the actions. :func:`esper_ray.grow` uses :class:`HostRuntime`
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +18,12 @@ from esper_ray.kasmina.network.growth import LossClosure
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig, RunConfig
+from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import Event, Measurement, Reports
 from esper_ray.leyline.stages import Stage
 from esper_ray.leyline.step_outcome import Stopwatch
 from esper_ray.runtime import operations
-from esper_ray.runtime.health import HealthMonitor, ValidationData
+from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, TrustedState
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan
@@ -91,28 +90,11 @@ def committed_seed(planted: PlantedSeed) -> SeedState:
 class HostRuntime:
     """One healthy growing network: a host, its seeds and its health monitor. Its epochs are trained elsewhere."""
 
-    def __init__(
-        self,
-        organism: Organism,
-        data: ValidationData,
-        split: Any,
-        *,
-        measurement: MeasurementConfig,
-        governor: GovernorConfig,
-        seed: int,
-        epochs: int,
-    ) -> None:
-        """
-        Args:
-            split: split of ``data`` for the measurements.
-            epochs: length of the training.
-        """
-        self.organism, self.seed = organism, seed
+    def __init__(self, health: HealthMonitor) -> None:
+        self.health = health
+        self.organism: Organism = health.organism
         self.epoch = 0
         """Epochs trained."""
-        self.health = HealthMonitor(
-            organism, data, split, measurement=measurement, governor=governor, seed=seed, epochs=epochs
-        )
 
     @property
     def measured(self) -> Measurement:
@@ -175,19 +157,21 @@ class EpisodeRuntime(HostRuntime):
         Raises:
             DeviceMemoryError: if the device has no memory for the host.
         """
-        self.config, self.data, self.device, self._flops = config, data, device, flops
+        self.config, self.data, self.device, self.seed, self._flops = config, data, device, seed, flops
         with memory_for("a host", device):
             organism = build_organism(config, data, device, seed, host)
             self._trainer = build_trainer(config, organism, data)
             self._preflight = Preflight(config.governor, organism.model, data, config.training.batch_size)
             super().__init__(
-                organism,
-                data,
-                data.validation,
-                measurement=config.measurement,
-                governor=config.governor,
-                seed=seed,
-                epochs=config.episode_length,
+                HealthMonitor(
+                    organism,
+                    data,
+                    data.validation,
+                    measurement=config.measurement,
+                    governor=config.governor,
+                    seed=seed,
+                    epochs=config.episode_length,
+                )
             )
 
     def advance(self, action: Action) -> EpochOutcome:

@@ -78,10 +78,7 @@ def submit(
     Example: esper submit --address http://head:8265 -- train ppo --preset digits --run-id my-run
     """
     words = command or []
-    if sum([bool(words), follow is not None, stop is not None]) != 1:
-        raise UsageError(
-            "exactly one is needed: a command (esper submit [OPTIONS] -- train ppo ...), --follow ID or --stop ID"
-        )
+    _check_purpose(words, follow, stop)
     check_command(context.find_root().command, words)
     from esper_actors.jobs.package import choose_address, entrypoint, key_values
 
@@ -114,6 +111,13 @@ def submit(
         typer.echo(job)
         return
     raise SystemExit(_follow(cluster, job))
+
+
+def _check_purpose(words: list[str], follow: str | None, stop: str | None) -> None:
+    if sum([bool(words), follow is not None, stop is not None]) != 1:
+        raise UsageError(
+            "exactly one is needed: a command (esper submit [OPTIONS] -- train ppo ...), --follow ID or --stop ID"
+        )
 
 
 def _quieten_ray() -> None:
