@@ -10,9 +10,10 @@ STAMP := .venv/.synced
 ARGS ?=
 # Three processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
 PARALLEL := -n 3 --dist loadscope --no-loadscope-reorder
+FAST := -m "not ray and not slow and not integration and not packaging and not nightly"
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast nightly chaos bench pages docs presets setup help clean
+.PHONY: train monitoring test lint fast nightly lowest chaos bench pages screens vendor docs presets setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -30,12 +31,19 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that play no runs and need no Ray, under a minute
-	$(RUN)/pytest -m "not ray and not slow and not integration and not packaging and not nightly" -n 2 --dist loadscope --no-loadscope-reorder
+	$(RUN)/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
 
-nightly: lint ## every test there is, random kills, packaging and 200 Hypothesis examples included (most of an hour)
+nightly: lint lowest ## every test there is, random kills, packaging, lowest versions, 200 Hypothesis examples (over an hour)
 	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "" $(PARALLEL)
 
-chaos: setup ## kill actors, learner, driver and a node of real runs; a table of what that costs (some minutes)
+lowest: | $(UV) ## the fast tests in a fresh environment with the lowest versions that pyproject.toml allows
+	rm -rf build/lowest
+	$(UV) venv --quiet build/lowest
+	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --group dev \
+		--editable ".[grafana,karn,mlflow,tensorboard,wandb]"
+	build/lowest/bin/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
+
+chaos: setup ## disturb real runs and kill their processes; tables of reactions, results and costs (about half an hour)
 	$(RUN)/python tests/chaos/scenarios.py
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
@@ -43,6 +51,12 @@ bench: setup ## measure speed, write benchmarks/results/<date>.md
 
 pages: setup ## write the pages of the reference that are generated from the code
 	$(RUN)/python docs/generate.py
+
+screens: setup ## write the screenshots of Sanctum that the tests compare with; look at each
+	ESPER_SCREENS=write $(RUN)/pytest tests/karn/sanctum/test_screens.py
+
+vendor: setup ## fetch the libraries of Overwatch's pages with npm, checked against vendor.json
+	$(RUN)/python docs/vendor.py
 
 docs: setup ## build the documentation site into build/site, strictly and without network
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build -f docs/mkdocs.yml --strict --quiet

@@ -15,6 +15,7 @@ from benchmarks import (
     gpu,
     growth,
     host_epoch,
+    karn,
     ppo_update,
     scale,
     scaling,
@@ -22,7 +23,7 @@ from benchmarks import (
     strategies,
     telemetry,
 )
-from benchmarks.report import Result
+from benchmarks.report import Measurements
 
 BENCHMARKS = {
     "command_line": command_line,
@@ -35,13 +36,14 @@ BENCHMARKS = {
     "strategies": strategies,
     "ppo_update": ppo_update,
     "telemetry": telemetry,
+    "karn": karn,
     "scale": scale,
     "gpu": gpu,
 }
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(results: Sequence[Result]) -> Path:
+def write(results: Sequence[Measurements]) -> Path:
     """One Markdown table per benchmark, in the file of today."""
     now = datetime.now(UTC)
     lines = [f"# Benchmarks, {now:%Y-%m-%d}", "", f"{platform.platform()}, torch {torch.__version__}", ""]

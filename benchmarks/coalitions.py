@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.host_epoch import CPU, host_config, random_images
-from benchmarks.report import Bar, Result, paired_seconds
+from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.branching import subsets
 from esper_ray.leyline.records import SeedMeasurements
@@ -109,11 +109,11 @@ def measure_coalitions() -> dict[str, float]:
     }
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     bars = {"all_over_plain_pass": Bar(3.5), "largest_difference_pp": Bar(100.0 / IMAGES)}
-    return Result("coalitions", measure_coalitions(), bars)
+    return Measurements("coalitions", measure_coalitions(), bars)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 
-from benchmarks.report import Bar, Result
+from benchmarks.report import Bar, Measurements
 
 REPEATS = 5
 CASES = {"help": ["--help"], "refused preset": ["train", "ppo", "--preset", "digts"]}
@@ -21,9 +21,9 @@ def cpu_seconds(words: list[str]) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Medians over repeated calls."""
     figures = {}
     for name, words in CASES.items():
         figures[f"{name}, CPU s"] = statistics.median(cpu_seconds(words) for _ in range(REPEATS))
-    return Result("command_line", figures, {"help, CPU s": Bar(0.5), "refused preset, CPU s": Bar(1.5)})
+    return Measurements("command_line", figures, {"help, CPU s": Bar(0.5), "refused preset, CPU s": Bar(1.5)})

@@ -1,4 +1,4 @@
-"""Cost of an environment step over a plain loop, and speed-up of two Ray actors over one process.
+"""Cost of an environment step over a plain loop, and speed-up of two actors.
 
 The plain loop does the same training and the same validation pass as a step without seeds, on the
 same host, data and batches, in ordinary PyTorch. The second comparison runs the same rounds twice
@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from benchmarks.report import Bar, Result, paired_seconds
+from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_actors.factory import make_workers
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
+from esper_actors.training.learner.ppo import exploration_share
 from esper_actors.training.local import LocalWorkerGroup
-from esper_actors.training.ppo_learner import exploration_share
 from esper_actors.training.workers import QUIET, WorkerGroup, play_round
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
@@ -31,7 +31,7 @@ ROUNDS = 4
 PARTS = ("play_round", "update")
 
 
-class PlainLoop:
+class PlainSteps:
     """The host of the preset in an ordinary PyTorch training loop."""
 
     def __init__(self, env: MorphogenesisEnv) -> None:
@@ -68,12 +68,12 @@ def step_over_plain_loop(config: RunConfig) -> dict[str, float]:
     env = MorphogenesisEnv(config.model_copy(update={"episode_length": 10**6}))
     env.reset(seed=0)
     action = WAIT.to_indices()
-    step, plain, ratio = paired_seconds(lambda: env.step(action), PlainLoop(env), PAIRS)
+    step, plain, ratio = paired_seconds(lambda: env.step(action), PlainSteps(env), PAIRS)
     return {"env_step_ms": 1e3 * step, "plain_loop_ms": 1e3 * plain, "env_step_over_plain_loop": ratio}
 
 
 def ray_over_serial(config: RunConfig) -> dict[str, float]:
-    """Seconds of the same rounds in one process and on two actors, alternately, and the speed-up.
+    """Seconds of the same rounds in one process and on two actors, and speed-up.
 
     Both worker groups learn the same, so every round is the same work for both; the alternation cancels slow changes
     of the machine's load.
@@ -104,13 +104,13 @@ def _round(workers: WorkerGroup, config: RunConfig, index: int) -> tuple[float, 
     return played - began, perf_counter() - played
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     config = build(read_preset("digits"))
     figures = step_over_plain_loop(config) | ray_over_serial(config)
     bars = {"env_step_over_plain_loop": Bar(1.10), "ray_speed_up": Bar(1.6, at_least=True)}
-    return Result("env_step", figures, bars)
+    return Measurements("env_step", figures, bars)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Epochs per second of ``cifar_baseline`` on one GPU, eager, compiled and captured, with 1, 4 and 8 environments.
+"""Epochs per second of ``cifar_baseline`` on one GPU, eager, compiled and captured.
+
+The numbers of environments are 1, 4 and 8.
+
 
 Each environment trains in a thread and on a CUDA stream of its own; all share one copy of the data.
 Images are random numbers. Without a GPU there is nothing to measure.
@@ -10,7 +13,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.host_epoch import host_config, random_images
-from benchmarks.report import Bar, Result
+from benchmarks.report import Bar, Measurements
 from esper_ray.leyline.config.loading import build
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, ImageSplit
@@ -67,10 +70,10 @@ def epochs_per_second(data: ImageData, mode: str, count: int) -> float:
         return count * EPOCHS / (perf_counter() - began)
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark; no figures and no bars without a GPU."""
     if not torch.cuda.is_available():
-        return Result("gpu", {}, {})
+        return Measurements("gpu", {}, {})
     data = on_device(random_images(), torch.device("cuda:0"))
     figures = {
         f"{mode}_{count}_environments_epochs_per_second": epochs_per_second(data, mode, count)
@@ -81,7 +84,7 @@ def measure() -> Result:
     figures["captured_over_eager"] = captured / figures["off_1_environments_epochs_per_second"]
     figures["eight_over_one_captured"] = figures["captured_8_environments_epochs_per_second"] / captured
     bars = {"captured_over_eager": Bar(2.0, at_least=True), "eight_over_one_captured": Bar(4.0, at_least=True)}
-    return Result("gpu", figures, bars)
+    return Measurements("gpu", figures, bars)
 
 
 if __name__ == "__main__":

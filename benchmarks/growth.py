@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from benchmarks.report import Bar, Result
+from benchmarks.host_epoch import CPU
+from benchmarks.report import Bar, Measurements
 from esper_ray.kasmina import Organism
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.kasmina.network.gradmax import birth_gradient, features_and_gradient
@@ -29,7 +30,6 @@ from esper_ray.tolaria.measurement.validation import measure as measure_accuracy
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
 
-CPU = torch.device("cpu")
 CIFAR = Path(os.environ.get("ESPER_CIFAR10", Path(__file__).parents[2] / "shared/data/cifar10"))
 TRAIN_IMAGES, HELD_OUT = 4000, 1000
 INCUBATION_EPOCHS = 10
@@ -45,13 +45,16 @@ def cifar() -> ImageData:
 
 
 def cifar_config(**overrides: object) -> RunConfig:
-    """The digits preset with the host of ``cifar_baseline``, and one pass over the images an epoch."""
+    """Preset ``digits`` with the host of ``cifar_baseline``.
+
+    An epoch is one pass over the images.
+    """
     host = {f"host.{key}": value for key, value in CNN_VARIANTS["cifar_baseline"].model_dump().items()}
     steps = {"training.batch_size": 128, "training.steps_per_epoch": TRAIN_IMAGES // 128}
     return build(read_preset("digits"), host | steps | overrides)
 
 
-class Trial:
+class IncubationCase:
     """Training of one organism, epoch by epoch."""
 
     def __init__(self, config: RunConfig, data: ImageData, seed: int) -> None:
@@ -89,9 +92,12 @@ class Trial:
 
 
 def incubation_ratio(data: ImageData, blueprint: str, method: str, lr: float) -> float:
-    """Validation loss with the seed fully on over that of the host alone, after ten epochs behind it."""
+    """Validation loss with the seed fully on over that of the host alone.
+
+    The seed was trained behind the host for ten epochs.
+    """
     rates = {"training.lr": lr, "training.seed_lr": lr, "growth.incubation.method": method}
-    trial = Trial(cifar_config(**rates), data, seed=0)
+    trial = IncubationCase(cifar_config(**rates), data, seed=0)
     trial.model.germinate(SLOT, blueprint)
     trial.advance()
     trial.train(INCUBATION_EPOCHS)
@@ -102,7 +108,7 @@ def incubation_ratio(data: ImageData, blueprint: str, method: str, lr: float) ->
 
 def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[int, int, int]) -> tuple[float, float]:
     """Validation accuracy after host-only, incubating and blended ``epochs``, and the gradient norm at birth."""
-    trial = Trial(config, data, seed)
+    trial = IncubationCase(config, data, seed)
     trial.train(epochs[0])
     trial.model.germinate(SLOT, "conv_light", style="linear_add", closure=trial.loss)
     cell = trial.model.cell(SLOT)
@@ -119,7 +125,7 @@ def grown_accuracy(config: RunConfig, data: ImageData, seed: int, epochs: tuple[
 def compare_starts(
     name: str, config: Callable[[str], RunConfig], data: ImageData, seeds: int, epochs: tuple[int, int, int]
 ) -> dict[str, float]:
-    """Accuracy from either start, the paired difference with its standard error, the ratio of mean birth gradients."""
+    """Accuracies, their paired difference with its standard error, ratio of mean birth gradients."""
     results = {
         start: [grown_accuracy(config(start), data, seed, epochs) for seed in range(seeds)]
         for start in ("zero_scale", "gradmax")
@@ -135,7 +141,7 @@ def compare_starts(
     }
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     key = "growth.initialisation.linear_add"
@@ -152,7 +158,7 @@ def measure() -> Result:
                     figure = f"{prefix}_{blueprint}_lr_{lr}"
                     figures[figure] = incubation_ratio(data, blueprint, method, lr)
                     bars[figure] = Bar(1.10)
-    return Result("growth", figures, bars)
+    return Measurements("growth", figures, bars)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cost of an epoch over a plain loop on resident data, and over a conventional DataLoader loop.
+"""Cost of an epoch over a plain loop and over a DataLoader loop.
 
 All loops train the same host on the same images, with random crops and flips. The plain loop is ordinary
 PyTorch with the same batches and variations, so both reach the same weights. The DataLoader loop does
@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as PictureSet
 
-from benchmarks.report import Bar, Result, paired_seconds
+from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_ray.kasmina.hosts import CNN_VARIANTS, build_host
 from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.leyline.config.loading import build, read_preset
@@ -53,7 +53,7 @@ def host_config(host: str) -> RunConfig:
     return build(read_preset("digits"), section | {"training.batch_size": BATCH, "training.steps_per_epoch": STEPS})
 
 
-class PlainLoop:
+class PlainEpochs:
     """A host in an ordinary PyTorch loop over tensors."""
 
     def __init__(self, config: RunConfig, data: ImageData) -> None:
@@ -125,8 +125,8 @@ def host_figures(host: str, data: ImageData) -> dict[str, float]:
     organism = build_organism(config, data, CPU, seed=0)
     trainer, plain, conventional = (
         build_trainer(config, organism, data),
-        PlainLoop(config, data),
-        PlainLoop(usual, data),
+        PlainEpochs(config, data),
+        PlainEpochs(usual, data),
     )
     plan = data.plan(0, 0, BATCH, STEPS)
     _check_equal_losses(trainer.train(plan).loss, plain.train(lambda: plain.augmented_batches(plan)))
@@ -153,7 +153,7 @@ def _check_equal_losses(first: float, second: float) -> None:
         raise RuntimeError(f"the loops differ: losses {first} and {second}")
 
 
-def _loader_seconds(loop: PlainLoop, loader: Any) -> float:
+def _loader_seconds(loop: PlainEpochs, loader: Any) -> float:
     """Seconds of an epoch, the minimum of three after one that starts the workers."""
     times = []
     for _ in range(4):
@@ -163,7 +163,7 @@ def _loader_seconds(loop: PlainLoop, loader: Any) -> float:
     return min(times[1:])
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     data = random_images()
@@ -173,7 +173,7 @@ def measure() -> Result:
         figures |= host_figures(host, data)
         bars[f"{host}_over_plain_loop"] = Bar(1.05)
     bars[f"{HOSTS[-1]}_over_dataloader"] = Bar(3.0, at_least=True)
-    return Result("host_epoch", figures, bars)
+    return Measurements("host_epoch", figures, bars)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Cost of PPO over its network: an update over bare passes, a decision over a bare forward.
 
 The policy has the sizes of the preset digits, one thread. The bare passes run forward and backward over the same
-minibatches, as often as the update; their loss is the sum of all outputs, without an optimiser step.
+minibatches, as often as the update; their loss is the sum of all outputs, without an optimizer step.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.report import Bar, Result, paired_seconds
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from benchmarks.report import Bar, Measurements, paired_seconds
+from esper_actors.training.learner.batches import padded_batch
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.network import Memory, PolicyNetwork, PolicyOutput
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import ARGUMENT_HEADS, head_sizes
@@ -105,7 +106,7 @@ def _decisions(policy: LearnedPolicy, view: View) -> Callable[[], None]:
 
 
 def _bare_forwards(network: PolicyNetwork, view: View) -> Callable[[], None]:
-    """Forward passes of one step through every head, each with the memory of the previous one."""
+    """Forward passes of one step, each with the memory of the previous one."""
     features, blueprints = (torch.from_numpy(x)[None, None] for x in (view.features, view.blueprints))
     memory: list[Memory | None] = [None]
 
@@ -118,7 +119,7 @@ def _bare_forwards(network: PolicyNetwork, view: View) -> Callable[[], None]:
     return forward
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     learner = PPOLearner(_config())
@@ -139,7 +140,7 @@ def measure() -> Result:
         "decision_over_bare_forward": decision,
     }
     bars = {"update_over_bare_passes": Bar(1.3), "decision_over_bare_forward": Bar(1.5)}
-    return Result("ppo_update", figures, bars)
+    return Measurements("ppo_update", figures, bars)
 
 
 if __name__ == "__main__":

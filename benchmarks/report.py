@@ -26,7 +26,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Result:
+class Measurements:
     """Figures of one benchmark, with the bars of those that have one."""
 
     name: str
@@ -60,7 +60,10 @@ class Result:
 
 
 def paired_seconds(first: Callable[[], object], second: Callable[[], object], pairs: int) -> tuple[float, float, float]:
-    """Median seconds of each, run alternately ``pairs`` times after a warm-up, and the median ratio first / second."""
+    """Median seconds of each, and the median ratio first / second.
+
+    They run alternately, ``pairs`` times, after a warm-up.
+    """
     first()
     second()
     times: list[tuple[float, float]] = []

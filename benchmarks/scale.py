@@ -10,7 +10,6 @@ Overhead is the time of a round beyond its longest episode and the update, which
 
 import gc
 import os
-import resource
 import tempfile
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -22,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Bar, Result
+from benchmarks.report import Bar, Measurements
 from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.rollout.pool import EnvironmentPool, PlayedEpisode
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_actors.session import train
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
@@ -120,13 +119,16 @@ class TimingObserver(RunObserver):
         self.cpu.append(process_time())
         if len(self.timings) % 10 == 0:
             gc.collect()
-        self.memory_mib.append(resident_mib())
+        self.memory_mib.append(private_mib())
 
 
-def resident_mib() -> float:
-    """Resident memory of this process, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def private_mib() -> float:
+    """Resident memory of this process alone, in MiB.
+
+    The object store, which all processes map, is not counted.
+    """
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 2**10
 
 
 def scale_config(environments: int, rounds: int) -> RunConfig:
@@ -241,7 +243,7 @@ def draw(rows: list[Scale], path: Path = PICTURE) -> None:
     figure.savefig(path, dpi=120)
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Overhead at each scale, and memory over many rounds."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with simulated_nodes():
@@ -255,4 +257,4 @@ def measure() -> Result:
         figures[f"learner_idle_share_{row.environments}_envs"] = row.learner_idle_share
     figures["memory_growth_mib_over_150_rounds"] = long.memory_growth_mib
     bars = {"overhead_share_64_envs": Bar(0.02), "memory_growth_mib_over_150_rounds": Bar(5.0)}
-    return Result("scale", figures, bars)
+    return Measurements("scale", figures, bars)

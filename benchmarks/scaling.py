@@ -1,4 +1,4 @@
-"""Time of a step by number of live seeds, and rate of steps by number of environments.
+"""Step time by number of live seeds, step rate by number of environments.
 
 Seeds: the deep CIFAR host with 1x1 convolutions and ten slots, of which the first n hold a blended
 seed. Environments: episodes of the digits preset without growth, one Ray actor for each environment.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.host_epoch import random_images
-from benchmarks.report import Result
+from benchmarks.report import Measurements
 from esper_actors.factory import make_workers
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
@@ -52,7 +52,7 @@ def seed_milliseconds() -> dict[int, float]:
             "training.batch_size": 256,
             "training.steps_per_epoch": 4,
             "governor.collapse_share": 0.0,
-            "episode_length": 10**6,
+            "episode_length": 10**5,
         },
     )
     env = MorphogenesisEnv(config, data=random_images(2048))
@@ -129,7 +129,7 @@ def draw(seeds: dict[int, float], rates: dict[int, float]) -> None:
     plt.close(figure)
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark and write the plot."""
     torch.set_num_threads(1)
     seeds, rates = seed_milliseconds(), environment_rates()
@@ -137,7 +137,7 @@ def measure() -> Result:
     figures = {f"step_ms_{count}_seeds": value for count, value in seeds.items()}
     figures |= {f"steps_per_second_{count}_environments": value for count, value in rates.items()}
     slope = float(np.polyfit(list(seeds), list(seeds.values()), 1)[0])
-    return Result("scaling", figures | {"ms_per_seed": slope}, {})
+    return Measurements("scaling", figures | {"ms_per_seed": slope}, {})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ SOLVED_PP = 99.0
 """Accuracy above which no further seed is worth its price."""
 
 RIGHT = (Blueprint.CONV_LIGHT, Blueprint.BOTTLENECK, Blueprint.DEPTHWISE)
-"""By slot: what did best on other seeds of ``digits``; the first alone solves ``patterns``."""
+"""By slot: the best blueprint on other seeds of ``digits``; the first alone solves ``patterns``."""
 
 Options = Iterator[Action]
 Strategy = Callable[["Situation"], Options]

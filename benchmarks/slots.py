@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.report import Bar, Result, paired_seconds
+from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_ray.kasmina import GateRules, GrowingOptimizer, MorphogeneticModel, Rules, seeded_initialisation
 from esper_ray.kasmina.hosts import CNN_VARIANTS, HostSpec, build_host
 from esper_ray.kasmina.hosts.cnn import CNNHost
@@ -84,11 +84,11 @@ def _blended() -> MorphogeneticModel:
 
 
 def transaction_ms() -> float:
-    """Median milliseconds of one germination and one removal, the optimiser's share included."""
+    """Median milliseconds of one germination and one removal, the optimizer's share included."""
     times = []
     for _ in range(TRANSACTIONS):
         model = _model()
-        GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9})
+        GrowingOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9)
         began = perf_counter()
         model.germinate("r0c1", "conv_light")
         model.prune("r0c1")
@@ -96,7 +96,7 @@ def transaction_ms() -> float:
     return median(times)
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
     blended = _blended()
@@ -114,7 +114,7 @@ def measure() -> Result:
         "germinate_and_prune_ms": transaction_ms(),
     }
     bars = {"empty_slots_over_bare_host": Bar(1.03), "blended_seeds_over_by_hand": Bar(1.10)}
-    return Result("slots", figures, bars)
+    return Measurements("slots", figures, bars)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import Bar, Result
+from benchmarks.report import Bar, Measurements
 from benchmarks.scripted import STRATEGIES, decision
 from esper_ray.environment import MorphogenesisEnv, make_environment
 from esper_ray.leyline.config.reward import REWARD_MODES
@@ -226,7 +226,7 @@ def draw(results: Mapping[str, Mapping[str, Returns]], path: Path) -> None:
     plt.close(figure)
 
 
-def measure(seeds: int = SEEDS) -> Result:
+def measure(seeds: int = SEEDS) -> Measurements:
     """Run the benchmark, print and write the tables and the heat map."""
     results = measured_returns(seeds)
     for table in tables(results):
@@ -241,7 +241,7 @@ def measure(seeds: int = SEEDS) -> Result:
             figures[f"{task}_{mode}_{HONEST}_ahead"] = ahead.mean
         figures[f"{task}_settlement_ahead_at_least"] = margin(by_mode["settlement"])[1].low
         bars[f"{task}_settlement_ahead_at_least"] = Bar(0.0, at_least=True)
-    return Result("strategies", figures, bars)
+    return Measurements("strategies", figures, bars)
 
 
 def main(arguments: Sequence[str]) -> int:

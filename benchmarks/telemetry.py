@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.report import Bar, Result
+from benchmarks.report import Bar, Measurements
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.training.listeners import MetricsObserver
@@ -33,8 +33,8 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 REPEATS = 15
 
 
-def _played_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
-    """Episodes of a round, their samples, and the seconds that a round and a control take."""
+def played_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Record]], float, float]:
+    """Episodes of a round, their samples, seconds of a round and of a control."""
     samples: list[Sequence[Record]] = []
     watch = Watch(lambda _: None, lambda _: None, lambda: False, samples.append)
     assignments = [Assignment(env, env, episode_seed(config.seed, 0, env)) for env in range(config.system.envs)]
@@ -50,10 +50,10 @@ def _played_round(config: RunConfig) -> tuple[list[Episode], list[Sequence[Recor
     return episodes, samples, seconds - control * config.telemetry.control_episodes, control
 
 
-def measure() -> Result:
+def measure() -> Measurements:
     """Seconds per round, and their share of it."""
     config = build(read_preset("digits"))
-    episodes, samples, round_seconds, control_seconds = _played_round(config)
+    episodes, samples, round_seconds, control_seconds = played_round(config)
     records = [record | {"round": 0} for episode in episodes for record in episode.log]
     durations: dict[str, list[float]] = {"events": [], "parquet": [], "metrics": [], "samples": []}
     with tempfile.TemporaryDirectory() as folder, PrometheusExporter("benchmark", "", 0) as exporter:
@@ -84,4 +84,4 @@ def measure() -> Result:
     figures["control_seconds"] = control_seconds
     control = control_seconds * config.telemetry.control_episodes / config.ppo.rounds
     figures["overhead_ratio"] = (total + control) / round_seconds
-    return Result("telemetry", figures, {"overhead_ratio": Bar(0.02)})
+    return Measurements("telemetry", figures, {"overhead_ratio": Bar(0.02)})

@@ -29,7 +29,7 @@ esac
 case "$step" in
 dependencies)
     # shellcheck disable=SC2086 # the options are words
-    uv sync --frozen --no-dev --no-install-project --compile-bytecode $left_out
+    uv sync --frozen --no-dev --extra grafana --extra karn --no-install-project --compile-bytecode $left_out
     if [ "$VARIANT" = cpu ]; then
         uv pip install --python "$UV_PROJECT_ENVIRONMENT/bin/python" --no-deps --compile-bytecode \
             --index-url "$index" "torch==$(locked torch)" "torchvision==$(locked torchvision)"
@@ -38,7 +38,7 @@ dependencies)
 project)
     # A wheel, not a link to the source, which is not in the image. --inexact preserves the packages of the first step.
     # shellcheck disable=SC2086
-    uv sync --frozen --no-dev --no-editable --inexact --compile-bytecode $left_out
+    uv sync --frozen --no-dev --extra grafana --extra karn --no-editable --inexact --compile-bytecode $left_out
     ;;
 *)
     echo "the step is dependencies or project, got '$step'" >&2

@@ -11,7 +11,8 @@ itself trained by PPO. The packages, from the contracts upwards:
 - ``karn``: what an operator looks at: console and reports
 - ``environment``: ``MorphogenesisEnv``, the Gymnasium environment made of the above
 
-The public face: :func:`train` a policy, :func:`load_preset`, :func:`grow` a model of one's own with a policy.
+The public face: :func:`train` a policy, :func:`load_preset` and :func:`load_config`, :func:`grow` a model of one's own
+with a policy.
 
 None of them imports Ray; ``esper_actors`` does. Importing this package registers the environment
 ``esper_ray/Morphogenesis-v0`` with Gymnasium, except in the process of the command ``esper``: it makes
@@ -23,12 +24,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["__version__", "grow", "load_preset", "train"]
+__all__ = ["__version__", "grow", "load_config", "load_preset", "train"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "grow": "esper_ray.growing",
-    "load_preset": "esper_ray.leyline.config.loading",
+    "load_config": "esper_ray.leyline.config.layers",
+    "load_preset": "esper_ray.leyline.config.layers",
     "train": "esper_actors.session",
 }
 """The public names and where they live; each is imported when it is first used. ``__init__.pyi`` has their types."""

@@ -40,7 +40,7 @@ from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 from esper_ray.tolaria.measurement.gradients import GradientWatch
 
 DEFAULT_OPTIONS = {"lr": 0.05, "momentum": 0.9}
-"""Options of the optimiser for the host."""
+"""Options of the optimizer for the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class GrowthSession:
     """Session of a model under a policy: an iterator with one epoch per iteration.
 
     The policy acts before each epoch; the caller trains the epoch in the body of the loop; after it the model is
-    measured and judged. A governor restores model and optimiser to their last healthy state if a loss is not finite or
+    measured and judged. A governor restores model and optimizer to their last healthy state if a loss is not finite or
     diverges, or if the committed accuracy collapses.
     """
 
@@ -112,7 +112,7 @@ class GrowthSession:
 
     @property
     def optimizer(self) -> GrowingOptimizer:
-        """The optimiser of the growing model. Step it in your loop."""
+        """The optimizer of the growing model. Step it in your loop."""
         return self._organism.optimizer
 
     @property
@@ -210,7 +210,7 @@ def grow(
         slots: slot id (``r0c0``) to the name of a submodule; default: the last large parts of the model, as many as
             the policy was trained with.
         epochs: length of the training; default: the episode length of the policy's training.
-        optimizer: class of the optimiser.
+        optimizer: class of the optimizer.
         host: its options for the host; default: learning rate 0.05 and momentum 0.9.
         seeds: options that differ for live seeds.
         causal: whether tokens see earlier tokens only (sequences); False for encoders.
@@ -237,7 +237,7 @@ def grow(
     attachments = attach(model, places, example, causal=causal)
     bundle.check_serves({attachment.slot: attachment.shape.topology for attachment in attachments})
     growing = _wrap(model, places, example, growth, causal=causal, seed=seed)
-    organism = Organism(growing, GrowingOptimizer(growing, optimizer, host=host or DEFAULT_OPTIONS, seeds=seeds))
+    organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, **(host or DEFAULT_OPTIONS)))
     return GrowthSession(organism, held_out, bundle, epochs=length, greedy=greedy, seed=seed)
 
 

@@ -49,7 +49,7 @@ def main() -> None:
         host = Tiny()
     rules = Rules(GateRules(min_training_epochs=4))
     model = MorphogeneticModel.wrap(host, {SLOT: "first"}, torch.zeros(2, 1, 8, 8), rules=rules)
-    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.05, "momentum": 0.9})
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.05, momentum=0.9)
     settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.25)
     trainer = Trainer(Organism(model, optimizer), data, settings)
     measurements = SeedMeasurements()

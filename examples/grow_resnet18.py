@@ -36,7 +36,7 @@ HELD_OUT = 250
 
 
 def load(folder: Path, images: int) -> ImageData:
-    """The first ``images`` training images, and as many for validation and for testing as is quick."""
+    """The first ``images`` training images, and few for validation and testing."""
     train, test = read_cifar10(folder, "train", images + HELD_OUT), read_cifar10(folder, "test", HELD_OUT)
     cut = len(train.labels) - HELD_OUT
     return image_dataset(

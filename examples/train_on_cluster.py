@@ -12,17 +12,18 @@ import argparse
 import os
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
-from esper_ray import load_preset, train
+from esper_ray import load_config, load_preset, train
+from esper_ray.cli.options import key_values
 from esper_ray.karn.console.progress import PlainProgress, RunHeader
 from esper_ray.leyline.errors import UserError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="digits")
+    parser.add_argument("--preset", help="preset by name; default: that of --config, else digits")
+    parser.add_argument("--config", type=Path, help="configuration file: complete, or what differs from a preset")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--envs", type=int, help="episodes per round")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration key")
@@ -35,14 +36,13 @@ def main() -> int:
     options = parser.parse_args()
     if options.address != "local":
         os.environ["RAY_ADDRESS"] = options.address  # before anything imports Ray
-    settings = {"ppo.rounds": options.rounds, "system.envs": options.envs}
-    overrides = {key: value for key, value in settings.items() if value is not None}
-    for text in options.set:
-        key, _, value = text.partition("=")
-        overrides[key] = yaml.safe_load(value)
 
     try:
-        config = load_preset(options.preset, overrides)
+        overrides = key_values({"ppo.rounds": options.rounds, "system.envs": options.envs}, options.set)
+        if options.config is None:
+            config = load_preset(options.preset or "digits", overrides)
+        else:
+            config = load_config(options.config, overrides, preset=options.preset)
         run = options.folder / options.run_id
         header = RunHeader(Console(), f"{config.name}: {config.ppo.rounds} rounds of {config.system.envs} episodes")
         result = train(config, run=run, storage=options.storage, observers=[header, PlainProgress()])

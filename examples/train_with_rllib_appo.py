@@ -46,12 +46,12 @@ def main() -> None:
 
 def described(result: dict) -> str:
     """One line about the result of an iteration."""
-    played, learnt = result["env_runners"], result.get("learners", {}).get("default_policy", {})
+    played, learned = result["env_runners"], result.get("learners", {}).get("default_policy", {})
     steps = f"{played.get('num_env_steps_sampled_lifetime', 0):5.0f} steps"
     if "episode_return_mean" not in played:
         return f"{steps}  no episode has ended yet"
     line = f"{steps}  return {played['episode_return_mean']:+6.2f}  accuracy {played['val_accuracy_pp']:5.1f} %"
-    return f"{line}  entropy {learnt['entropy']:.2f}" if "entropy" in learnt else line
+    return f"{line}  entropy {learned['entropy']:.2f}" if "entropy" in learned else line
 
 
 if __name__ == "__main__":

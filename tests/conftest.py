@@ -1,6 +1,7 @@
 """Fixtures and settings that all tests share."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ os.environ.update(
     RAY_worker_niceness="0",  # with Ray's 15 its workers would wait for all other tests
 )
 choose_ray_settings()  # before any test module imports Ray, which reads them once
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a script leave these ignored,
+signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
-# The speed of the machine is no property of the code, so no example has a deadline. `make nightly` uses more examples.
+# The speed of the machine is not a property of the code, so no example has a deadline. `make nightly` uses more.
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -63,7 +63,7 @@ def scripted(env, seed):
 
 def test_the_environment_passes_gymnasiums_checker(env):
     """Every warning of the checker is an error here."""
-    check_env(env, skip_render_check=True)
+    check_env(env, skip_render_check=True)  # with rendering: test_environment_gymnasium.py
 
 
 def fresh_process(program, folder):
@@ -322,7 +322,7 @@ def test_a_seed_passes_all_stages_from_germination_to_commitment(auto, mover):
         assert ("commitment" in sources) is success
     grown = 9 * 8 * 8 + 3 * 8  # conv_light on 8 channels
     assert info["reports"][2].blueprint is Blueprint.CONV_LIGHT
-    assert (info["fossil_parameters"], info["total_parameters"]) == (grown, 160 + grown)
+    assert (info["committed_parameters"], info["total_parameters"]) == (grown, 160 + grown)
     assert info["growth_ratio"] == pytest.approx((160 + grown) / 160)
     assert env.organism.optimizer.group_names == ["host"]
     assert not env.masks.slot_by_op[1:, 2].any()  # a fossil is final

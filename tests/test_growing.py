@@ -165,7 +165,7 @@ def test_held_out_examples_are_tensors_or_batches(bundle):
         assert torch.equal(growing.runtime.health._data.targets, y[:20])
 
 
-def test_an_epoch_without_a_step_of_the_optimiser_is_an_error(bundle):
+def test_an_epoch_without_a_step_of_the_optimizer_is_an_error(bundle):
     with pytest.raises(RuntimeError, match=r"epoch 0 had 0 steps of growing\.optimizer"):
         list(grow(Small(), examples(), policy=bundle))
 
@@ -211,7 +211,7 @@ class Tokens(nn.Module):
 
 def test_features_outside_the_policy_are_refused_without_changing_the_model(bundle):
     model, tokens = Tokens(), torch.zeros(8, 6, dtype=torch.long)
-    with pytest.raises(BundleError, match=r"learnt to grow on images .* but r0c0 has sequences"):
+    with pytest.raises(BundleError, match=r"learned to grow on images .* but r0c0 has sequences"):
         grow(model, (tokens, tokens), policy=bundle, slots={"r0c0": "block"})
     assert not any(module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match="no submodule of Tokens yields images"):

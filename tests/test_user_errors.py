@@ -11,10 +11,13 @@ from esper_ray.leyline.errors import UsageError, UserError
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("esper_ray", "actors", "policies")
 INTERNAL = {
+    "DocumentError": "a text that is not YAML or JSON of ours; what reads it adds the file and raises its own error",
     "Interrupted": "a request to stop, handled by the controller",
     "RecordError": "a record of ours that is not as its kind is declared: a fault of the program",
     "RewardError": "a measurement that is not finite; the environment's user sees it, no command raises it",
     "LifecycleError": "a misuse of the Python interface of a growing model",
+    "LearnerStateError": "a state that does not fit the learner; what reads a checkpoint adds the file",
+    "StateError": "a summary of another version, handled by folding the events",
     "RecordingError": "a damaged snapshot of an episode, handled by playing the episode from its beginning",
 }
 """Exception classes that no command raises for a user's mistake, and why."""
@@ -53,6 +56,17 @@ def test_every_exception_class_is_a_user_error_or_listed_as_internal():
     assert len(classes) > 25
 
 
+def test_a_long_line_of_a_message_is_shown_without_its_middle():
+    error = UsageError("a" * 1500 + "b" * 1500 + "\nanother line")
+    long, short = str(error).split("\n")
+    assert (long, short) == ("a" * 1000 + " ... " + "b" * 1000, "another line")
+    assert str(UsageError("a" * 2000)) == "a" * 2000
+
+
+def test_control_characters_of_a_message_are_escaped():
+    assert str(UsageError("a\x0fb\x1b[31m\rc\nd \ud83d ä")) == "a\\x0fb\\x1b[31m\\rc\nd \\ud83d ä"
+
+
 def test_every_user_error_has_a_remedy_of_its_own():
     classes = exception_classes()
     without = [name for name, (_, remedy) in classes.items() if derives(name, classes) and not remedy]
@@ -79,3 +93,12 @@ def test_a_user_error_exits_with_its_own_code(capsys):
 def test_another_error_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), reported():
         raise ZeroDivisionError
+
+
+def test_a_path_that_is_too_long_is_a_user_error_of_every_command(capsys):
+    with pytest.raises(SystemExit) as end, reported():
+        Path("x" * 300).read_bytes()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("esper: error: 'xxx")
+    with pytest.raises(FileNotFoundError), reported():
+        Path("/nowhere/x").read_bytes()

@@ -32,7 +32,7 @@ def make_workers(
             cluster only.
 
     Raises:
-        ResourceError: if the configuration asks for more of a GPU than there is of one.
+        ResourceError: if the configuration requires more of a GPU than there is of one.
     """
     if config.system.workers == "local":
         return LocalWorkerGroup(config, snapshots)
@@ -68,7 +68,7 @@ def join_cluster(configs: Sequence[RunConfig]) -> Iterator[None]:
     The runs share the cluster of ``RAY_ADDRESS`` or a local one.
 
     Raises:
-        ResourceError: if a configuration asks for more of a GPU than there is of one.
+        ResourceError: if a configuration requires more of a GPU than there is of one.
     """
     choose_ray_settings()
     from esper_actors.cluster.connection import connected

@@ -10,39 +10,41 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
+import torch
+
+from esper_actors.cluster.ray_folder import ray_folder
 from esper_actors.evaluation.export import export_policy
 from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
-from esper_actors.training.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    checkpoints_in,
-    finished_rounds,
-    load_checkpoint,
-)
 from esper_actors.training.controller import Controller
-from esper_actors.training.listeners import MetricsObserver, ObserverGroup
+from esper_actors.training.failures import failure_of, recovery_notes
+from esper_actors.training.flight import FlightObserver
+from esper_actors.training.listeners import MetricsObserver, ObserverGroup, ViewerFiles
 from esper_actors.training.round_summary import Progress
-from esper_actors.training.run_lookup import newest_stored_round
+from esper_actors.training.run_preparation import PreparedRun, prepare_run, run_place
 from esper_actors.training.stop_request import StopRequest
 from esper_actors.training.workers import WorkerGroup
 from esper_policies.bundle import PolicyBundle, load_bundle
 from esper_ray.leyline.config.loading import build, difference
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.errors import Fault, UsageError
+from esper_ray.leyline.errors import Fault
+from esper_ray.leyline.files.durable import WriteError
+from esper_ray.leyline.process.credentials import without_credentials
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
-from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
+from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
+from esper_ray.nissa.runs.run_lock import RunLockedError
 from esper_ray.nissa.runs.storage import Storage, StorageError, checked_storage, place_within
+from esper_ray.tolaria.assembly import host_record
 from esper_ray.tolaria.run_checks import check_devices, check_run
-
-OnError = Literal["leave", "mark", "remove"]
+from esper_ray.tolaria.tasks import load_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Result:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The round with the highest mean validation accuracy, and the checkpoint of the policy that played it.
+        """The round with the highest mean validation accuracy, and the checkpoint of its policy.
 
         Empty if the run was interrupted in its first round.
         """
@@ -76,13 +78,14 @@ def train(
     config: RunConfig,
     *,
     rounds: int | None = None,
-    run: RunDirectory | str | Path | None = None,
+    run: PreparedRun | RunDirectory | str | Path | None = None,
     workers: WorkerGroup | None = None,
     observers: Sequence[RunObserver] = (),
     storage: str | None = None,
     should_stop: Callable[[], bool] | None = None,
+    checkpoint: str | None = None,
 ) -> Result:
-    """Train a policy by PPO, in a new run directory or in one that is resumed.
+    """Train a policy by PPO, in a new or a resumed run directory.
 
     May be called from a notebook and from any thread, but one run at a time in a process: runs in several threads share
     torch's global generator, and would not be repeatable. In the main thread the first Ctrl-C ends the run after the
@@ -91,149 +94,113 @@ def train(
     Args:
         rounds: overrides ``ppo.rounds``.
         run: a run directory, or its path. An existing run is resumed from its newest checkpoint; a path that does not
-            exist becomes a new run. Without it a new run with a generated name is made in ``runs``.
+            exist becomes a new run. Without it a new run with a generated name is made in ``runs``. A prepared run has
+            been checked before and is not checked again.
         workers: a worker group that is not open yet; the one of ``system.workers`` if left out.
         observers: called with what happens, besides the run directory's own.
         storage: folder or URI for a copy of the run; a resumed run keeps the one that it has. If ``run`` does not exist
-            here and has a copy there, the copy is fetched and resumed.
+            here and has a copy there, the copy is fetched and resumed. Credentials of a URI are not stored: a resumed
+            run needs the URI again, or credentials in the environment or a profile.
         should_stop: checked between steps; replaces the handling of Ctrl-C.
+        checkpoint: the checkpoint to resume from, such as ``round-00003``; default: the newest. Later rounds are cut.
 
     Raises:
-        TypeError: if ``config`` is no configuration.
-        UsageError: if ``run`` was started with another configuration, is behind its copy in ``storage``, or asks for a
+        TypeError: if ``config`` is not a configuration, or ``workers`` or an observer is of another type.
+        RunLockedError: if another process writes the run or its copy.
+        UsageError: if ``run`` was started with another configuration, is behind its copy in the storage, or asks for a
             device or a batch that does not exist.
-        StorageError: if ``storage`` cannot be read or written.
-        CheckpointError: if ``run`` exists and holds no checkpoint, or the newest cannot be used.
+        StorageError: if the storage cannot be read or written.
+        CheckpointError: if ``run`` has rounds or events but no checkpoint, or the checkpoint cannot be used.
         WorkerGroupError: if no environment or no learner is left.
+        RayFolderError: if a local cluster has no folder for its files.
+        WriteError: if a file of the run cannot be written, or was changed by another process.
+        RunMemoryError: if there is no memory left.
         UserError: see the errors of the task, the configuration and the cluster.
     """
-    if not isinstance(config, RunConfig):
-        raise TypeError(f"train takes a RunConfig, for example load_preset('digits'), got {config!r}")
+    _check_types(config, workers, observers)
     if rounds is not None:
         config = build(config.model_dump(mode="json"), {"ppo.rounds": rounds})
-    check_devices(config, on_cluster=workers is not None or _on_cluster(config))
-    check_run(config)
-    storage = None if storage is None else checked_storage(storage)
-    directory, checkpoint = _opened(run, config, storage)
-    if checkpoint is not None and directory.read_manifest()["status"] == "finished":
-        return Result(directory, "finished", Progress(**checkpoint.progress))
+    prepared = _prepared(config, run, workers, storage, checkpoint)
     own = StopRequest() if should_stop is None else None
     stop = should_stop or own or StopRequest()
     recorded = any(isinstance(observer, MetricsObserver) for observer in observers)
-    observers_of_run = [*([] if recorded else [MetricsObserver()]), *observers]
-    with own or nullcontext():
-        session = TrainingSession(
-            config,
-            directory,
-            checkpoint,
-            observers=observers_of_run,
-            storage=storage,
-            on_error="remove" if checkpoint is None else "mark",
-        )
-        return session.run(stop, workers)
+    try:
+        if prepared.is_finished and prepared.directory and prepared.checkpoint:
+            return Result(prepared.directory, "finished", Progress(**prepared.checkpoint.progress))
+        if workers is None and config.system.workers == "ray" and not _on_cluster(config):
+            ray_folder()  # refused before anything is written
+        with own or nullcontext():
+            session = _Session(prepared, [*([] if recorded else [MetricsObserver()]), *observers])
+            return session.run(stop, workers)
+    finally:
+        prepared.release()
 
 
-def checkpoint_to_resume(run: RunDirectory, config: RunConfig) -> Checkpoint:
-    """The newest checkpoint of a run that was started with ``config``.
+def _prepared(
+    config: RunConfig,
+    run: PreparedRun | RunDirectory | str | Path | None,
+    workers: WorkerGroup | None,
+    storage: str | None,
+    checkpoint: str | None,
+) -> PreparedRun:
+    """The prepared run: the given one, or ``run`` after all checks."""
+    if isinstance(run, PreparedRun):
+        if checkpoint is not None:
+            raise ValueError(f"the run is prepared already: give checkpoint={checkpoint!r} to prepare_run")
+        if run.config != config:
+            raise ValueError(f"the run was prepared for another configuration: {difference(run.config, config)}")
+        return run
+    check_devices(config, on_cluster=workers is not None or _on_cluster(config))
+    check_run(config)
+    path = Path(run) if isinstance(run, str) else run
+    place = None if storage is None else checked_storage(storage, run_place(path))
+    return prepare_run(config, path, storage=place, checkpoint=checkpoint)
 
-    Raises:
-        UsageError: if the run has another configuration, with the differences.
-        CheckpointError: if there is no complete checkpoint, or the newest cannot be used.
+
+def _check_types(config: Any, workers: Any, observers: Any) -> None:
     """
-    differences = difference(run.config(), config)
-    if differences:
-        raise UsageError(f"{run.path} was started with another configuration:\n" + "\n".join(differences))
-    paths = checkpoints_in(run.checkpoints)
-    if not paths:
-        raise CheckpointError(f"{run.path} holds no complete checkpoint")
-    return load_checkpoint(paths[-1], config)
-
-
-def _opened(
-    run: RunDirectory | str | Path | None, config: RunConfig, storage: str | None
-) -> tuple[RunDirectory, Checkpoint | None]:
-    """The run to resume with its newest checkpoint, or a new one without."""
-    path = run.path if isinstance(run, RunDirectory) else None if run is None else Path(run)
-    if path is not None and storage is not None:
-        fetched = _fetched(path, storage)
-        if fetched is not None:
-            return fetched, checkpoint_to_resume(fetched, config)
-    if path is not None and path.exists():
-        directory = run if isinstance(run, RunDirectory) else RunDirectory.open(path)
-        if directory.is_untouched() and not difference(directory.config(), config):
-            return directory, None
-        return directory, checkpoint_to_resume(directory, config)
-    parent = Path("runs") if path is None else path.parent
-    return RunDirectory.create(parent, config, sys.argv, None if path is None else path.name), None
-
-
-def _fetched(path: Path, storage: str) -> RunDirectory | None:
-    """The run from its copy in ``storage``, if the copy is newer than ``path``; a push would remove what is newer.
-
     Raises:
-        UsageError: if ``path`` exists and is behind its copy.
+        TypeError: naming the argument, its value and what it takes.
     """
-    stored = newest_stored_round(Storage(storage).within(path.name))
-    local = max((finished_rounds(checkpoint) for checkpoint in checkpoints_in(path / "checkpoints")), default=-1)
-    if stored <= local:
-        return None
-    if path.exists():
-        raise UsageError(
-            f"{path} has {max(local, 0)} finished rounds, its copy in {storage} has {stored}: move the directory away "
-            "to resume from the copy, or give the run another name"
-        )
-    return pull(Storage(storage), path.name, path.parent)
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"train takes a RunConfig, for example load_preset('digits'), got {config!r}")
+    if workers is not None and not hasattr(workers, "collect"):
+        message = "workers takes a worker group; set system.workers to 'local' or 'ray' in the configuration"
+        raise TypeError(f"{message}, got {workers!r}")
+    if not isinstance(observers, Sequence):
+        raise TypeError(f"observers takes a list of observers, got {observers!r}")
+    for observer in observers:
+        if not isinstance(observer, RunObserver):
+            raise TypeError(f"observers takes objects of classes derived from RunObserver, got {observer!r}")
 
 
 def _on_cluster(config: RunConfig) -> bool:
-    """Whether the run joins a cluster that other processes started; it may have devices that this machine lacks."""
+    """Whether the run joins an existing cluster, which may have devices that this machine lacks."""
     ray = sys.modules.get("ray")
     return config.system.workers == "ray" and (
         "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
     )
 
 
-class TrainingSession:
+class _Session:
     """One run in this process: opens the workers, runs the rounds, and leaves the run directory complete."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        run: RunDirectory,
-        checkpoint: Checkpoint | None,
-        *,
-        observers: Sequence[RunObserver] = (),
-        storage: str | None = None,
-        snapshots: SnapshotPolicy | None = None,
-        samples: bool = True,
-        on_error: OnError = "leave",
-    ) -> None:
-        """
-        Args:
-            checkpoint: checkpoint to resume from; ``None``: start the run.
-            storage: folder or URI of a copy of the run, updated after every round.
-            snapshots: where unfinished episodes are saved; in the run directory or its copy if left out.
-            samples: whether steps of unfinished episodes are sampled.
-            on_error: ``remove``: remove the directory if it holds no round, no checkpoint and no foreign file, else
-                mark the run as failed; ``mark``: mark it as failed; ``leave``: leave it unchanged.
-        """
-        self.config, self.run_directory, self.checkpoint = config, run, checkpoint
-        self._observers = ObserverGroup(observers)
-        self._samples, self._on_error = samples, on_error
-        manifest = run.read_manifest()
-        storage = storage or manifest.get("storage")
-        if storage is not None and storage != manifest.get("storage"):
-            run.write_manifest(manifest | {"storage": storage})
-        self._copy = None if storage is None else RemoteCopy(Storage(storage), run)
-        self._own_snapshots = snapshots is None
-        place = str(run.snapshots.absolute()) if self._copy is None else place_within(self._copy.place, "snapshots")
+    def __init__(self, prepared: PreparedRun, observers: Sequence[RunObserver]) -> None:
+        self.config, self.checkpoint = prepared.config, prepared.checkpoint
+        self.run_directory = run = prepared.open()
+        self._is_new, self._is_trial = prepared.directory is None, prepared.is_trial
+        self._rounds_done, self._faults = prepared.rounds_done, prepared.faults
+        self._observers = ObserverGroup([*observers, ViewerFiles(), FlightObserver()])
+        self._samples = all(observer.samples for observer in observers if isinstance(observer, MetricsObserver))
+        manifest, storage = run.read_manifest(), prepared.storage
+        shown = None if storage is None else without_credentials(storage)
+        if shown is not None and shown != manifest.get("storage"):
+            run.write_manifest(manifest | {"storage": shown})
+        self._copy = None if storage is None else RemoteCopy(Storage(storage), run, prepared.claim.lease)
+        copy = None if self._copy is None else self._copy.storage.full_place
+        place = str(run.snapshots.absolute()) if copy is None else place_within(copy, "snapshots")
+        self._snapshots = SnapshotPolicy(place, self.config.system.snapshot_every)
         self._status: str | None = None
-        self.snapshots = snapshots or SnapshotPolicy(place, config.system.snapshot_every)
-
-    @property
-    def rounds_done(self) -> int:
-        """Number of rounds that were finished before."""
-        return 0 if self.checkpoint is None else self.checkpoint.round_index
 
     def run(self, should_stop: Callable[[], bool], workers: WorkerGroup | None = None) -> Result:
         """Run until all rounds are done or a stop is requested.
@@ -251,26 +218,30 @@ class TrainingSession:
                 self.config, group, self.run_directory, self._observers, should_stop, self._copy, samples=self._samples
             )
             status = self._run(controller, group, should_stop)
-        except BaseException:
-            self._observers.run_ended(self._status or "failed")
-            if self._status is None:
-                self._abandon()
-            raise
+        except BaseException as error:
+            failure = self._failed(error)
+            if failure is error:
+                raise
+            raise failure from error
         return Result(self.run_directory, status, controller.progress)
 
     def _run(self, controller: Controller, group: WorkerGroup, should_stop: Callable[[], bool]) -> str:
         resumed = self.checkpoint is not None
         context = RunContext(
-            self.config, self.run_directory, self.rounds_done, resumed, group.plan(), controller.report_fault
+            self.config, self.run_directory, self._rounds_done, resumed, group.plan(), controller.report_fault
         )
         self._observers.run_opened(context)
+        for fault in self._faults:
+            controller.report_fault(fault)
         with group:
             _listen_again(should_stop)
             if self.checkpoint is None:
-                controller.start()
+                controller.start(host_record(self.config, load_task(self.config.task, torch.device("cpu"))))
             else:
                 controller.resume(self.checkpoint)
-            self._observers.run_started(replace(context, workers=group.describe(), exporter=group.exporter))
+            self._observers.run_started(
+                replace(context, workers=group.describe(), exporter=group.exporter, links=dict(group.links))
+            )
             self.run_directory.set_status("running")
             status = "finished" if controller.run() else "interrupted"
             if status == "finished":
@@ -284,29 +255,44 @@ class TrainingSession:
 
     def _make_workers(self) -> WorkerGroup:
         names = None if self.config.telemetry.level == "off" else self.run_directory.names
-        return make_workers(self.config, snapshots=self.snapshots, label=self.run_directory.run_id, metrics=names)
+        return make_workers(self.config, snapshots=self._snapshots, label=self.run_directory.run_id, metrics=names)
 
     def _finish(self, controller: Controller) -> None:
         run, digest = self.run_directory, controller.weights_digest()
         run.log([{"kind": "run_finished", "policy_sha256": digest}])
         run.close()
         run.set_status("finished", policy_sha256=digest)
-        if self._own_snapshots:
-            shutil.rmtree(run.snapshots, ignore_errors=True)
+        shutil.rmtree(run.snapshots, ignore_errors=True)
 
     def _push(self, controller: Controller) -> None:
         """Update the copy. A failure is reported as a fault."""
         if self._copy is not None:
             try:
                 self._copy.push()
-            except StorageError as error:
+            except (StorageError, RunLockedError) as error:
                 controller.report_fault(Fault("storage_failed", self._copy.place, f"the copy is not complete: {error}"))
 
-    def _abandon(self) -> None:
-        if self._on_error == "remove" and self.run_directory.is_disposable():
-            shutil.rmtree(self.run_directory.path, ignore_errors=True)
-        elif self._on_error != "leave":
-            self.run_directory.set_status("failed")
+    def _failed(self, error: BaseException) -> BaseException:
+        """The error to raise. The run is marked as failed or interrupted if it can be written."""
+        status = "interrupted" if isinstance(error, SystemExit | KeyboardInterrupt) else "failed"
+        with suppress(WriteError):
+            self._observers.run_ended(self._status or "failed")
+        if self._status is not None:
+            return error
+        failure = failure_of(error)
+        if self._is_trial:  # the sweep writes its status
+            return failure
+        try:
+            if self._is_new and self.run_directory.is_disposable():
+                shutil.rmtree(self.run_directory.path, ignore_errors=True)
+                return failure
+            self.run_directory.set_status(status)
+        except (OSError, RunDirectoryError) as unwritten:
+            failure.add_note(f"the status of the run could not be changed to {status}: {unwritten}")
+        place = None if self._copy is None else self._copy.place
+        for note in recovery_notes(failure, self.run_directory, self.config.ppo.rounds, place):
+            failure.add_note(note)
+        return failure
 
 
 def _listen_again(should_stop: Callable[[], bool]) -> None:

@@ -14,6 +14,7 @@ import esper_ray
 from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.process.credentials import without_credentials
 
 VARIADIC = ("--slots", "--devices", "--reward-modes")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""
@@ -40,9 +41,13 @@ COMMANDS = {
     "sweep": Entry("sweep", "Train over reward modes, seeds and a grid, and rank the trials.", TRAINING),
     "export-policy": Entry("export", "Export the policy of a run as one file.", TRAINING),
     "events": Entry("events", "Print events of a run in order, while it trains or later.", INSPECTION),
-    "sql": Entry("events", "Query the event log of a run in SQL (DuckDB), read-only.", INSPECTION, "sql_app"),
+    "sql": Entry("sql", "Query the event log of a run in SQL (DuckDB), read-only.", INSPECTION),
     "explain": Entry("explain", "Explain the reward of an episode, entry by entry.", INSPECTION),
     "replay": Entry("replay", "Replay a recorded episode and report the first difference.", INSPECTION),
+    "report": Entry("report", "Write one HTML file about a run, comparison, sweep or evaluation.", INSPECTION),
+    "flight": Entry("flight", "Print the last minute before something went wrong in a run.", INSPECTION),
+    "sanctum": Entry("sanctum", "Show a run in the terminal, while it trains or later.", INSPECTION),
+    "overwatch": Entry("overwatch", "Show runs in the browser, while they train or later.", INSPECTION),
     "monitor": Entry("monitor", "Train with a Prometheus server beside the run.", INSPECTION),
     "dashboards": Entry("dashboards", "Write, check and upload the Grafana dashboard and alert rules.", INSPECTION),
     "config": Entry("config", "Show configurations, presets and the schema.", SETUP),
@@ -92,6 +97,16 @@ class LazyGroup(TyperGroup):
         """Name and summary of a command."""
         entry = COMMANDS.get(cmd_name)
         return None if entry is None else TyperCommand(cmd_name, help=entry.summary, rich_help_panel=entry.panel)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. A parse error quotes what was written, but no credentials."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = getattr(error, "message", None)
+            if hasattr(error, "format_message") and isinstance(message, str):  # by name: typer may vendor its own click
+                vars(error)["message"] = without_credentials(message)
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command itself, imported."""

@@ -1,7 +1,7 @@
 """Options of the command line that set configuration keys, and their resolution.
 
 :data:`FLAGS` is the one table of flags and configuration keys. ``@configured(...)`` adds the options
-``--preset``, ``--config-json``, ``--set`` and the named flags to a command; the command receives one
+``--preset``, ``--config``, ``--set`` and the named flags to a command; the command receives one
 :class:`ConfigRequest`. This module does not import torch, Ray or Gymnasium before a run is checked.
 """
 
@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-import yaml
 from pydantic import BaseModel
 
-from esper_ray.leyline.config.loading import build, preset_names, read_file, read_preset
+from esper_ray.leyline.config.documents import DocumentError, read_value
+from esper_ray.leyline.config.layers import PRESET, LayeredConfig, layered
+from esper_ray.leyline.config.loading import build_complete, layer, nested, preset_names
 from esper_ray.leyline.config.reward import REWARD_MODES
-from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.config.run import RunConfig, flatten
+from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.process.credentials import without_credentials
 
 DEFAULT_PRESET = "digits"
 TASK, LEARNING, MACHINE = "Task, reward and growth", "Learning", "Machine"
@@ -75,7 +77,7 @@ FLAGS = {
             "compile_mode",
             "training.compile_mode",
             str,
-            "how hosts are compiled: off, a mode of torch.compile, or captured (a CUDA graph of each step)",
+            "compilation of hosts: off, a mode of torch.compile, or captured (CUDA graphs of steps)",
             MACHINE,
         ),
         Flag(
@@ -95,7 +97,7 @@ TRIAL_SERIAL = Flag(
     "serial",
     "system.workers",
     bool,
-    "run each trial in one process instead of one per actor (system.workers=local); the results are equal",
+    "run each trial in one process (system.workers=local); the results are equal",
     MACHINE,
     lambda _: "local",
 )
@@ -109,7 +111,10 @@ NO_OPS = {
     "gpu_preload": (bool, False, "the data set always lives on the device"),
     "force_compile": (bool, False, "--compile-mode alone decides how hosts are compiled"),
 }
-"""Flags of the reference without effect: type, value if absent, reason. The help omits them."""
+"""Flags of the reference without effect: type, value if absent, reason. Help and suggestions omit them."""
+
+SYNONYMS = {"learning_rate": "lr"}
+"""Common names of settings, with the last part of our keys."""
 
 
 def _complete_preset(incomplete: str) -> list[str]:
@@ -127,7 +132,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="any configuration key, for example ppo.lr=1e-3; repeatable"),
 ]
-ConfigJson = Annotated[Path | None, typer.Option(help="configuration file (JSON or YAML) instead of a preset")]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "--config-json",
+        help="configuration file (YAML or JSON): complete, or the differences from a preset",
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option(help=FLAGS["data_dir"].help)]
 
 
@@ -136,19 +148,59 @@ class ConfigRequest:
     """Unresolved configuration of a command line."""
 
     preset: str | None
-    config_json: Path | None
+    config: Path | None
     flags: Mapping[str, Any]
     """Configuration keys to values, for the flags on the command line."""
     settings: list[str] | None
 
     @property
     def has_source(self) -> bool:
-        """Whether a preset or a file is named, which replaces the configuration of an earlier run."""
-        return self.preset is not None or self.config_json is not None
+        """Whether a preset or a file is named. It replaces the configuration of an earlier run."""
+        return self.preset is not None or self.config is not None
 
-    def configuration(self, base: RunConfig | None = None) -> RunConfig:
-        """The valid configuration; see :func:`configuration`."""
-        return configuration(self.preset, self.config_json, self.flags, self.settings, base)
+    def keys(self) -> dict[str, Any]:
+        """Dotted configuration keys to values, of the flags and of ``--set``.
+
+        Raises:
+            UsageError: if a setting is not a ``key=value`` pair, or a key has two different values.
+        """
+        return key_values(self.flags, self.settings or [])
+
+    def configuration(self, base: RunConfig | None = None, below: Mapping[str, Any] | None = None) -> RunConfig:
+        """The valid configuration; see :meth:`layered`."""
+        return self.layered(base, below).config
+
+    def layered(self, base: RunConfig | None = None, below: Mapping[str, Any] | None = None) -> LayeredConfig:
+        """The valid configuration, and the preset below it.
+
+        Args:
+            base: configuration that replaces the default preset if neither preset nor file is given.
+            below: dotted keys to values, below those of the command line.
+
+        Raises:
+            UsageError: see :meth:`keys`.
+            ConfigError: if the result is not valid.
+        """
+        keys = self.keys()
+        over = layer(nested(below or {}), nested(keys))
+        if not self.has_source and base is not None:
+            return LayeredConfig(build_complete(base.model_dump(mode="json"), None, over), None)
+        task = self.flags.get("task.name")
+        default = task if isinstance(task, str) and task in preset_names() else DEFAULT_PRESET
+        preset = default if not self.has_source else self.preset
+        return layered(preset, self.config, over)
+
+
+def echo_differences(layered: LayeredConfig) -> None:
+    """Print what is in effect, as differences from the preset."""
+    for line in layered.describe():
+        typer.echo(line)
+
+
+def echo_loading(config: RunConfig) -> None:
+    """Print that data files are loaded. The first time takes up to a minute."""
+    if config.task.data_dir is not None:
+        typer.echo(without_credentials(f"loading the data of {config.task.name} from {config.task.data_dir}"))
 
 
 def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -171,7 +223,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
         def call(**given: Any) -> None:
             if no_ops:
                 note_no_ops({name: given.pop(name) for name in NO_OPS})
-            source = [given.pop(name) for name in ("preset", "config_json", "settings")]
+            source = [given.pop(name) for name in ("preset", "config", "settings")]
             values = {flag: given.pop(flag.name) for flag in configured_flags}
             keys = {flag.key: flag.value(value) for flag, value in values.items() if _is_given(value)}
             command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
@@ -190,7 +242,7 @@ def _is_given(value: Any) -> bool:
 
 
 def _source_parameters() -> list[inspect.Parameter]:
-    annotations = {"preset": Preset, "config_json": ConfigJson, "settings": Settings}
+    annotations = {"preset": Preset, "config": ConfigPath, "settings": Settings}
     return [_keyword(name, annotation, None) for name, annotation in annotations.items()]
 
 
@@ -243,6 +295,10 @@ class ConfiguredCommand(typer.core.TyperCommand):
             options = {name for parameter in self.params for name in parameter.opts}
             suggestions = suggested_options(option, words, options)
             if not suggestions:
+                hidden = {name for p in self.params if getattr(p, "hidden", False) for name in p.opts}
+                error.possibilities = [  # type: ignore[attr-defined]
+                    name for name in getattr(error, "possibilities", None) or () if name not in hidden
+                ]
                 raise
             raise UsageError(
                 f"{ctx.command_path} has no option {option}; did you mean {' or '.join(suggestions)}?"
@@ -258,6 +314,7 @@ def suggested_options(option: str, words: list[str], options: set[str]) -> list[
         options: options of the command; a flag among them is preferred to ``--set``.
     """
     name = option.lstrip("-").replace("-", "_")
+    name = SYNONYMS.get(name, name)
     flags = {flag.key: flag.option for flag in FLAGS.values() if flag.option in options}
     keys = [key for key in configuration_keys() if name in (key, key.rpartition(".")[2])]
     value = _option_value(option, words)
@@ -288,47 +345,30 @@ def _option_value(option: str, words: list[str]) -> str:
     return "VALUE"
 
 
-def configuration(
-    preset: str | None,
-    config_json: Path | None,
-    flags: Mapping[str, Any],
-    settings: list[str] | None,
-    base: RunConfig | None = None,
-) -> RunConfig:
-    """The valid configuration of a command line.
+def key_values(flags: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Configuration keys to values, of flags and of ``KEY=VALUE`` settings. A mapping is split into its keys.
 
     Args:
         flags: dotted configuration keys to values; ``None`` means that the flag was not given.
-        settings: further ``key=value`` pairs.
-        base: configuration that replaces the default preset if neither preset nor file is given.
 
     Raises:
-        UsageError: if both a preset and a file are given, or a setting is not a ``key=value`` pair.
-        ConfigError: if the result is not valid.
+        UsageError: if a setting is not a ``key=value`` pair or cannot be read, or a key has two different values.
     """
-    if preset is not None and config_json is not None:
-        raise UsageError(f"--preset {preset} and --config-json {config_json} exclude each other")
-    task = flags.get("task.name")
-    if config_json is not None:
-        tree = read_file(config_json)
-    elif preset is not None:
-        tree = read_preset(preset)
-    elif base is not None:
-        tree = base.model_dump(mode="json")
-    else:
-        tree = read_preset(task if task in preset_names() else DEFAULT_PRESET)
-    overrides = {key: value for key, value in flags.items() if value is not None}
-    for setting in settings or []:
-        key, equals, value = setting.partition("=")
+    values = {key: value for key, value in flags.items() if value is not None}
+    origins = {key: next((flag.option for flag in FLAGS.values() if flag.key == key), key) for key in values}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set takes KEY=VALUE, got {setting!r}")
-        overrides[key] = _value(value)
-    return build(tree, overrides)
-
-
-def _value(text: str) -> Any:
-    """``text`` as YAML reads it, except that numbers like 1e-3 are numbers."""
-    try:
-        return float(text) if "e" in text.lower() and text[0] in "+-.0123456789" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        return text
+            raise UsageError(f"--set takes KEY=VALUE, got {shortened(setting)}")
+        if key == PRESET:
+            raise UsageError(f"--set {shortened(setting)}: a preset is named by --preset")
+        try:
+            value = read_value(text)
+        except DocumentError as error:
+            raise UsageError(f"--set {key}: {error}") from None
+        for leaf, content in (flatten(value, f"{key}.") if isinstance(value, dict) and value else {key: value}).items():
+            if leaf in values and repr(values[leaf]) != repr(content):
+                first = f"{shortened(values[leaf])} by {origins[leaf]}"
+                raise UsageError(f"{leaf} is given twice: {first}, {shortened(content)} by --set")
+            values[leaf], origins[leaf] = content, "--set"
+    return values

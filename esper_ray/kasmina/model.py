@@ -4,7 +4,7 @@ A slot sits on the output of a named submodule, through a forward hook: the host
 parameter names stay as they are.
 
     model = MorphogeneticModel.wrap(host, {"r0c0": "layer1"}, example_input=torch.zeros(2, 3, 32, 32))
-    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9})
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9)
     model.germinate("r0c0", "conv_light")
     ...                               # per batch: loss.backward(); model.incubate(closure); optimizer.step()
     model.epoch_elapsed()             # per epoch
@@ -187,14 +187,16 @@ class MorphogeneticModel(SlottedNetwork):
 
         The batch of B rows forks at each of the slots: some blocks of rows skip its seed, some pass it; this is
         it. What lies before the first slot is computed once, and what coalitions have in common after it too.
-        Where a shortcut leads around a slot, the whole pass runs on a copy of the batch for each coalition.
+        Where a shortcut leads around a slot, the whole pass runs on a copy of the batch for each coalition. Where
+        rows of a batch influence each other, as in batch normalisation without running statistics, each coalition
+        has a pass of its own. The first pass within the context is compared with single passes of few rows to find it,
+        unless host and seeds consist of known layers.
 
-        Yields the coalition of each block of B rows of the output. Only for evaluation: layers must treat
-        rows independently.
+        Yields the coalition of each block of B rows of the output. Only for evaluation.
 
         Args:
             slots: whose seeds are switched; others stay as they are.
-            coalitions: the subsets of ``slots`` that are wanted; all of them if it is left out.
+            coalitions: subsets of ``slots`` to compute; default: all of them.
 
         Raises:
             ValueError: if a slot holds no seed that could be switched, or a coalition has other members.
@@ -231,7 +233,7 @@ class MorphogeneticModel(SlottedNetwork):
         Raises:
             TopologyError: naming every difference, if the state belongs to another host, other slots or other
                 shapes. Nothing has changed then.
-            ValueError: if ``strict`` is false, or ``assign`` would replace the tensors that an optimiser holds.
+            ValueError: if ``strict`` is false, or ``assign`` would replace the tensors that an optimizer holds.
         """
         if assign or not strict:
             raise ValueError(f"a grown model is loaded with strict=True and assign=False, got {strict} and {assign}")
@@ -246,7 +248,7 @@ class MorphogeneticModel(SlottedNetwork):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            TopologyError: if it is no such file, or belongs to another model; nothing has changed then.
+            TopologyError: if it is not such a file, or belongs to another model; nothing has changed then.
         """
         load_model(self, Path(path))
 

@@ -1,13 +1,13 @@
-"""Helpers of module builders: seeded initial weights, parameter counts, symbolic tracing."""
+"""Helpers of modules: seeded initial weights, parameter counts, symbolic tracing, tensors that repeat memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Proxy
 
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 
 @contextmanager
@@ -22,6 +22,13 @@ def seeded_initialisation(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def preserved_randomness(device: torch.device) -> Iterator[None]:
+    """Context whose random numbers change no later ones on CPU and ``device``. It admits one thread at a time."""
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
 def count_parameters(module: nn.Module) -> int:
     """Structural number of parameters of ``module``, each tensor once, frozen or not."""
     return sum(parameter.numel() for parameter in module.parameters())
@@ -30,3 +37,60 @@ def count_parameters(module: nn.Module) -> int:
 def is_symbolic(value: object) -> bool:
     """Whether ``value`` is a ``torch.fx`` proxy without readable numbers."""
     return isinstance(value, Proxy)
+
+
+def repeated_dimensions(tensor: Tensor) -> list[int]:
+    """Dimensions along which ``tensor`` repeats the same memory, as after ``expand``."""
+    if tensor.layout is not torch.strided:
+        return []
+    return [
+        dim for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)) if size > 1 > stride
+    ]
+
+
+def once(tensor: Tensor, dimensions: list[int]) -> Tensor:
+    """A view of ``tensor`` with only the first element along ``dimensions``."""
+    for dim in dimensions:
+        tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
+def overlaps(tensor: Tensor) -> bool:
+    """Whether elements of ``tensor`` share memory in another way than by repetition along a dimension."""
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return False
+    part = once(tensor, repeated_dimensions(tensor))
+    reach = 0
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(part.stride(), part.shape, strict=True) if size > 1
+    ):
+        if stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def fits_memory(target: Tensor, value: Tensor) -> bool:
+    """Whether :func:`assign` can give ``target`` exactly ``value``: equal wherever ``target`` repeats its memory."""
+    dimensions = repeated_dimensions(target)
+    if overlaps(target):
+        return bool(_equal(target, value).all())
+    return not dimensions or bool(_equal(once(value, dimensions), value).all())
+
+
+def assign(target: Tensor, value: Tensor) -> None:
+    """Copy ``value`` into ``target``, each place of its memory once.
+
+    Args:
+        value: of the same shape; :func:`fits_memory` holds.
+    """
+    if overlaps(target):
+        return
+    dimensions = repeated_dimensions(target)
+    with torch.no_grad():
+        once(target, dimensions).copy_(once(value, dimensions))
+
+
+def _equal(first: Tensor, second: Tensor) -> Tensor:
+    """Elements that are equal, or both not a number."""
+    return (first == second) | (first.isnan() & second.isnan())

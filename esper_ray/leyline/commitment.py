@@ -1,14 +1,19 @@
 """Committed part of a network: slots, parameters and accuracy, from the records of one step."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from esper_ray.leyline.records import Measurement, Reports
-from esper_ray.leyline.stages import COMMITTED
+from esper_ray.leyline.stages import COMMITTED, Stage
+
+
+def committed_among(stages: Iterable[tuple[str, Stage]]) -> frozenset[str]:
+    """Slots whose seed is committed, from pairs of slot and stage."""
+    return frozenset(slot for slot, stage in stages if stage in COMMITTED)
 
 
 def committed_slots(reports: Reports) -> frozenset[str]:
-    """Slots whose seed is committed."""
-    return frozenset(report.slot_id for report in reports if report is not None and report.stage in COMMITTED)
+    """Slots whose reported seed is committed."""
+    return committed_among((report.slot_id, report.stage) for report in reports if report is not None)
 
 
 def committed_parameters(reports: Reports) -> int:

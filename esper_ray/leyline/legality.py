@@ -44,7 +44,7 @@ class Limits:
     blueprints: frozenset[Blueprint]
     styles: frozenset[GerminationStyle]
     max_seeds: int = 0
-    """Maximum number of simultaneous seeds with a module, fossils included; 0 is no limit."""
+    """Maximum number of simultaneous seeds with a module, fossils included; 0: no limit."""
     manual_advance: bool = True
     """False if every stage advances automatically; ADVANCE is then illegal."""
 

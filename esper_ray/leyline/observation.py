@@ -67,7 +67,7 @@ BASE_SIZE = len(_BASE)
 SLOT_SIZE = len(_SLOT)
 BASE_CONTINUOUS: tuple[bool, ...] = tuple(continuous for _, continuous in _BASE)
 SLOT_CONTINUOUS: tuple[bool, ...] = tuple(continuous for _, continuous in _SLOT)
-"""Whether a running normaliser may rescale each number: not codes, flags, shares or values with a sentinel."""
+"""Whether a running normalizer may rescale each number: not codes, flags, shares or values with a sentinel."""
 
 
 def observation_size(slots: int) -> int:

@@ -1,7 +1,7 @@
 """Interface of policies: view, decision, trajectory and episode."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +11,19 @@ from esper_ray.leyline.actions import Action
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.records import HostSignals, Reports
+
+STORED_NAMES: Mapping[str, str] = {"fossilized": "fossilised"}
+"""Attributes whose keys and columns in files are spelled otherwise, with the spelling in files."""
+
+
+def stored_name(attribute: str) -> str:
+    """Key or column of ``attribute`` in files."""
+    return STORED_NAMES.get(attribute, attribute)
+
+
+def attribute_of(name: str) -> str:
+    """Attribute that has the key or column ``name`` in files."""
+    return next((attribute for attribute, stored in STORED_NAMES.items() if stored == name), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +49,23 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadChoice:
+    """Choice of one head of the action, given the heads before it."""
+
+    choice: int
+    probability: float
+    entropy: float
+    """Entropy of the head in nats."""
+    legal: int
+    """Number of legal choices."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """Decision of a policy, sampled once. Log-probabilities in nats, values in units of reward."""
+    """Decision of a policy, sampled once.
+
+    Log-probabilities in nats; values in units of reward, relative to the offset of rewards.
+    """
 
     action: Action
     log_prob_op: float = 0.0
@@ -52,6 +80,8 @@ class Decision:
     """(6,) probabilities of the operations, 0 if illegal; empty if the policy does not sample."""
     op_values: tuple[float, ...] = ()
     """(6,) Q of the operations, legal or not; empty if the policy has no critic."""
+    heads: Callable[[], Mapping[str, HeadChoice]] = field(default=dict, compare=False, repr=False)
+    """Computes the choices of the heads in use, by name; none if the policy does not sample."""
 
 
 class Policy(Protocol):
@@ -127,7 +157,7 @@ class Episode:
     """Parameters of host and seeds at the end over those of the host."""
     operations: dict[str, int]
     """Number of executions of each operation."""
-    fossilised: int
+    fossilized: int
     refused: int
     """Legal commands that a gate refused."""
     rollback: bool

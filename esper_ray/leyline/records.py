@@ -155,9 +155,23 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _scores(scores: Any) -> NDArray[np.float32] | None:
+    """
+    Raises:
+        ValueError: if they are not a list of numbers in [0, 1].
+    """
+    if scores is None:
+        return None
+    array = np.asarray(scores)
+    mixed = isinstance(scores, list) and any(isinstance(score, bool) for score in scores)
+    if mixed or array.ndim != 1 or array.dtype.kind not in "fiu" or not bool(((array >= 0) & (array <= 1)).all()):
+        raise ValueError("scores must be a list of numbers in [0, 1]")
+    return array.astype(np.float32)
+
+
 Scores = Annotated[
     NDArray[np.float32] | None,
-    PlainValidator(lambda scores: None if scores is None else np.asarray(scores, dtype=np.float32)),
+    PlainValidator(_scores),
     PlainSerializer(lambda scores: None if scores is None else scores.tolist()),
 ]
 
@@ -166,7 +180,7 @@ Scores = Annotated[
 class Coalition:
     """Validation results of one set of seeds, all others switched off."""
 
-    members: frozenset[str]
+    members: Annotated[frozenset[str], PlainSerializer(sorted)]
     """Slots whose seeds are on."""
     accuracy_pp: float
     scores: Scores = field(default=None, compare=False, repr=False)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from itertools import pairwise
 
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import UserError, shortened
 
-_PATTERN = re.compile(r"r(0|[1-9]\d*)c(0|[1-9]\d*)", re.ASCII)
+_PATTERN = re.compile(r"r(0|[1-9]\d{0,8})c(0|[1-9]\d{0,8})", re.ASCII)
 
 
 class SlotIdError(UserError, ValueError):
@@ -26,7 +26,7 @@ def parse_slot_id(slot_id: str) -> tuple[int, int]:
     """
     match = _PATTERN.fullmatch(slot_id)
     if match is None:
-        raise SlotIdError(f"slot id {slot_id!r} is not of the form r<row>c<column>, for example 'r0c1'")
+        raise SlotIdError(f"slot id {shortened(slot_id)} is not of the form r<row>c<column>, for example 'r0c1'")
     return int(match[1]), int(match[2])
 
 

@@ -68,7 +68,7 @@ def step_info(outcome: StepOutcome) -> dict[str, Any]:
         "val_accuracy_pp": outcome.val_accuracy_pp,
         "committed_accuracy_pp": outcome.committed_accuracy_pp,
         "total_parameters": outcome.total_parameters,
-        "fossil_parameters": outcome.committed_parameters,
+        "committed_parameters": outcome.committed_parameters,
         "growth_ratio": outcome.growth_ratio,
         "entries": outcome.entries,
         "events": outcome.events,

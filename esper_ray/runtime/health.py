@@ -104,7 +104,7 @@ class HealthMonitor:
         return verdict
 
     def roll_back(self) -> None:
-        """Restore the trusted state: structure, weights, optimiser and measurements."""
+        """Restore the trusted state: structure, weights, optimizer and measurements."""
         self.organism.restore(self.trusted.organism)
         self.seeds, self.measured = self.trusted.seeds, self.trusted.measured
         self.rollbacks += 1

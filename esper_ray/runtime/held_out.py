@@ -22,7 +22,8 @@ class HeldOut:
             limit: maximum number of examples, from the first.
 
         Raises:
-            ValueError: if there are no examples, or inputs and targets differ in number.
+            ValueError: if there are no examples, inputs and targets differ in number, inputs are not finite, or
+                targets are not whole numbers.
         """
         is_pair = isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(part, Tensor) for part in pairs)
         batches = cast(Iterable[tuple[Tensor, Tensor]], [pairs] if is_pair else pairs)
@@ -37,6 +38,11 @@ class HeldOut:
         if not targets or not sum(map(len, targets)):
             raise ValueError("a policy needs at least 1 held-out example, got 0 in data")
         self.inputs, self.targets = torch.cat(inputs)[:limit], torch.cat(targets)[:limit]
+        if self.inputs.is_floating_point() and not bool(self.inputs.isfinite().all()):
+            value = self.inputs[~self.inputs.isfinite()][0].item()
+            raise ValueError(f"held-out inputs must be finite, got {value}")
+        if self.targets.dtype is not torch.int64:
+            raise ValueError(f"held-out targets must be int64, got {self.targets.dtype}")
         self.classes = 0
 
     @property

@@ -25,6 +25,7 @@ from esper_ray.leyline.step_outcome import Stopwatch
 from esper_ray.runtime import operations
 from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, TrustedState
+from esper_ray.runtime.snapshot_checks import check_snapshot
 from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
@@ -269,7 +270,7 @@ class EpisodeRuntime(HostRuntime):
         """Resume from ``state``, which has the seed of this network.
 
         Raises:
-            EpisodeStateError: if it is the state of another host; this network is unchanged then.
+            EpisodeStateError: if it is the state of another host, or is not possible; this network is unchanged then.
         """
         shapes = {f"host.{name}": tensor.shape for name, tensor in self.organism.model.host.state_dict().items()}
         saved = {name: t.shape for name, t in state.organism.tensors.items() if name.startswith("host.")}
@@ -279,7 +280,11 @@ class EpisodeRuntime(HostRuntime):
                     f"the episode belongs to another host: {name} has shape {saved.get(name)} in the episode, "
                     f"{shapes.get(name)} in this host"
                 )
-        self.organism.restore(state.organism)
+        try:
+            check_snapshot(state, self.config, self.organism, self.measured.examples)
+            self.organism.restore(state.organism)
+        except ValueError as error:
+            raise EpisodeStateError(f"the saved episode is damaged: {error}") from error
         self.epoch = state.life.epoch
         self.health.resume(state.life, state.trusted)
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict
 from torch import Tensor
 
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
-from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.blob import BlobFormat, prefixed, under
+from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.live.engine import SavedRewards
 from esper_ray.tolaria.governor import GovernorState
@@ -26,7 +27,7 @@ class EpisodeStateError(UserError, ValueError):
     remedy = "Load the state into an environment with the same configuration, data and host."
 
 
-SNAPSHOT = BlobFormat("episode snapshot", 4, EpisodeStateError, safetensors.torch)
+SNAPSHOT = BlobFormat("episode snapshot", 5, EpisodeStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ class EpisodeSnapshot:
     """Fingerprint of the episode's data."""
 
 
-class _Text(BaseModel):
-    model_config = ConfigDict(ser_json_inf_nan="constants")
+class _Text(SavedRecord):
+    # A seed that has diverged has norms that are not finite, and does not concern the host.
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="constants")
 
     digest: str
     data: str
@@ -95,12 +97,18 @@ class _Text(BaseModel):
     trusted_growth: GrowthRecord
     trusted_seeds: MeasuredSeeds
     trusted_measured: Measurement
-    plain: dict[str, Any]
-    """Entries of optimiser states that are not tensors, by name."""
+    plain: dict[str, bool | int | float | None]
+    """Entries of optimizer states that are not tensors, by name."""
+    optimizer: list[str]
+    """Names of the tensors of optimizer states, which follow from no configuration."""
 
 
 def pack(state: EpisodeSnapshot) -> bytes:
-    """``state`` as a safetensors blob. Nothing in it needs unpickling."""
+    """``state`` as a safetensors blob. Equal states give equal bytes. Nothing in it needs unpickling.
+
+    Raises:
+        EpisodeStateError: if a tensor of the host cannot be written exactly, such as a sparse one; with its name.
+    """
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     for owner, snapshot in (("now", state.organism), ("trusted", state.trusted.organism)):
@@ -119,10 +127,10 @@ def pack(state: EpisodeSnapshot) -> bytes:
         trusted_growth=trusted.organism.growth,
         trusted_seeds=trusted.seeds,
         trusted_measured=trusted.measured,
-        plain=plain,
+        plain=dict(sorted(plain.items())),
+        optimizer=sorted(name for name in tensors if "/optimizer/" in name),
     )
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return SNAPSHOT.encode(stored, text.model_dump(mode="json"))
+    return SNAPSHOT.encode(dict(sorted(tensors.items())), text.model_dump(mode="json"))
 
 
 def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> EpisodeSnapshot:
@@ -133,13 +141,10 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         data: fingerprint of the data of the environment.
 
     Raises:
-        EpisodeStateError: if it is no such blob, or belongs to another configuration, version or data.
+        EpisodeStateError: if it is not such a blob, or belongs to another configuration, version or data.
     """
     saved = SNAPSHOT.decode(blob, "the saved episode")
-    try:
-        text = _Text.model_validate(saved.content)
-    except ValidationError as error:
-        raise EpisodeStateError(f"the saved episode is damaged: {error}") from error
+    text = validated(_Text, saved.content, "the saved episode", EpisodeStateError, complete=True)
     if text.digest != digest:
         raise EpisodeStateError(
             f"the episode has configuration {text.digest[:12]}, the environment {digest[:12]}; "
@@ -147,6 +152,7 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         )
     if text.data != data:
         raise EpisodeStateError(f"the episode has data {text.data[:12]}, the environment has data {data[:12]}")
+    _check_names(saved.tensors, text)
     moved = {name: tensor.to(device) for name, tensor in saved.tensors.items()} | text.plain
     trusted = _snapshot("trusted", text.trusted_growth, moved)
     return EpisodeSnapshot(
@@ -158,6 +164,19 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         digest=text.digest,
         data=text.data,
     )
+
+
+def _check_names(tensors: Mapping[str, Tensor], text: _Text) -> None:
+    """
+    Raises:
+        EpisodeStateError: if a tensor has no owner, or the optimizer states are not those that were written.
+    """
+    optimizer = {name for name in tensors if name.startswith(("now/optimizer/", "trusted/optimizer/"))}
+    model = {name for name in tensors if name.startswith(("now/model/", "trusted/model/"))}
+    strange = sorted(tensors.keys() - optimizer - model | optimizer ^ set(text.optimizer))
+    strange += [name for name in text.plain if name.count("/") < 3 or name in tensors]
+    if strange:
+        raise EpisodeStateError(f"the saved episode is damaged: tensor {strange[0]} is missing or has no place")
 
 
 def _snapshot(owner: str, growth: GrowthRecord, values: Mapping[str, Any]) -> OrganismSnapshot:

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+FLOOR = 0.01
+"""Smallest divisor of advantages, as a share of the spread of returns."""
+
 
 def generalised_advantages(
     rewards: Tensor, values: Tensor, bootstrap: Tensor, weights: Tensor, gamma: float, lam: float
@@ -43,15 +46,25 @@ def argument_advantages(returns: Tensor, q_taken: Tensor) -> Tensor:
     return returns - q_taken
 
 
-def standardised(advantages: Tensor, weights: Tensor, floor: float = 0.1) -> Tensor:
-    """Standardised advantages ``(A - mean) / max(std, floor)`` over the weighted steps; 0 elsewhere.
+def standardised(advantages: Tensor, weights: Tensor, spread: float) -> Tensor:
+    """Standardised advantages ``(A - mean) / max(std, FLOOR * spread)`` over the weighted steps.
 
-    The result is all zeros if the weights sum to 0.
+    The floor is relative to the spread of all returns so far. Advantages that vary by less than a hundredth of it are
+    mostly noise of the critic, and standardising would make as much of them as of any others. Factor and offset
+    of the rewards have no effect, because advantages and spread have the same factor and no offset.
+
+    Args:
+        advantages: any shape, in units of reward.
+        weights: same shape; 0 excludes a step, and its result is 0.
+        spread: standard deviation of returns, in units of reward.
+
+    Returns:
+        The shape of ``advantages``; all zeros if the weights sum to 0, or the spread is 0: returns are equal then.
     """
     total = weights.sum()
-    if total == 0:
+    if total == 0 or spread == 0.0:
         return torch.zeros_like(advantages)
     mean = (weights * advantages).sum() / total
     deviation = ((weights * (advantages - mean) ** 2).sum() / total).sqrt()
-    scaled = (advantages - mean) / deviation.clamp_min(floor)
+    scaled = (advantages - mean) / deviation.clamp_min(FLOOR * spread)
     return torch.where(weights > 0, scaled, torch.zeros_like(scaled))

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval, PairedComparison, Score, Summary
+from esper_ray.leyline.results.evaluation import ComparisonVerdict, Interval, PairedComparison, Score, Summary
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -121,7 +121,7 @@ def _summary(name: str, own_scores: dict[int, Score], control: dict[int, Score],
         train_gflops=fmean(s.train_flops for s in ordered) / 1e9,
         spread_pp=_spread(ordered),
         rollbacks=sum(s.rollbacks for s in ordered),
-        fossilised=fmean(s.fossilised for s in ordered),
+        fossilized=fmean(s.fossilized for s in ordered),
         total_reward=fmean(rewards) if len(rewards) == len(ordered) else None,
         objective_gain_pp=gain("objective_pp"),
         test_gain_pp=gain("test_accuracy_pp"),

@@ -12,6 +12,19 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights * values).sum() / weights.sum().clamp_min(1e-8)
 
 
+def weighted_variance(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the squared distances from the weighted mean."""
+    return weighted_mean((values - weighted_mean(values, weights)) ** 2, weights)
+
+
+def correlation(first: Tensor, second: Tensor, weights: Tensor) -> Tensor:
+    """Weighted Pearson correlation; NaN if one of the two does not vary."""
+    centred = [x - weighted_mean(x, weights) for x in (first, second)]
+    spread = (weighted_mean(centred[0] ** 2, weights) * weighted_mean(centred[1] ** 2, weights)).sqrt()
+    ratio = weighted_mean(centred[0] * centred[1], weights) / spread
+    return torch.where(spread > 0, ratio.clamp(-1.0, 1.0), torch.full_like(ratio, torch.nan))
+
+
 def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, weights: Tensor, clip: float, count: Tensor) -> Tensor:
     """Clipped policy loss of PPO.
 
@@ -35,6 +48,21 @@ def clip_share(log_ratio: Tensor, weights: Tensor, clip: float) -> Tensor:
     return weighted_mean(outside, weights)
 
 
+def ratio_extremes(log_ratio: Tensor, weights: Tensor, clip: float) -> dict[str, Tensor]:
+    """Largest ratio of the weighted steps, and shares of ratios outside the clip range.
+
+    The shares are of those above and of those below it.
+
+    The names are those of the diagnostics: ``ratio_max``, ``clip_share_up`` and ``clip_share_down``.
+    """
+    ratio = _counted(log_ratio, weights).exp()
+    return {
+        "ratio_max": torch.where(weights > 0, ratio, torch.zeros_like(ratio)).amax(),
+        "clip_share_up": weighted_mean((ratio > 1.0 + clip).to(weights.dtype), weights),
+        "clip_share_down": weighted_mean((ratio < 1.0 - clip).to(weights.dtype), weights),
+    }
+
+
 def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
     """Low-variance estimate of KL(old || new): mean of ``r - 1 - log r``.
 
@@ -55,14 +83,10 @@ def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) ->
     The ratio means little where the variance of the targets is small, hence both; it is NaN where that variance is 0.
     """
 
-    def variance(x: Tensor) -> Tensor:
-        mean = weighted_mean(x, weights)
-        return weighted_mean((x - mean) ** 2, weights)
-
-    spread = variance(targets)
+    spread = weighted_variance(targets, weights)
     rounding = torch.finfo(targets.dtype).eps * weighted_mean(targets**2, weights)
     spread = torch.where(spread > rounding, spread, torch.zeros_like(spread))
-    ratio = 1.0 - variance(targets - predictions) / spread
+    ratio = 1.0 - weighted_variance(targets - predictions, weights) / spread
     return torch.where(spread > 0, ratio, torch.full_like(ratio, torch.nan)), spread
 
 

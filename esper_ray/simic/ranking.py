@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from esper_ray.leyline.evaluation_results import Interval
-from esper_ray.leyline.sweep_results import RankedChoice
+from esper_ray.leyline.results.evaluation import Interval
+from esper_ray.leyline.results.sweep import RankedChoice
 from esper_ray.simic.comparison import LEVEL, RESAMPLES
 
 Strata = Sequence[Sequence[float]]

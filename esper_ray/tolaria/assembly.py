@@ -1,6 +1,7 @@
 """Assembly of a fresh organism from a configuration and a seed."""
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from esper_ray.kasmina.blueprints import build_seed
+from esper_ray.kasmina.export.host_layers import host_layers
 from esper_ray.kasmina.hosts import HostSpec, build_host
 from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
 from esper_ray.kasmina.lifecycle.reducer import Rules
@@ -21,7 +23,7 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.host import HostConfig
+from esper_ray.leyline.config.host import AnyHostConfig
 from esper_ray.leyline.config.run import GrowthConfig, RunConfig, TrainingConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
@@ -52,9 +54,14 @@ def derived_seed(*key: int) -> int:
     return int(np.random.SeedSequence(list(key)).generate_state(1)[0])
 
 
-def configured_host(config: HostConfig) -> HostBuilder:
-    """Builder of the built-in host of ``config``, for any data set."""
-    return lambda data: build_host(config, data.example_shape, data.classes)
+@dataclass(frozen=True, slots=True)
+class ConfiguredHost:
+    """Builder of the built-in host of a configuration, for any data set. It can be pickled."""
+
+    config: AnyHostConfig
+
+    def __call__(self, data: AnyData) -> HostSpec:
+        return build_host(self.config, data.example_shape, data.classes)
 
 
 def build_organism(
@@ -69,7 +76,7 @@ def build_organism(
         ValueError: if the host lacks a slot of the configuration, or cannot work on the data.
     """
     with seeded_initialisation(derived_seed(seed, 0)):
-        spec = (host or configured_host(config.host))(data)
+        spec = (host or ConfiguredHost(config.host))(data)
     for slot in config.growth.slots:
         if slot not in spec.slot_modules:
             raise ValueError(unknown_name_message("slot", slot, list(spec.slot_modules)))
@@ -87,14 +94,22 @@ def build_organism(
     return Organism(model, _optimizer(model, training, device))
 
 
+def host_record(config: RunConfig, data: AnyData) -> dict[str, Any]:
+    """Record of kind ``host``: parameters and layers of the host of ``config``."""
+    organism = build_organism(config, data, torch.device("cpu"), seed=0)
+    layers = host_layers(organism.model, data.prepared(data.train, 0, 2)[0])
+    rows = [asdict(layer) | {"shape": list(layer.shape)} for layer in layers]
+    return {"kind": "host", "parameters": organism.model.host_parameters, "layers": rows}
+
+
 def _optimizer(model: MorphogeneticModel, training: TrainingConfig, device: torch.device) -> GrowingOptimizer:
     options: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay}
     options |= {"fused": True} if device.type == "cuda" else {"foreach": True}
     seeds = {"lr": training.seed_lr, "weight_decay": 0.0}
     if training.optimizer == "sgd":
-        return GrowingOptimizer(model, torch.optim.SGD, host=options | {"momentum": training.momentum}, seeds=seeds)
+        return GrowingOptimizer(model, torch.optim.SGD, seeds=seeds, **options, momentum=training.momentum)
     options |= {"betas": (training.momentum, ADAM_BETA2), "capturable": device.type == "cuda"}
-    return GrowingOptimizer(model, torch.optim.AdamW, host=options, seeds=seeds)
+    return GrowingOptimizer(model, torch.optim.AdamW, seeds=seeds, **options)
 
 
 def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Trainer:
@@ -112,7 +127,7 @@ def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Train
 
 
 def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
-    """Learning rate of each optimiser group in each step of ``epoch``. Epochs are counted from 0."""
+    """Learning rate of each optimizer group in each step of ``epoch``. Epochs are counted from 0."""
     training, steps = config.training, config.training.steps_per_epoch
     shared = schedule_factors(
         epoch,

@@ -59,7 +59,7 @@ class _SeedCompiler:
     def __init__(self, model: MorphogeneticModel, mode: str) -> None:
         self.model, self.mode = model, mode
 
-    def arrange(self, groups: Any, resting: Any) -> None:
+    def arrange(self, groups: Any) -> None:
         """Compile the seeds that are not compiled yet."""
         for slot in self.model.slot_ids:
             seed = self.model.cell(slot).seed

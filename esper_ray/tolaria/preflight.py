@@ -79,7 +79,10 @@ def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:
 
 
 def _saved_bytes(run: Callable[[], Any], module: nn.Module, inputs: Tensor) -> int:
-    """Bytes of the distinct tensors that ``run`` saves for the backward pass, besides parameters and inputs."""
+    """Bytes of the distinct tensors that ``run`` saves for the backward pass.
+
+    Parameters and inputs are not counted.
+    """
     excluded = {tensor.untyped_storage().data_ptr() for tensor in (inputs, *module.parameters(), *module.buffers())}
     sizes: dict[int, Tensor] = {}
 

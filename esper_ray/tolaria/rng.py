@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 OptimizerStep = Callable[[Tensor, Tensor, Tensor], None]
-"""One optimiser step on rows (B,), draws (B, k) and learning rates (groups,) of one batch."""
+"""One optimizer step on rows (B,), draws (B, k) and learning rates (groups,) of one batch."""
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Function that captures device work and returns its replay."""
 
@@ -16,7 +16,7 @@ _CAPTURING = Lock()
 """Lock of a capture, whose initial synchronisation would break any other capture."""
 
 WARM_UP = 3
-"""Number of steps before a capture; they create the optimiser's state."""
+"""Number of steps before a capture; they create the optimizer's state."""
 
 
 class StepRunner(Protocol):

@@ -19,6 +19,7 @@ from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.tolaria.data import Dataset
+from esper_ray.tolaria.data.checks import check_dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
 from esper_ray.tolaria.sources.digits import load_digits
 from esper_ray.tolaria.sources.patterns import load_patterns
@@ -101,7 +102,7 @@ def check_task(config: TaskConfig) -> None:
     """
     task, folder = find_task(config.name), config.data_dir
     if folder is not None and not folder.is_dir():
-        raise TaskError(f"data directory {folder} {'is no folder' if folder.exists() else 'does not exist'}")
+        raise TaskError(f"data directory {folder} {'is not a folder' if folder.exists() else 'does not exist'}")
     if folder is None and task.data_dir == "needed":
         raise TaskError(f"task {task.name!r} reads {task.files}; give their folder as task.data_dir (--data-dir)")
     if folder is not None and task.data_dir == "refused":
@@ -120,7 +121,7 @@ def load_task(config: TaskConfig, device: torch.device) -> Dataset[Any]:
 
     Raises:
         TaskError: see :func:`check_task`; also if the files are broken, the data does not allow the configured
-        splits, or the device memory is exhausted.
+        splits, the memory is exhausted, or a loader of another package fails or returns invalid examples.
     """
     check_task(config)
     task = find_task(config.name)
@@ -134,8 +135,12 @@ def load_task(config: TaskConfig, device: torch.device) -> Dataset[Any]:
         raise
     except torch.OutOfMemoryError as error:
         raise TaskError(f"task {config.name!r}: the data does not fit on {device}; lower task.train_size") from error
+    except MemoryError as error:
+        raise TaskError(f"task {config.name!r}: the data does not fit into memory; lower task.train_size") from error
     except (ValueError, OSError) as error:
         raise TaskError(f"task {config.name!r}: {error}") from error
+    except Exception as error:  # a loader of another package can raise anything
+        raise TaskError(f"task {config.name!r}: its loader failed with {type(error).__name__}: {error}") from error
 
 
 @lru_cache(maxsize=4)
@@ -143,6 +148,8 @@ def _load(loader: Loader, config: TaskConfig, device: torch.device) -> Dataset[A
     data: object = loader(config, device)
     if not isinstance(data, Dataset):
         raise TaskError(f"task {config.name!r}: its loader must return a Dataset, got {type(data).__name__}")
+    if all(task.load is not loader for task in _BUILT_IN):
+        check_dataset(data)
     return data
 
 

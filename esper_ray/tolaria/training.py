@@ -19,7 +19,8 @@ from esper_ray.tolaria.data.dataset import moved
 from esper_ray.tolaria.measurement.gradients import (
     GradientStatistics,
     clipped_norms,
-    gradient_statistics,
+    elements_with_gradient,
+    epoch_statistics,
     host_gradient_rms,
 )
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
@@ -27,7 +28,7 @@ from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunn
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Rates = Mapping[str, Sequence[float]]
-"""Learning rate of each optimiser group in each step of an epoch."""
+"""Learning rate of each optimizer group in each step of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class _Sums:
     totals: Tensor
     """(3,): losses, right predictions, gradient norms of the host."""
     norms: Mapping[str, Tensor]
-    """By slot: gradient norms of each tensor of its seed, and of all."""
+    """By slot: (2, n + 1) gradient norms of each tensor of its seed, and of all; and steps with a gradient."""
 
     def clear(self) -> None:
         for tensor in (self.totals, *self.norms.values()):
@@ -89,7 +90,7 @@ class Trainer:
         """Train on the batches of ``plan``, with separate clipping of host and seeds.
 
         Args:
-            rates: learning rates of this epoch, for each group of the optimiser; default: unchanged.
+            rates: learning rates of this epoch, for each group of the optimizer; default: unchanged.
         """
         self.organism.model.train()
         self._follow()
@@ -135,7 +136,7 @@ class Trainer:
         self._host = list(organism.optimizer.group(HOST_GROUP))
         names = organism.optimizer.group_names
         self._seeds = {slot: list(organism.optimizer.group(slot)) for slot in names if slot != HOST_GROUP}
-        norms = {slot: torch.zeros(len(group) + 1, device=device) for slot, group in self._seeds.items()}
+        norms = {slot: torch.zeros((2, len(group) + 1), device=device) for slot, group in self._seeds.items()}
         self._sums = _Sums(torch.zeros(3, device=device), norms)
 
     def _step(self, rows: Tensor, draws: Tensor, rates: Tensor) -> None:
@@ -159,26 +160,27 @@ class Trainer:
             self._sums.totals.add_(torch.stack([loss.detach().float(), right, host_norm]))
 
     def _rate_table(self, rates: Rates | None, plan: EpochPlan) -> Tensor:
-        """(steps, groups) float64 learning rates, in the order of the optimiser's groups."""
-        groups = self.organism.optimizer.param_groups
+        """(steps, groups) float64 learning rates, in the order of the optimizer's groups."""
+        groups = self.organism.optimizer.live_groups
         steps = len(plan.rows)
         columns = [[float(g["lr"])] * steps if rates is None else list(rates[g["name"]]) for g in groups]
         return torch.tensor(columns, dtype=torch.float64).T.contiguous()
 
     def _set_rates(self, rates: Sequence[float | Tensor]) -> None:
-        for group, rate in zip(self.organism.optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(self.organism.optimizer.live_groups, rates, strict=True):
             group["lr"] = rate
 
     def _collect(self, steps: int, batch: int) -> EpochResult:
-        sums, sizes = self._sums, {slot: len(group) + 1 for slot, group in self._seeds.items()}
-        loss, right, host_norm, *rest = torch.cat([sums.totals, *sums.norms.values()]).tolist()
-        host_rms = host_gradient_rms(host_norm / steps, self._host)
-        gradients, at = {}, 0
-        for slot, size in sizes.items():
-            *tensors, total = [norm / steps for norm in rest[at : at + size]]
-            at += size
-            if any(parameter.grad is not None for parameter in self._seeds[slot]):
-                gradients[slot] = gradient_statistics(
-                    tensors, total, sum(p.numel() for p in self._seeds[slot]), host_rms
-                )
+        sums = self._sums
+        values = torch.cat([sums.totals, *(norms.flatten() for norms in sums.norms.values())]).tolist()
+        (loss, right, host_norm), at = values[:3], 3
+        host_rms = host_gradient_rms(host_norm / steps, elements_with_gradient(self._host))
+        gradients = {}
+        for slot, group in self._seeds.items():
+            middle, end = at + len(group) + 1, at + 2 * (len(group) + 1)
+            sizes = [parameter.numel() for parameter in group]
+            statistics = epoch_statistics(values[at:middle], values[middle:end], sizes, host_rms)
+            at = end
+            if statistics is not None:
+                gradients[slot] = statistics
         return EpochResult(loss / steps, 100.0 * right / steps, gradients)

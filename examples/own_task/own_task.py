@@ -8,7 +8,9 @@ from esper_ray.tolaria.data import ImageData, split_dataset
 
 
 def load_arrays(config: TaskConfig, device: torch.device) -> ImageData:
-    """Images and their classes, from images.npy (N, C, H, W) uint8 and labels.npy (N,) in --data-dir.
+    """Images and their classes, from two files in --data-dir.
+
+    They are images.npy, (N, C, H, W) uint8, and labels.npy, (N,).
 
     Raises:
         ValueError, OSError: if a file is missing or not valid; the user sees them as errors of this task.
@@ -21,7 +23,7 @@ def load_arrays(config: TaskConfig, device: torch.device) -> ImageData:
         raise ValueError(f"images.npy must hold uint8 pixels, got {images.dtype}")
     return split_dataset(
         images,
-        labels.astype(np.int64),
+        labels,
         train=config.train_size,
         validation=config.validation_size,
         test=config.test_size,

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from esper_ray.leyline.actions import HEADS_OF_OP, WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
-from esper_ray.leyline.config.base import Section
+from esper_ray.leyline.config.base import Duration, Integer, Section
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Decision, View
 from esper_ray.leyline.stages import Stage
@@ -50,11 +50,11 @@ class RandomPolicy:
 class ScriptLine(Section):
     """One line of a script: what to do, and from which epoch on."""
 
-    epoch: int = Field(ge=0)
+    epoch: Duration
     """First epoch, counted from 0, in which it is tried; it is carried out as soon as it is legal and let through."""
     op: str
     """Name of the operation: germinate, set_alpha_target, prune, fossilize or advance."""
-    slot: int = 0
+    slot: Integer = Field(0, ge=0, le=511)
     """Index among the slots of the run."""
     blueprint: str = "conv_light"
 

@@ -1,28 +1,29 @@
 """The policy bundle: one self-contained file with a trained policy.
 
-A blob (:mod:`esper_ray.leyline.blob`) whose tensors are those of :class:`~esper_policies.network.PolicyNetwork`
-(weights, normaliser, unit of value), and whose content is a manifest. Nothing in it needs unpickling.
+A blob (:mod:`esper_ray.leyline.files.blob`) whose tensors are those of :class:`~esper_policies.network.PolicyNetwork`
+(weights, normalizer, mean and unit of value), and whose content is a manifest. Nothing in it needs unpickling.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
-import torch
-from pydantic import ValidationError
+from pydantic import Field
 from torch import Tensor
 
-from esper_policies.network import PolicyNetwork
+from esper_policies.network import PolicyNetwork, network_specs
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import action_names
-from esper_ray.leyline.blob import BlobFormat
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.blob import BlobFormat
+from esper_ray.leyline.files.tensors import listed, tensor_problems
+from esper_ray.leyline.files.validation import validated
 from esper_ray.leyline.observation import observation_names
 
 EXTENSION = ".esper"
@@ -34,19 +35,19 @@ class BundleError(UserError, ValueError):
     remedy = "Export the policy again with `esper export-policy`, or choose slots that it was trained for."
 
 
-BUNDLE = BlobFormat("policy bundle", 2, BundleError, safetensors.torch)
+BUNDLE = BlobFormat("policy bundle", 3, BundleError, safetensors.torch)
 
 
 class Provenance(Section):
     """The origin of a policy."""
 
     run: str
-    round: int
+    round: Annotated[int, Field(ge=0)]
     """Number of training rounds."""
     config_sha256: str
     task: str
     reward: str
-    episode_length: int
+    episode_length: Annotated[int, Field(ge=1)]
     package: str
     """Version of esper-ray."""
 
@@ -63,7 +64,7 @@ class BundleManifest(Section):
     growth: GrowthConfig
     """Blueprints, styles and lifecycle rules of its training, and its slots, which may differ in use."""
     policy: PolicyConfig
-    parameters: int
+    parameters: Annotated[int, Field(ge=0)]
     weights_sha256: str
     provenance: Provenance
 
@@ -98,23 +99,23 @@ class PolicyBundle:
         check_topologies(self.manifest.topologies, self.manifest.provenance.task, topologies)
 
 
-def check_topologies(learnt: Sequence[Topology], task: str, topologies: Mapping[str, Topology]) -> None:
+def check_topologies(learned: Sequence[Topology], task: str, topologies: Mapping[str, Topology]) -> None:
     """Check that a policy of ``task`` was trained on the topologies of all slots.
 
     Raises:
-        BundleError: if some are not among those that it has ``learnt``.
+        BundleError: if some are not among those that it has ``learned``.
     """
-    strange = [f"{slot} has {topology.value}" for slot, topology in topologies.items() if topology not in learnt]
+    strange = [f"{slot} has {topology.value}" for slot, topology in topologies.items() if topology not in learned]
     if strange:
-        names = ", ".join(topology.value for topology in learnt)
-        raise BundleError(f"the policy has learnt to grow on {names} (task {task!r}), but {', '.join(strange)}")
+        names = ", ".join(topology.value for topology in learned)
+        raise BundleError(f"the policy has learned to grow on {names} (task {task!r}), but {', '.join(strange)}")
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and bytes, in hexadecimal."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().resolve_neg().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
@@ -151,6 +152,7 @@ def save_bundle(
         raise BundleError(f"{path} exists already; --force (in Python: replace=True) overwrites it")
     if not path.parent.is_dir():
         raise BundleError(f"there is no folder {path.parent}")
+    BUNDLE.check_writable(weights)
     manifest = BundleManifest(
         observation=policy_observation(),
         actions=action_names(),
@@ -161,8 +163,7 @@ def save_bundle(
         weights_sha256=weights_digest(weights),
         provenance=provenance,
     )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    BUNDLE.write(path, tensors, manifest.model_dump(mode="json"))
+    BUNDLE.write(path, weights, manifest.model_dump(mode="json"))
     return manifest
 
 
@@ -177,25 +178,23 @@ def load_bundle(path: Path) -> PolicyBundle:
     manifest = _manifest(path, blob.content)
     if weights_digest(blob.tensors) != manifest.weights_sha256:
         raise BundleError(f"policy bundle {path} is damaged: its weights are not those of its manifest")
-    _network(manifest.policy, blob.tensors, f"policy bundle {path}")
+    parameters = _network(manifest.policy, blob.tensors, f"policy bundle {path}").parameter_count()
+    if parameters != manifest.parameters:
+        raise BundleError(f"policy bundle {path} is damaged: parameters is {manifest.parameters}, it has {parameters}")
     return PolicyBundle(manifest, blob.tensors)
 
 
 def _manifest(path: Path, tree: Any) -> BundleManifest:
     """The manifest, if it is one for this version."""
     if not isinstance(tree, dict):
-        raise BundleError(f"policy bundle {path} is damaged: its manifest is no JSON object but {tree!r:.80}")
+        raise BundleError(f"policy bundle {path} is damaged: its manifest is not a JSON object but {tree!r:.80}")
     for what, expected in (("observation", policy_observation()), ("actions", action_names())):
         names = tree.get(what)
         if not isinstance(names, list) or tuple(names) != expected:
             raise BundleError(
                 f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), expected)}"
             )
-    try:
-        return BundleManifest.model_validate(tree)
-    except ValidationError as error:
-        places = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise BundleError(f"policy bundle {path} has a manifest that is not valid: {places}") from error
+    return validated(BundleManifest, tree, f"policy bundle {path}: its manifest", BundleError)
 
 
 def _difference(theirs: object, mine: Sequence[str]) -> str:
@@ -217,21 +216,9 @@ def _network(policy: PolicyConfig, weights: Mapping[str, Tensor], owner: str) ->
     Raises:
         BundleError: if they are not those of such a network.
     """
-    with torch.device("meta"):  # without allocating the size that it claims
-        network = PolicyNetwork(policy, initialise=False)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if expected.get(name) != shapes.get(name):
-            raise BundleError(f"{owner} has {name} of shape {shapes.get(name)}, its network needs {expected.get(name)}")
-    kinds = {name: network.state_dict()[name].dtype for name in expected}
-    for name, tensor in weights.items():
-        if tensor.dtype != kinds[name]:
-            raise BundleError(f"{owner} has {name} in {tensor.dtype}, its network needs {kinds[name]}")
-        if not bool(tensor.isfinite().all()):
-            raise BundleError(f"{owner} holds numbers that are not finite, in {name}")
-        if name.endswith(("_deviation", "value_scale")) and not bool((tensor > 0).all()):
-            raise BundleError(f"{owner} has {name} of {float(tensor.min()):g}; it divides, and must be above 0")
+    problems = tensor_problems(weights, network_specs(policy))
+    if problems:
+        raise BundleError(f"{owner}: {listed(problems)}")
     network = PolicyNetwork(policy, initialise=False)
     network.load_state_dict(dict(weights))
     return network

@@ -137,7 +137,7 @@ class ActionDistribution:
         return self._choose([empty.exponential_(generator=generator) for empty in noise])
 
     def mode(self) -> Choice:
-        """The greedy choice: the likeliest operation, then the likeliest slot, then the likeliest arguments."""
+        """The greedy choice: the most probable operation, then slot, then arguments."""
         return self._choose([None] * len(HEADS))
 
     def log_probs(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,10 +191,29 @@ class ActionDistribution:
             entropies[head] = (_entropy(self.arguments[head][rows, place, slot]), reads & has_choice)
         return entropies
 
+    def used_heads(self, actions: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Choice, probability, entropy and number of legal choices of each used head.
+
+        The condition is the part of the action taken before; (1,) each.
+
+        Args:
+            actions: (1, 8), the action of a single distribution.
+        """
+        indices = actions[0].tolist()
+        op = LifecycleOp(indices[0])
+        used = {}
+        for place, head in enumerate(HEADS):
+            if head != "op" and head not in HEADS_OF_OP[op]:
+                continue
+            table = self.op if head == "op" else self._row(head, op, indices[1])
+            legal = (table > MASKED / 2).sum(dim=-1)
+            used[head] = (actions[:, place].float(), table[:, indices[place]].exp(), _entropy(table), legal.float())
+        return used
+
     def _choose(self, noise: Sequence[Tensor | None]) -> Choice:
         """
         Args:
-            noise: (N, choices) exponential draws for each head; the likeliest choice where it is ``None``.
+            noise: (N, choices) exponential draws for each head; the most probable choice where it is ``None``.
         """
         op = _pick(self.op, noise[0])
         if len(op) == 1:
@@ -227,13 +246,16 @@ class ActionDistribution:
         return _log_probs(scores, self.masks.arguments[head], self._epsilon)
 
     def _place(self, head: str, op: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of each row's operation among those that read ``head`` (0 where it does not), and whether it does."""
+        """Index of each row's operation among the readers of ``head``, and whether it is one.
+
+        The index is 0 where it is none.
+        """
         matches = op[:, None] == torch.tensor(OPS_OF_HEAD[head], device=op.device)
         return matches.int().argmax(dim=1), matches.any(dim=1)
 
 
 def _pick(log_probs: Tensor, noise: Tensor | None) -> Tensor:
-    """Index of the likeliest choice; with exponential noise, of a sample.
+    """Index of the most probable choice; with exponential noise, of a sample.
 
     The exponential race of ``torch.multinomial`` without its checks: the same noise gives the same samples.
     """

@@ -86,7 +86,10 @@ class HeuristicPolicy:
                 yield self._plant(slot)
 
     def _plant(self, slot: int) -> _Option:
-        """Deeper slots come first, since their features are richest; each failure lowers the urgency of a slot."""
+        """Option to germinate in a slot. Deeper slots come first, since their features are richest.
+
+        Each failure lowers the urgency of a slot.
+        """
         failures = self._failures.get(slot, 0)
         blueprint = self.rotation[failures % len(self.rotation)]
         action = Action(
@@ -107,7 +110,10 @@ class HeuristicPolicy:
             yield self._hold(slot, seed, seed.measured.contribution_pp)
 
     def _hold(self, slot: int, seed: SlotReport, contribution: float) -> _Option:
-        """Fossilize a contributing seed; prune any other, and one that the gate refuses for too long."""
+        """Fossilize a contributing seed; prune any other.
+
+        A seed that the gate refuses for too long is also pruned.
+        """
         held = seed.ticks_in_stage
         if contribution > self.config.min_contribution_pp and held < 2 * self.config.patience:
             action = Action(LifecycleOp.FOSSILIZE, slot)

@@ -6,6 +6,7 @@ chosen by a pointer over them on the way out. Shapes: B episodes, T steps, S slo
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from esper_policies.distribution import ActionLogits
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
+from esper_ray.leyline.files.tensors import TensorSpec, dtype_name
 from esper_ray.leyline.observation import BASE_CONTINUOUS, BASE_SIZE, SLOT_CONTINUOUS, SLOT_SIZE
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 BLUEPRINT_EMBEDDING = 4
 SLOT_ENCODING = 64
@@ -38,6 +40,10 @@ class PolicyOutput:
     q: Tensor
     """(N, 6) value of each operation, in normalised units."""
     memory: Memory
+    state: Tensor
+    """(N, memory) state after the step. It and the slots are all that the heads read."""
+    slots: Tensor
+    """(N, S, encoding) encodings of the slots."""
 
 
 class FeatureNormaliser(nn.Module):
@@ -62,6 +68,20 @@ class FeatureNormaliser(nn.Module):
         base = (base - self.base_mean) / self.base_deviation
         slots = (slots - self.slot_mean) / self.slot_deviation * occupied
         return base.clamp(-NORMALISED_BOUND, NORMALISED_BOUND), slots.clamp(-NORMALISED_BOUND, NORMALISED_BOUND)
+
+    def clipped_share(self, features: Tensor) -> float:
+        """Share of the normalised (N, 23 + 31 S) ``features`` that are at their bound."""
+        parts = torch.cat([part.flatten() for part in self(features)])
+        return float((parts.abs() >= NORMALISED_BOUND).float().mean())
+
+    def means(self) -> Tensor:
+        """(54,) means of the features of host and slot."""
+        return torch.cat([self.base_mean, self.slot_mean])
+
+    def shift_since(self, means: Tensor) -> float:
+        """Root mean square distance of the means from earlier ``means``, in present deviations."""
+        deviations = torch.cat([self.base_deviation, self.slot_deviation])
+        return float((((self.means() - means) / deviations) ** 2).mean().sqrt())
 
     def set_statistics(self, base: NDArray[np.float64], slot: NDArray[np.float64]) -> None:
         """Set (2, 23) and (2, 31) means and deviations. Features that are not continuous are not scaled."""
@@ -106,6 +126,16 @@ class SlotPointer(nn.Module):
         return scores.squeeze(-1)
 
 
+class ParameterGroups(NamedTuple):
+    """The parameters of a policy network, by what they serve."""
+
+    policy: list[nn.Parameter]
+    """Of the heads that choose, head by head."""
+    critic: list[nn.Parameter]
+    trunk: list[nn.Parameter]
+    """Of all that heads and critic share."""
+
+
 class ArgumentScores(Mapping[str, Tensor]):
     """The scores of the argument heads, (N, K, S, choices) each, computed at first access."""
 
@@ -129,10 +159,17 @@ class ArgumentScores(Mapping[str, Tensor]):
         return others | dict(self)
 
 
+DIVISORS = ("_deviation",)
+"""Ends of the names of tensors that something is divided by."""
+
+
 class PolicyNetwork(nn.Module):
     """The policy network. Initial weights come from torch's global generator."""
 
+    value_mean: Tensor
+    """() mean of the returns so far, in units of reward."""
     value_scale: Tensor
+    """() spread of the returns so far, in units of reward. 0: unknown, and every prediction is the mean."""
 
     def __init__(self, config: PolicyConfig, *, initialise: bool = True) -> None:
         """
@@ -171,6 +208,7 @@ class PolicyNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(CRITIC_WIDTH, OPERATIONS if config.critic == "q_op" else 1),
         )
+        self.register_buffer("value_mean", torch.zeros(()))
         self.register_buffer("value_scale", torch.ones(()))
         if initialise:
             self._initialise()
@@ -197,7 +235,7 @@ class PolicyNetwork(nn.Module):
         arguments = ArgumentScores(self.argument_heads, state, encoded)
         logits = ActionLogits(self.op_head(state), self.slot_head(state, encoded), arguments)
         q = self.critic(state)
-        return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory)
+        return PolicyOutput(logits, q.expand(-1, OPERATIONS), memory, state, encoded)
 
     def _remember(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Output (B, T, memory) and state of the LSTM. A single step skips the costly sequence kernel."""
@@ -207,18 +245,50 @@ class PolicyNetwork(nn.Module):
         hidden, cell = torch.lstm_cell(x[:, 0], [memory[0][0], memory[1][0]], *self.lstm.all_weights[0])
         return hidden[:, None], (hidden[None], cell[None])
 
-    def rescale_values(self, scale: float) -> None:
-        """Set a new unit of value; predictions in units of reward stay unchanged.
+    def values(self, q: Tensor) -> Tensor:
+        """Predictions in units of reward, from outputs of the critic in normalised units; any shape."""
+        return self.value_mean + self.value_scale * q
+
+    def normalised_values(self, values: Tensor) -> Tensor:
+        """Targets of the critic in normalised units, from returns in units of reward; any shape.
+
+        They are 0 while the scale is 0.
+        """
+        scale = self.value_scale.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.where(self.value_scale > 0, (values - self.value_mean) / scale, torch.zeros_like(values))
+
+    def forget_values(self) -> None:
+        """Make mean and scale of the returns unknown, so the first ones preserve no predictions."""
+        self.value_mean.zero_()
+        self.value_scale.zero_()
+
+    def renormalise_values(self, mean: float, scale: float) -> None:
+        """Set mean and scale of the returns; predictions in units of reward stay unchanged.
+
+        There is nothing to preserve where one of the scales is 0: the outputs of an untrained critic have no unit.
 
         Source: van Hasselt et al., Learning values across many orders of magnitude (2016).
         """
         last = self.critic[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
-            factor = self.value_scale / scale
-            last.weight.mul_(factor)
-            last.bias.mul_(factor)
+            if scale > 0 and bool(self.value_scale > 0):
+                last.weight.mul_(self.value_scale / scale)
+                last.bias.copy_((self.values(last.bias) - mean) / scale)
+            self.value_mean.fill_(mean)
             self.value_scale.fill_(scale)
+
+    def head_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters of each head that chooses."""
+        modules = {"op": self.op_head, "slot": self.slot_head, **self.argument_heads}
+        return {head: list(module.parameters()) for head, module in modules.items()}
+
+    def parameter_groups(self) -> ParameterGroups:
+        """All parameters, each in one group."""
+        policy = [parameter for head in self.head_parameters().values() for parameter in head]
+        critic = list(self.critic.parameters())
+        heads = {id(parameter) for parameter in (*policy, *critic)}
+        return ParameterGroups(policy, critic, [p for p in self.parameters() if id(p) not in heads])
 
     def parameter_count(self) -> int:
         """Number of trainable parameters."""
@@ -246,7 +316,7 @@ class PolicyNetwork(nn.Module):
             bias[LifecycleOp.WAIT], bias[LifecycleOp.PRUNE] = self.config.wait_logit, self.config.prune_logit
 
     def _final_layers(self) -> list[tuple[nn.Linear, float]]:
-        """The last layers and their gains, for nearly uniform choices and values near zero at the start."""
+        """Last layers and gains for nearly uniform choices and values near zero."""
         heads = [head.out for head in self.argument_heads.values() if isinstance(head, ConditionalHead)]
         choosing = [self.op_head[-1], self.slot_head.score, *heads]
         layers = [(layer, 0.01) for layer in choosing] + [(self.critic[-1], 0.1)]
@@ -262,3 +332,19 @@ def parameter_count(config: PolicyConfig) -> int:
 def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:
     """(N,) V(s) = sum over operations of pi(op | s) Q(s, op)."""
     return (op_log_probs.exp() * q).sum(dim=-1)
+
+
+def network_specs(config: PolicyConfig) -> dict[str, TensorSpec]:
+    """Specifications of the tensors of a policy network, by name. Nothing of that size is allocated."""
+    return {name: _spec(name, tensor) for name, tensor in unallocated_network(config).state_dict().items()}
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    least, above = (0.0 if name == "value_scale" else None), (0.0 if name.endswith(DIVISORS) else None)
+    return TensorSpec(dtype_name(tensor), tuple(tensor.shape), least=least, above=above)
+
+
+def unallocated_network(config: PolicyConfig) -> PolicyNetwork:
+    """A policy network without memory for its weights."""
+    with torch.device("meta"):
+        return PolicyNetwork(config, initialise=False)

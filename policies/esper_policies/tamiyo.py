@@ -1,17 +1,20 @@
 """Tamiyo, the learned policy: Policy V2 with memory, exploration and random generator."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import Memory, PolicyNetwork, PolicyOutput, state_value
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.run import PolicyConfig
-from esper_ray.leyline.policy import Decision, View
+from esper_ray.leyline.files.tensors import TensorSpec, listed, tensor_problems
+from esper_ray.leyline.policy import Decision, HeadChoice, View
 
 
 class LearnedPolicy:
@@ -51,21 +54,22 @@ class LearnedPolicy:
         Raises:
             ValueError: if ``state`` is of another kind of policy or device; this policy is unchanged then.
         """
+        if state.keys() not in ({"generator"}, {"generator", "hidden", "cell"}):
+            raise ValueError(f"a saved policy has generator, hidden and cell, got {sorted(state)}")
+        width, present = self.network.config.memory_size, self._generator.get_state()
+        specs = {"generator": TensorSpec("uint8", tuple(present.shape))}
+        specs |= {name: TensorSpec("float32", (1, 1, width)) for name in state.keys() - {"generator"}}
+        problems = tensor_problems(state, specs)
+        if problems:
+            raise ValueError(f"the saved policy does not fit a memory of {width} on {self.device}: {listed(problems)}")
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
-        if tensors.keys() not in ({"generator"}, {"generator", "hidden", "cell"}):
-            raise ValueError(f"a saved policy has generator, hidden and cell, got {sorted(tensors)}")
-        width = self.network.config.memory_size
-        for name in tensors.keys() - {"generator"}:
-            if tensors[name].shape[-1] != width:
-                raise ValueError(
-                    f"the saved {name} has shape {tuple(tensors[name].shape)}, this policy's memory is {width}"
-                )
+        generator = torch.Generator(device=self.device)
         try:
-            self._generator.set_state(tensors["generator"])
+            generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"the saved generator is of another device than {self.device}: {error}") from error
+            raise ValueError(f"the saved generator is not one of {self.device}: {error}") from error
         memory = [tensors[name].to(self.device) for name in ("hidden", "cell") if name in tensors]
-        self._memory = (memory[0], memory[1]) if memory else None
+        self._generator, self._memory = generator, (memory[0], memory[1]) if memory else None
 
     @torch.inference_mode()
     def decide(self, view: View) -> Decision:
@@ -74,12 +78,10 @@ class LearnedPolicy:
         self._memory = output.memory
         choice = distribution.mode() if self.greedy else distribution.sample(self._generator)
         actions = choice.actions
-        scale = self.network.value_scale
-        value, q_of_op = state_value(distribution.op, output.q), output.q.gather(1, actions[:, :1]).squeeze(1)
-        outputs = [choice.log_prob_op, choice.log_prob_arguments, value * scale, q_of_op * scale]
-        numbers = torch.cat(
-            [*outputs, distribution.op[0].exp(), output.q[0] * scale]
-        ).tolist()  # one device synchronisation
+        q = self.network.values(output.q)
+        value, q_of_op = state_value(distribution.op, q), q.gather(1, actions[:, :1]).squeeze(1)
+        outputs = [choice.log_prob_op, choice.log_prob_arguments, value, q_of_op]
+        numbers = torch.cat([*outputs, distribution.op[0].exp(), q[0]]).tolist()  # one device synchronisation
         log_prob_op, log_prob_arguments, value_now, q_taken, *op_numbers = numbers
         action = Action.from_indices(actions[0].tolist(), view.masks.slot_by_op.shape[1])
         return Decision(
@@ -90,6 +92,7 @@ class LearnedPolicy:
             q_taken,
             op_probabilities=tuple(op_numbers[: len(LifecycleOp)]),
             op_values=tuple(op_numbers[len(LifecycleOp) :]),
+            heads=partial(_head_choices, distribution, actions),
         )
 
     def _evaluate(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
@@ -100,3 +103,11 @@ class LearnedPolicy:
         return output, ActionDistribution(
             output.logits, MaskTensors.from_vectors(masks, blueprints.shape[-1]), self.epsilon
         )
+
+
+@torch.inference_mode()
+def _head_choices(distribution: ActionDistribution, actions: Tensor) -> dict[str, HeadChoice]:
+    numbers = {
+        head: torch.stack(parts).squeeze(-1).tolist() for head, parts in distribution.used_heads(actions).items()
+    }
+    return {head: HeadChoice(int(c), min(p, 1.0), max(h, 0.0), int(n)) for head, (c, p, h, n) in numbers.items()}

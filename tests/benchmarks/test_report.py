@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.report import Bar, Result, paired_seconds
+from benchmarks.report import Bar, Measurements, paired_seconds
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_bar_is_written_with_its_direction():
 
 def result(ratio, speedup=2.0):
     figures = {"ratio": ratio, "speedup": speedup, "seconds": 0.123456}
-    return Result("env_step", figures, {"ratio": Bar(1.2), "speedup": Bar(1.6, at_least=True)})
+    return Measurements("env_step", figures, {"ratio": Bar(1.2), "speedup": Bar(1.6, at_least=True)})
 
 
 def test_the_line_is_json_of_four_keys():
@@ -56,7 +56,7 @@ def test_the_verdict_uses_the_figure_before_rounding():
 
 
 def test_a_result_without_bars_is_ok():
-    assert Result("free", {"x": 1e9}, {}).ok is True
+    assert Measurements("free", {"x": 1e9}, {}).ok is True
 
 
 def test_the_last_line_shown_is_the_json_line(capsys):

@@ -16,11 +16,11 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 SMALL = [
     *("--envs", "2", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"),
     *("--set", "policy.feature_size=16", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=16"),
-    *("--set", "task.validation_size=50", "--set", "system.envs_per_actor=1"),
+    *("--set", "task.validation_size=50", "--envs-per-actor", "1"),
 ]
-"""Flags of a run of about one second."""
+"""Flags of a run of about one second, in pairs."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,11 @@ def call(*arguments: object) -> Answer:
 
 
 def train_below(folder: Path, *more: object) -> Answer:
-    """A small serial run with its directory in ``folder``."""
-    return call("train", "ppo", "--serial", *SMALL, "--telemetry-dir", folder, *more)
+    """A small serial run with its directory in ``folder``. A key that ``more`` sets replaces that of ``SMALL``."""
+    keys = {str(word).partition("=")[0] for word in more}
+    pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+    small = [word for pair in pairs if pair[0] != "--set" or pair[1].partition("=")[0] not in keys for word in pair]
+    return call("train", "ppo", "--serial", *small, "--telemetry-dir", folder, *more)
 
 
 def only_run(folder: Path) -> RunDirectory:

@@ -64,7 +64,7 @@ def host():
 
 
 class Growing(RuleBasedStateMachine):
-    """Runs random operations on one network with its optimiser and checks both after each step."""
+    """Runs random operations on one network with its optimizer and checks both after each step."""
 
     kind: type[torch.optim.Optimizer] = torch.optim.SGD
     options: ClassVar = {"lr": 0.02, "momentum": 0.9}
@@ -80,7 +80,7 @@ class Growing(RuleBasedStateMachine):
         model = MorphogeneticModel.wrap(
             host(), SLOTS, X, rules=rules, options=GrowthOptions(freeze), incubation=Incubation(method)
         )
-        self.organism = Organism(model, GrowingOptimizer(model, self.kind, host=self.options, seeds={"lr": 0.01}))
+        self.organism = Organism(model, GrowingOptimizer(model, self.kind, seeds={"lr": 0.01}, **self.options))
         self.snapshot, self.freeze = None, freeze
         self.folder = tempfile.TemporaryDirectory()
 
@@ -93,7 +93,7 @@ class Growing(RuleBasedStateMachine):
         return self.organism.model
 
     def states_before(self):
-        """States, and the optimiser's state of each seed parameter, before a transaction."""
+        """States, and the optimizer's state of each seed parameter, before a transaction."""
         type(self).executed += 1
         optimizer_state = {}
         for slot in SLOTS:
@@ -110,7 +110,7 @@ class Growing(RuleBasedStateMachine):
         assert at is (Stage.DORMANT if after is None else after.stage)
 
     def check_optimizer_state(self, optimizer_state):
-        """Surviving parameters keep their optimiser state over commitments and fades; removed ones have none."""
+        """Surviving parameters keep their optimizer state over commitments and fades; removed ones have none."""
         living = set(self.model.parameters())
         retired = set()
         if self.freeze:
@@ -204,10 +204,10 @@ class Growing(RuleBasedStateMachine):
         type(self).executed += 1
         path = Path(self.folder.name) / "model.safetensors"
         states, output = dict(self.model.states), self.model.eval()(X)
-        optimiser = self.organism.optimizer.state_by_name()
+        optimizer = self.organism.optimizer.state_by_name()
         self.model.save(path)
         self.model.load(path)
-        self.organism.optimizer.load_state_by_name(optimiser)
+        self.organism.optimizer.load_state_by_name(optimizer)
         assert self.model.states == states
         assert torch.equal(self.model(X), output)
 
@@ -224,10 +224,10 @@ class Growing(RuleBasedStateMachine):
         assert inside == expected
 
     @invariant()
-    def the_optimiser_holds_exactly_what_is_trained_each_in_one_group(self):
-        optimised = list(self.organism.optimizer.parameters())
-        assert len(optimised) == len(set(optimised))
-        assert set(optimised) == {p for p in self.model.parameters() if p.requires_grad}
+    def the_optimizer_holds_exactly_what_is_trained_each_in_one_group(self):
+        optimized = list(self.organism.optimizer.parameters())
+        assert len(optimized) == len(set(optimized))
+        assert set(optimized) == {p for p in self.model.parameters() if p.requires_grad}
         for slot, state in self.model.states.items():
             frozen = state is not None and (
                 state.alpha.mode is AlphaMode.DOWN or (self.freeze and state.stage is Stage.FOSSILIZED)

@@ -56,7 +56,7 @@ def make_organism(
 ) -> Organism:
     model = make_model(slots, host_seed, seed=seed, **options)
     host = HOST_OPTIONS if optimizer is torch.optim.SGD else {"lr": 0.01}
-    return Organism(model, GrowingOptimizer(model, optimizer, host=host, seeds={**SEED_OPTIONS}))
+    return Organism(model, GrowingOptimizer(model, optimizer, seeds={**SEED_OPTIONS}, **host))
 
 
 def germinate(organism: Organism, slot: str, blueprint: str = "conv_light", tempo: int = 1) -> None:
@@ -79,7 +79,7 @@ def grow(organism: Organism, slot: str, stage: Stage, blueprint: str = "conv_lig
 
 
 def train(organism: Organism, steps: int, seed: int = 3) -> list[float]:
-    """Losses of ``steps`` optimiser steps on noise with random labels."""
+    """Losses of ``steps`` optimizer steps on noise with random labels."""
     generator = torch.Generator().manual_seed(seed)
     organism.model.train()
     losses = []
@@ -102,7 +102,7 @@ def wake(seed: nn.Module, scale: float = 0.5) -> None:
 
 
 def fingerprint(organism: Organism) -> dict[str, Any]:
-    """Content of a snapshot, optimiser groups and trainable parameters, in comparable form."""
+    """Content of a snapshot, optimizer groups and trainable parameters, in comparable form."""
     snapshot = organism.snapshot()
     named = dict(organism.model.named_parameters())
     return {

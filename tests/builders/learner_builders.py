@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_actors.training.learner.batches import padded_batch
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.network import state_value
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, LifecycleOp, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
@@ -15,6 +16,8 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, observation_size
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
+from esper_ray.simic.normalisation import ReturnStatistics
+from esper_ray.simic.running_moments import Moments
 
 SMALL = {
     "name": "small",
@@ -63,7 +66,7 @@ def synthetic(
 ) -> Episode:
     """An episode of random occupied slots in which everything is legal; its actions are to be sampled.
 
-    The amplitude of the last slot is 1, that of the others -1: a policy knows slots by their state alone.
+    The amplitude of the last slot is 1, that of the others -1: a policy distinguishes slots by their state alone.
     """
     rng = np.random.default_rng(seed)
     features = rng.uniform(-1, 1, (steps, observation_size(slots))).astype(np.float32)
@@ -110,15 +113,15 @@ def behaved(learner: PPOLearner, episode: Episode, actions: Sequence[Sequence[in
     replayed = changed(episode, actions=canonical(np.asarray(actions, np.int64)))
     batch = padded_batch([replayed], learner.device)
     with torch.no_grad():
-        distribution, op, arguments, q_taken = learner._evaluate(batch, epsilon)
-        values = state_value(distribution.op, learner.network(batch.features, batch.blueprints).q)
-    scale = float(learner.network.value_scale)
+        distribution, op, arguments, q_taken, output = learner._evaluate(batch, epsilon)
+        values = learner.network.values(state_value(distribution.op, output.q))
+        q_taken = learner.network.values(q_taken)
     return changed(
         replayed,
         log_prob_op=op.numpy(),
         log_prob_arguments=arguments.numpy(),
-        values=values.numpy() * scale,
-        q_taken=q_taken.numpy() * scale,
+        values=values.numpy(),
+        q_taken=q_taken.numpy(),
     )
 
 
@@ -128,6 +131,14 @@ def drawn(learner: PPOLearner, episode: Episode, seed: int) -> Episode:
         distribution, *_ = learner._evaluate(padded_batch([episode], learner.device), 0.0)
     actions = distribution.sample(torch.Generator().manual_seed(seed)).actions.numpy()
     return behaved(learner, episode, actions)
+
+
+def with_returns(learner: PPOLearner, mean: float = 0.0, spread: float = 1.0) -> PPOLearner:
+    """The learner after one return of ``mean`` with this ``spread``, and rewards without an offset."""
+    moments = Moments(1.0, np.array([mean]), np.array([spread**2]))
+    learner.returns = ReturnStatistics(0.0, moments)
+    learner.network.renormalise_values(mean, spread)
+    return learner
 
 
 def tensors_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

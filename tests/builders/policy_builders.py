@@ -139,7 +139,7 @@ def every_canonical_action(slots: int) -> torch.Tensor:
 
 
 def report(stage: Stage = Stage.TRAINING, slot: str = "r0c0", **changes: Any) -> SlotReport:
-    """A seed at rest; keys that are no field of the report belong to its measurements."""
+    """A seed at rest; keys that are not a field of the report belong to its measurements."""
     measured = {k: changes.pop(k) for k in list(changes) if k in SeedMeasurements.__slots__}
     fields: dict[str, Any] = {
         "slot_id": slot,

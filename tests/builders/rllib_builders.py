@@ -1,6 +1,7 @@
 """Batches, episodes and weights for the tests of the RLlib adapter, and a guard of the global generators."""
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,14 @@ def preserved_generators() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+@contextmanager
+def quiet_registry() -> Iterator[None]:
+    """RLlib registers the same environment with Gymnasium for every runner of a process, and Gymnasium warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Overriding environment rllib-single-agent-env-v0", UserWarning)
+        yield
+
+
 def observation_batch(views):
     """(1, T) observations in the layout of RLlib's module."""
     columns = {
@@ -51,8 +60,8 @@ def episode_batch(module, episode):
     return at_start(module, {name: torch.from_numpy(np.asarray(rows))[None] for name, rows in observations.items()})
 
 
-def as_rllib_episode(module, episode):
-    """One of our episodes as RLlib's, with the module's outputs of every step."""
+def as_rllib_episode(module, episode, length):
+    """One of our episodes as RLlib's, with the module's outputs; environments run ``length`` steps."""
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
     t = episode.trajectory
@@ -65,7 +74,7 @@ def as_rllib_episode(module, episode):
         logp = module.action_dist_cls.from_logits(logits).logp(torch.from_numpy(t.actions)[None])
     return SingleAgentEpisode(
         observations=[*rows, rows[-1]],
-        infos=[{} for _ in range(len(rows) + 1)],
+        infos=[*({} for _ in rows), {"rewards_by_cause": np.pad(t.rewards, (0, length - len(rows)))}],
         actions=list(t.actions),
         rewards=list(t.rewards),
         terminated=True,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from learner_builders import open_masks, small_config
 
-from esper_actors.training.ppo_learner import PPOLearner, exploration_share
+from esper_actors.training.learner.ppo import PPOLearner, exploration_share
 from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import state_value
 from esper_policies.tamiyo import LearnedPolicy
@@ -51,7 +51,7 @@ def toy_config(**changes: Any) -> Any:
 
 
 def slot_report(stage: Stage, slot: int, **changes: Any) -> SlotReport:
-    """A slot report; keys that are no field of the report belong to its measurements."""
+    """A slot report; keys that are not a field of the report belong to its measurements."""
     measured = {key: changes.pop(key) for key in list(changes) if key in SeedMeasurements.__slots__}
     report = SlotReport(
         slot_id=f"r0c{slot}",
@@ -264,8 +264,8 @@ def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: i
             distribution = ActionDistribution(output.logits, legal, epsilon)
             choice = distribution.sample(generator)
             actions = choice.actions
-            values = state_value(distribution.op, output.q) * network.value_scale
-            q_taken = output.q.gather(1, actions[:, :1])[:, 0] * network.value_scale
+            values = network.values(state_value(distribution.op, output.q))
+            q_taken = network.values(output.q.gather(1, actions[:, :1])[:, 0])
             policy_columns = (actions, choice.log_prob_op, choice.log_prob_arguments, values, q_taken)
         memory = output.memory
         chosen_actions = [Action.from_indices(row, blueprints.shape[1]) for row in actions.tolist()]

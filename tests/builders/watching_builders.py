@@ -2,7 +2,7 @@
 
 from run_builders import placed
 
-from esper_actors.session import TrainingSession, checkpoint_to_resume
+from esper_actors.session import train
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.listeners import MetricsObserver
 from esper_policies.bundle import weights_digest
@@ -42,7 +42,6 @@ def watched_run(config, folder, level, *, workers="local", resume=None, rounds=N
     config = placed(config, workers)
     config = config.model_copy(update={"telemetry": config.telemetry.model_copy(update={"level": level, **telemetry})})
     run = resume or RunDirectory.create(folder, config, ["test"])
-    checkpoint = None if resume is None else checkpoint_to_resume(resume, config)
     observer = RecordingObserver()
 
     def stop():
@@ -50,7 +49,7 @@ def watched_run(config, folder, level, *, workers="local", resume=None, rounds=N
 
     exporters = [] if level == "off" else [observer]
     observers = [MetricsObserver(exporters=exporters), observer]
-    TrainingSession(config, run, checkpoint, observers=observers).run(stop)
+    train(config, run=run, observers=observers, should_stop=stop)
     state = load_checkpoint(checkpoints_in(run.checkpoints)[-1], config)
     return run, weights_digest(state.learner.weights()), observer
 
@@ -67,4 +66,4 @@ def event_records(run, without=("control",)):
 
 def samples(run, kind):
     """Samples of a kind."""
-    return [record for record in run.samples.everything(evidence=True) if record["kind"] == kind]
+    return [record for record in run.samples.records(evidence=True) if record["kind"] == kind]

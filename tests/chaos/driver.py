@@ -20,11 +20,9 @@ from esper_actors.cluster.settings import choose_ray_settings  # noqa: E402
 from esper_actors.rollout.pool import EnvironmentPool  # noqa: E402
 from esper_actors.rollout.snapshots import SnapshotPolicy  # noqa: E402
 from esper_actors.session import train  # noqa: E402
-from esper_actors.training.checkpoint import checkpoints_in  # noqa: E402
 from esper_ray.leyline.config.loading import build, read_preset  # noqa: E402
 from esper_ray.leyline.config.run import RunConfig  # noqa: E402
 from esper_ray.nissa.runs.observer import RunObserver  # noqa: E402
-from esper_ray.nissa.runs.run_directory import RunDirectory  # noqa: E402
 
 ROUNDS = 20
 SETTINGS = {
@@ -127,17 +125,10 @@ def main() -> None:
             cluster.add_node(num_cpus=2)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         cluster.wait_for_nodes()
-    checkpoints = checkpoints_in(path / "checkpoints")
-    directory = RunDirectory.open(path) if path.exists() else None
-    if directory is None or not checkpoints:
-        import shutil
-
-        shutil.rmtree(path, ignore_errors=True)
-        directory = RunDirectory.create(options.folder, config, sys.argv, "run")
     snapshots = SnapshotPolicy(str(path / "snapshots"), config.system.snapshot_every)
     workers = RayWorkerGroup(config, snapshots, "chaos", player=LoggingPool, metrics=("chaos", ""))
-    train(config, run=directory, workers=workers, observers=[LoggingObserver(path)], should_stop=lambda: False)
-    log_line(path, "finished", directory.read_manifest()["policy_sha256"])
+    result = train(config, run=path, workers=workers, observers=[LoggingObserver(path)], should_stop=lambda: False)
+    log_line(path, "finished", result.run.read_manifest()["policy_sha256"])
 
 
 if __name__ == "__main__":

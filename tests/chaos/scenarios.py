@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+from disturbances import DISTURBANCES, disturbed, table_row, undisturbed  # noqa: E402
 from driver import ROUNDS, LoggingObserver, chaos_config  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
@@ -76,7 +77,8 @@ def disturbed_run(
 
 
 def main() -> None:
-    """Print the table of all scenarios."""
+    """Print the tables of all scenarios; exit code 1 if a run reacted or ended in another way than it should."""
+    problems = print_disturbances()
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / part for part in ("reference", "actors", "nodes")]
         for folder in folders:
@@ -95,6 +97,23 @@ def main() -> None:
                     flush=True,
                 )
         print("\n" + "; ".join(notes))
+    raise SystemExit(problems > 0)
+
+
+def print_disturbances() -> int:
+    """Print the table of disturbances; returns the number of rows with a problem."""
+    print("| disturbance | reaction | results after resuming | seconds to the end |\n|---|---|---|---:|", flush=True)
+    problems = 0
+    with tempfile.TemporaryDirectory() as name:
+        reference = undisturbed(Path(name) / "reference")
+        for number, row in enumerate(DISTURBANCES):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            answer = disturbed(folder, row, reference)
+            problems += bool(answer.problems(row))
+            print(table_row(row, answer), flush=True)
+    print()
+    return problems
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def short_reference(tmp_path_factory):
     return reference_run(tmp_path_factory.mktemp("short"), rounds=6)
 
 
+@pytest.mark.nightly
 def test_one_kill_of_each_kind_and_a_lost_node_change_nothing(short_reference, tmp_path):
     outcome, different = disturbed_run(tmp_path, EACH, short_reference, nodes=2, rounds=6)
     assert sorted(outcome.kills) == sorted(EACH)

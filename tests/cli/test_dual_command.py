@@ -6,10 +6,11 @@ import json
 import pytest
 from cli_builders import SMALL, call
 
-from esper_ray.cli.jobs.compare import Pair, describe, parse_pair, split
+from esper_ray.cli.jobs.compare import describe, split
 from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.reward_pair import Pair, parse_pair
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.evaluation_results import ComparisonVerdict, Interval
+from esper_ray.leyline.results.evaluation import ComparisonVerdict, Interval
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 pytestmark = pytest.mark.integration
@@ -53,6 +54,7 @@ def test_a_comparison_in_one_process(work):
     assert (again.code, again.out.count("is finished")) == (0, 2)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
@@ -60,7 +62,7 @@ def test_a_comparison_in_one_process(work):
 def test_a_comparison_on_ray_has_the_results_of_one_process(work):
     on_ray, serial = (
         train(*where, "--dual-ab", "escrow-vs-basic", "--run-id", name)
-        for where, name in ((("--envs-per-actor", "2"), "on-ray"), (("--serial",), "serial"))
+        for where, name in ((("--envs-per-actor", "1"), "on-ray"), (("--serial",), "serial"))
     )
     assert (on_ray.code, serial.code) == (0, 0), on_ray.err + serial.err
     assert "environment actors 2 on cpu" in on_ray.out

@@ -23,7 +23,7 @@ QUICK = [
     *("--set", "task.validation_size=52", "--set", "task.test_size=52"),
 ]
 FILES = ["comparison.md", "comparison.png", "evaluation.json", "scores.csv", "summary.csv"]
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 def rows_of(path):
@@ -66,6 +66,7 @@ def test_policies_are_played_on_paired_seeds_and_compared(evaluate, out):
     config = RunConfig.model_validate(manifest["config"])
     assert (config.episode_length, config.digest()) == (3, manifest["config_sha256"])
     assert [summary["policy"] for summary in manifest["summaries"]] == names
+    assert all(summary["fossilised"] == 0 for summary in manifest["summaries"] if summary["policy"] == "static")
     assert (out / "comparison.png").stat().st_size > 10_000
 
 
@@ -110,7 +111,7 @@ def test_narrow_terminals_show_whole_cells(columns, evaluation, monkeypatch, cap
     """Every number of the widest layout is printed in one piece, and no line is too long."""
     from esper_ray.cli.jobs.evaluate import EvaluationJob
     from esper_ray.leyline.config.loading import build, read_preset
-    from esper_ray.leyline.evaluation_results import Interval, Summary
+    from esper_ray.leyline.results.evaluation import Interval, Summary
 
     monkeypatch.setenv("COLUMNS", columns)
     gain = Interval(-11.1, -22.2, -10.5)
@@ -181,6 +182,7 @@ REFUSED = {
     ),
     "task": (["random", "--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
     "workers": (["random", "--workers", "0"], ["--workers"]),
+    "serial workers": (["random", "--workers", "2", "--serial"], ["--workers 2: with --serial there are no actors"]),
     "nothing": ([], ["POLICY"]),
     "script": (["schedule:/nowhere/x.yaml"], ["script /nowhere/x.yaml cannot be read"]),
     "device": (["random", "--devices", "cuda:99"], ["'cuda:99' does not exist"]),
@@ -296,7 +298,7 @@ def test_without_a_folder_a_new_one_is_created(tmp_path, monkeypatch, undrawn):
 
 def test_help_names_every_kind_of_policy():
     text = " ".join(call("evaluate", "--help").out.replace("│", " ").split())
-    for word in ("heuristic, random, static, schedule, schedule:FILE, oracle", "run directory", "wide-host"):
+    for word in ("heuristic, random, static, schedule and oracle", "schedule:FILE", "run directory", "wide-host"):
         assert word in text
 
 

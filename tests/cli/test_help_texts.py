@@ -80,6 +80,14 @@ def test_every_option_has_a_help_text_in_one_style(path):
             continue
         assert parameter.help, (path, parameter.name)
         assert not parameter.help.endswith("."), (path, parameter.name)
+        assert len(parameter.help.split()) <= 15, (path, parameter.name)
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_argument_has_a_metavar_in_capitals(path):
+    for parameter in LEAVES[path].params:
+        if parameter.param_type_name == "argument":
+            assert re.search("[A-Z]{3}", parameter.metavar or ""), (path, parameter.name)
 
 
 @pytest.mark.parametrize("name", FLAGS)
@@ -115,6 +123,7 @@ def test_flags_without_effect_are_accepted_but_hidden_in_the_help(esper, path):
     ("arguments", "suggestion"),
     [
         (["train", "ppo", "--lr", "1e-3"], "did you mean --set ppo.lr=1e-3 or --set training.lr=1e-3?"),
+        (["train", "ppo", "--learning-rate", "3"], "did you mean --set ppo.lr=3 or --set training.lr=3?"),
         (["train", "ppo", "--gamma=0.9"], "did you mean --set gamma=0.9?"),
         (["train", "ppo", "--batch-size", "32", "--serial"], "did you mean --set training.batch_size=32?"),
         (["train", "ppo", "--epochs", "3"], "did you mean --ppo-epochs 3?"),
@@ -141,6 +150,16 @@ def test_an_option_without_a_similar_key_is_refused_as_unknown(esper):
     assert answer.code == 2
     assert "--xyzzy" in answer.err
     assert "--set" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("option", "suggested"),
+    [("--num-envs", ["--envs"]), ("--num-worker", []), ("--gpu-preloads", ["--gpus-per-actor"])],
+)
+def test_hidden_flags_are_not_suggested(esper, option, suggested):
+    answer = esper("train", "ppo", option, "3")
+    assert answer.code == 2
+    assert [name for name in re.findall(r"--[a-z-]+", answer.err) if name not in (option, "--help")] == suggested
 
 
 def test_version_is_an_option_and_a_command(esper):

@@ -20,7 +20,10 @@ REFUSED = {
         [f"'cuda:{CUDA_DEVICES}' does not exist", f"{CUDA_DEVICES} CUDA devices"],
     ),
     "missing devices": (["--devices", "cpu", f"cuda:{CUDA_DEVICES}"], [f"'cuda:{CUDA_DEVICES}' does not exist"]),
-    "unknown key": (["--set", "ppo.learning_rte=1"], ["unknown key 'ppo.learning_rte'", "known here: rounds, epochs"]),
+    "unknown key": (
+        ["--set", "ppo.learning_rte=1"],
+        ["unknown key 'ppo.learning_rte'", "here: rounds, schedule"],
+    ),
     "misspelt key": (["--set", "ppo.epochz=1"], ["unknown key 'ppo.epochz'", "did you mean 'ppo.epochs'"]),
     "misplaced key": (["--set", "momentum=0.5"], ["unknown key 'momentum'", "did you mean 'training.momentum'"]),
     "splits": (["--set", "task.validation_size=5000"], ["task 'digits'", "5000 validation", "of 1797"]),
@@ -38,10 +41,26 @@ REFUSED = {
     "no data": (["--data-dir", "/nowhere/data"], ["data directory /nowhere/data does not exist"]),
     "unwanted data": (["--data-dir", "/tmp"], ["'digits' carries its own data", "/tmp"]),
     "blueprint": (["--set", "growth.blueprints=[lora]"], ["no blueprint 'lora'", "r0c0 carries images", "conv_light"]),
-    "two sources": (["--preset", "digits", "--config-json", "x.json"], ["--preset digits", "x.json", "exclude"]),
+    "two values": (
+        ["--rounds", "3", "--set", "ppo.rounds=5"],
+        ["ppo.rounds is given twice: 3 by --rounds, 5 by"],
+    ),
+    "set twice": (["--set", "ppo.lr=0.5", "--set", "ppo={lr: 0.25}"], ["ppo.lr is given twice: 0.5 by --set, 0.25 by"]),
+    "doubled key": (["--set", "ppo={lr: 1, lr: 2}"], ["--set ppo: key 'lr' is given twice"]),
+    "preset by set": (["--set", "preset=digits"], ["a preset is named by --preset"]),
+    "run id": (["--run-id", "../x"], ["--run-id '../x'", "a name has at most 100 letters"]),
+    "name": (["--set", "name=a b"], ["name: a name has at most 100 letters", "got 'a b'"]),
+    "memory": (["--envs", "9000", "--episode-length", "90000"], ["system.envs 9,000 x episode_length 90,000 x", "GiB"]),
+    "text for a number": (["--set", 'ppo.rounds="5"'], ["ppo.rounds", "valid integer", "got '5'"]),
+    "true for a number": (["--set", "ppo.rounds=true"], ["ppo.rounds", "valid integer", "got True"]),
+    "float for an integer": (["--set", "ppo.rounds=5.0"], ["ppo.rounds", "valid integer", "got 5.0"]),
+    "digits": (["--set", f"ppo.rounds={'9' * 5000}"], ["--set ppo.rounds: an integer of 5,000 digits exceeds 40"]),
     "missing file": (["--config-json", "/nowhere/x.json"], ["cannot read configuration /nowhere/x.json"]),
     "workers": (["--num-workers", "4"], ["--num-workers 4", "it must be 0", "leave the flag out"]),
-    "compile": (["--compile-mode", "fast"], ["training.compile_mode", "known: off, default", "got 'fast'"]),
+    "compile": (
+        ["--compile-mode", "fast"],
+        ["training.compile_mode", "mode 'fast'; did you mean 'default'? (known: off"],
+    ),
     "captured": (["--compile-mode", "captured"], ["--compile-mode captured needs CUDA devices", "got cpu"]),
     "key as option": (["--lr", "1e-3"], ["has no option --lr", "--set ppo.lr=1e-3 or --set training.lr=1e-3"]),
     "no run": (["--resume", "/nowhere/run"], ["/nowhere/run is not a run directory", "manifest.json"]),
@@ -127,7 +146,11 @@ def test_invalid_input_of_the_heuristic_command_is_refused(esper, runs, flags, e
     [
         ("ppo: [", "cannot parse configuration"),
         ("[1]", "must hold a mapping, got list"),
-        ("{}\n---\n{}", "cannot parse"),
+        ("{}\n---\n{}", "more than one document"),
+        ("seed: 1\nppo: {lr: 1, lr: 2}", "mine.yaml:2: key 'ppo.lr' is given twice, first in line 2"),
+        ("ppo: {lr: 0.001}", "mine.yaml is not complete: schema_version, name, seed"),
+        ("preset: digts", "mine.yaml:1: unknown preset 'digts'; did you mean 'digits'?"),
+        ("preset: digits\nppo: {lr: -1}", "mine.yaml:2: ppo.lr: Input should be greater than 0 (got -1)"),
     ],
 )
 def test_an_invalid_configuration_file_is_refused_with_its_path(esper, tmp_path, content, expected):
@@ -154,3 +177,10 @@ def test_a_defect_of_the_program_keeps_its_traceback(esper, monkeypatch):
     monkeypatch.setattr("esper_ray.cli.commands.config.preset_names", broken)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         esper("config", "presets")
+
+
+def test_a_task_that_reads_files_announces_that_they_are_loaded(train, tmp_path, runs):
+    (tmp_path / "a.txt").write_text("abc")
+    answer = train("--task", "text", "--data-dir", tmp_path)
+    assert (answer.code, answer.out) == (2, f"loading the data of text from {tmp_path}\n")
+    assert not runs.exists()

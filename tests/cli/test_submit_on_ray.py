@@ -34,6 +34,7 @@ def test_a_failed_job_gives_its_own_exit_code(head):
     assert "FAILED" in failed.stderr
 
 
+@pytest.mark.nightly
 def test_an_id_is_used_once_and_an_unfollowed_job_can_be_stopped(head):
     first = head.submit("--submission-id", "only", "--no-wait", "--", "version")
     again = head.submit("--submission-id", "only", "--", "version")
@@ -62,6 +63,7 @@ def test_ctrl_c_stops_following_and_the_job_continues(head):
     assert "job followed: stopped" in head.submit("--stop", "followed").stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cluster", ["none", pytest.param("head", marks=pytest.mark.nightly)])
 def test_the_script_for_the_cluster_launcher_trains_and_resumes(cluster, head, tmp_path):
     """The script runs on a head as with ``ray submit``, or without Ray."""

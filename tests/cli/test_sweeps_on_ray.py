@@ -81,6 +81,7 @@ def test_a_trial_equals_the_run_of_esper_train(whole, tmp_path):
     assert (run / "rounds.csv").read_bytes() == (folder / "trials" / "1-sparse-s42" / "rounds.csv").read_bytes()
 
 
+@pytest.mark.nightly
 def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
     """SIGKILL when some trials are done and a later one has begun: the resumed sweep equals the uninterrupted one."""
     _, undisturbed = whole
@@ -109,8 +110,14 @@ def test_a_sweep_with_a_killed_driver_resumes_without_loss(whole, tmp_path):
         assert (folder / "trials" / name / "manifest.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.nightly),
+    ],
 )
 def test_a_running_sweep_is_locked_and_stopped_by_a_signal(number, code, tmp_path):
     folder = tmp_path / "sweep"
@@ -120,7 +127,7 @@ def test_a_running_sweep_is_locked_and_stopped_by_a_signal(number, code, tmp_pat
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
     assert second.code == 2
-    assert f"another process runs the sweep in {folder}" in second.err
+    assert f"{folder} is being run by process {process.pid} on " in second.err
     assert process.returncode == code
     assert "Traceback" not in err
     assert f"stopped: 0 of 2 trials are done; results so far {folder / 'sweep.csv'}" in out
@@ -130,6 +137,7 @@ def test_a_running_sweep_is_locked_and_stopped_by_a_signal(number, code, tmp_pat
     assert {row["status"] for row in started} == {"interrupted"}
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
 def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
     """Trials run one at a time, so that the third and fourth are compared with the earlier ones."""
@@ -152,7 +160,8 @@ def test_halving_stops_the_worst_trials_and_records_it(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("scheduler", ["pbt", pytest.param("pb2", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("scheduler", ["pbt", "pb2"])
 def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_path):
     """Each of two members needs both CPUs of the cluster, so that they alternate after every round."""
     path = tmp_path / "population.yaml"
@@ -176,6 +185,7 @@ def test_a_population_copies_the_best_trials_with_other_settings(scheduler, tmp_
     assert {row["status"] for row in rows(folder)} == {"finished"}
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_of_a_trial_run_within_its_own_resources(tmp_path):
     """The actors need every CPU of the cluster; the trial ends only if they use its placement group."""

@@ -16,7 +16,7 @@ from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.grafana.dashboard import expressions
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.nightly, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 ROUNDS = 3
 TRAIN = [
     *("train", "ppo", "--preset", "digits", "--rounds", str(ROUNDS), "--envs", "2", "--envs-per-actor", "2"),
@@ -89,7 +89,7 @@ def positive_series(discovery: Path) -> set[str]:
 
 
 def actors_of(head):
-    """(name, class, state) of the actors that the dashboard knows, dead ones included."""
+    """(name, class, state) of the actors that the dashboard lists, dead ones included."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with urlopen(Request(f"{head.address}/api/v0/actors?detail=true", headers=headers), timeout=60) as answer:
         actors = json.load(answer)["data"]["result"]["result"]

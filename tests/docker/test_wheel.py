@@ -1,4 +1,4 @@
-"""Wheel: content, and use in an empty folder."""
+"""Wheel: content, and use in an empty folder and beside foreign packages."""
 
 import subprocess
 import sys
@@ -13,26 +13,60 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(UV is None, reason="no uv on this machine, which builds the wheel"),
 ]
+IMPORTS = "import esper_ray; from esper_ray import train, grow, load_preset; "
+IMPORTS += "print(esper_ray.__file__, load_preset('digits').name)"
+SHORT = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size", "16", "--ppo-epochs", "1"]
+SHORT += ["--set", "training.steps_per_epoch=2", "--telemetry-dir", "runs"]
 
 
-def test_a_wheel_holds_the_packages_and_works_in_an_empty_folder(tmp_path):
-    subprocess.run([UV, "build", "--wheel", "-q", "-o", str(tmp_path / "dist"), str(ROOT)], check=True, timeout=200)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([UV, "build", "--wheel", "-q", "-o", str(folder), str(ROOT)], check=True, timeout=200)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the packages of the wheel."""
+    folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(wheel) as archive:
-        tops = {name.split("/")[0] for name in archive.namelist()}
-        archive.extractall(tmp_path / "installed")
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"esper_ray", "esper_actors", "esper_policies"}
-    (tmp_path / "empty").mkdir()
-    code = "import esper_ray; from esper_ray import train, grow, load_preset; "
-    code += "print(esper_ray.__file__, load_preset('digits').name)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path / "empty",
-        env={"PYTHONPATH": str(tmp_path / "installed")},
+        archive.extractall(folder)
+    return folder
+
+
+def run(installed, folder, *words):
+    """Output of Python in ``folder``, with the packages of the wheel."""
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
         check=True,
-    )
-    file, name = done.stdout.split()
-    assert file.startswith(str(tmp_path / "installed"))
+        timeout=200,
+    ).stdout
+
+
+def test_a_wheel_holds_our_three_packages(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"esper_ray", "esper_actors", "esper_policies"}
+
+
+def test_a_wheel_works_in_an_empty_folder(installed, tmp_path):
+    file, name = run(installed, tmp_path, "-c", IMPORTS).split()
+    assert file.startswith(str(installed))
     assert name == "digits"
+
+
+def test_a_wheel_works_beside_foreign_packages_of_our_folder_names(installed, tmp_path):
+    for name in ("actors", "policies", "configs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('a foreign package')\n")
+    file, name = run(installed, tmp_path, "-c", IMPORTS).split()
+    assert file.startswith(str(installed))
+    assert name == "digits"
+    run(installed, tmp_path, "-m", "esper_ray", "train", "ppo", "--serial", *SHORT)
+    assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()

@@ -14,7 +14,7 @@ from cli_builders import SMALL, call, only_run, train_below
 from docs_blocks import ROOT, blocks, commands, documents, esper_words, inline_commands
 
 from esper_ray.cli.main import app, spread
-from esper_ray.cli.options import configuration
+from esper_ray.cli.options import ConfigRequest
 from esper_ray.leyline.config.loading import build, preset_names, read_preset
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.sweep import SCHEDULERS, sweep_names
@@ -54,7 +54,11 @@ ONLY_PARSED = {
     "evaluate": "plays many episodes of a long run; a short form is run",
     "sweep": "starts Ray and a process per trial; tests/cli/test_sweeps_on_ray.py runs short sweeps",
     "submit": "needs a cluster; tests/cli/test_submit_on_ray.py starts one",
+    "overwatch": "serves until it is stopped; tests/karn/overwatch starts servers",
+    "sanctum": "needs a terminal; tests/karn/sanctum presses its keys",
     "monitor": "needs Prometheus; tests/cli/commands/test_monitor.py starts one",
+    "report": "needs a long run; tests/cli/commands/test_report.py writes reports",
+    "flight": "needs a run that failed; tests/cli/commands/test_flight.py records some",
     "dashboards render": "writes into the repository; tests/cli/commands/test_dashboards.py writes into a folder",
     "dashboards push": "needs Grafana; tests/cli/commands/test_dashboards.py replaces it",
 }
@@ -71,7 +75,8 @@ TINY = {
 RUN_PROGRAMS = {
     "README.md[0]": {},
     "guides/own-model.md[0]": {"for _ in range(2)": "for _ in range(1)"},
-    "guides/own-model.md[1]": {"epochs=40": "epochs=2"},
+    "guides/own-model.md[1]": {},
+    "guides/own-model.md[2]": {"epochs=40": "epochs=2"},
     "guides/python.md[0]": {
         '{"system.workers": "local", "system.envs": 4, "ppo.lr": 1e-3}': str(TINY),
         "rounds=3": "rounds=1",
@@ -86,16 +91,24 @@ RUN_PROGRAMS = {
 HELD_OUT = "import torch; held_out_images, labels = torch.randn(20, 3, 32, 32), torch.arange(20) % 10"
 BATCHES = "batches = [(torch.randn(4, 3, 32, 32), torch.arange(4))]"
 PRECEDING = {
-    "guides/own-model.md[1]": ("guides/own-model.md[0]", HELD_OUT),
+    "guides/own-model.md[2]": ("guides/own-model.md[0]", HELD_OUT),
     "guides/python.md[2]": ("guides/python.md[0]", f"{HELD_OUT}; {BATCHES}"),
 }
 """Program of the same page that must run before, and the code that replaces the reader's data."""
 
 PARSED_PROGRAMS = {
-    "guides/own-model.md[2]": "registers a class that stands for the reader's own",
+    "guides/own-model.md[3]": "registers a class that stands for the reader's own",
     "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_training.py trains with the same configuration",
 }
 """Programs of which only syntax and imports are checked, with the reason."""
+
+SLOW_IMPORTS = {"README.md[0]", "guides/python.md[0]", "guides/rllib.md[0]"}
+"""Programs whose imports take seconds."""
+
+PROGRAMS = [
+    pytest.param(block, marks=[pytest.mark.integration] if str(block) in SLOW_IMPORTS else [])
+    for block in blocks("python")
+]
 
 OTHER_PROGRAMS = {
     "pip": "installs into the reader's environment",
@@ -148,7 +161,7 @@ def check(words):
         value = context.params.get(name)
         for item in [value] if isinstance(value, str) else value or []:
             assert item in choices, f"--{name} {item}: not one of {', '.join(choices)}"
-    configuration(context.params.get("preset"), None, {}, context.params.get("settings"))
+    ConfigRequest(context.params.get("preset"), None, {}, context.params.get("settings")).configuration()
     for point in context.params.get("grid") or []:
         key, _, values = point.partition("=")
         for value in values.split(","):
@@ -220,7 +233,7 @@ def test_every_other_command_names_existing_targets_and_files(block, words):
             assert (ROOT / word).exists() or (ROOT / word).name == ".env"
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", PROGRAMS, ids=str)
 def test_every_program_has_valid_syntax_and_imports(block):
     assert str(block) in {*RUN_PROGRAMS, *PARSED_PROGRAMS}, "list the program as run, or with a reason"
     for node in ast.walk(ast.parse(block.text)):
@@ -265,7 +278,7 @@ def test_every_path_in_back_ticks_and_in_links_of_top_level_pages_exists():
 def test_every_block_names_a_language():
     for page, text in documents().items():
         opening = re.findall(r"^```(.*)$", text, re.MULTILINE)[::2]
-        assert {*opening} <= {"bash", "python", "text", "toml"}, page
+        assert {*opening} <= {"bash", "python", "text", "toml", "yaml"}, page
 
 
 @pytest.fixture(scope="module")

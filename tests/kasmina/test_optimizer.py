@@ -1,4 +1,4 @@
-"""Optimiser groups and optimiser state over the lifecycle of a seed."""
+"""Optimizer groups and optimizer state over the lifecycle of a seed."""
 
 import pytest
 import torch
@@ -32,11 +32,11 @@ def make(optimizer=torch.optim.SGD, host=HOST, **options):
     model = MorphogeneticModel.wrap(
         Number(), {"r0c0": "place"}, torch.zeros(2, 3), rules=rules, options=GrowthOptions(**options)
     )
-    return model, GrowingOptimizer(model, optimizer, host=host, seeds=SEEDS)
+    return model, GrowingOptimizer(model, optimizer, seeds=SEEDS, **host)
 
 
 def grown(*path, **options):
-    """Model, optimiser and the output scale of a seed after the commands in ``path``."""
+    """Model, optimizer and the output scale of a seed after the commands in ``path``."""
     model, optimizer = make(**options)
     model.germinate("r0c0", "norm", style="linear_add", tempo=1)
     for command in path:
@@ -79,7 +79,7 @@ def test_a_committed_seed_keeps_its_momentum_and_has_the_rates_of_the_host():
     assert scale.tolist() == pytest.approx([0.75 - 0.5 * (0.5 + 2.0 + 0.075)] * 3)
 
 
-def test_a_frozen_fossil_leaves_the_optimiser_and_never_moves_again():
+def test_a_frozen_fossil_leaves_the_optimizer_and_never_moves_again():
     model, optimizer, scale = grown(*HOLD, freeze_fossils=True)
     step(optimizer, {scale: 1.0})
     model.fossilize("r0c0", WORTHY)
@@ -123,12 +123,12 @@ def test_a_seed_without_parameters_has_no_group():
 def test_a_gate_network_is_trained_from_germination_on():
     model, optimizer = make()
     model.germinate("r0c0", "norm", style="gated_gate")
-    optimised = {id(p) for p in optimizer.group("r0c0")}
-    assert {id(p) for p in model.cell("r0c0").gate.parameters()} < optimised
-    assert len(optimised) == 3 + 4
+    optimized = {id(p) for p in optimizer.group("r0c0")}
+    assert {id(p) for p in model.cell("r0c0").gate.parameters()} < optimized
+    assert len(optimized) == 3 + 4
 
 
-def test_a_gate_is_optimised_while_its_operator_is_in_use():
+def test_a_gate_is_optimized_while_its_operator_is_in_use():
     model, optimizer, _ = grown(*HOLD)
     sizes = [len(optimizer.group("r0c0"))]
     model.retarget("r0c0", 1.0, ticks=1, style="gated_gate")
@@ -147,17 +147,17 @@ def test_an_unknown_group_is_an_error_with_the_existing_ones():
         optimizer.group("r0c1")
 
 
-def test_frozen_parameters_of_a_host_are_not_optimised():
+def test_frozen_parameters_of_a_host_are_not_optimized():
     host = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 2))
-    optimised = GrowingOptimizer(model, host={"lr": 0.1}).parameters()
-    assert [id(p) for p in optimised] == [id(p) for p in host[1].parameters()]
+    optimized = GrowingOptimizer(model, lr=0.1).parameters()
+    assert [id(p) for p in optimized] == [id(p) for p in host[1].parameters()]
 
 
 def test_a_host_without_anything_to_train_is_refused():
     model = MorphogeneticModel.wrap(nn.Sequential(nn.Identity()), {"r0c0": "0"}, torch.zeros(2, 2))
     with pytest.raises(ValueError, match="no trainable parameters"):
-        GrowingOptimizer(model, host={"lr": 0.1})
+        GrowingOptimizer(model, lr=0.1)
 
 
 def test_adam_keeps_its_moments_over_commitment():

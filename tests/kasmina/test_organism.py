@@ -1,4 +1,4 @@
-"""Organism: consistency of model and optimiser over every operation."""
+"""Organism: consistency of model and optimizer over every operation."""
 
 import random
 
@@ -19,10 +19,10 @@ from esper_ray.leyline.stages import Stage
 
 
 def assert_consistent(organism):
-    optimised = [id(parameter) for parameter in organism.optimizer.parameters()]
+    optimized = [id(parameter) for parameter in organism.optimizer.parameters()]
     trainable = [id(parameter) for parameter in organism.model.parameters() if parameter.requires_grad]
-    assert len(optimised) == len(set(optimised))
-    assert set(optimised) == set(trainable)
+    assert len(optimized) == len(set(optimized))
+    assert set(optimized) == set(trainable)
     for slot in organism.model.slot_ids:
         state, cell = organism.model.states[slot], organism.model.cell(slot)
         assert cell.stage is (Stage.DORMANT if state is None else state.stage)
@@ -38,7 +38,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_the_optimiser_holds_exactly_the_trainable_parameters_after_every_operation(freeze):
+def test_the_optimizer_holds_exactly_the_trainable_parameters_after_every_operation(freeze):
     organism = make_organism(options=GrowthOptions(freeze))
     assert_consistent(organism)
     for slot in ("r0c0", "r0c1"):
@@ -187,8 +187,8 @@ def test_a_germination_that_fails_changes_nothing(own_blueprint, build, error, m
     assert_consistent(organism)
 
 
-def test_a_germination_that_the_optimiser_refuses_changes_nothing(monkeypatch):
-    def refuse(groups, resting):
+def test_a_germination_that_the_optimizer_refuses_changes_nothing(monkeypatch):
+    def refuse(groups):
         raise RuntimeError("no room")
 
     organism = make_organism()

@@ -146,7 +146,7 @@ def test_frozen_layers_of_a_host_stay_frozen_after_a_restore():
     host = make_host()
     host.blocks[0].requires_grad_(False)
     model = MorphogeneticModel.wrap(host, {"r0c1": "blocks.1"}, images(2), rules=READY)
-    organism = Organism(model, GrowingOptimizer(model, host=HOST_OPTIONS))
+    organism = Organism(model, GrowingOptimizer(model, **HOST_OPTIONS))
     grow(organism, "r0c1", Stage.TRAINING)
     organism.restore(organism.snapshot())
     frozen = {name for name, parameter in host.named_parameters() if not parameter.requires_grad}

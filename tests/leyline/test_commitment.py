@@ -5,6 +5,7 @@ from transition_builders import EMPTY, plain, report, solo, table
 
 from esper_ray.leyline.commitment import (
     committed_accuracy_pp,
+    committed_among,
     committed_parameters,
     committed_players,
     committed_slots,
@@ -22,7 +23,7 @@ def test_committed_slots_and_parameters_are_those_of_fossilized_seeds():
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.FOSSILIZED])
 def test_seeds_in_other_stages_are_not_committed(stage):
-    assert committed_slots((report("r0c0", stage),)) == frozenset()
+    assert committed_among([("r0c0", stage)]) == committed_slots((report("r0c0", stage),)) == frozenset()
     assert committed_parameters((report("r0c0", stage),)) == 0
 
 

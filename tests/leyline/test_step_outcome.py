@@ -39,7 +39,7 @@ def test_info_has_the_documented_keys_of_a_step():
         "val_accuracy_pp": 80.0,
         "committed_accuracy_pp": 70.0,
         "total_parameters": 150,
-        "fossil_parameters": 30,
+        "committed_parameters": 30,
         "growth_ratio": 1.5,
         "entries": (LedgerEntry("rent", -0.25, 2, 2),),
         "events": (Event("gate", 2),),

@@ -220,7 +220,7 @@ def test_the_style_is_linear_add_if_allowed():
         ({"op": "grow"}, "script line 2: unknown operation 'grow'; there are germinate, set_alpha_target, prune"),
         ({"op": "wait"}, "script line 2: unknown operation 'wait'"),
         ({"slot": 2}, "script line 2: slot 2; the run has 0 to 1"),
-        ({"slot": -1}, "script line 2: slot -1; the run has 0 to 1"),
+        ({"slot": 511}, "script line 2: slot 511; the run has 0 to 1"),
         ({"blueprint": "lora"}, "script line 2: blueprint 'lora' is not allowed; conv_light, norm, depthwise, bottle"),
         ({"blueprint": "konv"}, "script line 2: blueprint 'konv' is not allowed; conv_light"),
         ({"blueprint": "noop"}, "script line 2: blueprint 'noop' is not allowed; conv_light"),
@@ -274,4 +274,4 @@ def test_the_oracle_nearly_solves_patterns_and_static_stays_near_chance():
     for policy, low, high in ((OraclePolicy(env.limits, "patterns"), 90.0, 100.0), (StaticPolicy(), 15.0, 35.0)):
         episode = EpisodeRunner(env, policy).play(Assignment(0, 0, 2))
         assert low <= env.test_measurement().accuracy_pp <= high
-        assert episode.fossilised == isinstance(policy, OraclePolicy)
+        assert episode.fossilized == isinstance(policy, OraclePolicy)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_builders import (
+    READS,
     all_legal,
     distribution_of,
     every_canonical_action,
@@ -18,7 +19,7 @@ from policy_builders import (
 )
 
 from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
-from esper_ray.leyline.actions import ARGUMENT_HEADS
+from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS, LifecycleOp
 
 SEEDS = range(4)
 EVERY = every_canonical_action(2)
@@ -205,3 +206,23 @@ def test_entropy_lies_between_zero_and_that_of_a_uniform_choice(seed, slots, spr
         count += int(masks.slot_by_op[op].sum()) * math.prod(sizes[head] for head in heads)
     count += int(masks.slot_by_op[4:].sum())
     assert -1e-4 <= entropy <= math.log(count) + 1e-4
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_used_heads_of_an_action_are_those_of_the_whole_tables(seed, epsilon):
+    masks, logits = random_masks(seed, 2), random_logits(seed, 2)
+    legal_actions = list(joint_by_hand(logits, masks, epsilon))
+    distribution = distribution_of(logits, masks, 2, 1, epsilon)
+    for action in legal_actions[:: max(1, len(legal_actions) // 20)]:
+        actions = torch.tensor([action])
+        used = distribution.used_heads(actions)
+        assert set(used) == {"op", *READS[action[0]]}
+        product = math.prod(float(probability) for _, probability, _, _ in used.values())
+        assert product == pytest.approx(float(log_probs_of(distribution, actions).exp()), rel=1e-4)
+        for head, (entropy, has_choice) in distribution.head_entropies(actions).items():
+            if head in used:
+                choice, _, own_entropy, legal = used[head]
+                assert int(choice) == action[HEADS.index(head)]
+                assert float(own_entropy) == pytest.approx(float(entropy), abs=1e-5)
+                assert (int(legal) > 1) == bool(has_choice) or action[0] == LifecycleOp.WAIT

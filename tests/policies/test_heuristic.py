@@ -87,7 +87,7 @@ def test_a_useless_holding_seed_is_pruned_after_the_patience(ticks, op):
     assert decision_of(view_of(report(Stage.HOLDING, ticks_in_stage=ticks, contribution_pp=0.1)))[0] == op
 
 
-def test_the_most_urgent_of_several_slots_is_served_first():
+def test_the_most_urgent_of_several_slots_comes_first():
     good = report(Stage.HOLDING, "r0c1", contribution_pp=4.0)
     better = report(Stage.HOLDING, "r0c2", contribution_pp=9.0)
     useless = report(Stage.HOLDING, ticks_in_stage=9, contribution_pp=-1.0)

@@ -44,7 +44,7 @@ def test_seeds_reach_holding_with_manual_and_automatic_gates(auto):
 
 def test_a_seed_that_never_contributes_is_pruned_and_replaced():
     episode = episode_of({"episode_length": 40, "growth.slots": ["r0c2"]}, min_contribution_pp=1000.0, patience=2)
-    assert episode.fossilised == 0
+    assert episode.fossilized == 0
     assert episode.operations["PRUNE"] >= 2
     planted = [record["action"] for record in episode.log if record.get("operation") == "GERMINATE"]
     blueprints = [Action(*action).blueprint for action in planted]
@@ -71,7 +71,7 @@ def test_a_full_episode_on_digits_commits_seeds_and_improves_accuracy():
     episode = EpisodeRunner(env, HeuristicPolicy(env.limits)).play(Assignment(0, 0, 0))
     moves = {(source, target) for _, source, target in moves_of(episode)}
     assert {("DORMANT", "GERMINATED"), ("TRAINING", "BLENDING"), ("BLENDING", "HOLDING")} <= moves
-    assert episode.fossilised >= 1
+    assert episode.fossilized >= 1
     assert episode.committed_accuracy_pp > episode.log[0]["val_accuracy_pp"] + 20
     assert episode.growth_ratio > 1.0
     assert not episode.rollback

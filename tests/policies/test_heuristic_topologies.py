@@ -26,7 +26,7 @@ QUICK = {
     "growth.min_contribution_pp": 0.0,
 }
 MLP = {
-    "host": {"family": "mlp", "width": 8, "blocks": 2},
+    "host": {"family": "mlp", "width": 8, "blocks": 2, "expansion": 2, "dropout": 0.0},
     "growth.slots": ["r0c0", "r0c1"],
     "growth.blueprints": ["mlp_small", "norm", "lora"],
 }
@@ -96,7 +96,7 @@ def test_a_seed_without_contribution_is_replaced_by_the_next_blueprint(make):
     episode = episode_of(env, min_contribution_pp=1000.0, patience=1)
     assert planted(episode)[:3] == [Blueprint.MLP_SMALL, Blueprint.LORA, Blueprint.NORM]
     assert stages_of(episode, "r0c0")[4:9] == ["PRUNED", "EMBARGOED", "RESETTING", "DORMANT", "GERMINATED"]
-    assert episode.fossilised == 0
+    assert episode.fossilized == 0
 
 
 def test_contributing_seeds_are_committed(make, monkeypatch):
@@ -111,6 +111,6 @@ def test_contributing_seeds_are_committed(make, monkeypatch):
     episode = episode_of(env)
     for slot in ("r0c0", "r0c1"):
         assert stages_of(episode, slot) == [*LIFECYCLE, "FOSSILIZED"]
-    assert episode.fossilised == 2
+    assert episode.fossilized == 2
     assert episode.growth_ratio > 1.0
     assert "contributes +5.0 points" in [r["why"] for r in episode.log if r.get("operation") == "FOSSILIZE"]

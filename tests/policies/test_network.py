@@ -1,4 +1,4 @@
-"""Policy network: memory, slots in any number and order, normaliser, critic, initialisation."""
+"""Policy network: memory, slots in any number and order, normalizer, critic, initialisation."""
 
 import numpy as np
 import pytest
@@ -109,15 +109,49 @@ def test_one_set_of_weights_serves_any_number_of_slots():
 
 
 @pytest.mark.parametrize("critic", ["q_op", "v"])
-def test_rescaling_values_does_not_change_predictions_in_reward_units(critic):
+def test_new_mean_and_scale_of_values_do_not_change_predictions_in_reward_units(critic):
     network = network_of(critic=critic)
     features, blueprints = observations(2, 3, 2)
-    before = (network(features, blueprints).q * network.value_scale).detach()
-    for scale in (8.0, 0.25):
-        network.rescale_values(scale)
+    before = network(features, blueprints).q.detach()
+    assert before.std() > 1e-2
+    for mean, scale in ((3.0, 8.0), (-40.0, 0.25), (0.5, 2.0)):
+        network.renormalise_values(mean, scale)
         output = network(features, blueprints).q.detach()
-        torch.testing.assert_close(output * scale, before, atol=1e-6, rtol=1e-5)
-    assert float(network.value_scale) == 0.25
+        torch.testing.assert_close(mean + scale * output, before, atol=1e-4, rtol=1e-4)
+        assert torch.equal(network.values(output), mean + scale * output)
+    assert (float(network.value_mean), float(network.value_scale)) == (0.5, 2.0)
+
+
+def test_first_mean_and_scale_of_values_leave_the_outputs_of_the_critic():
+    """An untrained critic has no unit to preserve: its predictions were 0, whatever its outputs are."""
+    network = network_of()
+    features, blueprints = observations(2, 3, 2)
+    before = network(features, blueprints).q.detach()
+    network.forget_values()
+    assert (network.values(before) == 0).all()
+    assert (network.normalised_values(torch.tensor([5.0, -7.0])) == 0).all()
+    network.renormalise_values(-2.0, 340.0)
+    assert torch.equal(network(features, blueprints).q, before)
+    assert network.normalised_values(torch.tensor([338.0, -2.0])).tolist() == [1.0, 0.0]
+
+
+def test_equal_returns_have_a_mean_and_no_scale():
+    network = network_of()
+    network.forget_values()
+    network.renormalise_values(7.0, 0.0)
+    assert network.values(torch.tensor([-1.0, 3.0])).tolist() == [7.0, 7.0]
+    assert (network.normalised_values(torch.tensor([7.0, 7.5])) == 0).all()
+
+
+def test_every_parameter_is_in_one_group():
+    network = network_of()
+    groups = network.parameter_groups()
+    parameters = [parameter for group in groups for parameter in group]
+    assert len(parameters) == len(list(network.parameters()))
+    assert {id(p) for p in parameters} == {id(p) for p in network.parameters()}
+    assert {id(p) for p in groups.critic} == {id(p) for p in network.critic.parameters()}
+    assert any(p is network.lstm.weight_hh_l0 for p in groups.trunk)
+    assert any(p is network.argument_heads["tempo"].out.weight for p in groups.policy)
 
 
 def test_only_continuous_features_are_normalised():
@@ -199,14 +233,14 @@ def test_parameter_count_needs_no_network(features, memory):
     assert (network.lstm.hidden_size, network.features[0].out_features) == (memory, features)
 
 
-def test_the_state_dict_includes_statistics_and_value_scale():
+def test_the_state_dict_includes_statistics_of_features_and_values():
     trained = network_of(1)
-    trained.rescale_values(3.0)
+    trained.renormalise_values(-4.0, 3.0)
     trained.normaliser.set_statistics(np.full((2, BASE_SIZE), 2.0), np.full((2, SLOT_SIZE), 2.0))
     copy = network_of(2)
     copy.load_state_dict(trained.state_dict())
     features, blueprints = observations(1, 3, 2)
-    assert float(copy.value_scale) == 3.0
+    assert (float(copy.value_mean), float(copy.value_scale)) == (-4.0, 3.0)
     for name, expected in everything(trained(features, blueprints)).items():
         assert torch.equal(everything(copy(features, blueprints))[name], expected)
 

@@ -28,7 +28,7 @@ def weights(env):
     with torch.no_grad():
         for layer, _ in network._final_layers():
             layer.weight.mul_(60.0)
-    network.rescale_values(2.5)
+    network.renormalise_values(-1.5, 2.5)
     return network.state_dict()
 
 
@@ -74,8 +74,8 @@ def test_a_decision_has_the_log_probabilities_and_values_of_the_learner(env, wei
         output = policy.network(features, blueprints)
         distribution = ActionDistribution(output.logits, masks, epsilon)
         op, arguments = distribution.log_probs(actions)
-        values = 2.5 * state_value(distribution.op, output.q)
-        q_values = 2.5 * output.q.gather(1, actions[:, :1])[:, 0]
+        values = 2.5 * state_value(distribution.op, output.q) - 1.5
+        q_values = 2.5 * output.q.gather(1, actions[:, :1])[:, 0] - 1.5
     assert [d.log_prob_op for d in decisions] == pytest.approx(op.tolist(), abs=1e-5)
     assert [d.log_prob_arguments for d in decisions] == pytest.approx(arguments.tolist(), abs=1e-5)
     assert [d.value for d in decisions] == pytest.approx(values.tolist(), abs=1e-4)

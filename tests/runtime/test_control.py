@@ -105,6 +105,6 @@ def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings)
         if all(account.vested == 1.0 for account in returns):
             committed += len(returns)
             value = (info["committed_accuracy_pp"] - env.progress.rewards.control_pp[-1]) / 100
-            price = config.param_penalty_weight * info["fossil_parameters"] / config.param_budget
+            price = config.param_penalty_weight * info["committed_parameters"] / config.param_budget
             assert env.ledger.total() == pytest.approx(10 * (value - price), abs=1e-9)
     assert committed > 0

@@ -14,7 +14,7 @@ from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
 from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed, committed_seed
 from esper_ray.runtime.signals import SignalHistory
-from esper_ray.tolaria.assembly import configured_host
+from esper_ray.tolaria.assembly import ConfiguredHost
 from esper_ray.tolaria.device_memory import DeviceMemoryError
 from esper_ray.tolaria.governor import Governor, HealthVerdict
 from esper_ray.tolaria.tasks import load_task
@@ -33,7 +33,7 @@ GROW = Action(op=int(LifecycleOp.GERMINATE), slot=1, style=int(GerminationStyle.
 def runtime_of(**changes):
     config = build(read_preset("digits"), SMALL | {key.replace("__", "."): value for key, value in changes.items()})
     device = torch.device("cpu")
-    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), 3)
+    return EpisodeRuntime(config, load_task(config.task, device), device, ConfiguredHost(config.host), 3)
 
 
 def monitor_of(runtime, **settings):

@@ -10,7 +10,7 @@ from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.runtime.control import NoGrowthBaseline
 from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
-from esper_ray.tolaria.assembly import configured_host
+from esper_ray.tolaria.assembly import ConfiguredHost
 from esper_ray.tolaria.governor import HealthVerdict
 from esper_ray.tolaria.tasks import load_task
 
@@ -30,7 +30,7 @@ def config_of(**changes):
 
 def runtime_of(config, seed=3):
     device = torch.device("cpu")
-    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed)
+    return EpisodeRuntime(config, load_task(config.task, device), device, ConfiguredHost(config.host), seed)
 
 
 def weights(runtime):
@@ -65,7 +65,7 @@ def test_running_without_policy_equals_stepping_with_wait():
 def test_running_without_policy_gives_the_no_growth_baseline():
     config = config_of()
     runtime = runtime_of(config, seed=9)
-    curve = NoGrowthBaseline(config, runtime.data, runtime.device, configured_host(config.host)).curve(9)
+    curve = NoGrowthBaseline(config, runtime.data, runtime.device, ConfiguredHost(config.host)).curve(9)
     assert curve == (
         runtime.health.first_accuracy_pp,
         *(measured.accuracy_pp for measured in runtime.run_without_policy()),

@@ -102,22 +102,32 @@ def test_argument_advantages_measure_against_the_operation_taken():
 
 def test_standardised_advantages_by_hand():
     # weighted: values 1 and 5, mean 3, deviation 2; the 99 has no weight
-    result = standardised(torch.tensor([[1.0, 99.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]]))
+    result = standardised(torch.tensor([[1.0, 99.0, 5.0]]), torch.tensor([[1.0, 0.0, 1.0]]), spread=4.0)
     assert result.tolist() == [[-1.0, 0.0, 1.0]]
 
 
-def test_standardising_divides_by_at_least_the_floor():
-    # mean 0, deviation 0.01, floor 0.1: divided by the floor
-    result = standardised(torch.tensor([-0.01, 0.01]), torch.ones(2))
+def test_standardising_divides_by_at_least_a_hundredth_of_the_spread():
+    # mean 0, deviation 0.01, spread 10: divided by 0.1
+    result = standardised(torch.tensor([-0.01, 0.01]), torch.ones(2), spread=10.0)
     assert result.tolist() == pytest.approx([-0.1, 0.1])
 
 
+@pytest.mark.parametrize("factor", [1e-4, 0.01, 1.0, 100.0, 1e6])
+@pytest.mark.parametrize("deviation", [1e-3, 1.0])
+def test_standardised_advantages_do_not_depend_on_the_factor_of_rewards(factor, deviation):
+    advantages = deviation * torch.tensor([0.5, -2.0, 1.25, 3.0], dtype=torch.float64)
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    expected = standardised(advantages, weights, spread=1.0)
+    torch.testing.assert_close(standardised(factor * advantages, weights, spread=factor), expected)
+
+
 def test_standardised_advantages_without_weights_are_zero():
-    assert standardised(torch.tensor([1.0, -5.0]), torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert standardised(torch.tensor([1.0, -5.0]), torch.zeros(2), spread=1.0).tolist() == [0.0, 0.0]
 
 
-def test_equal_advantages_standardise_to_zero():
-    assert standardised(torch.full((4,), 7.0), torch.ones(4)).tolist() == [0.0] * 4
+def test_advantages_of_equal_returns_standardise_to_zero():
+    assert standardised(torch.full((4,), 7.0), torch.ones(4), spread=1.0).tolist() == [0.0] * 4
+    assert standardised(torch.tensor([1e-13, -1e-13]), torch.ones(2), spread=0.0).tolist() == [0.0, 0.0]
 
 
 @settings(max_examples=40)
@@ -125,7 +135,7 @@ def test_equal_advantages_standardise_to_zero():
 def test_standardised_advantages_have_weighted_mean_zero_and_at_most_unit_variance(values, seed):
     advantages = torch.tensor(values, dtype=torch.float64)
     weights = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, len(values)).astype(np.float64))
-    result = standardised(advantages, weights)
+    result = standardised(advantages, weights, spread=10.0)
     assert (result[weights == 0] == 0).all()
     assert (weights * result).sum().item() == pytest.approx(0.0, abs=1e-6)
     weighted = advantages[weights > 0]

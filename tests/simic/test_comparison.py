@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper_ray.leyline.evaluation_results import Interval, Score
+from esper_ray.leyline.results.evaluation import Interval, Score
 from esper_ray.simic.comparison import bootstrap_interval, paired_comparisons, summaries
 
 
@@ -19,7 +19,7 @@ def score(policy, seed, test=50.0, parameters=100, rollbacks=0, **changes):
         "committed_accuracy_pp": test,
         "grown_parameters": 0,
         "train_flops": 2e9,
-        "fossilised": 1,
+        "fossilized": 1,
         "total_reward": 0.5,
     }
     return Score(policy, seed, test, parameters=parameters, rollbacks=rollbacks, **(fields | changes))
@@ -90,8 +90,8 @@ def test_intervals_as_text():
 
 def test_a_summary_by_hand():
     scores = [
-        score("grown", 0, 60.0, 300, rollbacks=1, fossilised=2, total_reward=1.0),
-        score("grown", 1, 64.0, 100, rollbacks=2, fossilised=1, total_reward=2.0),
+        score("grown", 0, 60.0, 300, rollbacks=1, fossilized=2, total_reward=1.0),
+        score("grown", 1, 64.0, 100, rollbacks=2, fossilized=1, total_reward=2.0),
         score("alone", 0, 50.0, 100, total_reward=None),
         score("alone", 1, 52.0, 100, total_reward=None),
     ]
@@ -100,7 +100,7 @@ def test_a_summary_by_hand():
     assert grown.test_accuracy_pp == Interval(62.0, 60.0, 64.0)
     assert grown.val_accuracy_pp == Interval(63.0, 61.0, 65.0)
     assert grown.objective_pp == Interval(60.0, 57.0, 63.0)
-    assert (grown.parameters, grown.train_gflops, grown.fossilised) == (200.0, 2.0, 1.5)
+    assert (grown.parameters, grown.train_gflops, grown.fossilized) == (200.0, 2.0, 1.5)
     assert grown.spread_pp == pytest.approx(8.0**0.5)
     assert grown.total_reward == 1.5
     assert grown.test_gain_pp == Interval(11.0, 10.0, 12.0)

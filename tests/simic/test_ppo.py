@@ -12,9 +12,12 @@ from esper_ray.simic.ppo import (
     approximate_kl,
     clip_share,
     clipped_policy_loss,
+    correlation,
     explained_variance,
+    ratio_extremes,
     value_loss,
     weighted_mean,
+    weighted_variance,
 )
 
 CLIP = 0.2
@@ -28,12 +31,12 @@ def loss_of(ratio, advantage):
 @pytest.mark.parametrize(
     ("ratio", "advantage", "expected", "why"),
     [
-        (1.1, 2.0, -2.2, "inside, good"),
-        (1.1, -2.0, 2.2, "inside, bad"),
-        (1.5, 2.0, -2.4, "good and already likelier: capped at 1.2"),
-        (1.5, -2.0, 3.0, "bad and likelier: the full price"),
-        (0.5, 2.0, -1.0, "good and rarer: the full price"),
-        (0.5, -2.0, 1.6, "bad and already rarer: capped at 0.8"),
+        (1.1, 2.0, -2.2, "inside the range, positive advantage"),
+        (1.1, -2.0, 2.2, "inside the range, negative advantage"),
+        (1.5, 2.0, -2.4, "above the range, positive advantage: clipped at 1.2"),
+        (1.5, -2.0, 3.0, "above the range, negative advantage: not clipped"),
+        (0.5, 2.0, -1.0, "below the range, positive advantage: not clipped"),
+        (0.5, -2.0, 1.6, "below the range, negative advantage: clipped at 0.8"),
     ],
 )
 def test_clipped_loss_of_one_step_by_hand(ratio, advantage, expected, why):
@@ -170,3 +173,31 @@ def test_explained_variance_of_constant_targets_is_not_a_number(constant):
     ratio, spread = explained_variance(predictions, torch.full((7,), constant), torch.ones(7))
     assert math.isnan(ratio.item())
     assert spread.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_extremes_of_ratios_by_hand():
+    """Ratios 0.5, 1.1, 1.3, 2.0 and, without weight, 9.0; the clip range is 0.8 to 1.2."""
+    log_ratio = torch.tensor([0.5, 1.1, 1.3, 2.0, 9.0]).log()
+    extremes = ratio_extremes(log_ratio, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]), CLIP)
+    assert {name: pytest.approx(float(value)) for name, value in extremes.items()} == {
+        "ratio_max": 2.0,
+        "clip_share_up": 0.5,
+        "clip_share_down": 0.25,
+    }
+
+
+def test_the_shares_above_and_below_the_range_are_those_outside_it():
+    log_ratio = torch.randn(200, generator=torch.Generator().manual_seed(3)) * 0.3
+    weights = (torch.rand(200, generator=torch.Generator().manual_seed(4)) > 0.3).float()
+    extremes = ratio_extremes(log_ratio, weights, CLIP)
+    both = extremes["clip_share_up"] + extremes["clip_share_down"]
+    assert float(both) == pytest.approx(float(clip_share(log_ratio, weights, CLIP)), abs=1e-6)
+
+
+def test_correlation_and_variance_count_weighted_entries_only():
+    first, second = torch.tensor([1.0, 2.0, 4.0, 50.0]), torch.tensor([2.0, 1.0, 6.0, -9.0])
+    weights = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    expected = np.corrcoef([1.0, 2.0, 4.0], [2.0, 1.0, 6.0])[0, 1]
+    assert float(correlation(first, second, weights)) == pytest.approx(expected, rel=1e-5)
+    assert float(weighted_variance(first, weights)) == pytest.approx(np.var([1.0, 2.0, 4.0]), rel=1e-5)
+    assert math.isnan(float(correlation(torch.ones(4), second, weights)))

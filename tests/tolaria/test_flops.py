@@ -7,7 +7,7 @@ from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprin
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.stages import Stage
 from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
-from esper_ray.tolaria.assembly import configured_host
+from esper_ray.tolaria.assembly import ConfiguredHost
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.tasks import load_task
 
@@ -32,7 +32,7 @@ CNN = SMALL | {"growth.slots": ["r0c0"]}
 def make_runtime(settings, seed=1, flops=None):
     config = build(read_preset("digits"), settings)
     device = torch.device("cpu")
-    return EpisodeRuntime(config, load_task(config.task, device), device, configured_host(config.host), seed, flops)
+    return EpisodeRuntime(config, load_task(config.task, device), device, ConfiguredHost(config.host), seed, flops)
 
 
 def trained(runtime, epochs=EPOCHS):
@@ -136,7 +136,7 @@ def test_cached_counts_equal_repeated_counts(settings, blueprint):
 
 
 @pytest.mark.parametrize("settings", [CNN, MLP], ids=["cnn", "mlp"])
-def test_counting_does_not_change_what_is_learnt(settings):
+def test_counting_does_not_change_what_is_learned(settings):
     counted, plain = (trained(make_runtime(settings, flops=flops)) for flops in (FlopMeter(), None))
     ours, theirs = (runtime.organism.model.state_dict() for runtime in (counted, plain))
     assert ours.keys() == theirs.keys()

@@ -77,7 +77,7 @@ def test_a_missing_data_folder_is_refused_with_its_path(act, registry, tmp_path)
 def test_a_file_is_no_data_folder(registry, tmp_path):
     register_task("files", lambda config, device: pytest.fail("nothing may be loaded"))
     (tmp_path / "file").touch()
-    with pytest.raises(TaskError, match=r"data directory .*file is no folder"):
+    with pytest.raises(TaskError, match=r"data directory .*file is not a folder"):
         check_task(TaskConfig(name="files", data_dir=tmp_path / "file"))
 
 

@@ -307,7 +307,7 @@ def test_adamw_learns_and_adapts_to_changes_of_structure(config, data):
 
 def test_a_training_step_on_text_by_hand(grow_text):
     model, data = grow_text
-    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.0})
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.0)
     plan = data.plan(0, 0, 4, 1)
     starts = (plan.rows[0] * 8 + plan.draws[0, :, 0]).clamp(max=len(data.train.tokens) - 9)
     blocks = torch.stack([data.train.tokens[start : start + 9].long() for start in starts.tolist()])

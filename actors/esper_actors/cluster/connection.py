@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._private.worker import get_dashboard_url  # ray.init returns it to its caller alone
 from ray.exceptions import AuthenticationError
 
+from esper_actors.cluster.interruption import interruptible
+from esper_actors.cluster.local_cluster import start_local
 from esper_ray.leyline.errors import UserError
 
 CONNECT_SECONDS = 5.0
@@ -25,23 +28,40 @@ def start_ray(cpus: float) -> None:
 
     A started cluster has at least ``cpus`` CPUs.
 
-    A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it.
+    A running cluster of this machine is joined only if ``RAY_ADDRESS`` names it. A signal to stop ends the start.
 
     Raises:
         ClusterError: if there is no cluster at the address, it is of another version, or it refuses our token.
+        ClusterStartError: if a local cluster does not start.
+        RayFolderError: if there is no folder for a local cluster.
     """
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
-        count = max(os.cpu_count() or 1, int(cpus))
-        ray.init("local", num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
-        return
+    with interruptible():
+        if address is None:
+            start_local(max(os.cpu_count() or 1, int(cpus)))
+        else:
+            _join(address)
+
+
+def dashboard_links() -> dict[str, str]:
+    """Address of Ray's dashboard by the name ``ray``; empty without one."""
+    address = get_dashboard_url()
+    return {"ray": f"http://{address}"} if address else {}
+
+
+def _join(address: str) -> None:
+    """Join the cluster at ``address``.
+
+    Raises:
+        ClusterError: see :func:`start_ray`.
+    """
     _check_reachable(address)
     try:
         ray.init(log_to_driver=False)
     except AuthenticationError as error:
         raise ClusterError(
-            f"the cluster at RAY_ADDRESS={address} refuses our token: {_first(error)}; set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to what the cluster was started with"
+            f"the cluster at RAY_ADDRESS={address} refuses the token: {_first(error)}; set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to those of the cluster"
         ) from error
     except ConnectionError as error:
         raise ClusterError(f"there is no Ray cluster at RAY_ADDRESS={address}: {_first(error)}") from error

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import ray
 import torch
 
-from esper_actors.training.ppo_learner import LearnerState, PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
+from esper_actors.training.learner.state import LearnerState
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.policy import Episode
 

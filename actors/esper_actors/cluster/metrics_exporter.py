@@ -6,7 +6,7 @@ is sent again. The samples that it held are lost, which the driver counts.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,12 @@ TRIES = 5
 class RayExporter:
     """The driver's side: an :class:`~esper_ray.nissa.metrics.exporter.Exporter` that never blocks."""
 
-    def __init__(self, run: str, group: str = "") -> None:
+    def __init__(self, run: str, group: str = "", before_restart: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            before_restart: called before a dead actor is restarted; raises if that cannot succeed.
+        """
+        self._before_restart = before_restart
         self._worker = SupervisedActor(partial(_started, run, group), f"{run}/telemetry")
         self._waiting, self._sent = MetricsBatch(), MetricsBatch()
         self._gauges: dict[Key, float] = {}
@@ -76,6 +81,11 @@ class RayExporter:
             threading.Event().wait(final_scrape_s)
         self._worker.stop()
 
+    def abandon(self) -> None:
+        """Export nothing more, since the cluster is lost."""
+        self._worker.forget()
+        self._answer, self._pending = None, None
+
     def _advance(self, wait_s: float) -> None:
         if self._worker.starting is not None:
             if not _has_arrived(self._worker.starting, wait_s):
@@ -116,11 +126,12 @@ class RayExporter:
         again.add([Change("esper_telemetry_restarts_total", 1)])
         self._waiting = lost.before(self._waiting).before(again)
         self._sent, self._answer, self._pending = MetricsBatch(), None, None
+        self._before_restart()
         self._worker.stop()
         if self._worker.failures < TRIES:
             self._worker.start()
         else:
-            self.faults.append(Fault("telemetry_actor_given_up", self._worker.name, reason(error)))
+            self.faults.append(Fault("telemetry_actor_abandoned", self._worker.name, reason(error)))
 
 
 def _started(run: str, group: str, name: str) -> Any:

@@ -114,7 +114,7 @@ def make_plan(system: SystemConfig) -> Plan:
     """The plan of a run.
 
     Raises:
-        ResourceError: if more is asked of a GPU than there is of one.
+        ResourceError: if the requests for a GPU exceed one GPU.
     """
     served = min(system.envs, len(system.devices))  # every device that has environments needs an actor
     actors = max(math.ceil(system.envs / system.envs_per_actor), served)
@@ -142,7 +142,7 @@ def make_plan(system: SystemConfig) -> Plan:
         requested = bundles[index].get("GPU", 0.0)
         if requested > 1 + EPSILON:
             raise ResourceError(
-                f"{device} is one GPU, but its {users[device]} actors ask for {_number(requested)} of it: name more "
+                f"{device} is one GPU, but its {users[device]} actors need {_number(requested)} of it: name more "
                 "devices, or give each actor less (system.gpus_per_actor, system.gpus_for_learner)"
             )
         if "GPU" in bundles[index]:

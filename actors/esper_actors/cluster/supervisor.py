@@ -9,22 +9,40 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RaySystemError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+)
+
+from esper_actors.training.failures import MEMORY_ADVICE, describe_error
+from esper_ray.tolaria.device_memory import is_out_of_memory
 
 _serial = itertools.count()
 """Makes names of actors unique within a driver."""
 
-LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError)
+LOST_ACTOR_ERRORS = (RayActorError, RaySystemError, ObjectLostError, NodeDiedError, OutOfMemoryError)
 """Errors of a call whose actor, node or result was lost; not errors of its code."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an actor has to be replaced: it, its node or its result was lost, or it has no memory left."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return isinstance(error, LOST_ACTOR_ERRORS) or (cause is not None and is_out_of_memory(cause))
 
 
 def reason(error: BaseException) -> str:
     """The first informative line of an error from Ray."""
     if isinstance(error, RayTaskError):
         cause = error.cause
-        return f"{type(cause).__name__}: {cause}" if cause is not None else str(error).strip().splitlines()[-1]
+        return describe_error(cause) if cause is not None else str(error).strip().splitlines()[-1]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{text}; {MEMORY_ADVICE}" if isinstance(error, OutOfMemoryError) else text
 
 
 class SupervisedActor:
@@ -48,12 +66,12 @@ class SupervisedActor:
 
     @property
     def alive(self) -> bool:
-        """Whether there is an actor that is ready, as far as the driver knows."""
+        """Whether an actor has reported that it is ready, and has not failed since."""
         return self._actor is not None and self.starting is None
 
     @property
     def actor(self) -> Any:
-        """Handle of the actor if the driver knows it as ready; else ``None``."""
+        """Handle of the actor if it is :attr:`alive`; else ``None``."""
         return self._actor if self.alive else None
 
     @property
@@ -93,4 +111,8 @@ class SupervisedActor:
         """Kill the actor."""
         if self._actor is not None:
             ray.kill(self._actor)
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the actor to a cluster that is lost."""
         self._actor, self.starting = None, None

@@ -17,7 +17,7 @@ from esper_ray.nissa.catalogue.shapes import COMMON_LABELS
 from esper_ray.nissa.metrics.batch import Key, MetricsBatch
 
 HEARTBEAT_SECONDS = 5.0
-"""Ray forgets a gauge that is not set again within about twenty seconds."""
+"""Ray removes a gauge that is not set again within about twenty seconds."""
 MAILBOX = 8192
 """Most steps that wait for the driver; later ones are dropped."""
 IN_FLIGHT = 16

@@ -8,6 +8,7 @@ the learner after every update, so that a dead learner repeats one update.
 """
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,17 +26,19 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from esper_actors.cluster.connection import start_ray
+from esper_actors.cluster.connection import dashboard_links, start_ray
+from esper_actors.cluster.control_processes import ClusterLostError, ControlProcesses
 from esper_actors.cluster.environment_actor import EnvironmentActor
+from esper_actors.cluster.interruption import interruptible
 from esper_actors.cluster.learner_actor import LearnerActor
 from esper_actors.cluster.metrics_exporter import RayExporter
 from esper_actors.cluster.placement import Place, Plan, ResourceError, make_plan
-from esper_actors.cluster.supervisor import LOST_ACTOR_ERRORS, SupervisedActor, reason
+from esper_actors.cluster.supervisor import LOST_ACTOR_ERRORS, SupervisedActor, is_lost, reason
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.rollout.sampling import ARRIVAL_SECONDS, SampleTracker
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.training.ppo_learner import LearnerState
+from esper_actors.training.learner.state import LearnerState
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask, straggler_faults
 from esper_actors.training.workers import Watch, Weights, WorkerGroupError
 from esper_ray.leyline.config.run import RunConfig
@@ -75,7 +78,7 @@ class RayWorkerGroup:
             player: replaces the environments of an actor, for measuring everything else.
 
         Raises:
-            ResourceError: if the configuration asks for more of a GPU than there is of one.
+            ResourceError: if the configuration requires more of a GPU than there is of one.
         """
         self.config, self.snapshots, self._label, self._player = config, snapshots, label, player
         self._metrics, self._final_scrape_s = metrics, final_scrape_s
@@ -90,34 +93,52 @@ class RayWorkerGroup:
         self._weights: dict[str, Any] = {}
         self._state: LearnerState | None = None
         self._started_ray = False
+        self._control: ControlProcesses | None = None
 
     @property
     def quarantined(self) -> dict[int, str]:
         """See ``WorkerGroup.quarantined``."""
         return self._scheduler.quarantined
 
+    @property
+    def links(self) -> dict[str, str]:
+        """See ``WorkerGroup.links``: Ray's dashboard, if the cluster has one."""
+        return dashboard_links()
+
     def __enter__(self) -> Self:
         if not ray.is_initialized():
             start_ray(self._plan.total("CPU"))
             self._started_ray = True
         try:
+            self._control = ControlProcesses()
             if get_current_placement_group() is None:  # a trial of a sweep has a group already
-                self._group = _reserve(self._plan, self.config.system.wait_for_resources_s, self._label)
+                with interruptible():
+                    self._group = _reserve(self._plan, self.config.system.wait_for_resources_s, self._label)
             self._learner.start()
             if self._metrics is not None:
-                self.exporter = RayExporter(*self._metrics)
+                self.exporter = RayExporter(*self._metrics, before_restart=self._confirm_control)
             for index, place in enumerate(self._plan.environments):
                 worker = SupervisedActor(partial(self._make_environment, place), f"{self._label}/environment-{index}")
                 self._workers.append(worker)
                 worker.start()
         except BaseException:
-            self.__exit__()
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
+        if self._control is not None:
+            control, self._control = self._control, None
+            failure = control.verdict(exception[1])
+            lost = not control.answer()
+            control.stop()
+            if lost:
+                self._leave_lost_cluster()
+                if failure is not None:
+                    raise failure
+                return
         if self.exporter is not None:
-            gives_up = bool(exception) and exception[0] is SystemExit  # a second Ctrl-C
+            gives_up = exception[0] is SystemExit  # a second Ctrl-C
             self.exporter.close(0.0 if gives_up else self._final_scrape_s)
             self.exporter = None
         for worker in [*self._workers, self._learner]:
@@ -126,6 +147,15 @@ class RayWorkerGroup:
         if self._group is not None:
             remove_placement_group(self._group)
             self._group = None
+        if self._started_ray:
+            ray.shutdown()
+            self._started_ray = False
+
+    def _leave_lost_cluster(self) -> None:
+        """Leave without calls to processes that do not answer."""
+        if self.exporter is not None:
+            self.exporter.abandon()
+        self.exporter, self._workers, self._group = None, [], None
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
@@ -161,13 +191,16 @@ class RayWorkerGroup:
             self._run_until(partial(_has_arrived, result), watch, result)
             try:
                 diagnostics, self._state = ray.get(result)
-            except LOST_ACTOR_ERRORS as error:
+            except RayError as error:
+                if not is_lost(error):
+                    raise
                 deaths += 1
                 if deaths >= self.config.system.tries:
                     raise WorkerGroupError(
                         f"the learner died {deaths} times in the same update: {reason(error)}"
                     ) from error
                 watch.on_fault(Fault("learner_died", self._learner.name, reason(error)))
+                self._confirm_control()
                 self._learner.stop()
                 self._state = state
                 self._learner.start()
@@ -210,13 +243,24 @@ class RayWorkerGroup:
             done, _ = ray.wait(references, num_returns=1, timeout=POLL_SECONDS)
             if watch.should_stop():
                 raise Interrupted
-            for reference in done:
-                if reference in self._running:
-                    self._on_result(reference, watch)
-                elif reference in starting:
-                    self._on_started(starting[reference], watch)
-            self._check_timeouts(watch)
-            self._poll_samples(watch)
+            try:
+                self._process(done, starting, watch)
+            except ClusterLostError:
+                if watch.should_stop():  # a signal to the whole process group ends Ray too
+                    raise Interrupted from None
+                raise
+
+    def _process(self, done: Sequence[Any], starting: Mapping[Any, SupervisedActor], watch: Watch) -> None:
+        """Process what has arrived, and check time limits and the cluster."""
+        if self._control is not None:
+            self._control.check()
+        for reference in done:
+            if reference in self._running:
+                self._on_result(reference, watch)
+            elif reference in starting:
+                self._on_started(starting[reference], watch)
+        self._check_timeouts(watch)
+        self._poll_samples(watch)
 
     def _poll_samples(self, watch: Watch, patience_s: float = ARRIVAL_SECONDS) -> None:
         """Pass on the samples and the faults of the telemetry actor."""
@@ -229,14 +273,17 @@ class RayWorkerGroup:
             watch.on_fault(self.exporter.faults.pop(0))
 
     def _dispatch(self) -> None:
-        busy = Counter(worker.name for worker, _, _ in self._running.values())
+        playing: dict[str, list[EpisodeTask]] = {worker.name: [] for worker in self._workers}
+        for worker, _, running in self._running.values():
+            playing[worker.name].append(running)
         for _ in range(self.config.system.slots_per_actor):  # one each first, then the second ones
             for worker, place in zip(self._workers, self._plan.environments, strict=True):
-                if not worker.alive or busy[worker.name] >= self.config.system.slots_per_actor:
+                tasks = playing[worker.name]
+                if not worker.alive or len(tasks) >= self.config.system.slots_per_actor:
                     continue
-                task = self._scheduler.next(place.device)
+                task = self._scheduler.next(place.device, tasks)
                 if task is not None:
-                    busy[worker.name] += 1
+                    tasks.append(task)
                     telemetry = None if self.exporter is None else self.exporter.actor
                     reference = worker.call("play", task.assignment, task.behaviour, task.weights, telemetry)
                     self._running[reference] = (worker, worker.attempt, task)
@@ -246,26 +293,38 @@ class RayWorkerGroup:
         worker, attempt, task = self._running.pop(reference)
         try:
             played = ray.get(reference)
-        except LOST_ACTOR_ERRORS as error:
-            if worker.attempt == attempt:
-                self._restart(worker, error, watch)
-            self._failed(task, reason(error), watch)
-        except RayTaskError as error:
-            self._failed(task, reason(error), watch)
+        except RayError as error:
+            shared = False
+            if is_lost(error):
+                others = any(other is worker and number == attempt for other, number, _ in self._running.values())
+                # else a task that shared it would have restarted the actor
+                shared = others or worker.attempt != attempt
+                if worker.attempt == attempt:
+                    self._restart(worker, error, watch)
+            elif not isinstance(error, RayTaskError):
+                raise
+            self._failed(task, reason(error), watch, shared=shared)
         else:
             if played.summary is not None:
                 self._tracker.finished(played.summary)
+            for fault in played.faults:
+                watch.on_fault(fault)
             self._scheduler.finished(played.episode)
             watch.on_episode(played.episode)
 
-    def _failed(self, task: EpisodeTask, error: str, watch: Watch) -> None:
+    def _failed(self, task: EpisodeTask, error: str, watch: Watch, *, shared: bool = False) -> None:
         stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
-        watch.on_fault(self._scheduler.failed(task, error, stamp))
+        watch.on_fault(self._scheduler.failed(task, error, stamp, shared=shared))
 
     def _restart(self, worker: SupervisedActor, error: BaseException, watch: Watch) -> None:
         watch.on_fault(Fault("environment_actor_died", worker.name, reason(error)))
+        self._confirm_control()
         worker.stop()
         worker.start()
+
+    def _confirm_control(self) -> None:
+        if self._control is not None:
+            self._control.confirm()
 
     def _on_started(self, worker: SupervisedActor, watch: Watch) -> None:
         """Process the start of an actor, or its failure."""

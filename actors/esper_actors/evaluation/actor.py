@@ -1,19 +1,23 @@
 """The Ray shells of an evaluator and of a pool of evaluators."""
 
+import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from esper_actors.cluster.connection import start_ray
+from esper_actors.cluster.control_processes import ControlProcesses
 from esper_actors.cluster.placement import ResourceError
+from esper_actors.cluster.supervisor import is_lost, reason
 from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator
 from esper_actors.evaluation.pool import EVALUATION_POLL_SECONDS, EvaluationTask, TaskResult, evaluate
 from esper_actors.rollout.runner import Interrupted
-from esper_actors.training.workers import ShouldStop
+from esper_actors.training.workers import ShouldStop, WorkerGroupError
 from esper_ray.leyline.config.run import RunConfig
 
 
@@ -44,6 +48,7 @@ class RayEvaluatorPool:
         self._config, self._candidates, self._greedy, self._workers = config, candidates, greedy, workers
         self._devices: list[str] = []
         self._actors: list[Any] = []
+        self._control: ControlProcesses | None = None
         self._started_ray = False
 
     def __enter__(self) -> Self:
@@ -51,19 +56,27 @@ class RayEvaluatorPool:
             start_ray(self._workers or len(self._config.system.devices))
             self._started_ray = True
         try:
+            self._control = ControlProcesses()
             self._start_actors()
         except BaseException:
-            self.__exit__()
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        for actor in self._actors:
-            ray.kill(actor)
+    def __exit__(self, *exception: Any) -> None:
+        control, self._control = self._control, None
+        failure = None if control is None else control.verdict(exception[1])
+        if control is None or control.answer():
+            for actor in self._actors:
+                ray.kill(actor)
+        if control is not None:
+            control.stop()
         self._actors = []
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+        if failure is not None:
+            raise failure
 
     def _start_actors(self) -> None:
         """Start the actors.
@@ -81,12 +94,14 @@ class RayEvaluatorPool:
                 raise ResourceError(
                     f"the evaluation needs {needed} {kind} ({what}), the cluster has {has.get(kind, 0):g}"
                 )
-        candidates = ray.put(dict(self._candidates))
+        self._shared = ray.put(dict(self._candidates))
+        self._actors = [self._start_actor(device) for device in self._devices]
+
+    def _start_actor(self, device: str) -> Any:
         actor: Any = EvaluationActor
-        for device in self._devices:
-            share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
-            options = actor.options(num_cpus=1, **share)
-            self._actors.append(options.remote(self._config, candidates, device.partition(":")[0], self._greedy))
+        share = {} if device == "cpu" else {"num_gpus": 1.0 / self._devices.count(device)}
+        options = actor.options(num_cpus=1, **share)
+        return options.remote(self._config, self._shared, device.partition(":")[0], self._greedy)
 
     def describe(self) -> str:
         """See :class:`EvaluatorPool`."""
@@ -94,17 +109,49 @@ class RayEvaluatorPool:
         return "Ray actors: " + ", ".join(f"{number} on {device}" for device, number in counts)
 
     def play(self, tasks: Sequence[EvaluationTask], should_stop: ShouldStop) -> Iterator[TaskResult]:
-        """See :class:`EvaluatorPool`."""
-        waiting, free = deque(tasks), deque(self._actors)
-        running: dict[Any, tuple[EvaluationTask, Any]] = {}
+        """See :class:`EvaluatorPool`. A lost actor is replaced, and its task repeated.
+
+        Raises:
+            WorkerGroupError: if the actor of one task is lost ``system.tries`` times.
+        """
+        waiting, free = deque(tasks), deque(range(len(self._actors)))
+        running: dict[Any, tuple[EvaluationTask, int]] = {}
+        losses: Counter[tuple[str, int]] = Counter()
         while waiting or running:
             while waiting and free:
-                task, actor = waiting.popleft(), free.popleft()
-                running[actor.play.remote(task)] = (task, actor)
+                task, index = waiting.popleft(), free.popleft()
+                running[self._actors[index].play.remote(task)] = (task, index)
             done, _ = ray.wait(list(running), num_returns=1, timeout=EVALUATION_POLL_SECONDS)
             if should_stop():
                 raise Interrupted
+            if self._control is not None:
+                self._control.check()
             for reference in done:
-                task, actor = running.pop(reference)
-                free.append(actor)
-                yield task, ray.get(reference)
+                task, index = running.pop(reference)
+                free.append(index)
+                try:
+                    result = ray.get(reference)
+                except RayError as error:
+                    losses[task.label, task.seed] += 1
+                    self._replace(index, task, error, losses[task.label, task.seed])
+                    waiting.appendleft(task)
+                else:
+                    yield task, result
+
+    def _replace(self, index: int, task: EvaluationTask, error: RayError, losses: int) -> None:
+        """Start a lost actor again.
+
+        Raises:
+            WorkerGroupError: if that was the last try of the task.
+            RayError: if the actor was not lost.
+        """
+        if not is_lost(error):
+            raise error
+        if losses >= self._config.system.tries:
+            raise WorkerGroupError(
+                f"{task.label}, seed {task.seed}: the evaluation actor was lost {losses} times: {reason(error)}"
+            ) from error
+        if self._control is not None:
+            self._control.confirm()
+        ray.kill(self._actors[index])
+        self._actors[index] = self._start_actor(self._devices[index])

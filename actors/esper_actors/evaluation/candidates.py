@@ -1,25 +1,34 @@
 """Candidates of an evaluation: policies by name or from disk, and controls without a policy."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from esper_actors.training.checkpoint import STATE_FILE, CheckpointError, checkpoints_in, load_checkpoint
+from esper_actors.training.checkpoint import (
+    STATE_FILE,
+    CheckpointError,
+    checkpoint_folders,
+    is_checkpoint_name,
+    load_or_name_intact,
+)
 from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from esper_policies.bundle import BundleError, check_topologies, load_bundle
 from esper_policies.heuristic import HeuristicPolicy
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.documents import DocumentError, parse_document
+from esper_ray.leyline.config.loading import ConfigError, read_bytes
 from esper_ray.leyline.config.run import PolicyConfig, RunConfig
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import UserError, shortened
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
 
 BASELINES: Mapping[str, Callable[[Limits, str], Policy]] = {
     "heuristic": lambda limits, task: HeuristicPolicy(limits),
@@ -52,7 +61,7 @@ class Candidate:
     script: tuple[ScriptLine, ...] | None = None
     config: PolicyConfig | None = None
     weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    learnt: tuple[tuple[Topology, ...], str] | None = None
+    learned: tuple[tuple[Topology, ...], str] | None = None
     """Topologies and task that it was trained on; ``None`` for a policy without training."""
     run: Path | None = None
     """Directory of the run that trained it; ``None`` if it comes from elsewhere."""
@@ -63,10 +72,10 @@ class Candidate:
         Raises:
             CandidateError: if a topology is missing from its training.
         """
-        if self.learnt is None:
+        if self.learned is None:
             return
         try:
-            check_topologies(*self.learnt, topologies)
+            check_topologies(*self.learned, topologies)
         except BundleError as error:
             raise CandidateError(f"{self.label} cannot play here: {error}") from error
 
@@ -96,9 +105,11 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
 
     Raises:
         CandidateError: if there is no such policy, or its files cannot be used.
+        CheckpointError: if its checkpoint cannot be used.
+        BundleError: if the bundle cannot be used.
     """
     label, equals, what = name.partition("=")
-    if not equals or Path(name).exists():
+    if not equals or "/" in label or Path(name).exists():  # the path of a file or a URI holds the equals sign
         label, what = "", name
     if label in (*BASELINES, *UNSTEERED) and label != what:
         raise CandidateError(f"{name}: {label!r} means another policy; choose another label")
@@ -110,38 +121,40 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
     if path.suffix == ".esper":
         bundle = load_bundle(path)
         manifest = bundle.manifest
-        learnt = (manifest.topologies, manifest.provenance.task)
-        return Candidate(label or path.stem, config=manifest.policy, weights=bundle.weights, learnt=learnt), None
+        learned = (manifest.topologies, manifest.provenance.task)
+        return Candidate(label or path.stem, config=manifest.policy, weights=bundle.weights, learned=learned), None
     if not path.exists():
         raise CandidateError(
             f"{unknown_name_message('policy', what, list(BASELINES))}, and there is no such file or directory"
         )
-    return _trained(path, label)
+    return trained_candidate(path, label, lambda checkpoint: f"name {shlex.quote(str(checkpoint))} as the policy")
 
 
-def _trained(path: Path, label: str) -> tuple[Candidate, RunConfig]:
-    """The policy of a run directory (its newest checkpoint), or of one checkpoint in it."""
-    is_checkpoint = (path / STATE_FILE).is_file()
+def trained_candidate(path: Path, label: str = "", advice: Callable[[Path], str] = str) -> tuple[Candidate, RunConfig]:
+    """Policy and configuration of a run (its newest checkpoint) or of one of its checkpoints.
+
+    Args:
+        advice: the command that uses another checkpoint, for the error of a damaged one.
+
+    Raises:
+        CandidateError: if a checkpoint is outside of its run directory.
+        CheckpointError: if there is no checkpoint, or it cannot be used.
+        RunDirectoryError: if it is not a run directory.
+    """
+    is_run = (path / "manifest.json").exists()
+    is_checkpoint = (path / STATE_FILE).is_file() or (is_checkpoint_name(path.name) and not is_run)
     run = _run_of(path) if is_checkpoint else RunDirectory.open(path)
     config = run.config()
     if is_checkpoint:
         checkpoint = path
     else:
-        complete = checkpoints_in(run.checkpoints)
-        if not complete:
+        folders = checkpoint_folders(run.checkpoints)
+        if not folders:
             raise CheckpointError(f"{path} holds no complete checkpoint")
-        checkpoint = complete[-1]
-    weights = load_checkpoint(checkpoint, config).learner.weights()
-    broken = [name for name, tensor in weights.items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise CandidateError(f"{checkpoint} holds numbers that are not finite, in {', '.join(broken)}")
-    learnt = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
-    candidate = Candidate(label or config.name, config=config.policy, weights=weights, learnt=learnt, run=run.path)
-    try:
-        LearnedPolicy(config.policy).load(weights, epsilon=0.0)
-    except RuntimeError as error:
-        raise CandidateError(f"{checkpoint} does not hold the policy of its configuration: {error}") from error
-    return candidate, config
+        checkpoint = folders[-1]
+    weights = load_or_name_intact(checkpoint, config, advice).learner.weights()
+    learned = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
+    return Candidate(label or config.name, config=config.policy, weights=weights, learned=learned, run=run.path), config
 
 
 def _run_of(checkpoint: Path) -> RunDirectory:
@@ -154,15 +167,18 @@ def _run_of(checkpoint: Path) -> RunDirectory:
         return RunDirectory.open(checkpoint.absolute().parent.parent)
     except RunDirectoryError as error:
         raise CandidateError(
-            f"{checkpoint} is a checkpoint outside of its run directory, which alone knows the policy's size; name the "
-            "run directory, or a bundle that `esper export-policy` made of it"
+            f"{checkpoint} is a checkpoint outside of its run directory, whose manifest has the policy's size; name "
+            "the run directory, or a bundle that `esper export-policy` made of it"
         ) from error
 
 
 def _script(path: Path) -> tuple[ScriptLine, ...]:
     try:
-        lines = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        lines = parse_document(read_bytes(path), is_json=path.suffix == ".json").tree
+    except DocumentError as error:
+        place = path if error.line is None else f"{path}:{error.line}"
+        raise CandidateError(f"script {place} cannot be read: {error}") from error
+    except ConfigError as error:
         raise CandidateError(f"script {path} cannot be read: {error}") from error
     if not isinstance(lines, list):
         raise CandidateError(f"script {path} must be a list of lines, got {type(lines).__name__}")
@@ -174,5 +190,5 @@ def _script_line(path: Path, number: int, line: object) -> ScriptLine:
         return ScriptLine.model_validate(line)
     except ValidationError as error:
         problems = [(".".join(map(str, e["loc"])) or "the line", e["msg"], e["input"]) for e in error.errors()]
-        details = "; ".join(f"{key}: {message} (got {value!r})" for key, message, value in problems)
+        details = "; ".join(f"{key}: {message} (got {shortened(value)})" for key, message, value in problems)
         raise CandidateError(f"script {path}, line {number}: {details}") from error

@@ -14,13 +14,13 @@ from esper_ray.kasmina.modules import count_parameters
 from esper_ray.leyline.commitment import committed_accuracy_pp, committed_slots
 from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.evaluation_results import Score
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 from esper_ray.leyline.records import Reports
+from esper_ray.leyline.results.evaluation import Score
 from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.runtime.host import EpisodeRuntime, PlantedSeed
 from esper_ray.simic.rewards.terminal import priced_value
-from esper_ray.tolaria.assembly import AnyData, configured_host, derived_seed
+from esper_ray.tolaria.assembly import AnyData, ConfiguredHost, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
 
 WIDEST = 4096
@@ -100,9 +100,7 @@ class Evaluator:
         if kind == WIDE:
             config = config.model_copy(update={"host": widened_host(config.host, data, after.parameters)})
         self.flops.total = 0.0
-        runtime = EpisodeRuntime(
-            config, data, torch.device(self.device), configured_host(config.host), seed, self.flops
-        )
+        runtime = EpisodeRuntime(config, data, torch.device(self.device), ConfiguredHost(config.host), seed, self.flops)
         if kind == SCRATCH:
             runtime.plant(after.seeds)
         for _ in runtime.run_without_policy():
@@ -127,7 +125,7 @@ class Evaluator:
             grown_parameters=grown,
             train_flops=self.flops.total,
             rollbacks=runtime.health.rollbacks,
-            fossilised=len(committed),
+            fossilized=len(committed),
             total_reward=reward,
             seeds_grown=tuple((report.slot_id, report.blueprint.id) for report in present),
         )

@@ -1,10 +1,11 @@
 """The export of a policy bundle from a run directory."""
 
+import shlex
 from pathlib import Path
 
 import esper_ray
-from esper_actors.evaluation.candidates import load_candidate
-from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
+from esper_actors.evaluation.candidates import trained_candidate
+from esper_actors.training.checkpoint import CheckpointError, checkpoint_folders, finished_rounds
 from esper_policies.bundle import BundleManifest, Provenance, save_bundle
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -19,21 +20,22 @@ def export_policy(run: Path, target: Path, *, round_index: int | None = None, re
         replace: overwrite an existing ``target``.
 
     Raises:
-        RunDirectoryError: if ``run`` is no run directory.
+        RunDirectoryError: if ``run`` is not a run directory.
         CheckpointError: if it has no such checkpoint, or that cannot be used.
-        CandidateError: if the checkpoint does not hold the policy of the run.
         BundleError: if ``target`` cannot be written.
     """
     directory = RunDirectory.open(run)
-    checkpoints = {int(path.name.removeprefix("round-")): path for path in checkpoints_in(directory.checkpoints)}
+    checkpoints = {finished_rounds(path): path for path in checkpoint_folders(directory.checkpoints)}
     if not checkpoints:
         raise CheckpointError(f"{run} holds no complete checkpoint; only `esper train ppo` writes them")
     finished = max(checkpoints) if round_index is None else round_index
     if finished not in checkpoints:
         there = ", ".join(map(str, checkpoints))
-        raise CheckpointError(f"{run} has no checkpoint of round {finished}; there are those of {there}")
-    trained, config = load_candidate(str(checkpoints[finished]))
-    assert config is not None
+        raise CheckpointError(f"{run} has no checkpoint of round {finished}; it has those of {there}")
+    paths = f"{shlex.quote(str(run))} {shlex.quote(str(target))}"
+    trained, config = trained_candidate(
+        checkpoints[finished], advice=lambda path: f"esper export-policy {paths} --round {finished_rounds(path)}"
+    )
     return save_bundle(
         target,
         trained.weights,

@@ -17,7 +17,7 @@ from esper_actors.evaluation.candidates import Candidate
 from esper_actors.evaluation.evaluator import EpisodeResult, Evaluator, FinalNetwork
 from esper_actors.training.workers import ShouldStop
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.leyline.evaluation_results import Score
+from esper_ray.leyline.results.evaluation import Score
 
 OnScore = Callable[[Score], None]
 EVALUATION_POLL_SECONDS = 0.2

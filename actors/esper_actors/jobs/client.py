@@ -162,7 +162,7 @@ class JobClient:
 
     def _require(self, job: str) -> None:
         if not self._exists(job):
-            raise SubmissionError(f"no job {job!r} at {self.address}; `ray job list` names those that there are")
+            raise SubmissionError(f"no job {job!r} at {self.address}; `ray job list` prints the existing ones")
 
     def _exists(self, job: str) -> bool:
         try:

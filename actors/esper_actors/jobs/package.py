@@ -72,7 +72,7 @@ class JobPackage:
         parts = " + ".join(f"{size / MIB:.1f} ({name})" for name, size in heaviest)
         raise SubmissionError(
             f"working directory {self.root}: {self.total / MIB:.1f} MiB in {len(self.sizes)} files exceed the "
-            f"{LIMIT_BYTES / MIB:.0f} MiB that Ray takes: {parts} + {rest / MIB:.1f} (the rest). "
+            f"{LIMIT_BYTES / MIB:.0f} MiB that Ray accepts: {parts} + {rest / MIB:.1f} (the rest). "
             "Name what is not needed in .rayignore or with --exclude, or keep data on storage that all nodes see"
         )
 
@@ -139,8 +139,8 @@ def probe(address: str) -> int | None:
     Raises:
         SubmissionError: if the connection is refused, or no answer arrives within ``PROBE_SECONDS``.
     """
-    parts = urlsplit(address if "://" in address else f"http://{address}")
     try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
         host, port = parts.hostname, parts.port or {"https": 443, "ray": 10001}.get(parts.scheme, 80)
     except ValueError as error:
         raise SubmissionError(f"address {address!r}: {error}") from error
@@ -161,7 +161,7 @@ def probe(address: str) -> int | None:
     except (ConnectionError, socket.gaierror) as error:
         reason = error
     except (OSError, ValueError):
-        return None  # a listener that is no HTTP server
+        return None  # a listener that is not an HTTP server
     raise SubmissionError(
         f"no cluster at {address} ({reason}); start one with `ray start --head`, or name the address of its "
         f"dashboard with --address or {ADDRESSES[0]}"
@@ -176,7 +176,7 @@ def refuse_without_token(status: int | None, address: str, environment: Mapping[
     """
     if status in (401, 403) and environment.get("RAY_AUTH_MODE") != "token":
         raise SubmissionError(
-            f"the cluster at {address} asks for a token, and RAY_AUTH_MODE is "
+            f"the cluster at {address} requires a token, and RAY_AUTH_MODE is "
             f"{environment.get('RAY_AUTH_MODE', 'not set')}: set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, "
             "in a file named by RAY_AUTH_TOKEN_PATH, or in ~/.ray/auth_token"
         )

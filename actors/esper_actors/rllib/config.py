@@ -4,7 +4,7 @@ This module imports Ray, so Ray's settings (``esper_actors.cluster.settings``) m
 
     choose_ray_settings()
     from esper_actors.rllib.config import ppo_config
-    algorithm = ppo_config(build(read_preset("digits"))).build_algo()
+    algorithm = ppo_config(load_preset("digits")).build_algo()
     algorithm.train()
 """
 
@@ -22,9 +22,10 @@ from ray.tune.registry import register_env
 
 from esper_actors.rllib.learner import FactoredPPOLearner
 from esper_actors.rllib.module import PolicyV2Module
-from esper_actors.training.ppo_learner import POLICY_INIT
+from esper_actors.training.learner.ppo import POLICY_INIT
 from esper_ray.environment import MorphogenesisEnv, Observation
-from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.layers import load_preset
+from esper_ray.leyline.config.loading import build_complete
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.tolaria.assembly import derived_seed
 
@@ -84,9 +85,9 @@ def make_rllib_environment(context: Mapping[str, Any]) -> WholeEpisodes:
         ConfigError: if the preset does not exist or an override is not valid.
     """
     if "config" in context:
-        config = RunConfig.model_validate(context["config"])
+        config = build_complete(context["config"])
     else:
-        config = build(read_preset(context.get("preset", "digits")), context.get("overrides"))
+        config = load_preset(context.get("preset", "digits"), context.get("overrides"))
     if getattr(context, "worker_index", None):  # an RLlib actor, which has its own process
         torch.set_num_threads(config.system.threads)
     return WholeEpisodes(MorphogenesisEnv(config, context.get("device", "cpu")))
@@ -114,7 +115,7 @@ def ppo_config(config: RunConfig) -> PPOConfig:
     - ``batch_mode``: fragments of episodes would miss what later steps credit to earlier ones. A round waits for its
       longest episode therefore; APPO does not.
     - ``restart_failed_sub_environments`` resets all environments of an actor. A crash loses an episode in either case.
-    - ``observation_filter`` would standardise masks and codes; the network has a normaliser for what is continuous.
+    - ``observation_filter`` would standardise masks and codes; the network has a normalizer for what is continuous.
     - Actors without a GPU see all of them, and fractions are bookkeeping only: devices are given explicitly.
     - The same seed is given before each sample, see :class:`WholeEpisodes`.
 
@@ -150,7 +151,7 @@ def appo_config(config: RunConfig) -> APPOConfig:
     The loss has one ratio and one advantage for a whole action.
 
     Fragments are as long as episodes and rows one step longer, so that a row holds one episode. An iteration is a round
-    of episodes, not ten seconds. The critic stays in units of reward and the network's normaliser as it began; APPO has
+    of episodes, not ten seconds. The critic stays in units of reward and the network's normalizer as it began; APPO has
     no place to learn them.
     """
     ppo, length = config.ppo, config.episode_length
@@ -228,9 +229,9 @@ def _common(algorithm: Any, config: RunConfig) -> Any:
 def _entropy_schedule(config: RunConfig) -> float | list[list[float]]:
     """Weight of the entropy bonus by environment steps: the same in every round as our learner's."""
     ppo, steps = config.ppo, config.system.envs * config.episode_length
-    if ppo.rounds == 1:
+    if ppo.schedule_length == 1:
         return ppo.entropy_start
-    return [[0, ppo.entropy_start], [(ppo.rounds - 1) * steps, ppo.entropy_end]]
+    return [[0, ppo.entropy_start], [(ppo.schedule_length - 1) * steps, ppo.entropy_end]]
 
 
 def _reduced_info(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,11 +29,13 @@ from esper_policies.network import Memory, PolicyNetwork, PolicyOutput, state_va
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.legality import mask_vector_size
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 OPERATIONS = len(LifecycleOp)
 Q_VALUES = "q_values"
 """Column of Q(s, op), (B, T, 6) in units of the critic."""
+NETWORK_OUTPUT = "network_output"
+"""Key of the network's own output in a forward pass of training."""
 
 
 def table_sizes(slots: int) -> dict[str, tuple[int, ...]]:
@@ -89,10 +91,10 @@ class FactoredDistribution(Distribution):
         return cls(logits)
 
     def sample(self, *, sample_shape: tuple[int, ...] | None = None, return_logp: bool = False, **kwargs: Any) -> Any:
-        """(..., 8) actions, one draw each; with their (...) log-probabilities if asked.
+        """(..., 8) actions, one draw each; with their (...) log-probabilities on request.
 
         Raises:
-            ValueError: if more than one draw is asked for.
+            ValueError: if more than one draw is requested.
         """
         if sample_shape:
             raise ValueError(f"one action is drawn for each state, got sample_shape {sample_shape}")
@@ -147,7 +149,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     """Policy V2 for RLlib's new API stack.
 
     ``model_config`` holds ``policy`` (the fields of ``PolicyConfig``), ``max_seq_len`` (RLlib's; at least the length
-    of an episode and one more) and, if wanted, ``weights_seed`` of the initial weights.
+    of an episode and one more) and optionally ``weights_seed`` of the initial weights.
 
     There is no share of uniform choices: algorithms explore by their entropy bonus.
     """
@@ -209,6 +211,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
         return self._columns(output, masks, batch) | {
             Columns.EMBEDDINGS: by_step(self._values(output, masks), batch),
             Q_VALUES: by_step(output.q, batch),
+            NETWORK_OUTPUT: output,
         }
 
     def _evaluate(self, network: nn.Module, batch: dict[str, Any]) -> tuple[PolicyOutput, MaskTensors]:
@@ -228,7 +231,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
     def _values(self, output: PolicyOutput, masks: MaskTensors) -> Tensor:
         with torch.no_grad():
             operations = ActionDistribution(output.logits, masks).op
-        return state_value(operations, output.q) * self.network.value_scale
+        return state_value(operations, self.network.values(output.q))
 
 
 def by_step(rows: Tensor, batch: dict[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Several environments in one process that play at the same time. No Ray in here.
+"""Several environments in one process that play at the same time. It does not import Ray.
 
 On a GPU each has a CUDA stream of its own, so that small networks fill the device together; the data
 are there once for all of them.
@@ -19,6 +19,7 @@ from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 
 
@@ -41,6 +42,8 @@ class PlayedEpisode:
     seconds: float
     summary: StreamSummary | None = None
     """Of its samples, if it was sampled."""
+    faults: tuple[Fault, ...] = ()
+    """Snapshots that were refused."""
 
 
 def episode_ids(assignment: Assignment, behaviour: Behaviour) -> dict[str, int]:
@@ -83,15 +86,15 @@ class EnvironmentPool:
         began = time.monotonic()
         snapshots = None if self._snapshots is None else self._snapshots.for_round(behaviour)
         sampler = None if send is None else Sampler(self._telemetry, send, episode_ids(assignment, behaviour))
-        environment = self._free.get()
+        environment, faults = self._free.get(), list[Fault]()
         try:
             with environment.current():
                 environment.policy.load(dict(weights), behaviour.epsilon)
-                episode = environment.runner.play(assignment, should_stop, snapshots, sampler)
+                episode = environment.runner.play(assignment, should_stop, snapshots, sampler, faults.append)
         finally:
             self._free.put(environment)
         summary = None if sampler is None else sampler.summary()
-        return PlayedEpisode(episode, time.monotonic() - began, summary)
+        return PlayedEpisode(episode, time.monotonic() - began, summary, tuple(faults))
 
     @staticmethod
     def _build(config: RunConfig, device: str) -> _Environment:

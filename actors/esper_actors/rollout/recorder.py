@@ -1,7 +1,7 @@
 """Recorder of an episode, and the blobs of partial and finished episodes."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,29 +10,23 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from esper_actors.rollout.event_records import attribution_records, host_state, started_record, step_records
+from esper_actors.rollout.record_checks import (
+    TRAJECTORY_COLUMNS,
+    RecordingError,
+    SavedAssignment,
+    SavedFinished,
+    SavedPartial,
+    check_columns,
+    check_finished,
+    check_log,
+)
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.commitment import committed_slots
-from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
+from esper_ray.leyline.files.blob import BlobFormat, prefixed, under
+from esper_ray.leyline.files.validation import validated
+from esper_ray.leyline.policy import Decision, Episode, Trajectory, View, attribute_of, stored_name
 from esper_ray.leyline.step_outcome import StepOutcome
-
-_COLUMNS: dict[str, Any] = {
-    "features": np.float32,
-    "blueprints": np.int64,
-    "masks": np.int8,
-    "actions": np.int64,
-    "log_prob_op": np.float32,
-    "log_prob_arguments": np.float32,
-    "values": np.float32,
-    "q_taken": np.float32,
-}
-"""Columns of a trajectory, except the reward, which is known at the end."""
-
-
-class RecordingError(ValueError):
-    """A blob that is no record of an episode."""
-
 
 _RECORD = BlobFormat("episode record", 2, RecordingError, safetensors.numpy)
 
@@ -52,7 +46,7 @@ class EpisodeRecorder:
     """The steps and events of an episode so far."""
 
     assignment: Assignment
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _COLUMNS})
+    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in TRAJECTORY_COLUMNS})
     log: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -60,7 +54,7 @@ class EpisodeRecorder:
 
     @property
     def clock(self) -> dict[str, int]:
-        """Whose records these are."""
+        """Ids of the episode in its records."""
         return {"episode": self.assignment.index, "env": self.assignment.env}
 
     def begin(self, outcome: StepOutcome, control_pp: Sequence[float] = ()) -> None:
@@ -87,7 +81,7 @@ class EpisodeRecorder:
             decision.value,
             decision.q_taken,
         )
-        for name, value in zip(_COLUMNS, values, strict=True):
+        for name, value in zip(TRAJECTORY_COLUMNS, values, strict=True):
             self.columns[name].append(value)
         records = step_records(self.clock, decision, outcome)
         self.log += records
@@ -123,7 +117,7 @@ class EpisodeRecorder:
             committed_accuracy_pp=outcome.committed_accuracy_pp,
             growth_ratio=outcome.growth_ratio,
             operations={op.name: operations[op.name] for op in LifecycleOp},
-            fossilised=len(committed),
+            fossilized=len(committed),
             refused=sum(not record["success"] for record in steps),
             rollback=outcome.terminated,
         )
@@ -135,7 +129,7 @@ class EpisodeRecorder:
         return _RECORD.encode(arrays, {"finished": False, "assignment": _tree(self.assignment), "log": self.log})
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {name: np.asarray(self.columns[name], dtype=kind) for name, kind in _COLUMNS.items()}
+        return {name: np.asarray(self.columns[name], dtype=kind) for name, kind in TRAJECTORY_COLUMNS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,36 +147,66 @@ def pack_episode(episode: Episode) -> bytes:
     """A finished episode."""
     tree = _tree(episode)
     trajectory = tree.pop("trajectory")
-    arrays = prefixed("trajectory/", {name: getattr(trajectory, name) for name in (*_COLUMNS, "rewards")})
+    arrays = prefixed("trajectory/", {name: getattr(trajectory, name) for name in (*TRAJECTORY_COLUMNS, "rewards")})
     numbers = {name: getattr(trajectory, name) for name in ("bootstrap", "terminated")}
     return _RECORD.encode(arrays, {"finished": True, "episode": tree, "trajectory": numbers})
 
 
 def unpack(blob: bytes, assignment: Assignment) -> PartialEpisode | Episode:
-    """What :meth:`EpisodeRecorder.pack` or :func:`pack_episode` has written of ``assignment``.
+    """What :meth:`EpisodeRecorder.packed` or :func:`pack_episode` has written of ``assignment``.
 
     Raises:
         RecordingError: if ``blob`` is damaged, of another version, or of another episode.
     """
     record = _RECORD.decode(blob, "the record of an episode")
     tree, arrays = record.content, record.tensors
-    try:
-        owner = tree["episode"] if tree["finished"] else tree["assignment"]
-        recorded = Assignment(owner["index"], owner["env"], owner["seed"])
-        if recorded != assignment:
-            raise RecordingError(f"the record is of {recorded}, needed is {assignment}")
-        if tree["finished"]:
-            parts: dict[str, Any] = under("trajectory/", arrays) | tree["trajectory"]
-            trajectory = Trajectory(**parts)
-            return Episode(**owner | {"trajectory": trajectory, "log": tuple(owner["log"])})
-        columns = {name: list(array) for name, array in under("column/", arrays).items()}
-        if columns.keys() != _COLUMNS.keys():
-            raise RecordingError(f"the record of an episode has the columns {sorted(columns)}")
-        recorder = EpisodeRecorder(assignment, columns, tree["log"])
-        return PartialEpisode(recorder, arrays["environment"].tobytes(), under("policy/", arrays))
-    except (KeyError, TypeError) as error:
-        raise RecordingError(f"the record of an episode is damaged: {error!r}") from error
+    if isinstance(tree, dict) and tree.get("finished") is True:
+        return _finished(validated(SavedFinished, tree, "the record of an episode", RecordingError), arrays, assignment)
+    return _partial(validated(SavedPartial, tree, "the record of an episode", RecordingError), arrays, assignment)
+
+
+def _finished(record: SavedFinished, arrays: Mapping[str, NDArray[Any]], assignment: Assignment) -> Episode:
+    _check_owner(record.episode, assignment)
+    columns = under("trajectory/", arrays)
+    _check_names(arrays, prefixed("trajectory/", columns))
+    check_finished(record, columns)
+    parts: dict[str, Any] = columns | record.trajectory.model_dump()
+    trajectory = Trajectory(**parts)
+    figures = {attribute_of(name): value for name, value in record.episode.model_dump().items()}
+    return Episode(**figures | {"trajectory": trajectory, "log": tuple(figures["log"])})
+
+
+def _partial(record: SavedPartial, arrays: Mapping[str, NDArray[Any]], assignment: Assignment) -> PartialEpisode:
+    _check_owner(record.assignment, assignment)
+    columns, policy = under("column/", arrays), under("policy/", arrays)
+    _check_names(arrays, {"environment"} | prefixed("column/", columns).keys() | prefixed("policy/", policy).keys())
+    check_log(record.log, record.assignment, check_columns(columns, with_rewards=False))
+    environment = arrays["environment"]
+    if environment.dtype != np.uint8 or environment.ndim != 1:
+        raise RecordingError(f"the record of an episode is damaged: environment has type {environment.dtype}")
+    recorder = EpisodeRecorder(assignment, {name: list(array) for name, array in columns.items()}, record.log)
+    return PartialEpisode(recorder, environment.tobytes(), policy)
+
+
+def _check_owner(recorded: SavedAssignment, assignment: Assignment) -> None:
+    """
+    Raises:
+        RecordingError: if the record is of another episode.
+    """
+    owner = Assignment(recorded.index, recorded.env, recorded.seed)
+    if owner != assignment:
+        raise RecordingError(f"the record is of {owner}, needed is {assignment}")
+
+
+def _check_names(arrays: Mapping[str, NDArray[Any]], expected: Collection[str]) -> None:
+    """
+    Raises:
+        RecordingError: if an array is missing or has no place.
+    """
+    different = sorted(arrays.keys() ^ set(expected))
+    if different:
+        raise RecordingError(f"the record of an episode is damaged: array {different[0]} is missing or has no place")
 
 
 def _tree(record: Assignment | Episode) -> dict[str, Any]:
-    return {entry.name: getattr(record, entry.name) for entry in fields(record)}
+    return {stored_name(entry.name): getattr(record, entry.name) for entry in fields(record)}

@@ -53,7 +53,7 @@ def recorded_episode(events: Iterable[Record], episode: int) -> list[Record]:
     """The records of one episode, from its beginning to its outcome.
 
     Raises:
-        ReplayError: if there is no such episode, naming those that there are, it has no end, or records are missing.
+        ReplayError: if there is no such episode, naming the existing ones, it has no end, or records are missing.
     """
     records: list[Record] = []
     episodes: set[int] = set()
@@ -70,12 +70,20 @@ def recorded_episode(events: Iterable[Record], episode: int) -> list[Record]:
     numbers = [record["source_seq"] for record in records if record["source"] == records[0]["source"]]
     if missing := numbers[-1] - numbers[0] + 1 - len(numbers):
         raise ReplayError(f"the record of episode {episode} is not complete: of its records {missing} are missing")
+    steps = [record["step"] for record in records if record["kind"] == "env_epoch"]
+    if steps != list(range(1, len(steps) + 1)):
+        raise ReplayError(f"the record of episode {episode} is damaged: its {len(steps)} steps are not numbered from 1")
     return records
 
 
 def replay(env: MorphogenesisEnv, records: Sequence[Record]) -> Replay:
-    """Play the episode of ``records`` in ``env`` until its end or the first difference."""
+    """Play the episode of ``records`` in ``env`` until its end or the first difference.
+
+    Raises:
+        ReplayError: if a record holds a seed or an action that the environment does not have.
+    """
     started = records[0]
+    _check_actions(records, len(env.config.growth.slots))
     ids = {key: started[key] for key in ("episode", "env")}
     env.reset(seed=started["seed"])
     difference = _difference(started, json_record(started_record(ids, started["seed"], env.outcome)))
@@ -92,6 +100,17 @@ def replay(env: MorphogenesisEnv, records: Sequence[Record]) -> Replay:
         if difference is None and outcome.last is not last:
             difference = Difference(step + 1, "end of the episode", last, outcome.last)
     return Replay(len(steps), len(steps), difference)
+
+
+def _check_actions(records: Sequence[Record], slots: int) -> None:
+    if records[0]["seed"] < 0:
+        raise ReplayError(f"event {records[0]['seq']}: seed: it must not be negative, got {records[0]['seed']}")
+    for record in records:
+        if record["kind"] == "env_epoch":
+            try:
+                Action.from_indices(record["action"], slots)
+            except ValueError as error:
+                raise ReplayError(f"event {record['seq']}: action: {error}") from error
 
 
 def _steps(records: Sequence[Record]) -> list[list[Record]]:

@@ -1,11 +1,12 @@
 """Runner of whole episodes: one environment, one policy, one recorder."""
 
-import logging
 from collections.abc import Callable
+
+import numpy as np
 
 from esper_actors.rollout.recorder import Assignment, EpisodeRecorder, PartialEpisode
 from esper_actors.rollout.sampling import Sampler
-from esper_actors.rollout.snapshots import EpisodeSnapshots
+from esper_actors.rollout.snapshots import EpisodeSnapshots, OnFault, ignore, refused_snapshot
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode, Policy, ResumablePolicy
 from esper_ray.leyline.step_outcome import StepOutcome, Stopwatch
@@ -14,8 +15,6 @@ from esper_ray.tolaria.device_memory import memory_in_use
 
 POLICY_STREAM = 3
 """Key of the random stream that a policy draws from; the environment's own streams have others."""
-
-logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
@@ -50,24 +49,29 @@ class EpisodeRunner:
         should_stop: Callable[[], bool] = never,
         snapshots: EpisodeSnapshots | None = None,
         sampler: Sampler | None = None,
+        on_fault: OnFault = ignore,
     ) -> Episode:
         """Play one episode to its end, from ``reset`` or from its newest snapshot.
 
         Args:
             snapshots: saves the episode every few steps, and at its end. A resumed episode is bit-identical.
             sampler: samples every step.
+            on_fault: called with a snapshot that is refused; the episode begins again then.
 
         Raises:
             Interrupted: if ``should_stop`` is true between two steps.
             RuntimeError: if the policy chooses an illegal action.
-            TypeError: if the policy cannot be saved, and snapshots are wanted.
+            TypeError: if the policy cannot be saved, and snapshots are requested.
         """
         if snapshots is None:
             return self._finish(self._start(assignment), should_stop, None, sampler)
-        snapshot = snapshots.load(assignment)
+        snapshot = snapshots.load(assignment, on_fault)
         if isinstance(snapshot, Episode):
-            return snapshot
-        recorder = self._start(assignment) if snapshot is None else self._resume(snapshot, assignment)
+            if snapshot.trajectory.blueprints.shape[1] == len(self.env.limits.slots):
+                return snapshot
+            on_fault(refused_snapshot(assignment, ValueError("it has another number of slots")))
+            snapshot = None
+        recorder = self._start(assignment) if snapshot is None else self._resume(snapshot, assignment, on_fault)
         episode = self._finish(recorder, should_stop, snapshots, sampler)
         snapshots.save_finished(assignment, episode)
         return episode
@@ -80,13 +84,18 @@ class EpisodeRunner:
         recorder.begin(self.env.outcome, control)
         return recorder
 
-    def _resume(self, partial: PartialEpisode, assignment: Assignment) -> EpisodeRecorder:
-        policy = self._resumable()
+    def _resume(self, partial: PartialEpisode, assignment: Assignment, on_fault: OnFault) -> EpisodeRecorder:
+        policy, env = self._resumable(), self.env
         try:
-            self.env.load_state(partial.environment)
+            env.load_state(partial.environment)
+            steps, slots = np.shape(partial.recorder.columns["blueprints"])
+            state = (env.episode_seed, env.epoch, len(env.limits.slots), env.progress.over)
+            expected = (assignment.seed, steps, slots, False)
+            if state != expected:
+                raise ValueError(f"seed, step, slots and end of its environment are {state}, of its steps {expected}")
             policy.load_state(partial.policy)
         except ValueError as error:
-            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
+            on_fault(refused_snapshot(assignment, error))
             return self._start(assignment)
         return partial.recorder
 

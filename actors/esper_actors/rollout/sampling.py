@@ -10,7 +10,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
@@ -21,7 +21,7 @@ ARRIVAL_SECONDS = 5.0
 """Longest time, in seconds, that a sample may arrive after its episode."""
 ON_THE_WAY = "in_transit"
 CLOSED = 1024
-"""Finished streams that are remembered, so that late samples are not counted twice."""
+"""Finished streams that are kept in memory, so that late samples are not counted twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,7 @@ class Sampler:
             "operations": legal,
             "values": values,
             "value": decision.value,
+            "heads": {head: asdict(choice) for head, choice in decision.heads().items()},
         }
 
 

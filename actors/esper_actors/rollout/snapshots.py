@@ -5,13 +5,30 @@ file contains the digest of the policy, so that no snapshot of another policy is
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from esper_actors.rollout.recorder import Assignment, PartialEpisode, RecordingError, pack_episode, unpack
+from esper_actors.rollout.record_checks import RecordingError
+from esper_actors.rollout.recorder import Assignment, PartialEpisode, pack_episode, unpack
+from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 from esper_ray.nissa.runs.storage import Storage, StorageError
 
 logger = logging.getLogger(__name__)
+
+
+OnFault = Callable[[Fault], None]
+
+
+def ignore(_: Fault) -> None:
+    """Do nothing."""
+
+
+def refused_snapshot(assignment: Assignment, error: Exception) -> Fault:
+    """The fault of a snapshot that cannot be used, which is logged. Its episode begins again."""
+    logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
+    subject = f"environment {assignment.env}, episode {assignment.index}"
+    return Fault("snapshot_refused", subject, f"the episode restarts from its beginning: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +47,8 @@ class Behaviour:
 class SnapshotPolicy:
     """Where and how often episodes are saved. It is sent to the actors."""
 
-    place: str
-    """Folder or URI."""
+    place: str = field(repr=False)
+    """Folder or URI; it may hold credentials, which the actors need."""
     every: int
     """Steps between two snapshots; 0: only the finished episode is saved."""
 
@@ -70,18 +87,23 @@ class EpisodeSnapshots:
         """Whether an episode is due for a snapshot after ``steps`` steps."""
         return self.every > 0 and steps % self.every == 0
 
-    def load(self, assignment: Assignment) -> PartialEpisode | Episode | None:
-        """The newest usable snapshot of an episode, or ``None``. A snapshot that cannot be used is logged."""
+    def load(self, assignment: Assignment, on_fault: OnFault = ignore) -> PartialEpisode | Episode | None:
+        """The newest usable snapshot of an episode, or ``None``.
+
+        Args:
+            on_fault: called with a snapshot that cannot be used, which is also logged.
+        """
         try:
             blob = self.storage.read(self._name(assignment))
             return None if blob is None else unpack(blob, assignment)
         except (StorageError, RecordingError) as error:
-            logger.warning("episode %d restarts from its beginning: %s", assignment.index, error)
+            on_fault(refused_snapshot(assignment, error))
             return None
 
     def save(self, assignment: Assignment, blob: bytes) -> None:
         """Save an unfinished episode. A failure of the storage is logged; the episode continues."""
         try:
+            self.storage.check_surroundings()  # a removed run directory is not made again
             self.storage.write(self._name(assignment), blob)
         except StorageError as error:
             logger.warning("%s", error)

@@ -51,7 +51,7 @@ def run_trial(config: dict[str, Any]) -> None:
     snapshots = SnapshotPolicy(str(sweep.trials_path / f".{name}.episodes"), run_config.system.snapshot_every)
     origin = _origin() if is_population else None
     with _exporters((sweep.path.name, name) if watched and local else None) as exporters:
-        trial = TrialRun(sweep, name, run_config, origin, snapshots=snapshots, watched=watched, exporters=exporters)
+        trial = TrialRun(sweep, name, run_config, origin, watched=watched, exporters=exporters)
         metrics = (sweep.path.name, name) if watched else None
         placed = on_own_gpus(run_config) if local else run_config
         trial.run(make_workers(placed, snapshots=snapshots, label=name, metrics=metrics, scraped=watched), report)

@@ -6,16 +6,12 @@ checkpoint there. After a crash of trial, driver or node, at most the unfinished
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
-from esper_actors.rollout.snapshots import SnapshotPolicy
-from esper_actors.session import TrainingSession
+from esper_actors.session import train
 from esper_actors.training.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -25,12 +21,14 @@ from esper_actors.training.checkpoint import (
     save_checkpoint,
 )
 from esper_actors.training.listeners import MetricsObserver
+from esper_actors.training.run_preparation import prepare_run
 from esper_actors.training.workers import ShouldStop, WorkerGroup
 from esper_ray.leyline.config.loading import difference
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.nissa.metrics.exporter import Exporter
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
+from esper_ray.nissa.runs.run_lock import RunLock
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 LOCK_SECONDS = 120.0
@@ -60,7 +58,6 @@ class TrialRun:
         config: RunConfig,
         origin: Origin | None = None,
         *,
-        snapshots: SnapshotPolicy | None = None,
         watched: bool = False,
         exporters: Sequence[Exporter] = (),
     ) -> None:
@@ -68,12 +65,11 @@ class TrialRun:
         Args:
             config: that of the trial, unless a population scheduler has changed it.
             origin: the state to branch from; ``None`` or a state of this trial: resume from the newest.
-            snapshots: where unfinished episodes are saved.
             watched: whether the metrics of the trial are scraped, which also turns samples on.
             exporters: exporters of the trial's metrics, besides that of the workers.
         """
         self.sweep, self.trial, self.config, self.origin = sweep, trial, config, origin
-        self.snapshots, self.watched, self.exporters = snapshots, watched, exporters
+        self.watched, self.exporters = watched, exporters
 
     def run(self, workers: WorkerGroup, on_round: OnRound, should_stop: ShouldStop = lambda: False) -> bool:
         """Run until all rounds are done (true) or a stop is requested (false).
@@ -84,38 +80,26 @@ class TrialRun:
 
         Raises:
             CheckpointError: if the trial has checkpoints, but no usable one.
-            TimeoutError: if another process has been running this trial for too long.
+            RunLockedError: if another process has been running this trial for too long.
         """
-        with _locked(self.sweep.trials_path / f".{self.trial}.lock"):
-            run, checkpoint = self._open_run()
-            session = TrainingSession(
-                self.config,
-                run,
-                checkpoint,
-                observers=[MetricsObserver(state="trial", exporters=self.exporters), _RoundObserver(on_round)],
-                snapshots=self.snapshots,
-                samples=self.watched,
-            )
-            if session.rounds_done >= self.config.ppo.rounds:
-                on_round(run)
-            return session.run(should_stop, workers).status == "finished"
+        path = self.sweep.trials_path / self.trial
+        with RunLock(path, path.with_name(f".{self.trial}.lock"), LOCK_SECONDS):
+            prepared = prepare_run(self.config, self._directory(), is_trial=True)
+            if prepared.rounds_done >= self.config.ppo.rounds:
+                on_round(prepared.open())
+            metrics = MetricsObserver(state="trial", exporters=self.exporters, samples=self.watched)
+            observers = [metrics, _RoundObserver(on_round)]
+            result = train(self.config, run=prepared, workers=workers, observers=observers, should_stop=should_stop)
+            return result.status == "finished"
 
-    def _open_run(self) -> tuple[RunDirectory, Checkpoint | None]:
-        """The run directory of the trial, and the checkpoint to resume from; ``None``: a new run."""
+    def _directory(self) -> RunDirectory:
+        """The run directory of the trial; a branched or new one if there is none."""
         newest = self.sweep.run(self.trial)
         if self.origin is not None and not self._follows(newest):
-            newest = self._branch(self.origin)
-        if newest is not None and not checkpoints_in(newest.checkpoints):
-            shutil.rmtree(newest.path)  # it ended before its first checkpoint
-            newest = self.sweep.run(self.trial)
+            return self._branch(self.origin)
         if newest is None:
-            name = self.trial
-            shutil.rmtree(self.sweep.trials_path / name, ignore_errors=True)  # a folder without a manifest
-            return RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, name, self._names()), None
-        changes = difference(newest.config(), self.config)
-        if changes:
-            raise CheckpointError(f"{newest.path} was run with another configuration:\n" + "\n".join(changes))
-        return newest, newest_valid(newest, self.config)
+            return RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, self.trial, self._names())
+        return newest
 
     def _names(self) -> Names:
         return Names(self.sweep.path.name, self.trial)
@@ -129,7 +113,7 @@ class TrialRun:
         return newest.path.name == self.origin.run or (branched and not difference(newest.config(), self.config))
 
     def _branch(self, origin: Origin) -> RunDirectory:
-        """A new run directory of this trial with the history of another one, up to ``origin``.
+        """New run directory with the history of another trial up to ``origin``.
 
         The source may run meanwhile and remove the checkpoint; a later one is used instead.
         """
@@ -137,8 +121,7 @@ class TrialRun:
         checkpoint = _at_or_after(source, origin.round_index)
         name = f"{self.trial}.g{self.sweep.generation(self.trial) + 1:02d}"
         temporary = f".{name}.tmp"
-        for left_over in (name, temporary):
-            shutil.rmtree(self.sweep.trials_path / left_over, ignore_errors=True)
+        shutil.rmtree(self.sweep.trials_path / temporary, ignore_errors=True)  # of a process that was killed here
         run = RunDirectory.create(self.sweep.trials_path, self.config, COMMAND, temporary, self._names())
         run.copy_history(source, checkpoint.position)
         save_checkpoint(run.checkpoints, checkpoint, self.config)
@@ -162,21 +145,6 @@ class _RoundObserver(RunObserver):
         self._on_round(self._run)
 
 
-def newest_valid(run: RunDirectory, config: RunConfig) -> Checkpoint:
-    """The newest readable checkpoint of a run; damaged ones are skipped.
-
-    Raises:
-        CheckpointError: if none is readable; the error of the newest.
-    """
-    first: CheckpointError | None = None
-    for path in reversed(checkpoints_in(run.checkpoints)):
-        try:
-            return load_checkpoint(path, config)
-        except CheckpointError as error:
-            first = first or error
-    raise first or CheckpointError(f"{run.path} holds no complete checkpoint")
-
-
 def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
     """The checkpoint after ``round_index`` rounds, or the oldest later one.
 
@@ -193,23 +161,3 @@ def _at_or_after(run: RunDirectory, round_index: int) -> Checkpoint:
             return load_checkpoint(later[0], config)
         except CheckpointError:  # dropped while it was read, or damaged
             tried.add(later[0])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the file lock ``path``. The system releases it when the process ends.
-
-    Raises:
-        TimeoutError: if another process still holds it after ``LOCK_SECONDS``.
-    """
-    deadline = time.monotonic() + LOCK_SECONDS
-    with path.open("w") as file:
-        while True:
-            try:
-                flock(file, LOCK_EX | LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process has held {path} for {LOCK_SECONDS:.0f} s") from None
-                time.sleep(0.2)
-        yield

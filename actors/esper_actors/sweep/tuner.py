@@ -10,7 +10,9 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -19,12 +21,13 @@ import torch
 from ray import tune
 
 from esper_actors.cluster.connection import start_ray
+from esper_actors.cluster.control_processes import ControlProcesses
 from esper_actors.sweep.resources import RESOURCE_KINDS, amount, bundles, check_fits, check_places
 from esper_actors.sweep.schedulers import make_scheduler
 from esper_actors.sweep.trainable import run_trial
 from esper_actors.training.workers import ShouldStop
 from esper_ray.leyline.config.sweep import Trial
-from esper_ray.leyline.sweep_results import DONE
+from esper_ray.leyline.results.sweep import DONE
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 SETTINGS = {
@@ -56,6 +59,7 @@ class Sweeper:
         self._configs = {trial.name: trial.config for trial in trials}
         self._requests = {trial.name: bundles(trial.config) for trial in trials}
         self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
+        self._control: ControlProcesses | None = None
         self._started_ray = False
 
     def __enter__(self) -> Self:
@@ -68,17 +72,25 @@ class Sweeper:
             start_ray(self._cpus())
             self._started_ray = True
         try:
+            self._control = ControlProcesses()
             check_fits(self._requests, self._concurrent, ray.cluster_resources())
             check_places(self._configs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         except BaseException:
-            self.__exit__()
+            self.__exit__(*sys.exc_info())
             raise
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
+        control, self._control = self._control, None
+        failure = None
+        if control is not None:
+            failure = control.verdict(exception[1])
+            control.stop()
         if self._started_ray:
             ray.shutdown()
             self._started_ray = False
+        if failure is not None:
+            raise failure
 
     def describe(self) -> str:
         """A one-line description of cluster and trials."""
@@ -100,7 +112,7 @@ class Sweeper:
         storage = sweep.path.resolve() / "tune"
         shutil.rmtree(storage, ignore_errors=True)  # never needed again: see above
         tuner = tune.Tuner(
-            tune.with_resources(run_trial, self._resources),
+            tune.with_resources(run_trial, partial(_placement, dict(self._requests), dict(self._strategies))),
             param_space=_space(sweep, left),
             tune_config=tune.TuneConfig(
                 scheduler=make_scheduler(sweep),
@@ -112,13 +124,20 @@ class Sweeper:
             run_config=tune.RunConfig(
                 name="experiment",
                 storage_path=str(storage),
-                stop=_Stop(should_stop),
+                stop=_Stop(should_stop, self._control),
                 callbacks=[_Watch(sweep, watcher)],
                 failure_config=tune.FailureConfig(max_failures=sweep.sweep.retries),
                 verbose=0,
             ),
         )
-        errors = {Path(result.path).name: _last_line(result.error) for result in tuner.fit() if result.error}
+        try:
+            results = tuner.fit()
+        except BaseException:
+            for name in left:
+                if sweep.result(name).status == "running":
+                    sweep.set_status(name, "failed")
+            raise
+        errors = {Path(result.path).name: _last_line(result.error) for result in results if result.error}
         for name in left:
             if name in errors:
                 sweep.set_status(name, "failed", error=errors[name])
@@ -126,10 +145,6 @@ class Sweeper:
                 sweep.set_status(name, "interrupted")
         shutil.rmtree(storage, ignore_errors=True)
         return errors
-
-    def _resources(self, config: dict[str, Any]) -> Any:
-        name = config["trial"]
-        return tune.PlacementGroupFactory(self._requests[name], strategy=self._strategies[name])
 
     def _largest(self) -> dict[str, float]:
         """Largest request of any trial, by kind."""
@@ -140,6 +155,12 @@ class Sweeper:
 
     def _cpus(self) -> int:
         return math.ceil(self._largest()["CPU"])
+
+
+def _placement(requests: Mapping[str, Any], strategies: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """The placement group of the trial of ``config``. Tune pickles it, so it refers to data only."""
+    name = config["trial"]
+    return tune.PlacementGroupFactory(requests[name], strategy=strategies[name])
 
 
 def _last_line(error: Exception) -> str:
@@ -167,14 +188,17 @@ def _space(sweep: SweepDirectory, names: list[str]) -> dict[str, Any]:
 class _Stop(tune.Stopper):  # type: ignore[misc]
     """A stopper that ends the experiment when a stop is requested."""
 
-    def __init__(self, should_stop: ShouldStop) -> None:
-        self._should_stop = should_stop
+    def __init__(self, should_stop: ShouldStop, control: ControlProcesses | None) -> None:
+        self._should_stop, self._control = should_stop, control
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._should_stop()
+        stop = self._should_stop()
+        if not stop and self._control is not None:
+            self._control.check()
+        return stop
 
     def __reduce__(self) -> Any:
         return tune.stopper.NoopStopper, ()  # snapshots of Tune are never read

@@ -1,41 +1,58 @@
-"""Checkpoints: weights and optimiser as safetensors, everything else as JSON, written atomically.
+"""Checkpoints: weights and optimizer as safetensors, everything else as JSON, written atomically.
 
-``learner.safetensors`` holds tensors only; ``state.json`` is the envelope of :mod:`esper_ray.leyline.blob`, with a
-digest over both files.
+``learner.safetensors`` holds tensors only; ``state.json`` is the envelope of :mod:`esper_ray.leyline.files.blob`, with
+a digest over both files. Both are checked completely before anything is made of them.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Collection
+import math
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import safetensors.torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from torch import Tensor
 
-from esper_actors.training.ppo_learner import LearnerState
+from esper_actors.training.learner.state import (
+    LearnerNumbers,
+    LearnerState,
+    LearnerStateError,
+    learner_specs,
+)
+from esper_policies.network import network_specs
 from esper_ray.leyline.actions import action_names
-from esper_ray.leyline.blob import BlobFormat, prefixed, under
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.blob import BlobFormat, prefixed, under
+from esper_ray.leyline.files.durable import remove, write_folder
+from esper_ray.leyline.files.tensors import dense, listed, tensor_problems
+from esper_ray.leyline.files.validation import SavedRecord, Whole, validated
 from esper_ray.leyline.observation import schema_hash
+from esper_ray.nissa.runs.position import Position
 
 TENSORS_FILE, STATE_FILE = "learner.safetensors", "state.json"
 STALE_PREFIX = "behind."
 """On-disk prefix of the stale weights, which play the next round."""
-LEARNER_NUMBERS = ("updates", "base_moments", "slot_moments", "return_moments")
+LARGEST_STATE = 1 << 26
+"""Bytes of a ``state.json`` above which it is not read."""
+HEADER_BYTES, LARGEST_ELEMENT = 1 << 20, 8
+"""Bytes that a tensor file may have besides its tensors, and for one number."""
+
+Accuracy = Annotated[float, Field(ge=0, le=100)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be found, read or used."""
 
-    remedy = "Resume with the configuration of the run, or from another checkpoint."
+    remedy = "Resume with the configuration of the run, or with `--checkpoint` from an intact checkpoint."
 
 
-CHECKPOINT = BlobFormat("checkpoint", 3, CheckpointError, safetensors.torch)
+CHECKPOINT = BlobFormat("checkpoint", 5, CheckpointError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +62,79 @@ class Checkpoint:
     round_index: int
     """Number of finished rounds."""
     learner: LearnerState
-    position: dict[str, int]
-    """Lengths of the append-only files of the run."""
+    position: Position
+    """Sizes and digests of the growing files of the run."""
     progress: dict[str, Any]
     """Counts of the controller so far."""
     stale_weights: dict[str, Tensor] | None = None
     """Weights of the next round's behaviour policy, if they differ from the learner's."""
+
+
+CheckpointReader = Callable[[Path, RunConfig], Checkpoint]
+"""Function that reads a checkpoint, or raises a :class:`CheckpointError`."""
+
+
+class BestEpisode(SavedRecord):
+    """The best episode so far."""
+
+    episode: Whole
+    val_accuracy_pp: Accuracy
+
+
+class BestRound(SavedRecord):
+    """The best round so far, and the checkpoint of the policy that played it."""
+
+    round: Whole
+    val_accuracy_ratio: Ratio
+    checkpoint: Whole
+
+
+class NoneYet(SavedRecord):
+    """Nothing is the best before the first round."""
+
+
+class SavedProgress(SavedRecord):
+    """Counts of the controller in a checkpoint."""
+
+    round_index: Whole
+    env_steps: Whole
+    seconds: Annotated[float, Field(ge=0, le=1e12)]
+    best: BestEpisode | NoneYet
+    best_round: BestRound | NoneYet
+    control_pp: list[Accuracy]
+
+
+class SavedState(SavedRecord):
+    """Content of ``state.json``."""
+
+    round: Whole
+    config_sha256: str
+    observation_schema: str
+    actions: list[str]
+    numbers: LearnerNumbers
+    position: Position
+    progress: SavedProgress
+    stale: bool
+    """Whether the tensors contain the stale weights, which play the next round."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        """
+        Raises:
+            ValueError: if two counts of the same rounds differ.
+        """
+        for name, number in (("progress.round_index", self.progress.round_index), ("updates", self.numbers.updates)):
+            if number != self.round:
+                raise ValueError(f"{name} is {number}, it must be {self.round}, as round is")
+        best = self.progress.best_round
+        if isinstance(best, BestRound) and not best.round < self.round:
+            raise ValueError(f"progress.best_round.round is {best.round}, it must be below {self.round}")
+        if isinstance(best, BestRound) and not best.round - 1 <= best.checkpoint <= best.round:
+            raise ValueError(
+                f"progress.best_round.checkpoint is {best.checkpoint}, round {best.round} was played by the policy of "
+                "that checkpoint or the one before"
+            )
+        return self
 
 
 def save_checkpoint(
@@ -64,42 +148,57 @@ def save_checkpoint(
 
     Args:
         protected_rounds: rounds whose checkpoints are never removed.
+
+    Raises:
+        CheckpointError: if it could not be loaded again, for example because a weight is not finite; nothing is
+            written or removed then.
+        WriteError: if it cannot be written; ``folder`` must exist.
     """
-    target = folder / f"round-{checkpoint.round_index:05d}"
-    temporary = folder / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    target = folder / checkpoint_name(checkpoint.round_index)
+    _check_tensors(checkpoint, config, f"checkpoint {target}")
     tensors = checkpoint.learner.tensors | prefixed(STALE_PREFIX, checkpoint.stale_weights or {})
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    (temporary / TENSORS_FILE).write_bytes(data)
     state = {
         "round": checkpoint.round_index,
         "config_sha256": config.digest(),
         "observation_schema": schema_hash(),
         "actions": list(action_names()),
         "numbers": checkpoint.learner.numbers,
-        "position": checkpoint.position,
+        "position": checkpoint.position.model_dump(),
         "progress": checkpoint.progress,
+        "stale": checkpoint.stale_weights is not None,
     }
-    (temporary / STATE_FILE).write_text(json.dumps(CHECKPOINT.seal(state, data), indent=2) + "\n")
-    replaced = folder / f".{target.name}.old"
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        os.replace(target, replaced)
-    os.replace(temporary, target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    validated(SavedState, state, f"checkpoint {target}: {STATE_FILE}", CheckpointError)
+    data = safetensors.torch.save(dense(tensors))
+    envelope = json.dumps(CHECKPOINT.seal(state, data), indent=2) + "\n"
+    write_folder(target, ((TENSORS_FILE, data), (STATE_FILE, envelope)))
+    for left_over in folder.glob(".round-*.old"):
+        remove(left_over)
     if keep is not None:
         for old in checkpoints_in(folder)[:-keep]:
             if finished_rounds(old) not in protected_rounds:
-                shutil.rmtree(old)
+                remove(old)
     return target
+
+
+def checkpoint_name(round_index: int) -> str:
+    """Name of the folder of the checkpoint after ``round_index`` rounds."""
+    return f"round-{round_index:05d}"
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Folders of checkpoints, incomplete ones too, oldest first."""
+    folders = (path for path in folder.glob("round-*") if is_checkpoint_name(path.name) and path.is_dir())
+    return sorted(folders, key=finished_rounds)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether ``name`` is that of a checkpoint."""
+    return re.fullmatch(r"round-[0-9]{1,9}", name) is not None
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    numbered = [path for path in folder.glob("round-*") if path.name.removeprefix("round-").isdecimal()]
-    complete = [path for path in numbered if (path / STATE_FILE).is_file()]
-    return sorted(complete, key=finished_rounds)
+    return [path for path in checkpoint_folders(folder) if (path / STATE_FILE).is_file()]
 
 
 def finished_rounds(path: Path) -> int:
@@ -107,36 +206,126 @@ def finished_rounds(path: Path) -> int:
     return int(path.name.removeprefix("round-"))
 
 
+def remove_later(folder: Path, round_index: int) -> None:
+    """Remove the checkpoints after ``round_index``, newest first. So the rest is a run at every moment."""
+    for path in reversed(checkpoint_folders(folder)):
+        if finished_rounds(path) > round_index:
+            remove(path)
+
+
 def load_checkpoint(path: Path, config: RunConfig) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
         CheckpointError: if it is damaged, or was written under another version, observation layout or
-            configuration.
+            configuration; with file, place, value and constraint.
     """
-    try:
-        envelope = json.loads((path / STATE_FILE).read_text())
-        data = (path / TENSORS_FILE).read_bytes()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    state = CHECKPOINT.unseal(envelope, f"checkpoint {path}", data)
-    try:
-        tensors = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    missing = [
-        key for key in ("round", "numbers", "position", "progress") if not state.get(key) and state.get(key) != 0
-    ]
-    numbers = state.get("numbers")
-    missing += [f"numbers.{key}" for key in LEARNER_NUMBERS if not isinstance(numbers, dict) or key not in numbers]
-    if missing:
-        raise CheckpointError(f"checkpoint {path} is damaged: its state lacks {', '.join(missing)}")
+    name = f"checkpoint {path}"
+    text = _read(path / STATE_FILE, name, LARGEST_STATE)
+    data = _read(path / TENSORS_FILE, name, _most_bytes(config))
+    content = CHECKPOINT.unseal_text(text, name, data)
     expected: dict[str, Any] = {"observation_schema": schema_hash(), "actions": list(action_names())}
     expected |= {"config_sha256": config.digest()}
     for key, value in expected.items():
-        if state.get(key) != value:
-            raise CheckpointError(f"checkpoint {path} has {key} {state.get(key)!r}, this run needs {value!r}")
-    stale_weights = under(STALE_PREFIX, tensors)
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(STALE_PREFIX)}
-    learner = LearnerState(own, state["numbers"])
-    return Checkpoint(state["round"], learner, state["position"], state["progress"], stale_weights or None)
+        if isinstance(content, dict) and content.get(key, value) != value:
+            raise CheckpointError(f"{name} has {key} {content.get(key)!r}, this run needs {value!r}")
+    state = validated(SavedState, content, f"{name}: {STATE_FILE}", CheckpointError)
+    if is_checkpoint_name(path.name) and state.round != finished_rounds(path):
+        raise CheckpointError(f"{name} is damaged: {STATE_FILE}: round is {state.round}, the folder is of another one")
+    try:
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{name} is damaged: {TENSORS_FILE}: {error}") from error
+    own = {key: tensor for key, tensor in tensors.items() if not key.startswith(STALE_PREFIX)}
+    stale = under(STALE_PREFIX, tensors) or None
+    may, must = (config.system.staleness > 0 and state.round > least for least in (0, 1))
+    _check_counts(state, config, name)
+    if state.stale != (stale is not None) or (state.stale and not may) or (must and not state.stale):
+        raise CheckpointError(
+            f"{name} is damaged: {STATE_FILE}: stale is {state.stale}, {TENSORS_FILE} has {len(stale or ())} stale "
+            f"weights, after round {state.round} with system.staleness {config.system.staleness}"
+        )
+    learner = LearnerState(own, content["numbers"])
+    checkpoint = Checkpoint(state.round, learner, state.position, content["progress"], stale)
+    _check_tensors(checkpoint, config, name)
+    return checkpoint
+
+
+def _check_counts(state: SavedState, config: RunConfig, name: str) -> None:
+    """
+    Raises:
+        CheckpointError: if the counts of the controller are not possible with the environments of the run.
+    """
+    episodes, progress = state.round * config.system.envs, state.progress
+    counts = {"env_steps": (progress.env_steps, episodes * config.episode_length)}
+    counts |= {"control_pp": (len(progress.control_pp), episodes)}
+    if isinstance(progress.best, BestEpisode):
+        counts |= {"best.episode": (progress.best.episode, episodes - 1)}
+    for key, (count, most) in counts.items():
+        if count > most:
+            raise CheckpointError(
+                f"{name} is damaged: {STATE_FILE}: progress.{key} is {count}, at most {most} are possible after "
+                f"{state.round} rounds of {config.system.envs} episodes"
+            )
+
+
+def load_or_name_intact(
+    path: Path, config: RunConfig, advice: Callable[[Path], str], load: CheckpointReader = load_checkpoint
+) -> Checkpoint:
+    """The checkpoint ``path`` of a run.
+
+    Args:
+        advice: the command that uses another checkpoint.
+
+    Raises:
+        CheckpointError: as ``load`` does; with the newest checkpoint of the run that can be used, and the command.
+    """
+    try:
+        return load(path, config)
+    except CheckpointError as error:
+        intact = newest_intact(path.parent, config, load)
+        if intact is None:
+            raise CheckpointError(f"{error}; no checkpoint of the run can be used") from error
+        raise CheckpointError(f"{error}; the newest intact checkpoint is {intact.name}: {advice(intact)}") from error
+
+
+def newest_intact(folder: Path, config: RunConfig, load: CheckpointReader = load_checkpoint) -> Path | None:
+    """The newest checkpoint in ``folder`` that can be used; ``None`` if there is none."""
+    for path in reversed(checkpoint_folders(folder)):
+        try:
+            load(path, config)
+        except CheckpointError:
+            continue
+        return path
+    return None
+
+
+def _read(path: Path, name: str, most: int) -> bytes:
+    """
+    Raises:
+        CheckpointError: if ``path`` cannot be read, or has more than ``most`` bytes.
+    """
+    if path.is_file() and path.stat().st_size > most:
+        raise CheckpointError(f"{name} is damaged: {path.name} has {path.stat().st_size} bytes, at most {most} fit it")
+    return CHECKPOINT.read_bytes(path, name)
+
+
+def _most_bytes(config: RunConfig) -> int:
+    """Upper bound of the size of a tensor file."""
+    specs = [*learner_specs(config.policy).values(), *network_specs(config.policy).values()]
+    return LARGEST_ELEMENT * sum(math.prod(spec.shape) for spec in specs) + HEADER_BYTES
+
+
+def _check_tensors(checkpoint: Checkpoint, config: RunConfig, name: str) -> None:
+    """
+    Raises:
+        CheckpointError: if the tensors are not those of a learner of ``config``, or a number is not possible.
+    """
+    try:
+        checkpoint.learner.check(config.policy)
+    except LearnerStateError as error:
+        raise CheckpointError(f"{name} is damaged: {TENSORS_FILE}: {error}") from error
+    if checkpoint.stale_weights is not None:
+        problems = tensor_problems(checkpoint.stale_weights, network_specs(config.policy))
+        if problems:
+            raise CheckpointError(f"{name} is damaged: {TENSORS_FILE}: stale weights: {listed(problems)}")

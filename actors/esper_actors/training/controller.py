@@ -11,7 +11,7 @@ Dataflow of a round::
 
 Nothing is dropped, and the learner uses every episode once. With ``system.staleness`` 0 the policy that plays
 round r has been updated r times. With 1 the episodes of round r + 1 start while round r is still being played
-and learnt from, with the policy of round r: one version behind, never more, the same in every run, and
+and learned from, with the policy of round r: one version behind, never more, the same in every run, and
 recorded in ``rounds.csv``.
 
 Between two rounds the run is a checkpoint. Within a round it is the checkpoint and the snapshots of episodes:
@@ -26,17 +26,26 @@ from typing import Any
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted, episode_seed
 from esper_actors.rollout.snapshots import Behaviour
-from esper_actors.training.checkpoint import Checkpoint, save_checkpoint
-from esper_actors.training.ppo_learner import exploration_share
+from esper_actors.training.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    finished_rounds,
+    remove_later,
+    save_checkpoint,
+)
+from esper_actors.training.learner.ppo import exploration_share
 from esper_actors.training.round_summary import Progress, round_events, round_row, round_timing
 from esper_actors.training.workers import Watch, Weights, WorkerGroup, WorkerGroupError
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
+from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.publisher import head_choices
 from esper_ray.nissa.runs.observer import RunObserver
+from esper_ray.nissa.runs.position import START
 from esper_ray.nissa.runs.remote_copy import RemoteCopy
-from esper_ray.nissa.runs.run_directory import RunDirectory, as_numbers
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import as_numbers
 from esper_ray.nissa.runs.storage import StorageError
 
 
@@ -70,14 +79,26 @@ class Controller:
         self._stale_weights: Weights | None = None
         """Weights of the next round's behaviour policy, if they differ from the learner's."""
 
-    def start(self) -> None:
-        """Start a run: its first checkpoint holds the untrained policy."""
-        self.run_directory.log([{"kind": "run_started", "config_sha256": self.config.digest()}])
+    def start(self, *records: Record) -> None:
+        """Start a run: its first checkpoint holds the untrained policy.
+
+        Traces of an earlier start that ended before its first checkpoint are removed.
+
+        Args:
+            records: further events at the start of the log, such as the description of the host.
+        """
+        self.run_directory.rewind(START)
+        self.run_directory.log([{"kind": "run_started", "config_sha256": self.config.digest()}, *records])
         self._save()
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Resume from ``checkpoint``. Records written after it are dropped."""
+        """Resume from ``checkpoint``. Records and checkpoints written after it are dropped."""
         self.workers.load(checkpoint.learner)
+        folder = self.run_directory.checkpoints
+        if any(finished_rounds(path) > checkpoint.round_index for path in checkpoint_folders(folder)):
+            if self.remote_copy is not None:
+                self.remote_copy.remove_later(checkpoint.round_index)
+            remove_later(folder, checkpoint.round_index)
         self.run_directory.rewind(checkpoint.position)
         if self.remote_copy is not None:
             self.remote_copy.rewind(checkpoint.position)
@@ -98,7 +119,7 @@ class Controller:
         return done
 
     def weights_digest(self) -> str:
-        """Digest of the policy's weights, normaliser included; equal for equal runs."""
+        """Digest of the policy's weights, normalizer included; equal for equal runs."""
         return weights_digest(self.workers.state().weights())
 
     def report_fault(self, fault: Fault) -> None:
@@ -132,6 +153,7 @@ class Controller:
         began = time.monotonic()
         diagnostics = self.workers.update(episodes, index, self._watch)
         update_s = time.monotonic() - began
+        self.observer.update_finished()
 
         self.progress.count(episodes)
         row = round_row(self.progress, episodes, diagnostics, behaviour)
@@ -150,14 +172,15 @@ class Controller:
         self.observer.round_finished(row, timing)
 
     def _begin_rounds(self, index: int) -> None:
-        """Begin round ``index`` if it has not been begun, and the next one if it may be stale."""
+        """Begin round ``index`` if necessary, and the next one if it may be stale."""
         weights, staleness = self.workers.state().weights(), self.config.system.staleness
         if index not in self._begun_rounds:
             stale = self._stale_weights
             self._begin(index, weights if stale is None else stale, index - (stale is not None))
-        if staleness and index + 1 < self.config.ppo.rounds:
-            self._begin(index + 1, weights, index)
-            self._stale_weights = weights
+        if staleness:
+            if index + 1 < self.config.ppo.rounds:
+                self._begin(index + 1, weights, index)
+            self._stale_weights = weights  # after the last round, too: the run may be extended
 
     def _begin(self, index: int, weights: Weights, version: int) -> None:
         config, envs = self.config, self.config.system.envs
@@ -174,6 +197,7 @@ class Controller:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
         index, state = self.progress.round_index, self.workers.state()
         stale = None if self._stale_weights is None else dict(self._stale_weights)
+        self.run_directory.flush()
         checkpoint = Checkpoint(index, state, self.run_directory.position(), progress, stale)
         protected = {index - 1} if stale else set()  # the behaviour policy of the next round
         protected |= {self.progress.best_round["checkpoint"]} if self.progress.best_round else set()

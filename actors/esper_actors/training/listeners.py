@@ -1,13 +1,16 @@
-"""Observers of the engine: the group of observers, metrics with samples, and sinks."""
+"""Observers of the engine: the group of observers, files for viewers, metrics with samples, and sinks."""
 
 import logging
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from esper_ray.leyline.errors import Fault
+from esper_ray.leyline.files.durable import WriteError
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS
@@ -15,7 +18,9 @@ from esper_ray.nissa.log.events import STRICT
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
 from esper_ray.nissa.metrics.projection import Change
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
+from esper_ray.nissa.runs.live_steps import LiveSteps
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
+from esper_ray.nissa.runs.pulse import Phase, Pulse, PulseWriter
 from esper_ray.nissa.sinks.delivery import DRAIN_SECONDS, Delivery
 from esper_ray.nissa.sinks.protocol import RunFacts, scalar_values
 from esper_ray.nissa.sinks.registry import SINKS
@@ -29,7 +34,10 @@ REPLAYED_KINDS = ("round", "control", "anomaly", "environment_quarantined")
 
 
 class ObserverGroup(RunObserver):
-    """All observers of a run as one. An observer that raises is dropped and reported as a fault."""
+    """All observers of a run as one. An observer that raises is dropped and reported as a fault.
+
+    A file that it cannot write ends the run instead.
+    """
 
     def __init__(self, observers: Iterable[RunObserver]) -> None:
         self._observers = list(observers)
@@ -55,6 +63,9 @@ class ObserverGroup(RunObserver):
     def update_started(self) -> None:
         self._each(lambda observer: observer.update_started())
 
+    def update_finished(self) -> None:
+        self._each(lambda observer: observer.update_finished())
+
     def round_logged(self, records: Sequence[Record]) -> None:
         self._each(lambda observer: observer.round_logged(records))
 
@@ -77,6 +88,8 @@ class ObserverGroup(RunObserver):
     def _call(self, observer: RunObserver, call: Callable[[RunObserver], None]) -> None:
         try:
             call(observer)
+        except WriteError:  # the run directory cannot be written, by the run either
+            raise
         except Exception as error:
             if os.environ.get(STRICT):
                 raise
@@ -84,6 +97,91 @@ class ObserverGroup(RunObserver):
             self._observers.remove(observer)
             detail = f"{type(error).__name__}: {error}"
             self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
+
+
+class ViewerFiles(RunObserver):
+    """Observer that writes what viewers of a live run read: its pulse, and the steps of episodes in play.
+
+    A file that cannot be written is reported as a fault, once until it can be written again. The run continues.
+    """
+
+    def __init__(self) -> None:
+        self._pulse: PulseWriter | None = None
+        self._live: LiveSteps | None = None
+        self._failed: set[str] = set()
+        self._episodes = Counter[int]()
+        """Finished episodes by round."""
+        self._round = 0
+
+    def run_opened(self, context: RunContext) -> None:
+        self._context, config, moment = context, context.config, time.time()
+        self._round, level = context.rounds_done, config.telemetry.level
+        if level != "off":
+            self._live = LiveSteps(context.run.path)
+            self._write(self._live.start)
+        rounds, envs = config.ppo.rounds, config.system.envs
+        self._pulse = PulseWriter(
+            context.run.path, Pulse("starting", moment, moment, context.rounds_done, rounds, 0, envs, level)
+        )
+        self._pulse.start()
+
+    def run_started(self, context: RunContext) -> None:
+        self._report("playing", links=dict(context.links))
+
+    def samples_received(self, records: Sequence[Record]) -> None:
+        self._report()
+        live = self._live
+        if live is not None:
+            self._write(lambda: live.add(records))
+
+    def episode_finished(self, episode: Episode) -> None:
+        self._episodes[episode.index // self._context.config.system.envs] += 1
+        self._report(episodes=self._episodes[self._round])
+
+    def update_started(self) -> None:
+        self._report("learning")
+
+    def update_finished(self) -> None:
+        self._report("saving")
+
+    def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
+        live, finished = self._live, row["round"]
+        if live is not None:
+            self._write(lambda: live.finish_round(finished))
+        self._round = finished + 1
+        self._report("playing", round=self._round, episodes=self._episodes[self._round])
+
+    def fault_occurred(self, fault: Fault) -> None:
+        self._report()
+
+    def run_ended(self, status: str) -> None:
+        if self._pulse is not None:
+            self._pulse.stop(status)
+            self._check_pulse(self._pulse)
+
+    def _report(self, phase: Phase | None = None, **changes: Any) -> None:
+        if self._pulse is not None:
+            self._pulse.report(phase, **changes)
+            self._check_pulse(self._pulse)
+
+    def _check_pulse(self, pulse: PulseWriter) -> None:
+        self._note("pulse", pulse.problem)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except WriteError as error:
+            self._note("live steps", str(error))
+        else:
+            self._note("live steps", None)
+
+    def _note(self, what: str, problem: str | None) -> None:
+        """Report a problem that is new."""
+        if problem is None:
+            self._failed.discard(what)
+        elif what not in self._failed:
+            self._failed.add(what)
+            self._context.report_fault(Fault("viewer_file_failed", what, problem))
 
 
 class SampleRecorder(RunObserver):
@@ -109,6 +207,7 @@ class MetricsObserver(RunObserver):
         *,
         exporters: Sequence[Exporter] = (),
         state: str = "training",
+        samples: bool = True,
         on_serving: Callable[[str], None] = lambda url: None,
     ) -> None:
         """
@@ -116,9 +215,11 @@ class MetricsObserver(RunObserver):
             port: port for Prometheus; 0: any free port, ``None``: no server.
             exporters: further exporters, which the caller closes.
             state: of the run until it ends, one of :data:`~esper_ray.nissa.catalogue.metrics.STATES`.
+            samples: whether steps of unfinished episodes are sampled.
             on_serving: called with the address of the port.
         """
         self._port, self._exporters, self._state, self._on_serving = port, exporters, state, on_serving
+        self.samples = samples
         self._recorder = SampleRecorder()
         self._stack = ExitStack()
         self._publisher: MetricsPublisher | None = None
@@ -134,7 +235,8 @@ class MetricsObserver(RunObserver):
         exporters = [*self._exporters, *([] if context.exporter is None else [context.exporter])]
         if self._port is not None:
             served = self._stack.enter_context(PrometheusExporter(*context.run.names, self._port))
-            self._on_serving(f"http://127.0.0.1:{served.port}/metrics")
+            context.links["metrics"] = f"http://127.0.0.1:{served.port}/metrics"
+            self._on_serving(context.links["metrics"])
             exporters.append(served)
         if not exporters:
             return

@@ -1,6 +1,6 @@
 """The worker group of one process, without Ray."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -11,7 +11,9 @@ from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.rollout.sampling import SampleBatch, Send
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.training.ppo_learner import LearnerState, PPOLearner
+from esper_actors.training.failures import describe_error
+from esper_actors.training.learner.ppo import PPOLearner
+from esper_actors.training.learner.state import LearnerState
 from esper_actors.training.scheduler import EpisodeScheduler, EpisodeTask
 from esper_actors.training.workers import Watch, Weights
 from esper_ray.leyline.config.run import RunConfig
@@ -68,6 +70,11 @@ class LocalWorkerGroup:
         """See :class:`WorkerGroup`."""
         return "everything in this process"
 
+    @property
+    def links(self) -> Mapping[str, str]:
+        """See ``WorkerGroup.links``: none."""
+        return {}
+
     def describe(self) -> str:
         """One line about the placement of the workers."""
         devices = ", ".join(self._players)
@@ -90,15 +97,17 @@ class LocalWorkerGroup:
     def _play(self, task: EpisodeTask, player: Any, watch: Watch) -> None:
         send = None if watch.on_samples is None else _direct(watch.on_samples)
         try:
-            episode = player.play(task.assignment, task.behaviour, task.weights, watch.should_stop, send).episode
+            played = player.play(task.assignment, task.behaviour, task.weights, watch.should_stop, send)
         except Interrupted:
             raise
         except Exception as error:
             stamp = None if self.snapshots is None else self.snapshots.stamp(task.behaviour, task.assignment)
-            watch.on_fault(self._scheduler.failed(task, f"{type(error).__name__}: {error}", stamp))
+            watch.on_fault(self._scheduler.failed(task, describe_error(error), stamp))
         else:
-            self._scheduler.finished(episode)
-            watch.on_episode(episode)
+            for fault in played.faults:
+                watch.on_fault(fault)
+            self._scheduler.finished(played.episode)
+            watch.on_episode(played.episode)
 
     def update(self, episodes: Sequence[Episode], round_index: int, watch: Watch) -> dict[str, float]:
         """See :class:`WorkerGroup`."""

@@ -22,6 +22,7 @@ DIAGNOSTICS = (
     "return_variance",
     "low_variance",
     "optimizer_steps",
+    "skipped_minibatches",
     "stopped_by_kl",
     "epsilon",
     "entropy_coefficient",
@@ -64,6 +65,30 @@ class Progress:
             }
 
 
+def table_difference(progress: Mapping[str, Any], rows: Sequence[Mapping[str, str]]) -> str | None:
+    """The first difference of the saved ``progress`` from the rows: ``None`` without one.
+
+    Args:
+        rows: of ``rounds.csv``, one of each finished round.
+    """
+    if not rows:
+        return None
+    best = max(rows, key=lambda row: float(row["val_accuracy_ratio"]))
+    index = int(best["round"])
+    expected = {
+        "env_steps": int(rows[-1]["env_steps"]),
+        "best_round": {
+            "round": index,
+            "val_accuracy_ratio": float(best["val_accuracy_ratio"]),
+            "checkpoint": index - int(best["staleness"]),
+        },
+    }
+    for name, value in expected.items():
+        if progress[name] != value:
+            return f"progress.{name} is {progress[name]}, by rounds.csv it is {value}"
+    return None if progress["best"] else "progress.best is empty although there are rounds"
+
+
 def round_row(
     progress: Progress, episodes: Sequence[Episode], diagnostics: Mapping[str, float], behaviour: Behaviour
 ) -> dict[str, Any]:
@@ -79,7 +104,7 @@ def round_row(
         "val_accuracy_ratio": float(np.mean([e.val_accuracy_pp for e in episodes])) / 100.0,
         "committed_accuracy_ratio": float(np.mean([e.committed_accuracy_pp for e in episodes])) / 100.0,
         "growth_ratio": float(np.mean([e.growth_ratio for e in episodes])),
-        "fossilised_mean": float(np.mean([e.fossilised for e in episodes])),
+        "fossilised_mean": float(np.mean([e.fossilized for e in episodes])),
         "refused": sum(e.refused for e in episodes),
         "rollbacks": sum(e.rollback for e in episodes),
     }

@@ -9,7 +9,7 @@ import torch
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.training.ppo_learner import LearnerState
+from esper_actors.training.learner.state import LearnerState
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.errors import Fault, UserError
 from esper_ray.leyline.policy import Episode
@@ -51,6 +51,10 @@ class WorkerGroup(AbstractContextManager["WorkerGroup"], Protocol):
     @property
     def exporter(self) -> Exporter | None:
         """Exports metrics from the place of the workers. The group closes it."""
+
+    @property
+    def links(self) -> Mapping[str, str]:
+        """Addresses of views of the running group, by name, such as ``ray``."""
 
     @property
     def quarantined(self) -> Mapping[int, str]:

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from esper_ray.cli.errors import FAILED
-from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.files.durable import write_file
 
 HELP = """Write, check and upload the Grafana dashboard and alert rules.
 
@@ -31,7 +33,7 @@ def render(
         raise UsageError(f"--out {out}: it must be a folder that exists")
     for name, content in files().items():
         try:
-            (out / name).write_text(content)
+            write_file(out / name, content)
         except OSError as error:
             raise UsageError(f"{out / name} cannot be written: {error.strerror or error}") from error
         typer.echo(str(out / name))
@@ -68,12 +70,26 @@ def check(
         raise typer.Exit(FAILED)
 
 
+def _check_url(url: str) -> None:
+    """
+    Raises:
+        UsageError: if it is not an address of a web server.
+    """
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise UsageError(f"--url {shortened(url)}: {error}") from None
+    if not known:
+        raise UsageError(f"--url {shortened(url)}: it must begin with http:// or https://, and a host")
+
+
 @app.command()
 def picture(
-    folder: Annotated[Path, typer.Argument(help="folder for the pictures; must exist")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder for the pictures; must exist")],
     prometheus: Annotated[str, typer.Option(help="address of Prometheus")] = "http://localhost:9090",
     run: Annotated[str | None, typer.Option(help="name of the run; default: the only one")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="minutes to show, up to now")] = 15.0,
+    minutes: Annotated[float, typer.Option(min=0.1, max=525_600, help="minutes to show, up to now")] = 15.0,
 ) -> None:
     """Draw every row of the dashboard as a picture, without Grafana.
 
@@ -115,8 +131,7 @@ def push(
     from esper_ray.nissa.grafana.client import Grafana
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url {url}: it must begin with http:// or https://")
+    _check_url(url)
     token = os.environ.get(token_env)
     if not token:
         raise UsageError(f"--token-env {token_env}: there is no such environment variable, or it is empty")

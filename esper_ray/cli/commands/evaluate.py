@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.errors import UsageError, shortened
 
 EVALUATIONS = Path("evaluations")
+MAX_SEEDS = 100_000
 
 
 app = typer.Typer(add_completion=False)
@@ -25,22 +26,18 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="POLICY...",
-            help="heuristic, random, static, schedule, schedule:FILE, oracle, a run directory, a checkpoint or a "
-            "bundle; LABEL=POLICY sets another label",
+            help="name, schedule:FILE, run directory, checkpoint or bundle; LABEL=POLICY sets another label",
         ),
     ],
     seeds: Annotated[str, typer.Option(help="number of seeds (0, 1, ...), or a range such as 100-119")] = "20",
     control: Annotated[str, typer.Option(help="policy with which the others are compared, seed by seed")] = "static",
     controls: Annotated[
         bool,
-        typer.Option(
-            help="also evaluate static, random, heuristic and two baselines with the final networks of the first "
-            "policy: wide-host (the host alone, with as many parameters) and from-scratch (the same topology)"
-        ),
+        typer.Option(help="also evaluate static, random, heuristic, wide-host and from-scratch"),
     ] = True,
     sample: Annotated[bool, typer.Option("--sample", help="sample actions; default is greedy")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
+        int | None, typer.Option(min=1, max=10_000, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for table and picture; default: evaluations/<time>-<preset>")
@@ -48,8 +45,11 @@ def evaluate(
 ) -> None:
     """Evaluate policies on paired seeds and compare them.
 
-    The environment is that of --preset, --config-json or --task; otherwise that in which the first learned policy was
+    The environment is that of --preset, --config or --task; otherwise that in which the first learned policy was
     trained. Policies do not explore. Test accuracy is measured here only: nothing is trained on it.
+
+    Policies by name: heuristic, random, static, schedule and oracle. Two controls are networks as large as the first
+    policy's final ones: wide-host (the host alone, with as many parameters) and from-scratch (the same topology).
 
     Example: esper evaluate heuristic runs/my-run --preset digits --seeds 10 --serial
     """
@@ -65,7 +65,10 @@ def evaluate(
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
     loaded = [load_candidate(name) for name in (*policies, *more)]
     config = config or request.configuration(next((base for _, base in loaded if base is not None), None))
+    if workers is not None and config.system.workers == "local":
+        raise UsageError(f"--workers {workers}: with --serial there are no actors; leave one of them out")
     check_devices(config, on_cluster=False)
+    opt.echo_loading(config)
     check_run(config)
     candidates = unique_labels([candidate for candidate, _ in loaded])
     unsteered = UNSTEERED if controls else ()
@@ -82,15 +85,19 @@ def seed_list(text: str) -> Sequence[int]:
     """The seeds of ``text``: a number of them, or the first and the last.
 
     Raises:
-        UsageError: if it is neither, or there are fewer than two.
+        UsageError: if it is neither, or there are fewer than two or more than ``MAX_SEEDS``.
     """
     match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text.strip())
     if match is None:
-        raise UsageError(f"--seeds takes a number or a range such as 100-119, got {text!r}")
+        raise UsageError(f"--seeds takes a number or a range such as 100-119, got {shortened(text)}")
     first, last = match.groups()
+    if max(len(first), len(last or "")) > len(str(2**32)):
+        raise UsageError(f"--seeds {shortened(text)}: seeds must be below {2**32}")
     begin, end = (0, int(first)) if last is None else (int(first), int(last) + 1)
     if end > 2**32:
         raise UsageError(f"--seeds {text}: seeds must be below {2**32}")
     if end - begin < 2:
         raise UsageError(f"--seeds {text}: an interval needs at least two seeds, got {max(0, end - begin)}")
+    if end - begin > MAX_SEEDS:
+        raise UsageError(f"--seeds {text}: {end - begin:,} seeds exceed {MAX_SEEDS:,}")
     return range(begin, end)

@@ -1,25 +1,22 @@
-"""``esper events`` and ``esper sql``: the event log of a run."""
+"""``esper events``: the event log of a run."""
 
-import csv
 import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esper_ray.cli.tables import cell, table_lines
 from esper_ray.leyline.errors import UsageError
 
 if TYPE_CHECKING:
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
 app = typer.Typer(add_completion=False)
-sql_app = typer.Typer(add_completion=False)
 
-FORMATS = ("table", "json", "csv")
-SHOWN = 1000
-"""Maximum number of rows of a table that ``esper sql`` prints."""
+FORMATS = ("table", "json")
 
 
 @app.command()
@@ -30,7 +27,7 @@ def events(
     episode: Annotated[int | None, typer.Option(min=0, help="only events of this episode")] = None,
     round_index: Annotated[int | None, typer.Option("--round", min=0, help="only events of this round")] = None,
     slot: Annotated[str | None, typer.Option(help="only events of this slot")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="number of last events; 0: all")] = 50,
+    limit: Annotated[int, typer.Option(min=0, max=10**9, help="number of last events; 0: all")] = 50,
     form: Annotated[str, typer.Option("--format", help="table or json")] = "table",
     evidence: Annotated[bool, typer.Option("--evidence", help="fail if anything is missing or damaged")] = False,
 ) -> None:
@@ -43,7 +40,7 @@ def events(
 
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--kind {kind}: it must be one of {', '.join(KINDS)}")
-    if form not in FORMATS[:2]:
+    if form not in FORMATS:
         raise UsageError(f"--format {form}: it must be table or json")
     filters = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}
     filters = {name: value for name, value in filters.items() if value is not None}
@@ -52,21 +49,21 @@ def events(
     sampled = kind is not None and KINDS[kind].delivery == "sample"
     if sampled and evidence:
         raise UsageError(f"--evidence: {kind} is a sample, which may be lost; `esper sql` finds samples_lost")
-    matching = [
-        record
-        for record in (directory.samples.everything(evidence=False) if sampled else directory.events(evidence=evidence))
-        if all(record.get(name) == value for name, value in filters.items())
-    ]
-    shown = matching[-limit:] if limit else matching
+    shown: deque[dict[str, Any]] = deque(maxlen=limit or None)
+    matching = 0
+    for record in directory.samples.records() if sampled else directory.events(evidence=evidence):
+        if all(record.get(name) == value for name, value in filters.items()):
+            matching += 1
+            shown.append(record)
     if form == "json":
         for record in shown:
             typer.echo(json.dumps(record))
-        return
-    _print_table(*_as_rows(shown, kind))
+    else:
+        _print_table(*_as_rows(shown, kind))
     if not matching:
         typer.echo("the run has no such events so far", err=True)
-    if len(shown) < len(matching):
-        typer.echo(f"the last {len(shown)} of {len(matching)}; --limit 0 prints all", err=True)
+    if len(shown) < matching:
+        typer.echo(f"the last {len(shown)} of {matching}; --limit 0 prints all", err=True)
 
 
 def _check_filters(directory: "RunDirectory", kind: str | None, filters: Mapping[str, Any]) -> None:
@@ -89,43 +86,7 @@ def _check_filters(directory: "RunDirectory", kind: str | None, filters: Mapping
         raise UsageError(f"--slot {filters['slot']}: it must be one of {', '.join(slots)}")
 
 
-@sql_app.command()
-def sql(
-    run: Annotated[Path, typer.Argument(help="run directory", metavar="RUN")],
-    query: Annotated[str | None, typer.Argument(help="one SELECT; default: list tables and columns")] = None,
-    form: Annotated[str, typer.Option("--format", help="table, json or csv")] = "table",
-    evidence: Annotated[bool, typer.Option("--evidence", help="fail if any event is missing or damaged")] = False,
-) -> None:
-    """Query the event log of a run in SQL (DuckDB), read-only.
-
-    Example: esper sql runs/my-run "SELECT kind, count(*) FROM events GROUP BY kind"
-    """
-    from esper_ray.nissa.log.sql import EventDatabase
-    from esper_ray.nissa.runs.run_directory import RunDirectory
-
-    if form not in FORMATS:
-        raise UsageError(f"--format {form}: it must be one of {', '.join(FORMATS)}")
-    directory = RunDirectory.open(run)
-    with EventDatabase(directory.event_log, directory.samples, evidence=evidence) as database:
-        if query is None:
-            for name, columns in database.tables().items():
-                typer.echo(f"{name}: {', '.join(columns)}")
-            return
-        answer = database.ask(query)
-    if form == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(answer.columns)
-        writer.writerows(answer.rows)
-    elif form == "json":
-        for row in answer.rows:
-            typer.echo(json.dumps(dict(zip(answer.columns, row, strict=True)), default=str))
-    else:
-        _print_table(answer.columns, [[_cell(value) for value in row] for row in answer.rows[:SHOWN]])
-        if len(answer.rows) > SHOWN:
-            typer.echo(f"{SHOWN} of {len(answer.rows)} rows; --format csv prints all", err=True)
-
-
-def _as_rows(records: Sequence[dict[str, Any]], kind: str | None) -> tuple[Sequence[str], list[list[str]]]:
+def _as_rows(records: Iterable[dict[str, Any]], kind: str | None) -> tuple[Sequence[str], list[list[str]]]:
     """Columns and cells: fields of one kind, or common fields of several kinds with the rest as text."""
     from esper_ray.nissa.catalogue.kinds import KINDS
     from esper_ray.nissa.catalogue.shapes import CLOCK
@@ -134,43 +95,22 @@ def _as_rows(records: Sequence[dict[str, Any]], kind: str | None) -> tuple[Seque
     if kind is not None:
         declared = KINDS[kind]
         columns = ["seq", *declared.clock, *declared.by_name]
-        return columns, [[_cell(record[name]) for name in columns] for record in records]
+        return columns, [[cell(record[name]) for name in columns] for record in records]
     common = ["seq", *CLOCK, "kind"]
     rows = []
     for record in records:
         rest = {name: value for name, value in record.items() if name not in (*common, *PROVENANCE)}
         words = ", ".join(f"{name} {_brief(value)}" for name, value in rest.items() if value not in (None, "", [], {}))
-        rows.append([*(_cell(record.get(name)) for name in common), words])
+        rows.append([*(cell(record.get(name)) for name in common), words])
     return [*common, "what"], rows
 
 
 def _brief(value: Any) -> str:
     """A cell, or how many there are where records lie within."""
     nested = isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))
-    return f"({len(value)})" if nested else _cell(value)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, dict)):
-        return json.dumps(value, default=str)
-    return str(value)
+    return f"({len(value)})" if nested else cell(value)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for line in _table(columns, rows):
+    for line in table_lines(columns, rows):
         typer.echo(line)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Aligned columns of cells, cut at the width of a terminal."""
-    from shutil import get_terminal_size
-
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    room = get_terminal_size((120, 0)).columns if sys.stdout.isatty() else None
-    for row in [columns, ["-" * width for width in widths], *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        yield line[:room]

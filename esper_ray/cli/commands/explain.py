@@ -1,5 +1,6 @@
 """``esper explain``: the entries of a step's reward, and seed stories."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ from esper_ray.leyline.records import LedgerEntry, Record
 from esper_ray.simic.ledger import Ledger
 
 if TYPE_CHECKING:
+    from esper_ray.karn.questions.account import PaidEntry, StepAccount
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
 app = typer.Typer(add_completion=False)
@@ -34,6 +36,8 @@ def explain(
     Example: esper explain runs/my-run --episode 0 --step 12
     """
     from esper_actors.rollout.replay import recorded_episode
+    from esper_ray.karn.questions.account import paid_entries, step_account
+    from esper_ray.nissa.log.parquet import EventLogError
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
@@ -42,34 +46,44 @@ def explain(
         raise UsageError(f"either --episode or --env is needed{both}: which episode is it about?")
     if slot is not None and step is not None:
         raise UsageError("--slot is about whole episodes and --step about one step: leave one of them out")
+    content = directory.event_log.read(evidence=False)
     if episode is None:
-        episode = _last_episode(directory, env)
-    records = recorded_episode(directory.events(), episode)
+        episode = _last_episode(content.records(("outcome",)), env)
+    records = [with_nan(record) for record in recorded_episode(content.records(), episode)]
     if slot is not None:
         _print_stories(directory, records, episode, slot)
         return
     steps = [record for record in records if record["kind"] == "env_epoch"]
     if step is not None and step > len(steps):
         raise UsageError(f"--step {step}: episode {episode} has the steps 1 to {len(steps)}")
-    ledger = Ledger(entry for record in steps for entry in entries_of(record))
+    try:
+        ledger = Ledger(entry for record in steps for entry in entries_of(record))
+    except ValueError as error:
+        raise EventLogError(f"episode {episode} of {run}: {error}") from error
     config = directory.config().reward
     mode = config.mode if config.family == "contribution" else f"{config.mode} (family {config.family})"
     typer.echo(f"episode {episode} of {run}, seed {records[0]['seed']}, {len(steps)} steps, reward {mode}")
-    lines = episode_account(ledger, steps) if step is None else step_account(ledger, steps[step - 1], step)
+    if step is None:
+        lines = episode_account(ledger, steps)
+    else:
+        lines = step_lines(step_account(paid_entries(steps), step), steps[step - 1], step)
     for line in lines:
         typer.echo(line)
 
 
-def _last_episode(directory: "RunDirectory", env: int | None) -> int:
+def _last_episode(outcomes: Iterable[Record], env: int | None) -> int:
     """The last complete episode of an environment.
+
+    Args:
+        outcomes: ends of episodes, in order.
 
     Raises:
         UsageError: if it has none.
     """
-    ends = [event for event in directory.events() if event["kind"] == "outcome"]
-    episodes = [event["episode"] for event in ends if event["env"] == env]
+    ends = [(event["env"], event["episode"]) for event in outcomes]
+    episodes = [episode for environment, episode in ends if environment == env]
     if not episodes:
-        environments = ", ".join(map(str, sorted({event["env"] for event in ends}))) or "none"
+        environments = ", ".join(map(str, sorted({environment for environment, _ in ends}))) or "none"
         raise UsageError(f"--env {env}: it has no complete episode; environments with one: {environments}")
     return int(episodes[-1])
 
@@ -81,7 +95,8 @@ def _print_stories(directory: "RunDirectory", records: Sequence[Record], episode
     if slot not in slots:
         raise UsageError(f"--slot {slot}: it must be one of {', '.join(slots)}")
     samples = directory.samples.of_kinds(("decision",))
-    stories = seed_stories(records, slot, [sample for sample in samples if sample["episode"] == episode])
+    decisions = [with_nan(sample) for sample in samples if sample["episode"] == episode]
+    stories = seed_stories(records, slot, decisions)
     end = records[-1]
     typer.echo(
         f"episode {episode} of environment {end['env']}, round {end['round']}: "
@@ -94,39 +109,53 @@ def _print_stories(directory: "RunDirectory", records: Sequence[Record], episode
             typer.echo(line)
 
 
+def with_nan(record: Record) -> Record:
+    """``record`` with NaN for its own numbers that were not finite. The log holds null for them."""
+    return {**record, **{name: math.nan for name in record.get("nonfinite", ()) if name in record}}
+
+
 def entries_of(record: Record) -> list[LedgerEntry]:
     """The ledger entries of one recorded step."""
     step = record["step"] - 1
+    amounts = [math.nan if e["amount"] is None else e["amount"] for e in record["entries"]]
     return [
-        LedgerEntry(e["source"], e["amount"], step, e["cause_step"], e["slot"], e["why"]) for e in record["entries"]
+        LedgerEntry(e["source"], amount, step, e["cause_step"], e["slot"], e["why"])
+        for e, amount in zip(record["entries"], amounts, strict=True)
     ]
 
 
-def step_account(ledger: Ledger, record: Record, step: int) -> list[str]:
+def step_lines(account: "StepAccount", record: Record, step: int) -> list[str]:
     """Decision, reward and later payments of ``step``, counted from 1, as text.
 
     Args:
-        ledger: ledger of the whole episode.
+        account: payments around it, all of them finite.
     """
-    booked = ledger.of_step(step - 1)
-    later = [entry for entry in ledger.caused_by(step - 1).entries if entry.step != step - 1]
     where = f" {record['slot']}" if record["slot"] else ""
     effect = "" if record["success"] else ", without effect"
     reason = f" ({record['why']})" if record["why"] else ""
+    reward, later = _sum(account.booked), _sum(account.later)
     lines = [
         f"step {step}: {record['operation']}{where}{effect}{reason}; "
-        f"validation {record['val_accuracy_pp']:.2f} %, loss {record['val_loss']:.4f}",
+        f"validation {record['val_accuracy_pp']:.2f} %, loss {_loss(record)}",
         "",
-        f"reward {booked.total():+.4f}, the sum of {_entries(len(booked.entries))}",
-        *_table([_row(entry, _cause(entry, step)) for entry in _by_weight(booked.entries)]),
+        f"reward {reward:+.4f}, the sum of {_entries(len(account.booked))}",
+        *_table([_row(entry, _cause(entry)) for entry in account.booked]),
     ]
-    if later:
+    if account.later:
         lines += [
             "",
-            f"caused by step {step} and paid later {sum(e.amount for e in later):+.4f}, in {_entries(len(later))}",
-            *_table([_row(entry, f"at step {entry.step + 1}") for entry in later]),
+            f"caused by step {step} and paid later {later:+.4f}, in {_entries(len(account.later))}",
+            *_table([_row(entry, f"at step {entry.step}") for entry in account.later]),
         ]
     return lines
+
+
+def _sum(entries: Iterable["PaidEntry"]) -> float:
+    return sum((entry.amount for entry in entries if entry.amount is not None), 0.0)
+
+
+def _loss(record: Record) -> str:
+    return "not measured" if record["val_loss"] is None else f"{record['val_loss']:.4f}"
 
 
 def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
@@ -150,16 +179,12 @@ def episode_account(ledger: Ledger, steps: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _row(entry: LedgerEntry, when: str) -> tuple[str, ...]:
-    return f"{entry.amount:+.4f}", entry.source, entry.slot or "-", when, entry.explanation
+def _row(entry: "PaidEntry", when: str) -> tuple[str, ...]:
+    return f"{entry.amount:+.4f}", entry.source, entry.slot or "-", when, entry.reason
 
 
-def _cause(entry: LedgerEntry, step: int) -> str:
-    return "this step" if entry.cause_step == step - 1 else f"because of step {entry.cause_step + 1}"
-
-
-def _by_weight(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    return sorted(entries, key=lambda entry: -abs(entry.amount))
+def _cause(entry: "PaidEntry") -> str:
+    return "this step" if entry.cause == entry.step else f"because of step {entry.cause}"
 
 
 def _entries(count: int) -> str:

@@ -20,7 +20,7 @@ def export_policy(
 ) -> None:
     """Export the policy of a run as one file.
 
-    The file holds weights, normaliser and manifest. It needs no Ray: `esper evaluate OUT`, or
+    The file holds weights, normalizer and manifest. It needs no Ray: `esper evaluate OUT`, or
     `grow(model, data, policy=OUT)` on a model of your own.
 
     Example: esper export-policy runs/my-run policy.esper

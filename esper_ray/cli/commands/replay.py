@@ -1,17 +1,18 @@
 """``esper replay``: replays a recorded episode and compares it with its record."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from esper_ray.cli.options import DataDir
-from esper_ray.leyline.errors import UsageError
 
 app = typer.Typer(add_completion=False)
 
 DIFFERENT = 1
 """Exit code of a replay that differs from its record."""
+OUTCOME = ("total_reward", "val_accuracy_pp")
 
 
 @app.command()
@@ -35,22 +36,23 @@ def replay(
     from esper_ray.environment import MorphogenesisEnv
     from esper_ray.leyline.config.loading import build
     from esper_ray.nissa.runs.run_directory import RunDirectory
+    from esper_ray.tolaria.run_checks import checked_device
 
     directory = RunDirectory.open(run)
     config = directory.config()
+    chosen = None if device is None else checked_device("--device", device)
     if data_dir is not None:
         config = build(config.model_dump(mode="json"), {"task.data_dir": str(data_dir)})
     records = recorded_episode(directory.events(), episode)
-    where = device or config.system.devices[records[0]["env"] % len(config.system.devices)]
-    if where != "cpu" and not where.startswith("cuda"):
-        raise UsageError(f"--device {where}: it must be cpu or cuda:<index>")
+    recorded = config.system.devices[records[0]["env"] % len(config.system.devices)]
+    where = chosen or checked_device(f"the device of episode {episode}, which --device replaces,", recorded)
     torch.set_num_threads(config.system.threads)
     result = played(MorphogenesisEnv(config, where), records)
     if result.difference is None:
-        outcome = records[-1]
+        total, accuracy = (math.nan if records[-1][name] is None else records[-1][name] for name in OUTCOME)
         typer.echo(
             f"episode {episode} of {run}: {result.steps} steps played again on {where}, no difference; "
-            f"return {outcome['total_reward']:+.2f}, validation {outcome['val_accuracy_pp']:.1f} %"
+            f"return {total:+.2f}, validation {accuracy:.1f} %"
         )
         return
     typer.echo(f"episode {episode} of {run} differs after {result.steps} of {result.recorded} steps on {where}")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.process.credentials import has_credentials, without_credentials
 
 if TYPE_CHECKING:
     from esper_actors.jobs.client import JobClient
 
 app = typer.Typer(add_completion=False)
 
-INTERRUPTED = (130, 143)
+INTERRUPTED = (129, 130, 143)
 """Exit codes with which a signal ends this program."""
 
 CONTEXT = {"allow_interspersed_args": False}
@@ -105,7 +106,7 @@ def submit(
         entrypoint_num_cpus=entrypoint_num_cpus,
         entrypoint_num_gpus=entrypoint_num_gpus,
     )
-    typer.echo(f"job {job} submitted to {where}", err=True)
+    typer.echo(f"job {job} submitted to {without_credentials(where)}", err=True)
     if no_wait:
         typer.echo(_handles(job, where), err=True)
         typer.echo(job)
@@ -117,6 +118,11 @@ def _check_purpose(words: list[str], follow: str | None, stop: str | None) -> No
     if sum([bool(words), follow is not None, stop is not None]) != 1:
         raise UsageError(
             "exactly one is needed: a command (esper submit [OPTIONS] -- train ppo ...), --follow ID or --stop ID"
+        )
+    if any(has_credentials(word) for word in words):
+        raise UsageError(
+            "the command has a URI with credentials, and Ray shows the command of a job to everyone with access to "
+            "the dashboard: leave them out and give them to the cluster in its environment or a profile"
         )
 
 
@@ -165,6 +171,7 @@ def _follow(cluster: "JobClient", job: str) -> int:
 
 
 def _handles(job: str, address: str) -> str:
+    address = without_credentials(address)
     return (
         f"  follow it: esper submit --address {address} --follow {job}\n"
         f"  stop it:   esper submit --address {address} --stop {job}"

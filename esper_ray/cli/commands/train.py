@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper_ray.cli import options as opt
+from esper_ray.cli.commands import watching
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.names import RUNS, checked_option
+from esper_ray.leyline.process.credentials import has_credentials
 
 if TYPE_CHECKING:
+    from esper_ray.leyline.config.reward_pair import Pair
     from esper_ray.leyline.config.run import RunConfig
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
@@ -21,7 +25,8 @@ Example: esper train ppo --preset digits
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
-RUNS = Path("runs")
+AB_SEEDS = 20
+"""Seeds of the evaluation after a comparison, unless another number is chosen."""
 SHARED = ("task", "data_dir", "episode_length", "seed", "reward_mode", "slots", "max_seeds")
 LEARNING = ("rounds", "envs", "ppo_epochs", "memory_size")
 PLACEMENT = ("device", "devices", "envs_per_actor", "gpus_per_actor", "serial")
@@ -34,6 +39,15 @@ Resume = Annotated[
     str | None,
     typer.Option(help="run directory, or URI of its copy in a storage, of the run to resume", rich_help_panel=RUN),
 ]
+CheckpointName = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="NAME",
+        help="checkpoint of the resumed run, such as round-00003; later rounds are cut; default: the newest",
+        rich_help_panel=RUN,
+    ),
+]
 RunId = Annotated[
     str | None,
     typer.Option(
@@ -44,7 +58,7 @@ StoragePlace = Annotated[
     str | None,
     typer.Option(
         "--storage",
-        help="folder or URI (s3://..., gs://...) shared by all nodes, for a copy of the run",
+        help="shared folder or URI (s3://..., gs://...) for a copy of the run",
         rich_help_panel=RUN,
     ),
 ]
@@ -56,12 +70,18 @@ DualAB = Annotated[
     typer.Option(
         "--dual-ab",
         metavar="MODE-vs-MODE",
-        help="train one policy for each of two reward modes at the same time, and compare them",
+        help="train a policy for each of two reward modes, and compare them",
         rich_help_panel=COMPARISON,
     ),
 ]
 ABSeeds = Annotated[
-    int, typer.Option(min=2, help="held-out seeds on which both policies are evaluated", rich_help_panel=COMPARISON)
+    int | None,
+    typer.Option(
+        min=2,
+        max=10_000,
+        help="held-out seeds on which both policies of --dual-ab are evaluated; default: 20",
+        rich_help_panel=COMPARISON,
+    ),
 ]
 MetricsPort = Annotated[
     int | None,
@@ -94,15 +114,20 @@ def ppo(
     request: opt.ConfigRequest,
     telemetry_dir: TelemetryDir = None,
     resume: Resume = None,
+    checkpoint: CheckpointName = None,
     run_id: RunId = None,
     storage: StoragePlace = None,
     save: Save = None,
     dual_ab: DualAB = None,
-    ab_seeds: ABSeeds = 20,
+    ab_seeds: ABSeeds = None,
     metrics_port: MetricsPort = None,
     wandb: Wandb = False,
     mlflow: Mlflow = False,
     tensorboard: Tensorboard = False,
+    sanctum: watching.SanctumFlag = False,
+    overwatch: watching.OverwatchFlag = False,
+    overwatch_port: watching.OverwatchPort = None,
+    keep: watching.Keep = False,
 ) -> None:
     """Train the policy Tamiyo by PPO: environments and learner are Ray actors.
 
@@ -110,60 +135,115 @@ def ppo(
 
     Example: esper train ppo --preset digits --rounds 20 --set ppo.lr=1e-3
     """
-    if resume is not None and run_id is not None:
-        raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
+    page_port = watching.chosen_port(sanctum, overwatch, overwatch_port, keep)
+    _check_run_names(resume, run_id, checkpoint)
+    _check_ab_seeds(ab_seeds, dual_ab)
     sinks = [name for name, enabled in (("mlflow", mlflow), ("tensorboard", tensorboard), ("wandb", wandb)) if enabled]
-    if dual_ab is not None:
-        _check_comparison(request, resume, save, metrics_port, sinks)
+    pair = None if dual_ab is None else _compared_modes(dual_ab, request, resume, save, metrics_port, sinks)
     continues = dual_ab is None and (resume is not None or run_id is not None)
-    config = request.configuration() if request.has_source or not continues else None
-    from esper_ray.nissa.runs.storage import checked_storage
-    from esper_ray.nissa.sinks.registry import check_sinks
-    from esper_ray.tolaria.run_checks import check_devices, check_run
-
-    storage = None if storage is None else checked_storage(storage)
-    check_sinks(sinks)
-    previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
-    config = config or request.configuration(None if previous is None else previous.config())
-    _check_metrics_port(metrics_port, config)
-    check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
-    check_run(config)
+    layered = request.layered() if request.has_source or not continues else None
     parent = telemetry_dir or RUNS
-    if dual_ab is not None:
-        from esper_ray.cli.jobs.compare import ComparisonJob, parse_pair
+    storage = _place_of_copy(storage, resume, run_id, parent)
+    _check_sinks(sinks)
+    previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
+    layered = layered or request.layered(None if previous is None else previous.config())
+    config = layered.config
+    _check_metrics_port(metrics_port, config)
+    _check_places(config)
+    from esper_ray.cli.jobs.page import page_server, run_beside
 
-        pair, seeds = parse_pair(dual_ab), range(ab_seeds)
+    if pair is not None:
+        from esper_ray.cli.jobs.compare import ComparisonJob
+
         options = {"run_id": run_id, "storage": storage}
-        dual = ComparisonJob(config, pair, parent, seeds=seeds, command=sys.argv, **options)
-        raise SystemExit(dual.run())
+        seeds, notes = range(ab_seeds or AB_SEEDS), layered.describe()
+        dual = ComparisonJob(config, pair, parent, seeds=seeds, command=sys.argv, notes=notes, **options)
+        raise SystemExit(run_beside(page_server(parent, page_port, keep), dual.run))
+    from esper_actors.training.run_preparation import prepare_run
     from esper_ray.cli.jobs.train import PPOJob
 
-    job = PPOJob(
-        config,
-        parent,
-        previous=previous,
-        save=save,
-        command=sys.argv,
-        run_id=run_id,
-        storage=storage,
-        metrics_port=metrics_port,
-        sinks=sinks,
-    )
-    raise SystemExit(job.run())
+    place = previous or (None if run_id is None else parent / run_id)
+    run = prepare_run(config, place, parent=parent, storage=storage, command=sys.argv, checkpoint=checkpoint)
+    page = page_server(run.parent, page_port, keep)
+    job = PPOJob(run, save=save, metrics_port=metrics_port, sinks=sinks, notes=layered.describe(), page=page)
+    raise SystemExit(run_beside(page, job.run))
 
 
-def _check_comparison(
-    request: opt.ConfigRequest, resume: str | None, save: Path | None, metrics_port: int | None, sinks: list[str]
-) -> None:
-    """Refuse options of one run where two are compared.
+def _run_path(resume: str | None, run_id: str | None, parent: Path) -> Path:
+    """Path of the directory of the run; of any name for a new one without."""
+    if resume is not None and "://" not in resume:
+        return Path(resume)
+    from esper_ray.nissa.runs.storage import split_place
+
+    return parent / (run_id or (None if resume is None else split_place(resume)[1]) or "run")
+
+
+def _check_ab_seeds(ab_seeds: int | None, dual_ab: str | None) -> None:
+    if ab_seeds is not None and dual_ab is None:
+        raise UsageError(f"--ab-seeds {ab_seeds} belongs to --dual-ab MODE-vs-MODE")
+
+
+def _check_sinks(sinks: list[str]) -> None:
+    from esper_ray.nissa.sinks.registry import check_sinks
+
+    check_sinks(sinks)
+
+
+def _check_places(config: "RunConfig") -> None:
+    """Check devices and data before anything is written."""
+    from esper_ray.tolaria.run_checks import check_devices, check_run
+
+    check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
+    opt.echo_loading(config)
+    check_run(config)
+
+
+def _check_run_names(resume: str | None, run_id: str | None, checkpoint: str | None) -> None:
+    """
+    Raises:
+        UsageError: naming the options that exclude or need each other, or an invalid name.
+    """
+    if resume is not None and run_id is not None:
+        raise UsageError(f"--resume {resume} and --run-id {run_id} exclude each other")
+    if run_id is not None:
+        checked_option("--run-id", run_id)
+    if checkpoint is not None and resume is None:
+        raise UsageError(f"--checkpoint {checkpoint} belongs to --resume RUN")
+
+
+def _compared_modes(
+    modes: str,
+    request: opt.ConfigRequest,
+    resume: str | None,
+    save: Path | None,
+    metrics_port: int | None,
+    sinks: list[str],
+) -> "Pair":
+    """The reward modes of a comparison.
 
     Raises:
-        UsageError: naming the options.
+        UsageError: if ``modes`` is not a pair, or naming the options that belong to one run.
     """
+    from esper_ray.leyline.config.reward_pair import parse_pair
+
+    pair = parse_pair(modes)
     if (resume, request.flags.get("reward.mode"), save) != (None, None, None):
         raise UsageError("--dual-ab names its reward modes and its runs: leave --resume, --reward-mode and --save out")
     if metrics_port is not None or sinks:
         raise UsageError("--metrics-port, --wandb, --mlflow and --tensorboard watch one run; --dual-ab has two")
+    return pair
+
+
+def _place_of_copy(storage: str | None, resume: str | None, run_id: str | None, parent: Path) -> str | None:
+    """Folder or URI for the copy of the run, which must not overlap the run.
+
+    It is that of ``--resume URI`` if the URI has credentials.
+    """
+    from esper_ray.nissa.runs.storage import checked_storage, split_place
+
+    if storage is None and resume is not None and has_credentials(resume):
+        storage = split_place(resume)[0]  # the manifest has no credentials
+    return None if storage is None else checked_storage(storage, _run_path(resume, run_id, parent))
 
 
 def _check_metrics_port(port: int | None, config: "RunConfig") -> None:
@@ -175,18 +255,22 @@ def _previous_run(
     resume: str | None, run_id: str | None, telemetry_dir: Path | None, storage: str | None
 ) -> "RunDirectory | None":
     """The run to resume; ``None`` if the name is new."""
-    from esper_actors.training.run_lookup import run_by_name, run_to_resume
+    from esper_actors.training.run_preparation import run_by_name, run_to_resume
 
     if resume is not None:
         return run_to_resume(resume, telemetry_dir)
-    return None if run_id is None else run_by_name(run_id, telemetry_dir or RUNS, storage)
+    return None if run_id is None else run_by_name(run_id, telemetry_dir or RUNS, storage, _warn)
+
+
+def _warn(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 @app.command(cls=opt.ConfiguredCommand)
 @opt.configured(*SHARED, opt.PLAYER_DEVICE, "compile_mode", no_ops=True)
 def heuristic(
     request: opt.ConfigRequest,
-    episodes: Annotated[int, typer.Option(min=1, help="episodes to run")] = 1,
+    episodes: Annotated[int, typer.Option(min=1, max=100_000, help="episodes to run")] = 1,
     min_fossilize_improvement: MinImprovement = None,
     telemetry_dir: TelemetryDir = None,
 ) -> None:
@@ -198,13 +282,16 @@ def heuristic(
     """
     if min_fossilize_improvement is not None and not 0 <= min_fossilize_improvement <= 100:
         raise UsageError(f"--min-fossilize-improvement must lie in [0, 100], got {min_fossilize_improvement}")
-    config = request.configuration()
+    layered = request.layered()
+    config = layered.config
     from esper_ray.tolaria.run_checks import check_devices, check_run
 
     check_devices(config, on_cluster=False)
+    opt.echo_loading(config)
     check_run(config)
 
     from esper_ray.cli.jobs.train import HeuristicJob
 
     job = HeuristicJob(config, telemetry_dir or RUNS, episodes, min_fossilize_improvement, command=sys.argv)
+    opt.echo_differences(layered)
     raise SystemExit(job.run())

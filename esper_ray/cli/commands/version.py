@@ -19,7 +19,7 @@ def version(
     """
     typer.echo(f"esper-ray {esper_ray.__version__}")
     if verbose:
-        from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, package_version
+        from esper_ray.nissa.runs.origin import MEASURED_PACKAGES, package_version
 
         for package in MEASURED_PACKAGES:
             typer.echo(f"{package} {package_version(package)}")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,50 +12,19 @@ from rich.console import Console
 
 from esper_actors.evaluation.candidates import load_candidate
 from esper_actors.factory import join_cluster
-from esper_actors.training.run_lookup import run_by_name
+from esper_actors.training.run_preparation import PreparedRun, prepare_run, run_by_name
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli.jobs.evaluate import EvaluationJob
 from esper_ray.cli.jobs.train import PPOJob
-from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.loading import build
-from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.reward_pair import SEPARATOR, Pair
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.evaluation_results import ComparisonVerdict
+from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.results.evaluation import ComparisonVerdict
+from esper_ray.nissa.runs.run_directory import Names
 from esper_ray.nissa.runs.storage import place_within
 from esper_ray.simic.comparison import verdict
-
-SEPARATOR = "-vs-"
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Pair of reward modes."""
-
-    first: str
-    second: str
-
-    @property
-    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Run name and reward mode of each side."""
-        return (f"A-{self.first}", self.first), (f"B-{self.second}", self.second)
-
-
-def parse_pair(text: str) -> Pair:
-    """The pair of reward modes in ``A-vs-B``.
-
-    Raises:
-        UsageError: if it is not a pair of different reward modes.
-    """
-    first, separator, second = text.partition(SEPARATOR)
-    if not separator or not first or not second:
-        raise UsageError(f"--dual-ab takes MODE{SEPARATOR}MODE, for example shaped{SEPARATOR}simplified, got {text!r}")
-    for mode in (first, second):
-        if mode not in REWARD_MODES:
-            raise UsageError(f"--dual-ab {text}: {unknown_name_message('reward mode', mode, REWARD_MODES)}")
-    if first == second:
-        raise UsageError(f"--dual-ab {text}: a mode cannot be compared with itself")
-    return Pair(first, second)
 
 
 def split(config: RunConfig, pair: Pair) -> tuple[RunConfig, RunConfig]:
@@ -89,11 +58,13 @@ class ComparisonJob:
         command: Sequence[str],
         run_id: str | None,
         storage: str | None,
+        notes: Sequence[str] = (),
     ) -> None:
         """
         Args:
             seeds: seeds of the evaluation, the same for both sides.
             run_id: name of the comparison; an existing comparison is resumed.
+            notes: lines below the headline of each run.
 
         Raises:
             UsageError: if there are not enough devices, or a run has another configuration.
@@ -105,22 +76,26 @@ class ComparisonJob:
         self.folder = parent / name
         place = None if storage is None else place_within(storage, name)
         self.sides = split(config, pair)
+        runs: list[PreparedRun] = []
+        try:
+            for side, (label, _) in zip(self.sides, pair.sides, strict=True):
+                run = run_by_name(label, self.folder, place, self._print) or self.folder / label
+                names = Names(name, label)  # both runs share the name of the comparison
+                runs.append(prepare_run(side, run, storage=place, names=names, command=command))
+        except BaseException:
+            for prepared in runs:
+                prepared.release()
+            raise
         self.jobs = [
-            PPOJob(
-                side,
-                self.folder,
-                previous=run_by_name(label, self.folder, place),
-                save=None,
-                command=command,
-                run_id=label,
-                storage=place,
-                label=label,
-            )
-            for side, (label, _) in zip(self.sides, pair.sides, strict=True)
+            PPOJob(run, label=label, notes=notes, is_side=True)
+            for run, (label, _) in zip(runs, pair.sides, strict=True)
         ]
 
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
     def run(self) -> int:
-        """Exit code: 0 with a verdict, 130 or 143 after a signal."""
+        """Exit code: 0 with a verdict, 129, 130 or 143 after a signal."""
         with StopRequest() as stop, nullcontext() if self.local else join_cluster(self.sides):
             stop.listen()
             codes = [job.run_until(stop) for job in self.jobs] if self.local else self._together(stop)
@@ -156,11 +131,11 @@ class ComparisonJob:
             {s.seed: s.objective_pp for s in job.scores if s.policy == mode} for _, mode in self.pair.sides
         )
         result = verdict([first[seed] - second[seed] for seed in self.seeds])
-        (self.folder / "verdict.json").write_text(
-            json.dumps(asdict(result) | {"pair": asdict(self.pair)}, indent=2) + "\n"
+        write_file(
+            self.folder / "verdict.json", json.dumps(asdict(result) | {"pair": asdict(self.pair)}, indent=2) + "\n"
         )
-        self.console.print(describe(result, self.pair), highlight=False, soft_wrap=True)
-        self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
+        self._print(describe(result, self.pair))
+        self._print(f"written to {self.folder}")
         return 0
 
 

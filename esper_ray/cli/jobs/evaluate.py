@@ -23,7 +23,9 @@ from esper_ray.karn.reports import evaluation_report
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
+from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.policy import stored_name
+from esper_ray.leyline.results.evaluation import PairedComparison, Score, Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.comparison import LEVEL, paired_comparisons, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
@@ -73,7 +75,7 @@ class EvaluationJob:
         """Scores of all episodes so far, in the order of arrival."""
 
     def run(self, workers: int | None = None) -> int:
-        """Exit code: 0 when the report is written, 130 or 143 after a signal, with only ``scores.csv`` written.
+        """Exit code: 0 when the report is written, 129, 130 or 143 after a signal, with only ``scores.csv`` written.
 
         Args:
             workers: number of actors; default: one for each CPU of the cluster.
@@ -161,10 +163,10 @@ class EvaluationJob:
             "control": self.control,
             "seeds": list(self.seeds),
             "sample": self.sample,
-            "summaries": [asdict(summary) for summary in by_policy],
-            "duels": [asdict(duel) for duel in paired_comparisons(scores, self._reference)],
+            "summaries": [{stored_name(name): value for name, value in asdict(entry).items()} for entry in by_policy],
+            "comparisons": [asdict(entry) for entry in paired_comparisons(scores, self._reference)],
         }
-        (self.folder / "evaluation.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_file(self.folder / "evaluation.json", json.dumps(manifest, indent=2) + "\n")
 
     def _draw_learning(self, scores: Sequence[Score], by_policy: Sequence[Summary]) -> None:
         """Draw the learning curves of candidates from runs with an equal environment."""
@@ -213,8 +215,8 @@ class EvaluationJob:
             if Measurement.get(self.console, self.console.options.update(width=MAX_WIDTH), table).maximum <= width:
                 break
         self.console.print(table)
-        for duel in comparisons:
-            self.console.print(evaluation_report.comparison_line(duel), highlight=False, markup=False)
+        for comparison in comparisons:
+            self.console.print(evaluation_report.comparison_line(comparison), highlight=False, markup=False)
         for note in self._notes():
             self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)

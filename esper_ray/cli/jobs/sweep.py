@@ -12,12 +12,13 @@ from rich.table import Table
 from esper_actors.cluster.settings import choose_ray_settings
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.cli.errors import FAILED
+from esper_ray.cli.jobs.announcement import announce
 from esper_ray.karn.console.sweep_progress import sweep_progress
 from esper_ray.karn.reports import sweep_report
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
-from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.sweep_results import DONE, RankedChoice, TrialResult
+from esper_ray.leyline.errors import UsageError, UserError
+from esper_ray.leyline.results.sweep import DONE, RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 from esper_ray.simic.comparison import LEVEL
 from esper_ray.simic.ranking import ranking
@@ -56,8 +57,18 @@ class SweepJob:
             )
 
     def run(self) -> int:
-        """Exit code: 0 if all trials are done, 1 after failures, 130/143 after signals."""
+        """Exit code: 0 if all trials are done, 1 after failures, 129/130/143 after signals."""
         choose_ray_settings()
+        try:
+            return self._run()
+        except UserError as error:
+            folder = self.folder if self.previous is None else self.previous.path
+            if error.exit_code == FAILED and (folder / "sweep.json").is_file():
+                error.add_note("safe: every finished round of every trial")
+                error.add_note(f"resume with: esper sweep --resume {shlex.quote(str(folder))}")
+            raise
+
+    def _run(self) -> int:
         from esper_actors.sweep.tuner import Sweeper
 
         with StopRequest() as stop, Sweeper(self.trials, self.sweep.concurrent) as sweeper:
@@ -65,6 +76,7 @@ class SweepJob:
             directory = self.previous or SweepDirectory.create(
                 self.folder, self.sweep, self.base, self.host_parameters, self.command
             )
+            announce(directory.path)
             self._print(f"sweep {directory.path}\n{self._headline(directory)}\n{sweeper.describe()}")
             with directory.lock():
                 errors: dict[str, str] = {}

@@ -12,7 +12,7 @@ LINE_SECONDS = 30.0
 
 
 class ProgressLines:
-    """Printer of lines that adds a status line when no other line has been printed for a while.
+    """Printer of lines, with a status line after some time without any other.
 
     A context manager: the status lines come between start and end.
     """

@@ -1,7 +1,6 @@
 """Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esper_ray.karn.console.lines import LINE_SECONDS, ProgressLines
+from esper_ray.karn.console.round_in_play import RoundInPlay, RoundSoFar
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
@@ -67,7 +67,7 @@ class RunHeader(RunObserver):
 
     def run_opened(self, context: RunContext) -> None:
         lines = f"run {context.run.path}\n{self._headline}\nplan: {context.workers}"
-        self._console.print(lines, highlight=False, soft_wrap=True)
+        self._console.print(lines, highlight=False, markup=False, soft_wrap=True)
 
     def run_started(self, context: RunContext) -> None:
         self._console.print(context.workers, highlight=False, soft_wrap=True)
@@ -101,7 +101,7 @@ class PlainProgress(RunObserver):
         self._counter.finish(episode)
 
     def update_started(self) -> None:
-        self._counter.phase = "learning"
+        self._counter.phase = "updating the policy"
 
     def fault_occurred(self, fault: Fault) -> None:
         self._lines.print(fault.describe())
@@ -131,30 +131,27 @@ class StepCounter:
     def __init__(self, config: RunConfig, rounds_done: int) -> None:
         self.rounds = config.ppo.rounds
         self.phase = "starting the workers"
-        self._envs, self._expected = config.system.envs, config.system.envs * config.episode_length
+        self._expected = config.system.envs * config.episode_length
         self._sampled = config.telemetry.level != "off"
-        self._round = rounds_done
-        self._steps: dict[int, int] = {}
+        self._round = RoundInPlay(config.system.envs, rounds_done)
         self._began = time.monotonic()
 
     def begin(self) -> None:
         """Begin to count, when the workers have started."""
-        self.next_round(self._round)
+        self.next_round(self._round.index)
 
     def next_round(self, index: int) -> None:
         """Count from 0 for round ``index``, plus the steps already counted for its episodes."""
-        self._round, self.phase, self._began = index, "playing", time.monotonic()
-        self._steps = {episode: steps for episode, steps in self._steps.items() if episode // self._envs >= index}
+        self.phase, self._began = "collecting episodes", time.monotonic()
+        self._round.next_round(index)
 
     def add(self, records: Sequence[Record]) -> None:
         """Count the steps in samples."""
-        for record in records:
-            if record["kind"] == "env_epoch":
-                self._steps[record["episode"]] = record["step"]
+        self._round.add_samples(records)
 
     def finish(self, episode: Episode) -> None:
         """Count all steps of a finished episode."""
-        self._steps[episode.index] = len(episode.trajectory)
+        self._round.add_episode(episode)
 
     def describe(self) -> str:
         """Round, steps and speed, for example ``round 1: 120 of 320 steps, 14.0 steps/s``.
@@ -163,13 +160,13 @@ class StepCounter:
         """
         if self.phase == "starting the workers":
             return self.phase
-        steps = sum(steps for episode, steps in list(self._steps.items()) if episode // self._envs == self._round)
-        if self.phase == "learning":
-            return f"round {self._round + 1}: learning from {steps} steps"
+        steps, name = self._round.steps, f"round {self._round.index + 1}"
+        if self.phase == "updating the policy":
+            return f"{name}: updating the policy with {steps} steps"
         seconds = max(time.monotonic() - self._began, 1e-9)
         if not steps and not self._sampled:
-            return f"round {self._round + 1}: no episode has ended after {describe_duration(seconds)}"
-        return f"round {self._round + 1}: {steps} of {self._expected} steps, {steps / seconds:.1f} steps/s"
+            return f"{name}: no episode has ended after {describe_duration(seconds)}"
+        return f"{name}: {steps} of {self._expected} steps, {steps / seconds:.1f} steps/s"
 
 
 class LiveProgress(RunObserver):
@@ -179,8 +176,7 @@ class LiveProgress(RunObserver):
         self._config = config
         self._clock = RoundClock(config.ppo.rounds)
         self._rows: list[tuple[str, ...]] = []
-        self._last_round = 0
-        self._present: list[Episode] = []
+        self._round = RoundInPlay(config.system.envs, 0)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -188,12 +184,13 @@ class LiveProgress(RunObserver):
             TextColumn("episodes"),
             TimeElapsedColumn(),
         )
-        self._task = self._bar.add_task("playing", total=config.system.envs)
+        self._task = self._bar.add_task("collecting episodes", total=config.system.envs)
         self._left = "time left: after the first round"
+        self._is_over = False
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
     def run_started(self, context: RunContext) -> None:
-        self._last_round = context.rounds_done
+        self._round = RoundInPlay(self._config.system.envs, context.rounds_done)
         self._clock = RoundClock(self._config.ppo.rounds)
         self._live.start()
 
@@ -202,21 +199,21 @@ class LiveProgress(RunObserver):
             return
         self._bar.update(self._task, visible=False)
         self._left = ""
-        self._present = []
+        self._is_over = True
         self._live.stop()
 
     def episode_finished(self, episode: Episode) -> None:
-        self._present.append(episode)
-        self._bar.update(self._task, description="playing", advance=1)
+        self._round.add_episode(episode)
+        self._bar.update(self._task, description="collecting episodes", advance=1)
 
     def fault_occurred(self, fault: Fault) -> None:
         self._live.console.print(fault.describe(), highlight=False, soft_wrap=True)
 
     def update_started(self) -> None:
-        self._bar.update(self._task, description="learning")
+        self._bar.update(self._task, description="updating the policy")
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        self._last_round = row["round"] + 1
+        self._round.next_round(row["round"] + 1)
         self._rows.append(
             (
                 f"{row['round'] + 1}/{self._config.ppo.rounds}",
@@ -229,8 +226,7 @@ class LiveProgress(RunObserver):
             )
         )
         self._left = f"time left: about {describe_duration(self._clock.left(row))}"
-        self._present = []
-        self._bar.reset(self._task, description="playing")
+        self._bar.reset(self._task, description="collecting episodes")
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -239,23 +235,26 @@ class LiveProgress(RunObserver):
         table.add_column("operations", no_wrap=True, overflow="ellipsis")
         for row in self._rows[-SHOWN_ROUNDS:]:
             table.add_row(*row)
-        if self._present:
-            table.add_row(*self._running_row(), style="dim")
+        so_far = None if self._is_over else self._round.so_far()
+        if so_far is not None:
+            table.add_row(*self._running_row(so_far), style="dim")
         return Group(table, self._bar, Text(self._left, style="dim"))
 
-    def _running_row(self) -> tuple[str, ...]:
-        episodes = self._present
-        operations = sum((Counter(episode.operations) for episode in episodes), Counter[str]())
-        counts = {f"op_{op.name.lower()}": operations[op.name] for op in LifecycleOp}
+    def _running_row(self, so_far: RoundSoFar) -> tuple[str, ...]:
+        counts = {f"op_{op.name.lower()}": so_far.operations.get(op.name, 0) for op in LifecycleOp}
         return (
-            f"{self._last_round + 1}",
+            f"{self._round.index + 1}",
             "",
-            f"{sum(e.total_reward for e in episodes) / len(episodes):+.2f}",
-            f"{sum(e.val_accuracy_pp for e in episodes) / len(episodes):.1f}%",
-            f"{sum(e.growth_ratio for e in episodes) / len(episodes):.2f}x",
-            f"{sum(e.fossilised for e in episodes) / len(episodes):.1f}",
+            _number(so_far.episode_return, "+.2f"),
+            _number(so_far.val_accuracy_pp, ".1f", "%"),
+            _number(so_far.growth_ratio, ".2f", "x"),
+            f"{so_far.fossilized:.1f}",
             describe_operations(counts),
         )
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
 
 
 def progress_for(config: RunConfig, console: Console, label: str = "") -> LiveProgress | PlainProgress:

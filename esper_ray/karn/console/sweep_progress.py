@@ -12,7 +12,7 @@ from rich.text import Text
 
 from esper_ray.karn.console.lines import LINE_SECONDS, ProgressLines
 from esper_ray.karn.console.progress import describe_duration
-from esper_ray.leyline.sweep_results import DONE, TrialResult
+from esper_ray.leyline.results.sweep import DONE, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 ORDER = ("running", "failed", "interrupted", "finished", "stopped", "waiting")

@@ -1,6 +1,7 @@
 """Files of an evaluation: ``scores.csv``, ``summary.csv``, ``comparison.md``, ``comparison.png``."""
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -11,7 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from esper_ray.leyline.evaluation_results import PairedComparison, Score, Summary
+from esper_ray.karn.reports.picture_files import write_picture
+from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.policy import stored_name
+from esper_ray.leyline.results.evaluation import PairedComparison, Score, Summary
 
 ASIDE_INCHES = 0.12
 """Offset in inches between the markers of two policies of equal cost."""
@@ -52,7 +56,7 @@ def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
             f"{s.train_gflops:.3g}" if s.train_gflops < 100 else f"{s.train_gflops:,.0f}",
             f"{s.spread_pp:.1f}",
             str(s.rollbacks),
-            f"{s.fossilised:.1f}",
+            f"{s.fossilized:.1f}",
             "frontier" if s.on_frontier else "",
         )
         for s in summaries
@@ -75,12 +79,13 @@ def layouts(summaries: Sequence[Summary]) -> list[Table]:
 def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
     """Write ``scores.csv``, one line per episode; returns its path."""
     path = folder / "scores.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Score)])
-        for score in scores:
-            values = asdict(score) | {"seeds_grown": " ".join(f"{slot}:{b}" for slot, b in score.seeds_grown)}
-            writer.writerow(["" if value is None else value for value in values.values()])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([stored_name(f.name) for f in fields(Score)])
+    for score in scores:
+        values = asdict(score) | {"seeds_grown": " ".join(f"{slot}:{b}" for slot, b in score.seeds_grown)}
+        writer.writerow(["" if value is None else value for value in values.values()])
+    write_file(path, file.getvalue())
     return path
 
 
@@ -88,10 +93,11 @@ def write_summary(folder: Path, summaries: Sequence[Summary]) -> Path:
     """Write ``summary.csv``, one line per policy with three columns per interval; returns its path."""
     path = folder / "summary.csv"
     rows = [_flat(summary) for summary in summaries]
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, file.getvalue())
     return path
 
 
@@ -117,7 +123,7 @@ def write_markdown(
         for comparison in comparisons:
             cells = (comparison.over, *_gain_texts(comparison))
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
-    path.write_text("\n".join([*lines, "", "![comparison](comparison.png)", ""]))
+    write_file(path, "\n".join([*lines, "", "![comparison](comparison.png)", ""]))
     return path
 
 
@@ -140,7 +146,7 @@ def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[S
     _gains(right, summaries)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=1.0, ncols=LEGEND_COLUMNS)
     path = folder / "comparison.png"
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure)
     return path
 
 
@@ -235,5 +241,5 @@ def _flat(summary: Summary) -> dict[str, object]:
             for part in ("mean", "low", "high"):
                 row[f"{field.name}_{part}"] = "" if value is None else getattr(value, part)
         else:
-            row[field.name] = "" if value is None else value
+            row[stored_name(field.name)] = "" if value is None else value
     return row

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esper_ray.karn.reports.evaluation_report import COLOURS, FAINT, INK
-from esper_ray.leyline.evaluation_results import Summary
+from esper_ray.karn.reports.picture_files import write_picture
+from esper_ray.leyline.results.evaluation import Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 WINDOW = 5
@@ -22,7 +23,7 @@ def objective_by_round(run: RunDirectory, host_parameters: int, price_pp: float)
     """
     return [
         100.0 * float(row["val_accuracy_ratio"]) - price_pp * (float(row["growth_ratio"]) - 1.0) * host_parameters
-        for row in run.rounds()
+        for row in run.rounds("val_accuracy_ratio", "growth_ratio")
     ]
 
 
@@ -63,7 +64,7 @@ def draw_learning(path: Path, curves: Mapping[str, Sequence[float]], summaries: 
     axes.grid(color=FAINT, linewidth=0.5)
     axes.legend(fontsize=8, frameon=True, framealpha=0.8, edgecolor="none", loc="best")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure)
     return path
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
+from esper_ray.leyline.files.durable import write_file
 from esper_ray.nissa.catalogue.panels import ROWS
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 from esper_ray.nissa.grafana.dashboard import WIDTH, filled
@@ -69,11 +70,13 @@ def draw_rows(api: PrometheusApi, run: str, folder: Path, seconds: float, now: f
     end = time.time() if now is None else now
     paths = []
     for number, row in enumerate(ROWS, 1):
-        path = folder / f"{number}-{re.sub('[^a-z]+', '-', row.title.partition(':')[0].lower())}.png"
+        path = folder / f"{number}-{re.sub('[^a-z]+', '-', row.title.lower())}.png"
         content = BytesIO()
         draw_row(api, run, row, Window(end - seconds, end)).savefig(content, dpi=DPI)
         with Image.open(content) as image:  # lines and letters need few colours
-            image.convert("RGB").quantize(128).save(path, optimize=True)
+            picture = BytesIO()
+            image.convert("RGB").quantize(128).save(picture, "PNG", optimize=True)
+        write_file(path, picture.getvalue())
         paths.append(path)
     return paths
 

@@ -10,22 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from esper_ray.karn.reports.picture_files import write_picture
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.palette import INK, STAGE_COLOURS
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import AMPLIFIED, Stage
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-STAGE_COLOURS = {
-    Stage.GERMINATED: "#c7d3dd",
-    Stage.TRAINING: "#f2c14e",
-    Stage.BLENDING: "#4d9de0",
-    Stage.HOLDING: "#8e6bbf",
-    Stage.FOSSILIZED: "#3bb273",
-    Stage.PRUNED: "#d1495b",
-    Stage.EMBARGOED: "#e8b4ba",
-    Stage.RESETTING: "#f4dcdf",
-}
 OP_COLOURS = {
     LifecycleOp.GERMINATE: "#f2c14e",
     LifecycleOp.SET_ALPHA_TARGET: "#4d9de0",
@@ -33,7 +25,6 @@ OP_COLOURS = {
     LifecycleOp.FOSSILIZE: "#3bb273",
     LifecycleOp.PRUNE: "#d1495b",
 }
-INK = "#22333b"
 ROW = 0.7
 """Height of a slot's bar; the distance between rows is 1."""
 
@@ -83,7 +74,7 @@ def draw_run(run: RunDirectory) -> None:
         upper.tick_params(labelbottom=False)
         where = f", round {story.round_index + 1}" if rounds else ""
         _episode(upper, lower, story, where)
-    figure.savefig(run.picture, dpi=110)
+    write_picture(run.picture, figure, dpi=110)
 
 
 def best_episode(events: Iterable[Mapping[str, Any]]) -> EpisodeStory | None:
@@ -97,8 +88,10 @@ def best_episode(events: Iterable[Mapping[str, Any]]) -> EpisodeStory | None:
             steps[episode].append(dict(event))
         elif event["kind"] == "episode_started":
             starts[episode] = dict(event)
-        elif event["kind"] == "outcome" and (best is None or event["val_accuracy_pp"] > best[0]):
-            best = (event["val_accuracy_pp"], episode)
+        elif event["kind"] == "outcome" and episode in starts:
+            accuracy = event["val_accuracy_pp"]
+            if accuracy is not None and (best is None or accuracy > best[0]):
+                best = (accuracy, episode)
     if best is None:
         return None
     start = starts[best[1]]

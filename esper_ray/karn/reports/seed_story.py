@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from esper_ray.leyline.records import Record
 
 BARS = " .:-=+*#%@"
-ENDS = ("FOSSILIZED", "PRUNED")
+SEED_ENDS = ("FOSSILIZED", "PRUNED")
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class SeedStory:
     """(step, event as text), in order. Steps count from 1."""
     contributions: list[tuple[int, float, float | None, float]] = field(default_factory=list)
     """(step, contribution and its standard error in percentage points, amplitude) of each measurement."""
-    end: str = "alive at the end of the episode"
+    end: str = "active at the end of the episode"
 
 
 def seed_stories(records: Iterable[Record], slot: str, decisions: Iterable[Record] = ()) -> list[SeedStory]:
@@ -60,7 +60,7 @@ def _add_event(by_seed: dict[str, SeedStory], event: Record, step: Record, slot:
         story.blueprint = event["blueprint"] or story.blueprint
         transition = _transition(event, step, sample)
         story.lines.append((step["step"], transition))
-        if event["to"] in ENDS:
+        if event["to"] in SEED_ENDS:
             story.end = f"step {step['step']}: {transition}"
 
 
@@ -84,7 +84,8 @@ def _transition(event: Record, step: Record, sample: Record | None) -> str:
 
 def _alternative(sample: Record) -> str:
     """The most probable other operation, with its probability and Q."""
-    others = {name: p for name, p in sample["operations"].items() if name != sample["operation"]}
+    probabilities = sample["operations"].items()
+    others = {name: p for name, p in probabilities if name != sample["operation"] and p is not None}
     if not others:
         return ", no other operation was legal"
     name = max(others, key=others.__getitem__)

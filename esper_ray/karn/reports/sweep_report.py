@@ -1,6 +1,7 @@
 """Files of a sweep: ``sweep.csv``, ``ranking.csv``, ``ranking.md`` and ``sweep.png``."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from esper_ray.karn.reports.evaluation_report import COLOURS, FAINT, INK
-from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
+from esper_ray.karn.reports.picture_files import write_picture
+from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.results.sweep import RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import MEANS
 
 MOST_CURVES = len(COLOURS)
@@ -30,30 +33,32 @@ def write_sweep(folder: Path, results: Sequence[TrialResult]) -> Path:
     """Write ``sweep.csv``, one line per trial; returns its path. Equal sweeps have equal files, interrupted or not."""
     path = folder / "sweep.csv"
     keys = list(results[0].settings)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["trial", *keys, "status", "rounds", "score_pp", *MEANS, "rollbacks", "env_steps", "generation", "run"]
-        )
-        for s in results:
-            score = "" if s.score_pp is None else s.score_pp
-            means = [s.means.get(name, "") for name in MEANS]
-            row = [s.trial, *(s.settings[key] for key in keys), s.status, s.round_index, score, *means]
-            writer.writerow([*row, s.rollbacks, s.env_steps, s.generation, s.run])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["trial", *keys, "status", "rounds", "score_pp", *MEANS, "rollbacks", "env_steps", "generation", "run"]
+    )
+    for s in results:
+        score = "" if s.score_pp is None else s.score_pp
+        means = [s.means.get(name, "") for name in MEANS]
+        row = [s.trial, *(s.settings[key] for key in keys), s.status, s.round_index, score, *means]
+        writer.writerow([*row, s.rollbacks, s.env_steps, s.generation, s.run])
+    write_file(path, file.getvalue())
     return path
 
 
 def write_ranking(folder: Path, rankings: Mapping[str, Sequence[RankedChoice]]) -> Path:
     """Write ``ranking.csv``, one line per ranking and choice; returns its path."""
     path = folder / "ranking.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        names = ["score_pp", "score_pp_low", "score_pp_high", "spread_pp", "best_share", "stopped"]
-        writer.writerow(["ranking", "rank", "choice", "trials", *names])
-        for title, ranked in rankings.items():
-            for rank, r in enumerate(ranked, 1):
-                numbers = [r.score_pp.mean, r.score_pp.low, r.score_pp.high, r.spread_pp, r.best_share, r.stopped]
-                writer.writerow([title, rank, r.choice, r.trials, *numbers])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = ["score_pp", "score_pp_low", "score_pp_high", "spread_pp", "best_share", "stopped"]
+    writer.writerow(["ranking", "rank", "choice", "trials", *names])
+    for title, ranked in rankings.items():
+        for rank, r in enumerate(ranked, 1):
+            numbers = [r.score_pp.mean, r.score_pp.low, r.score_pp.high, r.spread_pp, r.best_share, r.stopped]
+            writer.writerow([title, rank, r.choice, r.trials, *numbers])
+    write_file(path, file.getvalue())
     return path
 
 
@@ -84,7 +89,7 @@ def write_markdown(
         lines += [f"| {' | '.join(row)} |" for row in table_rows(ranked)] + [""]
     lines += [*notes, "", "![Objective by round, and the ranking](sweep.png)"]
     path = folder / "ranking.md"
-    path.write_text("\n".join(lines) + "\n")
+    write_file(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -110,7 +115,7 @@ def draw_sweep(
     best = f"the {MOST_CURVES} best choices" if len(ranked) > MOST_CURVES else "every choice"
     _style(left, f"objective by round: mean of the trials of {best}, single trials thin", "y")
     _ranks(right, groups, ranked, colours)
-    figure.savefig(path, dpi=120)
+    write_picture(path, figure)
     return path
 
 

@@ -5,27 +5,62 @@ tensors. Files are safetensors; nothing is unpickled.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.consistency import check_seeds
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.modules import assign, fits_memory, overlaps, repeated_dimensions
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
-from esper_ray.leyline.blob import BlobFormat
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.blob import BlobFormat, under
+from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.stages import Stage
 
 MANIFEST_VERSION = 1
 EXTRA_STATE = "_extra_state"
 Manifest = dict[str, Any]
+
+
+class _Seed(SavedRecord):
+    state: SeedState
+
+
+class SavedSlot(SavedRecord):
+    """One slot in a manifest."""
+
+    module: str
+    topology: str
+    channels: Annotated[int, Field(ge=1)]
+    causal: bool
+
+
+class SavedManifest(SavedRecord):
+    """Slots and seeds of a grown model as its file holds them."""
+
+    version: int
+    slots: dict[str, SavedSlot]
+    seeds: dict[str, dict[str, Any] | None]
+    germinations: dict[str, Annotated[int, Field(ge=0)]]
+    epoch: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class _Content(SavedRecord):
+    """Content of a file besides the tensors."""
+
+    aliases: dict[str, str]
+    """Names of tied tensors, and the names under which they are stored."""
 
 
 class TopologyError(UserError, ValueError):
@@ -76,22 +111,21 @@ def seed_to_json(state: SeedState) -> dict[str, Any]:
 
 
 def seed_from_json(tree: Mapping[str, Any]) -> SeedState:
-    """The state that :func:`seed_to_json` wrote.
+    """The state that :func:`seed_to_json` wrote. Types are exact: an integer is neither a boolean nor a text.
 
     Raises:
-        KeyError, TypeError: if a field is missing or unknown.
+        KeyError, TypeError, ValueError: if a field is missing, unknown or of another type.
     """
     alpha = dict(tree["alpha"])
-    alpha |= {"mode": AlphaMode[alpha["mode"]], "curve": AlphaCurve[alpha["curve"]]}
+    alpha |= {"mode": AlphaMode[alpha["mode"]].value, "curve": AlphaCurve[alpha["curve"]].value}
     fields = dict(tree) | {
-        "style": GerminationStyle[tree["style"]],
-        "stage": Stage[tree["stage"]],
-        "previous_stage": Stage[tree["previous_stage"]],
-        "outgoing": None if tree["outgoing"] is None else BlendOperator[tree["outgoing"]],
-        "shut_by": tuple(tree["shut_by"]),
-        "alpha": AlphaController(**alpha),
+        "style": GerminationStyle[tree["style"]].value,
+        "stage": Stage[tree["stage"]].value,
+        "previous_stage": Stage[tree["previous_stage"]].value,
+        "outgoing": None if tree["outgoing"] is None else BlendOperator[tree["outgoing"]].value,
+        "alpha": alpha,
     }
-    return SeedState(**fields)
+    return validated(_Seed, {"state": fields}, "the seed", ValueError, complete=True).state
 
 
 def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[..., Any]) -> Any:
@@ -102,18 +136,60 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     """
     manifest = _manifest(state)
     record = _record(manifest)
-    differences = _slot_differences(manifest["slots"], model_manifest(model)["slots"])
+    present = model_manifest(model)["slots"]
+    differences = _slot_differences({slot: dict(entry) for slot, entry in manifest.slots.items()}, present)
     if differences:
         raise TopologyError(_difference_message(differences))
     try:
+        check_seeds(record.states, record.germinations, present)
         modules = model.growth.rebuild(record)
     except ValueError as error:
         raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
-    differences = _tensor_differences(state, _expected_shapes(model, modules))
+    expected = expected_tensors(model, record, modules)
+    differences = _tensor_differences(state, expected) or _amplitude_differences(state, record, expected)
     if differences:
         raise TopologyError(_difference_message(differences))
-    model.growth.adopt(record, modules)
-    return load(state, strict=True)
+    with repetitions_apart(model.host):
+        _try_out(model.host, under("host.", state))
+        model.growth.adopt(record, modules)
+        return load(state, strict=True)
+
+
+@contextmanager
+def repetitions_apart(host: nn.Module) -> Iterator[None]:
+    """Context in which buffers that repeat their memory have memory of their own.
+
+    torch can load values into it. At the end the buffers get the loaded values, once for each place.
+    """
+    buffers = [
+        (module, name, buffer) for module in host.modules() for name, buffer in module.named_buffers(recurse=False)
+    ]
+    repeating = [(module, name, buffer) for module, name, buffer in buffers if repeated_dimensions(buffer)]
+    for module, name, buffer in repeating:
+        module._buffers[name] = buffer.clone(memory_format=torch.contiguous_format)
+    try:
+        yield
+        for module, name, buffer in repeating:
+            assign(buffer, module.get_buffer(name))
+    finally:
+        for module, name, buffer in repeating:
+            module._buffers[name] = buffer
+
+
+def _try_out(host: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load ``state`` into ``host``, which is as it was if that fails.
+
+    Raises:
+        TopologyError: with the reason of the host.
+    """
+    before = {name: value.detach().clone() for name, value in host.state_dict().items() if isinstance(value, Tensor)}
+    try:
+        host.load_state_dict(state)
+    except Exception as error:  # the host's own code may raise anything
+        present = host.state_dict()
+        for name, value in before.items():
+            assign(present[name], value)
+        raise TopologyError(f"the host refuses the tensors of the checkpoint: {error}") from error
 
 
 def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
@@ -123,7 +199,7 @@ def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
         TopologyError: if they differ.
     """
     saved, present = _manifest({EXTRA_STATE: packed}), model_manifest(model)
-    if json.loads(json.dumps(present)) != saved:
+    if json.loads(json.dumps(present)) != saved.model_dump(mode="json"):
         raise TopologyError(
             "the seeds of the state differ from those of the model in kind or stage; a grown model that is part of "
             "another module is loaded by its own load_state_dict(), before that of the other"
@@ -134,20 +210,23 @@ def save_model(model: SlottedNetwork, path: Path) -> None:
     """Write ``model`` to ``path`` atomically. Tied tensors are stored once.
 
     Raises:
-        ValueError: if the host's state holds anything other than tensors.
+        TopologyError: if the state holds something that a file cannot hold exactly, or that could not be loaded again:
+            anything other than tensors, sparse or quantised tensors, tensors whose elements overlap in memory. It names
+            the tensor and the reason; nothing is written then.
     """
+    state = model.state_dict()
+    MODEL_FILE.check_writable(state)
+    parameters = {f"host.{name}" for name, parameter in model.host.named_parameters() if repeated_dimensions(parameter)}
     tensors: dict[str, Tensor] = {}
     first: dict[tuple[Any, ...], str] = {}
     aliases = {}
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor):
-            raise ValueError(f"{name} of the host is a {type(tensor).__name__}; only tensors can be stored")
+    for name, tensor in state.items():
+        if name in parameters or overlaps(tensor):
+            raise TopologyError(f"{name} cannot be saved: its elements share memory, so that it could not be loaded")
         place = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         original = first.setdefault(place, name) if tensor.numel() else name
         if original == name:
-            views = tensor.untyped_storage().nbytes() != tensor.nbytes  # others may see the same memory
-            tensors[name] = tensor.detach().clone() if views else tensor.detach()
-            tensors[name] = tensors[name].contiguous().cpu()
+            tensors[name] = tensor
         else:
             aliases[name] = original
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,37 +243,62 @@ def load_model(model: SlottedNetwork, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no model at {path}")
     file = MODEL_FILE.read(path, f"model {path}")
+    aliases = validated(_Content, file.content, f"model {path}: the names of its tied tensors", TopologyError).aliases
+    strange = [
+        f"{name} of {original}"
+        for name, original in aliases.items()
+        if name in file.tensors or original not in file.tensors
+    ]
+    if strange:
+        raise TopologyError(f"model {path} is damaged: the names of its tied tensors are {', '.join(strange)}")
     try:
-        tied = {name: file.tensors[original] for name, original in file.content["aliases"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise TopologyError(f"model {path} is damaged: the names of its tied tensors are {error!r}") from error
-    model.load_state_dict(file.tensors | tied)
+        model.load_state_dict(file.tensors | {name: file.tensors[original] for name, original in aliases.items()})
+    except TopologyError as error:
+        raise TopologyError(f"model {path}: {error}") from error
 
 
-def _manifest(state: Mapping[str, Any]) -> Manifest:
+def expected_tensors(
+    model: SlottedNetwork, record: GrowthRecord, modules: Mapping[str, Mapping[str, nn.Module | None]]
+) -> dict[str, Any]:
+    """The state of ``model`` with the seeds of ``record``, by name. The values are those of now, or of new seeds.
+
+    Args:
+        modules: of ``Growth.rebuild``.
+    """
+    values = {f"host.{name}": value for name, value in model.host.state_dict().items()}
+    for slot, parts in modules.items():
+        cell = model.cell(slot)
+        values |= {f"cells.{slot}.alpha": cell.alpha, f"cells.{slot}.operator_share": cell.operator_share}
+        for part, module in parts.items():
+            tensors = {} if module is None else module.state_dict()
+            values |= {f"cells.{slot}.{part}.{name}": value for name, value in tensors.items()}
+    return values
+
+
+def _manifest(state: Mapping[str, Any]) -> SavedManifest:
     packed = state.get(EXTRA_STATE)
     if not isinstance(packed, Tensor):
         raise TopologyError(f"the state has no manifest ({EXTRA_STATE!r}); it was not made by a grown model")
     try:
-        manifest: Manifest = json.loads(bytes(packed.tolist()))
-    except (ValueError, TypeError) as error:
+        manifest = json.loads(bytes(packed.tolist()))
+    except (ValueError, TypeError, RecursionError) as error:
         raise TopologyError(f"the manifest cannot be read: {error}") from error
-    return manifest
-
-
-def _record(manifest: Manifest) -> GrowthRecord:
     version = manifest.get("version") if isinstance(manifest, dict) else None
-    if version != MANIFEST_VERSION:
+    if version != MANIFEST_VERSION or isinstance(version, bool):
         raise TopologyError(f"the manifest has version {version!r}, this release reads version {MANIFEST_VERSION}")
-    try:
-        states = {slot: None if tree is None else seed_from_json(tree) for slot, tree in manifest["seeds"].items()}
-        record = GrowthRecord(states, dict(manifest["germinations"]), manifest["epoch"], manifest["seed"])
-        slots = manifest["slots"].keys()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise TopologyError(f"the manifest is damaged: {error!r}") from error
-    if not slots == record.states.keys() == record.germinations.keys():
+    return validated(SavedManifest, manifest, "the manifest", TopologyError)
+
+
+def _record(manifest: SavedManifest) -> GrowthRecord:
+    states: dict[str, SeedState | None] = {}
+    for slot, tree in manifest.seeds.items():
+        try:
+            states[slot] = None if tree is None else seed_from_json(tree)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TopologyError(f"the manifest is damaged: seed in {slot}: {error!r}") from error
+    if not manifest.slots.keys() == states.keys() == manifest.germinations.keys():
         raise TopologyError("the manifest is damaged: slots, seeds and germinations name different slots")
-    return record
+    return GrowthRecord(states, dict(manifest.germinations), manifest.epoch, manifest.seed)
 
 
 def _slot_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
@@ -208,32 +312,49 @@ def _slot_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> l
     return lines
 
 
-def _expected_shapes(
-    model: SlottedNetwork, modules: Mapping[str, Mapping[str, nn.Module | None]]
-) -> dict[str, torch.Size | None]:
-    shapes = {f"host.{name}": _shape(value) for name, value in model.host.state_dict().items()}
-    for slot, parts in modules.items():
-        shapes |= {f"cells.{slot}.{name}": torch.Size() for name in ("alpha", "operator_share")}
-        for part, module in parts.items():
-            tensors = {} if module is None else module.state_dict()
-            shapes |= {f"cells.{slot}.{part}.{name}": _shape(value) for name, value in tensors.items()}
-    return shapes
+def _form(value: Any) -> tuple[tuple[int, ...], torch.dtype, torch.layout] | None:
+    """Shape, type and layout of a tensor; ``None`` for other values in a module's state."""
+    return (tuple(value.shape), value.dtype, value.layout) if isinstance(value, Tensor) else None
 
 
-def _shape(value: Any) -> torch.Size | None:
-    """Shape of a tensor, ``None`` for any other value in a module's state."""
-    return value.shape if isinstance(value, Tensor) else None
-
-
-def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, torch.Size | None]) -> list[str]:
-    stored = {name: _shape(value) for name, value in state.items() if name != EXTRA_STATE}
+def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    stored = {name: value for name, value in state.items() if name != EXTRA_STATE}
     lines = [f"tensor {name} is in the checkpoint only" for name in stored if name not in expected]
     lines += [f"tensor {name} is in the model only" for name in expected if name not in stored]
     for name in expected.keys() & stored.keys():
-        if expected[name] != stored[name]:
-            saved, present = (None if shape is None else tuple(shape) for shape in (stored[name], expected[name]))
-            lines.append(f"tensor {name} has shape {saved} in the checkpoint, {present} in the model")
+        forms = zip(
+            ("shape", "type", "layout"),
+            _form(stored[name]) or (None,) * 3,
+            _form(expected[name]) or (None,) * 3,
+            strict=True,
+        )
+        different = [(what, saved, present) for what, saved, present in forms if saved != present]
+        lines += [
+            f"tensor {name} has {what} {saved} in the checkpoint, {present} in the model"
+            for what, saved, present in different
+        ]
+        if (
+            not different
+            and isinstance(expected[name], Tensor)
+            and not fits_memory(expected[name], stored[name].to(expected[name].device))
+        ):
+            lines.append(
+                f"tensor {name} has different values in the checkpoint where the model has one place in memory"
+            )
     return sorted(lines)
+
+
+def _amplitude_differences(state: Mapping[str, Any], record: GrowthRecord, expected: Mapping[str, Any]) -> list[str]:
+    """Lines about amplitudes that are not those of the manifest."""
+    lines = []
+    for slot, seed in record.states.items():
+        amplitudes = (0.0, 1.0) if seed is None else (seed.alpha.alpha, seed.operator_share)
+        for name, amplitude in zip(("alpha", "operator_share"), amplitudes, strict=True):
+            key = f"cells.{slot}.{name}"
+            stored = float(state[key])
+            if stored != float(torch.tensor(amplitude, dtype=expected[key].dtype)):
+                lines.append(f"tensor {key} is {stored:g} in the checkpoint, its manifest has {amplitude:g}")
+    return lines
 
 
 def _difference_message(differences: list[str], most: int = 12) -> str:

@@ -35,8 +35,8 @@ class AlphaController:
                 something else fades along with it (the operator).
 
         Raises:
-            ValueError: if a ramp is running, ``target`` is outside [0, 1], ``ticks`` is no whole number or
-                negative, ``curve`` is none, or ``steepness`` is not finite.
+            ValueError: if a ramp is running, ``target`` is outside [0, 1], ``ticks`` is not a whole number or
+                negative, ``curve`` does not exist, or ``steepness`` is not finite.
         """
         if self.mode is not AlphaMode.HOLD:
             raise ValueError(f"amplitude is ramping {self.mode.name} to {self.target}; it can be retargeted at rest")
@@ -94,7 +94,7 @@ def check_ticks(name: str, ticks: object, least: int) -> None:
     """Check that a number of ticks is a whole number of at least ``least``.
 
     Raises:
-        ValueError: if ``ticks`` is no whole number, or less than ``least``.
+        ValueError: if ``ticks`` is not a whole number, or less than ``least``.
     """
     if not isinstance(ticks, int) or isinstance(ticks, bool) or ticks < least:
         raise ValueError(f"{name} must be a whole number of at least {least} ticks, got {ticks!r}")

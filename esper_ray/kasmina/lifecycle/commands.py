@@ -16,7 +16,7 @@ def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
         seed_id: identity of the seed if the action germinates one.
 
     Raises:
-        ValueError: for WAIT, which is no command.
+        ValueError: for WAIT, which is not a command.
     """
     ticks, curve, steepness = action.ramp
     match action.operation:
@@ -38,7 +38,7 @@ def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
         case LifecycleOp.ADVANCE:
             return reducer.Advance()
         case LifecycleOp.WAIT:
-            raise ValueError("WAIT is no command")
+            raise ValueError("WAIT is not a command")
 
 
 def logged(

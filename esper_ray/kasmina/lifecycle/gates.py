@@ -1,5 +1,6 @@
 """The gates between stages. Each check carries its value, its threshold and its margin."""
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -42,7 +43,10 @@ class GateRules:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One comparison ``value >= threshold`` (or ``>`` where ``strictly``). An unmeasured value fails."""
+    """One comparison ``value >= threshold`` (or ``>`` where ``strictly``).
+
+    An unmeasured value fails, and so does one that is not finite: infinity is a fault, not a large measurement.
+    """
 
     name: str
     """Quantity or condition, as the event log has it."""
@@ -59,10 +63,10 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value was measured and reaches the threshold."""
-        if self.margin is None:
+        """Whether the value was measured, is finite and reaches the threshold."""
+        if self.value is None or not math.isfinite(self.value):
             return False
-        return self.margin > 0 if self.strictly else self.margin >= 0
+        return self.value > self.threshold if self.strictly else self.value >= self.threshold
 
     @property
     def message(self) -> str:
@@ -71,6 +75,8 @@ class Check:
             return f"{self.name}: not measured yet"
         if self.failure:
             return self.failure
+        if not math.isfinite(self.value):
+            return f"{self.name}: {self.value}, needed a finite value"
         return f"{self.name}: {self.value:.4g}, needed {'above' if self.strictly else 'at least'} {self.threshold:.4g}"
 
 

@@ -1,6 +1,6 @@
 """Attachment of slots: one evaluation pass records the outputs of submodules."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
@@ -29,8 +31,8 @@ class Attachment:
     """Shape of the features of one example."""
     dtype: torch.dtype = torch.float32
     """Type of the features."""
-    branches: bool = False
-    """Whether the batch can be doubled here: no shortcut leads around the slot."""
+    passes: Passes = "separate"
+    """Way in which passes with and without a seed here can be computed at once."""
 
 
 class SlotHook:
@@ -78,11 +80,9 @@ def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, cau
                 f"slot {slot}: submodule {slots[slot]!r} is shared, it is called {times} times in a forward pass; "
                 "a slot needs a place that is passed once"
             )
+    passes = _passes(host, {slot: named[slots[slot]] for slot in ids}, example_input)
     batch = _batch_size(example_input)
-    return [
-        _attachment(slot, slots[slot], output, batch, causal, _branches(host, named[slots[slot]], example_input))
-        for slot, output in outputs
-    ]
+    return [_attachment(slot, slots[slot], output, batch, causal, passes[slot]) for slot, output in outputs]
 
 
 @contextmanager
@@ -135,29 +135,43 @@ def _batch_size(example_input: Any) -> int | None:
     return first.shape[0] if isinstance(first, Tensor) and first.dim() else None
 
 
-def _branches(host: nn.Module, module: nn.Module, example_input: Any) -> bool:
-    """Whether doubling the batch at ``module`` only doubles the host's output."""
-    if (_batch_size(example_input) or 1) < 2:
-        return False  # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
+def _passes(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> dict[str, Passes]:
+    """Way to compute coalitions by slot, probed on the example."""
+    if uses_batch_statistics(host):
+        return dict.fromkeys(modules, "separate")
+
+    def run(copies: int) -> Any:
+        return call(host, _converted(inputs, lambda value: repeated(value, copies)))
+
+    batch = _batch_size(example_input)
     with torch.no_grad(), evaluation_mode(host):
-        once = call(host, example_input)
-        handle = module.register_forward_hook(_doubled)
-        try:
-            twice = call(host, example_input)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            return False
-        finally:
-            handle.remove()
-    if not isinstance(once, Tensor) or not isinstance(twice, Tensor) or twice.shape[0] != 2 * once.shape[0]:
-        return False
-    return bool(torch.allclose(twice, torch.cat([once, once]), rtol=1e-4, atol=1e-5))
+        inputs = _probe_input(host, example_input)
+        return {slot: coalition_passes(run, module, batch) for slot, module in modules.items()}
 
 
-def _doubled(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    return torch.cat([output, output]) if isinstance(output, Tensor) else output
+def _probe_input(host: nn.Module, example_input: Any) -> Any:
+    """The example with other rows, if the host can work on them: the example may be all zeros."""
+
+    def varied(value: Any) -> Any:
+        real = isinstance(value, Tensor) and value.dim() and value.is_floating_point()
+        return other_rows(value) if real else value
+
+    inputs = _converted(example_input, varied)
+    try:
+        output = call(host, inputs)
+    except Exception:  # a host can raise anything on values that it does not expect
+        return example_input
+    return inputs if isinstance(output, Tensor) and bool(output.isfinite().all()) else example_input
 
 
-def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool, branches: bool) -> Attachment:
+def _converted(inputs: Any, convert: Callable[[Any], Any]) -> Any:
+    """Inputs of a model, each converted."""
+    if isinstance(inputs, Mapping):
+        return {name: convert(value) for name, value in inputs.items()}
+    return [convert(value) for value in inputs] if isinstance(inputs, tuple | list) else convert(inputs)
+
+
+def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool, passes: Passes) -> Attachment:
     place = f"slot {slot}: submodule {module!r}"
     if not isinstance(output, Tensor):
         raise ValueError(
@@ -175,4 +189,4 @@ def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: 
     topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
     channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
     shape = SlotShape(topology, channels, causal)
-    return Attachment(slot, module, shape, tuple(output.shape[1:]), output.dtype, branches)
+    return Attachment(slot, module, shape, tuple(output.shape[1:]), output.dtype, passes)

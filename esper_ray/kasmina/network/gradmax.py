@@ -5,7 +5,7 @@ At birth the output scale s is zero, so the loss depends on the seed to first or
 in the change, summed over examples and positions. GradMax (Evci et al., 2022, "GradMax: Growing
 Neural Networks using Gradient Information") chooses new weights so that this gradient is largest.
 For bodies with normalisations and nonlinearities there is no closed form, so its norm is climbed
-directly, each weight tensor keeping the norm that it was born with. The output stays as it was,
+directly; each weight tensor keeps its initial norm. The output stays as it was,
 since s stays zero.
 """
 
@@ -28,7 +28,7 @@ RATE = 0.1
 def maximise_birth_gradient(
     seed: nn.Module, cell: SeedCell, operator: BlendOperator, closure: Callable[[], Tensor]
 ) -> None:
-    """Optimise the inner weights of the newborn ``seed`` of ``cell`` in place.
+    """Optimize the inner weights of the newborn ``seed`` of ``cell`` in place.
 
     Args:
         closure: runs the model that holds the slot on a batch and returns its scalar loss.

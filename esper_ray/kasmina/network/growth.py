@@ -1,7 +1,7 @@
-"""Structure changes as transactions over lifecycle, modules and optimiser.
+"""Structure changes as transactions over lifecycle, modules and optimizer.
 
 Decisions come from the pure reducer in :mod:`esper_ray.kasmina.lifecycle.reducer`; this class carries out
-them on modules and parameters, and notifies the optimiser. A new seed is built,
+them on modules and parameters, and notifies the optimizer. A new seed is built,
 initialised and probed before anything is touched.
 """
 
@@ -106,14 +106,10 @@ class GrowthRecord:
 
 
 class GrowthListener(Protocol):
-    """Listener for changes of the trained parameters, such as an optimiser."""
+    """Listener for changes of the trained parameters, such as an optimizer."""
 
-    def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]], resting: Sequence[nn.Parameter]) -> None:
-        """Train ``groups``: the host with committed seeds, and one per live seed.
-
-        Args:
-            resting: parameters that are not trained for the moment and will be again.
-        """
+    def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> None:
+        """Keep ``groups``: the host with committed seeds, and one per live seed. Frozen parameters rest."""
 
 
 class Growth:
@@ -146,24 +142,21 @@ class Growth:
 
     def subscribe(self, listener: GrowthListener) -> None:
         """Notify ``listener`` of the trained parameters now and after every change."""
-        listener.arrange(*self.arrangement())
+        listener.arrange(self.arrangement())
         self._listeners.append(listener)
 
-    def arrangement(self) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-        """Trained parameters by group, and the resting ones; pure in host and states."""
-        groups = {HOST_GROUP: [p for p in self._host.parameters() if p.requires_grad]}
-        resting: list[nn.Parameter] = []
+    def arrangement(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group, frozen ones included. It depends on host and states alone."""
+        groups = {HOST_GROUP: list(self._host.parameters())}
         for slot, cell in self._cells.items():
             state, parameters = self.states[slot], cell.learnable()
             if state is None or not parameters:
                 continue
-            if state.fading:
-                resting += parameters
-            elif state.stage not in COMMITTED:
+            if state.stage not in COMMITTED:
                 groups[slot] = parameters
             elif not self.options.freeze_fossils:
                 groups[HOST_GROUP] += parameters
-        return groups, resting
+        return groups
 
     def structure(self) -> Hashable:
         """Key that changes with the code of a forward pass or the trained parameters."""
@@ -269,7 +262,7 @@ class Growth:
             self.states[slot], cell.seed, cell.gate, cell.pinned = undo
             self._label(slot, before)
             for listener in notified:
-                listener.arrange(*self.arrangement())
+                listener.arrange(self.arrangement())
             raise
         self._germinations[slot] += before is None
 
@@ -300,9 +293,9 @@ class Growth:
     def _notify(self, notified: list[GrowthListener]) -> None:
         """Notify all listeners; each that accepts is added to ``notified``."""
         self._revision += 1
-        groups, resting = self.arrangement()
+        groups = self.arrangement()
         for listener in self._listeners:
-            listener.arrange(groups, resting)
+            listener.arrange(groups)
             notified.append(listener)
 
     def _note(self, slot: str, before: SeedState | None, events: tuple[LifecycleEvent, ...]) -> None:

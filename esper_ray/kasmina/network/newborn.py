@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.network.cell import SeedCell
-from esper_ray.leyline.process_locks import GLOBAL_GENERATOR
+from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
         size = (batch, *cell.example_shape)
         probe = torch.linspace(-1.0, 1.0, int(np.prod(size))).reshape(size).to(cell.alpha)
         _check(slot, copied, probe)
-        copied.eval()  # one example alone is no batch that statistics can be learned from
+        copied.eval()  # one example alone is not a batch that statistics can be learned from
 
 
 def _check(slot: str, seed: nn.Module, probe: Tensor) -> None:

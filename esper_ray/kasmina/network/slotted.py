@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from esper_ray.kasmina.lifecycle.reducer import Rules, SeedState
 from esper_ray.kasmina.modules import count_parameters
@@ -12,9 +13,11 @@ from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
+from esper_ray.kasmina.network.verification import verified_output
+from esper_ray.leyline.commitment import committed_among
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.records import Members
 from esper_ray.leyline.slots import ordered_slot_ids
-from esper_ray.leyline.stages import COMMITTED
 
 
 class SlottedNetwork(nn.Module):
@@ -41,6 +44,14 @@ class SlottedNetwork(nn.Module):
         self.cells = nn.ModuleDict(cells)
         self.copies = 1
         """How often a pass repeats its batch; more than once only while all coalitions are measured."""
+        self.separate: tuple[Members, ...] = ()
+        """Coalitions that a pass computes one after another; empty unless rows of a batch influence each other."""
+        self.switchable: tuple[str, ...] = ()
+        """Slots whose seeds a pass of one coalition switches."""
+        self.unverified: tuple[Members, ...] = ()
+        """Coalitions of a joint pass that is to be compared with single ones; empty without such."""
+        self.warned = False
+        """Whether a warning of a joint pass with a wrong result has been given."""
         self.growth = Growth(host, cells, rules, options, seed)
         for slot, cell in cells.items():
             host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
@@ -92,10 +103,25 @@ class SlottedNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The host's output with every seed acting as its stage defines."""
+        if self.separate:
+            return torch.cat([self.single(members, args, kwargs) for members in self.separate])
+        if self.unverified:
+            return verified_output(self, args, kwargs)
         if self.copies > 1:
             args = tuple(repeated(value, self.copies) for value in args)
             kwargs = {name: repeated(value, self.copies) for name, value in kwargs.items()}
         return self.host(*args, **kwargs)
+
+    def single(self, members: Members, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Output with ``members`` of the switchable seeds on, from a pass of its own."""
+        for slot in self.switchable:
+            self.cell(slot).switch = None if slot in members else (1, ())
+        inputs = [repeated(value, 1) for value in args]  # copies: the host may work in place
+        output = self.host(*inputs, **{name: repeated(value, 1) for name, value in kwargs.items()})
+        if not isinstance(output, Tensor) or not output.dim():
+            kind = "a number" if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"coalitions need a model with one tensor of rows as output, got {kind}")
+        return output
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
@@ -140,7 +166,7 @@ class SlottedNetwork(nn.Module):
     @property
     def committed_slots(self) -> frozenset[str]:
         """The slots whose seed is committed permanently."""
-        return frozenset(slot for slot, state in self.states.items() if state and state.stage in COMMITTED)
+        return committed_among((slot, state.stage) for slot, state in self.states.items() if state is not None)
 
     @property
     def total_parameters(self) -> int:

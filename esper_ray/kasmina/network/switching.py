@@ -1,10 +1,21 @@
 """Context of passes that compute many coalitions of seeds at once."""
 
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
+import torch
+from torch import nn
+
+from esper_ray.kasmina.blueprints import is_built_in
+from esper_ray.kasmina.blueprints.delta import Delta
+from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.branching import forks, subsets
+from esper_ray.kasmina.network.newborn import preserved_rng
+from esper_ray.kasmina.network.rows import Passes, independent_rows
 from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.network.verification import may_mix_rows
 from esper_ray.leyline.records import Members
 
 
@@ -24,19 +35,52 @@ def switched(
     if not requested:
         raise ValueError("at least one coalition is needed, got none")
     plan, blocks = forks(order, requested)
-    branching = all(model.attachments[slot].branches for slot in order)
-    if not branching:  # a shortcut would meet blocks that are not there: all of them run from the beginning
-        everything = range(len(blocks))
-        with_seed = {slot: tuple(i for i in everything if slot in blocks[i]) for slot in order}
-    before = [(cell, cell.fork, cell.switch) for cell in map(model.cell, model.slot_ids)], model.copies
-    model.copies = 1 if branching else len(blocks)
+    way = _way(model, order, len(blocks))
+    before = [(cell, cell.fork, cell.switch) for cell in map(model.cell, model.slot_ids)]
+    outer = model.copies, model.separate, model.switchable, model.unverified
+    model.copies = len(blocks) if way == "repeated" else 1
+    model.separate, model.switchable = blocks if way == "separate" else (), order
+    model.unverified = blocks if way != "separate" and len(blocks) > 1 and may_mix_rows(model) else ()
     try:
         for slot in model.slot_ids:
             cell = model.cell(slot)
-            cell.fork = plan.get(slot) if branching else None
-            cell.switch = None if branching or slot not in order else (len(blocks), with_seed[slot])
+            cell.fork = plan.get(slot) if way == "forked" else None
+            cell.switch = None
+            if way == "repeated" and slot in order:
+                cell.switch = len(blocks), tuple(i for i, coalition in enumerate(blocks) if slot in coalition)
         yield blocks
     finally:
-        cells, model.copies = before
-        for cell, fork, switch in cells:
+        model.copies, model.separate, model.switchable, model.unverified = outer
+        for cell, fork, switch in before:
             cell.fork, cell.switch = fork, switch
+
+
+def _way(model: SlottedNetwork, order: tuple[str, ...], blocks: int) -> Passes:
+    """Way to compute ``blocks`` coalitions of the seeds in ``order``.
+
+    Where rows influence each other, every coalition has a pass of its own: rows with other seeds in the same batch
+    would change its result.
+    """
+    ways = {model.attachments[slot].passes for slot in order}
+    if blocks > 1 and ("separate" in ways or any(_mixes_rows(model, slot) for slot in model.slot_ids)):
+        return "separate"
+    return "forked" if ways <= {"forked"} else "repeated"
+
+
+_INDEPENDENT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+"""Results of probes by seed module."""
+
+
+def _mixes_rows(model: SlottedNetwork, slot: str) -> bool:
+    """Whether the seed in ``slot`` changes the output and mixes the rows of its batch. Built-in ones do not."""
+    cell, state = model.cell(slot), model.states[slot]
+    seed = cell.seed
+    if not cell.contributes or seed is None or state is None or is_built_in(state.blueprint):
+        return False
+    if seed not in _INDEPENDENT:
+        body = seed.body if isinstance(seed, Delta) else seed
+        size = (2, *cell.example_shape)
+        probe = torch.arange(math.prod(size)).sin().reshape(size).to(cell.alpha)
+        with evaluation_mode(seed), preserved_rng(cell.alpha.device):
+            _INDEPENDENT[seed] = independent_rows(body, probe)
+    return not _INDEPENDENT[seed]

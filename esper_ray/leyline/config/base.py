@@ -1,16 +1,73 @@
-"""Base class, number types and name checks of the configuration tree."""
+"""Base class, number types and name checks of the configuration tree.
+
+Every number is strict and has both bounds: ``true`` and ``"5"`` are not numbers, 5.0 is not an integer; an integer is a
+valid float. A test walks the schema and fails for a number without both bounds.
+"""
 
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-NonPositive = Annotated[float, Field(le=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+from esper_ray.leyline.errors import shortened
+from esper_ray.leyline.names import NAME_PATTERN, checked_name
+
+Integer = Annotated[int, Field(strict=True)]
+"""Integer; a field adds its bounds."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""Finite number; a field adds its bounds."""
+Switch = Annotated[bool, Field(strict=True)]
+"""``true`` or ``false``; 1, 0 and "yes" are neither."""
+
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
+"""Factor, bonus or price in units of reward, or another non-negative scale."""
+PositiveWeight = Annotated[Number, Field(gt=0, le=1e6)]
+Penalty = Annotated[Number, Field(ge=-1e6, le=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Share = Annotated[Number, Field(gt=0, le=1)]
+"""Fraction above 0."""
+Points = Annotated[Number, Field(ge=0, le=100)]
+"""Percentage points."""
+LearningRate = Annotated[Number, Field(gt=0, le=100)]
+ClippingNorm = Annotated[Number, Field(gt=0, le=1e9)]
+"""Largest L2 norm of a gradient; a large one never clips."""
+Seconds = Annotated[Number, Field(ge=0, le=604_800)]
+"""Seconds, a week at most."""
+Duration = Annotated[Integer, Field(ge=0, le=100_000)]
+"""Number of epochs or steps, which may be 0."""
+Period = Annotated[Integer, Field(ge=1, le=100_000)]
+"""Number of epochs or steps between events, or in a window."""
+ExampleCount = Annotated[Integer, Field(ge=0, le=10_000_000)]
+"""Number of examples of a data set; 0 often means all."""
+Rounds = Annotated[Integer, Field(ge=0, le=1_000_000)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Name = Annotated[str, AfterValidator(checked_name), Field(json_schema_extra={"pattern": f"^{NAME_PATTERN}$"})]
+"""Label of a run or sweep, and part of the name of its folder."""
+
+
+def _check_folder(path: Path) -> Path:
+    if not str(path).isprintable() or len(str(path)) > 4096:
+        raise ValueError("a path has at most 4,096 printable characters")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_check_folder)]
+
+
+def _check_integer(value: Any) -> Any:
+    """``value``, if it is not a float or boolean.
+
+    The choices of a literal are compared by ``==``, which does not tell 1 from 1.0 and ``true``.
+    """
+    if isinstance(value, bool | float):
+        raise ValueError("Input should be an integer")
+    return value
+
+
+StrictChoice = BeforeValidator(_check_integer)
+"""Mark of a literal of integers, for which 1.0 and ``true`` are no 1."""
+Version = Annotated[Literal[1], StrictChoice]
 
 
 class Section(BaseModel):
@@ -23,13 +80,16 @@ def check_names(kind: str, names: tuple[str, ...], choices: Sequence[str]) -> tu
     """``names``, all of which are among ``choices``.
 
     Raises:
-        ValueError: if there are no names, or one is not among ``choices``; the message has the nearest choice.
+        ValueError: if there are no names, one is listed twice, or one is not among ``choices``; the message has the
+            nearest choice.
     """
     if not names:
         raise ValueError(f"at least one {kind} is needed, got none")
-    for name in names:
+    for index, name in enumerate(names):
         if name not in choices:
             raise ValueError(unknown_name_message(kind, name, choices))
+        if name in names[:index]:
+            raise ValueError(f"{kind} {name!r} is listed twice")
     return names
 
 
@@ -39,4 +99,4 @@ def unknown_name_message(kind: str, name: str, choices: Sequence[str]) -> str:
 
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})"
+    return f"unknown {kind} {shortened(name)}{hint} (known: {', '.join(choices)})"

@@ -4,19 +4,20 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from esper_ray.leyline.config.base import Count, Section
+from esper_ray.leyline.config.base import Integer, Number, Section, StrictChoice
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+Dropout = Annotated[Number, Field(ge=0, lt=1)]
+KernelSize = Annotated[Literal[1, 3, 5, 7], StrictChoice]
 
 
 class CNNHostConfig(Section):
     """Convolutional network for images."""
 
     family: Literal["cnn"] = Field("cnn", description="selects this section")
-    base_channels: Count = Field(2, description="channels of the first block; each block doubles them")
-    blocks: Annotated[int, Field(ge=2)] = Field(3, description="convolution blocks")
-    pools: Annotated[int, Field(ge=0)] = Field(2, description="blocks followed by a 2x2 max-pool, from the first")
-    kernel_size: Literal[1, 3, 5, 7] = Field(1, description="edge of the convolution kernels, in pixels")
+    base_channels: Integer = Field(2, ge=1, le=4096, description="channels of the first block; each block doubles them")
+    blocks: Integer = Field(3, ge=2, le=16, description="convolution blocks")
+    pools: Integer = Field(2, ge=0, le=16, description="blocks followed by a 2x2 max-pool, from the first")
+    kernel_size: KernelSize = Field(1, description="edge of the convolution kernels, in pixels")
     memory_format: Literal["contiguous", "channels_last"] = Field(
         "contiguous", description="memory layout of the features"
     )
@@ -36,12 +37,14 @@ class TransformerHostConfig(Section):
     """Decoder for token sequences like GPT-2. The task defines the vocabulary."""
 
     family: Literal["transformer"] = Field("transformer", description="selects this section")
-    embedding: Count = Field(384, description="width of the residual stream")
-    heads: Count = Field(6, description="attention heads; they divide the embedding")
-    layers: Count = Field(6, description="blocks of attention and MLP")
-    context: Count = Field(256, description="longest sequence, in tokens")
+    embedding: Integer = Field(384, ge=1, le=16_384, description="width of the residual stream")
+    heads: Integer = Field(6, ge=1, le=256, description="attention heads; they divide the embedding")
+    layers: Integer = Field(6, ge=1, le=256, description="blocks of attention and MLP")
+    context: Integer = Field(256, ge=1, le=65_536, description="longest sequence, in tokens")
     dropout: Dropout = Field(0.1, description="dropout of embeddings, attention weights and residual branches")
-    segments: Count = Field(3, description="equal runs of layers, each with a slot at its end; they divide the layers")
+    segments: Integer = Field(
+        3, ge=1, le=256, description="equal runs of layers, each with a slot at its end; they divide the layers"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -60,9 +63,11 @@ class MLPHostConfig(Section):
     """Residual multi-layer perceptron for inputs of any shape, which it flattens."""
 
     family: Literal["mlp"] = Field("mlp", description="selects this section")
-    width: Count = Field(16, description="features of the residual stream")
-    blocks: Count = Field(3, description="residual blocks")
-    expansion: Count = Field(2, description="hidden units of a block for each feature of the residual stream")
+    width: Integer = Field(16, ge=1, le=65_536, description="features of the residual stream")
+    blocks: Integer = Field(3, ge=1, le=256, description="residual blocks")
+    expansion: Integer = Field(
+        2, ge=1, le=64, description="hidden units of a block for each feature of the residual stream"
+    )
     dropout: Dropout = Field(0.0, description="dropout of residual branches")
 
     def available_slots(self) -> tuple[str, ...]:

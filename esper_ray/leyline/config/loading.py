@@ -1,32 +1,53 @@
-"""Loading of presets, files and flags into one validated :class:`~esper_ray.leyline.config.run.RunConfig`.
+"""Loading of presets, files and single keys into one validated :class:`~esper_ray.leyline.config.run.RunConfig`.
 
-Precedence: preset or file, then flags. Validation runs once, on the merged tree.
+Trees are layered key by key, see :mod:`esper_ray.leyline.config.layers`; validation runs once, on the merged tree.
 """
 
-import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 import esper_ray
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.documents import MAX_BYTES, DocumentError, parse_document
 from esper_ray.leyline.config.host import HOST_FAMILIES
 from esper_ray.leyline.config.run import RunConfig, flatten
 from esper_ray.leyline.config.system import FREE
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import UserError, shortened
 
 Tree = dict[str, Any]
 Models = tuple[type[BaseModel], ...]
+MAX_PROBLEMS = 20
+"""Most problems in one message."""
+MAX_PATH = 300
+"""Most characters of a path in a message."""
 
 
 class ConfigError(UserError, ValueError):
     """Invalid configuration. The message has each key, its value and its constraint."""
 
     remedy = "Correct the key that the message names; `esper config schema` lists all keys and their limits."
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """Tree of a configuration file, with the line of every key."""
+
+    name: str
+    tree: Tree
+    lines: Mapping[str, int]
+
+    def place(self, key: str) -> str:
+        """File and line of a dotted key, or of the nearest existing section above it."""
+        while key and key not in self.lines:
+            key = key.rpartition(".")[0]
+        return f"{self.name}:{self.lines[key]}" if key else self.name
 
 
 def data_folder(name: str) -> Path:
@@ -55,65 +76,202 @@ def read_preset(name: str) -> Tree:
     """
     if name not in preset_names():
         raise ConfigError(unknown_name_message("preset", name, preset_names()))
-    return read_file(data_folder("configs") / f"{name}.yaml")
+    return read_file(data_folder("configs") / f"{name}.yaml").tree
 
 
-def read_file(path: Path) -> Tree:
-    """The tree in a YAML or JSON file.
+def read_file(path: Path) -> ConfigFile:
+    """The content of a YAML or JSON file.
 
     Raises:
-        ConfigError: if it cannot be read, cannot be parsed, or is not a mapping.
+        ConfigError: if it is not a regular file, cannot be read or parsed, is too large, or is not a mapping.
+    """
+    return parse(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a configuration file. A pipe or device is refused without reading it.
+
+    Raises:
+        ConfigError: if it is not a regular file, cannot be read, or has more than ``MAX_BYTES`` bytes.
+    """
+    name = str(path) if len(str(path)) < MAX_PATH else f"{str(path)[:MAX_PATH]}..."
+    try:
+        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ConfigError(f"cannot read configuration {name}: it is a pipe or device, not a file")
+            if status.st_size > MAX_BYTES:
+                raise ConfigError(
+                    f"cannot read configuration {name}: {status.st_size:,} bytes exceed the {MAX_BYTES:,} bytes that a "
+                    "configuration may have"
+                )
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {name}: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot read configuration {shortened(name)}: {error}") from error
+
+
+def parse(content: bytes, name: str) -> ConfigFile:
+    """The content of a file; JSON if ``name`` ends so, else YAML.
+
+    Raises:
+        ConfigError: if it cannot be parsed, or is not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read configuration {path}: {error}") from error
-    try:
-        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot parse configuration {path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"configuration {path} must hold a mapping, got {type(tree).__name__}")
-    return tree
+        document = parse_document(content, is_json=name.endswith(".json"))
+    except DocumentError as error:
+        place = name if error.line is None else f"{name}:{error.line}"
+        raise ConfigError(f"cannot parse configuration {place}: {error}") from None
+    if not isinstance(document.tree, dict):
+        present = "nothing" if document.tree is None else type(document.tree).__name__
+        raise ConfigError(f"configuration {name} must hold a mapping, got {present}")
+    return ConfigFile(name, document.tree, document.lines)
 
 
-def merged(tree: Tree, overrides: Mapping[str, Any]) -> Tree:
-    """A copy of ``tree`` with the leaves named ``a.b.c`` in ``overrides`` replaced."""
-    result: Tree = json.loads(json.dumps(tree, default=str))
+def merged(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> Tree:
+    """A copy of ``tree`` with the keys ``a.b.c`` in ``overrides`` set. A mapping is layered over its section.
+
+    Raises:
+        ConfigError: if an override is below a leaf, or two overrides give one key different values.
+    """
+    return layer(tree, nested(overrides))
+
+
+def nested(overrides: Mapping[str, Any]) -> Tree:
+    """``{"a.b": 1, "a": {"c": 2}}`` as ``{"a": {"b": 1, "c": 2}}``.
+
+    Raises:
+        ConfigError: if a key is given twice, with different values.
+    """
+    result: Tree = {}
     for dotted, value in overrides.items():
-        *sections, leaf = dotted.split(".")
-        node = result
-        for section in sections:
-            child = node.setdefault(section, {})
-            if not isinstance(child, dict):
-                raise ConfigError(f"{section!r} must hold a mapping to set {dotted!r}, got {child!r}")
-            node = child
-        node[leaf] = value
+        above: Any = value
+        for part in reversed(dotted.split(".")):
+            above = {part: above}
+        _refuse_overlap(result, above, "")
+        result = layer(result, above)
     return result
 
 
-def build(tree: Tree, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The validated configuration.
+def _refuse_overlap(first: Any, second: Any, path: str) -> None:
+    """
+    Raises:
+        ConfigError: if both hold a key with different values.
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in first.keys() & second.keys():
+            _refuse_overlap(first[key], second[key], f"{path}.{key}" if path else str(key))
+    elif type(first) is not type(second) or first != second:
+        raise ConfigError(f"{path!r} is given twice, as {shortened(first)} and as {shortened(second)}")
+
+
+def layer(below: Mapping[str, Any], above: Mapping[str, Any], path: str = "") -> Tree:
+    """A copy of ``below`` with the keys of ``above``, section by section.
+
+    A host of another family replaces the one below: the families have different keys.
+
+    Raises:
+        ConfigError: if ``above`` has a mapping where ``below`` has a value.
+    """
+    result = {key: layer(value, {}) if isinstance(value, Mapping) else value for key, value in below.items()}
+    if path == "host" and "family" in above and above["family"] != below.get("family", above["family"]):
+        result = {}
+    for key, value in above.items():
+        inner = f"{path}.{key}" if path else str(key)
+        if not isinstance(value, Mapping):
+            result[key] = value
+            continue
+        present = result.get(key, {})
+        if not isinstance(present, Mapping):
+            dotted = ".".join([inner, *map(str, [*value][:1])])
+            raise ConfigError(f"{key!r} must hold a mapping to set {dotted!r}, got {shortened(present)}")
+        result[key] = layer(present, value, inner)
+    return result
+
+
+def build(tree: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The validated configuration. Keys that ``tree`` leaves out have the defaults of the schema.
 
     Raises:
         ConfigError: with the key, the value and the constraint of every problem.
     """
-    try:
-        return RunConfig.model_validate(merged(tree, overrides or {}))
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
+    config, problems = _validated(merged(tree, overrides or {}))
+    if config is None:
+        raise ConfigError(explained(map(_explain, problems)))
+    return config
 
 
-def load_preset(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration of a preset.
+def build_complete(
+    tree: Mapping[str, Any],
+    file: ConfigFile | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    remedy: str = "",
+    written: object = None,
+) -> RunConfig:
+    """The validated configuration of a tree that must hold every key.
 
     Args:
-        overrides: dotted keys to values, for example ``{"ppo.lr": 1e-3}``.
+        file: what the tree, or its top layer, was read from; problems have its places.
+        overrides: keys that are set over it. Their problems have no place. They complete a host of another family,
+            and nothing else.
+        remedy: ends the message about missing keys.
+        written: the tree as its writer recorded it elsewhere. A key that this tree lacks too is newer than the file and
+            has its default.
 
     Raises:
-        ConfigError: if there is no such preset, or an override is not valid.
+        ConfigError: with the place, the key, the value and the constraint of every problem, or with the missing keys.
     """
-    return build(read_preset(name), overrides)
+    over = nested(overrides or {})
+    whole = layer(tree, over)
+    config, problems = _validated(whole)
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    missing = [key for key in leaf_keys(whole) if not _holds(whole if key.startswith("host.") else tree, key)]
+    if isinstance(written, Mapping):
+        missing = [key for key in missing if _holds(written, key)]
+    if missing and not unknown:
+        name = "the configuration" if file is None else file.name
+        names = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+        raise ConfigError(f"{name} is not complete: {names} {'is' if len(missing) == 1 else 'are'} missing{remedy}")
+    if config is None:
+        shown = unknown if missing else problems
+        raise ConfigError(explained(_placed(problem, file, over) for problem in shown))
+    return config
+
+
+def _validated(tree: Tree) -> tuple[RunConfig | None, list[dict[str, Any]]]:
+    """The configuration, or its problems as pydantic describes them."""
+    try:
+        return RunConfig.model_validate(tree), []
+    except ValidationError as error:
+        return None, [dict(problem) for problem in error.errors()]
+
+
+def leaf_keys(tree: Mapping[str, Any], section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Dotted names of the keys of a complete configuration with the host family of ``tree``."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        models = _section_types(field.annotation)
+        if len(models) > 1:
+            host = tree.get(name)
+            family = host.get("family") if isinstance(host, Mapping) else None
+            models = tuple(model for model in models if _family(model) == family) or models[:1]
+        keys += leaf_keys({}, models[0], f"{prefix}{name}.") if models else [prefix + name]
+    return keys
+
+
+def _holds(tree: Any, dotted: str) -> bool:
+    """Whether ``tree`` has a value for a dotted key or a section above it. The value can be ``null``."""
+    for part in dotted.split("."):
+        if not isinstance(tree, Mapping):
+            return True
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def difference(before: RunConfig, after: RunConfig) -> list[str]:
@@ -124,6 +282,11 @@ def difference(before: RunConfig, after: RunConfig) -> list[str]:
             del tree[f"system.{key}"]
         for key in [key for key in tree if key.startswith("telemetry.")]:
             del tree[key]
+    return changes(old, new)
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each leaf in which two flat trees differ. A leaf that one lacks is ``None``."""
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
@@ -131,22 +294,44 @@ def difference(before: RunConfig, after: RunConfig) -> list[str]:
     ]
 
 
+def explained(lines: Iterable[str]) -> str:
+    """Problems as lines of one message, with a bounded number of them."""
+    every = list(dict.fromkeys(lines))
+    more = [f"and {len(every) - MAX_PROBLEMS} more problems"] if len(every) > MAX_PROBLEMS else []
+    return "\n".join([*every[:MAX_PROBLEMS], *more])
+
+
+def _placed(problem: Mapping[str, Any], file: ConfigFile | None, over: Tree) -> str:
+    """A problem with its place, unless a key set over the file causes it."""
+    path, _ = _walk(problem["loc"])
+    if file is None or (path and _holds(over, ".".join(path))):
+        return _explain(problem)
+    return f"{file.place('.'.join(path))}: {_explain(problem)}"
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     path, models = _walk(problem["loc"])
     key = ".".join(path) or "configuration"
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(path, models[len(path) - 1])}"
+        return f"unknown key {shortened(key)}{_nearest(path, models[len(path) - 1])}"
     if problem["type"] == "union_tag_invalid":
         family = problem["input"]["family"]
-        return f"{key}.family: {unknown_name_message('host family', str(family), list(HOST_FAMILIES))} (got {family!r})"
+        choices = unknown_name_message("host family", str(family), list(HOST_FAMILIES))
+        return with_value(f"{key}.family: {choices}", family)
     message = literal_message(problem, path) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and (not path or isinstance(problem["input"], Mapping)):
         return f"{key}: {message}" if path else str(message)  # about several keys, which the message names
-    return f"{key}: {message} (got {problem['input']!r})"
+    return with_value(f"{key}: {message}", problem["input"])
+
+
+def with_value(message: str, value: Any) -> str:
+    """``message`` with the refused value, unless it quotes the value already."""
+    text = shortened(value)
+    return message if isinstance(value, str) and text in message else f"{message} (got {text})"
 
 
 def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """Message for a text that is no choice of the key ``path``. ``None`` for any other problem."""
+    """Message for a text that is not a choice of the key ``path``. ``None`` for any other problem."""
     if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
         return None
     kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")
@@ -182,12 +367,14 @@ def _nearest(path: list[str], models: Models) -> str:
 
     *parents, leaf = path
     siblings = [name for model in models for name in model.model_fields]
-    leaves = {key: key.split(".")[-1] for key in RunConfig().flat() if key != ".".join(path)}
+    if "." in leaf:
+        return f": write it as a section, {leaf.partition('.')[0]}: {{{leaf.partition('.')[2]}: ...}}"
+    leaves = {key: key.split(".")[-1] for key in leaf_keys({})}
     near = [] if leaf in leaves.values() else get_close_matches(leaf, siblings, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {'.'.join([*parents, near[0]])!r}?"
     near_leaves = get_close_matches(leaf, leaves.values(), n=1, cutoff=0.7)
-    owners = [key for key, name in leaves.items() if name in near_leaves]
+    owners = [key for key, name in leaves.items() if name in near_leaves and key != ".".join(path)]
     return f"; did you mean {owners[0]!r}?" if owners else f" (known here: {', '.join(siblings)})"
 
 

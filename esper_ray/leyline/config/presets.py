@@ -10,29 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from esper_ray.leyline.config.documents import dump_yaml
 from esper_ray.leyline.config.loading import ConfigError, build, data_folder, read_file
 from esper_ray.leyline.config.sweep import sweep_config
-
-TEXT_TAG = "tag:yaml.org,2002:str"
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML dumper with lists in one line, and double quotes around text that YAML would not read as text."""
-
-
-def _list_node(dumper: yaml.SafeDumper, values: Sequence[Any]) -> yaml.Node:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
-
-
-def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    tag = dumper.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    return dumper.represent_scalar(TEXT_TAG, text, style=None if tag == TEXT_TAG else '"')
-
-
-_Dumper.add_representer(list, _list_node)
-_Dumper.add_representer(str, _text_node)
 
 
 def complete_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,10 +47,10 @@ def canonical(path: Path, complete: Callable[[Mapping[str, Any]], dict[str, Any]
             raise ConfigError(f"{path}:{number}: comments belong at the top of the file, got {line.strip()!r}")
     comment = "".join(f"{line}\n" for line in lines[:first] if line)
     try:
-        tree = complete(read_file(path))
+        tree = complete(read_file(path).tree)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return comment + yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return comment + dump_yaml(tree)
 
 
 def canonical_texts(folder: Path) -> dict[Path, str]:

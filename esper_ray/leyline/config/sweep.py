@@ -4,6 +4,8 @@ A sweep is expanded to the configurations of all its trials before any trial sta
 """
 
 import itertools
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,32 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from esper_ray.leyline.config.base import Count, Fraction, Section, check_names, unknown_name_message
-from esper_ray.leyline.config.loading import ConfigError, build, data_folder, literal_message, read_file
+from esper_ray.leyline.config.base import (
+    Fraction,
+    Integer,
+    Name,
+    Number,
+    Rounds,
+    Section,
+    Seed,
+    Version,
+    check_names,
+    unknown_name_message,
+)
+from esper_ray.leyline.config.loading import (
+    ConfigError,
+    ConfigFile,
+    build_complete,
+    data_folder,
+    explained,
+    literal_message,
+    preset_names,
+    read_file,
+    with_value,
+)
 from esper_ray.leyline.config.reward import REWARD_MODES, RewardMode
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.errors import shortened
 
 Scheduler = Literal["none", "asha", "pbt", "pb2"]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
@@ -26,20 +50,24 @@ NEVER_SWEPT = ("name", "schema_version")
 PER_TRIAL = ("ppo.rounds", "ppo.checkpoints_kept")
 """Keys of the learner that affect the length or the files of a trial, not its learning."""
 MAX_NAME_LENGTH = 100
+MAX_TRIALS = 10_000
+
+
+SeedCount = Annotated[Integer, Field(ge=1, le=MAX_TRIALS)]
 
 
 class HalvingConfig(Section):
     """Successive halving (ASHA), which stops the worst trials at a few milestones."""
 
-    grace_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds that every trial gets; 0: a quarter")
-    reduction: Annotated[float, Field(gt=1)] = Field(3.0, description="about one trial in so many passes a milestone")
+    grace_rounds: Rounds = Field(0, description="rounds that every trial gets; 0: a quarter")
+    reduction: Number = Field(3.0, gt=1, le=1000, description="about one trial in so many passes a milestone")
 
 
 class PopulationConfig(Section):
     """Population-based training, in which the worst trials copy the best and change settings."""
 
-    interval_rounds: Annotated[int, Field(ge=0)] = Field(0, description="rounds between changes; 0: a tenth")
-    quantile: Annotated[float, Field(gt=0, le=0.5)] = Field(0.25, description="share that copies, and is copied")
+    interval_rounds: Rounds = Field(0, description="rounds between changes; 0: a tenth")
+    quantile: Number = Field(0.25, gt=0, le=0.5, description="share that copies, and is copied")
     resample: Fraction = Field(0.25, description="pbt: probability of a fresh value instead of a neighbouring one")
 
 
@@ -53,8 +81,8 @@ def _modes(value: Any) -> Any:
 class SweepConfig(Section):
     """Configuration of a sweep. Each file in ``configs/sweeps`` holds one."""
 
-    schema_version: Literal[1] = Field(1, description="version of these keys")
-    name: str = Field("sweep", min_length=1, description="label of the sweep")
+    schema_version: Version = Field(1, description="version of these keys")
+    name: Name = Field("sweep", description="label of the sweep")
     preset: str = Field("digits", description="configuration that all trials share")
     settings: dict[str, Any] = Field(
         {}, description="configuration keys to values that override the preset, for all trials"
@@ -62,7 +90,7 @@ class SweepConfig(Section):
     reward_modes: Annotated[tuple[RewardMode, ...], BeforeValidator(_modes)] = Field(
         (), description="reward modes to try, or all; none: that of the preset"
     )
-    seeds: Count | tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(
+    seeds: SeedCount | Annotated[tuple[Seed, ...], Field(max_length=MAX_TRIALS)] = Field(
         3, description="run seeds: their number, from the seed of the preset on, or a list"
     )
     grid: dict[str, tuple[Any, ...]] = Field(
@@ -71,9 +99,11 @@ class SweepConfig(Section):
     scheduler: Scheduler = Field("none", description="none, or how trials that are behind are stopped or changed")
     asha: HalvingConfig = HalvingConfig()
     population: PopulationConfig = PopulationConfig()
-    window: Count = Field(5, description="last rounds of a trial whose mean objective is its score")
-    concurrent: Annotated[int, Field(ge=0)] = Field(0, description="trials at a time; 0: as many as fit")
-    retries: Annotated[int, Field(ge=0)] = Field(2, description="restarts of a trial after errors")
+    window: Integer = Field(
+        5, ge=1, le=1_000_000, description="last rounds of a trial whose mean objective is its score"
+    )
+    concurrent: Integer = Field(0, ge=0, le=MAX_TRIALS, description="trials at a time; 0: as many as fit")
+    retries: Integer = Field(2, ge=0, le=1000, description="restarts of a trial after errors")
 
     @field_validator("reward_modes")
     @classmethod
@@ -120,7 +150,7 @@ class SweepConfig(Section):
 def _distinct(kind: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     for index, value in enumerate(values):
         if value in values[:index]:
-            raise ValueError(f"{kind} {value!r} is listed twice")
+            raise ValueError(f"{kind} {shortened(value)} is listed twice")
     return values
 
 
@@ -137,7 +167,9 @@ def _check_changeable(scheduler: str, key: str, values: Sequence[Any]) -> None:
         )
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if scheduler == "pb2" and not (numbers and len(values) > 1):
-        raise ValueError(f"scheduler 'pb2' searches between the values of {key!r}: two numbers or more, got {values!r}")
+        raise ValueError(
+            f"scheduler 'pb2' searches between the values of {key!r}: two numbers or more, got {shortened(values)}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +202,10 @@ def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
         base: the configuration that all trials share; its seed is the first if ``sweep.seeds`` is a number.
 
     Raises:
-        ConfigError: if the configuration of a trial is not valid, with each problem and its trials.
+        ConfigError: if there are too many trials, or the configuration of one is not valid, with each problem and its
+            trials.
     """
+    _refuse_too_many(sweep)
     modes = sweep.reward_modes or (base.reward.mode,)
     seeds = range(base.seed, base.seed + sweep.seeds) if isinstance(sweep.seeds, int) else sweep.seeds
     points = list(itertools.product(seeds, *sweep.grid.values(), modes))
@@ -183,7 +217,7 @@ def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
         settings = {"reward.mode": mode, "seed": seed} | dict(zip(sweep.grid, values, strict=True))
         name = trial_name(index, digits, settings)
         try:
-            config = build(tree, settings)
+            config = build_complete(tree, None, settings)
         except ConfigError as error:
             for line in str(error).splitlines():
                 problems.setdefault(line, []).append(name)
@@ -191,8 +225,22 @@ def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
         flat = config.flat()
         trials.append(Trial(name, {key: flat.get(key, value) for key, value in settings.items()}, config))
     if problems:
-        raise ConfigError("\n".join(_trial_message(line, names, len(points)) for line, names in problems.items()))
+        raise ConfigError(explained(_trial_message(line, names, len(points)) for line, names in problems.items()))
     return trials
+
+
+def _refuse_too_many(sweep: SweepConfig) -> None:
+    """
+    Raises:
+        ConfigError: if there are more than ``MAX_TRIALS`` trials; the message has the product.
+    """
+    counts = {"seeds": sweep.seeds if isinstance(sweep.seeds, int) else len(sweep.seeds)}
+    counts |= {key: len(values) for key, values in sweep.grid.items()}
+    counts["reward modes"] = len(sweep.reward_modes) or 1
+    total = math.prod(counts.values())
+    if total > MAX_TRIALS:
+        product = " x ".join(f"{count:,} {shortened(key).strip(chr(39))}" for key, count in counts.items())
+        raise ConfigError(f"{product} = {total:,} trials exceed {MAX_TRIALS:,}")
 
 
 def trial_name(index: int, digits: int, settings: Mapping[str, Any]) -> str:
@@ -213,16 +261,28 @@ def _trial_message(line: str, names: Sequence[str], total: int) -> str:
     return f"trial {names[0]}{more}: {line}"
 
 
-def sweep_config(tree: Mapping[str, Any]) -> SweepConfig:
+def sweep_config(
+    tree: Mapping[str, Any], file: ConfigFile | None = None, options: Mapping[str, Any] | None = None
+) -> SweepConfig:
     """The validated sweep.
 
+    Args:
+        file: what the tree was read from; problems have its places.
+        options: keys that override the file, whose problems have no place.
+
     Raises:
-        ConfigError: with the key, the value and the constraint of every problem.
+        ConfigError: with the place, the key, the value and the constraint of every problem.
     """
     try:
         return SweepConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(dict(problem)) for problem in error.errors())) from None
+        lines = [
+            _explain(dict(problem))
+            if file is None or set(problem["loc"][:1]) & (options or {}).keys()
+            else f"{file.place('.'.join(_key_parts(problem)))}: {_explain(dict(problem))}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(explained(lines)) from None
 
 
 def sweep_names() -> list[str]:
@@ -230,21 +290,30 @@ def sweep_names() -> list[str]:
     return sorted(path.stem for path in (data_folder("configs") / "sweeps").glob("*.yaml"))
 
 
-def read_sweep(name: str) -> dict[str, Any]:
-    """The tree of a shipped sweep by name, or of a file by path.
+def read_sweep(name: str) -> ConfigFile:
+    """A shipped sweep by name, or a file by path.
 
     Raises:
-        ConfigError: if neither exists, or the file cannot be read.
+        ConfigError: if neither exists, the file cannot be read, or it names no preset of this installation.
     """
     if name in sweep_names():
         return read_file(data_folder("configs") / "sweeps" / f"{name}.yaml")
-    if Path(name).suffix in (".yaml", ".yml", ".json") or Path(name).exists():
-        return read_file(Path(name))
-    raise ConfigError(f"{unknown_name_message('sweep', name, sweep_names())}, or the path of a file")
+    if Path(name).suffix not in (".yaml", ".yml", ".json") and not os.path.exists(name):
+        raise ConfigError(f"{unknown_name_message('sweep', name, sweep_names())}, or the path of a file")
+    file = read_file(Path(name))
+    preset = file.tree.get("preset")
+    if isinstance(preset, str) and preset not in preset_names():
+        raise ConfigError(f"{file.place('preset')}: {unknown_name_message('preset', preset, preset_names())}")
+    return file
+
+
+def _key_parts(problem: Mapping[str, Any]) -> list[str]:
+    """Parts of a problem's key, without the names of the types among which pydantic chose."""
+    return [str(part) for part in problem["loc"] if part != "constrained-int" and "[" not in str(part)]
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    *parents, leaf = [str(part) for part in problem["loc"]] or [""]
+    *parents, leaf = _key_parts(problem) or [""]
     key = ".".join([*parents, leaf])
     if problem["type"] == "extra_forbidden":
         section = SweepConfig.model_fields[parents[0]].annotation if parents else SweepConfig
@@ -253,4 +322,4 @@ def _explain(problem: Mapping[str, Any]) -> str:
     message = literal_message(problem, [*parents, leaf]) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else str(message)  # the message has the value
-    return f"{key}: {message} (got {problem['input']!r})"
+    return with_value(f"{key}: {message}", problem["input"])

@@ -5,10 +5,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from esper_ray.leyline.config.base import Count, NonNegative, Positive, Section
+from esper_ray.leyline.config.base import Duration, Integer, Number, Period, Seconds, Section, Share
+from esper_ray.leyline.errors import shortened
 
-Level = Literal["off", "normal", "debug"]
-Share = Annotated[float, Field(gt=0, le=1)]
+TelemetryLevel = Literal["off", "normal", "debug"]
+DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]{0,2}))?")
+"""A device, as a regular expression of the whole text."""
+Devices = Annotated[tuple[str, ...], Field(max_length=1024)]
 
 FREE = (
     "workers",
@@ -31,13 +34,13 @@ class SystemConfig(Section):
     workers: Literal["ray", "local"] = Field(
         "ray", description="ray: actors on a cluster; local: environments and learner in the process of the run"
     )
-    envs: Count = Field(2, description="episodes per round")
-    envs_per_actor: Count = Field(1, description="environments per actor")
-    slots_per_actor: Count = Field(1, description="concurrent episodes of an actor, on CUDA streams")
+    envs: Integer = Field(2, ge=1, le=10_000, description="episodes per round")
+    envs_per_actor: Integer = Field(1, ge=1, le=10_000, description="environments per actor")
+    slots_per_actor: Integer = Field(1, ge=1, le=1024, description="concurrent episodes of an actor, on CUDA streams")
     device: str = Field("cpu", description="device of the learner")
-    devices: tuple[str, ...] = Field(("cpu",), description="devices of the environments, assigned in turn")
-    threads: Count = Field(1, description="torch threads of each environment actor")
-    learner_threads: Count = Field(1, description="torch threads of the learner")
+    devices: Devices = Field(("cpu",), description="devices of the environments, assigned in turn")
+    threads: Integer = Field(1, ge=1, le=1024, description="torch threads of each environment actor")
+    learner_threads: Integer = Field(1, ge=1, le=1024, description="torch threads of the learner")
     gpus_per_actor: Share | None = Field(
         None, description="share of a GPU for each environment actor; null: an equal share"
     )
@@ -45,19 +48,21 @@ class SystemConfig(Section):
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack", description="how Ray places the actors of a run on the nodes of a cluster"
     )
-    wait_for_resources_s: NonNegative = Field(
+    wait_for_resources_s: Seconds = Field(
         0.0, description="seconds to wait for nodes that a cluster may still start, before a run is refused"
     )
-    snapshot_every: Annotated[int, Field(ge=0)] = Field(
+    snapshot_every: Duration = Field(
         10,
         description="steps between snapshots of an episode, from which a restarted worker resumes; 0: only at its end",
     )
-    tries: Count = Field(3, description="failures in a row without progress before an environment is quarantined")
-    straggler_s: Positive | None = Field(
+    tries: Integer = Field(
+        3, ge=1, le=1000, description="failures in a row without progress before an environment is quarantined"
+    )
+    straggler_s: Annotated[Number, Field(gt=0, le=604_800)] | None = Field(
         None, description="seconds after which an unfinished episode is reported; null: never"
     )
-    staleness: Annotated[int, Field(ge=0, le=1)] = Field(
-        0, description="versions by which the weights of the rollout may be older than the newest"
+    staleness: Integer = Field(
+        0, ge=0, le=1, description="versions by which the weights of the rollout may be older than the newest"
     )
 
     def decisive(self) -> dict[str, Any]:
@@ -73,8 +78,8 @@ class SystemConfig(Section):
         if not names:
             raise ValueError("at least one device is needed, got none")
         for name in names:
-            if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-                raise ValueError(f"device {name!r} is not one of 'cpu', 'cuda', 'cuda:<index>'")
+            if not DEVICE.fullmatch(name):
+                raise ValueError(f"device {shortened(name)} is not one of 'cpu', 'cuda', 'cuda:<index>'")
         full = tuple("cuda:0" if name == "cuda" else name for name in names)
         return full[0] if isinstance(value, str) else full
 
@@ -91,11 +96,11 @@ class SystemConfig(Section):
 class TelemetryConfig(Section):
     """Telemetry in addition to the event log. Every run writes the event log, for resuming, replay and pictures."""
 
-    level: Level = Field(
+    level: TelemetryLevel = Field(
         "normal",
         description="off: no metrics, samples or control; normal: samples of decisions; debug: samples of every step",
     )
-    wait_every: Count = Field(8, description="normal: a WAIT step is sampled at every so many steps")
-    control_episodes: Annotated[int, Field(ge=0)] = Field(
-        1, description="episodes of the first round that are also run without growth, as a control"
+    wait_every: Period = Field(8, description="normal: a WAIT step is sampled at every so many steps")
+    control_episodes: Integer = Field(
+        1, ge=0, le=10_000, description="episodes of the first round that are also run without growth, as a control"
     )

@@ -77,14 +77,21 @@ _PAGES = (
         "A value is NaN or infinite: `esper sql RUN` shows it in the column nonfinite.",
     ),
     Alert(
+        "MinibatchesSkipped",
+        _increased("ppo_skipped_minibatches_total", "30m"),
+        "0m",
+        "page",
+        "Minibatches are skipped because a reward, a loss or a gradient is not finite: `rounds.csv` shows the rounds.",
+    ),
+    Alert(
         "UpdatesWithoutSteps",
         f"sum by (run, group) (increase({_NO_STEPS}[30m])) > 2",
         "0m",
         "page",
-        "Updates stop repeatedly before the first optimiser step: ppo.target_kl is too small, or values are invalid.",
+        "Updates stop repeatedly before the first optimizer step: ppo.target_kl is too small, or values are invalid.",
     ),
     Alert(
-        "EnvironmentGivenUp",
+        "EnvironmentQuarantined",
         f"max by (run, group) ({_m('environments_quarantined')}) > 0",
         "0m",
         "page",

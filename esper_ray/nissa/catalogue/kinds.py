@@ -9,16 +9,17 @@ ANOMALIES = (
     "head_collapsed",
     "update_too_large",
     "update_without_steps",
+    "minibatches_skipped",
     "critic_useless",
     "rollback_storm",
     "accuracy_regressed",
     "below_control",
     "nothing_grows",
     "nonfinite",
-    "environment_given_up",
+    "environment_quarantined",
 )
 """Types of anomalies."""
-EVENT_SCHEMA = 2
+EVENT_SCHEMA = 3
 """Version of event logs. It changes when a record of an older log would mean something else."""
 
 _SEED = Field("seed", "int", "seed of the episode's random generators")
@@ -59,20 +60,21 @@ _CHECK = (
 )
 _UPDATE = (
     Field("policy_loss", "float", "mean surrogate loss", "nats"),
-    Field("value_loss", "float", "mean loss of the critic in units of scaled returns"),
+    Field("value_loss", "float", "mean loss of the critic in squared standard deviations of returns"),
     Field("entropy", "float", "mean entropy of a whole action", "nats"),
     Field("kl", "float", "mean approximate KL divergence from the behaviour policy", "nats"),
     Field("clip_share", "float", "share of clipped ratios", "share"),
-    Field("grad_norm", "float", "mean gradient norm before clipping"),
+    Field("grad_norm", "float", "mean of the largest gradient norm before clipping, of policy, critic and trunk"),
     Field(
         "explained_variance",
         "float",
         "explained variance of the returns by the values predicted in the rollout",
         "ratio",
     ),
-    Field("return_variance", "float", "variance of the returns"),
+    Field("return_variance", "float", "variance of the discounted returns of centred rewards"),
     Field("low_variance", "float", "1 where returns hardly vary, so that explained variance has no meaning"),
-    Field("optimizer_steps", "int", "optimiser steps"),
+    Field("optimizer_steps", "int", "optimizer steps"),
+    Field("skipped_minibatches", "int", "minibatches without a step because they were not finite"),
     Field("stopped_by_kl", "float", "1 if the KL limit ended the update early"),
     Field("epsilon", "float", "probability of a random legal action in the rollout", "share"),
     Field("entropy_coefficient", "float", "weight of the entropy bonus"),
@@ -81,6 +83,33 @@ _UPDATE = (
         for head in HEADS
     ),
 )
+_UPDATE_DETAILS = (
+    Field("value_nrmse", "float", "error of the predicted values in standard deviations of the returns", added=True),
+    Field("value_return_correlation", "float", "correlation of predicted values and returns", "ratio", added=True),
+    Field("ratio_max", "float", "largest probability ratio of an action, new over behaviour policy", added=True),
+    Field("clip_share_up", "float", "share of ratios above the clip range", "share", added=True),
+    Field("clip_share_down", "float", "share of ratios below the clip range", "share", added=True),
+    Field("advantage_std", "float", "standard deviation of the operation's advantages", "reward", added=True),
+    Field("log_prob_min", "float", "least log-probability of a sampled action in the rollout", "nats", added=True),
+    Field("learning_rate", "float", "learning rate of the optimizer", added=True),
+    Field("memory_rms", "float", "root mean square of the policy's state over the steps of the round", added=True),
+    *(
+        Field(f"choice_share_{head}", "float", f"share of steps at which {head} had a choice", "share", added=True)
+        for head in HEADS
+    ),
+    *(
+        Field(f"grad_norm_{head}", "float", f"mean gradient norm of {head} before clipping", added=True)
+        for head in HEADS
+    ),
+    Field("observation_clipped_share", "float", "share of normalised features at their bound", "share", added=True),
+    Field(
+        "observation_drift_sigma",
+        "float",
+        "root mean square shift of the normalizer's means, in deviations",
+        added=True,
+    ),
+)
+"""Diagnostics that are in ``ppo_update`` alone."""
 _ROUND = (
     Field("episodes", "int", "episodes in the update", "episodes"),
     Field("env_steps", "int", "environment steps since the run began", "steps"),
@@ -109,8 +138,20 @@ _SAMPLES = (
             Field("probability", "float", "probability of the operation", "share"),
             Field("argument_probability", "float", "probability of slot and arguments given the operation", "share"),
             Field("operations", "floats by name", "probability of each legal operation", "share"),
-            Field("values", "floats by name", "Q of each legal operation", "reward"),
-            Field("value", "float", "V of the state", "reward"),
+            Field("values", "floats by name", "Q of each legal operation, of rewards minus their offset", "reward"),
+            Field("value", "float", "V of the state, of rewards minus their offset", "reward"),
+            Field(
+                "heads",
+                "records by name",
+                "the chosen index of each head in use",
+                fields=(
+                    Field("choice", "int", "chosen index"),
+                    Field("probability", "float", "probability of the choice given the heads before", "share"),
+                    Field("entropy", "float", "entropy of the head given the heads before", "nats"),
+                    Field("legal", "int", "number of legal choices"),
+                ),
+                added=True,
+            ),
         ),
         "sample",
     ),
@@ -144,6 +185,26 @@ KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("run_started", "The run starts.", (), (Field("config_sha256", "text", "digest of the configuration"),)),
+        Kind(
+            "host",
+            "The host network of the run before anything has grown in it.",
+            (),
+            (
+                Field("parameters", "int", "structural parameters", "parameters"),
+                Field(
+                    "layers",
+                    "records",
+                    "its modules without children and its slots, in the order of the forward pass",
+                    fields=(
+                        Field("name", "text", "qualified name of the module"),
+                        Field("module", "text", "class of the module"),
+                        Field("shape", "ints", "shape of its output for one example; empty if unknown"),
+                        Field("parameters", "int", "structural parameters", "parameters"),
+                        Field("slot", "text", "slot behind the module", optional=True),
+                    ),
+                ),
+            ),
+        ),
         Kind(
             "episode_started",
             "An environment starts an episode with a fresh host.",
@@ -219,7 +280,7 @@ KINDS: Mapping[str, Kind] = {
                 Field("action", "ints", "indices of the eight heads"),
                 Field("why", "text", "reason that the policy gives, if any"),
                 Field("log_prob", "float", "log-probability of the whole action", "nats"),
-                Field("value", "float", "V of the state before the step", "reward"),
+                Field("value", "float", "V of the state before the step, of rewards minus their offset", "reward"),
                 Field("reward", "float", "sum of the entries", "reward"),
                 Field("entries", "records", "entries of the ledger", fields=_ENTRY),
                 Field("train_loss", "float", "mean loss over the epoch", "nats", optional=True),
@@ -295,7 +356,7 @@ KINDS: Mapping[str, Kind] = {
             ("round", "env"),
             (Field("error", "text", "last error"),),
         ),
-        Kind("ppo_update", "The learner finishes the update of a round.", ("round",), _UPDATE),
+        Kind("ppo_update", "The learner finishes the update of a round.", ("round",), (*_UPDATE, *_UPDATE_DETAILS)),
         Kind("round", "A round ends.", ("round",), (*_ROUND, *_UPDATE)),
         Kind(
             "anomaly",
@@ -314,7 +375,7 @@ KINDS: Mapping[str, Kind] = {
             "run_finished",
             "The run finishes its last round.",
             (),
-            (Field("policy_sha256", "text", "digest of the weights, normaliser included"),),
+            (Field("policy_sha256", "text", "digest of the weights, normalizer included"),),
         ),
         Kind(
             "malformed",

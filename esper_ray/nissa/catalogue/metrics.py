@@ -38,7 +38,7 @@ def _metric(
     return Metric(f"esper_{name}", kind, about, labels, unit, buckets)
 
 
-_PULSE = (
+_RUN_STATE = (
     _metric("run_info", "gauge", "1; its labels identify the run", ("task", "reward_mode", "policy", "config")),
     _metric("run_state", "gauge", "1 for the present state of the run, else 0", ("state",)),
     _metric("last_event_timestamp_seconds", "gauge", "Unix time of the newest event", ("source",), "seconds"),
@@ -50,7 +50,7 @@ _PULSE = (
     _metric("env_steps_total", "counter", "environment steps", unit="steps"),
     _metric("episodes_total", "counter", "finished episodes", ("outcome",), "episodes"),
 )
-_TASK = (
+_ACCURACY = (
     _metric("round_accuracy_ratio", "gauge", "mean validation accuracy at the end of a round's episodes", unit="ratio"),
     _metric("round_accuracy_min_ratio", "gauge", "lowest validation accuracy of a round's episodes", unit="ratio"),
     _metric("round_accuracy_max_ratio", "gauge", "highest validation accuracy of a round's episodes", unit="ratio"),
@@ -77,7 +77,7 @@ _LIFECYCLE = (
     _metric(
         "blueprint_contribution_ratio",
         "gauge",
-        "moving average of contributions at fossilization",
+        "mean contribution at fossilization since the run began",
         ("blueprint",),
         "ratio",
     ),
@@ -96,13 +96,14 @@ _POLICY = (
         "head_entropy_floor_ratio", "gauge", "normalised entropy below which the head has collapsed", ("head",), "ratio"
     ),
     _metric("ppo_updates_total", "counter", "updates of the learner", ("result",)),
-    _metric("ppo_optimizer_steps", "gauge", "optimiser steps of the last update"),
+    _metric("ppo_optimizer_steps", "gauge", "optimizer steps of the last update"),
+    _metric("ppo_skipped_minibatches_total", "counter", "minibatches without a step because they were not finite"),
     _metric("ppo_policy_loss_nats", "gauge", "surrogate loss", unit="nats"),
-    _metric("ppo_value_loss", "gauge", "loss of the critic in units of scaled returns"),
+    _metric("ppo_value_loss", "gauge", "loss of the critic in squared standard deviations of returns"),
     _metric("ppo_entropy_nats", "gauge", "entropy of a whole action", unit="nats"),
     _metric("ppo_kl_nats", "gauge", "approximate KL divergence from the behaviour policy", unit="nats"),
     _metric("ppo_clip_ratio", "gauge", "share of clipped ratios", unit="ratio"),
-    _metric("ppo_grad_norm", "gauge", "gradient norm before clipping"),
+    _metric("ppo_grad_norm", "gauge", "largest gradient norm before clipping, of policy, critic and trunk"),
     _metric("ppo_explained_variance_ratio", "gauge", "explained variance of returns by predicted values", unit="ratio"),
     _metric(
         "ppo_low_return_variance", "gauge", "1 where returns hardly vary, so that explained variance has no meaning"
@@ -158,6 +159,6 @@ _SYSTEM = (
 )
 
 METRICS: Mapping[str, Metric] = {
-    metric.name: metric for metric in (*_PULSE, *_TASK, *_LIFECYCLE, *_POLICY, *_REWARD, *_SAFETY, *_SYSTEM)
+    metric.name: metric for metric in (*_RUN_STATE, *_ACCURACY, *_LIFECYCLE, *_POLICY, *_REWARD, *_SAFETY, *_SYSTEM)
 }
 """By name."""

@@ -33,9 +33,10 @@ hide: [toc]
 
 # Metrics
 
-The metrics that a run exports to Prometheus, under the names that Ray gives them; `esper train ppo --metrics-port 9400`
-serves the same without Ray. Every metric has the labels `run` and `group` (the side of a comparison). This page is
-generated from the catalogue in `esper_ray/nissa/catalogue/` by `make pages`.
+This page is the list of all metrics that a run exports to Prometheus. They have the names that Ray gives them;
+`esper train ppo --metrics-port 9400` serves the same without Ray. Every metric has the labels `run` and
+`group` (the side of a comparison). This page is generated from the catalogue in `esper_ray/nissa/catalogue/` by
+`make pages`.
 
 | metric | type | labels | unit | meaning |
 |---|---|---|---|---|

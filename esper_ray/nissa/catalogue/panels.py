@@ -2,11 +2,11 @@
 
 The rows of growth are in ``panels_growth``.
 
-``dashboards/esper.json`` is generated from them. An operator reads the dashboard from above: liveness, accuracy,
+``dashboards/esper.json`` is generated from them. An operator reads the dashboard from above: run state, accuracy,
 lifecycle, policy, critic and reward, faults, hardware.
 """
 
-from esper_ray.nissa.catalogue.panels_growth import LIFECYCLE, PULSE, TASK
+from esper_ray.nissa.catalogue.panels_growth import ACCURACY, LIFECYCLE, RUN_STATE
 from esper_ray.nissa.catalogue.queries import increase, maximum, rate, series
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
 
@@ -15,7 +15,7 @@ _MARGIN = f"{maximum('head_entropy_ratio', 'group, head')} - {maximum('head_entr
 _REFUSED = 'result="refused"'
 
 POLICY = Row(
-    "Policy: does it decide?",
+    "Policy",
     (
         Panel(
             "Normalised entropy by head",
@@ -77,7 +77,7 @@ POLICY = Row(
     "every head is above zero, and updates stay below 0.1 nats.",
 )
 REWARD = Row(
-    "Critic and reward: does the reward follow accuracy?",
+    "Critic and reward",
     (
         Panel(
             "Explained variance",
@@ -133,7 +133,7 @@ REWARD = Row(
     "explained variance is above zero, and return correlates with accuracy.",
 )
 SAFETY = Row(
-    "Safety and numerics: are there faults?",
+    "Safety and numerics",
     (
         Panel(
             "Rollbacks",
@@ -145,15 +145,18 @@ SAFETY = Row(
         ),
         Panel(
             "Non-finite values",
-            "Number of NaN or infinite values, by kind of event.",
+            "Number of NaN or infinite values, by kind of event, and of minibatches that were skipped because of one.",
             "timeseries",
-            (Query(f"sum by (group, where) ({series('nonfinite_total')})", "{{group}} {{where}}"),),
+            (
+                Query(f"sum by (group, where) ({series('nonfinite_total')})", "{{group}} {{where}}"),
+                Query(f"sum by (group) ({series('ppo_skipped_minibatches_total')})", "{{group}} skipped minibatches"),
+            ),
             "none",
             4,
         ),
         Panel(
             "Gradient norm",
-            "Norm of the learner's gradient before clipping.",
+            "Largest norm before clipping of the learner's gradients, of policy, critic and shared trunk.",
             "timeseries",
             (Query(maximum("ppo_grad_norm"), "{{group}}"),),
             "none",
@@ -188,7 +191,7 @@ SAFETY = Row(
     "no panel of this row grows.",
 )
 SYSTEM = Row(
-    "System: is the hardware sufficient?",
+    "System",
     (
         Panel(
             "Round duration by phase",
@@ -268,7 +271,7 @@ SYSTEM = Row(
     ),
     "the duration of rounds is stable, and memory stays below its limit.",
 )
-ROWS = (PULSE, TASK, LIFECYCLE, POLICY, REWARD, SAFETY, SYSTEM)
+ROWS = (RUN_STATE, ACCURACY, LIFECYCLE, POLICY, REWARD, SAFETY, SYSTEM)
 ANNOTATIONS = (
     ("Rollbacks", f"sum by (reason) (increase({series('rollbacks_total')}[1m])) > 0", "{{reason}}", "red"),
     (

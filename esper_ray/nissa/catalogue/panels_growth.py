@@ -1,4 +1,4 @@
-"""Upper rows of the dashboard: liveness, accuracy and the lifecycle of seeds."""
+"""Upper rows of the dashboard: run state, accuracy and the lifecycle of seeds."""
 
 from esper_ray.nissa.catalogue.queries import increase, maximum, rate, series
 from esper_ray.nissa.catalogue.shapes import Panel, Query, Row
@@ -15,8 +15,8 @@ _PER_EPISODE = (
 _EVIDENCE = 'delivery="evidence"'
 _LOST = f"sum by (group) ({series('telemetry_dropped_total', _EVIDENCE)}) or 0 * {maximum('rounds_target')}"
 
-PULSE = Row(
-    "Pulse: is the run alive?",
+RUN_STATE = Row(
+    "Run state",
     (
         Panel(
             "Age of the newest event",
@@ -28,7 +28,7 @@ PULSE = Row(
             ((None, "green"), (300, "yellow"), (600, "red")),
         ),
         Panel(
-            "Run state",
+            "State",
             "State that the driver reports: training, trial, finished, interrupted or failed.",
             "state-timeline",
             (Query(maximum("run_state", "group, state"), "{{group}} {{state}}"),),
@@ -74,8 +74,8 @@ PULSE = Row(
     ),
     "the newest event is seconds old, and no event is invalid.",
 )
-TASK = Row(
-    "Task: does accuracy rise?",
+ACCURACY = Row(
+    "Accuracy",
     (
         Panel(
             "Validation accuracy by round",
@@ -127,7 +127,7 @@ TASK = Row(
     "the mean of ten rounds rises, and is above the accuracy of the host without growth.",
 )
 LIFECYCLE = Row(
-    "Lifecycle: what grows, and where does it stall?",
+    "Lifecycle",
     (
         Panel(
             "Slots by stage",

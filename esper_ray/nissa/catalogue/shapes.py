@@ -40,6 +40,8 @@ class Field:
     unit: Unit = ""
     optional: bool = False
     """Whether it may be null: not measured, or absent."""
+    added: bool = False
+    """Whether logs written before it existed lack it. It is then as good as null."""
     fields: tuple["Field", ...] = ()
     """Fields of the inner records, for ``records`` and ``records by name``."""
 
@@ -135,7 +137,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of panels that answer one question."""
+    """Row of panels about one subject."""
 
     title: str
     panels: tuple[Panel, ...]

@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from esper_ray.nissa.log.sql import EventDatabase
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
 
 MARKED = ("fossilised", "rollback", "anomaly")
 """Kinds of annotations."""
+TITLES = {"fossilised": "fossilized", "rollback": "rollback"}
+"""Beginnings of the texts, by kind. A kind is the tag of an annotation, whose spelling stored annotations have."""
 NAMED = 8
 """Most seeds or environments that an annotation names; further ones are counted."""
 _FOSSILIZED = """
@@ -57,7 +60,7 @@ def _ends(run: RunDirectory) -> dict[int, int]:
     """End of each round in milliseconds since 1970."""
     try:
         return {int(row["round"]): round(float(row["ended"]) * 1000) for row in run.timings()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, ValueError) as error:
         problem = "an older version wrote it" if isinstance(error, KeyError) else str(error)
         raise RunDirectoryError(f"{run.path / 'timings.csv'} does not hold the end of each round: {problem}") from error
 
@@ -70,7 +73,7 @@ def _round_marks(kind: str, texts: Iterable[tuple[int, str]], ends: Mapping[int,
     for number, words in by_round.items():
         if number in ends:
             more = [f"and {len(words) - NAMED} more"] if len(words) > NAMED else []
-            summary = f"{kind} in round {number} ({len(words)}): {'; '.join([*words[:NAMED], *more])}"
+            summary = f"{TITLES[kind]} in round {number} ({len(words)}): {'; '.join([*words[:NAMED], *more])}"
             yield Annotation(ends[number], ends[number], kind, summary)
 
 
@@ -90,7 +93,7 @@ def _measurement(row: Mapping[str, Any]) -> str:
 
 
 def _regions(anomalies: Iterable[Mapping[str, Any]], ends: Mapping[int, int]) -> Iterator[Annotation]:
-    """Regions from start to end; an open anomaly extends to the end of the last round."""
+    """Regions from start to end. An open anomaly extends to the end of the last round."""
     regions: dict[tuple[str, str | None], Annotation] = {}
     for row in anomalies:
         name = (row["type"], row["subject"])

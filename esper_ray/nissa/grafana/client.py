@@ -5,16 +5,25 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from grafana_client.api import GrafanaApi
-from grafana_client.client import GrafanaClientError, GrafanaException, GrafanaTimeoutError, GrafanaUnauthorizedError
-from niquests.exceptions import RequestException
-
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import MissingExtraError, UserError, missing_extra
+from esper_ray.leyline.process.credentials import without_credentials
 from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.catalogue.shapes import Alert
 from esper_ray.nissa.grafana.annotations import MARKED, Annotation
 from esper_ray.nissa.grafana.dashboard import TITLE, UID, dashboard, run_tags
 from esper_ray.nissa.runs.run_directory import Names
+
+try:
+    from grafana_client.api import GrafanaApi
+    from grafana_client.client import (
+        GrafanaClientError,
+        GrafanaException,
+        GrafanaTimeoutError,
+        GrafanaUnauthorizedError,
+    )
+    from niquests.exceptions import RequestException
+except ModuleNotFoundError as error:
+    raise MissingExtraError(missing_extra("grafana-client", "grafana")) from error
 
 INTERVAL_SECONDS = 60
 ANNOTATION_LIMIT = 1_000_000
@@ -37,7 +46,7 @@ class Grafana:
             url: of its front page.
             token: of a service account that may edit dashboards, folders and alert rules.
         """
-        self.url = url
+        self.url = without_credentials(url)
         self._api = GrafanaApi.from_url(url, credential=token, timeout=30.0)
 
     def push(self, datasource: str | None = None) -> list[str]:
@@ -135,7 +144,7 @@ class Grafana:
 
 
 def _annotation(entry: dict[str, Any], tags: Sequence[str]) -> Annotation:
-    """An annotation from Grafana's answer; a point may have no end, and tags have no order."""
+    """An annotation from Grafana's answer. A point may have no end, and tags have no order."""
     kind = " ".join(tag for tag in entry["tags"] if tag not in tags)
     return Annotation(entry["time"], entry.get("timeEnd") or entry["time"], kind, entry["text"])
 

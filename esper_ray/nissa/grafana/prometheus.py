@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from socket import socket
 from typing import Any, Self
@@ -102,7 +103,7 @@ class PrometheusApi:
             raise PrometheusError(f"{self.address}: {_reason(error)}") from error
         except URLError as error:
             raise PrometheusError(f"no Prometheus answers at {self.address}: {error.reason}") from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, HTTPException, ValueError, KeyError) as error:
             raise PrometheusError(f"{self.address} does not answer like a Prometheus: {error!r}") from error
 
 
@@ -119,10 +120,11 @@ class PrometheusServer:
         Raises:
             PrometheusError: if there is no such program, or the port is in use.
         """
-        executable = shutil.which(program or "prometheus")
+        program = "prometheus" if program is None else program
+        executable = shutil.which(program)
         if executable is None:
             raise PrometheusError(
-                f"there is no program {program or 'prometheus'}: Debian and Ubuntu have the package prometheus "
+                f"there is no program {program!r}: Debian and Ubuntu have the package prometheus "
                 "(`apt-get install prometheus`), others https://prometheus.io/download/"
             )
         self._program, self._target = executable, target

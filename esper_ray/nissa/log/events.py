@@ -12,23 +12,34 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from esper_ray.leyline.files.digests import FilePrefix
+from esper_ray.leyline.files.durable import GrowingFile, remove
 from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
-from esper_ray.nissa.log.parquet import EventLogError, Part, check_schema, parts_in, write_part
-from esper_ray.nissa.log.validation import record_problem
+from esper_ray.nissa.log.lines import Line
+from esper_ray.nissa.log.numbering import Counts, InheritedNames, LogNames, LogPosition
+from esper_ray.nissa.log.parquet import EventLogError, Part, all_parts_in, parts_in, write_part
+from esper_ray.nissa.log.reader import (
+    INTEGRITY,
+    LogContent,
+    LogProblem,
+    event_lines,
+    overlaps,
+    read_log,
+    without_compacted,
+)
+from esper_ray.nissa.log.validation import record_problem, source_of
 
 logger = logging.getLogger(__name__)
 
 COMPACT_BYTES = 4 * 2**20
 """Size of the lines of JSON from which a finished round is compacted."""
-INTEGRITY = "integrity.json"
-"""File with the counts of a finished run."""
 STRICT = "ESPER_STRICT_TELEMETRY"
 """Environment variable that makes invalid records errors. Set in tests; training continues without it."""
 
@@ -37,34 +48,33 @@ class RecordError(ValueError):
     """A record that does not match the declaration of its kind."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """Numbers of written events."""
-
-    sequence: int = 0
-    """Number of the next event."""
-    sources: Counter[str] = field(default_factory=Counter)
-    """Number of events by source."""
-    malformed: int = 0
-
-    def position(self) -> dict[str, int]:
-        """The counts as a checkpoint holds them."""
-        return {"sequence": self.sequence} | {f"source/{name}": count for name, count in self.sources.items()}
-
-
 class EventLog:
     """Event log in the folder of one run."""
 
-    def __init__(self, folder: Path, run: str, group: str = "", name: str = "events") -> None:
+    exists_always = True
+    """Whether the file of lines is made with the run."""
+    is_complete = True
+    """Whether a missing event is a problem."""
+
+    def __init__(
+        self, folder: Path, run: str, group: str = "", inherited: Sequence[InheritedNames] = (), name: str = "events"
+    ) -> None:
         """
         Args:
             run: name of the run, in every record.
             group: group of the run within that name, such as a side of an A/B comparison.
+            inherited: names in the first events, if they were copied from other runs.
             name: of the file of lines and of the folder of compacted events.
         """
-        self.folder, self.run, self.group = folder, run, group
+        self.folder, self.names = folder, LogNames(run, group, inherited)
         self.tail, self._parts = folder / f"{name}.jsonl", folder / name
+        self._file = GrowingFile(self.tail)
         self.counts = Counts()
+        self._lines_from = 0
+        """Number of the first event that is a line."""
+        self._written = sha256()
+        """Digest of the lines that this process wrote or checked. A file of lines with another one was changed."""
+        self._is_blocked = False
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write records with their numbers. Numbers that are not finite become null and are listed in ``nonfinite``.
@@ -72,10 +82,26 @@ class EventLog:
         Raises:
             RecordError: if a record does not match its declaration and ``ESPER_STRICT_TELEMETRY`` is set. Otherwise
                 a record of kind ``malformed`` holds it.
+            WriteError: if the file cannot be written, or is not what was last written.
         """
-        lines = [json.dumps(self._numbered(json_record(self._checked(record))), allow_nan=False) for record in records]
-        with self.tail.open("a") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        lines = [json.dumps(self._numbered(_finite(self._checked(record))), allow_nan=False) for record in records]
+        content = "".join(f"{line}\n" for line in lines)
+        self._file.append(content)
+        self._written.update(content.encode())
+
+    def position(self) -> LogPosition:
+        """Numbers of the written or kept events, and the digest of their lines."""
+        sources, digest = dict(self.counts.sources), self._written.hexdigest()
+        sequence = self.counts.sequence
+        return LogPosition(sequence=sequence, sources=sources, lines_from=self._lines_from, lines_sha256=digest)
+
+    def flush(self) -> None:
+        """Wait until the written records are on the disk.
+
+        Raises:
+            WriteError: if the disk refuses them.
+        """
+        self._file.flush()
 
     def _checked(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         problem = record_problem(record)
@@ -89,23 +115,52 @@ class EventLog:
 
     def _numbered(self, record: Mapping[str, Any]) -> dict[str, Any]:
         source = source_of(record)
-        provenance = {"run": self.run, "group": self.group, "source": source}
+        provenance = {"run": self.names.run, "group": self.names.group, "source": source}
         numbers = {"source_seq": self.counts.sources[source], "seq": self.counts.sequence}
         self.counts.sources[source] += 1
         self.counts.sequence += 1
         return {"schema": EVENT_SCHEMA, **provenance, **numbers, **record}
 
     def compact(self, *, always: bool = False) -> None:
-        """Compact the lines to Parquet if they are many, or ``always``."""
-        if self.tail.stat().st_size < (1 if always else COMPACT_BYTES):
+        """Compact the lines to Parquet if they are many, or ``always``.
+
+        Lines that something else has changed meanwhile are checked first. If one is damaged, all of them stay as they
+        are, and a warning names it.
+
+        Raises:
+            EventLogError: if a part is damaged.
+            WriteError: if the lines are not what was last written, or the Parquet files cannot be written.
+        """
+        if self._file.size() < (1 if always else COMPACT_BYTES) or (self._is_blocked and not always):
             return
-        records = list(self._lines(after=self._compacted(), evidence=True))
+        records = self._checked_lines()
+        if records is None:
+            self._is_blocked = True
+            return
+        compacted = self._compacted()
+        records = [record for record in records if record["seq"] > compacted]
         if records:
             write_part(self._parts, records)
-        _replace(self.tail, "")
+        self._replace_tail(b"", self.counts.sequence)
+
+    def _checked_lines(self) -> list[dict[str, Any]] | None:
+        """Events in the file of lines; ``None`` if a line is damaged, which is logged."""
+        content = self.tail.read_bytes()
+        if sha256(content).digest() == self._written.digest():
+            records = [json.loads(line) for line in content.splitlines()]
+            for record in records:
+                del record["schema"]
+            return records
+        checked = self.content(digests=False)
+        checked.settle(evidence=False)
+        return None if checked.problems else checked.events
 
     def parts(self) -> list[Part]:
-        """Folders of Parquet files, in order."""
+        """Folders of Parquet files, in order.
+
+        Raises:
+            EventLogError: if a file stands where their folder should be.
+        """
         return parts_in(self._parts)
 
     def _compacted(self) -> int:
@@ -113,168 +168,169 @@ class EventLog:
         parts = self.parts()
         return parts[-1].last if parts else -1
 
+    def content(self, *, digests: bool) -> LogContent:
+        """Events of the log and its problems.
+
+        Args:
+            digests: whether the bytes of every Parquet file are compared with their digest.
+
+        Raises:
+            EventLogError: if the log is of another version or cannot be read at all.
+        """
+        required, numbered = self.exists_always, self.is_complete
+        return read_log(self.tail, self._parts, self.names, required=required, numbered=numbered, digests=digests)
+
+    def unchecked(self) -> LogContent:
+        """Parts and sound lines. What is damaged or missing is not looked for: a viewer that follows the log has it.
+
+        Raises:
+            EventLogError: if the log is of another version, or the file of lines cannot be read.
+        """
+        lines, parts = event_lines(self.tail, self.names, required=self.exists_always), self.parts()
+        sound = [line for line in without_compacted(lines, parts) if line.problem is None]
+        return LogContent(parts, sound, ())
+
+    def read(self, *, evidence: bool) -> LogContent:
+        """Events of the log.
+
+        Args:
+            evidence: whether the log must be complete and undamaged, to the last byte.
+
+        Raises:
+            EventLogError: if the log is of another version or a part is damaged; for ``evidence`` also if a line is
+                damaged or an event is missing, at the end too if the run is finished. Otherwise such lines are left
+                out, with a warning that names them.
+        """
+        content = self.content(digests=evidence)
+        content.settle(evidence=evidence)
+        return content
+
     def records(self, *, evidence: bool = False) -> Iterator[dict[str, Any]]:
         """All events, in order.
 
-        Args:
-            evidence: whether the log must be complete and undamaged.
-
         Raises:
-            EventLogError: if a file is of another version or cannot be read; for ``evidence`` also if a line cannot be
-                read, a file is damaged, or an event is missing, at the end too if the run is finished. Otherwise
-                such lines are skipped, with a warning that names them.
+            EventLogError: see :meth:`read`.
         """
-        parts, lines = self.held(evidence=evidence)
-        for part in parts:
-            yield from part.records()
-        yield from lines
-
-    def held(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
-        """Folders of Parquet files, and events that are still lines of JSON.
-
-        Args:
-            evidence: whether the log must be complete and undamaged.
-
-        Raises:
-            EventLogError: see :meth:`records`. Damage that is no error is logged as a warning.
-        """
-        parts, lines = self._snapshot(evidence=evidence)
-        problems = list(self._missing(parts, lines))
-        if evidence:
-            problems += [problem for part in parts for problem in part.damage()]
-        for problem in problems:
-            if evidence:
-                raise EventLogError(problem)
-            logger.warning("%s", problem)
-        return parts, lines
-
-    def _snapshot(self, *, evidence: bool) -> tuple[list[Part], list[dict[str, Any]]]:
-        """Parts and lines at one moment. Lines are read first: those that are compacted meanwhile are in the parts."""
-        lines = list(self._lines(after=-1, evidence=evidence))
-        parts = self.parts()
-        compacted = parts[-1].last if parts else -1
-        return parts, [line for line in lines if line["seq"] > compacted]
-
-    def _missing(self, parts: Sequence[Part], lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        expected = 0
-        for first, last in [*((part.first, part.last) for part in parts), *((line["seq"],) * 2 for line in lines)]:
-            if first != expected:
-                yield f"{self.folder}: events {expected} to {first - 1} are missing"
-            expected = last + 1
-        try:
-            counted = int(json.loads((self.folder / INTEGRITY).read_text())["events"])
-        except FileNotFoundError:
-            return  # the run is not finished
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            yield f"{self.folder / INTEGRITY} cannot be read: {error}"
-            return
-        if expected < counted:
-            yield f"{self.folder}: events {expected} to {counted - 1} are missing: {INTEGRITY} counts {counted}"
+        yield from self.read(evidence=evidence).records()
 
     def of_kinds(self, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
         """Events of some kinds, in order within each part. Files of other kinds are not read.
 
         Raises:
-            EventLogError: if a file is of another version or cannot be read.
+            EventLogError: see :meth:`read`.
         """
-        parts, lines = self._snapshot(evidence=False)
-        for part in parts:
-            yield from part.records(kinds)
-        yield from (line for line in lines if line["kind"] in kinds)
+        yield from self.read(evidence=False).records(kinds)
 
-    def everything(self, *, evidence: bool) -> Iterator[dict[str, Any]]:
-        """All events in order, gaps or not. Otherwise like ``records``."""
-        parts, lines = self._snapshot(evidence=evidence)
-        for part in parts:
-            yield from part.records()
-        yield from lines
-
-    def _lines(self, *, after: int, evidence: bool) -> Iterator[dict[str, Any]]:
-        """Events in ``events.jsonl`` whose number is greater than ``after``."""
-        if not self.tail.exists():
-            return
-        with self.tail.open() as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    problem = f"line {number} of {self.tail} is not JSON: {error}"
-                    if evidence:
-                        raise EventLogError(problem) from error
-                    logger.warning("%s", problem)
-                    continue
-                check_schema(record.pop("schema", None), self.tail)
-                if record["seq"] > after:
-                    yield record
-
-    def lines_from(self, sequence: int) -> str:
+    def lines_from(self, sequence: int) -> bytes:
         """Lines of JSON that are not compacted, from event ``sequence`` on."""
-        return "".join(line for line in self._raw_lines() if (_sequence_of(line) or 0) >= sequence)
+        content = self.tail.read_bytes()
+        if sha256(content).digest() == self._written.digest():
+            lines = content.splitlines(keepends=True)
+            return b"".join(lines[max(0, sequence - json.loads(lines[0])["seq"]) :] if lines else [])
+        events = self.content(digests=False).lines
+        return b"".join(line.content for line in events if line.record["seq"] >= sequence)
 
-    def rewind(self, position: Mapping[str, int]) -> None:
+    def check(self, position: LogPosition) -> None:
+        """Check that the log is undamaged up to ``position``.
+
+        Raises:
+            EventLogError: if an event before it is missing, a line was changed, a line or a part is damaged, or the log
+                is of another version.
+        """
+        self._before(position)
+
+    def rewind(self, position: LogPosition) -> None:
         """Remove the events after ``position``.
 
         Raises:
-            EventLogError: if the log is shorter than that, or of another version.
+            EventLogError: see :meth:`check`. Then nothing is removed.
         """
-        next(self._lines(after=-1, evidence=False), None)  # a log of another version stays unchanged
-        sequence, compacted = position["sequence"], -1
-        for part in self.parts():
+        sequence = position.sequence
+        parts, lines = self._before(position)
+        kept = set()
+        for part in parts:
             if part.last >= sequence:
-                earlier = [record for record in part.records() if record["seq"] < sequence]
-                if earlier:
-                    write_part(self._parts, earlier)
-                shutil.rmtree(part.path)
-            compacted = min(part.last, sequence - 1)
-        earlier_lines, end = [], compacted + 1
-        for line in self._raw_lines():
-            number = _sequence_of(line)
-            if number is None or number >= sequence:
-                break
-            if number > compacted:
-                earlier_lines.append(line)
-                end = number + 1
-        if end < sequence:
-            raise EventLogError(f"{self.folder}: the log ends with event {end - 1}, the checkpoint with {sequence - 1}")
-        (self.folder / INTEGRITY).unlink(missing_ok=True)
-        _replace(self.tail, "".join(earlier_lines))
-        sources = {name.removeprefix("source/"): n for name, n in position.items() if name.startswith("source/")}
-        self.counts = Counts(sequence, Counter(sources))
+                kept.add(write_part(self._parts, [r for r in part.records() if r["seq"] < sequence]))
+            else:
+                kept.add(part.path)
+        for part in all_parts_in(self._parts):
+            if part.path not in kept:
+                remove(part.path)
+        remove(self.folder / INTEGRITY)
+        first = lines[0].record["seq"] if lines else sequence
+        self._replace_tail(b"".join(line.content for line in lines), first)
+        self._is_blocked = False
+        self.counts = Counts(sequence, Counter(position.sources))
 
-    def keep_whole_lines(self) -> None:
-        """Remove truncated lines."""
-        if self.tail.exists():
-            _replace(self.tail, "".join(line for line in self._raw_lines() if _sequence_of(line) is not None))
+    def _before(self, position: LogPosition) -> tuple[list[Part], list[Line]]:
+        """Parts and lines with the events before ``position``. The last part may have later ones, too."""
+        sequence = position.sequence
+        lines = without_compacted(event_lines(self.tail, self.names, required=False), self.parts())
+        parts = [part for part in self.parts() if part.first < sequence]
+        for problem in (*overlaps(parts), *(text for part in parts for text in part.damage(self.names, digests=True))):
+            raise EventLogError(problem)
+        spans = [(part.first, part.last) for part in parts]
+        compacted = spans[-1][1] if spans else -1
+        needed = [line for line in lines if line.problem is None and compacted < line.record["seq"] < sequence]
+        spans = [(-1, -1), *spans, *((line.record["seq"],) * 2 for line in needed)]
+        end = min(spans[-1][1], sequence - 1)
+        last_line = needed[-1].number if needed else 0
+        for line in lines:
+            if line.problem is not None and (line.number < last_line or end < sequence - 1):
+                place = f"line {line.number} of {self.tail} {line.problem}"
+                raise EventLogError(f"{place}; the checkpoint needs the events up to {sequence - 1}")
+        for (_, last), (first, _) in pairwise(spans):
+            if first != last + 1:
+                raise EventLogError(f"{self.folder}: events {last + 1} to {first - 1} are missing")
+        if end < sequence - 1:
+            raise EventLogError(f"{self.folder}: the log ends with event {end}, the checkpoint with {sequence - 1}")
+        if needed and (change := self._change(position, needed)):
+            raise EventLogError(change)
+        return parts, needed
 
-    def _raw_lines(self) -> list[str]:
-        return self.tail.read_text().splitlines(keepends=True) if self.tail.exists() else []
+    def _change(self, position: LogPosition, lines: Sequence[Line]) -> str | None:
+        """Difference of ``lines``, which are not compacted, from those before ``position``."""
+        first, last = position.lines_from, position.sequence - 1
+        if lines[0].record["seq"] != first:
+            found = lines[0].record["seq"]
+            return f"{self.tail} begins with event {found}, when the checkpoint was made it began with event {first}"
+        if sha256(b"".join(line.content for line in lines)).hexdigest() == position.lines_sha256:
+            return None
+        place = f"lines {lines[0].number} to {lines[-1].number}"
+        return (
+            f"{self.tail} has changed since it was written: the SHA-256 of {place} (events {first} to {last}) is not "
+            "that in the checkpoint"
+        )
+
+    def cut_torn_line(self, lines: Iterable[Line]) -> None:
+        """Remove the last of ``lines`` from the file if it is torn."""
+        for line in lines:
+            if line.torn:
+                self._file.truncate(line.begin)
+
+    def line_count(self) -> int:
+        """Number of lines that are not compacted, damaged ones included."""
+        if not self.tail.exists():
+            return 0
+        with self.tail.open("rb") as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(2**20), b""))
+
+    def _replace_tail(self, content: bytes, first: int) -> None:
+        self._file.replace(content)
+        self._written, self._lines_from = sha256(content), first
 
 
 def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """``record`` with JSON types, as in the event log. Numbers that are not finite become null and are listed."""
+    clean: dict[str, Any] = json.loads(json.dumps(_finite(record), allow_nan=False))
+    return clean
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` with null for numbers that are not finite, and a list of them."""
     nonfinite: list[str] = []
-    clean: dict[str, Any] = json.loads(json.dumps(_strict(dict(record), "", nonfinite), allow_nan=False))
+    clean: dict[str, Any] = _strict(dict(record), "", nonfinite)
     return clean | ({"nonfinite": nonfinite} if nonfinite else {})
-
-
-def source_of(record: Mapping[str, Any]) -> str:
-    """Source of a record: an environment, the learner, or the driver."""
-    if record["kind"] == "ppo_update":
-        return "learner"
-    return f"env-{record['env']}" if "env" in record and "step" in record else "driver"
-
-
-def _sequence_of(line: str) -> int | None:
-    try:
-        return int(json.loads(line)["seq"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _replace(path: Path, content: str) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(content)
-    os.replace(temporary, path)
 
 
 def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
@@ -290,20 +346,19 @@ def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
 
 def integrity(log: EventLog) -> dict[str, Any]:
     """Counts of the log, its gaps and damage. Reads every line and every index."""
-    sources: Counter[str] = Counter()
-    gaps, kinds, problems = 0, Counter[str](), []
-    expected = 0
+    sources, kinds = Counter[str](), Counter[str]()
+    gaps = expected = 0
     try:
-        for record in log.everything(evidence=True):
-            gaps += record["seq"] != expected
-            expected = record["seq"] + 1
-            gaps += record["source_seq"] != sources[record["source"]]
-            sources[record["source"]] = record["source_seq"] + 1
-            kinds[record["kind"]] += 1
+        content = log.content(digests=True)
     except EventLogError as error:
-        problems.append(str(error))
-    for part in log.parts():
-        problems += part.damage()
+        content = LogContent((), (), (LogProblem(str(error), fatal=True),))
+    problems = [problem.text for problem in content.problems]
+    for record in _readable(content, problems):
+        gaps += record["seq"] != expected
+        expected = record["seq"] + 1
+        gaps += record["source_seq"] != sources[record["source"]]
+        sources[record["source"]] = record["source_seq"] + 1
+        kinds[record["kind"]] += 1
     return {
         "schema": EVENT_SCHEMA,
         "complete": gaps == 0 and not problems and kinds["malformed"] == 0,
@@ -313,5 +368,17 @@ def integrity(log: EventLog) -> dict[str, Any]:
         "problems": problems,
         "kinds": dict(sorted(kinds.items())),
         "sources": dict(sorted(sources.items())),
-        "parts": [part.path.name for part in log.parts()],
+        "parts": [part.path.name for part in content.parts],
+        "files": {log.tail.name: FilePrefix.of(log.tail.read_bytes()).model_dump()},
     }
+
+
+def _readable(content: LogContent, problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Events of the readable parts, and of the lines. The problems of the other parts are added to ``problems``."""
+    for part in content.parts:
+        try:
+            yield from part.records()
+        except EventLogError as error:
+            if str(error) not in problems:
+                problems.append(str(error))
+    yield from content.events

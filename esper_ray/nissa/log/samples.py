@@ -3,14 +3,14 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from esper_ray.nissa.log.events import Counts, EventLog
-from esper_ray.nissa.log.parquet import Part
+from esper_ray.nissa.log.events import EventLog
+from esper_ray.nissa.log.numbering import Counts, LogPosition
+from esper_ray.nissa.log.parquet import EventLogError
+from esper_ray.nissa.log.reader import event_lines
 
 LIMIT = 1_000_000
 """Greatest number of samples of a run."""
@@ -20,12 +20,15 @@ LOST = "samples_lost"
 class SampleLog(EventLog):
     """``samples.jsonl`` and ``samples/``. A resumed run appends to them, repeated steps included."""
 
+    exists_always = False
+    is_complete = False
+
     def __init__(self, folder: Path, run: str, group: str = "", limit: int = LIMIT) -> None:
         """
         Args:
             limit: greatest number of samples; further ones are dropped.
         """
-        super().__init__(folder, run, group, "samples")
+        super().__init__(folder, run, group, name="samples")
         self._limit, self._counted = limit, False
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> int:
@@ -50,38 +53,44 @@ class SampleLog(EventLog):
         return len(dropped)
 
     def _count(self) -> None:
-        """Count the existing samples, and remove a truncated line."""
-        self._counted = True
-        sources, compacted = Counter[str](), -1
-        for part in self.parts():
-            sources.update(part.index()["sources"])
-            compacted = part.last
-        lines = list(self._lines(after=compacted, evidence=False))
-        sources.update(record["source"] for record in lines)
-        self.keep_whole_lines()
-        self.counts = Counts(lines[-1]["seq"] + 1 if lines else compacted + 1, sources)
+        """Count the existing samples, and remove a truncated line.
 
-    def held(self, *, evidence: bool = False) -> tuple[list[Part], list[dict[str, Any]]]:
-        """See :meth:`EventLog.held`. Samples may be missing."""
-        return self._snapshot(evidence=evidence)
+        Raises:
+            EventLogError: if a part is damaged.
+        """
+        self._counted = True
+        self.cut_torn_line(event_lines(self.tail, self.names, required=False))
+        content = self.read(evidence=False)
+        sources = Counter(event["source"] for event in content.events)
+        for part in content.parts:
+            sources.update(part.index().sources)
+        last = content.events[-1]["seq"] if content.lines else content.parts[-1].last if content.parts else -1
+        self.counts = Counts(last + 1, sources)
+        if not content.problems and self.tail.exists():
+            self._written = sha256(self.tail.read_bytes())
+
+    def check(self, position: LogPosition) -> None:
+        """Check that samples can be added. A resumed run keeps all samples, whatever ``position`` it has.
+
+        Raises:
+            EventLogError: if a part is damaged, or the log is of another version.
+        """
+        for problem in self.content(digests=False).problems:
+            if problem.fatal:
+                raise EventLogError(problem.text)
 
     def compact(self, *, always: bool = False) -> None:
         """See :meth:`EventLog.compact`."""
         if self.tail.exists():
             super().compact(always=always)
 
-    def lost(self) -> int:
-        """Number of samples that are known to be lost."""
-        count: int = 0
-        for part in self.parts():
-            if LOST in part.index()["kinds"]:
-                column = pq.read_table(part.path / f"{LOST}.parquet", columns=["count"])["count"]
-                count += int(pc.sum(column).as_py())
-        rest = self._lines(after=self._compacted(), evidence=False)
-        return count + sum(int(record["count"]) for record in rest if record["kind"] == LOST)
-
-    def summary(self) -> dict[str, int]:
-        """Number of samples, and of those that are known to be lost."""
-        rows = sum(kind["rows"] for part in self.parts() for kind in part.index()["kinds"].values())
-        lines = sum(1 for _ in self._lines(after=self._compacted(), evidence=False))
-        return {"samples": rows + lines, "lost": self.lost()}
+    def summary(self) -> dict[str, Any]:
+        """Numbers of samples and of samples known to be lost, and problems of the files."""
+        try:
+            content = self.content(digests=True)
+            rows = sum(kind.rows for part in content.parts for kind in part.index().kinds.values())
+            lost = sum(record["count"] or 0 for record in content.records((LOST,)))
+        except EventLogError as error:
+            return {"samples": None, "lost": None, "sample_problems": [str(error)]}
+        problems = [problem.text for problem in content.problems]
+        return {"samples": rows + len(content.lines), "lost": lost, "sample_problems": problems}

@@ -6,6 +6,7 @@ Tables and columns are generated from the catalogue. The log of a running run ca
 compacted yet are in the tables as well. A query can neither write nor read other files.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,33 @@ from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.log.samples import SampleLog
 from esper_ray.nissa.log.tables import by_kind, schema_of, table_of
 
-READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+MEMORY_MIB = 1024
+THREADS = 4
+SETTINGS = {
+    "temp_directory": "",
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_persistent_secrets": "false",
+    "python_enable_replacements": "false",
+    "TimeZone": "UTC",
+    "lock_configuration": "true",
+}
+"""Settings of DuckDB: no file, no extension, no variable of this program, no change of these settings."""
+_GAP = r"(?:\s|--[^\n]*\n|/\*(?:(?!\*/|/\*).)*\*/)"
+"""A blank or a comment. One within another has no form that every parser reads alike, and is not accepted."""
+_EXPLAIN = re.compile(
+    rf"{_GAP}*explain{_GAP}+(?:analyze{_GAP}+)?(?:\([^()]*\){_GAP}*)?(?P<explained>.*)", re.IGNORECASE | re.DOTALL
+)
+_AS_TEXT = {
+    **dict.fromkeys(("date", "time", "time_ns", "time with time zone", "interval"), "VARCHAR"),
+    **dict.fromkeys(
+        ("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone"), "VARCHAR"
+    ),
+    "variant": "JSON",
+}
+"""Types of DuckDB that no type of Python can hold exactly, and the type that they are read as."""
 
 
 class QueryError(UserError, ValueError):
@@ -31,7 +58,7 @@ class QueryError(UserError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QueryResult:
     """Result of a query."""
 
     columns: tuple[str, ...]
@@ -41,49 +68,92 @@ class Answer:
 class EventDatabase:
     """Read-only tables over an event log, and over samples if given."""
 
-    def __init__(self, log: EventLog, samples: SampleLog | None = None, *, evidence: bool = False) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        samples: SampleLog | None = None,
+        *,
+        evidence: bool = False,
+        checked: bool = True,
+        memory_mib: int = MEMORY_MIB,
+        threads: int = THREADS,
+    ) -> None:
         """
         Args:
             evidence: whether the log must be complete and undamaged.
+            checked: whether parts and lines are compared with one another first.
+            memory_mib: memory that a query may use.
+            threads: threads that a query may use.
 
         Raises:
-            EventLogError: if a log is of another version or an index cannot be read; for ``evidence`` also if an event
-                is missing or a file is damaged. Otherwise that is a warning.
+            EventLogError: see :meth:`EventLog.read`.
         """
-        parts, left = log.held(evidence=evidence)
-        if samples is not None:
-            sampled, more = samples.held()
-            parts, left = [*parts, *sampled], [*left, *more]
-        lines = by_kind(left)
-        held = {
-            kind: [part.path / f"{kind}.parquet" for part in parts if kind in part.index()["kinds"]] for kind in KINDS
-        }
-        self._connection = duckdb.connect(config={"enable_external_access": "false"})
+        self._memory_mib = memory_mib
+        sources = [source for source in (log, samples) if source is not None]
+        contents = [source.read(evidence=evidence) if checked else source.unchecked() for source in sources]
+        lines = by_kind(event for content in contents for event in content.events)
+        files: dict[str, list[str]] = {}
+        for part in (part for content in contents for part in content.parts):
+            for name in part.index().kinds:
+                files.setdefault(name, []).append(str(part.file(name)))
+        self._connection = duckdb.connect(config={"memory_limit": f"{memory_mib}MiB", "threads": str(threads)})
         for kind in KINDS.values():
             schema = schema_of(kind.name)
-            self._connection.register(f"_files_{kind.name}", _dataset(held[kind.name], schema))
+            self._connection.register(f"_files_{kind.name}", _dataset(files.get(kind.name, ()), schema))
             self._connection.register(f"_lines_{kind.name}", table_of(kind.name, lines.get(kind.name, ())))
         for name, query in views():
             self._connection.execute(f'CREATE VIEW "{name}" AS {query}')
-        self._connection.execute("SET lock_configuration = true")
+        for name, value in SETTINGS.items():
+            self._connection.execute(f"SET {name} = '{value}'")
 
-    def ask(self, sql: str) -> Answer:
-        """Run one query.
+    def ask(self, sql: str, limit: int | None = None) -> QueryResult:
+        """Run one query: a SELECT, or EXPLAIN or EXPLAIN ANALYZE of one.
+
+        Args:
+            limit: number of first rows that are read; ``None`` for all.
 
         Raises:
             QueryError: if it is not one statement, does more than read, or is invalid.
         """
+        if not sql.isascii() and sql != sql.encode(errors="replace").decode():
+            raise QueryError("the query is not UTF-8")
         try:
-            statements = self._connection.extract_statements(sql)
-            if len(statements) != 1:
-                raise QueryError(f"one SELECT is expected, got {len(statements)} statements")
-            if statements[0].type not in READING:
-                raise QueryError(f"an event log is only read: SELECT is expected, got {statements[0].type.name}")
-            result = self._connection.execute(statements[0])
-            columns = tuple(column[0] for column in result.description or ())
-            return Answer(columns, result.fetchall())
+            statement = self._one(sql)
+            if statement.type == duckdb.StatementType.EXPLAIN:
+                match = _EXPLAIN.fullmatch(sql)
+                statement_type = None if match is None else self._one(match["explained"]).type
+            else:
+                statement_type = statement.type
+            if statement_type != duckdb.StatementType.SELECT:
+                name = "EXPLAIN of something else" if statement_type is None else statement_type.name
+                raise QueryError(f"an event log is only read: SELECT is expected, got {name}")
+            return self._answer(statement, limit)
+        except duckdb.OutOfMemoryException as error:
+            raise QueryError(f"the query needs more memory than the {self._memory_mib} MiB that it may use") from error
         except duckdb.Error as error:
-            raise QueryError(str(error)) from error
+            text = str(error).partition("\n\nLINE ")[0].partition("\nTraceback ")[0]
+            raise QueryError(" ".join(text.split())) from error
+
+    def _answer(self, statement: duckdb.Statement, limit: int | None) -> QueryResult:
+        """Result of a statement that only reads. Times, dates and intervals are DuckDB's own text for them."""
+        if statement.type == duckdb.StatementType.SELECT:
+            relation = self._connection.sql(_without_end(statement.query))
+            casts = [_exact_type(kind) for kind in relation.types]
+            if any(casts):
+                columns = [name for name, *_ in relation.description]
+                texts = [f"#{i}" if cast is None else f"CAST(#{i} AS {cast})" for i, cast in enumerate(casts, 1)]
+                read = relation.project(", ".join(texts))
+                return QueryResult(tuple(columns), (read if limit is None else read.limit(limit)).fetchall())
+        result = self._connection.execute(statement)
+        columns = [name for name, *_ in result.description or ()]
+        return QueryResult(tuple(columns), result.fetchall() if limit is None else result.fetchmany(limit))
+
+    def _one(self, sql: str) -> duckdb.Statement:
+        """The only statement in ``sql``."""
+        statements = self._connection.extract_statements(sql)
+        if len(statements) != 1:
+            raise QueryError(f"one SELECT is expected, got {len(statements)} statements")
+        return statements[0]
 
     def tables(self) -> dict[str, tuple[str, ...]]:
         """Columns by table."""
@@ -114,7 +184,7 @@ def views() -> Iterator[tuple[str, str]]:
 
 
 def _unnested(kind: Kind, field: Field) -> str:
-    """Query with one row for each record in ``field``; the key of a mapping is the column ``name``."""
+    """Query with one row for each record in ``field``. The key of a mapping is the column ``name``."""
     clock = ", ".join(f'"{column}"' for column in ("seq", *kind.clock))
     if field.type == "records":
         source, columns = f'unnest("{field.name}")', [f'_e."{inner.name}"' for inner in field.fields]
@@ -124,7 +194,31 @@ def _unnested(kind: Kind, field: Field) -> str:
     return f'SELECT {clock}, {", ".join(columns)} FROM (SELECT {clock}, {source} AS _e FROM "{kind.name}")'
 
 
-def _dataset(files: Sequence[Any], schema: pa.Schema) -> Any:
+def _without_end(query: str) -> str:
+    """One statement without its semicolon and what follows it."""
+    content, operator = query.encode(), duckdb.token_type.operator
+    ends = [start for start, kind in duckdb.tokenize(query) if kind == operator and content[start : start + 1] == b";"]
+    return content[: min(ends, default=len(content))].decode()
+
+
+def _exact_type(kind: Any) -> str | None:
+    """SQL name of ``kind`` with text in place of the types of ``_AS_TEXT``: ``None`` if it has none of them."""
+    if kind.id in _AS_TEXT:
+        return _AS_TEXT[kind.id]
+    if kind.id not in ("list", "array", "struct", "tuple", "map", "union"):
+        return None
+    children = kind.children[1:] if kind.id == "union" else kind.children  # the first one is the tag
+    inner = {i: _exact_type(child) for i, (_, child) in enumerate(children) if not isinstance(child, int)}
+    if not any(inner.values()):
+        return None
+    names = ['"' + name.replace('"', '""') + '" ' if kind.id in ("struct", "union") else "" for name, _ in children]
+    types = [f"{names[i]}{cast or children[i][1]}" for i, cast in inner.items()]
+    if kind.id in ("list", "array"):
+        return f"{types[0]}[{children[1][1] if kind.id == 'array' else ''}]"
+    return f"{kind.id.upper()}({', '.join(types)})"
+
+
+def _dataset(files: Sequence[str], schema: pa.Schema) -> Any:
     if not files:
         return schema.empty_table()
-    return ds.dataset([str(file) for file in files], schema=schema, format="parquet")
+    return ds.dataset(list(files), schema=schema, format="parquet", partitioning=None)

@@ -1,6 +1,6 @@
 """Conversion between events and Arrow tables, one table for each kind."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -45,16 +45,29 @@ def schema_of(kind: str) -> pa.Schema:
 def table_of(kind: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Table of records of one kind, as the log holds them."""
     maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
-    rows = [{**record, **{name: list(record[name].items()) for name in maps}} for record in records]
+    rows = [{**record, **{name: list((record.get(name) or {}).items()) for name in maps}} for record in records]
     return pa.Table.from_pylist(rows, schema=schema_of(kind))
 
 
-def records_of(kind: str, table: pa.Table) -> list[dict[str, Any]]:
-    """Records of a table; the inverse of ``table_of``."""
-    maps = [field.name for field in KINDS[kind].fields if field.type.endswith("by name")]
-    records: list[dict[str, Any]] = table.to_pylist()
-    for record in records:
-        record.update({"kind": kind} | {name: dict(record[name]) for name in maps})
+def records_of(kind: str, table: pa.Table, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Records of a table; the inverse of ``table_of``. A column that the table lacks is null.
+
+    Args:
+        columns: the only ones that the records have, ``nonfinite`` among them; ``None`` for all.
+    """
+    rows, present = table.num_rows, dict(zip(table.column_names, table.columns, strict=True))
+    values: dict[str, Sequence[Any]] = {"kind": (kind,) * rows}
+    for name in schema_of(kind).names if columns is None else columns:
+        values[name] = present[name].to_pylist() if name in present else (None,) * rows
+    for field in KINDS[kind].fields:
+        if field.type.endswith("by name") and field.name in values:
+            values[field.name] = [dict(pairs or ()) for pairs in values[field.name]]
+    finite = "nonfinite" not in present or present["nonfinite"].null_count == rows
+    if finite:
+        del values["nonfinite"]
+    names = tuple(values)
+    records = [dict(zip(names, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    for record in records if not finite else ():
         if record["nonfinite"] is None:
             del record["nonfinite"]
     return records

@@ -13,14 +13,13 @@ from typing import Any
 
 from esper_ray.nissa.catalogue.alerts import LARGE_KL_NATS, REGRESSION_RATIO, ROLLBACK_SHARE
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
+from esper_ray.nissa.state.measures import ROLLING_ROUNDS, normalized_entropy
 
 RoundRow = Mapping[str, Any]
 """A line of ``rounds.csv``; missing numbers are NaN or ``None``."""
-ROLLING = 10
-"""Rounds of the rolling mean."""
 STREAK = 3
-"""Consecutive rounds for conditions of which a single round is no evidence."""
-QUIET = 5
+"""Consecutive rounds for conditions of which a single round is not evidence."""
+QUIET_ROUNDS = 5
 """Consecutive rounds without a germination."""
 LOSSES = ("policy_loss", "value_loss", "kl", "grad_norm")
 
@@ -59,7 +58,7 @@ def anomalies(
         if key not in now:
             rounds = _duration(rows, key, choices, control_ratio)
             records.append(_record(number, finding, begins=False, rounds=rounds))
-    lost = (Finding("environment_given_up", str(env)) for env in quarantined)
+    lost = (Finding("environment_quarantined", str(env)) for env in quarantined)
     return [*records, *(_record(number, finding, begins=True, rounds=0) for finding in lost)]
 
 
@@ -70,6 +69,8 @@ def findings(rows: Sequence[RoundRow], choices: Mapping[str, int], control_ratio
     last, recent = rows[-1], rows[-STREAK:]
     full = len(recent) == STREAK
     yield from (Finding("nonfinite", name) for name in LOSSES if not _finite(last[name]))
+    if last["skipped_minibatches"] > 0:
+        yield Finding("minibatches_skipped", None, last["skipped_minibatches"], 0.0)
     if full:
         yield from _collapsed(recent, choices)
         yield from _critic(recent)
@@ -78,18 +79,17 @@ def findings(rows: Sequence[RoundRow], choices: Mapping[str, int], control_ratio
         yield Finding("update_too_large", None, last["kl"], LARGE_KL_NATS)
     if full and all(row["optimizer_steps"] == 0 for row in recent):
         yield Finding("update_without_steps", None, 0.0, 1.0)
-    if len(rows) >= QUIET and not any(row["op_germinate"] for row in rows[-QUIET:]):
+    if len(rows) >= QUIET_ROUNDS and not any(row["op_germinate"] for row in rows[-QUIET_ROUNDS:]):
         yield Finding("nothing_grows", None, 0.0, 1.0)
     yield from _accuracy(rows, control_ratio)
 
 
 def _collapsed(recent: Sequence[RoundRow], choices: Mapping[str, int]) -> Iterator[Finding]:
     for head, floor in ENTROPY_FLOORS.items():
-        entropies = [row[f"entropy_{head}"] for row in recent]
-        if choices[head] > 1 and all(map(_finite, entropies)):
-            shares = [entropy / math.log(choices[head]) for entropy in entropies]
-            if max(shares) < floor:
-                yield Finding("head_collapsed", head, shares[-1], floor)
+        entropies = [normalized_entropy(row, head, choices) for row in recent]
+        shares = [entropy for entropy in entropies if entropy is not None and math.isfinite(entropy)]
+        if len(shares) == len(recent) and max(shares) < floor:
+            yield Finding("head_collapsed", head, shares[-1], floor)
 
 
 def _critic(recent: Sequence[RoundRow]) -> Iterator[Finding]:
@@ -106,10 +106,10 @@ def _rollbacks(recent: Sequence[RoundRow]) -> Iterator[Finding]:
 
 def _accuracy(rows: Sequence[RoundRow], control_ratio: float | None) -> Iterator[Finding]:
     accuracies = [row["val_accuracy_ratio"] for row in rows]
-    means = [fmean(accuracies[end - ROLLING : end]) for end in range(ROLLING, len(rows) + 1)]
+    means = [fmean(accuracies[end - ROLLING_ROUNDS : end]) for end in range(ROLLING_ROUNDS, len(rows) + 1)]
     if means and max(means) - means[-1] > REGRESSION_RATIO:
         yield Finding("accuracy_regressed", None, means[-1], max(means) - REGRESSION_RATIO)
-    mean = fmean(accuracies[-ROLLING:])
+    mean = fmean(accuracies[-ROLLING_ROUNDS:])
     if control_ratio is not None and len(rows) >= STREAK and mean < control_ratio:
         yield Finding("below_control", None, mean, control_ratio)
 

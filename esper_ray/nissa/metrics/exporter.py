@@ -3,11 +3,11 @@
 import time
 from collections import deque
 from collections.abc import Iterable
-from threading import Event
+from threading import Event, Thread
 from types import TracebackType
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric as PrometheusMetric
 from prometheus_client.registry import Collector
 
@@ -15,6 +15,7 @@ from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.shapes import COMMON_LABELS, Metric
 from esper_ray.nissa.metrics.projection import Change
+from esper_ray.nissa.metrics.server import MetricsServer
 
 
 class ExporterError(UserError):
@@ -57,7 +58,7 @@ class _Scrapes(Collector):
 
 
 class PrometheusExporter:
-    """HTTP server of ``/metrics`` on a port of this machine."""
+    """HTTP server of ``/metrics`` on a port of this machine, see :class:`MetricsServer` for its limits."""
 
     def __init__(self, run: str, group: str, port: int, address: str = "127.0.0.1") -> None:
         """
@@ -74,10 +75,12 @@ class PrometheusExporter:
         self.registry.register(self._scrapes)
         self._scrapes.times.clear()  # registration scrapes, too
         try:
-            self._server, self._thread = start_http_server(port, address, self.registry)
+            self._server = MetricsServer(self.registry, address, port)
         except OSError as error:
             raise ExporterError(f"metrics cannot be served on {address}:{port}: {error.strerror or error}") from error
         self.port = int(self._server.server_port)
+        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
 
     def _registered(self, metric: Metric) -> Counter | Gauge | Histogram:
         labels = (*COMMON_LABELS, *metric.labels)

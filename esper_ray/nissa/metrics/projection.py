@@ -1,11 +1,9 @@
 """Projection of the state of a run to the changes of its metrics.
 
-There is no clock and no output in here, and nothing is remembered: what a metric needs to know of earlier records is
-in the state before the record or after it. The same records give the same numbers.
+There is no clock, no output and no memory in here. What a metric needs of earlier records is in the state before the
+record or after it. The same records give the same numbers.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +15,10 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS
 from esper_ray.nissa.state.episode import EpisodeState
-from esper_ray.nissa.state.run_state import RunState, blueprint_name, seed_end
-from esper_ray.nissa.state.totals import gaming_patterns, update_result
+from esper_ray.nissa.state.fold import blueprint_name, seed_end
+from esper_ray.nissa.state.measures import gaming_pattern, normalized_entropy, occupied_stages
+from esper_ray.nissa.state.run_state import RunState
+from esper_ray.nissa.state.totals import update_result
 
 QUANTILES = (0.1, 0.5, 0.9)
 ENV_LABELS = 64
@@ -108,8 +108,9 @@ class MetricsProjection:
         yield Change("esper_rollbacks_total", 1, (record["reason"],))
 
     def _step(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:
-        for pattern in gaming_patterns(record):
-            yield Change("esper_reward_gaming_total", 1, (pattern,))
+        for entry in record["entries"]:
+            if (pattern := gaming_pattern(entry)) is not None:
+                yield Change("esper_reward_gaming_total", 1, (pattern,))
         yield Change("esper_env_steps_total", 1)
         result = "ok" if record["success"] else "refused"
         yield Change("esper_actions_total", 1, (record["operation"], result))
@@ -141,7 +142,7 @@ class MetricsProjection:
 
     def _slot_counts(self, state: RunState) -> Iterator[Change]:
         """Slots of all environments by stage; empty slots are dormant."""
-        stages = Counter(slot.stage for episode in state.episodes.values() for slot in episode.slots.values())
+        stages = occupied_stages(state.episodes.values())
         stages[Stage.DORMANT] = len(state.episodes) * len(self._slots) - stages.total()
         for stage in list(Stage)[1:]:
             yield Change("esper_slots", stages[stage], (stage.name,))
@@ -149,18 +150,19 @@ class MetricsProjection:
     def _outcome(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:
         yield Change("esper_episodes_total", 1, ("rolled_back" if record["rollback"] else "finished",))
         yield from _gauge("esper_reward_accuracy_correlation_ratio", after.reward_accuracy_correlation)
+        yield from self._host(after.episodes[record["env"]])
 
     def _quarantine(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:
         yield Change("esper_environments_quarantined", len(after.quarantined))
 
     def _update(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:
         yield Change("esper_ppo_updates_total", 1, (update_result(record),))
+        if record["skipped_minibatches"] > 0:
+            yield Change("esper_ppo_skipped_minibatches_total", record["skipped_minibatches"])
         for metric, name in _UPDATE_METRICS.items():
             yield from _gauge(metric, record[name])
         for head in HEADS:
-            entropy, choices = record[f"entropy_{head}"], self._choices[head]
-            if entropy is not None and choices > 1:
-                yield Change("esper_head_entropy_ratio", entropy / math.log(choices), (head,))
+            yield from _gauge("esper_head_entropy_ratio", normalized_entropy(record, head, self._choices), (head,))
             yield Change("esper_head_entropy_floor_ratio", ENTROPY_FLOORS[head], (head,))
 
     def _round(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:
@@ -182,7 +184,8 @@ class MetricsProjection:
             yield Change("esper_return", float(np.quantile(returns, quantile)), (str(quantile),))
         if tally.steps:
             yield Change("esper_decision_density_ratio", tally.steps_with_choice / tally.steps)
-            for source, amount in sorted(tally.reward_by_source.items()):
+            for source in sorted(before.totals.reward_by_source):
+                amount = tally.reward_by_source.get(source, 0.0)
                 yield Change("esper_reward_component_mean", amount / tally.steps, (source,))
 
     def _anomaly(self, before: RunState, record: Record, after: RunState) -> Iterator[Change]:

@@ -1,7 +1,7 @@
 """The interface of observers of a training run: progress, metrics, sinks, viewers, tests."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from esper_ray.leyline.config.run import RunConfig
@@ -14,7 +14,7 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What observers know of a run when it starts."""
+    """Description of a run for observers, at its start."""
 
     config: RunConfig
     """The configuration of the run."""
@@ -30,6 +30,8 @@ class RunContext:
     """Records a fault of the run and passes it to all observers."""
     exporter: Exporter | None = None
     """Exports metrics from the cluster of the workers, while they run."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Addresses of other views of the run, by name. Observers add theirs when the run starts."""
 
 
 class RunObserver:
@@ -54,11 +56,14 @@ class RunObserver:
     def update_started(self) -> None:
         """All episodes of the round have arrived; the learner updates the policy."""
 
+    def update_finished(self) -> None:
+        """The policy is updated; the round is being saved."""
+
     def round_logged(self, records: Sequence[Record]) -> None:
         """Receive the events of a round as a whole. The events of episodes come with the episodes."""
 
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
-        """A round has been learnt from and saved.
+        """A round has been learned from and saved.
 
         Args:
             row: the line of ``rounds.csv``.

@@ -5,17 +5,23 @@ pyarrow has S3, GCS, HDFS and others.
 Writing is atomic: a local file is renamed into its place, an object appears in its store when it is closed.
 """
 
-import os
+import re
 import uuid
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
 
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.durable import WriteError, changing, write_file
+from esper_ray.leyline.process.credentials import masked, without_credentials
 
 _HIDDEN = "."
 """Prefix of files that are being written."""
 
+MOST_BYTES = 2**34
+"""Greatest size of a file that is read."""
+_LIKE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(:|%3A)(/|%2F)", re.IGNORECASE)
+"""Beginning of a local path that is a URI with too few slashes or with encoded signs."""
 _FLAT = ("s3", "gcs")
 """Object stores: they have no folders, and creating one would cost a request for each part of a path."""
 
@@ -37,20 +43,28 @@ class Storage:
         Raises:
             StorageError: if the scheme of the URI is unknown.
         """
-        self.place = str(place)
+        self.full_place = str(place)
+        """The place with the credentials that its URI has; never written or shown."""
+        self.place = without_credentials(self.full_place)
+        """The place as it is written and shown."""
         try:
-            if "://" in self.place:
-                self._files, self._root = fs.FileSystem.from_uri(self.place)
+            if "://" in self.full_place:
+                self._files, self._root = fs.FileSystem.from_uri(self.full_place)
             else:
                 self._files, self._root = fs.LocalFileSystem(), str(Path(place).absolute())
         except (ArrowException, OSError, ValueError) as error:
-            raise StorageError(f"storage {self.place} cannot be used: {error}") from error
+            raise self._failure(" cannot be used", error) from None  # the error quotes the whole URI
         self.local = isinstance(self._files, fs.LocalFileSystem)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a local storage."""
+        return Path(self._root)
 
     def within(self, folder: str) -> "Storage":
         """Storage of a folder of this one."""
         inner = object.__new__(Storage)
-        inner.place = place_within(self.place, folder)
+        inner.full_place, inner.place = place_within(self.full_place, folder), place_within(self.place, folder)
         inner._files, inner._root, inner.local = self._files, f"{self._root.rstrip('/')}/{folder}", self.local
         return inner
 
@@ -75,14 +89,18 @@ class Storage:
         path = self._path(name)
         try:
             if self.local:
-                _write_locally(Path(path), data)
+                with changing(Path(path).parent):
+                    Path(path).parent.mkdir(parents=True, exist_ok=True)
+                write_file(Path(path), data)
             else:
                 if self._files.type_name not in _FLAT:
                     self._files.create_dir(path.rpartition("/")[0], recursive=True)
                 with self._files.open_output_stream(path) as stream:
                     stream.write(data)
+        except WriteError as error:
+            raise StorageError(f"storage {self.place}: {error}") from error
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place}: {name} cannot be written: {error}") from error
+            raise self._failure(f": {name} cannot be written", error) from error
 
     def read(self, name: str) -> bytes | None:
         """Content of a file; ``None`` if it does not exist.
@@ -90,13 +108,16 @@ class Storage:
         Raises:
             StorageError: if it exists and cannot be read.
         """
+        path = self._path(name)
         try:
-            with self._files.open_input_stream(self._path(name)) as stream:
+            if self.local:
+                _check_readable(self._files.get_file_info(path))
+            with self._files.open_input_stream(path) as stream:
                 content: bytes = stream.read()
         except FileNotFoundError:
             return None
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place}: {name} cannot be read: {error}") from error
+            raise self._failure(f": {name} cannot be read", error) from error
         return content
 
     def stamp(self, name: str) -> str | None:
@@ -107,7 +128,7 @@ class Storage:
         try:
             info = self._files.get_file_info(self._path(name))
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place}: {name} cannot be examined: {error}") from error
+            raise self._failure(f": {name} cannot be examined", error) from error
         return None if info.type is fs.FileType.NotFound else f"{info.mtime_ns}:{info.size}"
 
     def names(self, folder: str = "") -> list[str]:
@@ -116,7 +137,7 @@ class Storage:
         try:
             entries = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place} cannot be listed: {error}") from error
+            raise self._failure(" cannot be listed", error) from error
         return sorted(info.base_name for info in entries if not info.base_name.startswith(_HIDDEN))
 
     def remove(self, name: str) -> None:
@@ -131,13 +152,42 @@ class Storage:
         except FileNotFoundError:  # another process was faster
             return
         except (ArrowException, OSError) as error:
-            raise StorageError(f"storage {self.place}: {name} cannot be removed: {error}") from error
+            raise self._failure(f": {name} cannot be removed", error) from error
+
+    def _failure(self, what: str, error: Exception) -> StorageError:
+        """A failed access as an error without credentials."""
+        return StorageError(f"storage {self.place}{what}: {masked(str(error), self.full_place)}")
+
+    def check_surroundings(self) -> None:
+        """Check that the folder around a local storage has not been removed.
+
+        A write would make it again.
+
+        Raises:
+            StorageError: if it does not exist.
+        """
+        if self.local and not Path(self._root).parent.is_dir():
+            raise StorageError(f"storage {self.place}: {Path(self._root).parent} does not exist")
 
     def _path(self, name: str) -> str:
         parts = name.split("/")
         if not name or any(part in ("", ".", "..") for part in parts):
             raise ValueError(f"a name in a storage is relative and has no empty or dotted parts, got {name!r}")
         return f"{self._root.rstrip('/')}/{name}"
+
+
+def _check_readable(info: fs.FileInfo) -> None:
+    """
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it is not a file, such as a pipe, whose reading may never end, or has more than ``MOST_BYTES``.
+    """
+    if info.type is fs.FileType.NotFound:
+        raise FileNotFoundError(info.path)
+    if info.type is not fs.FileType.File:
+        raise OSError(f"{info.path} is not a regular file")
+    if info.size > MOST_BYTES:
+        raise OSError(f"{info.path} has {info.size} bytes; at most {MOST_BYTES} are read")
 
 
 def place_within(place: str, folder: str) -> str:
@@ -153,26 +203,46 @@ def split_place(place: str) -> tuple[str, str]:
     return f"{parent}{mark}{options}", name
 
 
-def _write_locally(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{_HIDDEN}{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+def check_place(place: str, run: Path | None = None) -> None:
+    """Check that ``place`` names a folder that can hold a copy of ``run``. Nothing is written.
 
-
-def checked_storage(place: str) -> str:
-    """``place`` in a form that is valid on every node.
+    Args:
+        run: directory of the run; ``None``: any run.
 
     Raises:
-        StorageError: if files cannot be written there.
+        StorageError: if ``place`` is blank, the root of the file system or a URI with too few slashes; or if the run
+            directory and its copy would be one folder, or one within the other.
     """
+    if not place.strip():
+        raise StorageError(f"storage {place!r}: it is blank; give a folder or a URI")
+    shown = without_credentials(place)
+    if "://" not in place and _LIKE_URI.match(place):
+        raise StorageError(f"storage {shown}: it is neither a folder nor a URI, which has :// behind its scheme")
+    if "://" in place and re.search(r"[#;]", place):
+        raise StorageError(f"storage {shown}: such a URI has no # and no ;, and its options stand behind one ?")
+    storage = Storage(place)
+    if not storage.local:
+        return
+    if storage.folder.resolve() == Path("/"):
+        raise StorageError(f"storage {storage.place}: it is the root of the file system; give a folder")
+    if run is not None:
+        copy, original = (storage.folder / (run.name or run.resolve().name)).resolve(), run.resolve()
+        if copy.is_relative_to(original) or original.is_relative_to(copy):
+            raise StorageError(
+                f"storage {storage.place}: the copy of {run} would be {copy}; give a folder that is apart from it"
+            )
+
+
+def checked_storage(place: str, run: Path | None = None) -> str:
+    """``place`` in a form that is valid on every node, with its credentials.
+
+    Args:
+        run: directory of the run that is copied; ``None``: any run.
+
+    Raises:
+        StorageError: if it cannot hold a copy, see :func:`check_place`, or files cannot be written there.
+    """
+    check_place(place, run)
     full = place if "://" in place else str(Path(place).absolute())
     Storage(full).check()
     return full

@@ -5,28 +5,52 @@ A sweep can be resumed from this folder alone; nothing in it is pickled. A trial
 ``trials/<trial>.g01``, ``.g02``, ..., each of which holds the whole history that led to it.
 """
 
-import csv
 import json
-import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-from esper_ray.leyline.config.loading import ConfigError, build, difference
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from esper_ray.leyline.config.loading import ConfigError, build_complete, difference
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import SweepConfig, Trial, expand, sweep_config
-from esper_ray.leyline.sweep_results import TrialResult
-from esper_ray.nissa.runs.run_directory import MEASURED_PACKAGES, RunDirectory, RunDirectoryError, package_version
+from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.process.credentials import without_credentials
+from esper_ray.leyline.results.sweep import TrialResult
+from esper_ray.nissa.log.lines import read_object
+from esper_ray.nissa.runs.origin import MEASURED_PACKAGES, package_version
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError, first_difference
+from esper_ray.nissa.runs.run_lock import RunLock
 
 SWEEP_SCHEMA = 1
 MEANS = ("committed_accuracy_ratio", "val_accuracy_ratio", "growth_ratio", "fossilised_mean", "return_mean")
 """Further columns that are averaged over the last rounds of a trial."""
+_GENERATION = re.compile(r"g[0-9]{2,6}")
 MAY_CHANGE = ("concurrent", "retries", "preset", "settings")
 """Keys of a sweep without influence on its results, or that the base configuration holds."""
+
+
+class _SweepFile(BaseModel):
+    """The keys of ``sweep.json`` that are read; the others are for people."""
+
+    model_config = ConfigDict(extra="allow")
+    sweep: dict[str, Any]
+    base: dict[str, Any]
+    host_parameters: dict[StrictStr, Annotated[StrictInt, Field(ge=0, lt=2**63)]]
+
+
+def _absent_keys(whole: Mapping[str, Any], tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Dotted names of the keys of ``whole`` that ``tree`` lacks."""
+    for key, value in whole.items():
+        if key not in tree:
+            yield f"{prefix}{key}"
+        elif isinstance(value, Mapping) and isinstance(tree[key], Mapping):
+            yield from _absent_keys(value, tree[key], f"{prefix}{key}.")
 
 
 class SweepDirectory:
@@ -42,16 +66,22 @@ class SweepDirectory:
         """
         self.path = path
         self.trials_path = path / "trials"
+        if problem := first_difference(_SweepFile, dict(tree)):
+            raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: {problem}")
         try:
             self.sweep: SweepConfig = sweep_config(tree["sweep"])
-            self.base: RunConfig = build(tree["base"])
+            self.base: RunConfig = build_complete(tree["base"])
             self.trials: dict[str, Trial] = {trial.name: trial for trial in expand(self.sweep, self.base)}
-            self._host_parameters: dict[str, int] = tree["host_parameters"]
-            missing = self.trials.keys() ^ self._host_parameters.keys()
-        except (ConfigError, KeyError, TypeError) as error:
+            self.host_parameters: dict[str, int] = tree["host_parameters"]
+            """Parameters of the host, by trial."""
+            missing = self.trials.keys() ^ self.host_parameters.keys()
+        except ConfigError as error:
             raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: {error}") from error
+        for key in _absent_keys(self.sweep.model_dump(mode="json"), tree["sweep"], "sweep."):
+            raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: {key} is missing")
         if missing:
-            raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: {', '.join(sorted(missing))} do not fit")
+            names = ", ".join(sorted(missing)[:5])
+            raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: host_parameters: {names!r:.300} do not fit")
 
     @classmethod
     def create(
@@ -73,7 +103,7 @@ class SweepDirectory:
         tree = {
             "schema": SWEEP_SCHEMA,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": list(command),
+            "command": [without_credentials(word) for word in command],
             "sweep": sweep.model_dump(mode="json"),
             "base": base.model_dump(mode="json"),
             "host_parameters": dict(host_parameters),
@@ -83,9 +113,7 @@ class SweepDirectory:
             if path.exists() and any(path.iterdir()):
                 raise RunDirectoryError(f"{path} is not empty; --resume {path} resumes the sweep in it")
             (path / "trials").mkdir(parents=True, exist_ok=True)
-            temporary = path / "sweep.json.tmp"
-            temporary.write_text(json.dumps(tree, indent=2) + "\n")
-            os.replace(temporary, path / "sweep.json")
+            write_file(path / "sweep.json", json.dumps(tree, indent=2) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write a sweep in {path}: {error.strerror or error}") from error
         return cls(path, tree)
@@ -97,17 +125,18 @@ class SweepDirectory:
         Raises:
             RunDirectoryError: if ``path`` has none, or it cannot be read.
         """
-        if not (path / "sweep.json").is_file():
+        file = path / "sweep.json"
+        if not file.exists():
             run = (path / "manifest.json").is_file()
             hint = f"; it is a run: esper train ppo --resume {path}" if run else ""
             raise RunDirectoryError(f"{path} is not a sweep directory: it has no sweep.json{hint}")
         try:
-            tree = json.loads((path / "sweep.json").read_text())
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(f"{path / 'sweep.json'} cannot be read: {error}") from error
-        if not isinstance(tree, dict) or tree.get("schema") != SWEEP_SCHEMA:
-            schema = tree.get("schema") if isinstance(tree, dict) else type(tree).__name__
-            raise RunDirectoryError(f"{path / 'sweep.json'} has schema {schema!r}, this version reads {SWEEP_SCHEMA}")
+            tree = read_object(file)
+        except ValueError as error:
+            raise RunDirectoryError(f"{file} cannot be used: it {error}") from error
+        schema = tree.get("schema")
+        if type(schema) is not int or schema != SWEEP_SCHEMA:
+            raise RunDirectoryError(f"{file} has schema {schema!r:.80}, this version reads {SWEEP_SCHEMA}")
         return cls(path, tree)
 
     def differences(self, sweep: SweepConfig, base: RunConfig) -> list[str]:
@@ -118,8 +147,10 @@ class SweepDirectory:
 
     def runs(self, trial: str) -> list[Path]:
         """Run directories of a trial, oldest first."""
-        paths = [self.trials_path / trial, *sorted(self.trials_path.glob(f"{trial}.g[0-9]*"))]
-        return [path for path in paths if (path / "manifest.json").is_file()]
+        generations = [
+            path for path in self.trials_path.glob(f"{trial}.g*") if _GENERATION.fullmatch(path.name.rpartition(".")[2])
+        ]
+        return [path for path in (self.trials_path / trial, *sorted(generations)) if (path / "manifest.json").is_file()]
 
     def run(self, trial: str) -> RunDirectory | None:
         """Present run directory of a trial; ``None`` if it has not been started."""
@@ -168,16 +199,20 @@ class SweepDirectory:
         """
         reward = self.base.reward
         price_pp = 100.0 * reward.param_penalty_weight / reward.param_budget
-        host = self._host_parameters[trial]
+        host = self.host_parameters[trial]
         return tuple(
             100.0 * float(row["committed_accuracy_ratio"]) - price_pp * (float(row["growth_ratio"]) - 1.0) * host
             for row in rows
         )
 
     def result(self, trial: str) -> TrialResult:
-        """Result of a trial so far, from its files."""
+        """Result of a trial so far, from its files.
+
+        Raises:
+            RunDirectoryError: if its table of rounds is damaged.
+        """
         run, config = self.run(trial), self.trials[trial].config
-        rows = [] if run is None else complete_rows(run)
+        rows = [] if run is None else run.rounds(*MEANS, "env_steps", "rollbacks")
         status = "waiting" if run is None else str(run.read_manifest()["status"])
         curve = self.objective(trial, rows)
         last = rows[-self.sweep.window :]
@@ -200,25 +235,6 @@ class SweepDirectory:
         """Results of all trials, in their order."""
         return [self.result(name) for name in self.trials]
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Exclusive lock of this sweep.
-
-        Raises:
-            RunDirectoryError: if another process holds it.
-        """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                flock(file, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                raise RunDirectoryError(f"another process runs the sweep in {self.path}") from None
-            yield
-
-
-def complete_rows(run: RunDirectory) -> list[dict[str, str]]:
-    """Complete lines of ``rounds.csv``; the last one may be incomplete while the run writes it."""
-    try:
-        rows = run.rounds()
-    except (OSError, csv.Error):
-        return []
-    return [row for row in rows if None not in row and all(row.values())]
+    def lock(self) -> RunLock:
+        """Exclusive lock of this sweep, to be used in a ``with`` statement."""
+        return RunLock(self.path)

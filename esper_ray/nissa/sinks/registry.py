@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import UserError, missing_extra
 from esper_ray.nissa.sinks import weights_and_biases
 from esper_ray.nissa.sinks.mlflow_tracking import MlflowSink
 from esper_ray.nissa.sinks.protocol import Sink
@@ -32,9 +32,6 @@ def check_sinks(names: Iterable[str]) -> None:
     """
     for name in names:
         if find_spec(name) is None:
-            raise SinkError(
-                f"--{name}: the package {name} is not installed; install it with `uv sync --extra {name}` or "
-                f"`pip install 'esper-ray[{name}]'`"
-            )
+            raise SinkError(f"--{name}: {missing_extra(name, name)}")
         if name == "wandb" and (problem := weights_and_biases.problem()) is not None:
             raise SinkError(f"--wandb: {problem}")

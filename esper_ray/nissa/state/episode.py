@@ -1,4 +1,7 @@
-"""State of one environment's episode and of the slots in it."""
+"""State of one environment's episode and of the slots in it.
+
+A state may be folded from a part of the records of its episode. Two parts are merged by :meth:`EpisodeState.merged`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +10,8 @@ from typing import Any
 from esper_ray.leyline.records import Record
 from esper_ray.leyline.stages import Stage
 
-_HOST_VALUES = ("val_accuracy_pp", "val_loss", "committed_accuracy_pp", "total_parameters", "growth_ratio")
+HOST_VALUES = ("val_accuracy_pp", "val_loss", "committed_accuracy_pp", "total_parameters", "growth_ratio")
+"""Fields of an episode that its records report under the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,19 @@ class SlotState:
     """The newest contribution that was measured."""
     gradient_health: float | None = None
     parameters: int = 0
+    reported: bool = False
+    """Whether a step has reported it; else only its seed, blueprint and stage are known."""
+
+    def merged(self, earlier: "SlotState | None") -> "SlotState":
+        """This state of the slot after an ``earlier`` one."""
+        if earlier is None or earlier.seed != self.seed:
+            return self
+        if not self.reported:
+            return replace(earlier, stage=self.stage)
+        germinated = earlier.germinated_step if self.germinated_step is None else self.germinated_step
+        measured = self.measured_contribution_pp
+        measured = earlier.measured_contribution_pp if measured is None else measured
+        return replace(self, germinated_step=germinated, measured_contribution_pp=measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,16 @@ class EpisodeState:
     """Reason for which the governor ended the episode."""
     attribution: Record | None = None
     """Values of the seeds at the end of the episode, a record of kind ``attribution``."""
+    begun: bool = False
+    """Whether its first record is among those that this state was folded from."""
+    succeeds: bool = False
+    """Whether these records hold an earlier episode of the environment, and not the beginning of this one."""
+    reports: int = 0
+    """Number of these records with values of the host."""
+    steps: int = 0
+    """Number of these records that are steps."""
+    touched: frozenset[str] = frozenset()
+    """Slots that transitions changed before any of these steps, if the episode's beginning is not among them."""
 
     @property
     def steps_since_best(self) -> int:
@@ -81,44 +108,50 @@ class EpisodeState:
             step=record["step"],
             seed=record["seed"],
             best_accuracy_pp=record["val_accuracy_pp"],
+            begun=True,
+            reports=1,
             **_host_values(record),
         )
 
-    def after_step(self, record: Record) -> "EpisodeState":
-        """The episode after this ``env_epoch``."""
-        best, best_step = self.best_accuracy_pp, self.best_step
-        accuracy, total, reward = record["val_accuracy_pp"], self.episode_return, record["reward"]
-        if accuracy is not None and (best is None or accuracy > best):
-            best, best_step = accuracy, record["step"]
+    @property
+    def is_complete(self) -> bool:
+        """Whether no earlier record could hold more about its slots."""
+        return self.begun or self.succeeds or self.steps > 0
+
+    def merged(self, later: "EpisodeState") -> "EpisodeState":
+        """The state of these records and of ``later`` ones of the same environment."""
+        if later.begun or later.succeeds:
+            return later
+        if later.episode != self.episode:
+            return replace(later, succeeds=True, touched=frozenset())
+        changes: dict[str, Any] = {}
+        if later.reports:
+            changes |= {name: getattr(later, name) for name in HOST_VALUES}
+        if later.steps:
+            changes |= {name: getattr(later, name) for name in ("step", "operation", "success", "reward")}
+        if _is_better(later.best_accuracy_pp, self.best_accuracy_pp):
+            changes |= {"best_accuracy_pp": later.best_accuracy_pp, "best_step": later.best_step}
+        total = self.episode_return
+        if later.finished:
+            total = later.episode_return
+        elif total is not None:
+            total = None if later.episode_return is None else total + later.episode_return
         return replace(
             self,
-            **_host_values(record),
-            step=record["step"],
-            best_accuracy_pp=best,
-            best_step=best_step,
-            operation=record["operation"],
-            success=record["success"],
-            reward=reward,
-            episode_return=None if total is None or reward is None else total + reward,
-            slots={name: _reported(report, self.slots.get(name)) for name, report in record["slots"].items()},
+            **changes,
+            episode_return=total,
+            slots=self._merged_slots(later),
+            finished=self.finished or later.finished,
+            rollback=self.rollback if later.rollback is None else later.rollback,
+            attribution=self.attribution if later.attribution is None else later.attribution,
+            reports=self.reports + later.reports,
+            steps=self.steps + later.steps,
+            touched=frozenset() if later.steps or self.is_complete else self.touched | later.touched,
         )
 
-    def after_transition(self, record: Record) -> "EpisodeState":
-        """The episode after this ``seed_transition``."""
-        name, target, slots = record["slot"], Stage[record["to"]], dict(self.slots)
-        slot = self.seed_slot(record)
-        if target is Stage.DORMANT:
-            slots.pop(name, None)
-        elif slot is None:
-            germinated_step = record["step"] if target is Stage.GERMINATED else None
-            slots[name] = SlotState(record["seed"], record["blueprint"], target, germinated_step)
-        else:
-            slots[name] = replace(slot, stage=target)
-        return replace(self, slots=slots)
-
-    def after_end(self, record: Record) -> "EpisodeState":
-        """The episode after this ``outcome``."""
-        return replace(self, **_host_values(record), finished=True, episode_return=record["total_reward"])
+    def _merged_slots(self, later: "EpisodeState") -> dict[str, SlotState]:
+        kept = {} if later.steps else {n: slot for n, slot in self.slots.items() if n not in later.touched}
+        return kept | {name: slot.merged(self.slots.get(name)) for name, slot in later.slots.items()}
 
     def seed_slot(self, record: Record) -> SlotState | None:
         """The slot of a record about a seed, if that seed is in it."""
@@ -126,24 +159,9 @@ class EpisodeState:
         return slot if slot is not None and slot.seed == record["seed"] else None
 
 
+def _is_better(value: float | None, best: float | None) -> bool:
+    return value is not None and (best is None or value > best)
+
+
 def _host_values(record: Record) -> dict[str, Any]:
-    return {name: record[name] for name in _HOST_VALUES}
-
-
-def _reported(report: Record, before: SlotState | None) -> SlotState:
-    """State of a slot from its report, with the earlier records of its seed."""
-    same = before if before is not None and before.seed == report["seed"] else None
-    contribution = report["contribution_pp"]
-    measured = contribution if contribution is not None or same is None else same.measured_contribution_pp
-    return SlotState(
-        seed=report["seed"],
-        blueprint=report["blueprint"],
-        stage=Stage[report["stage"]],
-        germinated_step=same.germinated_step if same else None,
-        alpha=report["alpha"],
-        contribution_pp=contribution,
-        contribution_error_pp=report["contribution_error_pp"],
-        measured_contribution_pp=measured,
-        gradient_health=report["gradient_health"],
-        parameters=report["parameters"],
-    )
+    return {name: record[name] for name in HOST_VALUES}

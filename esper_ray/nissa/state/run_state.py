@@ -1,113 +1,52 @@
 """State of a run as a pure function of its records.
 
-``RunState().apply(record)`` is the state after one event, ``RunState.of(run.events())`` that after a whole log. There
+``RunState().apply(record)`` is the state after one event, ``advance`` after many, ``RunState.of`` after a log. There
 is no clock, no output and no metric name in here: equal records give equal states, however they are split into
 batches. States are frozen, and what they hold is never changed in place.
+
+A state may be folded from any part of a log. ``RunState.of(x).merged(RunState.of(y))`` is ``RunState.of(x + y)``, sums
+to rounding errors. What a part cannot know, because it was recorded before it, is open until it is merged.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import PlainSerializer
 
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.records import Record
+from esper_ray.nissa.state.anomaly import Anomaly
 from esper_ray.nissa.state.episode import EpisodeState
+from esper_ray.nissa.state.episode_fold import EpisodeFold
+from esper_ray.nissa.state.fold import RECENT_OUTCOMES, SECTIONS_OF, Fold, best_of
+from esper_ray.nissa.state.measures import ROLLING_ROUNDS, rolling_mean
+from esper_ray.nissa.state.tallies import BlueprintRecord, EpisodeOutcome, RoundTally
 from esper_ray.nissa.state.totals import Totals
 
-ROLLING_ROUNDS = 10
-"""Rounds of the rolling mean."""
-RECENT_OUTCOMES = 100
-"""Newest episodes over which return and accuracy are correlated."""
 RECENT_FAULTS = 100
 """Newest faults that are kept; ``Totals.faults`` counts all."""
-CONTRIBUTION_WEIGHT = 0.2
-"""Weight of the newest contribution in the moving average of its blueprint."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeOutcome:
-    """Result of one finished episode; a number that was not finite is ``None``."""
-
-    round: int
-    episode: int
-    env: int
-    total_reward: float | None
-    val_accuracy_pp: float | None
-    rolled_back: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RoundTally:
-    """Sums over the steps and episodes of one round."""
-
-    steps: int = 0
-    steps_with_choice: int = 0
-    """Steps with more than one legal action."""
-    reward_by_source: Mapping[str, float] = field(default_factory=dict)
-    """Of every source that the run has paid; 0 for those that this round has not paid.
-
-    Amounts that were not finite are left out; ``Totals.nonfinite`` counts them.
-    """
-    outcomes: tuple[EpisodeOutcome, ...] = ()
-
-    def after_step(self, record: Record) -> "RoundTally":
-        """The sums after this ``env_epoch``."""
-        rewards = dict(self.reward_by_source)
-        for entry in record["entries"]:
-            if entry["amount"] is None:
-                continue
-            rewards[entry["source"]] = rewards.get(entry["source"], 0) + entry["amount"]
-        choices = self.steps_with_choice + (record["log_prob"] != 0.0)
-        return RoundTally(self.steps + 1, choices, rewards, self.outcomes)
-
-    def successor(self) -> "RoundTally":
-        """The empty tally of the next round."""
-        return RoundTally(reward_by_source=dict.fromkeys(self.reward_by_source, 0.0))
-
-
-@dataclass(frozen=True, slots=True)
-class BlueprintRecord:
-    """Ended seeds of one blueprint."""
-
-    fossilized: int = 0
-    pruned: int = 0
-    contribution_pp: float | None = None
-    """Moving average of the contributions at fossilization; ``None`` if none was measured."""
-
-    def after_end(self, end: str, contribution_pp: float | None) -> "BlueprintRecord":
-        """The record after one more seed has been ``fossilized`` or ``pruned``."""
-        if end == "pruned":
-            return replace(self, pruned=self.pruned + 1)
-        mean = self.contribution_pp
-        if contribution_pp is not None:
-            before = contribution_pp if mean is None else mean
-            mean = before + CONTRIBUTION_WEIGHT * (contribution_pp - before)
-        return replace(self, fossilized=self.fossilized + 1, contribution_pp=mean)
-
-
-@dataclass(frozen=True, slots=True)
-class Anomaly:
-    """An open anomaly."""
-
-    type: str
-    subject: str | None
-    since_round: int
-    value: float | None
-    threshold: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
     """State of one run after some of its records."""
 
+    count: int = 0
+    """Number of items that this state was folded from."""
+    changed: Mapping[str, int] = field(default_factory=dict)
+    """Number of the item that changed it last, by section, see ``fold.SECTIONS``."""
+    changed_environments: Mapping[int, int] = field(default_factory=dict)
+    """The same by environment."""
     status: str | None = None
     """One of ``catalogue.metrics.STATES``; ``None`` before the first event."""
     config_sha256: str | None = None
     policy_sha256: str | None = None
     """Digest of the final weights; ``None`` unless the run is finished."""
+    host: Record | None = None
+    """Record of kind ``host``; ``None`` if the version of the run did not record it."""
     episodes: Mapping[int, EpisodeState] = field(default_factory=dict)
     """Newest episode in the event log, by environment."""
     previews: Mapping[int, EpisodeState] = field(default_factory=dict)
@@ -120,6 +59,8 @@ class RunState:
     """Sums over the round in play."""
     last_tally: RoundTally | None = None
     """Sums over the newest finished round."""
+    first_tally: RoundTally | None = None
+    """Sums over the records before the end of the first finished round."""
     recent_outcomes: tuple[EpisodeOutcome, ...] = ()
     best_episode: EpisodeOutcome | None = None
     """The finished episode with the highest validation accuracy, the earliest of equals."""
@@ -130,8 +71,10 @@ class RunState:
     blueprints: Mapping[str, BlueprintRecord] = field(default_factory=dict)
     update: Record | None = None
     """Newest record of kind ``ppo_update``."""
-    anomalies: Mapping[tuple[str, str | None], Anomaly] = field(default_factory=dict)
-    """Open anomalies by (type, subject)."""
+    anomalies: Mapping[str, Anomaly] = field(default_factory=dict)
+    """Open anomalies by their key."""
+    closed_anomalies: Annotated[frozenset[str], PlainSerializer(sorted)] = frozenset()
+    """Keys of anomalies of which the newest record is their end."""
     decisions: Mapping[int, Record] = field(default_factory=dict)
     """Newest sample of kind ``decision``, by environment."""
     profiles: Mapping[int, Record] = field(default_factory=dict)
@@ -152,9 +95,7 @@ class RunState:
             timings: lines of ``timings.csv``.
             faults: lines of ``faults.jsonl``.
         """
-        state = cls()
-        for record in events:
-            state = state.apply(record)
+        state = cls().advance(events)
         for row in timings:
             state = state.with_timing(row)
         for fault in faults:
@@ -163,9 +104,18 @@ class RunState:
 
     def apply(self, record: Record) -> "RunState":
         """The state after ``record``, an event or a sample. Records of one environment must come in their order."""
-        transition = _TRANSITIONS.get(record["kind"])
-        changes = {} if transition is None else transition(self, record)
-        return replace(self, totals=self.totals.apply(record), **changes)
+        return self.advance((record,))
+
+    def advance(self, records: Iterable[Record]) -> "RunState":
+        """The state after ``records``, which equals that of applying them one by one.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: if a record is not as its kind declares it.
+        """
+        fold = Fold({name: getattr(self, name) for name in RunState.__slots__})
+        for record in records:
+            fold.add(record)
+        return replace(self, **fold.changes())
 
     def preview(self, record: Record) -> "RunState":
         """The state after an ``env_epoch`` of an episode in play. Nothing is counted; a stale record is dropped."""
@@ -175,7 +125,16 @@ class RunState:
         episode = self.previews.get(env)
         if episode is None or episode.episode != record["episode"]:
             episode = EpisodeState(env, record["episode"], record["round"])
-        return replace(self, previews={**self.previews, env: episode.after_step(record)})
+        fold = EpisodeFold(episode)
+        fold.step(record)
+        return self._counted("preview", env, previews={**self.previews, env: fold.state()})
+
+    def without_previews(self) -> "RunState":
+        """The state without episodes in play."""
+        state = self
+        for env in self.previews:
+            state = state._counted("preview", env, previews={})
+        return state
 
     def is_stale(self, record: Record) -> bool:
         """Whether the episode of this preview is logged, or a later one has started."""
@@ -186,21 +145,84 @@ class RunState:
 
     def with_status(self, status: str) -> "RunState":
         """The state with another status, one of ``catalogue.metrics.STATES``."""
-        return replace(self, status=status)
+        return self._counted("status", status=status)
 
     def with_timing(self, row: Mapping[str, float]) -> "RunState":
         """The state after one more line of ``timings.csv``."""
-        return replace(self, timings=(*self.timings, row))
+        return self._counted("timing", timings=(*self.timings, row))
 
     def with_fault(self, fault: Fault) -> "RunState":
         """The state after one more fault."""
         faults = (*self.faults, fault)[-RECENT_FAULTS:]
-        return replace(self, faults=faults, totals=self.totals.with_fault(fault.kind))
+        return self._counted("fault", faults=faults, totals=self.totals.with_fault(fault.kind))
+
+    def _counted(self, kind: str, env: int | None = None, **changes: Any) -> "RunState":
+        """The state after one more item of ``kind`` with its ``changes``."""
+        number = self.count + 1
+        changed = {**self.changed, **dict.fromkeys(SECTIONS_OF.get(kind, ()), number)}
+        environments = self.changed_environments if env is None else {**self.changed_environments, env: number}
+        return replace(self, **changes, count=number, changed=changed, changed_environments=environments)
+
+    def merged(self, later: "RunState") -> "RunState":
+        """The state of the items of this one and of ``later`` ones."""
+        episodes = {**self.episodes, **{env: self._merged_episode(ep) for env, ep in later.episodes.items()}}
+        tally, last_tally, first_tally = self._merged_tallies(later)
+        blueprints = {
+            name: self.blueprints.get(name, BlueprintRecord()).merged(record, self.episodes)
+            for name, record in later.blueprints.items()
+        }
+        open_anomalies = {k: a for k, a in self.anomalies.items() if k not in later.closed_anomalies}
+        return RunState(
+            count=self.count + later.count,
+            changed={**self.changed, **{name: self.count + n for name, n in later.changed.items()}},
+            changed_environments={
+                **self.changed_environments,
+                **{env: self.count + n for env, n in later.changed_environments.items()},
+            },
+            status=later.status or self.status,
+            config_sha256=later.config_sha256 or self.config_sha256,
+            policy_sha256=later.policy_sha256 or self.policy_sha256,
+            host=later.host or self.host,
+            episodes=episodes,
+            previews=_unlogged({**self.previews, **later.previews}, episodes),
+            quarantined={**self.quarantined, **later.quarantined},
+            rounds=self.rounds + later.rounds,
+            tally=tally,
+            last_tally=last_tally,
+            first_tally=first_tally,
+            recent_outcomes=(self.recent_outcomes + later.recent_outcomes)[-RECENT_OUTCOMES:],
+            best_episode=best_of(self.best_episode, later.best_episode, lambda outcome: outcome.val_accuracy_pp),
+            best_round=best_of(self.best_round, later.best_round, lambda row: row["val_accuracy_ratio"]),
+            control_accuracies_pp=self.control_accuracies_pp + later.control_accuracies_pp,
+            blueprints={**self.blueprints, **blueprints},
+            update=later.update or self.update,
+            anomalies={**open_anomalies, **later.anomalies},
+            closed_anomalies=self.closed_anomalies.difference(later.anomalies) | later.closed_anomalies,
+            decisions={**self.decisions, **later.decisions},
+            profiles={**self.profiles, **later.profiles},
+            timings=self.timings + later.timings,
+            faults=(self.faults + later.faults)[-RECENT_FAULTS:],
+            totals=self.totals.merged(later.totals),
+        )
+
+    def _merged_episode(self, later: EpisodeState) -> EpisodeState:
+        earlier = self.episodes.get(later.env)
+        return later if earlier is None else earlier.merged(later)
+
+    def _merged_tallies(self, later: "RunState") -> tuple[RoundTally, RoundTally | None, RoundTally | None]:
+        """The open tally, the last one and the first one."""
+        if later.first_tally is None:
+            return self.tally.merged(later.tally), self.last_tally, self.first_tally
+        first = self.tally.merged(later.first_tally)
+        last = first if len(later.rounds) == 1 else later.last_tally
+        return later.tally, last, first if self.first_tally is None else self.first_tally
 
     def episode_of(self, record: Record) -> EpisodeState:
         """The logged episode of a record; a new one if its environment has none."""
-        env = record["env"]
-        return self.episodes.get(env) or EpisodeState(env, record["episode"], record["round"])
+        env, known = record["env"], self.episodes.get(record["env"])
+        if known is not None and known.episode == record["episode"]:
+            return known
+        return EpisodeState(env, record["episode"], record["round"], succeeds=known is not None)
 
     @property
     def environments(self) -> Mapping[int, EpisodeState]:
@@ -215,8 +237,7 @@ class RunState:
     @property
     def rolling_accuracy_ratio(self) -> float | None:
         """Mean accuracy of the newest ``ROLLING_ROUNDS`` rounds; ``None`` before the first."""
-        accuracies = [row["val_accuracy_ratio"] for row in self.rounds[-ROLLING_ROUNDS:]]
-        return _mean(accuracy for accuracy in accuracies if accuracy is not None)
+        return rolling_mean([row["val_accuracy_ratio"] for row in self.rounds[-ROLLING_ROUNDS:]])
 
     @property
     def reward_accuracy_correlation(self) -> float | None:
@@ -243,98 +264,7 @@ def _mean(values: Iterable[float]) -> float | None:
     return fmean(numbers) if numbers else None
 
 
-def _exceeds(value: float | None, best: float | None) -> bool:
-    return value is not None and (best is None or value > best)
-
-
-def seed_end(record: Record) -> str | None:
-    """The end that a seed reaches with this transition: ``fossilized``, ``pruned`` or ``None``."""
-    return record["to"].lower() if record["to"] in ("FOSSILIZED", "PRUNED") else None
-
-
-def blueprint_name(record: Record) -> str:
-    """Blueprint of a transition, ``unknown`` if the record does not say."""
-    return record["blueprint"] or "unknown"
-
-
-def _with_episode(state: RunState, episode: EpisodeState) -> dict[str, Any]:
-    """This newest episode of the log, which replaces a preview that is not ahead of it."""
-    changes: dict[str, Any] = {"episodes": {**state.episodes, episode.env: episode}}
-    preview = state.previews.get(episode.env)
-    if preview is not None and preview.episode <= episode.episode:
-        changes["previews"] = {env: other for env, other in state.previews.items() if env != episode.env}
-    return changes
-
-
-def _seed_transition(state: RunState, record: Record) -> dict[str, Any]:
-    episode, end, blueprints = state.episode_of(record), seed_end(record), state.blueprints
-    if end is not None:
-        slot, name = episode.seed_slot(record), blueprint_name(record)
-        contribution = None if slot is None else slot.measured_contribution_pp
-        blueprint = blueprints.get(name, BlueprintRecord()).after_end(end, contribution)
-        blueprints = {**blueprints, name: blueprint}
-    return {"blueprints": blueprints, **_with_episode(state, episode.after_transition(record))}
-
-
-def _env_epoch(state: RunState, record: Record) -> dict[str, Any]:
-    episode = state.episode_of(record).after_step(record)
-    return {"tally": state.tally.after_step(record), **_with_episode(state, episode)}
-
-
-def _outcome(state: RunState, record: Record) -> dict[str, Any]:
-    names = ("round", "episode", "env", "total_reward", "val_accuracy_pp", "rollback")
-    outcome = EpisodeOutcome(*(record[name] for name in names))
-    best = state.best_episode
-    return {
-        "tally": replace(state.tally, outcomes=(*state.tally.outcomes, outcome)),
-        "recent_outcomes": (*state.recent_outcomes, outcome)[-RECENT_OUTCOMES:],
-        "best_episode": (
-            outcome if _exceeds(outcome.val_accuracy_pp, None if best is None else best.val_accuracy_pp) else best
-        ),
-        **_with_episode(state, state.episode_of(record).after_end(record)),
-    }
-
-
-def _round(state: RunState, record: Record) -> dict[str, Any]:
-    tally, best, name = state.tally, state.best_round, "val_accuracy_ratio"
-    if _exceeds(record[name], None if best is None else best[name]):
-        best = record
-    rounds = (*state.rounds, record)
-    return {"rounds": rounds, "best_round": best, "last_tally": tally, "tally": tally.successor()}
-
-
-def _anomaly(state: RunState, record: Record) -> dict[str, Any]:
-    key = (record["type"], record["subject"])
-    anomalies = {other: anomaly for other, anomaly in state.anomalies.items() if other != key}
-    if record["open"]:
-        anomalies[key] = Anomaly(*key, record["round"], record["value"], record["threshold"])
-    return {"anomalies": anomalies}
-
-
-def _control(state: RunState, record: Record) -> dict[str, Any]:
-    accuracy = record["val_accuracy_pp"]
-    return {} if accuracy is None else {"control_accuracies_pp": (*state.control_accuracies_pp, accuracy)}
-
-
-_TRANSITIONS: Mapping[str, Callable[[RunState, Record], dict[str, Any]]] = {
-    "run_started": lambda state, record: {"status": "training", "config_sha256": record["config_sha256"]},
-    "run_finished": lambda state, record: {"status": "finished", "policy_sha256": record["policy_sha256"]},
-    "episode_started": lambda state, record: _with_episode(state, EpisodeState.started(record)),
-    "control": _control,
-    "seed_transition": _seed_transition,
-    "rollback": lambda state, record: _with_episode(
-        state, replace(state.episode_of(record), rollback=record["reason"])
-    ),
-    "env_epoch": _env_epoch,
-    "attribution": lambda state, record: _with_episode(state, replace(state.episode_of(record), attribution=record)),
-    "outcome": _outcome,
-    "environment_quarantined": lambda state, record: {
-        "quarantined": {**state.quarantined, record["env"]: record["error"]}
-    },
-    "ppo_update": lambda state, record: {"update": record},
-    "round": _round,
-    "anomaly": _anomaly,
-    "decision": lambda state, record: {"decisions": {**state.decisions, record["env"]: record}},
-    "profile": lambda state, record: {"profiles": {**state.profiles, record["env"]: record}},
-}
-"""Changed fields of the state by kind of record; other kinds are counted only."""
+def _unlogged(previews: Mapping[int, EpisodeState], episodes: Mapping[int, EpisodeState]) -> dict[int, EpisodeState]:
+    """The previews whose episodes are newer than those of the log."""
+    logged = {env: episode.episode for env, episode in episodes.items()}
+    return {env: preview for env, preview in previews.items() if preview.episode > logged.get(env, -1)}

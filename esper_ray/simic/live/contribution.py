@@ -18,7 +18,7 @@ from esper_ray.simic.rewards import bonuses, costs, credit, operations, terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class PaymentClaim:
     """Claim of a seed to pay in a step."""
 
     amount: float
@@ -39,7 +39,7 @@ def shaped(b: StepContext) -> None:
             if claim is not None:
                 earned = _pay_claim(b, report.slot_id, claim, share)
                 _warn_and_boost(b, report, live, earned, trusted=claim.discount >= 0.5)
-    _give_up(b)
+    _charge_pruned(b)
     _surroundings(b)
 
 
@@ -78,16 +78,18 @@ def _improvements(b: StepContext) -> tuple[float | None, float | None]:
     return live_improvement(measured, committed_group), committed
 
 
-def _seed_claim(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> Claim:
+def _seed_claim(b: StepContext, report: SlotReport, account: SlotAccount, improvement: float | None) -> PaymentClaim:
     """Claim of a seed at the end of a step; empty if unmeasured."""
     contribution = report.measured.contribution_pp
     if contribution is None or improvement is None:
-        return Claim(0.0, 0.0, 1.0, "unmeasured")
+        return PaymentClaim(0.0, 0.0, 1.0, "unmeasured")
     gained = b.t.measured.accuracy_pp - account.accuracy_at_germination_pp
     return _claim(b, contribution, improvement, gained, account)
 
 
-def _claim(b: StepContext, contribution: float, improvement: float, gained: float, account: SlotAccount) -> Claim:
+def _claim(
+    b: StepContext, contribution: float, improvement: float, gained: float, account: SlotAccount
+) -> PaymentClaim:
     """Claim of a seed with a measured ``contribution``.
 
     Args:
@@ -99,23 +101,23 @@ def _claim(b: StepContext, contribution: float, improvement: float, gained: floa
     doubt = credit.suspicion(contribution, improvement, discount, config)
     why = f"contribution {points(contribution)}, gained {points(gained)} since germination"
     if contribution < 0:
-        return Claim(config.contribution_weight * contribution, doubt, discount, why)
+        return PaymentClaim(config.contribution_weight * contribution, doubt, discount, why)
     value = credit.attributed_value(gained, contribution, credit.COMBINATIONS[config.attribution_formula])
     timing = 1.0
     if not config.disable_timing_discount:
         warmup, floor = config.germination_warmup_epochs, config.germination_discount_floor
         timing = credit.timing_discount(account.germinated_step + 1, warmup, floor)
-    return Claim(config.contribution_weight * value * discount * timing, doubt, discount, why)
+    return PaymentClaim(config.contribution_weight * value * discount * timing, doubt, discount, why)
 
 
-def _fair_share(b: StepContext, claims: Mapping[str, Claim], improvement: float | None) -> float:
+def _fair_share(b: StepContext, claims: Mapping[str, PaymentClaim], improvement: float | None) -> float:
     """Paid share of positive claims, which caps them at the joint improvement."""
     claimed = sum(max(0.0, claim.amount) for claim in claims.values())
     earned = b.config.contribution_weight * max(0.0, improvement or 0.0)
     return 1.0 if claimed <= earned else earned / claimed
 
 
-def _pay_claim(b: StepContext, slot: str, claim: Claim, share: float) -> float:
+def _pay_claim(b: StepContext, slot: str, claim: PaymentClaim, share: float) -> float:
     """Book ``share`` of a positive claim or a whole negative one; the amount."""
     why = claim.why
     amount = claim.amount
@@ -138,7 +140,7 @@ def _warn_and_boost(b: StepContext, report: SlotReport, live: float | None, earn
         b.pay("synergy", amount, f"interactions {points(interaction)}", slot)
 
 
-def _give_up(b: StepContext) -> None:
+def _charge_pruned(b: StepContext) -> None:
     """Charge the value of a pruned seed, or pay it if the seed was harmful."""
     seed = b.t.addressed
     if not b.t.did(LifecycleOp.PRUNE) or seed is None or seed.measured.contribution_pp is None:
@@ -149,7 +151,7 @@ def _give_up(b: StepContext) -> None:
     gained = b.t.known.accuracy_pp - account.accuracy_at_germination_pp
     claim = _claim(b, seed.measured.contribution_pp, improvement, gained, account)
     worth = min(claim.amount, b.config.contribution_weight * max(0.0, improvement))
-    b.pay("attribution", -worth, f"given up: {claim.why}", seed.slot_id)
+    b.pay("attribution", -worth, f"pruned: {claim.why}", seed.slot_id)
 
 
 def _forfeit(b: StepContext) -> None:

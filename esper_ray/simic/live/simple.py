@@ -10,38 +10,50 @@ from esper_ray.simic.rewards.costs import SIMPLIFIED_COST
 
 
 def basic(b: StepContext) -> None:
-    """Shaping, linear rent, commitments, and the accuracy gained in the episode."""
+    """Shaping, linear rent, commitments, and the accuracy gained in the episode.
+
+    A commitment is paid by what it changes: by the accuracy with the committed seeds alone, after it minus before it.
+    The entries of an episode thus add up to the joint worth of its committed seeds, in any order, where a share
+    for each seed's own contribution would pay seeds that help only together for the whole of it, each.
+    """
     b.shape(b.config.pbrs_weight)
     overhead = b.effective_parameters()
     b.pay("rent", -costs.linear_rent(overhead, b.config), f"{overhead:.1f} effective extra parameters")
     seed = b.committed()
     if seed is not None:
-        b.pay("commitment", _commitment(b, seed), _evidence(b, seed), seed.slot_id)
+        change = b.committed_change()
+        why = f"committed seeds {points(change)}, {seed.ticks_in_stage} epochs held"
+        b.pay("commitment", _commitment_change(b, seed), why, seed.slot_id)
+        b.pay("operation", _fixed_commitment_pay(b, seed), _evidence(b, seed), seed.slot_id)
     _gain(b)
 
 
 def basic_plus(b: StepContext) -> None:
     """``basic`` with a share of each commitment paid per epoch while the seed contributes.
 
-    Those later parts are caused by the step of the commitment. A seed that was not measured is paid nothing.
+    Those later parts are caused by the step of the commitment, and are together no more than what was withheld. A seed
+    that was not measured is paid nothing.
     """
     config = b.config
     for report, account in b.seeds():
         contribution = report.measured.contribution_pp
         if report.stage in COMMITTED and account.drip_scale and contribution is not None:
             limits = config.max_drip_per_epoch, config.negative_drip_ratio
-            amount = bonuses.epoch_drip(account.drip_scale, contribution, *limits)
+            amount = min(account.drip_left, bonuses.epoch_drip(account.drip_scale, contribution, *limits))
             b.pay("drip", amount, f"contribution {points(contribution)}", report.slot_id, account.committed_step)
+            b.change(report.slot_id, drip_left=account.drip_left - amount)
     basic(b)
     seed = b.committed()
     if seed is None:
         return
-    if operations.is_commitment_counted(seed.measured.contribution_pp, b.known_improvement(), config):
+    bonus = _commitment_change(b, seed) + _fixed_commitment_pay(b, seed)
+    counted = operations.is_commitment_counted(seed.measured.contribution_pp, b.known_improvement(), config)
+    if counted and bonus > 0:
         epochs_left = b.t.max_steps - b.t.epoch
-        later = bonuses.deferred_bonus(seed.slot_id, seed.seed_id, _commitment(b, seed), epochs_left, config)
+        later = bonuses.deferred_bonus(seed.slot_id, seed.seed_id, bonus, epochs_left, config)
         why = f"{config.drip_fraction:.0%} of the commitment is paid later, as long as the seed contributes"
         b.pay("drip", -later.pool, why, seed.slot_id)
-        b.change(seed.slot_id, drip_scale=later.scale)
+        b.change(seed.slot_id, drip_scale=later.scale, drip_left=later.pool)
 
 
 def simplified(b: StepContext) -> None:
@@ -79,9 +91,22 @@ def minimal(b: StepContext) -> None:
         b.pay("prune", b.config.early_prune_penalty, f"pruned at age {seed.age}", seed.slot_id)
 
 
-def _commitment(b: StepContext, seed: SlotReport) -> float:
+def _commitment_change(b: StepContext, seed: SlotReport) -> float:
+    """Pay for the change of committed accuracy; 0 if unmeasured.
+
+    A gain is paid by the share of the required holding epochs, a loss is charged in full. Else an early loss and its
+    later recovery would add up to a gain.
+    """
+    change = b.committed_change() or 0.0
+    share = operations.maturity(seed.ticks_in_stage, b.config) if change > 0 else 1.0
+    return b.config.basic_contribution_scale * change * share
+
+
+def _fixed_commitment_pay(b: StepContext, seed: SlotReport) -> float:
+    """Pay for a commitment as an operation: a fixed bonus if it counts, otherwise a penalty."""
     contribution, improvement = seed.measured.contribution_pp, b.known_improvement()
-    return operations.basic_commitment_pay(seed.stage, seed.ticks_in_stage, contribution, improvement, b.config)
+    fixed = b.config.model_copy(update={"basic_contribution_scale": 0.0})
+    return operations.basic_commitment_pay(seed.stage, seed.ticks_in_stage, contribution, improvement, fixed)
 
 
 def _evidence(b: StepContext, seed: SlotReport) -> str:

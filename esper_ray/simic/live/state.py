@@ -44,6 +44,8 @@ class SlotAccount:
     """``escrow``: its credit."""
     drip_scale: float = 0.0
     """``basic_plus``: reward per point and epoch."""
+    drip_left: float = 0.0
+    """``basic_plus``: reward that was withheld at the commitment and not paid since."""
     values_pp: tuple[float, ...] = ()
     """``settlement``: its latest Shapley values since its commitment."""
     worth: float = 0.0

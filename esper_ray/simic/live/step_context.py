@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from esper_ray.leyline.actions import LifecycleOp
-from esper_ray.leyline.commitment import committed_slots
+from esper_ray.leyline.commitment import committed_players, committed_slots
 from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.records import LedgerEntry, SlotReport, Source
 from esper_ray.leyline.stages import AMPLIFIED, COMMITTED, PRUNABLE, WITH_MODULE
@@ -64,6 +64,22 @@ class StepContext:
     def known_improvement(self) -> float | None:
         """Joint improvement of the uncommitted seeds, as known at the decision."""
         return live_improvement(self.t.known, committed_slots(self.t.before))
+
+    def committed_change(self) -> float | None:
+        """Change of accuracy with the committed seeds alone that the commitment of this step makes.
+
+        In percentage points, as known at the decision; if that was not measured, at the end of the step; else ``None``.
+        """
+        seed = self.committed()
+        if seed is None:
+            return None
+        committed = committed_slots(self.t.before)
+        for measured in (self.t.known, self.t.measured):
+            group = committed_players(committed, measured)
+            alone, with_seed = measured.coalition(group), measured.coalition(group | {seed.slot_id})
+            if alone is not None and with_seed is not None:
+                return with_seed.accuracy_pp - alone.accuracy_pp
+        return None
 
     def shape(self, weight: float, *, dwell: bool = True) -> None:
         """Book shaping over the potentials of all slots; the final potential is 0.

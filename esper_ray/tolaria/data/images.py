@@ -1,6 +1,7 @@
 """Image data sets in uint8 on the device, normalised and augmented there."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from esper_ray.tolaria.data.dataset import Dataset
+from esper_ray.tolaria.data.splitting import equal_images, split_rows
 
 LabelledArrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """(N, C, H, W) images and (N,) labels."""
 
+MOST_CLASSES = 1 << 20
+"""Maximum number of classes that are inferred from labels."""
 PADDING = 4
 """Width of the black frame in pixels from which random crops are cut."""
 
@@ -100,6 +104,8 @@ def split_dataset(
 ) -> ImageData:
     """Shuffle once by ``seed`` and cut into train, validation and test.
 
+    Equal images get into the same split: see :func:`~esper_ray.tolaria.data.splitting.split_rows`.
+
     Args:
         images: (N, C, H, W).
         labels: (N,) in ``0..classes-1``.
@@ -108,21 +114,19 @@ def split_dataset(
         train: images of the training split; 0 for all others.
 
     Raises:
-        ValueError: if the images do not suffice, or shapes or labels do not fit.
+        ValueError: if the images do not suffice, shapes or labels do not fit, or equal images do not add up to a split.
     """
+    _check_arrays("all", images, labels)
     total = len(labels)
-    if images.ndim != 4 or len(images) != total:
-        raise ValueError(f"images must be (N, C, H, W) with one label each, got {images.shape} and {labels.shape}")
     if validation + test >= total:
         raise ValueError(f"{validation} validation and {test} test images leave none of {total} to train on")
     if validation + test + train > total:
         raise ValueError(
             f"{train} training, {validation} validation and {test} test images exceed the {total} there are"
         )
-    if labels.min() < 0:
-        raise ValueError(f"labels must be >= 0, got {labels.min()}")
-    order = np.random.default_rng(np.random.SeedSequence([seed])).permutation(total)
-    test_rows, validation_rows, train_rows = np.split(order, [test, test + validation])
+    if not 0 <= labels.min() <= labels.max() < MOST_CLASSES:
+        raise ValueError(f"labels must lie in 0..{MOST_CLASSES - 1}, got {labels.min()}..{labels.max()}")
+    test_rows, validation_rows, train_rows = split_rows(equal_images(images), (test, validation), seed)
     train_rows = train_rows[: train or None]
     parts = ((images[rows], labels[rows]) for rows in (train_rows, validation_rows, test_rows))
     return image_dataset(*parts, classes=int(labels.max()) + 1, device=device, augment=augment)
@@ -147,18 +151,14 @@ def image_dataset(
             ``0..classes-1``.
     """
     for name, (images, labels) in {"training": train, "validation": validation, "test": test}.items():
-        if not len(images):
-            raise ValueError(f"the {name} split is empty; it needs at least one image")
-        if images.dtype != np.uint8 or images.shape[1:] != train[0].shape[1:] or images.ndim != 4:
+        _check_arrays(name, images, labels)
+        if images.shape[1:] != train[0].shape[1:]:
             raise ValueError(
                 f"{name} images must be uint8 of shape (N, C, H, W), alike in all splits; got {images.dtype} "
                 f"{images.shape} beside {train[0].shape}"
             )
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                f"{name} labels must be {len(images)} whole numbers, one for each image; "
-                f"got {labels.dtype} {labels.shape}"
-            )
+        if not len(images):
+            raise ValueError(f"the {name} split is empty; it needs at least one image")
         if not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"{name} labels must lie in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
     mean, deviation = _statistics(train[0])
@@ -178,6 +178,23 @@ def image_dataset(
         deviation=torch.tensor(np.maximum(deviation, 1e-6), dtype=torch.float32, device=device)[:, None, None],
         windows=_windows(training.images) if augment else None,
     )
+
+
+def _check_arrays(name: str, images: Any, labels: Any) -> None:
+    """Check the types and shapes of images and their labels.
+
+    Raises:
+        ValueError: naming the array, its type and shape, and the constraint.
+    """
+    for kind, array in (("images", images), ("labels", labels)):
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} {kind} must be a NumPy array, got {type(array).__name__}")
+    if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"{name} images must be uint8 of shape (N, C, H, W), got {images.dtype} {images.shape}")
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"{name} labels must be {len(images)} whole numbers, one for each image; got {labels.dtype} {labels.shape}"
+        )
 
 
 def _windows(images: Tensor) -> Tensor:

@@ -31,75 +31,115 @@ class GradientStatistics:
 
 
 def clipped_norms(group: Sequence[Tensor], limit: float | None) -> Tensor:
-    """Clip the gradients of one seed to the L2 norm ``limit``.
+    """Clip the gradients of one seed together to the L2 norm ``limit``.
 
-    Returns the norm of each tensor before, and of all; NaN where a tensor has no gradient.
+    Tensors without a gradient take no part: a gate network rests while its seed is trained straight through, and
+    a blueprint may have a parameter that its body does not use.
+
+    Returns:
+        (2, n + 1): the norm of each tensor before, and of all together; and 1 where there was a gradient. Both are
+        0 where there was none.
     """
-    if any(parameter.grad is None for parameter in group):
-        return torch.full((len(group) + 1,), torch.nan, device=group[0].device)
     gradients = [parameter.grad for parameter in group if parameter.grad is not None]
+    if not gradients:
+        return torch.zeros((2, len(group) + 1), device=group[0].device)
     norms = torch.stack([gradient.norm() for gradient in gradients])
     total = norms.norm()
     if limit is not None:
         torch._foreach_mul_(gradients, (limit / (total + 1e-6)).clamp(max=1.0))
-    return torch.cat([norms, total[None]])
+    present = torch.ones_like(norms)
+    if len(gradients) < len(group):
+        norms, present = _spread(norms, group), _spread(present, group)
+    return torch.stack([torch.cat([norms, total[None]]), torch.cat([present, torch.ones_like(total)[None]])])
 
 
-def host_gradient_rms(norm: float, host: Sequence[Tensor]) -> float:
-    """Root mean square gradient of the host from its mean norm."""
-    return norm / math.sqrt(sum(parameter.numel() for parameter in host))
+def _spread(values: Tensor, group: Sequence[Tensor]) -> Tensor:
+    """``values`` at the places of the tensors with a gradient, 0 elsewhere."""
+    remaining, zero = iter(values.unbind()), torch.zeros_like(values[0])
+    return torch.stack([zero if parameter.grad is None else next(remaining) for parameter in group])
+
+
+def host_gradient_rms(norm: float, elements: int) -> float:
+    """Root mean square gradient of the host from its mean norm.
+
+    Args:
+        elements: number of elements with a gradient; 0 if there was none.
+    """
+    return norm / math.sqrt(elements) if elements else 0.0
+
+
+def elements_with_gradient(group: Sequence[Tensor]) -> int:
+    """Number of elements in the tensors of ``group`` that have a gradient."""
+    return sum(parameter.numel() for parameter in group if parameter.grad is not None)
+
+
+def epoch_statistics(
+    sums: Sequence[float], steps: Sequence[float], sizes: Sequence[int], host_rms: float
+) -> GradientStatistics | None:
+    """Gradient statistics of a seed from sums over an epoch; ``None`` without a gradient.
+
+    Args:
+        sums: (n + 1,) summed norms of each tensor, and of all, from :func:`clipped_norms`.
+        steps: (n + 1,) number of steps with a gradient.
+        sizes: (n,) elements of each tensor.
+    """
+    *tensors, total = [value / count if count else None for value, count in zip(sums, steps, strict=True)]
+    if total is None:
+        return None
+    size = sum(size for size, norm in zip(sizes, tensors, strict=True) if norm is not None)
+    return gradient_statistics([norm for norm in tensors if norm is not None], total, size, host_rms)
 
 
 def gradient_statistics(norms: Sequence[float], total: float, size: int, host_rms: float) -> GradientStatistics:
     """Gradient statistics from the mean norms of a seed's tensors over an epoch.
 
     Args:
-        total: mean norm of all tensors together.
-        size: number of elements.
+        norms: of the tensors that had a gradient.
+        total: mean norm of all of them together.
+        size: number of their elements.
     """
-    finite = all(math.isfinite(norm) for norm in norms)
+    finite = math.isfinite(total) and all(math.isfinite(norm) for norm in norms)
     vanishing = sum(norm < VANISHING_NORM for norm in norms)
     exploding = sum(not norm <= EXPLODING_NORM for norm in norms)
     health = 1.0 - 0.5 * vanishing / len(norms) - 0.8 * exploding / len(norms)
     return GradientStatistics(
         norm=total if finite else math.inf,
-        ratio=total / math.sqrt(size) / (host_rms + TINY) if finite else math.inf,
+        ratio=total / math.sqrt(size) / (host_rms + TINY) if finite and math.isfinite(host_rms) else math.inf,
         health=max(0.0, health) if finite else 0.0,
         vanishing=vanishing > 0,
-        exploding=exploding > 0,
+        exploding=exploding > 0 or not finite,
         finite=finite,
     )
 
 
 class GradientWatch:
-    """Observer of gradients in an external training loop, before every optimiser step."""
+    """Observer of gradients in an external training loop, before every optimizer step."""
 
     def __init__(self, organism: Organism) -> None:
         self._optimizer = organism.optimizer
         self._sums: dict[str, Tensor] = {}
+        self._sizes: dict[str, list[int]] = {}
+        self._host_elements = 0
         self.steps = 0
         """Steps since the last :meth:`collect`."""
         organism.optimizer.before_step(self._observe)
 
     def collect(self) -> dict[str, GradientStatistics]:
         """Statistics of each seed with gradients since the last call; resets the sums."""
-        sums, steps = {name: (total / self.steps).tolist() for name, total in self._sums.items()}, self.steps
-        self._sums, self.steps = {}, 0
-        if not steps:
-            return {}
-        host_rms = host_gradient_rms(sums.pop(HOST_GROUP, [0.0])[0], self._optimizer.group(HOST_GROUP))
-        return {
-            slot: gradient_statistics(tensors, total, sum(p.numel() for p in self._optimizer.group(slot)), host_rms)
-            for slot, (*tensors, total) in sums.items()
-        }
+        sums = {name: total.tolist() for name, total in self._sums.items()}
+        sizes, self._sums, self._sizes, self.steps = self._sizes, {}, {}, 0
+        (*_, norm), (*_, steps) = sums.pop(HOST_GROUP, ([0.0], [0.0]))
+        host_rms = host_gradient_rms(norm / steps if steps else 0.0, self._host_elements)
+        statistics = {slot: epoch_statistics(norms[0], norms[1], sizes[slot], host_rms) for slot, norms in sums.items()}
+        return {slot: seed for slot, seed in statistics.items() if seed is not None}
 
     def _observe(self) -> None:
         self.steps += 1
         for name in self._optimizer.group_names:
             group = self._optimizer.group(name)
-            with_gradient = [parameter for parameter in group if parameter.grad is not None]
-            if not with_gradient or (len(with_gradient) < len(group) and name != HOST_GROUP):
-                continue
-            norms = clipped_norms(with_gradient, None)
-            norms = norms[-1:] if name == HOST_GROUP else norms  # parts of a host may rest in some steps
+            norms = clipped_norms(group, None)
+            if name == HOST_GROUP:
+                norms = norms[:, -1:]  # the parameters of the group change when a seed is committed
+                self._host_elements = elements_with_gradient(group) or self._host_elements
+            self._sizes[name] = [parameter.numel() for parameter in group]
             self._sums[name] = self._sums[name] + norms if name in self._sums else norms

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.leyline.records import UNMEASURED, Attribution, Estimate, Measurement, SeedMeasurements
-from esper_ray.leyline.stages import WITH_MODULE, Stage
+from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
 from esper_ray.tolaria.measurement.gradients import GradientStatistics
 
 VELOCITY_DECAY = 0.7
@@ -62,14 +62,33 @@ class MeasuredSeeds:
                 entry = _Entry(state.seed_id, state.stage, known_accuracy_pp)
             elif entry.stage is not state.stage:
                 entry = replace(entry, stage=state.stage, baseline_pp=known_accuracy_pp)
-            new = _with_gradients(entry.measured, gradients.get(slot))
+            learns = state.stage not in COMMITTED and not state.fading
+            new = _with_gradients(entry.measured, gradients.get(slot), learns=learns)
             new = _with_contribution(new, contributions.get(slot), interactions.get(slot))
             new = replace(new, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
             entries[slot] = replace(entry, measured=new)
         return MeasuredSeeds(entries)
 
 
-def _with_gradients(previous: SeedMeasurements, gradients: GradientStatistics | None) -> SeedMeasurements:
+def _with_gradients(
+    previous: SeedMeasurements, gradients: GradientStatistics | None, *, learns: bool
+) -> SeedMeasurements:
+    """Measurements with the gradients of the epoch.
+
+    A seed that rests keeps its last ones. One that learns and had none is unmeasured, so that no gate opens on a
+    gradient that is no longer there.
+    """
+    if gradients is None and learns:
+        return replace(
+            previous,
+            gradient_norm=None,
+            gradient_ratio=None,
+            gradient_health=None,
+            previous_gradient_health=previous.gradient_health,
+            vanishing=None,
+            exploding=None,
+            finite=None,
+        )
     if gradients is None:
         return replace(previous, previous_gradient_health=previous.gradient_health)
     return replace(

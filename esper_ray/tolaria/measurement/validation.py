@@ -50,7 +50,8 @@ def measure(
     """Measure ``model`` on ``split``. The model is not changed.
 
     Players are the slots whose seeds change the output. Shared prefixes of coalitions are computed once:
-    see :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`. There is one device synchronisation.
+    see :meth:`~esper_ray.kasmina.model.MorphogeneticModel.branching`. There is one device synchronisation, and one more
+    where the first pass of an unknown host with several coalitions is compared with single ones.
 
     Args:
         choose: selects the coalitions of the players.

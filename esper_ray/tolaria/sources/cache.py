@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.user_cache import CACHE_VARIABLE, named_cache, user_cache
 
 Arrays = dict[str, NDArray[Any]]
 
-ENVIRONMENT_VARIABLE = "ESPER_RAY_CACHE"
 CHUNK = 1 << 20
 """Bytes that are hashed per read."""
 
@@ -79,11 +79,11 @@ class Cache:
         if self.chosen is not None:
             raise CacheError(
                 f"the cache folder {self.folder} ({self.chosen}) cannot be written: {error}; choose one that can, "
-                f"with task.cache_dir or the environment variable {ENVIRONMENT_VARIABLE}"
+                f"with task.cache_dir or the environment variable {CACHE_VARIABLE}"
             ) from error
         warnings.warn(
             f"decoded data is not kept, for the cache folder {self.folder} cannot be written: {error}; "
-            f"choose another with task.cache_dir or {ENVIRONMENT_VARIABLE}",
+            f"choose another with task.cache_dir or {CACHE_VARIABLE}",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -96,12 +96,8 @@ def cache_at(cache_dir: Path | None) -> Cache:
     """
     if cache_dir is not None:
         return Cache(cache_dir, "task.cache_dir")
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    if named:
-        return Cache(Path(named), ENVIRONMENT_VARIABLE)
-    home = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # the specification of XDG says to ignore relative paths
-    return Cache((home if home.is_absolute() else Path(os.path.expanduser("~")) / ".cache") / "esper-ray")
+    named = named_cache()
+    return Cache(user_cache()) if named is None else Cache(named, CACHE_VARIABLE)
 
 
 def cache_key(decoder: str, version: int, sources: Mapping[str, Path | bytes]) -> str:
@@ -111,12 +107,20 @@ def cache_key(decoder: str, version: int, sources: Mapping[str, Path | bytes]) -
         sources: files, or their content, by role. The location of files does not matter.
     """
     whole = hashlib.sha256(f"{decoder} {version}".encode())
+    for name, digest in content_digests(sources).items():
+        whole.update(f"\n{name} {digest}".encode())
+    return whole.hexdigest()
+
+
+def content_digests(sources: Mapping[str, Path | bytes]) -> dict[str, str]:
+    """SHA-256, in hexadecimal, of each file or content, by role."""
+    digests = {}
     for name, source in sources.items():
         content = hashlib.sha256()
         for chunk in _chunks(source):
             content.update(chunk)
-        whole.update(f"\n{name} {content.hexdigest()}".encode())
-    return whole.hexdigest()
+        digests[name] = content.hexdigest()
+    return digests
 
 
 def _chunks(source: Path | bytes) -> Iterable[bytes]:

@@ -19,15 +19,22 @@ from esper_ray.tolaria.data.images import LabelledArrays
 
 ARCHIVE = "cifar-10-python.tar.gz"
 UNPACKED = "cifar-10-batches-py"
+MOST_BYTES = 1 << 28
+"""Maximum size of a file that is read; the archive has 163 MiB."""
 
 
 def find_archive(folder: Path) -> Mapping[str, Path]:
     """The unpacked batches in ``folder`` or ``folder`` itself, else the archive, else ``None``."""
     unpacked = _unpacked(folder)
     if unpacked is not None:
-        return {path.name: path for path in sorted(unpacked.iterdir()) if path.name in _sums()}
-    archive = folder / ARCHIVE
-    return {"archive": archive} if archive.is_file() else {}
+        files = {path.name: path for path in sorted(unpacked.iterdir()) if path.name in _sums() and path.is_file()}
+    else:
+        files = {"archive": folder / ARCHIVE} if (folder / ARCHIVE).is_file() else {}
+    for path in files.values():
+        size = path.stat().st_size
+        if size > MOST_BYTES:  # before it is hashed
+            raise ValueError(f"{path} is not the official file: it has {size} bytes, at most {MOST_BYTES} are read")
+    return files
 
 
 def read_archive(folder: Path, splits: Sequence[str]) -> dict[str, LabelledArrays]:

@@ -11,7 +11,7 @@ def load_digits(config: TaskConfig, device: torch.device) -> ImageData:
     """1,797 images of 8x8 pixels with 17 grey levels, 10 classes.
 
     Raises:
-        ValueError: if the images do not suffice for the sizes asked for.
+        ValueError: if the images do not suffice for the configured sizes.
     """
     from sklearn import datasets
 

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.tolaria.data import ImageData, image_dataset
 
-CLASSES = 4
+PATTERN_CLASSES = 4
 """Rows, columns, a checkerboard and diagonals."""
 SIZE = 8
 TRAIN_SIZE = 1024
+MAX_IMAGES = 100_000
+"""Most images of all splits, which are generated one by one in some seconds."""
 BRIGHTNESS = (120, 137)
 CONTRAST = (32, 97)
 NOISE_SHARE = 8
@@ -26,7 +28,7 @@ def load_patterns(config: TaskConfig, device: torch.device) -> ImageData:
     """Images of 8x8 pixels, 4 classes, generated from ``split_seed`` (default: 1,024 to train on).
 
     Raises:
-        ValueError: if a size is no multiple of 4, or augmentation is on.
+        ValueError: if a size is not a multiple of 4, there are more than ``MAX_IMAGES`` images, or augmentation is on.
     """
     if config.augment:
         raise ValueError("the patterns are not augmented: frames give classes away; set task.augment to false")
@@ -36,14 +38,20 @@ def load_patterns(config: TaskConfig, device: torch.device) -> ImageData:
         "test_size": config.test_size,
     }
     for name, size in sizes.items():
-        if size % CLASSES:
-            raise ValueError(f"task.{name} must be a multiple of {CLASSES}, one image of each class, got {size}")
+        if size % PATTERN_CLASSES:
+            raise ValueError(
+                f"task.{name} must be a multiple of {PATTERN_CLASSES}, one image of each class, got {size}"
+            )
+    total = sum(sizes.values())
+    if total > MAX_IMAGES:
+        terms = " + ".join(f"task.{name} {size:,}" for name, size in sizes.items())
+        raise ValueError(f"{terms} = {total:,} images exceed the {MAX_IMAGES:,} that are generated")
     splits = [
-        textures(np.random.default_rng(np.random.SeedSequence([config.split_seed, part])), size // CLASSES)
+        textures(np.random.default_rng(np.random.SeedSequence([config.split_seed, part])), size // PATTERN_CLASSES)
         for part, size in enumerate(sizes.values())
     ]
     train, validation, test = splits
-    return image_dataset(train, validation, test, classes=CLASSES, device=device)
+    return image_dataset(train, validation, test, classes=PATTERN_CLASSES, device=device)
 
 
 def textures(generator: np.random.Generator, groups: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -56,14 +64,14 @@ def textures(generator: np.random.Generator, groups: int) -> tuple[NDArray[np.ui
         (4 * groups, 1, 8, 8) and (4 * groups,).
     """
     half = SIZE * SIZE // 2
-    images = np.empty((groups, CLASSES, SIZE, SIZE), dtype=np.uint8)
+    images = np.empty((groups, PATTERN_CLASSES, SIZE, SIZE), dtype=np.uint8)
     for group in images:
         brightness, contrast = generator.integers(*BRIGHTNESS), generator.integers(*CONTRAST)
         noise = generator.integers(-(contrast // NOISE_SHARE), contrast // NOISE_SHARE, (2, half), endpoint=True)
         dark, bright = brightness - contrast + noise[0], brightness + contrast + noise[1]
         for image, mask in zip(group, _masks(generator), strict=True):
             image[mask], image[~mask] = generator.permutation(bright), generator.permutation(dark)
-    return images.reshape(-1, 1, SIZE, SIZE), np.tile(np.arange(CLASSES, dtype=np.int64), groups)
+    return images.reshape(-1, 1, SIZE, SIZE), np.tile(np.arange(PATTERN_CLASSES, dtype=np.int64), groups)
 
 
 def _masks(generator: np.random.Generator) -> list[NDArray[np.bool_]]:

@@ -23,6 +23,9 @@ PIECE = 8 << 20
 """Approximate bytes of text per cached piece; pieces end where stories do."""
 LONGEST_STORY = 64 << 20
 """Maximum bytes without an end of text in a TinyStories file."""
+MOST_TOKENIZER_BYTES = 1 << 26
+MOST_TOKENS = 1 << 20
+"""Maximum size of a vocabulary."""
 STORIES = 1000
 """Stories per tokenizer call, whose result needs far more memory than the tokens."""
 DECODER_VERSION = 1
@@ -58,7 +61,7 @@ def load_tinystories(config: TaskConfig, device: torch.device) -> TokenData:
         TokenSplit(torch.from_numpy(train).to(device), block),
         TokenSplit(torch.from_numpy(held[:validation]).to(device), block),
         TokenSplit(torch.from_numpy(held[validation:]).to(device), block),
-        classes=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
+        classes=vocabulary_size(tokenizer),
         shifted=config.augment,
     )
 
@@ -83,20 +86,32 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     """The tokenizer in a ``tokenizer.json``.
 
     Raises:
-        ValueError: if it cannot be read, or has no token ``<|endoftext|>``.
+        ValueError: if it cannot be read, is too large, or has no token ``<|endoftext|>``.
     """
     from tokenizers import Tokenizer
 
+    if path.stat().st_size > MOST_TOKENIZER_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes; at most {MOST_TOKENIZER_BYTES} are read")
     content = path.read_bytes()
     try:
         tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is no tokenizer that can be read: {error}") from error
+    except BaseException as error:  # the library raises nothing narrower, and a panic of its core is not an Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{path} is not a tokenizer that can be read: {error}") from error
+    size = vocabulary_size(tokenizer)
+    if size > MOST_TOKENS:
+        raise ValueError(f"{path} has token {size - 1}; at most {MOST_TOKENS} tokens are possible")
     if tokenizer.token_to_id(END) is None:
         raise ValueError(f"{path} has no token {END}; needs the tokenizer of GPT-2")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def vocabulary_size(tokenizer: "Tokenizer") -> int:
+    """The largest token plus 1."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 def read_tokens(path: Path, wanted: int, *, tokenizer: "Tokenizer", key: bytes, cache: Cache) -> NDArray[np.int32]:

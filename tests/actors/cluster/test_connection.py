@@ -41,7 +41,7 @@ def test_the_recorded_address_of_a_stopped_local_cluster_is_refused(monkeypatch,
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (AuthenticationError("Missing authentication token"), "refuses our token: Missing.*set RAY_AUTH_MODE=token"),
+        (AuthenticationError("Missing authentication token"), "refuses the token: Missing.*set RAY_AUTH_MODE=token"),
         (ConnectionError("Could not find any running Ray instance."), "no Ray cluster at RAY_ADDRESS=auto: Could not"),
         (RuntimeError("Version mismatch: started with Ray: 2.50.0, we have 2.60.0"), "of another version.*2.50.0"),
     ],

@@ -40,6 +40,7 @@ def test_two_actors_share_each_gpu_of_one_node():
     }
 
 
+@pytest.mark.nightly
 def test_gpus_of_two_nodes_are_used_two_actors_each():
     actors = places("nodes")["actors"]
     assert Counter(actor["gpu"] for actor in actors) == {"0": 4}  # each node numbers its only GPU 0

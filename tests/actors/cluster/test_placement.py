@@ -49,7 +49,7 @@ def test_gpus_per_actor_sets_the_share_of_a_gpu():
 
 
 def test_more_than_a_whole_gpu_is_refused():
-    with pytest.raises(ResourceError, match=r"cuda:0 is one GPU, but its 3 actors ask for 1.5 of it"):
+    with pytest.raises(ResourceError, match=r"cuda:0 is one GPU, but its 3 actors need 1.5 of it"):
         plan(envs=3, devices=("cuda:0",), gpus_per_actor=0.5)
 
 

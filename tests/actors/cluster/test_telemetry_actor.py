@@ -48,6 +48,7 @@ def wait_for_the_death_of(actor):
         return
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(400)
@@ -98,12 +99,12 @@ def test_a_run_finishes_without_an_actor_that_cannot_be_started(ray_cluster, mon
     monkeypatch.setattr("esper_actors.cluster.metrics_exporter._started", lambda run, group, name: Broken.remote())
     exporter = RayExporter("run-b")
     deadline = time.monotonic() + WAIT_SECONDS
-    while not any(fault.kind == "telemetry_actor_given_up" for fault in exporter.faults):
+    while not any(fault.kind == "telemetry_actor_abandoned" for fault in exporter.faults):
         assert time.monotonic() < deadline, exporter.faults
         exporter.apply([Change("esper_return_mean", 1.0)])
         assert exporter.poll_samples() == []
         time.sleep(0.1)
-    assert [fault.kind for fault in exporter.faults] == ["telemetry_actor_died"] * TRIES + ["telemetry_actor_given_up"]
+    assert [fault.kind for fault in exporter.faults] == ["telemetry_actor_died"] * TRIES + ["telemetry_actor_abandoned"]
     assert exporter.actor is None
     exporter.apply([Change("esper_return_mean", 2.0)])
     exporter.close()

@@ -133,6 +133,7 @@ def test_an_episode_on_ray_appears_in_the_metrics_before_its_end(tiny_config, tm
     assert names.index("esper_env_accuracy_ratio") < names.index("episode")
 
 
+@pytest.mark.nightly
 def test_every_sample_arrives_or_is_counted_when_the_telemetry_actor_is_killed(tiny_config, tmp_path, monkeypatch):
     summaries, killed = [], []
     finished, poll = SampleTracker.finished, RayExporter.poll_samples

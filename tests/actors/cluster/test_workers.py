@@ -6,7 +6,7 @@ from run_builders import placed
 from esper_actors.factory import make_workers
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import Interrupted
-from esper_actors.session import TrainingSession, checkpoint_to_resume
+from esper_actors.session import train
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.workers import Watch, play_round
 from esper_policies.bundle import weights_digest
@@ -36,10 +36,9 @@ def run(config, folder, *, workers="ray", rounds=None, resume=None):
     """Play the rounds of ``config``; directory, digest of the weights, and observer."""
     config = placed(config, workers)
     directory = resume or RunDirectory.create(folder, config, ["test"])
-    checkpoint = None if resume is None else checkpoint_to_resume(resume, config)
     observer = RecordingObserver()
     stop = (lambda: len(observer.rounds) >= rounds) if rounds is not None else (lambda: False)
-    TrainingSession(config, directory, checkpoint, observers=[observer]).run(stop)
+    train(config, run=directory, observers=[observer], should_stop=stop)
     state = load_checkpoint(checkpoints_in(directory.checkpoints)[-1], config)
     return directory, weights_digest(state.learner.weights()), observer
 

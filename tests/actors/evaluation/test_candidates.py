@@ -11,16 +11,17 @@ from learner_builders import small_config
 
 from esper_actors.evaluation.candidates import BASELINES, UNSTEERED, Candidate, CandidateError, load_candidate
 from esper_actors.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from esper_policies.heuristic import HeuristicPolicy
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.config.run import PolicyConfig
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.position import START
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
 
 CONFIG = small_config()
-POSITION = {"events.jsonl": 0, "rounds.csv": 0, "timings.csv": 0, "sequence": 0}
 POLICIES = {
     "heuristic": HeuristicPolicy,
     "random": RandomPolicy,
@@ -50,8 +51,15 @@ def run(learners, tmp_path):
     """A run directory with a checkpoint after one round, and another after two."""
     directory = RunDirectory.create(tmp_path / "runs", CONFIG, ["test"])
     for number, learner in enumerate(learners, start=1):
-        save_checkpoint(directory.checkpoints, Checkpoint(number, learner.state(), POSITION, {"x": 1}), CONFIG)
+        save_checkpoint(directory.checkpoints, after(number, learner.state()), CONFIG)
     return directory
+
+
+def after(number, state):
+    """A checkpoint after ``number`` rounds."""
+    state.numbers["updates"] = number
+    best = {"best": {}, "best_round": {}, "control_pp": []}
+    return Checkpoint(number, state, START, {"round_index": number, "env_steps": 1, "seconds": 0.1} | best)
 
 
 def equal_weights(weights, learner):
@@ -188,29 +196,32 @@ def test_a_damaged_checkpoint_is_refused(run):
     assert message.startswith(f"checkpoint {path} is damaged: ")
     assert load_candidate(str(run.checkpoints / "round-00001"))
     (path / "state.json").write_text("{")
-    assert f"checkpoint {path} cannot be read" in refusal(str(path))
+    assert f"checkpoint {path} is damaged: it is not JSON" in refusal(str(path))
 
 
 def test_a_policy_of_another_size_is_refused(run):
     """The configuration says 16, the weights are those of 24."""
-    state = PPOLearner(small_config(policy__memory_size=24)).state()
-    save_checkpoint(run.checkpoints, Checkpoint(3, state, POSITION, {"x": 1}), CONFIG)
+    wide = small_config(policy__memory_size=24)
+    path = save_checkpoint(run.checkpoints, after(3, PPOLearner(wide).state()), wide)
+    rewrite(path, lambda state: state.update(config_sha256=CONFIG.digest()))
     message = refusal(str(run.path))
-    assert "round-00003 does not hold the policy of its configuration" in message
-    assert "size mismatch" in message
+    assert f"checkpoint {path} is damaged: learner.safetensors: tensor adam." in message
+    assert "it must be " in message
+    newest = run.checkpoints / "round-00002"
+    assert message.endswith(f"the newest intact checkpoint is round-00002: name {newest} as the policy")
+    with pytest.raises(CheckpointError, match=r"is damaged: learner\.safetensors: tensor"):
+        save_checkpoint(run.checkpoints, after(4, PPOLearner(wide).state()), CONFIG)
 
 
 def test_weights_that_lack_a_layer_are_refused(run):
     rewrite(run.checkpoints / "round-00002", change_tensors=lambda tensors: tensors.pop("network.critic.0.weight"))
-    message = refusal(str(run.path))
-    assert "does not hold the policy of its configuration" in message
-    assert "critic.0.weight" in message
+    assert "learner.safetensors: tensor network.critic.0.weight is missing" in refusal(str(run.path))
 
 
 def test_weights_that_are_not_finite_are_refused(run):
     set_nan = lambda tensors: tensors["network.critic.0.weight"].fill_(float("nan"))  # noqa: E731
     rewrite(run.checkpoints / "round-00002", change_tensors=set_nan)
-    assert "holds numbers that are not finite, in critic.0.weight" in refusal(str(run.path))
+    assert "tensor network.critic.0.weight has nan at [0, 0], it must be finite" in refusal(str(run.path))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +261,7 @@ def test_a_script_that_cannot_be_read_is_refused(tmp_path):
     assert "No such file" in refusal(f"schedule:{tmp_path}/none.yaml")
     assert f"script {tmp_path} cannot be read" in refusal(f"schedule:{tmp_path}")
     (tmp_path / "binary.yaml").write_bytes(np.arange(255, dtype=np.uint8).tobytes())
-    assert f"script {tmp_path}/binary.yaml cannot be read" in refusal(f"schedule:{tmp_path}/binary.yaml")
+    assert f"script {tmp_path}/binary.yaml:2 cannot be read: byte 0x80" in refusal(f"schedule:{tmp_path}/binary.yaml")
 
 
 def test_a_policy_that_does_not_fit_the_limits_is_refused(limits):

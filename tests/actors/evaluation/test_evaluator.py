@@ -69,7 +69,7 @@ def test_a_score_equals_its_terms_computed_by_hand(evaluator, grown):
     price = 100.0 * 0.1 / 2000
     assert score.objective_pp == pytest.approx(score.val_accuracy_pp - price * score.grown_parameters)
     assert score.total_reward == pytest.approx(env.ledger.total())
-    assert (score.rollbacks, score.fossilised) == (0, 0)
+    assert (score.rollbacks, score.fossilized) == (0, 0)
     assert score.train_flops > evaluator.play(STATIC, 3).score.train_flops > 0
 
 
@@ -116,7 +116,7 @@ def test_the_network_from_scratch_is_the_final_network_with_all_seeds_committed(
     score = evaluation.score
     assert evaluation.final == grown.final
     assert (score.parameters, score.grown_parameters) == (grown.score.parameters, grown.score.grown_parameters)
-    assert (score.fossilised, score.total_reward, score.rollbacks) == (2, None, 0)
+    assert (score.fossilized, score.total_reward, score.rollbacks) == (2, None, 0)
     assert score.seeds_grown == grown.score.seeds_grown
     price = 100.0 * 0.1 / 2000
     assert score.objective_pp == pytest.approx(score.val_accuracy_pp - price * score.grown_parameters)
@@ -141,7 +141,7 @@ def test_the_wide_host_pays_for_parameters_beyond_the_host(evaluator, grown):
     """It is the narrowest with at least as many parameters; the price counts them like grown ones."""
     score = evaluator.unsteered(WIDE, 3, grown.final).score
     assert score.parameters >= grown.final.parameters
-    assert (score.grown_parameters, score.seeds_grown, score.fossilised) == (0, (), 0)
+    assert (score.grown_parameters, score.seeds_grown, score.fossilized) == (0, (), 0)
     price = 100.0 * 0.1 / 2000
     assert score.objective_pp == pytest.approx(score.val_accuracy_pp - price * (score.parameters - 160))
 

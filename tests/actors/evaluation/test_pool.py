@@ -12,6 +12,7 @@ from esper_actors.evaluation.pool import (
 )
 from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
+from esper_actors.training.workers import WorkerGroupError
 from esper_ray.leyline.config.loading import build, read_preset
 
 pytestmark = pytest.mark.integration
@@ -131,6 +132,32 @@ class TestRay:
         task = EvaluationTask("static", 5)
         assert list(on_ray.play([task], never)) == list(serial.play([task], never))
         assert list(on_ray.play([], never)) == []
+
+    def test_a_killed_actor_is_replaced_and_its_episode_repeated(self, on_ray, serial):
+        import ray
+
+        received = []
+
+        def kill_once(score):
+            if not received:
+                for actor in on_ray._actors:
+                    ray.kill(actor)
+            received.append(score)
+
+        assert scores_of(on_ray, on_score=kill_once) == scores_of(serial)
+        assert len(received) == 8
+
+    def test_an_actor_that_is_lost_every_time_ends_the_evaluation(self, on_ray, monkeypatch):
+        import ray
+        from ray.exceptions import OutOfMemoryError
+
+        def lost(reference):
+            raise OutOfMemoryError("Memory on the node was 0.97 of its size.")
+
+        monkeypatch.setattr(ray, "get", lost)
+        message = "static, seed 5: the evaluation actor was lost 3 times: OutOfMemoryError: Memory on .*; use fewer"
+        with pytest.raises(WorkerGroupError, match=message):
+            list(on_ray.play([EvaluationTask("static", 5)], never))
 
     def test_an_error_of_an_evaluator_is_raised_with_its_message(self, on_ray):
         with pytest.raises(ValueError, match="unknown control 'tall-host'"):

@@ -91,6 +91,13 @@ def test_an_address_without_a_listener_is_refused():
             probe(address)
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://a:99999", "http://", "ray://", "http://a:b"])
+def test_an_address_that_is_none_is_refused_with_its_text(address):
+    with pytest.raises(SubmissionError) as error:
+        probe(address)
+    assert f"address {address!r}" in str(error.value)
+
+
 def test_a_missing_token_is_refused_with_the_variable_to_set():
     for environment, state in (({}, "not set"), ({"RAY_AUTH_MODE": "disabled"}, "disabled")):
         with pytest.raises(SubmissionError, match=f"RAY_AUTH_MODE is {state}: set RAY_AUTH_MODE=token"):

@@ -6,7 +6,7 @@ The first import of RLlib takes seconds, so everything of it is imported inside 
 import pytest
 import torch
 from learner_builders import small_config
-from rllib_builders import preserved_generators
+from rllib_builders import preserved_generators, quiet_registry
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +32,7 @@ def preset(config):
 @pytest.fixture(scope="session")
 def runner(preset):
     """RLlib's environment runner, in this process."""
-    with preserved_generators():
+    with preserved_generators(), quiet_registry():
         from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
         runner = SingleAgentEnvRunner(config=preset)

@@ -65,7 +65,7 @@ def test_env_runners_and_learner_share_a_gpu():
 
 def test_importing_our_packages_imports_no_rllib():
     program = (
-        "import sys, esper_policies.tamiyo, esper_policies.bundle, esper_actors.training.ppo_learner\n"
+        "import sys, esper_policies.tamiyo, esper_policies.bundle, esper_actors.training.learner.ppo\n"
         "import esper_actors.factory, esper_actors.rollout.runner, esper_ray.cli.main\n"
         "assert not [name for name in sys.modules if name == 'ray' or name.startswith('ray.')]\n"
         "import esper_actors.cluster.workers\n"

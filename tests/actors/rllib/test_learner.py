@@ -9,9 +9,13 @@ import torch
 from learner_builders import drawn, open_masks, small_config, synthetic
 from rllib_builders import as_rllib_episode, perturbed_weights, some_masks
 
-from esper_actors.training.ppo_learner import PPOLearner, padded_batch
+from esper_actors.training.learner.batches import padded_batch
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.legality import Masks
+from esper_ray.simic import ppo
+from esper_ray.simic.normalisation import ReturnStatistics
+from esper_ray.simic.running_moments import Moments
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -20,7 +24,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 def pair(config, learner):
     """Our learner and RLlib's with equal weights, and equal episodes of 6, 3 and 4 steps for each."""
     ours, module = PPOLearner(config), learner.module["default_policy"]
-    ours.network.rescale_values(3.0)
+    for each in (ours, learner):
+        each.returns = ReturnStatistics(0.5, Moments(4.0, np.array([-0.25]), np.array([36.0])))
+    ours.network.renormalise_values(-0.25, 3.0)
     module.network.load_state_dict(ours.network.state_dict())
     only_wait = Masks(np.zeros((6, 3), bool), open_masks(3).arguments)
     only_wait.slot_by_op[LifecycleOp.WAIT] = True
@@ -30,7 +36,8 @@ def pair(config, learner):
         drawn(ours, synthetic(steps, rng.normal(size=steps) * 4, seed, slots=3, masks=masks), seed)
         for seed, (steps, masks) in enumerate(plans)
     ]
-    return ours, our_episodes, learner, [as_rllib_episode(module, episode) for episode in our_episodes]
+    length = config.episode_length
+    return ours, our_episodes, learner, [as_rllib_episode(module, episode, length) for episode in our_episodes]
 
 
 def prepared_batch(learner, episodes):
@@ -42,20 +49,20 @@ def prepared_batch(learner, episodes):
 def losses(pair):
     """Our report and loss, and RLlib's loss and logged values."""
     ours, our_episodes, learner, rllib_episodes = pair
-    batch = padded_batch(our_episodes, ours.device)
+    ours._learn_returns(our_episodes)
+    batch = padded_batch([ours._centred(episode) for episode in our_episodes], ours.device)
     targets = ours._targets(batch)
-    ours._rescale_values(our_episodes)
     columns, module = prepared_batch(learner, rllib_episodes), learner.module["default_policy"]
     assert float(module.network.value_scale) == pytest.approx(float(ours.network.value_scale), rel=1e-6)
     weights = perturbed_weights(ours.network)
     ours.network.load_state_dict(weights)
     module.network.load_state_dict(weights)
-    report, our_loss = ours._losses(batch, targets, 0.0, ours.config.ppo.entropy_start)
+    our_losses = ours._losses(batch, targets, 0.0, ours.config.ppo.entropy_start)
     outputs = module.forward_train(columns)
     rllib_loss = learner.compute_loss_for_module(
         module_id="default_policy", config=learner.config, batch=columns, fwd_out=outputs
     )
-    return report, our_loss, rllib_loss, learner.metrics.peek("default_policy")
+    return our_losses.report, our_losses.policy + our_losses.value, rllib_loss, learner.metrics.peek("default_policy")
 
 
 def test_the_loss_of_a_batch_equals_that_of_our_learner(pair):
@@ -116,15 +123,26 @@ def test_an_update_stops_before_a_step_beyond_the_kl_target(pair):
     assert result["default_policy"]["stopped_by_kl"].peek() == 1.0
 
 
-def test_a_loss_term_that_is_not_finite_raises(pair):
+def test_a_minibatch_that_is_not_finite_is_skipped_and_counted(pair, monkeypatch):
     _, _, learner, rllib_episodes = pair
-    columns = prepared_batch(learner, rllib_episodes)
-    columns["returns"][0, 0] = math.inf
-    outputs = learner.module["default_policy"].forward_train(columns)
-    with pytest.raises(FloatingPointError, match="vf_loss = inf"):
-        learner.compute_loss_for_module(
-            module_id="default_policy", config=learner.config, batch=columns, fwd_out=outputs
-        )
+    before = {name: parameter.clone() for name, parameter in learner.module["default_policy"].named_parameters()}
+    original = ppo.value_loss
+    monkeypatch.setattr(ppo, "value_loss", lambda *arguments: original(*arguments) * math.inf)
+    result = learner.update(episodes=rllib_episodes, num_epochs=2)
+    assert result["default_policy"]["skipped_minibatches"].peek() == 2
+    after = dict(learner.module["default_policy"].named_parameters())
+    assert all(torch.equal(after[name], p) for name, p in before.items() if "critic.3" not in name)
+
+
+@pytest.mark.parametrize("reward", [math.nan, math.inf, 1e38])
+def test_an_episode_with_an_impossible_reward_is_not_used(pair, reward):
+    ours, our_episodes, learner, rllib_episodes = pair
+    rllib_episodes[1].get_infos(-1)["rewards_by_cause"][1] = reward
+    result = learner.update(episodes=rllib_episodes, num_epochs=1)
+    assert result["default_policy"]["unused_episodes"].peek() == 1
+    ours._learn_returns([our_episodes[0], our_episodes[2]])
+    assert learner.returns.mean == pytest.approx(ours.returns.mean, rel=1e-6)
+    assert all(bool(p.isfinite().all()) for p in learner.module["default_policy"].parameters())
 
 
 def test_a_restored_learner_makes_the_same_update_as_the_saved_one(pair, preset, runner):
@@ -132,7 +150,8 @@ def test_a_restored_learner_makes_the_same_update_as_the_saved_one(pair, preset,
     learner.update(episodes=deepcopy(rllib_episodes), num_epochs=1)
     restored = preset.build_learner(env=runner.env.unwrapped)
     restored.set_state(learner.get_state())
-    assert restored.return_scale.unit == learner.return_scale.unit != 1.0
+    assert restored.returns == learner.returns
+    assert learner.returns.spread > 0
     assert np.array_equal(restored.base_moments.deviation, learner.base_moments.deviation)
     assert restored.slot_moments.count == learner.slot_moments.count > 0
     learner.update(episodes=deepcopy(rllib_episodes), num_epochs=1)

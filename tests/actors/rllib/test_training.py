@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from learner_builders import small_config
+from rllib_builders import quiet_registry
 
 from esper_policies.tamiyo import LearnedPolicy
 
@@ -19,17 +20,17 @@ def is_finite(numbers):
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize(
-    ("name", "runners"), [("ppo", 0), pytest.param("ppo", 3, marks=pytest.mark.nightly), ("appo", 2)]
+    ("name", "runners"),
+    [("ppo", 0), pytest.param("ppo", 3, marks=pytest.mark.nightly), pytest.param("appo", 2, marks=pytest.mark.nightly)],
 )
-# RLlib makes the same environment twice in a process, and leaves Gymnasium to warn of it
-@pytest.mark.filterwarnings("ignore:.*Overriding environment rllib-single-agent-env-v0.*:UserWarning")
 def test_rllib_trains_two_iterations(name, runners):
     from esper_actors.rllib import config as rllib
 
     presets = {"ppo": rllib.ppo_config, "appo": rllib.appo_config}
     config = presets[name](small_config(system__envs_per_actor={"ppo": 1, "appo": 2}[name]))
     config = config.copy(copy_frozen=False).env_runners(num_env_runners=runners)
-    algorithm = config.build_algo()
+    with quiet_registry():
+        algorithm = config.build_algo()
     try:
         before = rllib.policy_weights(algorithm)
         results = [algorithm.train() for _ in range(2)]

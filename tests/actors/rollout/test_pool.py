@@ -9,7 +9,7 @@ import pytest
 from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.snapshots import Behaviour
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_ray.leyline.config.loading import ConfigError, build
 
 pytestmark = pytest.mark.integration

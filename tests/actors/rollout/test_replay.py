@@ -7,7 +7,7 @@ import pytest
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.replay import ReplayError, recorded_episode, replay
 from esper_actors.rollout.runner import EpisodeRunner
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build

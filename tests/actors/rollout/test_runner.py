@@ -71,7 +71,7 @@ def test_operations_are_counted_once_a_step(played):
         "FOSSILIZE": 0,
         "ADVANCE": 1,
     }
-    assert (episode.refused, episode.fossilised, episode.rollback) == (0, 0, False)
+    assert (episode.refused, episode.fossilized, episode.rollback) == (0, 0, False)
 
 
 def test_the_log_holds_the_records_of_the_episode_in_order(played):

@@ -6,7 +6,7 @@ from watching_builders import event_records, samples, watched_run
 from esper_actors.rollout.sampling import Sampler
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.config.system import TelemetryConfig
-from esper_ray.leyline.policy import Decision
+from esper_ray.leyline.policy import Decision, HeadChoice
 from esper_ray.nissa.log.validation import record_problem
 
 pytestmark = pytest.mark.integration
@@ -144,3 +144,17 @@ def test_a_resumed_run_restores_its_metrics(tiny_config, tmp_path):
     rounds = [change.value for change in second.changes if change.metric == "esper_rounds_total"]
     assert rounds == [1.0]
     assert len([record for record in event_records(resumed, without=()) if record["kind"] == "control"]) == 1
+
+
+def test_a_decision_holds_the_choices_of_the_heads_in_use():
+    log = SampleLog()
+    sampler = Sampler(TelemetryConfig(level="normal"), log, IDS, now=lambda: 77.0)
+    heads = {"op": HeadChoice(1, 0.25, 1.04, 3), "slot": HeadChoice(0, 1.0, 0.0, 1)}
+    decision = Decision(Action(LifecycleOp.GERMINATE, 0), op_probabilities=OPS, op_values=OPS, heads=lambda: heads)
+    sampler.step([{"kind": "env_epoch", "episode": 9, "env": 4, "step": 1, "slot": "r0c0"}], decision, {}, {})
+    record = log.batches[0].samples[0]
+    assert record["heads"] == {
+        "op": {"choice": 1, "probability": 0.25, "entropy": 1.04, "legal": 3},
+        "slot": {"choice": 0, "probability": 1.0, "entropy": 0.0, "legal": 1},
+    }
+    assert record_problem(record) is None

@@ -8,7 +8,7 @@ from esper_actors.rollout.pool import EnvironmentPool
 from esper_actors.rollout.recorder import Assignment, PartialEpisode, RecordingError, pack_episode, unpack
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted
 from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
@@ -151,6 +151,11 @@ def test_a_packed_and_unpacked_episode_is_equal(uninterrupted):
     assert_same(unpack(pack_episode(uninterrupted), ASSIGNMENT), uninterrupted)
 
 
+def test_a_packed_episode_has_the_keys_of_earlier_versions(uninterrupted):
+    blob = pack_episode(uninterrupted)
+    assert (blob.count(b'fossilised\\": '), blob.count(b"fossilized")) == (2, 0)  # the figure, and the outcome's slots
+
+
 def test_a_snapshot_of_another_episode_is_refused(uninterrupted):
     with pytest.raises(RecordingError, match=r"env=3, seed=5.*needed is .*env=4"):
         unpack(pack_episode(uninterrupted), Assignment(12, 4, 5))
@@ -175,8 +180,9 @@ def test_snapshots_of_a_policy_that_cannot_be_saved_raise(tmp_path):
         ({}, "generator, hidden and cell, got"),
         ({"generator": np.zeros(3, np.uint8)}, "generator"),
         (
-            {"generator": np.zeros(5056, np.uint8), "hidden": np.zeros((1, 1, 4)), "cell": np.zeros((1, 1, 4))},
-            "memory is 8",
+            {"generator": np.zeros(5056, np.uint8)}
+            | dict.fromkeys(("hidden", "cell"), np.zeros((1, 1, 4), np.float32)),
+            r"a memory of 8 .*hidden has shape \(1, 1, 4\), it must be \(1, 1, 8\)",
         ),
     ],
 )
@@ -186,3 +192,10 @@ def test_the_state_of_another_policy_is_refused(state, message):
     with pytest.raises(ValueError, match=message):
         policy.load_state(state)
     np.testing.assert_array_equal(policy.save_state()["generator"], before["generator"])
+
+
+def test_a_removed_run_directory_is_not_made_again(tmp_path, caplog):
+    snapshots = SnapshotPolicy(str(tmp_path / "run" / "snapshots"), 1).for_round(BEHAVIOUR)
+    snapshots.save(ASSIGNMENT, b"state")
+    assert f"{tmp_path / 'run'} does not exist" in caplog.text
+    assert not (tmp_path / "run").exists()

@@ -44,7 +44,7 @@ def test_a_local_trial_whose_gpus_are_on_no_single_node_is_refused():
         check_places({"both": trial}, nodes)
 
 
-def test_a_process_sees_its_own_gpus_from_zero():
+def test_the_gpus_of_a_process_are_numbered_from_zero():
     from esper_actors.sweep.trainable import on_own_gpus
 
     on_own = on_own_gpus(system(workers="local", devices=["cuda:3", "cuda:1", "cuda:3"], device="cuda:1", envs=3))

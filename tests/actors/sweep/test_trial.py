@@ -11,7 +11,9 @@ from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
 from esper_actors.training.local import LocalWorkerGroup
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import expand, sweep_config
+from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_lock import RunLock, RunLockedError
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 pytestmark = pytest.mark.integration
@@ -106,15 +108,19 @@ def test_a_trial_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(swe
     assert len(checkpoints_in(interrupted.checkpoints)) == 2
 
 
-@pytest.mark.parametrize("missing", ["manifest.json", "checkpoints"])
-def test_a_trial_without_a_checkpoint_restarts(sweep, uninterrupted, missing):
-    interrupted = play(sweep, FIRST, rounds=1)
-    if missing == "checkpoints":
-        for path in checkpoints_in(interrupted.checkpoints):
-            shutil.rmtree(path)
-    else:
-        (interrupted.path / missing).unlink()
+def test_a_trial_that_ended_before_its_first_checkpoint_restarts(sweep, uninterrupted):
+    RunDirectory.create(sweep.trials_path, sweep.trials[FIRST].config, ["test"], FIRST)
     assert table(play(sweep, FIRST)) == table(uninterrupted[FIRST])
+
+
+def test_a_trial_with_rounds_and_no_checkpoint_is_refused_and_stays(sweep):
+    interrupted = play(sweep, FIRST, rounds=1)
+    for path in checkpoints_in(interrupted.checkpoints):
+        shutil.rmtree(path)
+    before = table(interrupted)
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+        play(sweep, FIRST)
+    assert table(interrupted) == before
 
 
 def test_a_finished_trial_is_reported_and_not_repeated(sweep, uninterrupted):
@@ -130,7 +136,7 @@ def test_a_finished_trial_is_reported_and_not_repeated(sweep, uninterrupted):
 def test_a_trial_under_another_configuration_is_refused(sweep):
     play(sweep, FIRST, rounds=1)
     config = sweep.trials[SECOND].config
-    with pytest.raises(CheckpointError, match=r"another configuration:\nppo\.lr: 0\.0001 -> 0\.001"):
+    with pytest.raises(UsageError, match=r"another configuration:\nppo\.lr: 0\.0001 -> 0\.001"):
         play(sweep, FIRST, config=config)
 
 
@@ -161,6 +167,10 @@ class TestBranching:
         assert (lineage["run"], lineage["round"], lineage["taken_after_round"]) == (FIRST, 2, 2)
         assert lineage["changes"] == ["ppo.lr: 0.0001 -> 0.0005"]
         assert [event["seq"] for event in branch.events()] == list(range(len(list(branch.events()))))
+        groups = [event["group"] for event in branch.events(evidence=True)]
+        end = len(list(donor.events()))
+        assert groups == [FIRST] * end + [SECOND] * (len(groups) - end)
+        assert branch.read_manifest()["inherited"] == [{"run": "sweep", "group": FIRST, "end": end}]
         assert len(RunDirectory.open(sweep.trials_path / SECOND).rounds()) == 1  # the earlier run is kept
         assert sweep.result(SECOND).generation == 1
         assert sweep.settings(SECOND) == {"reward.mode": "basic", "seed": 42, "ppo.lr": 5e-4}
@@ -195,11 +205,11 @@ class TestBranching:
 
 
 def test_two_processes_cannot_run_one_trial(sweep, monkeypatch):
-    from fcntl import LOCK_EX, flock
-
     monkeypatch.setattr("esper_actors.sweep.trial.LOCK_SECONDS", 0.3)
-    with (sweep.trials_path / f".{FIRST}.lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        with pytest.raises(TimeoutError, match=r"another process has held .*\.lock for 0 s"):
-            play(sweep, FIRST)
+    path = sweep.trials_path / FIRST
+    with (
+        RunLock(path, path.with_name(f".{FIRST}.lock")),
+        pytest.raises(RunLockedError, match=f"{FIRST} is being run by"),
+    ):
+        play(sweep, FIRST)
     assert play(sweep, FIRST, rounds=1).read_manifest()["status"] == "running"

@@ -1,5 +1,7 @@
 """Whole runs in one process: repeatable byte for byte, with or without an interruption."""
 
+from hashlib import sha256
+
 import pytest
 from checkpoint_builders import state_of
 from learner_builders import small_config
@@ -133,7 +135,10 @@ def test_the_newest_checkpoints_and_that_of_the_best_round_are_kept(uninterrupte
     assert names == [f"round-{index:05d}" for index in sorted({best, 2, 3})]
     tree = state_of(uninterrupted[0].checkpoints / "round-00003")
     assert (tree["round"], tree["progress"]["round_index"]) == (3, 3)
-    assert tree["position"] == uninterrupted[0].position() | {"sequence": len(list(uninterrupted[0].events()))}
+    assert tree["position"]["events"]["sequence"] == len(list(uninterrupted[0].events()))
+    for name in ("rounds", "timings"):
+        content = (uninterrupted[0].path / f"{name}.csv").read_bytes()
+        assert tree["position"][name] == {"size": len(content), "sha256": sha256(content).hexdigest()}
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(uninterrupted):

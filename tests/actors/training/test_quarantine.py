@@ -7,7 +7,7 @@ import pytest
 from learner_builders import small_config
 
 from esper_actors.rollout.pool import EnvironmentPool
-from esper_actors.session import TrainingSession
+from esper_actors.session import train
 from esper_actors.training.local import LocalWorkerGroup
 from esper_actors.training.workers import WorkerGroupError
 from esper_ray.nissa.runs.observer import RunObserver
@@ -47,7 +47,7 @@ class RecordingObserver(RunObserver):
 
 def run(folder, workers, config):
     directory, observer = RunDirectory.create(folder, config, ["test"]), RecordingObserver()
-    TrainingSession(config, directory, None, observers=[observer]).run(lambda: False, workers)
+    train(config, run=directory, workers=workers, observers=[observer])
     return directory, observer
 
 

@@ -5,7 +5,7 @@ import json
 import yaml
 
 import esper_ray
-from esper_ray.leyline.config.loading import build, read_preset
+from esper_ray.leyline.config.loading import build, preset_names, read_preset
 from esper_ray.leyline.config.run import RunConfig
 
 
@@ -16,6 +16,7 @@ def test_show_prints_a_configuration_that_can_be_loaded_again(esper, tmp_path):
     assert RunConfig.model_validate(yaml.safe_load(answer.out)) == expected
     assert answer.out.splitlines()[-1] == f"# sha256 {expected.digest()}"
     (tmp_path / "mine.yaml").write_text(answer.out)
+    assert esper("config", "show", "--config", tmp_path / "mine.yaml").out == answer.out
     assert esper("config", "show", "--config-json", tmp_path / "mine.yaml").out == answer.out
 
 
@@ -34,7 +35,9 @@ def test_values_are_parsed_with_their_types(esper):
 
 def test_schema_prints_json_with_every_section(esper):
     tree = json.loads(esper("config", "schema").out)
-    assert tree["properties"].keys() == RunConfig.model_fields.keys()
+    assert tree["properties"].keys() == {"preset", *RunConfig.model_fields}
+    assert tree["properties"]["preset"]["enum"] == preset_names()
+    assert tree["anyOf"] == [{"required": ["preset"]}, {"required": list(RunConfig.model_fields)}]
     assert "discount" in tree["properties"]["gamma"]["description"]
     assert tree["additionalProperties"] is False
 

@@ -58,6 +58,9 @@ def test_push_needs_a_valid_address_and_a_token(monkeypatch):
     monkeypatch.setenv("MINE", "glsa_x")
     invalid = call("dashboards", "push", "--url", "grafana:3000", "--token-env", "MINE")
     assert (invalid.code, "must begin with http" in invalid.err) == (2, True)
+    for url in ("http://[::1", "http://a:99999", "http://", "https://:80"):
+        wrong = call("dashboards", "push", "--url", url, "--token-env", "MINE")
+        assert (wrong.code, wrong.err.startswith(f"esper: error: --url '{url}': ")) == (2, True)
     unreachable = call("dashboards", "push", "--url", "http://127.0.0.1:1", "--token-env", "MINE")
     assert unreachable.code == 2
     assert "http://127.0.0.1:1" in unreachable.err

@@ -1,10 +1,13 @@
 """``esper explain``: entries of a reward and their causes."""
 
+import json
+import shutil
+
 import pytest
 from cli_builders import only_run
 
-from esper_ray.cli.commands.explain import entries_of, step_account
-from esper_ray.leyline.records import LedgerEntry
+from esper_ray.cli.commands.explain import entries_of, step_lines
+from esper_ray.karn.questions.account import PaidEntry, step_account
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger
 
@@ -48,14 +51,24 @@ def test_an_episode_is_summarised_by_source_and_slot(esper, run):
     assert "decisions that mattered most" in answer.out
 
 
+def test_a_missing_event_is_warned_about_once(esper, run, caplog):
+    log = RunDirectory.open(run).event_log
+    events = [event | {"schema": 3, "seq": event["seq"] + (event["seq"] > 5)} for event in log.records()]
+    shutil.rmtree(log.parts()[0].path.parent, ignore_errors=True)
+    (run / "integrity.json").unlink(missing_ok=True)
+    log.tail.write_text("".join(json.dumps(event) + "\n" for event in events))
+    for words in (("--env", "0"), ("--episode", "0"), ("--env", "0", "--slot", "r0c0")):
+        caplog.clear()
+        assert esper("explain", run, *words).code == 0
+        assert caplog.text.count("events 6 to 6 are missing") == 1
+
+
 def test_deferred_rewards_are_printed_at_their_causal_step():
-    ledger = Ledger(
-        [
-            LedgerEntry("commitment", 1.5, 3, 3, "r0c1", "contribution +4.00 points"),
-            LedgerEntry("drip", 0.25, 4, 3, "r0c1", "contribution +2.00 points"),
-            LedgerEntry("drip", 0.5, 5, 3, "r0c1", "contribution +3.00 points"),
-        ]
-    )
+    entries = [
+        PaidEntry(4, 4, "commitment", "r0c1", 1.5, "contribution +4.00 points"),
+        PaidEntry(5, 4, "drip", "r0c1", 0.25, "contribution +2.00 points"),
+        PaidEntry(6, 4, "drip", "r0c1", 0.5, "contribution +3.00 points"),
+    ]
     record = {
         "operation": "FOSSILIZE",
         "slot": "r0c1",
@@ -64,11 +77,11 @@ def test_deferred_rewards_are_printed_at_their_causal_step():
         "val_accuracy_pp": 50.0,
         "val_loss": 1.0,
     }
-    text = "\n".join(step_account(ledger, record, 4))
+    text = "\n".join(step_lines(step_account(entries, 4), record, 4))
     assert "step 4: FOSSILIZE r0c1 (good); validation 50.00 %" in text
     assert "caused by step 4 and paid later +0.7500, in 2 entries" in text
     assert "at step 6" in text
-    assert "because of step 4" in "\n".join(step_account(ledger, record, 6))
+    assert "because of step 4" in "\n".join(step_lines(step_account(entries, 6), record, 6))
 
 
 @pytest.mark.parametrize(

@@ -58,17 +58,18 @@ def test_an_evaluation_in_the_environment_of_the_run_draws_its_learning_curve(ru
     shorter_evaluation = run.parent / "other"
     shorter = ["--episode-length", "2", "--serial", "--no-controls", "--seeds", "2", "--control", "digits"]
     assert call("evaluate", run, *shorter, "--out", shorter_evaluation).code == 0
-    assert not (shorter_evaluation / "learning.png").exists(), "episodes of another length are no lines to compare with"
+    assert not (shorter_evaluation / "learning.png").exists(), "episodes of another length cannot be compared"
 
 
 def test_a_policy_on_foreign_features_is_refused(run):
     target = run.parent / "tamiyo.esper"
     assert call("export-policy", run, target).code == 0
-    hosts = ["--set", "host={'family': 'mlp'}", "--set", "growth.blueprints=['norm', 'lora']", "--serial"]
+    host = "host={family: mlp, width: 16, blocks: 3, expansion: 2, dropout: 0.0}"
+    hosts = ["--set", host, "--set", "growth.blueprints=['norm', 'lora']", "--serial"]
     for policy in (target, run):
         answer = call("evaluate", policy, *hosts, "--set", "growth.slots=['r0c0']", "--task", "digits", "--seeds", "2")
         assert answer.code == 2
-        assert "has learnt to grow on images (task 'digits'), but r0c0 has features" in answer.err
+        assert "has learned to grow on images (task 'digits'), but r0c0 has features" in answer.err
 
 
 def test_an_existing_file_is_replaced_only_with_force(run):
@@ -105,10 +106,10 @@ def truncate_weights(run):
     [
         (lambda run: None, ["t.bin"], "a policy bundle is called NAME.esper"),
         (lambda run: None, ["none/t.esper"], "there is no folder none"),
-        (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; there are those of"),
+        (lambda run: None, ["t.esper", "--round", "9"], "has no checkpoint of round 9; it has those of"),
         (remove_checkpoints, ["t.esper"], "holds no complete checkpoint"),
         (lambda run: (run / "manifest.json").unlink(), ["t.esper"], "is not a run directory"),
-        (set_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 3"),
+        (set_version, ["t.esper"], "version 0, expected kind 'checkpoint' version 5"),
         (set_schema, ["t.esper"], "has observation_schema 'other', this run needs"),
         (truncate_weights, ["t.esper"], "is damaged"),
     ],

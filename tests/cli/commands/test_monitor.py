@@ -51,19 +51,23 @@ def test_a_run_is_scraped_with_links_printed_and_all_processes_end(tmp_path):
         assert probe.connect_ex(("127.0.0.1", port)) != 0  # the port is closed
 
 
+@pytest.mark.nightly
 @needs_prometheus
 @pytest.mark.slow
-def test_ctrl_c_saves_the_run_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.nightly)]
+)
+def test_a_signal_saves_the_run_and_leaves_no_process(number, code, tmp_path):
     with monitor("--keep", *training(tmp_path, 500), start_new_session=True) as process:
         for line in process.stdout:
             if line.startswith("round 2/"):
                 break
         children = psutil.Process(process.pid).children(recursive=True)
         assert {"prometheus"} < {child.name() for child in children}
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         remaining_output = process.stdout.read()
         process.wait(100)
-    assert process.returncode == 130, remaining_output
+    assert process.returncode == code, remaining_output
     assert "resume with: esper train ppo --resume" in remaining_output
     assert "last values in Prometheus" in remaining_output
     _, running = psutil.wait_procs(children, timeout=20)
@@ -101,7 +105,7 @@ def test_a_refused_run_gives_its_own_exit_code():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prometheus", "/nowhere/prometheus"], "there is no program /nowhere/prometheus: Debian"),
+        (["--prometheus", "/nowhere/prometheus"], "there is no program '/nowhere/prometheus': Debian"),
         (["--", "--metrics-port", "3"], "--metrics-port is chosen by esper monitor"),
         (["--", "--preset", "digits", "--metrics-port=3"], "--metrics-port is chosen by esper monitor"),
     ],

@@ -49,7 +49,7 @@ def test_a_missing_folder_is_refused():
 def test_a_folder_above_the_limit_is_refused_before_the_upload(large_folder):
     output, _ = submit("--working-dir", large_folder)
 
-    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray takes: 101.0 (big.bin)" in output
+    assert "101.0 MiB in 2 files exceed the 100 MiB that Ray accepts: 101.0 (big.bin)" in output
 
 
 @pytest.mark.parametrize("method", ["option", ".rayignore", ".gitignore"])

@@ -44,6 +44,14 @@ REFUSED = {
         ["--concurrent", "500", "--seeds", "500", "--envs", "1"],
         ["500 trials at a time need", "= 500 CPU, the cluster has"],
     ),
+    "varied and set": (
+        ["--grid", "ppo.lr=0.1,0.2", "--set", "ppo.lr=0.3"],
+        ["ppo.lr is varied by --grid ppo.lr and has the one value 0.3"],
+    ),
+    "seed digits": (["--seeds", "9" * 5000], ["--seeds takes a number"]),
+    "seed range": (["--seeds", "0-4000000000"], ["4,000,000,001 seeds exceed 10,000"]),
+    "grid alias": (["--grid", "ppo.lr=&a 1,*a"], ["anchors and aliases"]),
+    "missing device": (["--devices", "cuda:999", "--seeds", "1"], ["'cuda:999' does not exist"]),
     "resume": (["--resume", "/nowhere"], ["/nowhere is not a sweep directory", "sweep.json"]),
 }
 
@@ -114,11 +122,20 @@ class TestResuming:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            ("{", "cannot be read"),
-            ("[]", "has schema 'list'"),
+            ("{", "is not JSON"),
+            ("[]", "is not an object: it is []"),
             ('{"schema": 7}', "has schema 7, this version reads 1"),
             ('{"schema": 1}', "cannot be used"),
-            ('{"schema": 1, "sweep": {"sedes": 1}, "base": {}}', "unknown key of a sweep 'sedes'"),
+            ('{"schema": true}', "has schema True, this version reads 1"),
+            ('{"schema": 1, "sweep": {}, "base": {}}', "host_parameters: Field required"),
+            (
+                '{"schema": 1, "sweep": {}, "base": {}, "host_parameters": {"a": "160"}}',
+                "host_parameters.a: Input should be a valid integer, got '160'",
+            ),
+            (
+                '{"schema": 1, "sweep": {"sedes": 1}, "base": {}, "host_parameters": {}}',
+                "unknown key of a sweep 'sedes'",
+            ),
         ],
     )
     def test_a_damaged_sweep_file_is_refused(self, esper, tmp_path, text, expected):
@@ -134,7 +151,7 @@ def test_grids_are_parsed_from_flags():
         "task.augment": [True, False],
         "growth.slots": [["r0c0"], ["r0c0", "r0c1"]],
     }
-    with pytest.raises(UsageError, match="is no list"):
+    with pytest.raises(UsageError, match="is not a list of values"):
         parse_grid(["ppo.lr=[1"])
 
 

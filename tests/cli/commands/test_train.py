@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import torch
-from cli_builders import only_run
+from cli_builders import SMALL, call, only_run
 
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
-from esper_actors.training.ppo_learner import PPOLearner
+from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.config.reward import REWARD_MODES
 
@@ -30,7 +30,9 @@ def test_a_run_writes_all_its_files(finished):
         "events",
         "events.jsonl",
         "integrity.json",
+        "live.jsonl",
         "manifest.json",
+        "pulse.json",
         "rounds.csv",
         "samples",
         "samples.jsonl",
@@ -113,16 +115,26 @@ def test_the_checkpoint_of_a_finished_run_can_still_be_saved(finished, esper, tm
     assert load_checkpoint(tmp_path / "copy", finished.run.config()).round_index == 2
 
 
+@pytest.mark.parametrize("name", ["copy", "checkpoints/round-00003", "checkpoints/../x"])
+def test_a_checkpoint_is_not_saved_inside_the_run_itself(finished, esper, name):
+    run = finished.run.path
+    before = sorted(run.rglob("*"))
+    answer = esper("train", "ppo", "--serial", "--resume", run, "--save", run / name)
+    assert answer.code == 2
+    assert f"--save {run / name}: it lies in the run {run}; choose a path outside" in answer.err
+    assert sorted(run.rglob("*")) == before
+
+
 def test_resuming_with_another_configuration_is_refused_with_the_differences(finished, esper):
     run = finished.run
     before = (run.path / "manifest.json").read_bytes()
-    flags = ("--set", "ppo.lr=1e-2", "--rounds", "9")
+    flags = ("--set", "ppo.lr=1e-2", "--set", "gamma=0.5")
     answer = esper("train", "ppo", "--serial", "--resume", run.path, *flags)
     assert answer.code == 2
     assert answer.err.splitlines() == [
         f"esper: error: {run.path} was started with another configuration:",
+        "esper: error: gamma: 0.995 -> 0.5",
         "esper: error: ppo.lr: 0.0003 -> 0.01",
-        "esper: error: ppo.rounds: 2 -> 9",
     ]
     assert (run.path / "manifest.json").read_bytes() == before
 
@@ -150,7 +162,7 @@ def test_a_run_that_fails_later_has_status_failed_in_its_manifest(train, runs, m
     def broken(*arguments, **options):
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr("esper_actors.training.ppo_learner.PPOLearner.update", broken)
+    monkeypatch.setattr("esper_actors.training.learner.ppo.PPOLearner.update", broken)
     with pytest.raises(ZeroDivisionError):
         train("--rounds", "1")
     assert only_run(runs).read_manifest()["status"] == "failed"
@@ -190,3 +202,21 @@ def test_every_reward_mode_trains(train, runs, undrawn, mode):
     rounds = only_run(runs).rounds()
     assert [row["round"] for row in rounds] == ["0", "1"]
     assert all(float(row["optimizer_steps"]) > 0 for row in rounds)
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "link", "there", "nowhere/deep"])
+def test_a_place_where_no_checkpoint_can_be_saved_is_refused_before_the_run(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("nothing")
+    (tmp_path / "there").mkdir()
+    answer = call("train", "ppo", "--serial", *SMALL, "--rounds", "1", "--save", place)
+    assert answer.code == 2
+    assert f"--save {place}: it" in answer.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
+
+
+def test_seeds_of_a_comparison_without_one_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = call("train", "ppo", "--serial", *SMALL, "--rounds", "1", "--ab-seeds", "5")
+    assert (answer.code, "--ab-seeds 5 belongs to --dual-ab" in answer.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 from esper_ray.cli.jobs.sweep import grouped, rank_choices
 from esper_ray.leyline.config.sweep import sweep_config
-from esper_ray.leyline.sweep_results import TrialResult
+from esper_ray.leyline.results.sweep import TrialResult
 
 TREE = {"reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}}
 

@@ -23,7 +23,7 @@ def test_a_status_line_comes_after_every_silent_interval():
     out = io.StringIO()
     with ProgressLines(Console(file=out), lambda: "3 of 8 [played]", every_s=0.05, prefix="A  "):
         lines = wait_for_lines(out, 3)
-    assert set(lines) == {"A  3 of 8 [played]"}  # brackets are no markup
+    assert set(lines) == {"A  3 of 8 [played]"}  # brackets are not markup
 
 
 def test_other_lines_delay_the_status_and_its_end_ends_it():

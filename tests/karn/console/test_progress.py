@@ -7,7 +7,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from nissa_builders import complete
 from rich.console import Console
+from state_builders import outcome, report, step
 
 from esper_ray.karn.console import progress
 from esper_ray.karn.console.progress import (
@@ -43,6 +45,24 @@ def context(rounds_done=0):
     return RunContext(CONFIG, None, rounds_done, rounds_done > 0, "one process", lambda fault: None)
 
 
+def in_play(episode, number):
+    return step(env=episode % 2, number=number, episode=episode, round=episode // 2)
+
+
+def finished_episode(index, *, steps=4, germinations=0, reward=0.0, accuracy=0.0):
+    """An episode of environment ``index % 2`` that ends with one fossilized seed."""
+    clock = {"env": index % 2, "episode": index}
+    slots = {"r0c0": report("FOSSILIZED")}
+    log = [complete({"kind": "episode_started", "val_accuracy_pp": 10.0, **clock})]
+    for number in range(1, steps + 1):
+        last = number == steps
+        operation = "GERMINATE" if number <= germinations else "WAIT"
+        more = {"operation": operation, "reward": reward if last else 0.0, "entries": [], "growth_ratio": 1.25}
+        log.append(step(number=number, accuracy=accuracy, slots=slots if last else {}, **clock, **more))
+    log.append(outcome(index, reward, accuracy, env=clock["env"], step=steps, growth_ratio=1.25, rollback=False))
+    return SimpleNamespace(index=index, log=tuple(log))
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that changes only when a test sets it."""
@@ -68,14 +88,11 @@ def test_a_plain_line_equals_a_literal(clock):
 def test_a_terminal_shows_a_table_with_finished_and_running_rounds():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, color_system=None)
-    episode = SimpleNamespace(
-        operations={"GERMINATE": 3}, total_reward=2.0, val_accuracy_pp=30.0, growth_ratio=1.25, fossilised=1
-    )
     observer = progress_for(CONFIG, console)
     assert isinstance(observer, LiveProgress)
     observer.run_started(context())
     observer.round_finished(ROW, TIMING)
-    observer.episode_finished(episode)
+    observer.episode_finished(finished_episode(2, germinations=3, reward=2.0, accuracy=30.0))
     rendered = io.StringIO()
     Console(file=rendered, width=120).print(observer._render())
     observer.update_started()
@@ -89,19 +106,15 @@ def test_a_terminal_shows_a_table_with_finished_and_running_rounds():
 
 
 def test_the_running_round_has_the_number_of_the_run_after_a_resumption():
-    episode = SimpleNamespace(operations={}, total_reward=0.0, val_accuracy_pp=0.0, growth_ratio=1.0, fossilised=0)
     listener = LiveProgress(CONFIG, Console(file=io.StringIO(), width=120))
     listener.run_started(context(rounds_done=1))
-    listener.episode_finished(episode)
-    assert listener._running_row()[0] == "2"
+    listener.episode_finished(finished_episode(2))
+    assert listener._running_row(listener._round.so_far())[0] == "2"
     listener.round_finished(ROW | {"round": 1}, TIMING)
-    listener.episode_finished(episode)
-    assert listener._running_row()[0] == "3"
+    assert listener._round.so_far() is None
+    listener.episode_finished(finished_episode(4))
+    assert listener._running_row(listener._round.so_far())[0] == "3"
     listener.run_ended("interrupted")
-
-
-def step(episode, number):
-    return {"kind": "env_epoch", "episode": episode, "step": number}
 
 
 def test_steps_of_the_running_round_are_counted_from_samples_and_episodes(clock):
@@ -110,12 +123,14 @@ def test_steps_of_the_running_round_are_counted_from_samples_and_episodes(clock)
     assert counter.describe() == "starting the workers"
     counter.begin()
     clock.seconds += 10.0
-    counter.add([step(0, 12), step(1, 7), step(2, 3), {"kind": "decision", "episode": 1, "step": 8}])
+    played = [in_play(0, 12), in_play(1, 7), {"kind": "decision", "episode": 1, "step": 8}]
+    counter.add(played)
     assert counter.describe() == "round 1: 19 of 80 steps, 1.9 steps/s"
-    counter.finish(SimpleNamespace(index=0, trajectory=range(40)))
+    counter.finish(finished_episode(0, steps=40))
+    counter.add([in_play(2, 3)])
     assert counter.describe() == "round 1: 47 of 80 steps, 4.7 steps/s"
-    counter.phase = "learning"
-    assert counter.describe() == "round 1: learning from 47 steps"
+    counter.phase = "updating the policy"
+    assert counter.describe() == "round 1: updating the policy with 47 steps"
     counter.next_round(1)
     clock.seconds += 1.0
     assert counter.describe() == "round 2: 3 of 80 steps, 3.0 steps/s"

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from esper_ray.karn.reports import evaluation_report
-from esper_ray.leyline.evaluation_results import Interval, PairedComparison, Score, Summary
+from esper_ray.leyline.policy import attribute_of
+from esper_ray.leyline.results.evaluation import Interval, PairedComparison, Score, Summary
 
 pytestmark = pytest.mark.integration
 
-READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilised": int, "policy": str}
+READ = {"seed": int, "parameters": int, "grown_parameters": int, "rollbacks": int, "fossilized": int, "policy": str}
 
 
 def score(policy, seed, **changes):
@@ -27,7 +28,7 @@ def score(policy, seed, **changes):
         grown_parameters=140,
         train_flops=1.5e9,
         rollbacks=0,
-        fossilised=1,
+        fossilized=1,
         total_reward=-0.1,
         seeds_grown=(("r0c0", "conv_light"), ("r0c2", "norm")),
     )
@@ -45,7 +46,7 @@ def summary(policy, **changes):
         train_gflops=1.23456,
         spread_pp=2.34,
         rollbacks=3,
-        fossilised=1.25,
+        fossilized=1.25,
         total_reward=None,
         objective_gain_pp=Interval(8.0, -7.04, 9.0),
         test_gain_pp=Interval(-1.25, -2.0, 10.0),
@@ -76,7 +77,10 @@ def read_again(path):
         return None if text == "" else READ.get(name, float)(text)
 
     with path.open(newline="") as file:
-        return [Score(**{name: value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
+        return [
+            Score(**{attribute_of(name): value(attribute_of(name), text) for name, text in row.items()})
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_scores_round_trip_through_their_file(tmp_path):
@@ -86,7 +90,10 @@ def test_scores_round_trip_through_their_file(tmp_path):
 
 def test_a_file_without_scores_has_headings_only(tmp_path):
     path = evaluation_report.write_scores(tmp_path, [])
-    assert path.read_text() == ",".join(field.name for field in fields(Score)) + "\n"
+    assert path.read_text() == (
+        "policy,seed,test_accuracy_pp,val_accuracy_pp,objective_pp,committed_accuracy_pp,parameters,"
+        "grown_parameters,train_flops,rollbacks,fossilised,total_reward,seeds_grown\n"
+    )
 
 
 def test_the_summary_has_one_row_per_policy_and_three_columns_per_interval(tmp_path):
@@ -98,6 +105,7 @@ def test_the_summary_has_one_row_per_policy_and_three_columns_per_interval(tmp_p
     assert [grown[f"test_gain_pp_{part}"] for part in ("mean", "low", "high")] == ["-1.25", "-2.0", "10.0"]
     assert [alone[f"test_gain_pp_{part}"] for part in ("mean", "low", "high")] == ["", "", ""]
     assert (grown["policy"], grown["parameters"], grown["on_frontier"]) == ("grown", "12345.6", "True")
+    assert grown["fossilised"] == "1.25"
     assert (grown["total_reward"], alone["on_frontier"]) == ("", "False")
 
 

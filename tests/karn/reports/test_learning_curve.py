@@ -6,7 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round, smooth
-from esper_ray.leyline.evaluation_results import Interval, Summary
+from esper_ray.leyline.results.evaluation import Interval, Summary
 
 
 class Rounds:
@@ -15,7 +15,7 @@ class Rounds:
     def __init__(self, path):
         self.path = path
 
-    def rounds(self):
+    def rounds(self, *columns):
         with self.path.open() as file:
             return list(csv.DictReader(file))
 

@@ -58,7 +58,7 @@ def test_a_story_has_decisions_gates_and_end():
     assert first.end == f"step 4: {texts[4]}"
     assert first.contributions == [(2, 1.0, 0.25, 0.5), (3, 3.0, 0.25, 0.5)]
     assert second.seed == "r0c0-2"
-    assert second.end == "alive at the end of the episode"
+    assert second.end == "active at the end of the episode"
     assert second.lines[-1] == (6, "rolled back: loss (9 > 3)")
 
 

@@ -14,8 +14,8 @@ from esper_ray.karn.reports.sweep_report import (
 )
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.sweep import expand, sweep_config
-from esper_ray.leyline.evaluation_results import Interval
-from esper_ray.leyline.sweep_results import RankedChoice, TrialResult
+from esper_ray.leyline.results.evaluation import Interval
+from esper_ray.leyline.results.sweep import RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 BASE = build(read_preset("digits"), {"ppo.rounds": 4})

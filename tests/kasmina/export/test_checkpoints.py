@@ -88,7 +88,7 @@ def test_a_fresh_model_with_a_loaded_state_computes_the_same(training):
     assert fresh.growth.record() == grown.growth.record()
 
 
-def test_loading_rebuilds_the_optimiser_groups():
+def test_loading_rebuilds_the_optimizer_groups():
     grown, fresh = grown_organism(), make_organism(host_seed=5)
     germinate(fresh, "r0c1", "bottleneck")
     train(fresh, 1)
@@ -166,7 +166,7 @@ def test_extra_state_of_a_host_passes_a_state_dict_but_not_a_file(tmp_path):
     model = MorphogeneticModel.wrap(nn.Sequential(Counting(2, 2)), {"r0c0": "0"}, torch.zeros(2, 2))
     model.load_state_dict(model.state_dict())
     assert model.host[0].calls == 3
-    with pytest.raises(ValueError, match=r"host\.0\._extra_state of the host is a dict; only tensors"):
+    with pytest.raises(ValueError, match=r"host\.0\._extra_state cannot be written: it is a dict; only tensors"):
         model.save(tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 

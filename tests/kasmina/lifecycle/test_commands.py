@@ -31,7 +31,7 @@ def test_action_indices_decode_to_commands(indices, expected):
 
 
 def test_wait_has_no_command():
-    with pytest.raises(ValueError, match="WAIT is no command"):
+    with pytest.raises(ValueError, match="WAIT is not a command"):
         lifecycle_command(WAIT, "s-1")
 
 

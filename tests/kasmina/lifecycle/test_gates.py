@@ -76,8 +76,30 @@ def test_an_unmeasured_value_fails_even_below_zero_and_has_no_margin():
     assert check.margin is None
 
 
-def test_a_nan_value_fails():
-    assert not Check("x", float("nan"), 0.0).passed
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("threshold", [-5.0, 0.0, 5.0])
+@pytest.mark.parametrize("strictly", [True, False])
+def test_a_value_that_is_not_finite_fails_with_its_value(value, threshold, strictly):
+    check = Check("x", value, threshold, strictly)
+    assert not check.passed
+    assert check.message == f"x: {value}, needed a finite value"
+
+
+NOT_FINITE = [float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_every_gate_refuses_each_measurement_that_is_not_finite(value):
+    """One measurement of a seed that passes otherwise is replaced at a time."""
+    good = {"improvement_pp": 1.0, "gradient_ratio": 1.0, "exploding": False, "gradient_health": 1.0}
+    assert g2(STRICT, **good).passed
+    assert g2(PERMISSIVE, **good).passed
+    assert failed(g2(STRICT, **good | {"improvement_pp": value})) == ["improvement (pp)"]
+    assert failed(g2(STRICT, **good | {"gradient_ratio": value})) == ["gradient ratio"]
+    assert failed(g2(PERMISSIVE, **good | {"gradient_health": value})) == ["gradient health"]
+    for rules in (STRICT, PERMISSIVE):
+        assert failed(g5(rules, finite=True, contribution_pp=value)) == ["contribution (pp)"]
+        assert failed(g3(rules, AlphaController(alpha=value, target=value)))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_networks_of_torchvision_grow_without_changes(name, slots, size, bluepri
     assert {k.removeprefix("host.") for k in model.state_dict() if k.startswith("host.")} == keys
     from esper_ray.kasmina.optimizer import GrowingOptimizer
 
-    optimizer = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.01})
+    optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.01)
     bare = model.eval()(x)
     model.germinate("r0c0", blueprint, tempo=1)
     model.advance("r0c0")

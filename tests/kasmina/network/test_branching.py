@@ -187,7 +187,8 @@ def test_branching_with_a_slot_inside_a_residual_branch_equals_single_passes(bat
     places = {"r0c0": "stem", "r0c1": "inside", "r0c2": "after"}
     with seeded_initialisation(0):
         model = MorphogeneticModel.wrap(Shortcut(), places, images(2), rules=READY).eval()
-    assert {slot: at.branches for slot, at in model.attachments.items()} == {"r0c0": True, "r0c1": False, "r0c2": True}
+    passes = {slot: at.passes for slot, at in model.attachments.items()}
+    assert passes == {"r0c0": "forked", "r0c1": "repeated", "r0c2": "forked"}
     for slot, alpha in (("r0c0", 0.7), ("r0c1", 1.0), ("r0c2", 0.4)):
         model.germinate(slot, "conv_light", style="linear_add", tempo=1, target=alpha)
         for _ in range(2):
@@ -207,4 +208,4 @@ def test_branching_with_a_slot_inside_a_residual_branch_equals_single_passes(bat
 
 def test_a_single_example_does_not_enable_branching():
     model = MorphogeneticModel.wrap(Shortcut(), {"r0c0": "stem"}, images(1))
-    assert not model.attachments["r0c0"].branches
+    assert model.attachments["r0c0"].passes == "repeated"

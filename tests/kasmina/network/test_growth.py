@@ -1,4 +1,4 @@
-"""Transactions: golden traces with the optimiser, failures at every point, and error messages."""
+"""Transactions: golden traces with the optimizer, failures at every point, and error messages."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ TRACE_C = {0: TRACE_B[0], 1: Advance(), 6: Prune(8)}
 def test_in_the_golden_traces_a_seed_is_frozen_iff_its_amplitude_falls(trace, last, frozen, alphas):
     host = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, torch.zeros(2, 8), rules=Rules(GateRules()))
-    optimizer, seen = GrowingOptimizer(model, torch.optim.SGD, host={"lr": 0.1, "momentum": 0.9}), {}
+    optimizer, seen = GrowingOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9), {}
     rested = []
     for epoch in range(last + 1):
         if epoch in trace:
@@ -83,7 +83,7 @@ class Refusing:
 
     calls = 0
 
-    def arrange(self, groups, resting):
+    def arrange(self, groups):
         self.calls += 1
         if self.calls > 1:
             raise RuntimeError("no room")
@@ -246,7 +246,7 @@ def test_a_scheduled_learning_rate_survives_a_fade():
         organism.model.tick()
         organism.model.epoch_elapsed()
     germinate(organism, "r0c0")
-    assert organism.optimizer.param_groups[1]["lr"] == 0.03
+    assert organism.optimizer.param_groups[1]["lr"] == 0.001
 
 
 class HalfFrozen(nn.Module):

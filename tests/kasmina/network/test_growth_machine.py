@@ -31,6 +31,7 @@ def test_a_few_random_histories_keep_all_invariants(machine):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("machine", [Growing, GrowingWithAdam])
 def test_more_than_ten_thousand_random_steps_keep_all_invariants(machine):
     assert run(machine, 100, 60) > 5000

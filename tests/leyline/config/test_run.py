@@ -76,7 +76,8 @@ def test_a_value_out_of_range_is_refused_with_key_and_value(key, value):
     with pytest.raises(ConfigError) as caught:
         build({}, {key: value})
     assert str(caught.value).startswith(f"{key}: ")
-    assert f"(got {value!r})" in str(caught.value)
+    assert str(caught.value).count(f"got {value!r}") == (not isinstance(value, str))
+    assert repr(value) in str(caught.value)
 
 
 @pytest.mark.parametrize("key", FLOATS)
@@ -152,7 +153,7 @@ def test_an_unknown_choice_is_refused_with_the_nearest_and_all_choices(key, valu
         build({}, {key: value})
     message = str(caught.value)
     assert message.startswith(f"{key}: unknown {kind} {value!r}; did you mean {nearest!r}? (known: ")
-    assert message.endswith(f" (got {value!r})")
+    assert message.count(repr(value)) == 1
 
 
 def test_an_unknown_choice_in_a_list_is_refused_with_the_nearest():
@@ -256,8 +257,17 @@ def test_the_digest_is_the_hash_of_sorted_compact_json():
     config = RunConfig()
     tree = config.model_dump(mode="json", exclude={"telemetry"})
     decisive = {"envs": 2, "threads": 1, "learner_threads": 1, "staleness": 0, "device": "cpu", "devices": ["cpu"]}
-    text = json.dumps(tree | {"system": decisive}, sort_keys=True, separators=(",", ":"))
+    ppo = tree["ppo"] | {"rounds": None, "schedule_rounds": 100}
+    text = json.dumps(tree | {"system": decisive, "ppo": ppo}, sort_keys=True, separators=(",", ":"))
     assert config.digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_runs_of_different_lengths_with_equal_schedules_have_equal_digests():
+    short, extended, long = (
+        build({"ppo": {"rounds": rounds, "schedule_rounds": schedule}})
+        for rounds, schedule in ((5, None), (9, 5), (9, None))
+    )
+    assert short.digest() == extended.digest() != long.digest()
 
 
 def test_the_digest_does_not_depend_on_the_order_of_keys_or_on_stating_defaults():

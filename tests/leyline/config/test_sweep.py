@@ -40,8 +40,8 @@ def test_seeds_may_be_listed():
 
 
 def test_values_are_converted_by_the_configuration():
-    """An integer for a float, and a text for a number, because YAML reads 1e-3 as text."""
-    expanded = trials(seeds=1, grid={"ppo.lr": [1, "1e-3"], "growth.slots": [["r0c1", "r0c0"], ["r0c2"]]})
+    """An integer for a float, and slots in order."""
+    expanded = trials(seeds=1, grid={"ppo.lr": [1, 1e-3], "growth.slots": [["r0c1", "r0c0"], ["r0c2"]]})
     assert [trial.settings["ppo.lr"] for trial in expanded] == [1.0, 1.0, 1e-3, 1e-3]
     assert all(isinstance(trial.settings["ppo.lr"], float) for trial in expanded)
     assert [trial.config.growth.slots for trial in expanded[:2]] == [("r0c0", "r0c1"), ("r0c2",)]
@@ -57,7 +57,7 @@ def test_trial_names_are_valid_folder_names():
 
 @pytest.mark.parametrize("name", sweep_names())
 def test_shipped_sweeps_are_complete_and_valid(name):
-    tree = read_sweep(name)
+    tree = read_sweep(name).tree
     sweep = sweep_config(tree)
     assert sweep.name == name
     assert set(tree) == set(sweep.model_dump())
@@ -65,7 +65,7 @@ def test_shipped_sweeps_are_complete_and_valid(name):
 
 
 def test_the_shipped_sweep_has_three_trials_of_every_reward_mode():
-    sweep = sweep_config(read_sweep("reward_modes"))
+    sweep = sweep_config(read_sweep("reward_modes").tree)
     expanded = expand(sweep, BASE)
     assert len(expanded) == 24
     assert [trial.config.reward.mode for trial in expanded[:8]] == list(REWARD_MODES)
@@ -75,7 +75,7 @@ def test_the_shipped_sweep_has_three_trials_of_every_reward_mode():
 def test_a_sweep_is_read_from_a_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("reward_modes: [basic]\nseeds: 2\n")
-    assert sweep_config(read_sweep(str(path))).reward_modes == ("basic",)
+    assert sweep_config(read_sweep(str(path)).tree).reward_modes == ("basic",)
 
 
 REFUSED = {
@@ -84,12 +84,15 @@ REFUSED = {
     "no seeds": ({"seeds": []}, ["at least one seed"]),
     "zero seeds": ({"seeds": 0}, ["seeds", "greater than or equal to 1", "got 0"]),
     "seed twice": ({"seeds": [1, 1]}, ["seed 1 is listed twice"]),
+    "many seeds": ({"seeds": 10_001}, ["seeds", "less than or equal to 10000", "got 10001"]),
+    "text seeds": ({"seeds": "3"}, ["seeds: Input should be a valid integer (got '3')"]),
+    "name of a sweep": ({"name": "a/b"}, ["name: a name has at most 100 letters"]),
     "no values": ({"grid": {"ppo.lr": []}}, ["'ppo.lr' has no values to try"]),
     "value twice": ({"grid": {"ppo.lr": [1.0, 1.0]}}, ["value of 'ppo.lr' 1.0 is listed twice"]),
     "seed in grid": ({"grid": {"seed": [1]}}, ["'seed' has an option of its own, --seeds"]),
     "mode in grid": ({"grid": {"reward.mode": ["basic"]}}, ["--reward-modes"]),
     "name in grid": ({"grid": {"name": ["a"]}}, ["'name' cannot be swept"]),
-    "scheduler": ({"scheduler": "hyperband"}, ["scheduler", "(known: none, asha, pbt, pb2)", "got 'hyperband'"]),
+    "scheduler": ({"scheduler": "hyperband"}, ["scheduler 'hyperband' (known: none, asha, pbt, pb2)"]),
     "key": ({"sceduler": "asha"}, ["unknown key of a sweep 'sceduler'", "did you mean 'scheduler'"]),
     "deep key": ({"asha": {"grace": 2}}, ["'asha.grace'", "did you mean 'asha.grace_rounds'"]),
     "rounds": ({"scheduler": "asha", "grid": {"ppo.rounds": [2, 3]}}, ["'asha'", "round by round", "ppo.rounds"]),
@@ -116,6 +119,29 @@ def test_an_unknown_key_of_a_grid_is_refused_once_with_its_nearest_neighbour():
     first, second = str(caught.value).splitlines()
     assert "unknown key 'ppo.learning_rate'" in first
     assert second == "unknown key 'ppo.epocs'; did you mean 'ppo.epochs'?"
+
+
+def test_too_many_trials_are_refused_with_the_product():
+    values = list(range(1, 101))
+    with pytest.raises(ConfigError, match=r"^3 seeds x 100 ppo\.rounds x 100 ppo\.epochs x 1 reward modes = 30,000"):
+        trials(grid={"ppo.rounds": values, "ppo.epochs": values})
+
+
+def test_a_problem_of_a_sweep_file_has_its_line(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seeds: 2\nwindow: 0\nretries: -1\n")
+    file = read_sweep(str(path))
+    with pytest.raises(ConfigError) as caught:
+        sweep_config(file.tree | {"retries": -2}, file, {"retries": -2})
+    first, second = str(caught.value).splitlines()
+    assert first == f"{path}:2: window: Input should be greater than or equal to 1 (got 0)"
+    assert second.startswith("retries: ")
+
+
+def test_a_sweep_file_with_an_unknown_preset_is_refused_with_its_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seeds: 2\npreset: digts\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml:2: unknown preset 'digts'; did you mean 'digits'\?"):
+        read_sweep(str(tmp_path / "mine.yaml"))
 
 
 def test_an_invalid_trial_is_named():

@@ -54,10 +54,11 @@ CASES = {
     "NonFinite": Case(
         {own("nonfinite_total", 'where="ppo_update"'): "_x5 2x40"}, "7m", ("4m", "30m"), ("where=ppo_update",)
     ),
+    "MinibatchesSkipped": Case({own("ppo_skipped_minibatches_total"): "_x5 2x60"}, "7m", ("4m", "60m")),
     "UpdatesWithoutSteps": Case(
         {own("ppo_updates_total", 'result="nothing"'): "0x5 0+1x10 10x60"}, "12m", ("3m", "60m")
     ),
-    "EnvironmentGivenUp": Case({own("environments_quarantined"): "0x5 1x5 0x10"}, "7m", ("4m", "15m")),
+    "EnvironmentQuarantined": Case({own("environments_quarantined"): "0x5 1x5 0x10"}, "7m", ("4m", "15m")),
     "RollbackStorm": Case(
         {
             own("rollbacks_total", 'reason="loss"'): "0x5 0+4x20 80x60",

@@ -1,14 +1,17 @@
 """Reference pages that are generated from the catalogue."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import METRICS
 from esper_ray.nissa.catalogue.pages import pages
 
-REFERENCE = Path(__file__).parents[3] / "docs" / "pages" / "reference"
+ROOT = Path(__file__).parents[3]
+REFERENCE = ROOT / "docs" / "pages" / "reference"
 
 
 @pytest.mark.parametrize("name", pages())
@@ -30,3 +33,10 @@ def test_every_kind_and_field_is_on_its_page():
         for field in kind.fields:
             assert f"| `{field.name}` | {field.type}" in content
             assert field.about in content
+
+
+@pytest.mark.parametrize("page", ["dashboards/README.md", "docs/pages/guides/watch.md"])
+def test_a_page_states_the_number_of_alert_rules_of_each_severity(page):
+    count = Counter(alert.severity for alert in ALERTS.values())
+    severities = f"{count['page']} that page, {count['ticket']} that open a ticket"
+    assert f"{count.total()} alert rules for Prometheus: {severities}" in (ROOT / page).read_text()

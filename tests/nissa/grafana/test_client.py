@@ -1,10 +1,15 @@
 """Grafana client: dashboard, alert rules and annotations, pushed once and repeatedly."""
 
 import copy
+import importlib
+import sys
+from pathlib import Path
 
 import pytest
 from grafana_builders import TOKEN, FakeGrafana, running
 
+from esper_ray.leyline.errors import MissingExtraError
+from esper_ray.nissa import grafana
 from esper_ray.nissa.catalogue.alerts import ALERTS
 from esper_ray.nissa.grafana.annotations import Annotation
 from esper_ray.nissa.grafana.client import Grafana, GrafanaError
@@ -17,7 +22,7 @@ PROMETHEUS = {"name": "Prometheus", "type": "prometheus", "uid": "p1"}
 OTHER = {"name": "Other", "type": "prometheus", "uid": "p2"}
 LOKI = {"name": "Loki", "type": "loki", "uid": "l1"}
 ANNOTATIONS = [
-    Annotation(1000, 1000, "fossilised", "fossilised in round 0 (1): env 0, r0c0: norm"),
+    Annotation(1000, 1000, "fossilised", "fossilized in round 0 (1): env 0, r0c0: norm"),
     Annotation(1000, 3000, "anomaly", "anomaly from round 0: nan_loss"),
 ]
 
@@ -172,3 +177,24 @@ def test_the_dashboard_queries_annotations_of_the_selected_run():
     (target,) = [query["target"] for query in dashboard()["annotations"]["list"] if "target" in query]
     assert target["tags"] == ["esper", "run:$run"]
     assert (target["type"], target["matchAny"]) == ("tags", False)
+
+
+def test_without_its_package_the_client_says_which_extra_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "grafana_client.api", None)
+    monkeypatch.delitem(sys.modules, "esper_ray.nissa.grafana.client")
+    with pytest.raises(MissingExtraError, match=r"grafana-client is not installed.*'esper-ray\[grafana\]'") as raised:
+        importlib.import_module("esper_ray.nissa.grafana.client")
+    assert raised.value.exit_code == 2
+
+
+def test_only_the_client_imports_the_package_of_the_extra():
+    """So that everything else works without it."""
+    root = Path(grafana.__file__).parents[2]
+    users = [path.name for path in root.rglob("*.py") if "grafana_client" in path.read_text()]
+    assert users == ["client.py"]
+
+
+def test_lines_about_a_grafana_show_no_credentials_of_its_address():
+    fake = FakeGrafana([PROMETHEUS])
+    with running(fake) as url:
+        assert Grafana(url.replace("http://", "http://admin:word@"), TOKEN).url == url

@@ -65,9 +65,9 @@ def test_every_metric_is_in_a_panel_or_an_alert_or_listed_as_unused():
 
 def test_the_dashboard_has_seven_rows_without_overlapping_panels():
     panels = dashboard()["panels"]
-    assert [panel["title"].partition(":")[0] for panel in panels if panel["type"] == "row"] == [
-        "Pulse",
-        "Task",
+    assert [panel["title"] for panel in panels if panel["type"] == "row"] == [
+        "Run state",
+        "Accuracy",
         "Lifecycle",
         "Policy",
         "Critic and reward",

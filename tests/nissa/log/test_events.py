@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from hashlib import sha256
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import quarantined, transition
 
-from esper_ray.nissa.log.events import INTEGRITY, EventLog, RecordError, integrity, json_record
-from esper_ray.nissa.log.parquet import EventLogError
+from esper_ray.leyline.files.durable import WriteError
+from esper_ray.nissa.log.events import EventLog, RecordError, integrity, json_record
+from esper_ray.nissa.log.parquet import EventLogError, parts_in
+from esper_ray.nissa.log.reader import INTEGRITY
 
 
 @pytest.fixture
@@ -19,6 +22,13 @@ def log(tmp_path):
     event_log = EventLog(tmp_path, "run", "B")
     event_log.tail.touch()
     return event_log
+
+
+def reopened(log):
+    """The log as a new process continues it."""
+    again = EventLog(log.folder, "run", "B")
+    again.counts = log.counts
+    return again
 
 
 def numbers(log, **options):
@@ -41,7 +51,7 @@ def test_records_have_source_sequence_number_and_number_within_the_source(log):
         (3, "env-1", 0),
         (4, "driver", 1),
     ]
-    assert {(r["schema"], r["run"], r["group"]) for r in records} == {(2, "run", "B")}
+    assert {(r["schema"], r["run"], r["group"]) for r in records} == {(3, "run", "B")}
     assert [{k: v for k, v in r.items() if k != "schema"} for r in records] == list(log.records(evidence=True))
 
 
@@ -95,6 +105,7 @@ def test_lines_are_compacted_to_parquet_above_the_size_limit_only(log, monkeypat
         "environment_quarantined.parquet",
         "part.json",
         "seed_transition.parquet",
+        "summary.json",
     ]
 
 
@@ -108,6 +119,7 @@ def test_a_crash_between_writing_parquet_and_truncating_duplicates_no_event(log)
     lines = log.tail.read_text()
     log.compact(always=True)
     log.tail.write_text(lines)
+    log = reopened(log)
     add(log, 2)
     assert numbers(log, evidence=True) == [0, 1, 2]
     log.compact(always=True)
@@ -119,40 +131,50 @@ def test_a_crash_between_writing_parquet_and_truncating_duplicates_no_event(log)
 def test_a_rewound_log_equals_a_log_that_ended_there(tmp_path_factory, batches, data):
     log = EventLog(tmp_path_factory.mktemp("log"), "run")
     log.tail.touch()
-    positions, count = [log.counts.position()], 0
+    positions, count = [log.position()], 0
     for size, compact in batches:
         log.append(quarantined(count + i, env=i) if i else transition(count, 1) for i in range(size))
         count += size
-        positions.append(log.counts.position())
+        positions.append(log.position())
         if compact:
             log.compact(always=True)
     before = list(log.records(evidence=True))
     position = data.draw(st.sampled_from(positions))
     reopened = EventLog(log.folder, "run")
     reopened.rewind(position)
-    assert list(reopened.records(evidence=True)) == before[: position["sequence"]]
-    assert reopened.counts.position() == position
+    assert list(reopened.records(evidence=True)) == before[: position.sequence]
+    assert (reopened.counts.sequence, reopened.counts.sources) == (position.sequence, position.sources)
     reopened.append([quarantined(99)])
     assert integrity(reopened)["complete"]
 
 
 def test_a_log_shorter_than_the_checkpoint_is_refused(log):
     add(log, 0, 1, 2)
-    position = log.counts.position()
+    position = log.position()
     log.tail.write_text("".join(log.tail.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(EventLogError, match="ends with event 1, the checkpoint with 2"):
         log.rewind(position)
 
 
-def test_a_partial_line_is_skipped_with_a_warning_and_refused_as_evidence(log, caplog):
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("")])
+def test_a_lost_line_is_noticed_before_the_next_event_and_compaction(log, change):
+    add(log, 0)
+    change(log.tail)
+    for write in (lambda: add(log, 1), lambda: log.compact(always=True)):
+        with pytest.raises(WriteError, match=r"events\.jsonl was "):
+            write()
+    assert log.parts() == []
+
+
+def test_a_partial_line_before_others_is_refused_by_its_number(log):
     add(log, 0)
     with log.tail.open("a") as file:
         file.write('{"kind": "half a li\n')
+    log = reopened(log)
     add(log, 1)
-    assert numbers(log) == [0, 1]
-    assert f"line 2 of {log.tail} is not JSON" in caplog.text
-    with pytest.raises(EventLogError, match=r"line 2 of .*events.jsonl is not JSON"):
-        numbers(log, evidence=True)
+    for evidence in (False, True):
+        with pytest.raises(EventLogError, match=r"line 2 of .*events.jsonl is not JSON"):
+            numbers(log, evidence=evidence)
     assert integrity(log)["complete"] is False
 
 
@@ -192,24 +214,24 @@ def test_a_changed_or_missing_file_of_a_part_is_reported(log, name):
 
 def test_a_log_of_another_version_is_refused(log):
     add(log, 0)
-    log.tail.write_text(log.tail.read_text().replace('"schema": 2', '"schema": 1'))
-    with pytest.raises(EventLogError, match=r"events.jsonl is an event log of version 1, this program reads 2"):
+    log.tail.write_text(log.tail.read_text().replace('"schema": 3', '"schema": 1'))
+    with pytest.raises(EventLogError, match=r"events.jsonl is an event log of version 1, this program reads 3"):
         numbers(log)
-    log.tail.write_text(log.tail.read_text().replace('"schema": 1', '"schema": 2'))
+    log.tail.write_text(log.tail.read_text().replace('"schema": 1', '"schema": 3'))
     log.compact(always=True)
     (part,) = log.parts()
     index = json.loads((part.path / "part.json").read_text())
-    (part.path / "part.json").write_text(json.dumps(index | {"schema": 3}))
-    with pytest.raises(EventLogError, match="version 3, this program reads 2"):
+    (part.path / "part.json").write_text(json.dumps(index | {"schema": 4}))
+    with pytest.raises(EventLogError, match="version 4, this program reads 3"):
         numbers(log)
 
 
 def test_a_log_of_another_version_is_not_rewound(log):
     add(log, 0, 1)
-    position = log.counts.position()
-    old = log.tail.read_text().replace('"schema": 2', '"schema": 1')
+    position = log.position()
+    old = log.tail.read_text().replace('"schema": 3', '"schema": 1')
     log.tail.write_text(old)
-    with pytest.raises(EventLogError, match="version 1, this program reads 2"):
+    with pytest.raises(EventLogError, match="version 1, this program reads 3"):
         log.rewind(position)
     assert log.tail.read_text() == old
 
@@ -218,8 +240,9 @@ def test_integrity_counts_events_kinds_sources_and_parts(log):
     log.append([quarantined(0), transition(3, 1), transition(3, 2)])
     log.compact(always=True)
     log.append([transition(1, 1)])
+    lines = log.tail.read_bytes()
     assert integrity(log) == {
-        "schema": 2,
+        "schema": 3,
         "complete": True,
         "events": 4,
         "gaps": 0,
@@ -228,6 +251,7 @@ def test_integrity_counts_events_kinds_sources_and_parts(log):
         "kinds": {"environment_quarantined": 1, "seed_transition": 3},
         "sources": {"driver": 1, "env-1": 1, "env-3": 2},
         "parts": ["000000000000-000000000002"],
+        "files": {"events.jsonl": {"size": len(lines), "sha256": sha256(lines).hexdigest()}},
     }
 
 
@@ -237,14 +261,16 @@ def test_a_changed_but_readable_file_is_refused_as_evidence(log):
     (part,) = log.parts()
     file = part.path / "environment_quarantined.parquet"
     pq.write_table(pq.read_table(file).slice(0, 1), file)
-    assert numbers(log) == [0]
+    with pytest.raises(EventLogError, match=r"environment_quarantined\.parquet holds 1 rows, part\.json counts 2"):
+        numbers(log)
     with pytest.raises(EventLogError, match=r"environment_quarantined\.parquet has changed since it was written"):
         numbers(log, evidence=True)
 
 
 def test_events_cut_off_after_the_end_are_missed_until_the_log_is_rewound(log, caplog):
-    add(log, 0, 1, 2)
-    position = log.counts.position()
+    add(log, 0, 1)
+    position = log.position()
+    add(log, 2)
     (log.folder / INTEGRITY).write_text(json.dumps(integrity(log)))
     assert numbers(log, evidence=True) == [0, 1, 2]
     lines = log.tail.read_text().splitlines(keepends=True)
@@ -254,7 +280,7 @@ def test_events_cut_off_after_the_end_are_missed_until_the_log_is_rewound(log, c
     with pytest.raises(EventLogError, match=r"events 1 to 2 are missing: integrity\.json counts 3"):
         numbers(log, evidence=True)
     log.tail.write_text("".join(lines))
-    log.rewind(position | {"sequence": 2})
+    log.rewind(position)
     assert numbers(log, evidence=True) == [0, 1]
 
 
@@ -268,14 +294,13 @@ def test_an_unreadable_integrity_file_is_refused_as_evidence(log):
 
 def test_events_compacted_during_a_read_appear_once(log, monkeypatch):
     add(log, 0, 1)
-    parts_of_log = log.parts
 
-    def compacted_meanwhile():
-        monkeypatch.setattr(log, "parts", parts_of_log)
+    def compacted_meanwhile(folder):
+        monkeypatch.undo()
         log.compact(always=True)
-        return parts_of_log()
+        return parts_in(folder)
 
-    monkeypatch.setattr(log, "parts", compacted_meanwhile)
-    parts, lines = log.held(evidence=True)
-    assert [(part.first, part.last) for part in parts] == [(0, 1)]
-    assert lines == []
+    monkeypatch.setattr("esper_ray.nissa.log.reader.parts_in", compacted_meanwhile)
+    content = log.read(evidence=True)
+    assert [(part.first, part.last) for part in content.parts] == [(0, 1)]
+    assert content.events == []

@@ -15,7 +15,7 @@ def sample(step, env=0, **more):
 
 
 def steps(log):
-    return [record["step"] for record in log.everything(evidence=False) if record["kind"] == "profile"]
+    return [record["step"] for record in log.records() if record["kind"] == "profile"]
 
 
 def test_samples_are_numbered_by_source_and_compacted(tmp_path):
@@ -23,14 +23,14 @@ def test_samples_are_numbered_by_source_and_compacted(tmp_path):
     assert log.add([sample(1), sample(2, env=1)]) == 0
     log.compact(always=True)
     log.add([sample(3)])
-    records = list(log.everything(evidence=True))
+    records = list(log.records(evidence=True))
     assert [(r["source"], r["source_seq"], r["seq"]) for r in records] == [
         ("env-0", 0, 0),
         ("env-1", 0, 1),
         ("env-0", 1, 2),
     ]
     assert {(r["run"], r["group"]) for r in records} == {("run", "A")}
-    assert log.summary() == {"samples": 3, "lost": 0}
+    assert log.summary() == {"samples": 3, "lost": 0, "sample_problems": []}
 
 
 def test_a_resumed_log_appends_after_dropping_a_partial_line(tmp_path):
@@ -43,7 +43,7 @@ def test_a_resumed_log_appends_after_dropping_a_partial_line(tmp_path):
     reopened = SampleLog(tmp_path, "run")
     reopened.add([sample(2), sample(3)])
     assert steps(reopened) == [1, 2, 3, 2, 3]
-    records = list(reopened.everything(evidence=True))
+    records = list(reopened.records(evidence=True))
     assert [r["seq"] for r in records] == [r["source_seq"] for r in records] == [0, 1, 2, 3, 4]
 
 
@@ -53,9 +53,9 @@ def test_samples_beyond_the_limit_are_dropped_and_counted(tmp_path):
     assert log.add([sample(3), sample(4), sample(5)]) == 2
     assert log.add([sample(6)]) == 1
     assert steps(log) == [1, 2, 3]
-    assert log.summary() == {"samples": 4, "lost": 2}
+    assert log.summary() == {"samples": 4, "lost": 2, "sample_problems": []}
     log.compact(always=True)
-    assert log.summary() == {"samples": 4, "lost": 2}
+    assert log.summary() == {"samples": 4, "lost": 2, "sample_problems": []}
     reopened = SampleLog(tmp_path, "run", limit=3)
     assert reopened.add([sample(7)]) == 1
     assert steps(reopened) == [1, 2, 3]
@@ -64,7 +64,7 @@ def test_samples_beyond_the_limit_are_dropped_and_counted(tmp_path):
 def test_a_log_without_samples_has_no_files(tmp_path):
     log = SampleLog(tmp_path, "run")
     log.compact(always=True)
-    assert log.summary() == {"samples": 0, "lost": 0}
+    assert log.summary() == {"samples": 0, "lost": 0, "sample_problems": []}
     assert list(tmp_path.iterdir()) == []
 
 

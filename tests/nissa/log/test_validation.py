@@ -17,8 +17,8 @@ def test_a_declared_record_has_no_problem(record):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"kind": "seed_transitoin"}, "kind 'seed_transitoin' is none of run_started, "),
-        ({"kind": 3}, "kind 3 is none of"),
+        ({"kind": "seed_transitoin"}, "kind 'seed_transitoin' is not one of run_started, "),
+        ({"kind": 3}, "kind 3 is not one of"),
         ({"colour": "red"}, "seed_transition.colour: Extra inputs are not permitted, got 'red'"),
         ({"ticks": 1.5}, "seed_transition.ticks: Input should be a valid integer, got 1.5"),
         ({"ticks": True}, "seed_transition.ticks: Input should be a valid integer, got True"),

@@ -124,7 +124,7 @@ def test_ended_seeds_are_counted_with_lifespan_and_contribution():
     assert board["blueprint_contribution_ratio", "norm"] == pytest.approx(0.2)
     board.add(moved("GERMINATED", seed="r0c0-2"), step(slots={"r0c0": report("HOLDING", 30.0, seed="r0c0-2")}))
     board.add(moved("FOSSILIZED", number=9, source="HOLDING", seed="r0c0-2"))
-    assert board["blueprint_contribution_ratio", "norm"] == pytest.approx(0.2 + 0.2 * 0.1)
+    assert board["blueprint_contribution_ratio", "norm"] == pytest.approx(0.25)
     board.add(moved("PRUNED", source="TRAINING", seed="r0c0-9", initiator="clock"))
     assert board["seed_outcomes_total", "norm", "pruned", "clock"] == 1
 
@@ -202,6 +202,13 @@ def test_an_update_is_counted_by_its_result(stopped, steps, result):
     assert board["ppo_kl_nats"] == 0.02
     assert board["head_entropy_ratio", "op"] == pytest.approx(0.7 / math.log(4))
     assert board["head_entropy_floor_ratio", "op"] == ENTROPY_FLOORS["op"]
+
+
+def test_skipped_minibatches_are_summed_over_updates():
+    board = Board()
+    for skipped in (2, 0, 3):
+        board = board.add(complete({"kind": "ppo_update", "skipped_minibatches": skipped}))
+    assert board["ppo_skipped_minibatches_total"] == 5
 
 
 def test_nonfinite_numbers_are_counted_and_not_exported():

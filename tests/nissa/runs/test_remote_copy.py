@@ -6,7 +6,8 @@ import pytest
 
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.storage import Storage, StorageError
 
 pytestmark = pytest.mark.integration
@@ -122,7 +123,7 @@ def test_a_rewound_run_with_parquet_equals_its_copy(run, storage, tmp_path, comp
         rewound = RemoteCopy(storage, run)
         rewound.rewind(position)
         rewound.push()
-        copied = pull(storage, "one", tmp_path / f"elsewhere-{position['sequence']}")
+        copied = pull(storage, "one", tmp_path / f"elsewhere-{position.events.sequence}")
         assert files(copied.path) == files(run.path)
     progress(run, 9)
     rewound.push()
@@ -195,3 +196,20 @@ def test_a_missing_part_of_a_file_is_refused(run, storage, tmp_path):
     storage.remove("one/rounds.csv.parts/000000000000000")
     with pytest.raises(RunDirectoryError, match=r"a part of rounds.csv is missing at byte 0"):
         pull(storage, "one", tmp_path / "elsewhere")
+
+
+def test_foreign_files_in_a_copy_are_passed_over_and_never_removed(run, tmp_path):
+    folder = tmp_path / "storage"
+    checkpoint(run, 1)
+    RemoteCopy(Storage(folder), run).push()
+    copy = folder / run.run_id
+    foreign = [copy / "checkpoints" / "round-00001 copy" / "state.json", copy / "events" / "notes" / "part.json"]
+    foreign += [copy / "rounds.csv.parts" / "x", copy / "events.jsonl.parts" / "notes.txt"]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    RemoteCopy(Storage(folder), run).push()
+    pulled = pull(Storage(folder), run.run_id, tmp_path / "pulled")
+    assert list(pulled.events()) == list(run.events())
+    assert [path.name for path in pulled.checkpoints.iterdir()] == ["round-00001"]
+    assert all(path.read_text() == "x" for path in foreign)

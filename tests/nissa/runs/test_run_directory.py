@@ -4,6 +4,7 @@ import json
 import math
 import platform
 import re
+from hashlib import sha256
 from importlib.metadata import version
 
 import pytest
@@ -11,9 +12,14 @@ import yaml
 
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.files.digests import FilePrefix
 from esper_ray.leyline.observation import schema_hash
+from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.runs import run_directory as module
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError, package_version
+from esper_ray.nissa.runs.origin import package_version
+from esper_ray.nissa.runs.position import START
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
 
 CONFIG = build(read_preset("digits"), {"seed": 7, "name": "trial"})
 
@@ -36,7 +42,7 @@ def test_a_new_run_directory_has_exactly_the_documented_files(run):
         "rounds.csv",
         "timings.csv",
     ]
-    assert run.position() == {"rounds.csv": 0, "timings.csv": 0, "sequence": 0}
+    assert run.position() == START
     assert not run.picture.exists()
     assert list(run.checkpoints.iterdir()) == []
 
@@ -68,7 +74,7 @@ def test_without_git_the_manifest_has_no_commit(monkeypatch, tmp_path):
     def missing(*arguments, **options):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(module.subprocess, "run", missing)
+    monkeypatch.setattr("esper_ray.nissa.runs.origin.subprocess.run", missing)
     assert RunDirectory.create(tmp_path, CONFIG, []).read_manifest()["git"] is None
 
 
@@ -124,10 +130,55 @@ def test_a_file_shorter_than_at_the_checkpoint_is_refused(run, name, removed):
     run.add_round({"round": 0}, {"round": 0})
     position, file = run.position(), run.path / name
     file.unlink() if removed else file.write_bytes(file.read_bytes()[:-1])
-    left = 0 if removed else position[name] - 1
-    expected = rf"{name} has {left} bytes, but the checkpoint was made at {position[name]}"
+    left = 0 if removed else position.tables[name].size - 1
+    expected = rf"{name} has {left} bytes, but the checkpoint was made at {position.tables[name].size}"
     with pytest.raises(RunDirectoryError, match=expected):
         run.rewind(position)
+
+
+@pytest.mark.parametrize("name", ["rounds.csv", "timings.csv"])
+@pytest.mark.parametrize("digit", [b"7", b"77"])
+def test_a_changed_digit_before_the_position_is_refused_and_nothing_is_cut(run, name, digit):
+    run.add_round({"round": 0, "env_steps": 20}, {"round": 0, "seconds": 20})
+    run.add_round({"round": 1, "env_steps": 40}, {"round": 1, "seconds": 40})
+    position, file = run.position(), run.path / name
+    run.add_round({"round": 2, "env_steps": 60}, {"round": 2, "seconds": 60})
+    file.write_bytes(file.read_bytes().replace(b"20", digit + b"0", 1))
+    before = file.read_bytes()
+    size = position.tables[name].size
+    expected = rf"{name} has changed since it was written: the SHA-256 of its first {size} bytes"
+    expected = rf"{name}" if len(digit) > 1 else expected  # then the line at the position is cut off
+    for attempt in (RunDirectory.open(run.path).check, RunDirectory.open(run.path).rewind):
+        with pytest.raises(RunDirectoryError, match=expected):
+            attempt(position)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["rounds.csv", "timings.csv"])
+def test_a_changed_table_of_a_finished_run_is_refused(run, name):
+    run.log([started("a")])
+    run.add_round({"round": 0, "env_steps": 20}, {"round": 0, "seconds": 20})
+    run.close()
+    content = (run.path / name).read_bytes()
+    tree = json.loads((run.path / "integrity.json").read_text())
+    assert tree["files"][name] == {"size": len(content), "sha256": sha256(content).hexdigest()}
+    (run.path / name).write_bytes(content.replace(b"20", b"70", 1))
+    finished = RunDirectory.open(run.path)
+    with pytest.raises(
+        RunDirectoryError, match=rf"{name} has changed since it was written: integrity\.json has another"
+    ):
+        finished.rounds() if name == "rounds.csv" else finished.timings()
+    with pytest.raises(EventLogError, match=rf"{name} has changed since it was written"):
+        list(finished.events(evidence=True))
+    assert len(list(finished.events())) == 1
+
+
+def test_the_digest_of_a_table_grows_with_it_and_is_that_of_what_was_written(run):
+    run.add_round({"round": 0}, {"round": 0})
+    run.position()
+    (run.path / "rounds.csv").write_bytes(b"round\r\n7\r\n")
+    run.add_round({"round": 1}, {"round": 1})
+    assert run.position().rounds == FilePrefix.of(b"round\r\n0\r\n1\r\n")
 
 
 def test_a_closed_run_is_compacted_and_has_an_integrity_file(run):
@@ -203,3 +254,12 @@ def test_replacing_the_manifest_is_atomic(run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.write_manifest({"status": "broken"})
     assert run.read_manifest()["status"] == "finished"
+
+
+def test_command_lines_in_the_manifest_have_no_credentials(tmp_path):
+    command, shown = ["esper", "--storage", "s3://A:B@bucket/r"], ["esper", "--storage", "s3://bucket/r"]
+    run = RunDirectory.create(tmp_path, CONFIG, command)
+    assert run.read_manifest()["command"] == shown
+    run.extend(build(CONFIG.model_dump(mode="json"), {"ppo.rounds": CONFIG.ppo.rounds + 1}), 0, command)
+    assert run.read_manifest()["extensions"][0]["command"] == shown
+    assert "A:B" not in (run.path / "manifest.json").read_text()

@@ -1,10 +1,18 @@
 """Storage of files that are complete or absent."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from esper_ray.nissa.runs.storage import Storage, StorageError, place_within, split_place
+from esper_ray.nissa.runs.storage import (
+    Storage,
+    StorageError,
+    check_place,
+    checked_storage,
+    place_within,
+    split_place,
+)
 
 
 @pytest.fixture(params=["path", "uri", "s3"])
@@ -84,7 +92,7 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path, monkeypatch
     def fails(*arguments: object) -> None:
         raise OSError("disk is lost")
 
-    monkeypatch.setattr("esper_ray.nissa.runs.storage.os.replace", fails)
+    monkeypatch.setattr("esper_ray.leyline.files.durable.os.replace", fails)
     with pytest.raises(StorageError, match="a cannot be written: disk is lost"):
         storage.write("a", b"new")
     assert storage.read("a") == b"old"
@@ -114,3 +122,74 @@ def test_the_check_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> Non
 def test_the_check_refuses_a_bucket_that_does_not_exist(s3_server: str) -> None:
     with pytest.raises(StorageError, match=r"s3://missing.*cannot be written.*NO_SUCH_BUCKET"):
         Storage(f"s3://missing/runs?{s3_server}").check()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_unread(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(StorageError, match=r"a cannot be read: .* is not a regular file"):
+        Storage(tmp_path).read("a")
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(2**35)
+    with pytest.raises(StorageError, match="34359738368 bytes; at most 17179869184 are read"):
+        Storage(tmp_path).read("a")
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("", "storage '': it is blank"),
+        ("   ", "storage '   ': it is blank"),
+        ("\t\n", "it is blank"),
+        ("file:///", "storage file:///: it is the root of the file system"),
+        ("/", "it is the root of the file system"),
+        ("/tmp/..", "it is the root of the file system"),
+        ("s3:/bucket/runs", "storage s3:/bucket/runs: it is neither a folder nor a URI"),
+        ("file:/tmp/runs", "neither a folder nor a URI"),
+        ("abc+def:/x", "neither a folder nor a URI"),
+        ("s3%3A//bucket/x", "neither a folder nor a URI"),
+        ("s3:/AKIA:SECRET@bucket/x", "storage s3:/bucket/x: it is neither a folder nor a URI"),
+        ("s3://bucket/x#secret_key=SECRET", "storage s3://bucket/x: such a URI has no # and no ;"),
+        ("s3://bucket/x;secret_key=SECRET", "storage s3://bucket/x: such a URI has no # and no ;"),
+    ],
+)
+def test_a_place_without_meaning_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, problem: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError) as caught:
+        checked_storage(place)
+    assert problem in str(caught.value).replace("\\\\", "\\")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["runs", "./runs/", "runs/../runs", "link", "{f}/runs", "file://{f}/runs", "runs/r", "runs/r/checkpoints", "above"],
+)
+def test_a_copy_that_would_be_the_run_or_overlap_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("above/r/runs/r" if place == "above" else "runs/r")
+    (tmp_path / run).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("runs")
+    with pytest.raises(StorageError, match=f"the copy of {run} would be {tmp_path}/"):
+        check_place(place.replace("{f}", str(tmp_path)), run)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("place", ["store", "runs/other", "file:///tmp/store", "s3://bucket/runs?region=eu", "a b"])
+def test_a_place_apart_from_the_run_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_place(place, Path("runs/r"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,15 @@
 """Sweep directories: reopening, scores of trials by hand, refusal of foreign trials, and locking."""
 
+import json
+
 import pytest
+from damage_builders import without
 
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.sweep import expand, sweep_config
-from esper_ray.nissa.runs.run_directory import RunDirectory, RunDirectoryError
+from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import RunDirectoryError
+from esper_ray.nissa.runs.run_lock import RunLockedError
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 BASE = build(read_preset("digits"), {"ppo.rounds": 4})
@@ -89,8 +94,34 @@ def test_trials_of_another_sweep_are_refused(sweep):
         sweep.check()
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("sweep", "name"), "sweep.name is missing"),
+        (("sweep", "asha", "reduction"), "sweep.asha.reduction is missing"),
+        (("base", "seed"), "the configuration is not complete: seed is missing"),
+        (("host_parameters", "0-basic-lr=0.0001-s42"), "host_parameters: '0-basic-lr=0.0001-s42' do not fit"),
+    ],
+)
+def test_a_file_of_a_sweep_without_a_key_is_refused_by_its_name(sweep, place, message):
+    file = sweep.path / "sweep.json"
+    file.write_text(json.dumps(without(json.loads(file.read_text()), place)))
+    with pytest.raises(RunDirectoryError) as error:
+        SweepDirectory.open(sweep.path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".g1x", ".g", ".gx1", ".g01.old", " copy"])
+def test_a_foreign_folder_is_no_generation_of_a_trial(sweep, suffix):
+    name = "0-basic-lr=0.0001-s42"
+    run = RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], name)
+    RunDirectory.create(sweep.trials_path, sweep.trials[name].config, ["test"], f"{name}{suffix}")
+    assert sweep.runs(name) == [run.path]
+    assert sweep.generation(name) == 0
+
+
 def test_a_sweep_is_locked_by_one_process(sweep):
-    with sweep.lock(), pytest.raises(RunDirectoryError, match="another process runs the sweep"), sweep.lock():
+    with sweep.lock(), pytest.raises(RunLockedError, match="is being run by process"), sweep.lock():
         pass
     with sweep.lock():
         pass

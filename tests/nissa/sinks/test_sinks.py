@@ -59,6 +59,7 @@ class TestTensorBoard:
         assert [(e.step, e.value) for e in events.Scalars("round/accuracy")] == [(4, 0.5), (5, 0.5), (6, 0.75)]
 
 
+@pytest.mark.integration
 class TestMLflow:
     @pytest.fixture(autouse=True)
     def _here(self, monkeypatch):
@@ -106,6 +107,7 @@ class TestMLflow:
         assert len(run.data.params) == 250
 
 
+@pytest.mark.integration
 class TestWandb:
     @pytest.fixture(autouse=True)
     def _offline(self, monkeypatch):

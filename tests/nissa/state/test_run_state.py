@@ -1,6 +1,7 @@
 """State of a run: literals by hand, independence of batches, and equality of resumed and uninterrupted runs."""
 
 import copy
+import functools
 import math
 from collections import Counter
 
@@ -9,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nissa_builders import any_records, complete, quarantined
 from serial_runs import run
+from state_builders import close, finished_round, lives, moved, outcome, report, step
 
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.log.events import json_record
-from esper_ray.nissa.runs.run_directory import as_numbers
+from esper_ray.nissa.runs.run_files import as_numbers
 from esper_ray.nissa.state.episode import EpisodeState, SlotState
-from esper_ray.nissa.state.run_state import BlueprintRecord, EpisodeOutcome, RunState
+from esper_ray.nissa.state.run_state import RunState
+from esper_ray.nissa.state.tallies import BlueprintRecord, EpisodeOutcome, RoundTally, SeedReference
 from esper_ray.nissa.state.totals import Totals
 
 
@@ -23,30 +26,6 @@ from esper_ray.nissa.state.totals import Totals
 def finished(tmp_path_factory):
     """Run directory of an uninterrupted run of three rounds."""
     return run(tmp_path_factory.mktemp("runs"))[0]
-
-
-def step(env=0, number=1, accuracy=50.0, slots=None, **more):
-    record = {"kind": "env_epoch", "env": env, "step": number, "val_accuracy_pp": accuracy, "operation": "WAIT"}
-    return complete(record | {"slots": slots or {}, "success": True, "log_prob": -0.5} | more)
-
-
-def moved(source, target, number=1, seed="r0c0-1", **more):
-    record = {"kind": "seed_transition", "step": number, "slot": "r0c0", "seed": seed, "from": source, "to": target}
-    return complete(record | {"blueprint": "norm", "initiator": "policy"} | more)
-
-
-def report(stage, contribution=None, alpha=0.5, seed="r0c0-1"):
-    values = {"seed": seed, "blueprint": "norm", "stage": stage, "alpha": alpha, "contribution_pp": contribution}
-    return values | {"contribution_error_pp": None, "gradient_health": None, "parameters": 12}
-
-
-def outcome(episode, total_reward, accuracy, **more):
-    record = {"kind": "outcome", "episode": episode, "total_reward": total_reward, "val_accuracy_pp": accuracy}
-    return complete(record | more)
-
-
-def finished_round(index, accuracy):
-    return complete({"kind": "round", "round": index, "val_accuracy_ratio": accuracy})
 
 
 def events_of(directory):
@@ -80,7 +59,7 @@ def test_the_state_of_a_slot_follows_its_seed_from_germination_to_dormancy():
     assert (slot.contribution_pp, slot.measured_contribution_pp) == (None, 7.0)
     state = state.apply(moved("HOLDING", "PRUNED", 7)).apply(moved("RESETTING", "DORMANT", 14))
     assert state.episodes[0].slots == {}
-    assert state.totals.transitions["RESETTING", "DORMANT"] == 1
+    assert state.totals.transitions["RESETTING"] == {"DORMANT": 1}
 
 
 def test_a_blueprint_averages_the_contributions_at_fossilization():
@@ -90,20 +69,23 @@ def test_a_blueprint_averages_the_contributions_at_fossilization():
         state = state.apply(step(slots={"r0c0": report("HOLDING", contribution, seed=seed)}))
         state = state.apply(moved("HOLDING", "FOSSILIZED", 9, seed))
     state = state.apply(moved("TRAINING", "PRUNED", 9, "r0c0-7", blueprint=None))
+    unmeasured = SeedReference(0, 0, "r0c0", "r0c0-2")  # an earlier record, that these lack, may have measured it
     assert state.blueprints == {
-        "norm": BlueprintRecord(fossilized=3, contribution_pp=22.0),
+        "norm": BlueprintRecord(fossilized=3, contribution_sum_pp=50.0, measured=2, unknown=(unmeasured,)),
         "unknown": BlueprintRecord(pruned=1),
     }
+    assert state.blueprints["norm"].contribution_pp == 25.0
 
 
-def test_a_round_closes_its_tally_and_keeps_the_sources_of_reward():
+def test_a_round_closes_its_tally_and_the_run_sums_on():
     entry = {"source": "rent", "slot": None, "amount": -1.5, "cause_step": 0, "why": ""}
     state = RunState.of([step(entries=[entry, entry]), step(number=2, log_prob=0.0), outcome(0, 1.0, 20.0)])
     assert (state.tally.steps, state.tally.steps_with_choice) == (2, 1)
     state = state.apply(finished_round(0, 0.2))
     assert state.last_tally.reward_by_source == {"rent": -3.0}
     assert state.last_tally.outcomes == (EpisodeOutcome(0, 0, 0, 1.0, 20.0, False),)
-    assert (state.tally.steps, state.tally.reward_by_source, state.tally.outcomes) == (0, {"rent": 0.0}, ())
+    assert state.tally == RoundTally()
+    assert state.totals.reward_by_source == {"rent": -3.0}
 
 
 def test_best_episode_and_round_are_the_earliest_of_the_highest():
@@ -166,7 +148,7 @@ def test_gates_and_their_failed_checks_are_counted_apart():
     shut = complete({"kind": "gate", "gate": "G2", "passed": False, "checks": checks})
     totals = RunState.of([shut, shut, complete({"kind": "gate", "gate": "G2", "passed": True})]).totals
     assert (totals.gates_passed, totals.gates_failed) == ({"G2": 1}, {"G2": 2})
-    assert totals.failed_checks == {("G2", "age"): 2, ("G2", "gain"): 2}
+    assert totals.failed_checks == {"G2": {"age": 2, "gain": 2}}
 
 
 def declared(record):
@@ -230,3 +212,34 @@ def test_the_state_of_a_finished_run_agrees_with_its_files(finished):
     assert all(isinstance(episode, EpisodeState) and episode.finished for episode in state.environments.values())
     assert [timing["round"] for timing in state.timings] == [0, 1, 2]
     assert state.faults == ()
+
+
+@given(st.data())
+def test_states_of_the_parts_of_a_log_merge_to_the_state_of_the_whole(finished, data):
+    records = events_of(finished)
+    cuts = data.draw(st.lists(st.integers(0, len(records)), max_size=4).map(sorted))
+    parts = [RunState.of(records[begin:end]) for begin, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
+    whole = RunState.of(records)
+    assert close(functools.reduce(RunState.merged, parts), whole)
+    right = parts[-1]
+    for part in reversed(parts[:-1]):  # in the other order of brackets
+        right = part.merged(right)
+    assert close(right, whole)
+    assert close(RunState().merged(whole), whole)
+    assert close(whole.merged(RunState()), whole)
+
+
+@given(lives(), st.data())
+def test_any_two_parts_of_any_log_merge_to_the_whole(records, data):
+    first, second = sorted(data.draw(st.tuples(*[st.integers(0, len(records))] * 2)))
+    parts = [RunState.of(part) for part in (records[:first], records[first:second], records[second:])]
+    whole = RunState.of(records)
+    assert close(parts[0].merged(parts[1]).merged(parts[2]), whole)
+    assert close(parts[0].merged(parts[1].merged(parts[2])), whole)
+
+
+def test_every_item_is_counted_and_the_sections_say_which_changed_them_last():
+    state = RunState.of([complete({"kind": "run_started"}), step(env=3), finished_round(0, 0.5)])
+    assert (state.count, state.changed["run"], state.changed["environments"], state.changed["rounds"]) == (3, 1, 2, 3)
+    assert state.changed_environments == {3: 2}
+    assert "anomalies" not in state.changed

@@ -19,11 +19,33 @@ COMMIT = transition(
     known=solo("r0c1", 35.0, 40.0),
     measured=solo("r0c1", 60.0, 50.0),
 )
-FULL = 0.3 + 0.5 * 40.0 / 9.0
+CHANGE, FIXED = 0.5 * 5.0, 0.3
+FULL = CHANGE + FIXED
 
 
 def test_basic_pays_a_commitment_by_the_measurement_before_the_decision():
-    assert amounts(settled("basic", COMMIT))[("commitment", "r0c1")] == pytest.approx(FULL)
+    paid = amounts(settled("basic", COMMIT))
+    assert paid[("commitment", "r0c1")] == pytest.approx(CHANGE)
+    assert paid[("operation", "r0c1")] == pytest.approx(FIXED)
+
+
+def test_basic_pays_by_the_end_of_the_step_if_the_decision_was_unmeasured():
+    paid = amounts(settled("basic", replace(COMMIT, known=plain(40.0))))
+    assert paid[("commitment", "r0c1")] == pytest.approx(0.5 * -10.0)
+
+
+def test_an_unmeasured_change_of_committed_accuracy_is_paid_nothing():
+    paid = amounts(settled("basic", replace(COMMIT, known=plain(40.0), measured=plain(40.0))))
+    assert ("commitment", "r0c1") not in paid
+    assert paid[("operation", "r0c1")] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(("after", "share"), [(45.0, 0.4), (25.0, 1.0)])
+def test_an_early_commitment_is_paid_a_share_of_a_gain_and_charged_a_whole_loss(after, share):
+    """Two of five required epochs held."""
+    early = (None, report("r0c1", Stage.HOLDING, 2, alpha=1.0, contribution=4.0), None)
+    paid = amounts(settled("basic", replace(COMMIT, before=early, known=solo("r0c1", 35.0, after))))
+    assert paid[("commitment", "r0c1")] == pytest.approx(0.5 * (after - 35.0) * share)
 
 
 @pytest.mark.parametrize("operation", [op for op in LifecycleOp if op is not LifecycleOp.FOSSILIZE])
@@ -53,7 +75,7 @@ def test_basic_plus_pays_a_part_at_once_and_drips_the_rest_by_contribution():
     """P42: the immediate pay and the pool add up to the full bonus."""
     engine = make_engine("basic_plus", disable_pbrs=True)
     paid = amounts(engine.settle(replace(COMMIT, step=9)))
-    assert paid[("commitment", "r0c1")] == pytest.approx(FULL)
+    assert paid[("commitment", "r0c1")] + paid[("operation", "r0c1")] == pytest.approx(FULL)
     assert paid[("drip", "r0c1")] == pytest.approx(-0.7 * FULL)
     later = (None, report("r0c1", Stage.FOSSILIZED, 2, alpha=1.0, contribution=1.5), None)
     (drip,) = [e for e in engine.settle(transition(step=10, before=FOSSIL, after=later)) if e.source == "drip"]
@@ -70,6 +92,18 @@ def test_a_drip_is_clipped_on_both_sides(contribution, amount):
     assert paid[("drip", "r0c1")] == pytest.approx(amount)
 
 
+def test_drips_add_up_to_no_more_than_was_withheld():
+    engine = make_engine("basic_plus", disable_pbrs=True, max_drip_per_epoch=1.0)
+    engine.settle(COMMIT)
+    drips = []
+    for step, contribution in enumerate((9.0, -3.0, *[9.0] * 30), start=1):
+        later = (None, report("r0c1", Stage.FOSSILIZED, step, alpha=1.0, contribution=contribution), None)
+        entries = engine.settle(transition(step=step, before=FOSSIL, after=later))
+        drips += [entry.amount for entry in entries if entry.source == "drip"]
+    assert drips[0] > 0 > drips[1]
+    assert sum(drips) == pytest.approx(0.7 * FULL)
+
+
 def test_an_unmeasured_fossil_has_no_drip():
     """P43 in live episodes: a missing measurement is neither zero nor an error that ends a run."""
     engine = make_engine("basic_plus", disable_pbrs=True)
@@ -82,7 +116,7 @@ def test_a_commitment_below_the_contribution_threshold_starts_no_drip():
     engine = make_engine("basic_plus", disable_pbrs=True)
     weak = (None, report("r0c1", Stage.HOLDING, 5, alpha=1.0, contribution=0.5), None)
     paid = amounts(engine.settle(replace(COMMIT, before=weak)))
-    assert paid[("commitment", "r0c1")] == pytest.approx(-0.2)
+    assert paid[("operation", "r0c1")] == pytest.approx(-0.2)
     assert ("drip", "r0c1") not in paid
 
 

@@ -145,7 +145,7 @@ def test_the_loss_term_is_monotone_and_a_rise_counts_half(change, worse, grown):
 
 @settings(max_examples=60)
 @given(overhead=st.integers(-100, 10**6), more=st.integers(0, 10**6), grown=maybe(seeds()))
-def test_loss_rent_spares_young_seeds_and_rises_with_growth(overhead, more, grown):
+def test_loss_rent_is_zero_for_young_seeds_and_rises_with_growth(overhead, more, grown):
     less, greater = (-loss_pay(overhead=n, grown=grown).of("rent") for n in (overhead, overhead + more))
     assert 0.0 <= less <= greater <= 5.0
     due = overhead > 0 and (grown is None or grown.age >= 3)

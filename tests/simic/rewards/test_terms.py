@@ -71,7 +71,7 @@ def test_the_discount_for_joint_damage_by_hand(improvement, discount):
         (1.1, 0.0, 1.0, -0.033),
         (10.0, 0.0, 1.0, -0.3),
         (15.0, 0.0, 1.0, -0.3),
-        (4.0, -3.0, 1.0, -0.12),  # escrow knows no discount
+        (4.0, -3.0, 1.0, -0.12),  # escrow has no discount
         (4.0, 0.0, 0.5, -0.12),
         (4.0, 0.0, 0.49, 0.0),
     ],

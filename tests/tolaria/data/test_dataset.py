@@ -76,6 +76,16 @@ def test_a_split_is_a_pure_function_of_its_seed():
         assert sorted(numbers_of(split)) != sorted(numbers_of(changed))
 
 
+def test_equal_images_are_in_one_split_whatever_their_labels():
+    images, labels = numbered(20)
+    images, labels = np.concatenate([images, images[::-1], images[:10]]), np.arange(50) % 7
+    for seed in range(5):
+        dataset = split_dataset(images, labels, validation=9, test=8, seed=seed, device=CPU)
+        train, validation, test = (set(numbers_of(split)) for split in three(dataset))
+        assert [len(split) for split in three(dataset)] == [33, 9, 8]
+        assert len(train) + len(validation) + len(test) == 20
+
+
 def test_images_are_kept_as_bytes_and_labels_as_integers(data):
     for split in three(data):
         assert split.images.dtype == torch.uint8
@@ -142,11 +152,11 @@ def test_labels_outside_the_classes_are_refused_with_the_split(label):
 
 def test_images_and_labels_of_different_shapes_are_refused():
     images, labels = numbered(50)
-    with pytest.raises(ValueError, match=r"one label each, got \(50, 1, 2, 2\) and \(49,\)"):
+    with pytest.raises(ValueError, match=r"labels must be 50 whole numbers, one for each image; got int64 \(49,\)"):
         split_dataset(images, labels[1:], validation=5, test=5, seed=0, device=CPU)
-    with pytest.raises(ValueError, match=r"must be \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"shape \(N, C, H, W\)"):
         split_dataset(images[:, 0], labels, validation=5, test=5, seed=0, device=CPU)
-    with pytest.raises(ValueError, match="labels must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="labels must lie in 0"):
         split_dataset(images, labels - 1, validation=5, test=5, seed=0, device=CPU)
 
 

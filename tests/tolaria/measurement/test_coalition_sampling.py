@@ -44,12 +44,12 @@ def test_orders_are_antithetic_pairs():
     assert orders != antithetic_orders(SLOTS, 3, seed=2)
 
 
-def test_few_coalitions_are_everyone_and_the_committed():
+def test_few_coalitions_are_all_seeds_and_the_committed_ones():
     few = few_coalitions(SLOTS[:2], frozenset({"r0c1", "r0c6"}))
     assert few == (frozenset({frozenset(SLOTS[:2]), frozenset({"r0c1"})}), ())
 
 
-def test_orders_are_not_repeated_if_everyone_is_committed():
+def test_orders_are_not_repeated_if_every_seed_is_committed():
     chosen, orders = chosen_coalitions(SLOTS, frozenset(SLOTS), permutations=3, seed=5)
     assert list(orders) == antithetic_orders(SLOTS, 3, 5)
     assert {frozenset(), frozenset(SLOTS)} <= chosen

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.lifecycle.gates import GateRules, evaluate_gate
 from esper_ray.kasmina.lifecycle.reducer import SeedState
-from esper_ray.leyline.actions import GerminationStyle
+from esper_ray.leyline.actions import AlphaMode, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, Estimate, Measurement, Unmeasured
 from esper_ray.leyline.stages import WITH_MODULE, Stage
 from esper_ray.tolaria.measurement.gradients import GradientStatistics
@@ -112,6 +114,30 @@ def test_an_update_moves_gradient_health_to_previous_gradient_health():
     assert measurements.previous_gradient_health is None
     measurements = updated(measured, seed(Stage.TRAINING), gradients=replace(HEALTHY, health=0.2)).of(SLOT)
     assert (measurements.gradient_health, measurements.previous_gradient_health) == (0.2, 0.9)
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING, Stage.HOLDING])
+def test_a_learning_seed_without_a_gradient_is_unmeasured_and_passes_no_gate(stage):
+    measured = updated(MeasuredSeeds(), seed(stage), gradients=HEALTHY, contribution=9.0)
+    lost = updated(measured, seed(stage), contribution=9.0).of(SLOT)
+    assert (lost.gradient_norm, lost.gradient_ratio, lost.gradient_health) == (None, None, None)
+    assert (lost.vanishing, lost.exploding, lost.finite) == (None, None, None)
+    assert lost.previous_gradient_health == 0.9
+    amplitude = AlphaController(alpha=1.0, target=1.0)
+    for strict in (True, False):
+        rules = GateRules(strict=strict, min_training_improvement_pp=0.0)
+        assert not evaluate_gate(Stage.BLENDING, Stage.TRAINING, 99, amplitude, lost, rules).passed
+        assert not evaluate_gate(Stage.FOSSILIZED, Stage.HOLDING, 99, amplitude, lost, rules).passed
+
+
+@pytest.mark.parametrize(
+    "resting", [seed(Stage.FOSSILIZED), replace(seed(Stage.HOLDING), alpha=AlphaController(mode=AlphaMode.DOWN))]
+)
+def test_a_resting_seed_keeps_its_last_gradients(resting):
+    measured = updated(MeasuredSeeds(), replace(resting, alpha=AlphaController()), gradients=HEALTHY)
+    kept = updated(measured, resting).of(SLOT)
+    assert (kept.gradient_norm, kept.gradient_health, kept.finite) == (0.5, 0.9, True)
+    assert kept.previous_gradient_health == 0.9
 
 
 def test_an_update_does_not_change_the_old_object():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.sources.cifar import read_cifar10
+from esper_ray.tolaria.sources.cifar import load_cifar10, read_cifar10
 from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 
 CPU = torch.device("cpu")
@@ -104,15 +104,15 @@ def cells(count=1, seed=0, size=32):
 
 
 def test_a_file_of_another_format_is_refused_by_name(tmp_path):
-    assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"PAR1 and nothing else")
-    assert "train.parquet is no Parquet file that can be read" in read_broken(tmp_path, b"")
+    assert "train.parquet is not a Parquet file that can be read" in read_broken(tmp_path, b"PAR1 and nothing else")
+    assert "train.parquet is not a Parquet file that can be read" in read_broken(tmp_path, b"")
 
 
 def test_a_truncated_or_overwritten_parquet_file_is_refused_by_name(tmp_path):
     write(tmp_path / "whole.parquet", pictures(3, 0), [0, 1, 2])
     whole = (tmp_path / "whole.parquet").read_bytes()
-    assert "is no Parquet file that can be read" in read_broken(tmp_path, whole[: len(whole) // 2])
-    assert "is no Parquet file that can be read" in read_broken(tmp_path, whole[:4] + b"\xff" * 400 + whole[404:])
+    assert "is not a Parquet file that can be read" in read_broken(tmp_path, whole[: len(whole) // 2])
+    assert "is not a Parquet file that can be read" in read_broken(tmp_path, whole[:4] + b"\xff" * 400 + whole[404:])
 
 
 def test_other_columns_are_refused_by_name(tmp_path):
@@ -121,7 +121,7 @@ def test_other_columns_are_refused_by_name(tmp_path):
 
 def test_images_of_another_size_are_refused_with_size_and_row(tmp_path):
     mixed = [*cells(2), *cells(1, size=16)]
-    assert "row 2: an image of 16x16 pixels; CIFAR-10 has 32x32" in read_broken(
+    assert "row 2: an image of 16x16 pixels; must have 32x32" in read_broken(
         tmp_path, {"img": mixed, "label": [0, 1, 2]}
     )
 
@@ -130,8 +130,8 @@ def test_images_of_another_size_are_refused_with_size_and_row(tmp_path):
     ("cell", "words"),
     [
         (None, "no picture, got null"),
-        ({"bytes": None}, "no picture, got a struct with bytes: null"),
-        ({"bytes": b"no picture"}, "a picture that cannot be read: cannot identify image file"),
+        ({"bytes": None}, "no picture, got null"),
+        ({"bytes": b"no picture"}, "a picture that cannot be read: not a PNG or JPEG file, it begins with b'no pictu'"),
         ({"bytes": b""}, "a picture that cannot be read"),
         ({"bytes": b"\x89PNG\r\n\x1a\n"}, "a picture that cannot be read"),
     ],
@@ -149,9 +149,8 @@ def test_a_truncated_picture_is_refused_with_its_row(tmp_path):
 
 
 def test_pictures_must_be_structs(tmp_path):
-    assert "row 0: no picture, got a bytes; needs a struct" in read_broken(
-        tmp_path, {"img": [cells()[0]["bytes"]], "label": [0]}
-    )
+    message = read_broken(tmp_path, {"img": [cells()[0]["bytes"]], "label": [0]})
+    assert "train.parquet: img must be a struct with the bytes (binary) of a picture file, got binary" in message
 
 
 @pytest.mark.parametrize(("label", "shown"), [(-1, "-1"), (10, "10"), (2**63, str(2**63)), (None, "null")])
@@ -172,6 +171,114 @@ def test_files_without_rows_are_refused(tmp_path):
     pq.write_table(empty, tmp_path / "test.parquet")
     with pytest.raises(TaskError, match=r"the test files in .* hold no images; they need at least one row"):
         load_task(TaskConfig(name="cifar10", data_dir=tmp_path, validation_size=1, test_size=1), CPU)
+
+
+def test_sixteen_bit_pictures_are_scaled_not_clipped(tmp_path):
+    grey = pictures(4, 0)[:, :, :, 0]
+    for split in ("train", "test"):
+        wide = [{"bytes": png(x.astype(np.uint16) * 257)} for x in grey]
+        pq.write_table(pa.table({"img": wide, "label": [0, 1, 2, 3]}), tmp_path / f"{split}.parquet")
+    read = read_cifar10(tmp_path, "train").images
+    for channel in range(3):
+        np.testing.assert_array_equal(read[:, channel], grey)
+
+
+def small(folder, **others):
+    return TaskConfig(name="cifar10", data_dir=folder, **{"validation_size": 3, "test_size": 5, **others})
+
+
+def test_a_backup_beside_a_shard_is_refused(folder):
+    (folder / "train.parquet").write_bytes((folder / "train-00000-of-00002.parquet").read_bytes())
+    with pytest.raises(TaskError, match=r"train\.parquet.*data would be read twice"):
+        load_task(small(folder), CPU)
+
+
+def test_a_missing_shard_is_refused_by_name(folder):
+    (folder / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(TaskError, match=r"1 of 2 shards are missing .*train-00001-of-00002\.parquet"):
+        check_task(small(folder))
+
+
+@pytest.mark.parametrize(
+    ("source", "copy"),
+    [("train-00000-of-00002", "train-00001-of-00002"), ("train-00000-of-00002", "test")],
+    ids=["shard", "split"],
+)
+def test_files_with_the_same_content_are_refused_by_name(folder, source, copy):
+    (folder / f"{copy}.parquet").write_bytes((folder / f"{source}.parquet").read_bytes())
+    with pytest.raises(TaskError, match=rf"{source}\.parquet and .*{copy}\.parquet have the same content"):
+        load_task(small(folder), CPU)
+
+
+def test_test_images_among_the_training_images_are_refused_with_their_number(folder, cache):
+    write(folder / "test.parquet", np.concatenate([pictures(6, 1)[3:5], pictures(5, 3)]), [0] * 7)
+    with pytest.raises(TaskError, match=r"2 of 7 test images are training images too; at most 1% may be"):
+        load_task(small(folder), CPU)
+    assert not list(cache.iterdir())
+
+
+def contents(split):
+    return {image.numpy().tobytes() for image in split.images}
+
+
+def save_again(path, pixels, labels):
+    """Write the same pictures as other files: other bytes of the PNG files."""
+    cells = []
+    for picture in pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG", compress_level=1)
+        cells.append({"bytes": buffer.getvalue(), "path": None})
+    pq.write_table(pa.table({"img": cells, "label": labels}), path)
+
+
+@pytest.mark.parametrize("copies", ["encoded again", "in reverse", "in one file"])
+@pytest.mark.parametrize("split_seed", [0, 1, 2])
+def test_equal_training_images_are_on_one_side_of_the_split(tmp_path, copies, split_seed):
+    pixels, labels = pictures(60, 1), [row % 10 for row in range(60)]
+    if copies == "in one file":
+        write(tmp_path / "train.parquet", np.concatenate([pixels, pixels]), labels * 2)
+    else:
+        write(tmp_path / "train-0.parquet", pixels, labels)
+        if copies == "in reverse":
+            write(tmp_path / "train-1.parquet", pixels[::-1], labels[::-1])
+        else:
+            save_again(tmp_path / "train-1.parquet", pixels, labels)
+    write(tmp_path / "test.parquet", pictures(5, 3), [0] * 5)
+    splits = []
+    for _ in ("decoded", "cached"):
+        with pytest.warns(RuntimeWarning, match="60 of 120 training images are copies of others"):
+            data = load_cifar10(small(tmp_path, validation_size=30, split_seed=split_seed), CPU)
+        assert [len(data.train), len(data.validation)] == [90, 30]
+        assert [len(contents(data.train)), len(contents(data.validation))] == [45, 15]
+        assert not contents(data.train) & contents(data.validation)
+        splits.append(data)
+    assert torch.equal(splits[0].train.images, splits[1].train.images)
+    assert torch.equal(splits[0].validation.images, splits[1].validation.images)
+
+
+def test_an_odd_split_of_doubled_images_is_refused_with_the_numbers(tmp_path):
+    write(tmp_path / "train.parquet", np.concatenate([pictures(10, 1)] * 2), [0] * 20)
+    write(tmp_path / "test.parquet", pictures(5, 3), [0] * 5)
+    message = "add up to a split of 3 images: the smallest has 2, the largest 2"
+    with pytest.warns(RuntimeWarning), pytest.raises(TaskError, match=message):
+        load_task(small(tmp_path), CPU)
+
+
+def test_a_folder_name_like_a_partition_adds_no_column(tmp_path):
+    folder = tmp_path / "label=3"
+    folder.mkdir()
+    write(folder / "train.parquet", pictures(2, 1), [0, 1])
+    write(folder / "test.parquet", pictures(1, 3), [2])
+    assert read_cifar10(folder, "train").labels.tolist() == [0, 1]
+
+
+def test_the_layout_of_a_download_is_loaded(tmp_path):
+    inner = tmp_path / "plain_text"
+    inner.mkdir()
+    write(inner / "train-00000-of-00001.parquet", pictures(10, 1), list(range(10)))
+    write(inner / "test-00000-of-00001.parquet", pictures(5, 3), [0] * 5)
+    data = load_task(small(tmp_path), CPU)
+    assert [len(data.train), len(data.validation), len(data.test)] == [7, 3, 5]
 
 
 # The task

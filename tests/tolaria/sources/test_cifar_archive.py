@@ -128,6 +128,17 @@ def test_an_archive_that_cannot_be_unpacked_is_refused_by_name(archive, monkeypa
 
 
 @pytest.mark.usefixtures("unpickled")
+def test_a_file_larger_than_the_official_ones_is_refused_unread(archive, batches, monkeypatch):
+    monkeypatch.setattr(cifar_archive, "MOST_BYTES", 1000)
+    monkeypatch.setattr("torchvision.datasets.utils.calculate_md5", lambda *args: pytest.fail("read"))
+    for folder, name in ((archive, "cifar-10-python.tar.gz"), (batches, "data_batch_1")):
+        with pytest.raises(
+            ValueError, match=rf"{name} is not the official file: it has \d+ bytes, at most 1000 are read"
+        ):
+            find_cifar10(folder)
+
+
+@pytest.mark.usefixtures("unpickled")
 def test_links_in_an_archive_are_refused(archive, monkeypatch, tmp_path):
     path = archive / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as tar:

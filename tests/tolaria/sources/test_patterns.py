@@ -116,6 +116,10 @@ def test_images_are_a_pure_function_of_the_seed_and_unique(patterns):
         ({"train_size": 6}, r"task\.train_size must be a multiple of 4, one image of each class, got 6"),
         ({"validation_size": 401}, r"task\.validation_size must be a multiple of 4.*got 401"),
         ({"test_size": 1}, r"task\.test_size must be a multiple of 4.*got 1"),
+        (
+            {"train_size": 99_996, "validation_size": 4, "test_size": 4},
+            r"train_size 99,996 \+ task\.validation_size 4 \+ task\.test_size 4 = 100,004 images exceed the 100,000",
+        ),
         ({"augment": True}, r"patterns are not augmented.*task\.augment"),
     ],
 )

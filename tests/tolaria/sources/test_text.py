@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.tolaria.sources import tinystories
-from esper_ray.tolaria.sources.text import encode
+from esper_ray.tolaria.sources import text, tinystories
+from esper_ray.tolaria.sources.text import check_held_out, encode
 from esper_ray.tolaria.sources.tinystories import pieces
 from esper_ray.tolaria.tasks import TaskError, check_task, load_task
 
@@ -75,6 +75,37 @@ def test_a_limited_training_split_has_the_first_blocks(tmp_path):
     assert data.classes == 26  # those of the whole file
 
 
+def random_text(length, seed=0):
+    return "".join(np.random.default_rng(seed).choice(list("abcdefgh .\n"), length))
+
+
+def test_a_file_that_holds_its_text_twice_is_refused_with_the_numbers(tmp_path):
+    (tmp_path / "input.txt").write_text(random_text(20_000) * 2)
+    task = text_task(tmp_path, validation=40, test=40, block=64)
+    with pytest.raises(TaskError, match="validation: 5 of 5 passages of 512 tokens are in the training text too"):
+        load_task(task, CPU)
+    (tmp_path / "input.txt").write_text(random_text(20_000) + random_text(20_000, seed=1))
+    assert len(load_task(task, CPU).validation) == 40
+
+
+def test_few_passages_that_occur_in_the_training_text_are_accepted():
+    train, held = np.frombuffer(random_text(20_000).encode(), np.uint8), random_text(512 * 20, seed=1).encode()
+    for copies, refused in ((2, False), (3, True)):
+        mixed = np.frombuffer(train[7 : 7 + 512 * copies].tobytes() + held[512 * copies :], np.uint8)
+        if refused:
+            with pytest.raises(ValueError, match="a: 3 of 20 passages of 512 tokens"):
+                check_held_out(train, mixed, "a")
+        else:
+            check_held_out(train, mixed, "a")
+    check_held_out(train, train[:511], "a")
+
+
+def test_a_bounded_number_of_passages_is_looked_for():
+    train = np.zeros(1000, np.uint8)
+    with pytest.raises(ValueError, match="a: 205 of 205 passages"):
+        check_held_out(train, np.zeros(512 * 1025, np.uint8), "a")
+
+
 def test_the_task_passes_augmentation_to_the_dataset(tmp_path):
     (tmp_path / "a.txt").write_text("abcdefghijklmnopqrstuvwxyz")
     assert load_task(text_task(tmp_path, augment=True), CPU).shifted
@@ -104,12 +135,34 @@ def test_text_of_the_minimum_length_is_accepted_and_shorter_text_refused(tmp_pat
         (b"a" * 100, "at least 2 distinct characters, got 'a' alone"),
         (b"abc\xff" * 10, r"a\.txt is not UTF-8: byte 0xff at offset 3 \(invalid start byte\)"),
         ("é".encode() * 40 + b"\xc3", r"byte 0xc3 at offset 80 \(unexpected end of data\)"),
+        (b"\xef\xbb\xbf", r"a\.txt is empty; needs UTF-8 text"),
+        (b"\xef\xbb\xbfab\xff" * 9, r"byte 0xff at offset 5 \(invalid start byte\)"),
+        (b"ab\0c" * 30, r"a\.txt is not text: byte 0x00 at offset 2; needs UTF-8 text"),
+        ("abc".encode("utf-16") * 9, r"begins as a UTF-16 file; convert it to UTF-8"),
+        ("abc".encode("utf-16-le") * 9, r"is not text: byte 0x00 at offset 1"),
+        (b"\x1f\x8b\x08" + b"z" * 50, r"begins as a gzip file"),
     ],
 )
 def test_empty_uniform_or_non_utf8_files_are_refused(tmp_path, content, message):
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(TaskError, match=message):
         load_task(text_task(tmp_path), CPU)
+
+
+def test_a_byte_order_mark_is_no_token(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + b"abcdefghijklmnopqrstuvwxyz")
+    data = load_task(text_task(tmp_path, validation=2, test=1), CPU)
+    assert splits(data) == [list(range(12)), list(range(12, 21)), list(range(21, 26))]
+    assert data.classes == 26
+
+
+def test_a_text_above_the_bound_is_refused_with_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MOST_BYTES", 99)
+    (tmp_path / "a.txt").write_bytes(b"ab" * 50)
+    with pytest.raises(TaskError, match=r"a\.txt has 100 bytes; at most 99 are read"):
+        load_task(text_task(tmp_path), CPU)
+    (tmp_path / "a.txt").write_bytes(b"ab" * 49)
+    assert load_task(text_task(tmp_path), CPU).classes == 2
 
 
 def test_a_folder_needs_one_text_or_one_named_input(tmp_path):
@@ -128,10 +181,10 @@ def test_tiny_shakespeare_has_65_characters_and_round_trips():
     data = load_task(text_task(REAL, validation=40, test=40, block=128), CPU)
     assert data.classes == 65
     assert [len(data.train), len(data.validation), len(data.test)] == [8633, 40, 40]
-    text = (REAL / "input.txt").read_text()
-    characters = sorted(set(text))
-    assert len(text) == sum(len(part) for part in splits(data)) == 1_115_394
-    assert "".join(characters[token] for part in splits(data) for token in part) == text
+    content = (REAL / "input.txt").read_text()
+    characters = sorted(set(content))
+    assert len(content) == sum(len(part) for part in splits(data)) == 1_115_394
+    assert "".join(characters[token] for part in splits(data) for token in part) == content
 
 
 # Stories
@@ -252,11 +305,26 @@ def test_a_missing_file_is_refused_with_its_source(stories, name, advice):
 
 def test_an_invalid_tokenizer_or_one_without_end_token_is_refused(stories):
     (stories / "tokenizer.json").write_text("{}")
-    with pytest.raises(TaskError, match=r"tokenizer\.json is no tokenizer that can be read"):
+    with pytest.raises(TaskError, match=r"tokenizer\.json is not a tokenizer that can be read"):
         load_task(stories_task(stories), CPU)
     (stories / "tokenizer.json").write_text(words(end="<eos>"))
     with pytest.raises(TaskError, match=r"tokenizer\.json has no token <\|endoftext\|>; needs the tokenizer of GPT-2"):
         load_task(stories_task(stories), CPU)
+
+
+def test_a_huge_tokenizer_or_vocabulary_is_refused_with_its_size(stories, monkeypatch):
+    (stories / "tokenizer.json").write_text(words().replace('"mat": 8', '"mat": 4000000000'))
+    with pytest.raises(TaskError, match=r"tokenizer\.json (has token 4000000000; at most|is not a tokenizer)"):
+        load_task(stories_task(stories), CPU)
+    monkeypatch.setattr(tinystories, "MOST_TOKENIZER_BYTES", 10)
+    with pytest.raises(TaskError, match=r"tokenizer\.json has \d+ bytes; at most 10 are read"):
+        load_task(stories_task(stories), CPU)
+
+
+def test_stories_may_begin_with_a_byte_order_mark(stories):
+    path = stories / "TinyStories-train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_task(stories_task(stories), CPU).train.tokens.tolist() == (STORY_TOKENS + SECOND_TOKENS) * 3
 
 
 def test_too_few_stories_are_refused_with_the_numbers(stories):

@@ -1,0 +1,1 @@
+"""The PPO learner: batches, gradients, updates and its state."""

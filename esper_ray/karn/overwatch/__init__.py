@@ -1,0 +1,1 @@
+"""Overwatch, the web view of runs: a server that only reads what runs write."""

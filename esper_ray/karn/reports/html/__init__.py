@@ -1,0 +1,1 @@
+"""Reports as single pages of HTML, without scripts and without requests."""

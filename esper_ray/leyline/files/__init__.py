@@ -1,0 +1,1 @@
+"""Files: atomic writing, the codec of tensors and JSON, and checks of what was read."""

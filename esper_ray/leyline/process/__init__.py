@@ -1,0 +1,1 @@
+"""The process that a program runs in: signals, locks, credentials."""

@@ -1,0 +1,1 @@
+"""Results of evaluations and sweeps, as records."""

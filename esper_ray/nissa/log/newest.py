@@ -1,0 +1,64 @@
+"""The newest events of compacted parts, read from the end."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from esper_ray.nissa.catalogue.kinds import KINDS
+from esper_ray.nissa.log.parquet import Part
+
+Records = list[dict[str, Any]]
+
+
+def newest_records(parts: Sequence[Part], kept: int, episodes: Mapping[Part, Mapping[int, int]]) -> Records:
+    """The newest events of each kind, and all of some episodes, in order.
+
+    Files without any of them are not read.
+
+    Args:
+        parts: in order.
+        kept: number of events of each kind.
+        episodes: episodes that are read whole, by environment, of the parts that hold some of their events.
+
+    Raises:
+        EventLogError: if a part is damaged.
+    """
+    missing: dict[str, int] = defaultdict(lambda: kept)
+    records: Records = []
+    for part in reversed(parts):
+        whole = episodes.get(part, {})
+        for kind, file in part.index().kinds.items():
+            in_episodes = whole if {"env", "episode"} <= set(KINDS[kind].clock) else {}
+            if missing[kind] > 0 or in_episodes:
+                table = part.table(kind)
+                records += part.rows(kind, table.filter(_chosen(table, missing[kind], in_episodes)))
+            missing[kind] -= file.rows
+    records.sort(key=lambda record: int(record["seq"]))
+    return records
+
+
+def _chosen(table: pa.Table, newest: int, episodes: Mapping[int, int]) -> pa.Array:
+    """(rows,) whether a row is among the ``newest``, or of one of these episodes."""
+    chosen = np.arange(table.num_rows) >= table.num_rows - newest
+    if episodes:
+        env, episode = (table[name].to_numpy() for name in ("env", "episode"))
+        last = np.full(max(env.max(initial=0), *episodes) + 1, -1)
+        last[list(episodes)] = list(episodes.values())
+        chosen |= last[env] == episode
+    return pa.array(chosen)
+
+
+def record_at(part: Part, sequence: int) -> dict[str, Any] | None:
+    """One event of a part; ``None`` if it holds none with this number.
+
+    Raises:
+        EventLogError: if the part is damaged.
+    """
+    for kind in part.index().kinds:
+        rows = np.flatnonzero(part.table(kind, ["seq"])["seq"].to_numpy() == sequence)
+        if len(rows):
+            return part.rows(kind, part.table(kind).slice(int(rows[0]), 1))[0]
+    return None

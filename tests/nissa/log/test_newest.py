@@ -1,0 +1,53 @@
+"""The newest events of parts equal those of the whole log."""
+
+import pyarrow.parquet as pq
+import pytest
+from state_builders import finished_round, outcome, step
+
+from esper_ray.nissa.log.events import EventLog
+from esper_ray.nissa.log.newest import newest_records, record_at
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Three parts: two environments with three episodes of two steps each, and a round after each part."""
+    log = EventLog(tmp_path, "run")
+    log.tail.touch()
+    for episode in range(3):
+        steps = [step(env=env, episode=episode, number=number) for number in (1, 2) for env in (0, 1)]
+        log.append([*steps, outcome(episode, 1.0, 50.0, env=0), finished_round(episode, 0.5)])
+        log.compact(always=True)
+    return log
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 5, 100])
+def test_the_newest_of_each_kind_are_those_of_the_whole_log(log, kept):
+    expected = [
+        event["seq"]
+        for kind in ("env_epoch", "outcome", "round")
+        for event in list(log.of_kinds([kind]))[-kept or 1000 :]
+    ]
+    assert [record["seq"] for record in newest_records(log.parts(), kept, {})] == sorted(expected)
+
+
+def test_whole_episodes_are_added_to_the_newest_events(log):
+    first = log.parts()[0]
+    records = newest_records(log.parts(), 1, {first: {1: 0}})
+    steps = [(r["env"], r["episode"], r["step"]) for r in records if r["kind"] == "env_epoch"]
+    assert steps == [(1, 0, 1), (1, 0, 2), (1, 2, 2)]
+    assert records == [record for record in log.records() if record in records]
+
+
+def test_files_without_them_are_not_read(log, monkeypatch):
+    files = []
+    opened = pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda file: files.append(file) or opened(file))
+    newest_records(log.parts(), 1, {})
+    assert {file.parent for file in files} == {log.parts()[-1].path}
+
+
+def test_one_event_is_found_by_its_number(log):
+    events = list(log.records())
+    part = log.parts()[1]
+    assert record_at(part, 8) == events[8]
+    assert record_at(part, 3) is None
