@@ -35,6 +35,9 @@ def new_page(chromium) -> Iterator[Callable]:
     """Pages of a browser. No console error and no request to another host is allowed at the end."""
     contexts, errors, hosts = [], [], set()
 
+    def wrong(page, message):
+        errors.append((page, f"{message.text} at {message.location['url']}"))
+
     def opened(scheme: str = "light", width: int = 1280, height: int = 800, context=None):
         if context is None:
             context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
@@ -42,7 +45,7 @@ def new_page(chromium) -> Iterator[Callable]:
             contexts.append(context)
         page = context.new_page()
         page.allowed = []
-        page.on("console", lambda message: message.type in ("error", "warning") and errors.append((page, message.text)))
+        page.on("console", lambda message: wrong(page, message) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: errors.append((page, str(error))))
         page.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         return page

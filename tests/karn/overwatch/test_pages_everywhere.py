@@ -167,8 +167,12 @@ def test_every_address_stays_below_the_prefix(new_page):
     expect(page.locator("html[data-ready]")).to_have_count(1)
     page.get_by_role("link", name="Episodes").click()
     expect(page).to_have_url(re.compile(r"/deep/prefix/runs/digits-s42/episodes$"))
-    page.locator("tbody a").first.click()
-    expect(page).to_have_url(re.compile(r"/deep/prefix/runs/digits-s42/episodes/229$"))
+    expect(page.locator("html[data-ready]")).to_have_count(1)
+    page.goto(f"{server.url}/runs/digits-s42/episodes/51?step=20")
+    expect(page.locator("html[data-ready]")).to_have_count(1)
+    page.locator("section:has(#slots-h) a").first.click()
+    expect(page).to_have_url(re.compile(r"/deep/prefix/runs/digits-s42/episodes/51/seeds/r0c0-1$"))
+    expect(page.locator("html[data-ready]")).to_have_count(1)
     assert [path for path in server.requests if not path.startswith("/deep/prefix/")] == []
     server.stop()
 
