@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import gc
 import os
 import signal
 import uuid
@@ -23,6 +24,7 @@ choose_ray_settings()  # before any test module imports Ray, which reads them on
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a script leave these ignored,
 signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
+gc.disable()  # until the tests are collected: what lives then lives to the end
 # The speed of the machine is not a property of the code, so no example has a deadline. `make nightly` uses more.
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("nightly", deadline=None, max_examples=200)
@@ -121,7 +123,9 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The first test is measured from here."""
+    """The first test is measured from here; modules and items are no longer searched for garbage."""
+    gc.freeze()
+    gc.enable()
     session.config.stash[CPU_AT_START] = used_cpu()
 
 
