@@ -57,7 +57,7 @@ def section(result: Measurements) -> str:
 
 
 def write(result: Measurements, folder: Path = RESULTS) -> Path:
-    """Put the section of ``result`` into the file of today, in place of an earlier one. Other sections stay."""
+    """File of today, with the section of ``result`` in place of an earlier one."""
     now = datetime.now(UTC)
     path = folder / f"{now:%Y-%m-%d}.md"
     sections: dict[str, str] = {}

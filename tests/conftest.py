@@ -1,5 +1,6 @@
 """Fixtures and settings that all tests share."""
 
+import atexit
 import gc
 import os
 import signal
@@ -25,6 +26,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a
 signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
 gc.disable()  # until the tests are collected: what lives then lives to the end
+atexit.register(gc.unfreeze)
 # The speed of the machine is not a property of the code, so no example has a deadline. `make nightly` uses more.
 settings.register_profile("default", deadline=None, max_examples=25)
 settings.register_profile("nightly", deadline=None, max_examples=200)

@@ -68,6 +68,7 @@ def test_a_failing_environment_is_quarantined_in_one_process(tmp_path):
     check(*run(tmp_path, LocalWorkerGroup(config, player=FailingPool), config))
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)

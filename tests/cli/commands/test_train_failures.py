@@ -77,7 +77,9 @@ def check_resumed(answer, straight):
     assert list(run.events(evidence=True)) == list(straight.events(evidence=True))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, pytest.param(0.8, marks=pytest.mark.nightly), 0.97])
+@pytest.mark.parametrize(
+    "share", [0.6, *(pytest.param(share, marks=pytest.mark.nightly) for share in (0.3, 0.8, 0.97))]
+)
 def test_a_full_disk_ends_a_run_that_resumes_without_a_difference(share, train, runs, straight, monkeypatch):
     with monkeypatch.context() as patch:
         refuse_writes(patch, int(straight[1]["write_all"] * share))
@@ -137,7 +139,7 @@ def at_episode(monkeypatch, index, act):
     monkeypatch.setattr(PlainProgress, "episode_finished", episode_finished)
 
 
-@pytest.mark.parametrize("name", ["rounds.csv", "events.jsonl", "timings.csv"])
+@pytest.mark.parametrize("name", ["rounds.csv", "events.jsonl", pytest.param("timings.csv", marks=pytest.mark.nightly)])
 def test_a_deleted_file_is_restored_and_the_run_ends(name, train, runs, straight, monkeypatch):
     with monkeypatch.context() as patch:
         at_episode(patch, 4, lambda: os.remove(runs / "run" / name))

@@ -23,6 +23,7 @@ def run_without_sinks(tmp_path_factory):
     return run_with_sinks(tmp_path_factory.mktemp("quiet"))[1]
 
 
+@pytest.mark.nightly
 def test_all_trackers_together_do_not_change_the_weights(tmp_path, monkeypatch, run_without_sinks):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

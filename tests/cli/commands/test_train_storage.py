@@ -94,7 +94,13 @@ def leaks(*texts):
     return [secret for secret in SECRETS for text in texts if secret in text]
 
 
-@pytest.mark.parametrize("again", ["--resume URI", "--resume DIRECTORY --storage URI", "--run-id NAME --storage URI"])
+@pytest.mark.parametrize(
+    "again",
+    [
+        "--resume DIRECTORY --storage URI",
+        *(pytest.param(words, marks=pytest.mark.nightly) for words in ("--resume URI", "--run-id NAME --storage URI")),
+    ],
+)
 def test_credentials_are_never_written_and_the_uri_given_again_resumes(
     working_folder, monkeypatch, s3_bucket, no_other_credentials, again, caplog
 ):
@@ -231,6 +237,7 @@ def test_the_same_command_starts_or_resumes_a_run(working_folder, monkeypatch):
     assert (third_answer.code, "is finished" in third_answer.out) == (0, True)
 
 
+@pytest.mark.nightly
 def test_a_named_run_behind_its_copy_is_renamed_and_the_copy_resumed(working_folder, monkeypatch):
     command = ("--run-id", "r", "--storage", f"file://{working_folder}/bucket")
     with monkeypatch.context() as patch:
@@ -247,6 +254,7 @@ def test_a_named_run_behind_its_copy_is_renamed_and_the_copy_resumed(working_fol
     assert len(RunDirectory.open(working_folder / "runs" / "r.behind-1").rounds()) == 1
 
 
+@pytest.mark.nightly
 def test_a_run_that_ended_before_its_first_checkpoint_is_restarted(working_folder):
     assert train("--run-id", "r").code == 0
     config = RunDirectory.open(working_folder / "runs" / "r").config()
@@ -301,6 +309,7 @@ def test_a_name_of_a_run_of_the_heuristic_is_refused_and_the_run_stays(working_f
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.nightly
 def test_a_run_resumed_with_another_placement_gives_the_same_result(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:

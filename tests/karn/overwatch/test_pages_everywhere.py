@@ -31,7 +31,7 @@ PAGES = {
     "missing": "/runs",
 }
 WITHOUT_SCRIPT = ("login", "missing")
-OFTEN = ("places", "episode", "login")
+OFTEN = ("run", "login")
 """Pages that axe looks at in every run of the tests; the others at night."""
 
 
@@ -150,6 +150,7 @@ def test_the_stream_of_a_hidden_tab_is_closed_and_resumes_from_the_known_version
     assert [path for path in server.requests if "/stream" in path][-1].endswith(f"since={known}")
 
 
+@pytest.mark.nightly
 def test_six_tabs_follow_the_same_run(new_page, server, site):
     first = open_page(new_page(), server, "run")
     pages = [first, *(open_page(new_page(context=first.context), server, "run") for _ in range(5))]

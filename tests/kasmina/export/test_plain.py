@@ -14,6 +14,7 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.stages import Stage
 
 EXAMPLES = {"images": torch.zeros(2, 1, 6, 6), "sequences": torch.zeros(2, 5, 4), "features": torch.zeros(2, 4)}
+ONE_BY_DAY = ["images", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("sequences", "features"))]
 BLUEPRINT = {"images": "conv_light", "sequences": "attention", "features": "mlp_small"}
 STYLES = ("linear_add", "linear_multiply", "gated_gate")
 WITHOUT_PACKAGE = """
@@ -171,7 +172,7 @@ def test_a_built_in_host_is_exported_without_our_classes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", EXAMPLES)
+@pytest.mark.parametrize("topology", ONE_BY_DAY)
 def test_a_saved_plain_module_runs_without_this_package(topology, tmp_path):
     model, x = grown(topology, "gated_gate")
     model.eval()
@@ -197,7 +198,7 @@ def test_a_plain_module_can_be_exported(topology):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("topology", EXAMPLES)
+@pytest.mark.parametrize("topology", ONE_BY_DAY)
 def test_a_plain_module_runs_under_onnx(topology, tmp_path):
     for need in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(need, reason=f"{need} is not installed")
