@@ -35,7 +35,7 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that play no runs and need no Ray, under a minute
-	$(RUN)/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
+	HYPOTHESIS_PROFILE=fast $(RUN)/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
 
 nightly: lint lowest ## every test there is, random kills, packaging, lowest versions, 200 Hypothesis examples (over an hour)
 	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "" $(PARALLEL)

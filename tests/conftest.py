@@ -27,8 +27,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
 gc.disable()  # until the tests are collected: what lives then lives to the end
 atexit.register(gc.unfreeze)
-# The speed of the machine is not a property of the code, so no example has a deadline. `make nightly` uses more.
+# The speed of the machine is not a property of the code, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("fast", deadline=None, max_examples=8)
 settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -37,6 +38,8 @@ PATIENCE_BESIDE_OTHERS = 2.5
 """Factor of ``LONGEST_SECONDS`` in a process that shares the machine with others: there CPU time grows too."""
 MOST_PATIENCE = 3.0
 """Factor of ``LONGEST_SECONDS`` on the clock of a busy machine."""
+VIEWERS = [Path(__file__).parent / "karn" / name for name in ("overwatch", "sanctum")]
+"""Folders whose tests draw and serve runs; each is marked ``integration``."""
 CPU_AT_START = pytest.StashKey[float]()
 TINY = {
     "episode_length": 5,
@@ -142,6 +145,8 @@ def ray_group(path: Path) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are skipped where there is no GPU; files with Ray come first, then files with slow tests."""
     for item in items:
+        if any(folder in item.path.parents for folder in VIEWERS):
+            item.add_marker("integration")
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
     with_ray, slow = ({item.path for item in items if name in item.keywords} for name in ("ray", "slow"))

@@ -11,6 +11,8 @@ import pytest
 from esper_ray import _is_command_line
 from esper_ray.cli.main import COMMANDS
 
+pytestmark = pytest.mark.integration
+
 HEAVY = {"torch", "ray", "gymnasium", "matplotlib", "pyarrow", "sklearn"}
 REFUSED = {
     "preset": ["train", "ppo", "--preset", "digts"],

@@ -20,6 +20,8 @@ from esper_ray.nissa.runs.live_steps import LiveSteps
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.state.run_state import RunState
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(tmp_path):

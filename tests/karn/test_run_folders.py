@@ -19,6 +19,8 @@ from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 from esper_ray.nissa.runs.storage import Storage, StorageError
 from esper_ray.nissa.state.codec import state_to_json
 
+pytestmark = pytest.mark.integration
+
 
 def side(folder, name, mode):
     """One side of a comparison."""

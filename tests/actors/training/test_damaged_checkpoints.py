@@ -28,6 +28,8 @@ from esper_ray.leyline.observation import BASE_CONTINUOUS, SLOT_CONTINUOUS
 from esper_ray.nissa.log.numbering import LogPosition
 from esper_ray.nissa.runs.position import Position
 
+pytestmark = pytest.mark.integration
+
 CONFIG = small_config(policy__memory_size=8, policy__feature_size=8)
 STALE = small_config(policy__memory_size=8, policy__feature_size=8, system__staleness=1)
 POSITION = Position(

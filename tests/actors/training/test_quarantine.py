@@ -13,6 +13,8 @@ from esper_actors.training.workers import WorkerGroupError
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
 
 

@@ -7,6 +7,8 @@ from state_builders import finished_round, outcome, step
 from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.log.newest import newest_records, record_at
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def log(tmp_path):

@@ -21,6 +21,8 @@ from esper_ray.nissa.state.run_state import RunState
 from esper_ray.nissa.state.tallies import BlueprintRecord, EpisodeOutcome, RoundTally, SeedReference
 from esper_ray.nissa.state.totals import Totals
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

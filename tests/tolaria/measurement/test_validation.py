@@ -20,6 +20,8 @@ from esper_ray.tolaria.measurement import validation as measurement
 from esper_ray.tolaria.measurement.coalition_sampling import few_coalitions
 from esper_ray.tolaria.measurement.validation import measure
 
+pytestmark = pytest.mark.integration
+
 BLENDED = {
     "none": {},
     "one": {"r0c1": (Stage.BLENDING, 0.4)},

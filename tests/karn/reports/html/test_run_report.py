@@ -24,6 +24,8 @@ from esper_ray.leyline.errors import Fault
 from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 EVIL = "<script>alert('x')</script>\x1b"
 
 
