@@ -325,7 +325,7 @@ def test_the_example_of_training_from_python_ends_with_a_policy(monkeypatch, tmp
     monkeypatch.setattr(sys, "argv", ["train_from_python.py", *options])
     runpy.run_path(str(ROOT / "examples" / "train_from_python.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("round 1/1 ")
+    assert any(line.startswith("round 1/1 ") for line in lines)  # a slow machine shows the round in play before
     assert lines[-3] == f"finished: {tmp_path / 'run'}"
     assert re.fullmatch(r"policy of [\d,]+ parameters, trained on digits", lines[-1])
 
