@@ -78,7 +78,7 @@ def test_a_learner_resumes_from_the_saved_checkpoint(finished):
 
 
 def test_a_plain_line_describes_a_round(finished):
-    lines = [line for line in finished.answer.out.splitlines() if line.startswith("round ")]
+    lines = [line for line in finished.answer.out.splitlines() if re.match(r"round \d+/", line)]
     assert [LINE.fullmatch(line)[1] for line in lines] == ["1", "2"]
     assert lines[1].endswith("left 0:00")
 
