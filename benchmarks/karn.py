@@ -19,8 +19,8 @@ from benchmarks.karn_logs import ENVS, PART_EVENTS, build, opened, without_summa
 from benchmarks.karn_programs import Server, Terminal, add_live_step, beating, cpu_seconds, playing, resident_mib
 from benchmarks.report import Bar, Measurements
 from benchmarks.telemetry import played_round
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.recent import RecentRecords
 from esper_ray.leyline.config.loading import build as build_config
 from esper_ray.leyline.config.loading import read_preset

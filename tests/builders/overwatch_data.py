@@ -143,6 +143,7 @@ def facts(name="digits-s42"):
         "rounds": 11,
         "slots": [*SLOTS],
         "choices": CHOICES,
+        "choice_names": {"op": [name.lower() for name in OPERATIONS], "slot": [*SLOTS]},
         "floors": dict.fromkeys(HEADS, 0.08),
         "differs": {"ppo.lr": ["0.001", "0.0003"], "system.envs": ["16", "8"]},
         "links": {"ray": "http://127.0.0.1:8265", "metrics": ""},

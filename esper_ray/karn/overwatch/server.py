@@ -11,12 +11,12 @@ from pathlib import Path
 import uvicorn
 
 from esper_ray.karn.overwatch.access import TOKEN_VARIABLE, Access, checked_hosts, drawn_token, is_loopback, read_token
-from esper_ray.karn.overwatch.hub import Hub
-from esper_ray.karn.overwatch.index import IndexedPlace, PlaceIndex, watched_folders
+from esper_ray.karn.overwatch.api.services import Services
 from esper_ray.karn.overwatch.routes import application
-from esper_ray.karn.overwatch.services import Services
-from esper_ray.karn.overwatch.sql_process import SqlProcess
-from esper_ray.karn.overwatch.summaries import Summaries
+from esper_ray.karn.overwatch.runs.hub import Hub
+from esper_ray.karn.overwatch.runs.index import IndexedPlace, PlaceIndex, watched_folders
+from esper_ray.karn.overwatch.runs.summaries import Summaries
+from esper_ray.karn.overwatch.sql.process import SqlProcess
 from esper_ray.karn.places import shown_path
 from esper_ray.karn.questions.tables import QuestionPool
 from esper_ray.leyline.errors import UsageError

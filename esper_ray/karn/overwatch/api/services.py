@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 import esper_ray
 from esper_ray.karn.overwatch.access import Access, refusal_tree
-from esper_ray.karn.overwatch.followed import FollowedRun, json_text
-from esper_ray.karn.overwatch.hub import Hub
-from esper_ray.karn.overwatch.index import IndexedPlace, PlaceIndex, PlaceKind, UnknownPlaceError
-from esper_ray.karn.overwatch.sql_process import SqlProcess
-from esper_ray.karn.overwatch.summaries import Summaries
+from esper_ray.karn.overwatch.runs.followed import FollowedRun, json_text
+from esper_ray.karn.overwatch.runs.hub import Hub
+from esper_ray.karn.overwatch.runs.index import IndexedPlace, PlaceIndex, PlaceKind, UnknownPlaceError
+from esper_ray.karn.overwatch.runs.summaries import Summaries
+from esper_ray.karn.overwatch.sql.process import SqlProcess
 from esper_ray.karn.questions.tables import QuestionPool
 from esper_ray.leyline.errors import UserError
 

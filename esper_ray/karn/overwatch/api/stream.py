@@ -15,9 +15,9 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.hub import FOLLOW_SECONDS, Hub
-from esper_ray.karn.overwatch.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.hub import FOLLOW_SECONDS, Hub
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 
 PING_SECONDS = 15
 """Seconds between two comments that keep the connection."""

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.services import JsonResponse, Services, answer, refusing
-from esper_ray.karn.overwatch.stream import first_shot
+from esper_ray.karn.overwatch.api.services import JsonResponse, Services, answer, refusing
+from esper_ray.karn.overwatch.api.stream import first_shot
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
 from esper_ray.karn.recent import Recent
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.state.codec import state_to_json

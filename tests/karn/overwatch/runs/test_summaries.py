@@ -4,9 +4,9 @@ import pytest
 from report_builders import run_of, small_records
 from state_builders import outcome
 
-from esper_ray.karn.overwatch import summaries
-from esper_ray.karn.overwatch.index import PlaceIndex
-from esper_ray.karn.overwatch.summaries import Summaries, logged_ends
+from esper_ray.karn.overwatch.runs import summaries
+from esper_ray.karn.overwatch.runs.index import PlaceIndex
+from esper_ray.karn.overwatch.runs.summaries import Summaries, logged_ends
 from esper_ray.nissa.state.answers import Gain, gain
 from esper_ray.nissa.state.fold import RECENT_OUTCOMES
 from esper_ray.nissa.state.run_state import RunState

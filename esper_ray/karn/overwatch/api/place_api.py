@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from esper_ray.karn.overwatch.index import IndexedPlace
-from esper_ray.karn.overwatch.services import Services, answer, refusing
+from esper_ray.karn.overwatch.api.services import Services, answer, refusing
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.questions.comparisons import MOST_COMPARED, ComparedRun, comparison, round_columns
 from esper_ray.karn.questions.evaluations import evaluation_account, sweep_account, verdict_account
 from esper_ray.leyline.errors import UsageError

@@ -8,8 +8,8 @@ import pytest
 from overwatch_builders import live_run, served
 from sanctum_builders import ENVS, NAME, ROUNDS
 
-from esper_ray.karn.overwatch.sql_child import CHILD_MIB, block_of, result_of
-from esper_ray.karn.overwatch.sql_process import QUERY_SECONDS, REACHED_ROWS, SqlProcess, SqlRefusal
+from esper_ray.karn.overwatch.sql.child import CHILD_MIB, block_of, result_of
+from esper_ray.karn.overwatch.sql.process import QUERY_SECONDS, REACHED_ROWS, SqlProcess, SqlRefusal
 from esper_ray.nissa.log.sql import EventDatabase
 from esper_ray.nissa.log.values import csv_cell, json_value
 

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from esper_ray.karn.following import RunFollower
 from esper_ray.karn.notable import lived_steps, newest_notable, worth_at
-from esper_ray.karn.overwatch.history import RoundHistory
+from esper_ray.karn.overwatch.runs.history import RoundHistory
 from esper_ray.karn.recent import Recent
 from esper_ray.karn.record_lines import record_line
 from esper_ray.karn.reports.html.run_sections import differences
-from esper_ray.leyline.actions import HEADS
+from esper_ray.leyline.actions import CHOICE_NAMES, HEADS
 from esper_ray.leyline.config.loading import preset_names, read_preset
 from esper_ray.leyline.config.run import flatten
 from esper_ray.leyline.records import Record
@@ -77,6 +77,7 @@ def facts(
         "environments": system.get("envs"),
         "slots": list(growth.get("slots") or ()),
         "choices": dict(choices),
+        "choice_names": {**CHOICE_NAMES, "slot": list(growth.get("slots") or ())},
         "floors": dict(ENTROPY_FLOORS),
         "config": flatten(config),
         "problems": list(follower.problems),

@@ -9,11 +9,11 @@ from overwatch_builders import add_live_step, eventually, live_run
 from sanctum_builders import NAME, beat
 from state_builders import step
 
-from esper_ray.karn.overwatch import stream
-from esper_ray.karn.overwatch.followed import FollowedRun, RunShot, Versioned, json_text
-from esper_ray.karn.overwatch.hub import FOLLOW_SECONDS, OVER_SECONDS, WATCHED_SECONDS, Hub
-from esper_ray.karn.overwatch.index import PlaceIndex
-from esper_ray.karn.overwatch.stream import RunEventResponse, known_version, run_events
+from esper_ray.karn.overwatch.api.run_api import stream
+from esper_ray.karn.overwatch.api.stream import RunEventResponse, known_version, run_events
+from esper_ray.karn.overwatch.runs.followed import FollowedRun, RunShot, Versioned, json_text
+from esper_ray.karn.overwatch.runs.hub import FOLLOW_SECONDS, OVER_SECONDS, WATCHED_SECONDS, Hub
+from esper_ray.karn.overwatch.runs.index import PlaceIndex
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ class CountedRun:
 
 
 def entered(hub, run, asked=0.0, streams=0):
-    from esper_ray.karn.overwatch.hub import _Entry
+    from esper_ray.karn.overwatch.runs.hub import _Entry
 
     hub._entries[f"run{len(hub._entries)}"] = _Entry(run, asked, streams=streams)
     return run
@@ -303,7 +303,7 @@ def test_a_follower_that_fails_says_so_and_the_others_go_on(run, place, hub, mon
 
 
 def test_many_unwatched_runs_are_dropped(run, place, monkeypatch):
-    monkeypatch.setattr("esper_ray.karn.overwatch.hub.KEPT_RUNS", 2)
+    monkeypatch.setattr("esper_ray.karn.overwatch.runs.hub.KEPT_RUNS", 2)
     clock = [0.0]
     hub = Hub(clock=lambda: clock[0])
     for clock[0] in (1.0, 2.0, 3.0):

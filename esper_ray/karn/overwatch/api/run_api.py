@@ -5,9 +5,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from esper_ray.karn.overwatch.followed import json_text
-from esper_ray.karn.overwatch.services import JsonResponse, Services, answer, refusing
-from esper_ray.karn.overwatch.stream import event_response, first_shot, known_version, run_events
+from esper_ray.karn.overwatch.api.services import JsonResponse, Services, answer, refusing
+from esper_ray.karn.overwatch.api.stream import event_response, first_shot, known_version, run_events
+from esper_ray.karn.overwatch.runs.followed import json_text
 
 FIRST_SECONDS = 0.3
 """Time for which the first request of a run waits for its log; then what is known is sent."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from esper_ray.karn.overwatch.access import TOKEN_VARIABLE
-from esper_ray.karn.overwatch.sql_child import CHILD_MIB, OPENED, READY, RESULT_BYTES
+from esper_ray.karn.overwatch.sql.child import CHILD_MIB, OPENED, READY, RESULT_BYTES
 from esper_ray.leyline.errors import UserError
 
-MODULE = ("-P", "-m", "esper_ray.karn.overwatch.sql_child")
+MODULE = ("-P", "-m", "esper_ray.karn.overwatch.sql.child")
 QUERY_SECONDS = 10.0
 """Time of a query, without that of opening the tables."""
 OPEN_SECONDS = 120.0

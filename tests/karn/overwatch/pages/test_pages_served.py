@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from browser_pages import expect, open_page
 from overwatch_builders import add_live_step, live_run
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
 pytestmark = pytest.mark.integration
 TOKEN = "correct-horse-battery-staple-42"
 
@@ -61,12 +60,6 @@ def address(run):
     process, _, address = started(run.path.parent)
     yield address
     ended(process)
-
-
-def open_page(page, address):
-    page.goto(address)
-    expect(page.locator("html[data-ready]")).to_have_count(1)
-    return page
 
 
 def test_every_page_shows_the_recorded_run_without_an_error(new_page, address):

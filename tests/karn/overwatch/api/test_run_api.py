@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from state_builders import step
 
 import esper_ray
+from esper_ray.leyline.actions import HEADS
 
 
 def test_health_has_the_version_and_needs_nothing(client):
@@ -28,6 +29,10 @@ def test_a_run_has_every_section(client):
     assert (facts["name"], facts["rounds"], facts["slots"], facts["failure"]) == (NAME, 11, list(SLOTS), None)
     assert (facts["status"], facts["seed"], facts["machine"]) == ("training", 42, "box")
     assert facts["command_resume"].startswith("esper train ppo --resume ")
+    names = facts["choice_names"]
+    assert (names["op"][1], names["slot"], names["alpha_target"]) == ("germinate", list(SLOTS), ["0.5", "0.7", "1.0"])
+    assert (names["tempo"][0], names["alpha_curve"][2]) == ("3 ticks", "sigmoid 6")
+    assert set(names) == set(HEADS)
 
 
 def test_the_answers_are_those_of_the_state(client):

@@ -8,7 +8,7 @@ from overwatch_builders import live_run, served
 from report_builders import run_of, small_records
 from sanctum_builders import NAME
 
-from esper_ray.karn.overwatch.index import PlaceIndex, UnknownPlaceError, watched_folders
+from esper_ray.karn.overwatch.runs.index import PlaceIndex, UnknownPlaceError, watched_folders
 from esper_ray.leyline.errors import UsageError
 
 

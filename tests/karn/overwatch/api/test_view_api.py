@@ -8,7 +8,7 @@ import uvicorn
 from overwatch_builders import add_live_step, eventually, live_run, served
 from sanctum_builders import NAME, PULSE, beat, round_records, watched
 
-from esper_ray.karn.overwatch.items import NewestItems
+from esper_ray.karn.overwatch.runs.items import NewestItems
 from esper_ray.karn.page_client import PageClientError, ServedRun, served_place
 from esper_ray.karn.recent import RecentRecords
 from esper_ray.karn.sanctum.frame import frame, rows

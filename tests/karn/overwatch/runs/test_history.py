@@ -9,9 +9,9 @@ from nissa_builders import complete
 from report_builders import run_of
 from state_builders import finished_round, moved, outcome
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.history import UPDATE_DETAILS, RoundHistory, Spread
-from esper_ray.karn.overwatch.index import PlaceIndex
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.history import UPDATE_DETAILS, RoundHistory, Spread
+from esper_ray.karn.overwatch.runs.index import PlaceIndex
 
 EPISODES, ROUNDS = 40, 20
 

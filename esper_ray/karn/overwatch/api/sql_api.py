@@ -10,10 +10,10 @@ from starlette.routing import BaseRoute, Route
 
 import esper_ray
 from esper_ray.karn.overwatch.access import refusal_tree
-from esper_ray.karn.overwatch.followed import json_text
-from esper_ray.karn.overwatch.parameters import number
-from esper_ray.karn.overwatch.services import VERSION_HEADER, JsonResponse, Services, answer, refusing
-from esper_ray.karn.overwatch.sql_process import MOST_QUERY, REACHED_ROWS
+from esper_ray.karn.overwatch.api.parameters import number
+from esper_ray.karn.overwatch.api.services import VERSION_HEADER, JsonResponse, Services, answer, refusing
+from esper_ray.karn.overwatch.runs.followed import json_text
+from esper_ray.karn.overwatch.sql.process import MOST_QUERY, REACHED_ROWS
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.shapes import Field, Kind

@@ -3,12 +3,11 @@
 import re
 
 import pytest
+from browser_pages import expect, open_page
 from overwatch_answers import filled
 from overwatch_data import Site, sections
 from overwatch_site import TestServer
 
-playwright = pytest.importorskip("playwright.sync_api")
-expect = playwright.expect
 pytestmark = pytest.mark.integration
 PAGES = {
     "places": "/",
@@ -35,11 +34,13 @@ OFTEN = ("places", "episode", "login")
 """Pages that axe looks at in every run of the tests; the others at night."""
 
 
-def open_page(page, server, name):
-    page.allowed += ["404"] if name == "missing" else []
-    page.goto(server.url + PAGES[name])
+def open_named(page, server, name):
+    """The page of :data:`PAGES` with a name."""
+    address = server.url + PAGES[name]
     if name not in WITHOUT_SCRIPT:
-        expect(page.locator("html[data-ready]")).to_have_count(1)
+        return open_page(page, address)
+    page.allowed += ["404"] if name == "missing" else []
+    page.goto(address)
     return page
 
 
@@ -58,7 +59,7 @@ def violations(axe, page, options=None):
 )
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(new_page, server, name):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    page = open_page(new_page(), server, name)
+    page = open_named(new_page(), server, name)
     expect(page.locator("h1")).to_have_count(1)
     assert violations(axe, page) == []
     page.emulate_media(color_scheme="dark")
@@ -69,7 +70,7 @@ def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(new_page, server,
 
 
 def test_the_scheme_follows_the_system_and_can_be_switched(new_page, server):
-    page = open_page(new_page("dark"), server, "run")
+    page = open_named(new_page("dark"), server, "run")
     paper = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(paper) == "rgb(20, 23, 26)"
     page.get_by_label("Colors").select_option("light")
@@ -80,7 +81,7 @@ def test_the_scheme_follows_the_system_and_can_be_switched(new_page, server):
 
 
 def test_the_keyboard_reaches_content_and_reads_a_chart(new_page, server):
-    page = open_page(new_page(), server, "run")
+    page = open_named(new_page(), server, "run")
     page.keyboard.press("Tab")
     expect(page.locator(".skip")).to_be_focused()
     page.keyboard.press("Enter")
@@ -97,7 +98,7 @@ def test_a_lost_connection_is_a_bar_and_data_stays_and_goes_on_without_a_reload(
     server = TestServer(site)
     page = new_page()
     page.allowed = ["net::ERR_", "Failed to load resource"]
-    open_page(page, server, "run")
+    open_named(page, server, "run")
     page.evaluate("window.stays = true")
     server.stop()
     expect(page.locator("#lost")).to_contain_text("connection lost")
@@ -117,7 +118,7 @@ def test_a_server_of_another_version_asks_for_a_reload(new_page):
     server = TestServer(site, version="0.1.0")
     page = new_page()
     page.allowed = ["net::ERR_", "Failed to load resource"]
-    open_page(page, server, "run")
+    open_named(page, server, "run")
     server.stop()
     expect(page.locator("#lost")).to_have_count(1)
     again = TestServer(site, version="0.2.0", port=server.port)
@@ -128,7 +129,7 @@ def test_a_server_of_another_version_asks_for_a_reload(new_page):
 
 
 def test_the_stream_of_a_hidden_tab_is_closed_and_resumes_from_the_known_version(new_page, server, site):
-    page = open_page(new_page(), server, "run")
+    page = open_named(new_page(), server, "run")
     site.change(age={"phase": "learning", "moved_age_s": 1.0})
     expect(page.locator(".head")).to_contain_text("learning")
     page.evaluate(
@@ -151,8 +152,8 @@ def test_the_stream_of_a_hidden_tab_is_closed_and_resumes_from_the_known_version
 
 
 def test_six_tabs_follow_the_same_run(new_page, server, site):
-    first = open_page(new_page(), server, "run")
-    pages = [first, *(open_page(new_page(context=first.context), server, "run") for _ in range(5))]
+    first = open_named(new_page(), server, "run")
+    pages = [first, *(open_named(new_page(context=first.context), server, "run") for _ in range(5))]
     for index, page in enumerate(pages):
         page.bring_to_front()
         site.change(age={"phase": f"phase {index}", "moved_age_s": 1.0})
@@ -175,12 +176,12 @@ def test_every_address_stays_below_the_prefix(new_page):
 
 def test_ten_thousand_rounds_are_thinned_and_the_page_says_so(new_page, server, site):
     site.sections["rounds"] = sections(10_000)["rounds"]
-    page = open_page(new_page(), server, "run")
+    page = open_named(new_page(), server, "run")
     expect(page.locator("#chart-accuracy .thin")).to_contain_text("the least and the greatest value are drawn")
 
 
 def test_the_heap_does_not_grow_with_updates(new_page, server, site):
-    page = open_page(new_page(), server, "run")
+    page = open_named(new_page(), server, "run")
     session = page.context.new_cdp_session(page)
 
     def heap_after(count):
@@ -198,7 +199,7 @@ def test_the_heap_does_not_grow_with_updates(new_page, server, site):
 def test_a_driver_that_is_gone_is_told_on_every_page_of_the_run(new_page, server, site):
     gone = {"level": "wrong", "text": "GONE, no beat for 7 s, process 1 on box", "because": []}
     site.sections["answers"] = {**site.sections["answers"], "alive": gone}
-    page = open_page(new_page(), server, "policy")
+    page = open_named(new_page(), server, "policy")
     expect(page.locator(".notice")).to_contain_text("GONE, no beat for 7 s")
     expect(page.locator(".notice pre")).to_have_text("esper train ppo --resume runs/digits-s42")
 
@@ -208,7 +209,7 @@ def test_a_list_without_its_server_stays_and_goes_on(new_page):
     server = TestServer(site)
     page = new_page()
     page.allowed = ["net::ERR_", "Failed to load resource"]
-    open_page(page, server, "places")
+    open_named(page, server, "places")
     server.stop()
     expect(page.locator("#lost")).to_contain_text("connection lost")
     expect(page.locator("tbody tr")).to_have_count(9)
@@ -230,6 +231,6 @@ def test_a_list_without_its_server_stays_and_goes_on(new_page):
 )
 def test_what_is_missing_of_a_run_is_a_sentence_above_its_pages(new_page, server, site, section, change, text):
     site.sections[section] = {**site.sections[section], **change}
-    page = open_page(new_page(), server, "run")
+    page = open_named(new_page(), server, "run")
     expect(page.locator(".notice")).to_contain_text(text)
     expect(page.locator(".answer")).to_have_count(5)

@@ -2,11 +2,11 @@
 
 from overwatch_builders import served, state_of
 
-from esper_ray.karn.overwatch.api import RunApi
-from esper_ray.karn.overwatch.interface import COLUMN_ABOUT, ENDPOINTS, SECTION_ABOUT
-from esper_ray.karn.overwatch.place_api import PlaceApi
-from esper_ray.karn.overwatch.question_api import QuestionApi
-from esper_ray.karn.overwatch.sql_api import SqlApi
+from esper_ray.karn.overwatch.api.interface import COLUMN_ABOUT, ENDPOINTS, SECTION_ABOUT
+from esper_ray.karn.overwatch.api.place_api import PlaceApi
+from esper_ray.karn.overwatch.api.question_api import QuestionApi
+from esper_ray.karn.overwatch.api.run_api import RunApi
+from esper_ray.karn.overwatch.api.sql_api import SqlApi
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.catalogue.kinds import KINDS
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper_ray.karn.overwatch.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.places import MANIFEST, RunLine, run_line
 from esper_ray.karn.questions.comparisons import UNGROUPED
 from esper_ray.leyline.config.run import flatten

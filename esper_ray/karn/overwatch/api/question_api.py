@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.parameters import flag, number, text
-from esper_ray.karn.overwatch.services import Services, answer, refusing
+from esper_ray.karn.overwatch.api.parameters import flag, number, text
+from esper_ray.karn.overwatch.api.services import Services, answer, refusing
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
 from esper_ray.karn.questions.episode import (
     UnknownEpisodeError,
     episode_account,

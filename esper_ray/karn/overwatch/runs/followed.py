@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper_ray.karn.following import ENDED, RunFollower
-from esper_ray.karn.overwatch import sections
-from esper_ray.karn.overwatch.history import Collectors, RoundHistory
-from esper_ray.karn.overwatch.index import IndexedPlace
-from esper_ray.karn.overwatch.items import FoldedShot, NewestItems
+from esper_ray.karn.overwatch.runs import sections
+from esper_ray.karn.overwatch.runs.history import Collectors, RoundHistory
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.items import FoldedShot, NewestItems
 from esper_ray.karn.recent import Recent, RecentRecords
 from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.log.reader import INTEGRITY

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 
 logger = logging.getLogger(__name__)
 

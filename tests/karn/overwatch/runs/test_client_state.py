@@ -7,8 +7,8 @@ import pytest
 from report_builders import run_of
 from state_builders import finished_round, moved, outcome, report, step
 
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.index import PlaceIndex
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.index import PlaceIndex
 from esper_ray.leyline.errors import Fault
 from esper_ray.nissa.runs.live_steps import LIVE, LIVE_FIELDS
 
