@@ -4,7 +4,7 @@ from statistics import fmean
 
 from esper_ray.karn.notable import lived_steps, newest_notable, worth_at
 from esper_ray.karn.sanctum.events import clock, describe, role_of
-from esper_ray.karn.sanctum.panels import blueprint_lines, operation_lines, reason_lines, reward_lines
+from esper_ray.karn.sanctum.screens.panels import blueprint_lines, operation_lines, reason_lines, reward_lines
 from esper_ray.karn.sanctum.stages import LETTERS, SHORT, slot_cell
 from esper_ray.karn.sanctum.text import (
     Role,

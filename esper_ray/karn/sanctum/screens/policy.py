@@ -1,6 +1,6 @@
 """Screen 2: the newest update, the heads of the policy, and operations by round."""
 
-from esper_ray.karn.sanctum.overview import WIDE, WIDEST
+from esper_ray.karn.sanctum.screens.overview import WIDE, WIDEST
 from esper_ray.karn.sanctum.text import (
     Role,
     Span,

@@ -1,7 +1,7 @@
 """Screen 7: the runs of a folder, a comparison, a sweep or a storage; the policies of an evaluation."""
 
 from esper_ray.karn.places import RunLine
-from esper_ray.karn.sanctum.overview import WIDE
+from esper_ray.karn.sanctum.screens.overview import WIDE
 from esper_ray.karn.sanctum.text import Role, Span, TextLine, fitted, line, printable, rule, window, wrapped
 from esper_ray.karn.sanctum.view import RUNS, Body, Controls, RunView
 

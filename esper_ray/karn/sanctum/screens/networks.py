@@ -1,6 +1,6 @@
 """Screen 3: all environments in short, and the network of the chosen one as a tree of layers and seeds."""
 
-from esper_ray.karn.sanctum.overview import WIDE, growth
+from esper_ray.karn.sanctum.screens.overview import WIDE, growth
 from esper_ray.karn.sanctum.stages import SHORT, stage_span, worth
 from esper_ray.karn.sanctum.text import Span, TextLine, beside, fitted, line, number, printable, window
 from esper_ray.karn.sanctum.view import NETWORKS, Body, Controls, RunView

@@ -1,7 +1,7 @@
 """Screen 6: the event log, by kind and text."""
 
 from esper_ray.karn.sanctum.events import ALARMING, clock, describe, role_of
-from esper_ray.karn.sanctum.overview import WIDE
+from esper_ray.karn.sanctum.screens.overview import WIDE
 from esper_ray.karn.sanctum.text import Span, TextLine, fitted, line, printable, rule, window, wrapped
 from esper_ray.karn.sanctum.view import LOG, Body, Controls, RunView
 from esper_ray.leyline.records import Record
