@@ -15,7 +15,7 @@ from esper_ray.karn.notable import lived_steps, newest_notable, worth_at
 from esper_ray.karn.overwatch.runs.history import RoundHistory
 from esper_ray.karn.recent import Recent
 from esper_ray.karn.record_lines import record_line
-from esper_ray.karn.reports.html.run_sections import differences
+from esper_ray.karn.reports.html.run.sections import differences
 from esper_ray.leyline.actions import CHOICE_NAMES, HEADS
 from esper_ray.leyline.config.loading import preset_names, read_preset
 from esper_ray.leyline.config.run import flatten

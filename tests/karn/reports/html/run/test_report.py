@@ -17,9 +17,9 @@ from report_builders import (
 )
 
 from esper_ray.karn.reports.html.page import MOST_BYTES
-from esper_ray.karn.reports.html.run_charts import anomaly_spans
-from esper_ray.karn.reports.html.run_report import run_report
-from esper_ray.karn.reports.html.run_sections import command_line, differences
+from esper_ray.karn.reports.html.run.charts import anomaly_spans
+from esper_ray.karn.reports.html.run.report import run_report
+from esper_ray.karn.reports.html.run.sections import command_line, differences
 from esper_ray.leyline.errors import Fault
 from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.runs.run_directory import RunDirectory

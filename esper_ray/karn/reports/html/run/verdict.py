@@ -5,7 +5,7 @@ from statistics import fmean
 
 from esper_ray.karn.reports.html.elements import Markup, joined, paragraph, table, tag
 from esper_ray.karn.reports.html.numbers import counted, percent, shown
-from esper_ray.karn.reports.html.run_content import RunContent
+from esper_ray.karn.reports.html.run.content import RunContent
 from esper_ray.nissa.state.answers import Answer, Level, Sight, answers, gain
 
 QUESTIONS = {

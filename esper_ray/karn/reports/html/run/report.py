@@ -3,11 +3,11 @@
 from esper_ray.karn.reports.html.elements import Markup, joined, paragraph
 from esper_ray.karn.reports.html.lanes import lanes
 from esper_ray.karn.reports.html.page import page
-from esper_ray.karn.reports.html.run_charts import curves
-from esper_ray.karn.reports.html.run_content import RunContent, read_run
-from esper_ray.karn.reports.html.run_sections import blueprints, configuration, evidence, repetition, troubles
-from esper_ray.karn.reports.html.run_totals import decisions, rewards
-from esper_ray.karn.reports.html.verdict import answers_table, verdict
+from esper_ray.karn.reports.html.run.charts import curves
+from esper_ray.karn.reports.html.run.content import RunContent, read_run
+from esper_ray.karn.reports.html.run.sections import blueprints, configuration, evidence, repetition, troubles
+from esper_ray.karn.reports.html.run.totals import decisions, rewards
+from esper_ray.karn.reports.html.run.verdict import answers_table, verdict
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 

@@ -2,8 +2,8 @@
 
 from esper_ray.karn.reports.html.elements import Markup, joined, paragraph, table
 from esper_ray.karn.reports.html.numbers import percent
-from esper_ray.karn.reports.html.run_content import RunContent
-from esper_ray.karn.reports.html.run_sections import LONGEST_BAR, bar
+from esper_ray.karn.reports.html.run.content import RunContent
+from esper_ray.karn.reports.html.run.sections import LONGEST_BAR, bar
 
 
 def rewards(content: RunContent) -> Markup:

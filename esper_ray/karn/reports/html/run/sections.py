@@ -9,7 +9,7 @@ from typing import Any
 from esper_ray.karn.record_lines import anomaly_text
 from esper_ray.karn.reports.html.elements import Content, Markup, code, details, joined, paragraph, table, tag
 from esper_ray.karn.reports.html.numbers import NOT_MEASURED, NOT_RECORDED, counted, percent, shown
-from esper_ray.karn.reports.html.run_content import RunContent
+from esper_ray.karn.reports.html.run.content import RunContent
 from esper_ray.karn.reports.html.style import DASHES
 from esper_ray.leyline.config.documents import dump_yaml
 from esper_ray.leyline.config.loading import preset_names, read_preset

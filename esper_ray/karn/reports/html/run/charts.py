@@ -6,7 +6,7 @@ from statistics import fmean, pstdev
 from esper_ray.karn.reports.html.charts import GRAY, Band, Chart, ChartLevel, ChartPoints, Marks, Series, figure
 from esper_ray.karn.reports.html.elements import Markup, tag
 from esper_ray.karn.reports.html.numbers import NOT_RECORDED, counted, finite
-from esper_ray.karn.reports.html.run_content import RunContent
+from esper_ray.karn.reports.html.run.content import RunContent
 from esper_ray.leyline.actions import HEADS
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.alerts import LARGE_KL_NATS
