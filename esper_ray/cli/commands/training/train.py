@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.commands import watching
+from esper_ray.cli.commands.training import watching
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.names import RUNS, checked_option
 from esper_ray.leyline.process.credentials import has_credentials

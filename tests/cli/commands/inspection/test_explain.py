@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_builders import only_run
 
-from esper_ray.cli.commands.explain import entries_of, step_lines
+from esper_ray.cli.commands.inspection.explain import entries_of, step_lines
 from esper_ray.karn.questions.account import PaidEntry, step_account
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.ledger import Ledger

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from esper_ray.cli.commands.watching import is_terminal
+from esper_ray.cli.commands.training.watching import is_terminal
 from esper_ray.leyline.errors import UsageError
 
 app = typer.Typer(add_completion=False)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from cli_builders import SMALL, call, train_below
 
-from esper_ray.cli.commands.watching import without_sanctum
+from esper_ray.cli.commands.training.watching import without_sanctum
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 COMMANDS = (("train", "ppo"), ("sweep",))

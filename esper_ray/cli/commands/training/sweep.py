@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from esper_ray.cli import options as opt
-from esper_ray.cli.commands import watching
+from esper_ray.cli.commands.training import watching
 from esper_ray.leyline.config.documents import DocumentError, parse_yaml
 from esper_ray.leyline.config.layers import LayeredConfig, preset_of_file
 from esper_ray.leyline.config.loading import ConfigFile

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from esper_ray.cli.commands.sweep import parse_grid, parse_seeds
+from esper_ray.cli.commands.training.sweep import parse_grid, parse_seeds
 from esper_ray.karn.console.sweep_progress import LiveSweepProgress, PlainSweepProgress
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.sweep import expand, sweep_config

@@ -11,7 +11,7 @@ from esper_ray.leyline.errors import MissingExtraError
 @pytest.fixture
 def terminal(monkeypatch):
     """Standard input and output count as a terminal."""
-    import esper_ray.cli.commands.sanctum as module
+    import esper_ray.cli.commands.inspection.sanctum as module
 
     monkeypatch.setattr(module, "is_terminal", lambda: True)
 
