@@ -173,7 +173,7 @@ def _run_path(resume: str | None, run_id: str | None, parent: Path) -> Path:
     """Path of the directory of the run; of any name for a new one without."""
     if resume is not None and "://" not in resume:
         return Path(resume)
-    from esper_ray.nissa.runs.storage import split_place
+    from esper_ray.nissa.runs.copies.storage import split_place
 
     return parent / (run_id or (None if resume is None else split_place(resume)[1]) or "run")
 
@@ -239,7 +239,7 @@ def _place_of_copy(storage: str | None, resume: str | None, run_id: str | None, 
 
     It is that of ``--resume URI`` if the URI has credentials.
     """
-    from esper_ray.nissa.runs.storage import checked_storage, split_place
+    from esper_ray.nissa.runs.copies.storage import checked_storage, split_place
 
     if storage is None and resume is not None and has_credentials(resume):
         storage = split_place(resume)[0]  # the manifest has no credentials

@@ -12,8 +12,8 @@ import esper_ray
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
 from esper_actors.training.run_preparation import prepare_run
 from esper_ray.leyline.errors import UsageError
+from esper_ray.nissa.runs.copies.storage import StorageError
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.nissa.runs.storage import StorageError
 
 pytestmark = pytest.mark.integration
 
@@ -204,8 +204,8 @@ def test_a_trial_goes_back_to_an_intact_checkpoint_and_records_the_fault(run):
 
 def test_a_copy_with_later_rounds_than_the_directory_is_never_cut(run, tmp_path):
     """Only checkpoints that the directory has too are removed from the copy."""
-    from esper_ray.nissa.runs.remote_copy import RemoteCopy
-    from esper_ray.nissa.runs.storage import Storage
+    from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+    from esper_ray.nissa.runs.copies.storage import Storage
 
     directory = RunDirectory.open(run)
     RemoteCopy(Storage(tmp_path / "storage"), directory).push()

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from cli_builders import SMALL, call
 
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_lock import RunLock
-from esper_ray.nissa.runs.storage import Storage, StorageError
 
 pytestmark = pytest.mark.integration
 

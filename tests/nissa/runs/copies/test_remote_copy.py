@@ -5,10 +5,10 @@ import shutil
 import pytest
 
 from esper_ray.leyline.config.run import RunConfig
-from esper_ray.nissa.runs.remote_copy import RemoteCopy, pull
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy, pull
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
-from esper_ray.nissa.runs.storage import Storage, StorageError
 
 pytestmark = pytest.mark.integration
 

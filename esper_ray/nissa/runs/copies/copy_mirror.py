@@ -9,10 +9,18 @@ from pathlib import Path
 
 from esper_ray.leyline.files.durable import changing, write_file, write_folder
 from esper_ray.nissa.log.parquet import INDEX, Part
+from esper_ray.nissa.runs.copies.remote_copy import (
+    EVENT_LINES,
+    EVENT_PARTS,
+    PART_NAME,
+    PIECE_NAME,
+    WHOLE,
+    named,
+    pieces_of,
+)
+from esper_ray.nissa.runs.copies.storage import Storage
 from esper_ray.nissa.runs.position import GROWING
-from esper_ray.nissa.runs.remote_copy import EVENT_LINES, EVENT_PARTS, PART_NAME, PIECE_NAME, WHOLE, named, pieces_of
 from esper_ray.nissa.runs.run_files import RunDirectoryError
-from esper_ray.nissa.runs.storage import Storage
 
 
 class CopyMirror:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from esper_ray.nissa.runs.storage import (
+from esper_ray.nissa.runs.copies.storage import (
     Storage,
     StorageError,
     check_place,

@@ -14,11 +14,11 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.files.durable import changing, write_folder
 from esper_ray.nissa.log.parquet import INDEX, Part
 from esper_ray.nissa.log.reader import INTEGRITY
-from esper_ray.nissa.runs.lease import Lease
+from esper_ray.nissa.runs.copies.lease import Lease
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.position import GROWING, Position
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
-from esper_ray.nissa.runs.storage import Storage, StorageError
 
 WHOLE = ("config.yaml", "manifest.json", "faults.jsonl", INTEGRITY)
 """Files that are copied as a whole."""

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.run_lock import Holder, RunLockedError
-from esper_ray.nissa.runs.storage import Storage, StorageError
 
 LEASE = "lease.json"
 EXPIRY_SECONDS = 60.0

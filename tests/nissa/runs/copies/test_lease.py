@@ -6,10 +6,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from esper_ray.nissa.runs import lease as module
-from esper_ray.nissa.runs.lease import EXPIRY_SECONDS, LEASE, Lease, LeaseClaim
+from esper_ray.nissa.runs.copies import lease as module
+from esper_ray.nissa.runs.copies.lease import EXPIRY_SECONDS, LEASE, Lease, LeaseClaim
+from esper_ray.nissa.runs.copies.storage import Storage
 from esper_ray.nissa.runs.run_lock import Holder, RunLockedError
-from esper_ray.nissa.runs.storage import Storage
 
 ELSEWHERE = LeaseClaim("other", 3, "another machine", "17", Holder(7, "node-3", "2026-11-29T10:00:00+00:00"))
 
