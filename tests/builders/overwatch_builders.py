@@ -31,11 +31,11 @@ def live_run(folder, name=NAME):
 
 
 @contextmanager
-def served(*folders, root="", address=ADDRESS, token=None, host="127.0.0.1", allowed=(), sql=None):
-    """A client of a server that watches these folders."""
-    hub = Hub()
+def served(*folders, root="", address=ADDRESS, token=None, host="127.0.0.1", allowed=(), sql=None, copies=None):
+    """A client of a server that watches these folders and storages."""
+    hub = Hub(copies=copies)
     services = Services(
-        index=PlaceIndex(folders, root),
+        index=PlaceIndex(folders, root, storages=hub.copies.mirrors),
         hub=hub,
         summaries=Summaries(),
         access=Access(host=host, port=8080, token=token, allowed_hosts=tuple(allowed)),

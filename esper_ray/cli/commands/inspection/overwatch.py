@@ -12,11 +12,12 @@ DEFAULT_FOLDERS = (Path("runs"), Path("sweeps"), Path("evaluations"))
 
 @app.command()
 def overwatch(
-    folders: Annotated[
-        list[Path] | None,
+    places: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="runs, sweeps, comparisons or evaluations, or folders of them; default: runs, sweeps, evaluations",
-            metavar="FOLDER",
+            help="runs, sweeps, comparisons, evaluations, folders of them, or storages of copied runs (s3://...); "
+            "default: runs, sweeps, evaluations",
+            metavar="PLACE",
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on; other machines need a token")] = "127.0.0.1",
@@ -43,7 +44,7 @@ def overwatch(
     from esper_ray.karn.overwatch.server import OverwatchServer, ServerOptions
 
     options = ServerOptions(
-        folders=tuple(folders or ()),
+        places=tuple(places or ()),
         host=host,
         port=port,
         token_file=token_file,

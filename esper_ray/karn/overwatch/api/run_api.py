@@ -35,7 +35,8 @@ class RunApi:
     def _places(self) -> JsonResponse:
         index = self._services.index
         lines = self._services.summaries.lines(index.places())
-        return answer({"places": lines, "problems": index.problems, "folders": list(map(str, index.folders))})
+        problems = [*index.problems, *self._services.hub.copies.problems]
+        return answer({"places": lines, "problems": problems, "folders": index.shown_folders})
 
     async def run(self, request: Request) -> Response:
         """The complete state of a run."""

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,16 +84,18 @@ class FollowedRun:
         place: IndexedPlace,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
+        notes: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         """
         Args:
             clock: seconds of this process, for ages.
             now: Unix time, from which versions are made: they grow over restarts of the server.
+            notes: what a viewer must know beside what the follower notes.
 
         Raises:
             UserError: if it is not a run directory any more.
         """
-        self.place, self._clock, self._now = place, clock, now
+        self.place, self._clock, self._now, self._notes = place, clock, now, notes
         self.run = RunDirectory.open(place.path)
         self.items = NewestItems(start=int(now() * 1000.0))
         """The newest items, for clients that fold them."""
@@ -191,6 +193,7 @@ class FollowedRun:
         """Every section with a key that differs when the section may, and its function."""
         follower = self._follower
         state, sight, changed = follower.state, follower.sight, follower.state.changed
+        notes = tuple(self._notes())
         anew, pulse = len(follower.notes), sight.pulse or {}
         updated = (anew, follower.manifest.get("updated"))
         always = object()
@@ -217,8 +220,8 @@ class FollowedRun:
                 lambda: sections.notable(self.recent, self.place.url),
             ),
             "integrity": (
-                (anew, changed.get("integrity"), len(follower.problems), follower.live_is_full, state.status),
-                lambda: sections.integrity(follower, self._counts()),
+                (anew, changed.get("integrity"), len(follower.problems), follower.live_is_full, state.status, notes),
+                lambda: sections.integrity(follower, self._counts(), notes),
             ),
         }
         if self._clock() - self._aged >= AGE_SECONDS:

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from esper_ray.karn.overwatch.runs.followed import FollowedRun
 from esper_ray.karn.overwatch.runs.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.stored import Copies
 
 logger = logging.getLogger(__name__)
 
@@ -56,22 +58,27 @@ class _Entry:
 class Hub:
     """Followed runs by identity."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, copies: Copies | None = None) -> None:
         """
         Args:
             clock: seconds of this process.
+            copies: the storages, of which the watched runs are fetched.
         """
+        self.copies = copies or Copies()
+        """The storages."""
         self._clock, self._lock = clock, threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="overwatch", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
+        self.copies.start()
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and every stream."""
+        """End the threads and every stream."""
+        self.copies.close()
         self._closed.set()
         self._wake.set()
         with self._lock:
@@ -102,7 +109,8 @@ class Hub:
                 entry.asked = now
                 resting = now - entry.polled > FOLLOW_SECONDS
             else:
-                self._entries[place.id] = entry = _Entry(FollowedRun(place, self._clock), now)
+                notes = partial(self.copies.notes, place.path)
+                self._entries[place.id] = entry = _Entry(FollowedRun(place, self._clock, notes=notes), now)
                 resting = True
             self._drop()
         if resting:
@@ -167,6 +175,7 @@ class Hub:
 
     def _poll_entry(self, entry: _Entry) -> None:
         try:
+            self.copies.fetch(entry.run.place.path, now=not entry.run.shot.complete)
             changed = entry.run.poll()
         except Exception as error:
             logger.exception("%s cannot be followed", entry.run.place.id)

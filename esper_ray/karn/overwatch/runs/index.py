@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from esper_ray.karn.places import MANIFEST, MOST_RUNS, shown_path
 from esper_ray.karn.reports.html.comparison_report import VERDICT, sides_of
 from esper_ray.karn.reports.html.evaluation_content import EVALUATION
 from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.nissa.runs.copies.storage import place_within
 
 PlaceKind = Literal["run", "comparison", "sweep", "evaluation"]
 SWEEP = "sweep.json"
@@ -64,27 +66,22 @@ class UnknownPlaceError(UsageError):
         self.nearest, self.command = nearest, command
 
 
-def watched_folders(folders: Sequence[Path], defaults: Sequence[Path]) -> list[Path]:
-    """The folders to watch; without any, those of ``defaults``, which need not exist yet.
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be watched.
 
     Raises:
-        UsageError: if a folder does not exist, or is in a storage.
+        UsageError: if it does not exist, or cannot be read.
     """
-    for folder in folders:
-        text = str(folder)
-        if ":/" in text:
-            raise UsageError(f"{text} is a storage; copy the runs into a folder, esper overwatch shows local folders")
-        if not folder.is_dir():
-            reason = "it is a file" if folder.exists() else "it does not exist"
-            siblings = _names(folder.parent)
-            near = difflib.get_close_matches(folder.name, siblings, n=1)
-            hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
-            raise UsageError(f"{text} cannot be watched: {reason}{hint}")
-        try:
-            os.scandir(folder).close()
-        except OSError as error:
-            raise UsageError(f"{text} cannot be watched: {error.strerror or error}") from error
-    return list(folders) or list(defaults)
+    if not folder.is_dir():
+        reason = "it is a file" if folder.exists() else "it does not exist"
+        siblings = _names(folder.parent)
+        near = difflib.get_close_matches(folder.name, siblings, n=1)
+        hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
+        raise UsageError(f"{folder} cannot be watched: {reason}{hint}")
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be watched: {error.strerror or error}") from error
 
 
 def _names(folder: Path) -> list[str]:
@@ -97,19 +94,31 @@ def _names(folder: Path) -> list[str]:
 class PlaceIndex:
     """Places by kind and identity. It may be used from several threads."""
 
-    def __init__(self, folders: Sequence[Path], root: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        root: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        storages: Mapping[Path, str] = MappingProxyType({}),
+    ) -> None:
         """
         Args:
             root: prefix of every path of the server.
             clock: seconds, by which the index is renewed.
+            storages: further folders, which mirror storages, with the storages as they are written in commands.
         """
-        self.folders, self._root = tuple(folders), root
+        self._folders, self._storages, self._root = tuple(folders), storages, root
         self._clock, self._lock = clock, threading.Lock()
         self._scanned: float | None = None
         self._places: Mapping[tuple[str, str], IndexedPlace] = {}
         self._problems: tuple[str, ...] = ()
         self._strays: dict[Path, tuple[Hashable, str | None]] = {}
         """Links that lead out of the folder, by place, with the times of the folders that were searched."""
+
+    @property
+    def shown_folders(self) -> tuple[str, ...]:
+        """Watched folders and storages, as they are written in commands."""
+        return (*map(shown_path, self._folders), *self._storages.values())
 
     def places(self) -> tuple[IndexedPlace, ...]:
         """All places, renewed at most every ``SCAN_SECONDS``."""
@@ -131,15 +140,16 @@ class PlaceIndex:
             return place
         names = [known for own, known in self._places if own == kind]
         near = difflib.get_close_matches(name, names, n=1)
-        listed = " ".join(shown_path(folder) for folder in self.folders)
-        raise UnknownPlaceError(kind, name, near[0] if near else None, f"ls -d {listed}")
+        listed = " ".join(map(shown_path, self._folders))
+        command = f"ls -d {listed}" if listed else f"esper sanctum {next(iter(self._storages.values()), '')}"
+        raise UnknownPlaceError(kind, name, near[0] if near else None, command.rstrip())
 
     def _renewed(self, after_s: float) -> Mapping[tuple[str, str], IndexedPlace]:
         with self._lock:
             now = self._clock()
             if self._scanned is None or now - self._scanned >= after_s:
-                scan = _Scan(self._root, self._strays)
-                for folder in self.folders:
+                scan = _Scan(self._root, self._strays, self._storages)
+                for folder in (*self._folders, *self._storages):
                     scan.add_folder(folder)
                 self._places, self._problems = scan.places, tuple(scan.problems[:MOST_PROBLEMS])
                 self._scanned = now
@@ -149,7 +159,10 @@ class PlaceIndex:
 class _Scan:
     """One look at the folders."""
 
-    def __init__(self, prefix: str, strays: dict[Path, tuple[Hashable, str | None]]) -> None:
+    def __init__(
+        self, prefix: str, strays: dict[Path, tuple[Hashable, str | None]], storages: Mapping[Path, str]
+    ) -> None:
+        self._storages = storages
         self.places: dict[tuple[str, str], IndexedPlace] = {}
         self.problems: list[str] = []
         self._prefix, self._strays, self._root = prefix, strays, Path()
@@ -190,11 +203,17 @@ class _Scan:
         while (kind, identity) in self.places:
             number += 1
             identity = f"{name}~{number}"
+        place = IndexedPlace(kind, identity, path, parent, self._prefix, self._shown_place(path))
+        self.places[kind, identity] = place
+        return place
+
+    def _shown_place(self, path: Path) -> str:
+        """A place as it is written in commands."""
+        if path.parent in self._storages:
+            return place_within(self._storages[path.parent], path.name)
         if path.parent not in self._shown:
             self._shown[path.parent] = shown_path(path.parent)
-        shown = os.path.normpath(f"{self._shown[path.parent]}/{path.absolute().name}")
-        place = self.places[kind, identity] = IndexedPlace(kind, identity, path, parent, self._prefix, shown)
-        return place
+        return os.path.normpath(f"{self._shown[path.parent]}/{path.absolute().name}")
 
     def _folders(self, folder: Path) -> Iterator[Path]:
         """Folders in ``folder`` by name, without hidden ones and stray links."""

@@ -314,11 +314,12 @@ def _notable_text(record: Record, recent: Recent, base: str) -> dict[str, Any]:
     return {"text": text, "level": level, "url": url}
 
 
-def integrity(follower: RunFollower, counts: Mapping[str, Any] | None) -> dict[str, Any]:
+def integrity(follower: RunFollower, counts: Mapping[str, Any] | None, notes: Sequence[str]) -> dict[str, Any]:
     """Whether the evidence is whole.
 
     Args:
         counts: content of ``integrity.json`` of a finished run.
+        notes: what a viewer must know beside what the follower notes.
     """
     totals = follower.state.totals
     problems = list(follower.problems)
@@ -327,7 +328,7 @@ def integrity(follower: RunFollower, counts: Mapping[str, Any] | None) -> dict[s
     return {
         "whole": not problems and not totals.malformed,
         "problems": problems,
-        "notes": list(follower.notes),
+        "notes": [*notes, *follower.notes],
         "samples_lost": sum(totals.samples_lost.values()),
         "malformed": totals.malformed,
         "nonfinite": sum(totals.nonfinite.values()),

@@ -47,12 +47,28 @@ class CopyMirror:
             RunDirectoryError: if it holds no run.
             WriteError: if the mirror cannot be written.
         """
+        self._update_tables()
+        self._update_growing(EVENT_LINES, self._update_parts())
+        self._update_manifest()
+
+    def update_facts(self) -> None:
+        """Fetch what is new, without the event log.
+
+        Raises:
+            UserError: see :meth:`update`.
+        """
+        self._update_tables()
+        self._update_manifest()
+
+    def _update_tables(self) -> None:
         with changing(self.folder):
             (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         for name in GROWING:
             self._update_growing(name, 0)
-        self._update_growing(EVENT_LINES, self._update_parts())
-        for name in WHOLE:  # the status comes last: a finished run is complete
+
+    def _update_manifest(self) -> None:
+        """Fetch the files that are copied as a whole. The status comes last: a finished run is complete."""
+        for name in WHOLE:
             self._update_whole(name)
         if not (self.folder / "manifest.json").is_file():
             raise RunDirectoryError(f"{self.copy.place} holds no run: it has no manifest.json")

@@ -32,8 +32,12 @@ def test_a_folder_that_does_not_exist(tmp_path):
     assert "rnus cannot be watched: it does not exist; did you mean runs?" in refused("rnus")
 
 
-def test_a_storage():
-    assert "is a storage" in refused("s3://bucket/runs")
+def test_a_storage_without_runs(tmp_path):
+    assert "holds no run: it has no manifest.json" in refused(f"file://{tmp_path}/copies")
+
+
+def test_a_storage_with_too_few_slashes():
+    assert "it is neither a folder nor a URI" in refused("s3:/bucket/runs")
 
 
 def test_a_token_that_is_too_short(tmp_path, monkeypatch):

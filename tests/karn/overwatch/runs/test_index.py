@@ -8,7 +8,7 @@ from overwatch_builders import live_run, served
 from report_builders import run_of, small_records
 from sanctum_builders import NAME
 
-from esper_ray.karn.overwatch.runs.index import PlaceIndex, UnknownPlaceError, watched_folders
+from esper_ray.karn.overwatch.runs.index import PlaceIndex, UnknownPlaceError, check_folder
 from esper_ray.leyline.errors import UsageError
 
 
@@ -176,18 +176,16 @@ def test_an_unknown_name_is_refused_with_the_nearest_of_its_kind(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("rnus", "it does not exist; did you mean"), ("file", "it is a file"), ("s3://bucket/runs", "is a storage")],
+    [("rnus", "it does not exist; did you mean"), ("file", "it is a file")],
 )
 def test_a_folder_that_cannot_be_watched_is_refused(tmp_path, name, reason):
     (tmp_path / "runs").mkdir()
     (tmp_path / "file").write_text("")
-    path = tmp_path / name if ":" not in name else tmp_path.__class__(name)
     with pytest.raises(UsageError, match=reason):
-        watched_folders([path], [])
+        check_folder(tmp_path / name)
 
 
-def test_folders_by_default_need_not_exist(tmp_path):
-    assert watched_folders([], [tmp_path / "runs"]) == [tmp_path / "runs"]
+def test_a_folder_that_does_not_exist_yet_holds_nothing(tmp_path):
     assert ids(tmp_path / "runs") == []
 
 
