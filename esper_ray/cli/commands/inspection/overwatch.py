@@ -15,8 +15,8 @@ def overwatch(
     places: Annotated[
         list[str] | None,
         typer.Argument(
-            help="runs, sweeps, comparisons, evaluations, folders of them, or storages of copied runs (s3://...); "
-            "default: runs, sweeps, evaluations",
+            help="runs, sweeps, comparisons, evaluations, or folders or storages (s3://...) of them; default: runs, "
+            "sweeps, evaluations",
             metavar="PLACE",
         ),
     ] = None,

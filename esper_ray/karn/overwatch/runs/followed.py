@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from esper_ray.karn.overwatch.runs import sections
 from esper_ray.karn.overwatch.runs.history import Collectors, RoundHistory
 from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.overwatch.runs.items import FoldedShot, NewestItems
+from esper_ray.karn.overwatch.runs.stored import Copies
 from esper_ray.karn.recent import Recent, RecentRecords
 from esper_ray.leyline.errors import UserError
 from esper_ray.nissa.log.reader import INTEGRITY
@@ -84,18 +85,19 @@ class FollowedRun:
         place: IndexedPlace,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
-        notes: Callable[[], Sequence[str]] = tuple,
+        copies: Copies | None = None,
     ) -> None:
         """
         Args:
             clock: seconds of this process, for ages.
             now: Unix time, from which versions are made: they grow over restarts of the server.
-            notes: what a viewer must know beside what the follower notes.
+            copies: the storages of the server, from which a copy is fetched.
 
         Raises:
             UserError: if it is not a run directory any more.
         """
-        self.place, self._clock, self._now, self._notes = place, clock, now, notes
+        self.place, self._clock, self._now = place, clock, now
+        self._copies = copies or Copies()
         self.run = RunDirectory.open(place.path)
         self.items = NewestItems(start=int(now() * 1000.0))
         """The newest items, for clients that fold them."""
@@ -146,6 +148,7 @@ class FollowedRun:
     def poll(self) -> bool:
         """Read what is new and publish it; whether anything that is shown has changed."""
         if self._failure is None:
+            self._copies.fetch(self.place.path, now=not self.shot.complete)
             try:
                 self._follower.poll()
             except UserError as error:
@@ -193,7 +196,7 @@ class FollowedRun:
         """Every section with a key that differs when the section may, and its function."""
         follower = self._follower
         state, sight, changed = follower.state, follower.sight, follower.state.changed
-        notes = tuple(self._notes())
+        notes = self._copies.notes(self.place.path)
         anew, pulse = len(follower.notes), sight.pulse or {}
         updated = (anew, follower.manifest.get("updated"))
         always = object()

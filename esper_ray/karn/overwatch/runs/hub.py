@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 
 from esper_ray.karn.overwatch.runs.followed import FollowedRun
 from esper_ray.karn.overwatch.runs.index import IndexedPlace
@@ -109,8 +108,8 @@ class Hub:
                 entry.asked = now
                 resting = now - entry.polled > FOLLOW_SECONDS
             else:
-                notes = partial(self.copies.notes, place.path)
-                self._entries[place.id] = entry = _Entry(FollowedRun(place, self._clock, notes=notes), now)
+                run = FollowedRun(place, self._clock, copies=self.copies)
+                self._entries[place.id] = entry = _Entry(run, now)
                 resting = True
             self._drop()
         if resting:
@@ -175,7 +174,6 @@ class Hub:
 
     def _poll_entry(self, entry: _Entry) -> None:
         try:
-            self.copies.fetch(entry.run.place.path, now=not entry.run.shot.complete)
             changed = entry.run.poll()
         except Exception as error:
             logger.exception("%s cannot be followed", entry.run.place.id)

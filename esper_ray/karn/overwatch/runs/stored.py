@@ -25,7 +25,7 @@ WATCHED_SECONDS = 60.0
 
 
 class StoredRuns:
-    """Mirrors of the runs of one storage, in a temporary folder. It may be used from several threads."""
+    """Mirrors of the runs of one storage, in a temporary folder. Several threads may use it."""
 
     def __init__(self, place: str, clock: Callable[[], float] = time.monotonic) -> None:
         """List the runs.
@@ -94,7 +94,7 @@ class StoredRuns:
                 mirror.update()
 
     def _list(self) -> None:
-        """Fetch tables and manifests of the copies that have changed, and remove the mirrors of those that are gone."""
+        """Fetch tables and manifests of changed copies. The mirrors of copies that are gone are removed."""
         self._listed = self._clock()
         names = [self._only] if self._only else self._storage.names()[:MOST_RUNS]
         found = {name: self._storage.stamp(f"{name}/{MANIFEST}") for name in names}
@@ -147,7 +147,7 @@ class Copies:
             storage.ask(path.name)
 
     def notes(self, path: Path) -> tuple[str, ...]:
-        """What a viewer of the run at ``path`` must know; nothing if it is no copy."""
+        """Notes for viewers of the run at ``path``, if it is a copy."""
         storage = self._of(path)
         if storage is None:
             return ()

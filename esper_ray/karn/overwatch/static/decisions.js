@@ -5,7 +5,7 @@ import { empty, shareBar } from "./elements.js";
 import { fixed, known, percent, signed } from "./numbers.js";
 import { HEADS, choiceName, words } from "./words.js";
 
-/** Operations by probability with Q, and the heads that the operation uses. `names` are those of the choices of each head. */
+/** Operations by probability with Q, and the heads that the operation uses. `names`: of the choices of each head. */
 export function decisionPanel(record, names) {
   if (!record) {
     return empty(

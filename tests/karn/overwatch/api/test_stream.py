@@ -9,7 +9,7 @@ from overwatch_builders import add_live_step, eventually, live_run
 from sanctum_builders import NAME, beat
 from state_builders import step
 
-from esper_ray.karn.overwatch.api.run_api import stream
+from esper_ray.karn.overwatch.api import stream
 from esper_ray.karn.overwatch.api.stream import RunEventResponse, known_version, run_events
 from esper_ray.karn.overwatch.runs.followed import FollowedRun, RunShot, Versioned, json_text
 from esper_ray.karn.overwatch.runs.hub import FOLLOW_SECONDS, OVER_SECONDS, WATCHED_SECONDS, Hub
