@@ -180,7 +180,7 @@ def sections(rounds=7, environments=8, seed=0):
         },
         "gates": {"passed": {"G1": 40, "G5": 9}, "failed": {"G2": 6}, "checks": {"G2": {"gradient health": 6}}},
         "blueprints": [
-            {"name": "conv_light", "fossilized": 20, "pruned": 3, "contribution_pp": 4.2, "error": None, "n": 20},
+            {"name": "conv_light", "fossilized": 20, "pruned": 3, "contribution_pp": 4.2, "error": 0.7, "n": 20},
             {"name": "norm", "fossilized": 11, "pruned": 4, "contribution_pp": None, "error": None, "n": 0},
         ],
         "anomalies": [

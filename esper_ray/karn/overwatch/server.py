@@ -12,6 +12,7 @@ import uvicorn
 
 from esper_ray.karn.overwatch.access import TOKEN_VARIABLE, Access, checked_hosts, drawn_token, is_loopback, read_token
 from esper_ray.karn.overwatch.api.services import Services
+from esper_ray.karn.overwatch.connections import PunctualProtocol
 from esper_ray.karn.overwatch.routes import application
 from esper_ray.karn.overwatch.runs.hub import Hub
 from esper_ray.karn.overwatch.runs.index import IndexedPlace, PlaceIndex, check_folder
@@ -117,6 +118,7 @@ class OverwatchServer:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=30,
             limit_concurrency=512,
+            http=PunctualProtocol,
             ws="none",
         )
         _Server(config, self._hub).run(sockets=[self.socket])

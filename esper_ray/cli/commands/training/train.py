@@ -273,6 +273,10 @@ def heuristic(
     episodes: Annotated[int, typer.Option(min=1, max=100_000, help="episodes to run")] = 1,
     min_fossilize_improvement: MinImprovement = None,
     telemetry_dir: TelemetryDir = None,
+    sanctum: watching.SanctumFlag = False,
+    overwatch: watching.OverwatchFlag = False,
+    overwatch_port: watching.OverwatchPort = None,
+    keep: watching.Keep = False,
 ) -> None:
     """Run episodes with the heuristic policy, in this process.
 
@@ -280,6 +284,7 @@ def heuristic(
 
     Example: esper train heuristic --preset digits --episodes 3
     """
+    page_port = watching.chosen_port(sanctum, overwatch, overwatch_port, keep)
     if min_fossilize_improvement is not None and not 0 <= min_fossilize_improvement <= 100:
         raise UsageError(f"--min-fossilize-improvement must lie in [0, 100], got {min_fossilize_improvement}")
     layered = request.layered()
@@ -290,8 +295,14 @@ def heuristic(
     opt.echo_loading(config)
     check_run(config)
 
+    from esper_ray.cli.jobs.page import page_server, run_beside
     from esper_ray.cli.jobs.train import HeuristicJob
 
-    job = HeuristicJob(config, telemetry_dir or RUNS, episodes, min_fossilize_improvement, command=sys.argv)
+    parent = telemetry_dir or RUNS
     opt.echo_differences(layered)
-    raise SystemExit(job.run())
+    raise SystemExit(
+        run_beside(
+            page_server(parent, page_port, keep),
+            lambda: HeuristicJob(config, parent, episodes, min_fossilize_improvement, command=sys.argv).run(),
+        )
+    )

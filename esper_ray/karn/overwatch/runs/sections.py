@@ -268,7 +268,7 @@ def blueprints(state: RunState) -> list[dict[str, Any]]:
             "fossilized": record.fossilized,
             "pruned": record.pruned,
             "contribution_pp": record.contribution_pp,
-            "error": None,
+            "error": record.contribution_error_pp,
             "n": record.measured,
         }
         for name, record in ranked

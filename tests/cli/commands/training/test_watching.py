@@ -13,7 +13,7 @@ from cli_builders import SMALL, call, train_below
 from esper_ray.cli.commands.training.watching import without_sanctum
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-COMMANDS = (("train", "ppo"), ("sweep",))
+COMMANDS = (("train", "ppo"), ("train", "heuristic"), ("sweep",))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,6 +62,19 @@ def test_a_run_with_a_page_equals_one_without_and_names_its_page(tmp_path):
     assert address in (second.path / "pulse.json").read_text()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(re.search(r":(\d+)/", address)[1]))) != 0
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_a_run_of_the_heuristic_has_a_page_while_it_lasts(tmp_path):
+    answer = call(
+        *("train", "heuristic", "--preset", "digits", "--episode-length", "3", "--set", "training.steps_per_epoch=2"),
+        *("--telemetry-dir", tmp_path, "--overwatch", "--overwatch-port", "0"),
+    )
+    assert answer.code == 0
+    port = int(re.search(r"^page http://127\.0\.0\.1:(\d+)/$", answer.out, re.MULTILINE)[1])
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 @pytest.mark.nightly

@@ -45,12 +45,15 @@ def blueprints(content: RunContent) -> Markup:
     for name, record in ranked:
         mean, ended = record.contribution_pp, record.fossilized + record.pruned
         text = NOT_MEASURED if mean is None else f"{mean:+.2f}"
+        if record.contribution_error_pp is not None:
+            text += f" ± {record.contribution_error_pp:.2f}"
         cells = (str(record.fossilized), str(record.pruned), percent(record.fossilized / ended, 0), text)
         rows.append((name, *cells, str(record.measured), Markup() if mean is None else bar(mean * scale)))
     headings = ("blueprint", "fossilized", "pruned", "share kept", "mean contribution, points", "n", "contribution")
     note = (
         "The contribution of a seed is the validation accuracy with it minus without it, the newest measurement before "
-        "it was fossilized. A seed that was never fossilized or pruned is not in the table."
+        "it was fossilized, with the standard error of the mean. A seed that was never fossilized or pruned is not in "
+        "the table."
     )
     return joined((table(headings, rows), paragraph(note, class_="soft")))
 
