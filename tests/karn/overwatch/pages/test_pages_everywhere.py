@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from browser_pages import expect, open_page
+from browser_pages import expect, open_page, violations
 from overwatch_answers import filled
 from overwatch_data import Site, sections
 from overwatch_site import TestServer
@@ -44,26 +44,15 @@ def open_named(page, server, name):
     return page
 
 
-def violations(axe, page, options=None):
-    """Violations of the rules of axe, with the first elements of each."""
-    found = axe.run(page, options=options).response["violations"]
-    return [
-        (rule["id"], node["html"][:160], node.get("failureSummary", "")[:300])
-        for rule in found
-        for node in rule["nodes"][:3]
-    ]
-
-
 @pytest.mark.parametrize(
     "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.nightly) for name in PAGES]
 )
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(new_page, server, name):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_named(new_page(), server, name)
     expect(page.locator("h1")).to_have_count(1)
-    assert violations(axe, page) == []
+    assert violations(page) == []
     page.emulate_media(color_scheme="dark")
-    assert violations(axe, page, {"runOnly": ["color-contrast"]}) == []
+    assert violations(page, {"runOnly": ["color-contrast"]}) == []
     page.set_viewport_size({"width": 390, "height": 844})
     width = page.evaluate("document.documentElement.clientWidth")
     expect(page.locator("html")).to_have_js_property("scrollWidth", width)
