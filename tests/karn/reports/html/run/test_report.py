@@ -101,7 +101,7 @@ def test_the_answers_have_levels_and_reasons(words):
 
 
 def test_blueprints_have_counts_and_their_mean_contribution(words):
-    assert "norm 3 0 100 % +1.50 3" in words
+    assert "norm 3 0 100 % +1.50 ± 0.00 3" in words
 
 
 def test_best_median_and_worst_episode_are_drawn(words):
