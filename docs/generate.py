@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from esper_ray.cli.main import app
-from esper_ray.karn.overwatch import interface
+from esper_ray.karn.overwatch.api import interface
 from esper_ray.leyline.config.layers import file_schema
 from esper_ray.leyline.config.sweep import SweepConfig
 from esper_ray.leyline.errors import UserError

@@ -56,9 +56,9 @@ ONLY_PARSED = {
     "submit": "needs a cluster; tests/cli/test_submit_on_ray.py starts one",
     "overwatch": "serves until it is stopped; tests/karn/overwatch starts servers",
     "sanctum": "needs a terminal; tests/karn/sanctum presses its keys",
-    "monitor": "needs Prometheus; tests/cli/commands/test_monitor.py starts one",
-    "report": "needs a long run; tests/cli/commands/test_report.py writes reports",
-    "flight": "needs a run that failed; tests/cli/commands/test_flight.py records some",
+    "monitor": "needs Prometheus; tests/cli/commands/training/test_monitor.py starts one",
+    "report": "needs a long run; tests/cli/commands/inspection/test_report.py writes reports",
+    "flight": "needs a run that failed; tests/cli/commands/inspection/test_flight.py records some",
     "dashboards render": "writes into the repository; tests/cli/commands/test_dashboards.py writes into a folder",
     "dashboards push": "needs Grafana; tests/cli/commands/test_dashboards.py replaces it",
 }
