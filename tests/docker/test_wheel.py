@@ -89,7 +89,7 @@ def test_a_wheel_writes_equal_reports_that_ask_nobody(installed, trained):
         run(installed, trained, "-m", "esper_ray", "report", "runs/short", "-o", name)
     first, second = ((trained / name).read_bytes() for name in ("first.html", "second.html"))
     assert first == second
-    assert first.startswith(b"<!doctype html>")
+    assert first.startswith(b"<!DOCTYPE html>")
     assert re.findall(rb"""(?:src|href)=["'](?!#|data:)[^"']*""", first) == []
 
 

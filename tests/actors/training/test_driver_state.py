@@ -69,7 +69,7 @@ def driven(folder, workers, rounds=None, run=None):
     return run, observer.state
 
 
-@pytest.mark.parametrize("workers", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("workers", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_folding_the_log_gives_the_state_of_the_driver(tmp_path, workers):
     run, driver = driven(tmp_path, workers)
     logged = RunState.of(run.events(evidence=True))
