@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from esper_ray.kasmina.export.checkpoints import check_rebuilt, load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.export.checkpoints import load_model, load_state, manifest_tensor, rebuild_seeds, save_model
 from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
@@ -30,6 +30,8 @@ from esper_ray.kasmina.network.growth import LossClosure, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.switching import switched
+from esper_ray.kasmina.ranks.exchange import GradientExchange
+from esper_ray.kasmina.ranks.wrapping import SeedNames
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
 
@@ -40,6 +42,16 @@ class LifecycleError(ValueError):
 
 class MorphogeneticModel(SlottedNetwork):
     """A growing network. Build it with :meth:`wrap`; ``forward`` is the host's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.exchange = GradientExchange(self)
+        """Exchange of gradients with the other processes of a group."""
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> SeedNames:
+        """What ``DistributedDataParallel`` reads when it is built: names that it leaves to :attr:`exchange`."""
+        return SeedNames(self)
 
     # What one does with a seed
 
@@ -168,7 +180,8 @@ class MorphogeneticModel(SlottedNetwork):
         Raises:
             ValueError: if that loss carries no gradient.
         """
-        incubate(self, closure)
+        if incubate(self, closure):
+            self.exchange.after_incubation()
 
     @contextmanager
     def shadow(self) -> Iterator[None]:
@@ -220,12 +233,12 @@ class MorphogeneticModel(SlottedNetwork):
         return manifest_tensor(self)
 
     def set_extra_state(self, state: Any) -> None:
-        """Check that :meth:`load_state_dict` has rebuilt the seeds of the state.
+        """Nothing: the seeds of the state were rebuilt before its tensors were loaded."""
 
-        Raises:
-            TopologyError: if they are not, because the model is loaded as a part of another module.
-        """
-        check_rebuilt(self, state)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Rebuild the seeds of a state, also where this model is a part of the module that loads it."""
+        rebuild_seeds(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Rebuild the seeds that the state holds, then load all tensors.

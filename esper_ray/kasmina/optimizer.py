@@ -19,6 +19,8 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.ranks.collectives import processes
+from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 
 ParameterState = dict[str, Any]
 """Optimizer state of one parameter, such as momentum."""
@@ -51,9 +53,10 @@ class GrowingOptimizer(Optimizer):
             options: options of ``optimizer``, for example ``lr=0.1``.
 
         Raises:
-            ValueError: if nothing of the host can be trained, or an option is not valid.
+            ValueError: if nothing of the host can be trained, its parameters are sharded, or an option is not valid.
             TypeError: if ``optimizer`` has no such option.
         """
+        refuse_sharded(model)
         arrangement = model.growth.arrangement()
         if not any(parameter.requires_grad for parameter in arrangement[HOST_GROUP]):
             raise ValueError("the host has no trainable parameters to optimize")
@@ -69,6 +72,7 @@ class GrowingOptimizer(Optimizer):
             for key in host:
                 self._group(slot, key)
         model.growth.subscribe(self)
+        model.exchange.start()
 
     # Groups
 
@@ -130,6 +134,8 @@ class GrowingOptimizer(Optimizer):
             The loss of ``closure``; ``None`` without one.
         """
         self._follow_schedule()
+        if processes() > 1:
+            closure = self._exchanged(closure)
         if closure is not None and len(self._parts) == 1:
             return self._parts[0].step(closure)
         loss = None
@@ -229,6 +235,19 @@ class GrowingOptimizer(Optimizer):
         raise TypeError("a GrowingOptimizer is not pickled; save model.state_dict() and optimizer.state_dict()")
 
     # Inside
+
+    def _exchanged(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """``closure`` with averaged gradients; without one they are averaged now."""
+        if closure is None:
+            self.model.exchange.before_step()
+            return None
+
+        def averaged() -> Any:
+            loss = closure()
+            self.model.exchange.before_step()
+            return loss
+
+        return averaged
 
     def _names(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> dict[nn.Parameter, str]:
         """Names of the parameters in ``groups`` as users know them."""

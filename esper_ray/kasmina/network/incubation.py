@@ -25,12 +25,12 @@ def shadowed(model: SlottedNetwork) -> Iterator[None]:
                 cell.shadowed = False
 
 
-def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> None:
-    """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`."""
+def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> bool:
+    """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`. Whether there was a seed to train."""
     cells = [cell for cell in map(model.cell, model.slot_ids) if cell.incubates and cell.incubation.method == "shadow"]
     learners = [p for cell in cells for p in cell.learnable() if p.requires_grad]
     if not learners:
-        return
+        return False
     with shadowed(model), preserved_rng(learners[0].device):
         for cell in cells:
             cell.train()
@@ -43,3 +43,4 @@ def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> None:
             parameter.grad = parameter.grad if gradient is None else gradient
         else:
             parameter.grad = parameter.grad + gradient
+    return True

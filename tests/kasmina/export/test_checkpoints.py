@@ -290,21 +290,32 @@ class Around(nn.Module):
         self.model = model
 
 
-def test_a_state_of_an_enclosing_module_never_loads_a_model_partly():
-    grown, fresh = grown_organism().model, make_model()
-    state = Around(grown).state_dict()
-    occupied = make_organism()
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_of_an_enclosing_module_rebuilds_what_had_grown(strict):
+    grown, occupied = grown_organism().model, make_organism()
     germinate(occupied, "r0c0")
-    for model in (fresh, occupied.model):
-        stages = {slot: state and state.stage for slot, state in model.states.items()}
-        alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
-        with pytest.raises(TopologyError, match=r"differ from those of the model.*its own load_state_dict"):
-            Around(model).load_state_dict(state)
-        assert {slot: state and state.stage for slot, state in model.states.items()} == stages
-        assert [model.cell(slot).alpha.item() for slot in SLOTS] == alphas
-    fresh.load_state_dict(grown.state_dict())
-    Around(fresh).load_state_dict(state)
-    assert torch.equal(fresh.eval()(images(3)), grown.eval()(images(3)))
+    state = Around(Around(grown)).state_dict()
+    for model in (make_model(), occupied.model):
+        Around(Around(model)).load_state_dict(state, strict=strict)
+        assert model.growth.record() == grown.growth.record()
+        assert torch.equal(model.eval()(images(3)), grown.eval()(images(3)))
+    assert [group["name"] for group in occupied.optimizer.param_groups if group["params"]] == ["host", "r1c0"]
+
+
+def test_loading_an_equal_structure_within_another_module_keeps_the_parameters():
+    grown = grown_organism().model
+    parameters = list(grown.parameters())
+    Around(grown).load_state_dict(Around(grown).state_dict())
+    assert all(a is b for a, b in zip(parameters, grown.parameters(), strict=True))
+
+
+def test_a_state_of_an_enclosing_module_with_other_shapes_changes_no_seed():
+    fresh, state = make_model(), Around(grown_organism().model).state_dict()
+    name = next(name for name in state if ".seed." in name)
+    state[name] = torch.zeros(3, 3, 3, 3, 3)
+    with pytest.raises(TopologyError, match=r"tensor cells\..* has shape \(3, 3, 3, 3, 3\) in the checkpoint"):
+        Around(fresh).load_state_dict(state)
+    assert set(fresh.states.values()) == {None}
 
 
 def test_seeds_of_an_unregistered_blueprint_are_refused_with_its_name():
