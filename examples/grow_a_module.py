@@ -23,9 +23,9 @@ from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.records import Estimate, SeedMeasurements
 from esper_ray.leyline.stages import Stage
 from esper_ray.simic.attribution import leave_one_out
-from esper_ray.tolaria.measurement.validation import measure
 from esper_ray.tolaria.tasks import load_task
 from esper_ray.tolaria.training import EpochSettings, Trainer
+from esper_ray.tolaria.validation import measure
 
 SLOT = "r0c0"
 

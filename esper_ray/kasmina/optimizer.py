@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 
+from esper_ray.kasmina.collectives import processes
+from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
-from esper_ray.kasmina.ranks.collectives import processes
 from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 
 ParameterState = dict[str, Any]
@@ -63,6 +64,9 @@ class GrowingOptimizer(Optimizer):
         self.model = model
         self._class, self._options, self._seeds, self._function = optimizer, options, dict(seeds or {}), groups
         self._parts: list[Optimizer] = []
+        self.watches: list[GradientWatch] = [model.measurer.watch]
+        """Sums that every step adds its gradient norms to; empty if the training loop measures gradients itself."""
+        self._observed = False
         names, host = self._names(arrangement), dict[_Key, list[nn.Parameter]]()
         for parameter in arrangement[HOST_GROUP]:
             host.setdefault(self._key(names[parameter], parameter), []).append(parameter)
@@ -120,9 +124,27 @@ class GrowingOptimizer(Optimizer):
 
     # Training
 
-    def before_step(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` before every following step."""
-        self.register_step_pre_hook(lambda _optimizer, _args, _kwargs: callback())
+    def clip(self, host: float | None = 1.0, seeds: float | None = 1.0) -> None:
+        """Clip the gradients of the host, and those of each live seed, to an L2 norm.
+
+        A step that follows counts with the norms before clipping in :meth:`MorphogeneticModel.measure`.
+
+        Args:
+            host: maximum norm of host and committed seeds together; ``None`` for no limit.
+            seeds: maximum norm of each live seed.
+        """
+        if processes() > 1:
+            self.model.exchange.average()
+        self._observe(host, seeds)
+        self._observed = True
+
+    def _observe(self, host_limit: float | None = None, seed_limit: float | None = None) -> None:
+        """Add the norms of the present gradients to the watches."""
+        groups = {name: self.group(name) for name in self.group_names}
+        ids = {slot: state.seed_id for slot, state in self.model.states.items() if state is not None}
+        norms = step_norms(groups, ids, host_limit, seed_limit)
+        for watch in self.watches:
+            watch.add(norms)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient.
@@ -136,15 +158,24 @@ class GrowingOptimizer(Optimizer):
         self._follow_schedule()
         if processes() > 1:
             closure = self._exchanged(closure)
-        if closure is not None and len(self._parts) == 1:
-            return self._parts[0].step(closure)
         loss = None
+        if closure is not None and len(self._parts) == 1:
+            loss = self._parts[0].step(closure)
+            self._watch()
+            return loss
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._watch()
         for part in self._parts:
             part.step()
         return loss
+
+    def _watch(self) -> None:
+        """Observe the gradients of a step, unless :meth:`clip` has done so."""
+        if self.watches and not self._observed:
+            self._observe()
+        self._observed = False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients of the model, those of resting parameters too.

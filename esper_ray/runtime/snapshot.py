@@ -9,6 +9,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
@@ -18,7 +19,6 @@ from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.live.engine import SavedRewards
 from esper_ray.tolaria.governor import GovernorState
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 class EpisodeStateError(UserError, ValueError):

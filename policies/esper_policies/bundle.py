@@ -27,6 +27,8 @@ from esper_ray.leyline.files.validation import validated
 from esper_ray.leyline.observation import observation_names
 
 EXTENSION = ".esper"
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the bundles that ship, each with a card."""
 
 
 class BundleError(UserError, ValueError):
@@ -109,6 +111,16 @@ def check_topologies(learned: Sequence[Topology], task: str, topologies: Mapping
     if strange:
         names = ", ".join(topology.value for topology in learned)
         raise BundleError(f"the policy has learned to grow on {names} (task {task!r}), but {', '.join(strange)}")
+
+
+def pretrained_names() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(path.stem for path in PRETRAINED.glob(f"*{EXTENSION}"))
+
+
+def pretrained_path(name: str) -> Path | None:
+    """File of the bundle that ships under ``name``; ``None`` if there is none."""
+    return PRETRAINED / f"{name}{EXTENSION}" if name in pretrained_names() else None
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -120,7 +120,6 @@ def live(model: MorphogeneticModel, train: Callable[[int], None]) -> Iterator[No
             train(step)
             step += 1
         model.epoch_elapsed()
-        model.tick()
         yield
 
 

@@ -214,7 +214,7 @@ class Growth:
                 self._note(slot, before, events)
         return happened
 
-    def epoch_elapsed(self) -> None:
+    def count_epoch(self) -> None:
         """Count one trained epoch for the model and every occupied slot."""
         self.epoch += 1
         for slot, state in self.states.items():

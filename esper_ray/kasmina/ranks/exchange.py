@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from esper_ray.kasmina.collectives import average, broadcast, gathered, gathered_texts, processes
 from esper_ray.kasmina.export.checkpoints import model_manifest
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.kasmina.ranks.collectives import average, broadcast, gathered, gathered_texts, processes
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
 
@@ -64,11 +64,15 @@ class GradientExchange:
             self._model.register_forward_pre_hook(self._entered)
             self._model.growth.subscribe(self)
 
-    def before_step(self) -> None:
-        """Average what no exchange has averaged yet. Call it before each step in a process group."""
+    def average(self) -> None:
+        """Average what no exchange has averaged yet. Clip after it. It is collective in a process group."""
         self.start()
-        if self._pending:
+        if self._pending and processes() > 1:
             self._exchange(_STEP)
+
+    def before_step(self) -> None:
+        """Average the gradients of a step. Call it before each step in a process group."""
+        self.average()
         if not self._covered:  # DistributedDataParallel shares them before each pass
             broadcast(list(self._model.buffers()))
         self._watch()

@@ -9,19 +9,18 @@ from torch import nn
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.gates import GateRules, evaluate_gate
-from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config.loading import build
-from esper_ray.leyline.records import UNMEASURED
-from esper_ray.leyline.stages import Stage
-from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.measurement.gradients import (
-    GradientWatch,
+from esper_ray.kasmina.measurement.gradients import (
     clipped_norms,
     epoch_statistics,
     gradient_statistics,
     host_gradient_rms,
 )
-from esper_ray.tolaria.measurement.seed_measurements import _with_gradients
+from esper_ray.kasmina.measurement.seed_measurements import _with_gradients
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config.loading import build
+from esper_ray.leyline.records import UNMEASURED
+from esper_ray.leyline.stages import Stage
+from esper_ray.tolaria.assembly import build_organism
 from esper_ray.tolaria.step_runners import CapturedRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
@@ -202,7 +201,7 @@ def test_the_watch_of_an_own_loop_measures_as_the_trainer_does(config, data):
     trainer = Trainer(organisms[0], data, EpochSettings(1e9, 1e9, 1.0))
     expected = trainer.train(plan).gradients["r0c1"]
     model, optimizer = organisms[1].model, organisms[1].optimizer
-    watch = GradientWatch(organisms[1])
+    watch = organisms[1].model.measurer.watch
     model.train()
     for rows, draws in zip(plan.rows, plan.draws, strict=True):
         inputs, targets = data.training_batch(rows, draws)

@@ -9,8 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 _CONTROL: dict[str, Any] = {}
@@ -65,6 +67,26 @@ def summed(values: Tensor) -> Tensor:
     total = values.detach().cpu().clone()
     dist.all_reduce(total, group=_control_group())
     return total.to(values.device)
+
+
+def mean_over_processes(value: float, weight: int) -> float:
+    """Mean of the ``value`` of every process, weighted by its ``weight``; without a process group the value itself."""
+    if processes() == 1:
+        return value
+    total, weights = summed(torch.tensor([value * weight, weight], dtype=torch.float64)).tolist()
+    return total / weights
+
+
+def columns_of_all(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(R, sum of N) array of the (R, N) ``rows`` of every process, side by side by rank."""
+    if processes() == 1:
+        return rows
+    counts = [count for (count,) in gathered([rows.shape[1]])]
+    own = torch.zeros(len(rows), max(counts))
+    own[:, : rows.shape[1]] = torch.from_numpy(rows)
+    parts = [torch.empty_like(own) for _ in counts]
+    dist.all_gather(parts, own, group=_control_group())
+    return torch.cat([part[:, :count] for part, count in zip(parts, counts, strict=True)], dim=1).numpy()
 
 
 def average(tensors: Sequence[Tensor]) -> None:

@@ -1,0 +1,319 @@
+"""Session of a growing model: the policy acts between the epochs of a user's training loop."""
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from esper_ray.growing.ending import Ending, settle
+from esper_ray.kasmina.collectives import of_first_rank
+from esper_ray.kasmina.measurement.batches import as_batch
+from esper_ray.kasmina.measurement.gradients import GradientWatch
+from esper_ray.kasmina.measurement.held_out import HeldOut
+from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.optimizer import GrowingOptimizer
+from esper_ray.kasmina.organism import Organism
+from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp
+from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import Policy, View
+from esper_ray.leyline.records import Measurement
+from esper_ray.leyline.stages import Stage
+from esper_ray.runtime.health import HealthMonitor
+from esper_ray.runtime.host import HostRuntime
+from esper_ray.runtime.signals import SignalHistory
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Action of the policy before an epoch, with the state of the network."""
+
+    epoch: int
+    """Index of the next epoch to train, counted from 0."""
+    operation: str
+    slot: str | None
+    """Slot of the operation; ``None`` for WAIT."""
+    blueprint: str | None
+    """Blueprint of the germinated seed; ``None`` for other operations."""
+    success: bool
+    """Whether the operation took effect; a gate may refuse it."""
+    val_loss: float
+    val_accuracy_pp: float
+    """Score on the held-out examples before the epoch, in percentage points: the accuracy of a classifier."""
+    parameters: int
+    """Parameters of host and seeds."""
+    restored: str | None = None
+    """Reason of a rollback after the previous epoch; ``None`` without a rollback."""
+
+    def __str__(self) -> str:
+        done = "" if self.slot is None else f"  {self.operation} {self.slot}"
+        done += "" if self.blueprint is None else f" {self.blueprint}"
+        done += "" if self.success else " (refused)"
+        done += "" if self.restored is None else f"  restored: {self.restored}"
+        return f"epoch {self.epoch:3d}  held out {self.val_accuracy_pp:5.1f} %  {self.parameters:,} parameters{done}"
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """Options of :meth:`GrowthSession.train_step`."""
+
+    clip: float | None = 1.0
+    """Maximum gradient norm of the host, and of each live seed; ``None`` for no limit."""
+    incubation_share: float = 0.25
+    """Share of each batch in the shadow pass of incubating seeds."""
+
+
+class GrowthSession:
+    """Session of a model under a policy: an iterator with one epoch per iteration.
+
+    The policy acts before each epoch; the caller trains the epoch in the body of the loop; after it the model is
+    measured and judged. A governor restores model and optimizer to their last healthy state if a loss is not finite or
+    diverges, or if the committed accuracy collapses. Seeds that live at the end are committed or removed, see
+    :meth:`finish`.
+    """
+
+    def __init__(
+        self,
+        organism: Organism,
+        held_out: HeldOut,
+        policy: Policy,
+        limits: Limits,
+        *,
+        epochs: int,
+        seed: int = 0,
+        options: StepOptions | None = None,
+        settle_at_end: bool = True,
+        report: Callable[[str], object] = print,
+    ) -> None:
+        """
+        Args:
+            options: of :meth:`train_step`.
+            settle_at_end: whether :meth:`finish` is called after the last epoch.
+            report: function that shows a line of text.
+        """
+        self.limits, self.epochs, self.seed = limits, epochs, seed
+        self.options = options or StepOptions()
+        self.settle_at_end, self.report = settle_at_end, report
+        self.history: list[Step] = []
+        self.endings: tuple[Ending, ...] | None = None
+        """What :meth:`finish` did with the seeds that were alive; ``None`` before it."""
+        self.forward: nn.Module = organism.model
+        """Module that computes the training loss: the model, or ``DistributedDataParallel`` around it."""
+        self._organism, self._held_out = organism, held_out
+        self._policy = policy
+        self._policy.begin_episode(seed)
+        self._watch = GradientWatch()
+        organism.optimizer.watches.append(self._watch)
+        self.runtime = HostRuntime(
+            HealthMonitor(
+                organism,
+                held_out,
+                measurement=MeasurementConfig(),
+                governor=GovernorConfig(snapshot_every=1),
+                seed=seed,
+                epochs=epochs,
+            )
+        )
+        self._signals = SignalHistory.start(epochs, self.measured)
+        self._restored: str | None = None
+        self._open: tuple[Action, bool] | None = None
+        """Action of the epoch that is being trained, and whether it took effect."""
+        self._resumed = False
+
+    # What the session holds
+
+    @property
+    def model(self) -> MorphogeneticModel:
+        """The growing model."""
+        return self._organism.model
+
+    @property
+    def optimizer(self) -> GrowingOptimizer:
+        """The optimizer of the growing model; a loop by hand steps it, a scheduler is built on it."""
+        return self._organism.optimizer
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained."""
+        return self.runtime.epoch
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the present epoch."""
+        return self._watch.steps
+
+    @property
+    def measured(self) -> Measurement:
+        """The last pass over the held-out examples."""
+        return self.runtime.measured
+
+    # Training
+
+    def loss(self, batch: object) -> Tensor:
+        """Mean loss of a batch, a scalar with gradient.
+
+        Raises:
+            ValueError: if it is no batch, the model cannot run on it, or the loss is not a scalar.
+        """
+        return self._loss(batch, 1.0, self.forward)
+
+    def train_step(self, batch: object) -> Tensor:
+        """Train on a batch: forward, backward, incubation, clipping, optimizer step.
+
+        By hand these are four lines::
+
+            growing.optimizer.zero_grad()
+            growing.loss(batch).backward()
+            growing.incubate(batch)
+            growing.optimizer.step()
+
+        Args:
+            batch: a pair (inputs, targets), or a mapping of named inputs with ``labels``.
+
+        Returns:
+            The mean loss of the batch before the step, 0-dim, without gradient.
+
+        Raises:
+            ValueError: as :meth:`loss`; nothing is trained then.
+        """
+        loss = self.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.incubate(batch)
+        self.optimizer.clip(self.options.clip, self.options.clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def incubate(self, batch: object) -> None:
+        """Compute gradients of incubating seeds on a part of a batch; call it between ``backward`` and ``step``."""
+        self.model.incubate(lambda: self._loss(batch, self.options.incubation_share, self.model))
+
+    def _loss(self, batch: object, share: float, forward: nn.Module) -> Tensor:
+        whole = as_batch(batch, self.model.host).to(self._organism.device)
+        part = whole if share >= 1.0 else whole.part(0, math.ceil(share * whole.rows))
+        try:
+            output = part.run(forward)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            shapes = self._held_out.example.shapes
+            raise ValueError(
+                f"{type(self.model.host).__name__} cannot run on a batch of shape {part.shapes}; two held-out examples "
+                f"have shape {shapes}: {error}"
+            ) from error
+        return self._held_out.objective.training_loss(output, part.targets)
+
+    # Epochs
+
+    def __iter__(self) -> Iterator[Step]:
+        """One step before each remaining epoch.
+
+        Raises:
+            RuntimeError: if an epoch had no step of :attr:`optimizer`.
+        """
+        return self
+
+    def __next__(self) -> Step:
+        if self._open is not None and not (self._resumed and not self.steps):
+            self.end_epoch()
+        if self._open is None and self.epoch >= self.epochs:
+            if self.settle_at_end and self.endings is None:
+                self.finish()
+            raise StopIteration
+        step = self.history[-1] if self._open is not None else self.begin_epoch()
+        self._resumed = False
+        self.model.train()
+        return step
+
+    def begin_epoch(self) -> Step:
+        """Let the policy act before an epoch; iteration calls it.
+
+        Raises:
+            RuntimeError: if the present epoch has not ended, or there is none left.
+        """
+        if self._open is not None or self.epoch >= self.epochs:
+            raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
+        view = self.view()
+        requested = self._policy.decide(view).action
+        indices = of_first_rank([int(index) for index in requested.to_indices()])  # rank 0 decides for all
+        requested = Action.from_indices(indices, len(self.model.slot_ids))
+        legal = view.masks.allows(requested)
+        success, _ = self.runtime.execute(requested if legal else WAIT)
+        self.runtime.tick()
+        operation = requested.operation
+        step = Step(
+            epoch=self.epoch,
+            operation=operation.name,
+            slot=None if operation is LifecycleOp.WAIT else self.model.slot_ids[requested.slot],
+            blueprint=Blueprint(requested.blueprint).id if operation is LifecycleOp.GERMINATE else None,
+            success=success and legal,
+            val_loss=self.measured.loss,
+            val_accuracy_pp=self.measured.accuracy_pp,
+            parameters=self.model.total_parameters,
+            restored=self._restored,
+        )
+        self.history.append(step)
+        self._open = requested if legal else WAIT, success and legal
+        self.model.train()
+        return step
+
+    def end_epoch(self) -> None:
+        """Measure and judge the epoch that was trained; iteration calls it. A broken network is restored.
+
+        Raises:
+            RuntimeError: if no epoch has begun, or it had no step of :attr:`optimizer`.
+        """
+        if self._open is None:
+            raise RuntimeError("no epoch has begun; call begin_epoch() first")
+        if not self._watch.steps:
+            raise RuntimeError(
+                f"epoch {self.epoch} had 0 steps of growing.optimizer, at least 1 is needed: is the loader empty, or "
+                "does another optimizer train the model?"
+            )
+        action, success = self._open
+        gradients = self._watch.collect()
+        self._warn_about_missing(gradients)
+        self.model.growth.count_epoch()
+        verdict = self.runtime.judge(None, gradients)
+        self._restored = verdict.reason if verdict.panic else None
+        if verdict.panic:
+            self.runtime.roll_back(verdict)
+        self.runtime.epoch += 1
+        self._signals = self._signals.after(action.operation, success and not verdict.panic, self.measured)
+        self._open = None
+
+    def view(self) -> View:
+        """The state of the network as policies see it."""
+        return self._signals.view(self.epoch, self.runtime.reports(), self.limits)
+
+    def finish(self) -> tuple[Ending, ...]:
+        """Commit or remove the seeds that are still alive, report it, and measure the final network.
+
+        A seed at full amplitude that passes gate G5 on its last measurement is committed. Every other one is removed.
+        Iteration does this after the last epoch; call it if you leave the loop earlier.
+        """
+        if self._open is not None and self._watch.steps:
+            self.end_epoch()
+        self.endings = settle(self.model, self.runtime.health.seeds)
+        for ending in self.endings:
+            self.report(str(ending))
+        if self.endings:
+            self.runtime.health.measure_again(self.epoch)
+        return self.endings
+
+    def plain(self) -> nn.Module:
+        """A copy as an ordinary torch module with the committed seeds built in.
+
+        Raises:
+            ValueError: if a committed seed cannot be built in.
+        """
+        return self.model.plain()
+
+    def _warn_about_missing(self, gradients: Collection[str]) -> None:
+        for slot, state in self.model.states.items():
+            if state is not None and state.stage is Stage.TRAINING and slot not in gradients:
+                warnings.warn(
+                    f"the seed in {slot} got no gradient in epoch {self.epoch}; call growing.incubate(batch) between "
+                    "backward() and step()",
+                    stacklevel=4,
+                )
