@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from esper_ray.growing.ending import Ending, settle
-from esper_ray.kasmina.collectives import of_first_rank
+from esper_ray.kasmina.collectives import of_first_rank, processes
 from esper_ray.kasmina.measurement.batches import as_batch
 from esper_ray.kasmina.measurement.gradients import GradientWatch
 from esper_ray.kasmina.measurement.held_out import HeldOut
@@ -234,9 +234,7 @@ class GrowthSession:
         if self._open is not None or self.epoch >= self.epochs:
             raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
         view = self.view()
-        requested = self._policy.decide(view).action
-        indices = of_first_rank([int(index) for index in requested.to_indices()])  # rank 0 decides for all
-        requested = Action.from_indices(indices, len(self.model.slot_ids))
+        requested = self._agreed(self._policy.decide(view).action)
         legal = view.masks.allows(requested)
         success, _ = self.runtime.execute(requested if legal else WAIT)
         self.runtime.tick()
@@ -281,6 +279,17 @@ class GrowthSession:
         self.runtime.epoch += 1
         self._signals = self._signals.after(action.operation, success and not verdict.panic, self.measured)
         self._open = None
+
+    @property
+    def epoch_is_open(self) -> bool:
+        """Whether an epoch has begun and not ended."""
+        return self._open is not None
+
+    def _agreed(self, action: Action) -> Action:
+        """The action of rank 0 in a process group."""
+        if processes() == 1:
+            return action
+        return Action.from_indices(of_first_rank([int(i) for i in action.to_indices()]), len(self.model.slot_ids))
 
     def view(self) -> View:
         """The state of the network as policies see it."""

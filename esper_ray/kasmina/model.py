@@ -19,7 +19,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from esper_ray.kasmina.export.checkpoints import load_model, load_state, manifest_tensor, rebuild_seeds, save_model
+from esper_ray.kasmina.export.checkpoints import (
+    load_model,
+    load_state,
+    manifest_tensor,
+    rebuild_seeds,
+    save_model,
+    tied_values,
+)
 from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
@@ -288,14 +295,20 @@ class MorphogeneticModel(SlottedNetwork):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Rebuild the seeds that the state holds, then load all tensors.
 
+        Args:
+            strict: every state must fit exactly; without it names of tied tensors may be missing where another of
+                their names is there, as in files of safetensors.
+
         Raises:
             TopologyError: naming every difference, if the state belongs to another host, other slots or other
                 shapes. Nothing has changed then.
-            ValueError: if ``strict`` is false, or ``assign`` would replace the tensors that an optimizer holds.
+            ValueError: if ``assign`` would replace the tensors that an optimizer holds.
         """
-        if assign or not strict:
-            raise ValueError(f"a grown model is loaded with strict=True and assign=False, got {strict} and {assign}")
-        return load_state(self, state_dict, super().load_state_dict)
+        if assign:
+            raise ValueError("a grown model is loaded with assign=False, got True")
+        aliases = {} if strict else tied_values(self, state_dict)
+        result = load_state(self, {**state_dict, **aliases}, super().load_state_dict)
+        return result._replace(missing_keys=[*aliases])
 
     def save(self, path: str | Path) -> None:
         """Write weights and manifest to one safetensors file, atomically."""

@@ -141,6 +141,16 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
         return load(state, strict=True)
 
 
+def tied_values(model: SlottedNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for the names of tied tensors of the host that ``state`` has under another of their names."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for name, value in model.host.state_dict().items():
+        if isinstance(value, Tensor) and value.layout is torch.strided and value.numel():
+            names.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), []).append(f"host.{name}")
+    stored = [(group, next((name for name in group if name in state), None)) for group in names.values()]
+    return {name: state[first] for group, first in stored if first for name in group if name not in state}
+
+
 def rebuild_seeds(model: SlottedNetwork, state: Mapping[str, Any], prefix: str) -> None:
     """Rebuild the seeds of ``state`` unless ``model`` has them; torch loads the tensors next.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ OWN_LOSS_CHUNK = 16
 class HeldOut:
     """Held-out examples in memory, with the objective of the model.
 
-    In a process group it is made and evaluated in every process. Each evaluates its own examples, or a share of them if
+    In a process group it is evaluated in every process. Each evaluates its own examples, or a share of them if
     all have the same; results are those of all.
     """
 
@@ -65,15 +66,16 @@ class HeldOut:
             raise ValueError("measurements need at least 1 held-out example, got 0; is the loader empty?")
         for batch in self._batches:
             _check_finite(batch)
-        self._divide()
+        self._divided = False
         self.first_loss: float | None = None
         """Mean loss at the first measurement; the unit of scores that follow from a loss."""
         self._fit(model)
 
     def _divide(self) -> None:
         """Keep the share of this process, if all processes have the same examples. It is collective."""
-        if processes() == 1:
+        if processes() == 1 or self._divided:
             return
+        self._divided = True
         code = int(self.fingerprint[:15], 16)
         if any(other != code for (other,) in gathered([code])):
             return
@@ -99,7 +101,7 @@ class HeldOut:
         """Score of a uniform prediction in percentage points; 0 for other models than classifiers."""
         return 100.0 / self.classes if self.classes else 0.0
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over types, shapes and values of all examples, in hexadecimal."""
         digest = hashlib.sha256()
@@ -121,6 +123,7 @@ class HeldOut:
         Raises:
             ValueError: if the objective gives no scalar loss, or no scores in [0, 1].
         """
+        self._divide()
         groups = [list(coalitions)] if self._joint else [[coalition] for coalition in coalitions]
         sums: dict[Members, _Sums] = {}
         for group in groups:
