@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from esper_ray.kasmina.collectives import columns_of_all, gathered, mean_over_processes, processes, rank
+from esper_ray.kasmina.collectives import broadcast, columns_of_all, gathered, mean_over_processes, processes, rank
 from esper_ray.kasmina.measurement.batches import Batch, batches_of, joined
 from esper_ray.kasmina.measurement.coalition_pass import Evaluated
 from esper_ray.kasmina.measurement.objective import (
@@ -73,7 +73,7 @@ class HeldOut:
 
     def _divide(self) -> None:
         """Keep the share of this process, if all processes have the same examples. It is collective."""
-        if processes() == 1 or self._divided:
+        if self._divided:
             return
         self._divided = True
         code = int(self.fingerprint[:15], 16)
@@ -123,7 +123,9 @@ class HeldOut:
         Raises:
             ValueError: if the objective gives no scalar loss, or no scores in [0, 1].
         """
-        self._divide()
+        if processes() > 1:
+            self._divide()
+            broadcast(list(model.buffers()))  # those of rank 0, which a checkpoint holds
         groups = [list(coalitions)] if self._joint else [[coalition] for coalition in coalitions]
         sums: dict[Members, _Sums] = {}
         for group in groups:
