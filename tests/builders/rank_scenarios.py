@@ -18,6 +18,7 @@ from rank_builders import (
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+from trainer_builders import examples, session
 
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.optimizer import GrowingOptimizer
@@ -135,6 +136,29 @@ def born_in_one_process_by_hand(rank: int) -> str:
     return _born_in_one(rank, wrapped=False)
 
 
+def _session(rank: int, own_held_out: bool) -> dict[str, Any]:
+    growing = session(slice(32 * rank, 32 * rank + 32) if own_held_out else slice(None))
+    growing.forward = DistributedDataParallel(growing.model)
+    x, y = examples()
+    for _ in growing:
+        for rows in torch.arange(len(x)).split(32):
+            growing.train_step((x[rows[rank::2]], y[rows[rank::2]]))
+    return {
+        "digest": digest(growing.model),
+        "operations": [step.operation for step in growing.history],
+        "accuracy": growing.measured.accuracy_pp,
+        "examples": growing.measured.examples,
+    }
+
+
+def session_with_one_held_out_set(rank: int) -> dict[str, Any]:
+    return _session(rank, own_held_out=False)
+
+
+def session_with_own_held_out_examples(rank: int) -> dict[str, Any]:
+    return _session(rank, own_held_out=True)
+
+
 def sharded(rank: int) -> str:
     model = MorphogeneticModel.wrap(Layers(), {"r0c0": "first"}, torch.zeros(2, 6), rules=READY)
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
@@ -155,6 +179,8 @@ SCENARIOS = {
         unfrozen_after_wrapping,
         born_in_one_process_under_ddp,
         born_in_one_process_by_hand,
+        session_with_one_held_out_set,
+        session_with_own_held_out_examples,
         sharded,
     )
 }

@@ -31,16 +31,21 @@ def examples(rows: int = ROWS, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, (x[:, 0] * x[:, 1] > 0).long()
 
 
-def session(epochs: int = EPOCHS) -> GrowthSession:
-    """A session whose script grows one seed and commits it."""
+def session(held_out: slice = slice(None)) -> GrowthSession:
+    """A session whose script grows one seed and commits it.
+
+    Args:
+        held_out: rows of the 64 held-out examples.
+    """
+    x, y = examples(64, seed=1)
     with seeded_initialisation(0):
         host = Linear()
     return grow(
         host,
-        examples(64, seed=1),
+        (x[held_out], y[held_out]),
         slots={"r0c0": "first"},
         policy="schedule",
-        epochs=epochs,
+        epochs=EPOCHS,
         optimizer=torch.optim.AdamW,
         lr=0.02,
         growth={"blueprints": ["mlp_small"], "min_gradient_health": 0.0},

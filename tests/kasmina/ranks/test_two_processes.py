@@ -4,6 +4,7 @@ import pytest
 import torch
 from rank_builders import WORTHY, in_two_processes, live, make_model, make_optimizer, train_step, values
 from rank_scenarios import SCENARIOS
+from trainer_builders import examples, session
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]  # two processes import torch
 
@@ -93,6 +94,21 @@ def test_a_seed_in_one_process_alone_is_an_error_with_both_structures(answers, n
         assert answer.startswith("RanksDifferError: the processes have grown different networks:\n  rank 0, in ")
         assert "r0c0 r0c0-1 lora TRAINING, r0c1 empty" in answer
         assert "r0c0 empty, r0c1 empty" in answer
+
+
+@pytest.mark.parametrize("name", ["session_with_one_held_out_set", "session_with_own_held_out_examples"])
+def test_a_session_in_two_processes_measures_all_held_out_examples(answers, name):
+    growing = session()
+    x, y = examples()
+    for _ in growing:
+        for rows in torch.arange(len(x)).split(32):
+            growing.train_step((x[rows], y[rows]))
+    first, second = answers[name]
+    assert first == second
+    assert first["operations"] == [step.operation for step in growing.history]
+    assert "FOSSILIZE" in first["operations"]
+    assert first["examples"] == growing.measured.examples == 64
+    assert first["accuracy"] == pytest.approx(growing.measured.accuracy_pp, abs=5.0)
 
 
 def test_sharded_parameters_are_refused_with_the_reason(answers):
