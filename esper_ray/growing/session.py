@@ -102,6 +102,7 @@ class GrowthSession:
         self.forward: nn.Module = organism.model
         """Module that computes the training loss: the model, or ``DistributedDataParallel`` around it."""
         self._organism, self._held_out = organism, held_out
+        organism.model.exchange.share()
         self._policy = policy
         self._policy.begin_episode(seed)
         self._watch = GradientWatch()

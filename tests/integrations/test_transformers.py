@@ -65,15 +65,20 @@ def test_a_seed_lives_its_whole_life_and_is_committed(finished):
 
 
 @pytest.mark.parametrize(
-    "options", [{"save_strategy": "epoch"}, {"save_strategy": "steps", "save_steps": 8}], ids=["epochs", "steps"]
+    ("options", "step"),
+    [
+        pytest.param({"save_strategy": "epoch"}, 9, id="after an epoch"),
+        pytest.param({"save_strategy": "steps", "save_steps": 3}, 9, id="after its last step"),
+        pytest.param({"save_strategy": "steps", "save_steps": 8}, 8, id="within an epoch"),
+    ],
 )
-def test_a_checkpoint_of_an_interrupted_training_resumes_to_the_same_result(finished, tmp_path, options):
+def test_a_checkpoint_of_an_interrupted_training_resumes_to_the_same_result(finished, tmp_path, options, step):
     growing = session()
     with pytest.raises(Stop):
-        trainer(tmp_path, growing, stop_after=25, **options).train()
-    assert growing.model.states["r0c0"] is not None
+        trainer(tmp_path, growing, stop_after=10, **options).train()
+    assert growing.model.states["r0c0"].stage is Stage.HOLDING
     fresh = session()
-    trainer(tmp_path, fresh, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-24"))
+    trainer(tmp_path, fresh, **options).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     assert digest(fresh.model) == digest(finished.model)
     assert [str(step) for step in fresh.history] == [str(step) for step in finished.history]
 

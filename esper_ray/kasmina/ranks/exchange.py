@@ -25,7 +25,7 @@ from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
 
-PLACES = ("the first training pass", "the end of backward()", "incubate()", "optimizer.step()")
+PLACES = ("the first pass", "the end of backward()", "incubate()", "optimizer.step()")
 _FIRST_PASS, _BACKWARD, _INCUBATION, _STEP = range(4)
 
 
@@ -63,6 +63,12 @@ class GradientExchange:
             self._started = True
             self._model.register_forward_pre_hook(self._entered)
             self._model.growth.subscribe(self)
+
+    def share(self) -> None:
+        """Start from the values of rank 0. It is collective, and has no effect without a process group."""
+        if processes() > 1:
+            self._agree(_FIRST_PASS, ())
+            self._share_newborns()
 
     def average(self) -> None:
         """Average what no exchange has averaged yet. Clip after it. It is collective in a process group."""
@@ -107,9 +113,8 @@ class GradientExchange:
         if wrapper is not (self._wrapper and self._wrapper()):
             self._wrapper = None if wrapper is None else ref(wrapper)
             self._covered = frozenset() if wrapper is None else self._averaged_by(wrapper)
-        if not self._shared and processes() > 1:
-            self._agree(_FIRST_PASS, ())
-            self._share_newborns()
+        if not self._shared:
+            self.share()
 
     def _averaged_by(self, wrapper: DistributedDataParallel) -> frozenset[int]:
         """Identities of the host's parameters that ``wrapper`` averages."""
