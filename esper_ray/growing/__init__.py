@@ -8,7 +8,8 @@ for epoch in growing:                  # the policy acts, and sees what came of 
 grown = growing.plain()
 """
 
-from esper_ray.growing.session import GrowthSession, Step
+from esper_ray.growing.decisions import Step
+from esper_ray.growing.session import GrowthSession
 from esper_ray.growing.setup import grow
 
 __all__ = ["GrowthSession", "Step", "grow"]

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending, settle
+from esper_ray.growing.state import SAVED_GROWTH, GrowthStateError, SessionState, check, pack, replayed, unpack
 from esper_ray.kasmina.collectives import of_first_rank, processes
 from esper_ray.kasmina.measurement.batches import as_batch
 from esper_ray.kasmina.measurement.gradients import GradientWatch
 from esper_ray.kasmina.measurement.held_out import HeldOut
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.modules import random_streams, set_random_streams
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, LifecycleOp
 from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy, View
 from esper_ray.leyline.records import Measurement
@@ -24,35 +28,7 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.host import HostRuntime
 from esper_ray.runtime.signals import SignalHistory
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Action of the policy before an epoch, with the state of the network."""
-
-    epoch: int
-    """Index of the next epoch to train, counted from 0."""
-    operation: str
-    slot: str | None
-    """Slot of the operation; ``None`` for WAIT."""
-    blueprint: str | None
-    """Blueprint of the germinated seed; ``None`` for other operations."""
-    success: bool
-    """Whether the operation took effect; a gate may refuse it."""
-    val_loss: float
-    val_accuracy_pp: float
-    """Score on the held-out examples before the epoch, in percentage points: the accuracy of a classifier."""
-    parameters: int
-    """Parameters of host and seeds."""
-    restored: str | None = None
-    """Reason of a rollback after the previous epoch; ``None`` without a rollback."""
-
-    def __str__(self) -> str:
-        done = "" if self.slot is None else f"  {self.operation} {self.slot}"
-        done += "" if self.blueprint is None else f" {self.blueprint}"
-        done += "" if self.success else " (refused)"
-        done += "" if self.restored is None else f"  restored: {self.restored}"
-        return f"epoch {self.epoch:3d}  held out {self.val_accuracy_pp:5.1f} %  {self.parameters:,} parameters{done}"
+from esper_ray.runtime.snapshot import LifeProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +98,7 @@ class GrowthSession:
         self._open: tuple[Action, bool] | None = None
         """Action of the epoch that is being trained, and whether it took effect."""
         self._resumed = False
+        self._decided: list[Decided] = []
 
     # What the session holds
 
@@ -252,6 +229,7 @@ class GrowthSession:
             restored=self._restored,
         )
         self.history.append(step)
+        self._decided.append(Decided(view.signals, view.reports, tuple(requested.to_indices())))
         self._open = requested if legal else WAIT, success and legal
         self.model.train()
         return step
@@ -318,6 +296,97 @@ class GrowthSession:
             ValueError: if a committed seed cannot be built in.
         """
         return self.model.plain()
+
+    # State
+
+    def save_state(self) -> bytes:
+        """The complete state of the growth, for :meth:`load_state`; also in the middle of an epoch.
+
+        It holds the network, the optimizer, measurements, the policy's past and torch's global random streams. Data
+        loaders, schedulers and gradient scalers have states of their own.
+
+        Raises:
+            GrowthStateError: if a tensor cannot be written exactly, such as a sparse one.
+        """
+        return pack(self._state(), self._settings(), self._held_out.fingerprint)
+
+    def load_state(self, blob: bytes) -> None:
+        """Resume from a state of :meth:`save_state`, bit for bit, in this or another process.
+
+        The session must have been made by the same call of :func:`grow`. It is then where the saved one was: after
+        steps of an epoch the next iteration ends that epoch; before them it yields the same epoch again. Everything
+        is checked first.
+
+        Raises:
+            GrowthStateError: if ``blob`` is no saved growth, is damaged, or belongs to another model, other data or
+                another policy. The session is unchanged then.
+        """
+        device, monitor = self._organism.device, self.runtime.health
+        state = unpack(blob, self._settings(), self._held_out.fingerprint, self.limits, device)
+        before, random = self._organism.snapshot(), random_streams(device)
+        try:
+            check(state, self._organism, self.epochs, monitor.governor.config.window, self.measured.examples)
+            policy = replayed(self._policy, self.seed, state.decided, self.limits)
+            set_random_streams(state.random, device)
+            self._organism.restore(state.organism)
+            self.optimizer.load_group_options(state.groups)
+        except Exception as error:
+            set_random_streams(random, device)
+            self._organism.restore(before)
+            if isinstance(error, UserError):
+                raise
+            raise GrowthStateError(f"{SAVED_GROWTH} is damaged: {error}") from error
+        self._policy = policy
+        self.runtime.epoch, monitor.rollbacks = state.life.epoch, state.rollbacks
+        monitor.resume(state.life, state.trusted)
+        self._held_out.first_loss = state.first_loss
+        self._signals, self._restored, self._open = state.signals, state.restored, state.open
+        self.history, self._decided, self.endings = state.history, state.decided, state.endings
+        self._watch.__dict__.update(state.watch.__dict__)
+        self._resumed = True
+
+    def _state(self) -> SessionState:
+        monitor = self.runtime.health
+        return SessionState(
+            life=LifeProgress(
+                seed=self.seed,
+                epoch=self.epoch,
+                first_accuracy_pp=monitor.first_accuracy_pp,
+                since_snapshot=monitor.since_snapshot,
+                measured=monitor.measured,
+                seeds=monitor.seeds,
+                governor=monitor.governor.state,
+            ),
+            rollbacks=monitor.rollbacks,
+            first_loss=self._held_out.first_loss,
+            signals=self._signals,
+            restored=self._restored,
+            open=self._open,
+            history=list(self.history),
+            decided=list(self._decided),
+            endings=self.endings,
+            organism=self._organism.snapshot(),
+            trusted=monitor.trusted,
+            groups=self.optimizer.group_options(),
+            watch=self._watch,
+            random=random_streams(self._organism.device),
+        )
+
+    def _settings(self) -> dict[str, str]:
+        """What a session must have in common with a saved one."""
+        model, limits = self.model, self.limits
+        return {
+            "model": type(model.host).__name__,
+            "slots": ", ".join(f"{slot} on {at.module}" for slot, at in model.attachments.items()),
+            "epochs": str(self.epochs),
+            "seed": str(self.seed),
+            "policy": type(self._policy).__name__,
+            "blueprints": ", ".join(blueprint.id for blueprint in sorted(limits.blueprints)),
+            "styles": ", ".join(style.id for style in sorted(limits.styles)),
+            "rules": str(model.growth.rules),
+            "optimizer": self.optimizer.description,
+            "training": str(self.options),
+        }
 
     def _warn_about_missing(self, gradients: Collection[str]) -> None:
         for slot, state in self.model.states.items():

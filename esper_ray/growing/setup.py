@@ -10,7 +10,7 @@ from torch import nn
 from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of
 from esper_ray.growing.session import GrowthSession, StepOptions
 from esper_ray.kasmina.measurement.batches import Batch
-from esper_ray.kasmina.measurement.held_out import EXAMPLES, HeldOut
+from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import SlotHook
@@ -51,7 +51,7 @@ def grow(
     growth: GrowthConfig | Mapping[str, Any] | None = None,
     clip: float | None = 1.0,
     causal: bool = True,
-    examples: int = EXAMPLES,
+    examples: int = HELD_OUT_EXAMPLES,
     greedy: bool = True,
     settle_at_end: bool = True,
     seed: int = 0,

@@ -32,7 +32,7 @@ from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.commands import seed_report
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
-from esper_ray.kasmina.measurement.held_out import EXAMPLES
+from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES
 from esper_ray.kasmina.measurement.measurer import Measurer
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.network.attachment import evaluation_mode
@@ -192,7 +192,7 @@ class MorphogeneticModel(SlottedNetwork):
         *,
         loss: LossFunction | None = None,
         score: ScoreFunction | None = None,
-        examples: int = EXAMPLES,
+        examples: int = HELD_OUT_EXAMPLES,
     ) -> dict[str, SeedMeasurements]:
         """Measure every seed on held-out examples, as the gates need it. The model is not changed.
 

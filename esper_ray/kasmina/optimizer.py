@@ -10,6 +10,7 @@ newborn seed enters a group that has been scheduled all along.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -215,6 +216,42 @@ class GrowingOptimizer(Optimizer):
         for name, state in states.items():
             self.state[named[name]] = _copied(state)
 
+    def group_options(self) -> list[dict[str, Any]]:
+        """Options of each group as plain values, such as a scheduled learning rate, with its name and key."""
+        return [
+            {"name": group["name"], "key": str(_shown(group["key"])), "options": _plain_options(group)}
+            for group in self.param_groups
+        ]
+
+    def load_group_options(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Set options of :meth:`group_options` in the groups of the same name and key.
+
+        Raises:
+            ValueError: if the groups differ; nothing is changed then.
+        """
+        groups = {(group["name"], str(_shown(group["key"]))): group for group in self.param_groups}
+        options = {(entry["name"], entry["key"]): entry["options"] for entry in saved}
+        if groups.keys() != options.keys():
+            strange = sorted(groups.keys() ^ options.keys())[0]
+            raise ValueError(f"the groups of the optimizer differ: {' '.join(strange)} is missing or not expected")
+        for place, group in groups.items():
+            for name, value in options[place].items():
+                if not _is_option(value, _plain_options(group).get(name, value)):
+                    raise ValueError(f"option {name} of group {' '.join(place)} cannot be {value!r:.60}")
+        for place, group in groups.items():
+            for name, value in options[place].items():
+                if isinstance(group.get(name), Tensor):
+                    group[name].fill_(value)
+                else:
+                    group[name] = tuple(value) if isinstance(value, list) else value
+
+    @property
+    def description(self) -> str:
+        """Class and options in words, equal for equal optimizers."""
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(self._options.items()))
+        seeds = f"; seeds: {dict(sorted(self._seeds.items()))}" if self._seeds else ""
+        return f"{self._class.__name__}({options}){seeds}"
+
     def state_dict(self) -> dict[str, Any]:
         """The state dict of torch, with plain values alone."""
         state = super().state_dict()
@@ -355,6 +392,23 @@ _Key = tuple[tuple[str, Any], ...]
 
 def _shown(key: _Key) -> dict[str, str]:
     return {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in key}
+
+
+def _plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are numbers, switches or tuples of numbers; a tensor counts as its number."""
+    fixed = ("params", "name", "key", "part")
+    values = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    kinds = (bool, int, float, str, list, type(None))
+    return {name: value for name, value in plain.items() if name not in fixed and isinstance(value, kinds)}
+
+
+def _is_option(value: Any, present: Any) -> bool:
+    """Whether ``value`` can take the place of the option ``present``: of the same type, finite."""
+    if isinstance(value, list) and isinstance(present, list) and len(value) == len(present):
+        return all(map(_is_option, value, present))
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, present))
+    return math.isfinite(value) if numbers else type(value) is type(present) and not isinstance(value, list)
 
 
 def _copied(state: ParameterState) -> ParameterState:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from esper_ray.kasmina.network.growth import HOST_GROUP
 
@@ -117,30 +118,32 @@ class GradientWatch:
     def __init__(self) -> None:
         self.steps = 0
         """Optimizer steps since the last :meth:`collect`."""
-        self._sums: dict[str, Tensor] = {}
-        self._seeds: dict[str, tuple[str, list[int]]] = {}
+        self.sums: dict[str, Tensor] = {}
+        """(2, n + 1) sums as from :func:`clipped_norms` by slot; the last column of the host."""
+        self.seeds: dict[str, tuple[str, list[int]]] = {}
         """Identity and tensor sizes of each seed with sums."""
-        self._host_elements = 0
+        self.host_elements = 0
+        """Number of the host's elements with a gradient, as last seen."""
 
     def add(self, step: "StepNorms") -> None:
         """Add one optimizer step. The sums of a slot restart when its seed or its tensors change."""
         self.steps += 1
-        self._host_elements = step.host_elements or self._host_elements
+        self.host_elements = step.host_elements or self.host_elements
         for name, norms in step.norms.items():
             seed = step.seeds.get(name)
-            if name in self._sums and (seed is None or self._seeds[name] == seed):
-                self._sums[name] = self._sums[name] + norms
+            if name in self.sums and (seed is None or self.seeds[name] == seed):
+                self.sums[name] = self.sums[name] + norms
             else:
-                self._sums[name] = norms
+                self.sums[name] = norms
             if seed is not None:
-                self._seeds[name] = seed
+                self.seeds[name] = seed
 
     def collect(self) -> dict[str, GradientStatistics]:
         """Statistics of each seed with gradients since the last call; the sums restart."""
-        sums = {name: total.tolist() for name, total in self._sums.items()}
-        seeds, self._sums, self._seeds, self.steps = self._seeds, {}, {}, 0
+        sums = {name: total.tolist() for name, total in self.sums.items()}
+        seeds, self.sums, self.seeds, self.steps = self.seeds, {}, {}, 0
         (*_, norm), (*_, steps) = sums.pop(HOST_GROUP, ([0.0], [0.0]))
-        host_rms = host_gradient_rms(norm / steps if steps else 0.0, self._host_elements)
+        host_rms = host_gradient_rms(norm / steps if steps else 0.0, self.host_elements)
         statistics = {
             slot: epoch_statistics(norms[0], norms[1], seeds[slot][1], host_rms) for slot, norms in sums.items()
         }
@@ -152,7 +155,7 @@ class StepNorms:
     """Gradient norms of one optimizer step, before clipping."""
 
     norms: Mapping[str, Tensor]
-    """By group: (2, n + 1) as from :func:`clipped_norms` for seeds, its last column for the host."""
+    """By group: (2, n + 1) as from :func:`clipped_norms` for seeds; (2, 1), all parameters together, for the host."""
     seeds: Mapping[str, tuple[str, list[int]]]
     """Identity and tensor sizes of the seed of each slot."""
     host_elements: int
@@ -175,10 +178,15 @@ def step_norms(
         host_limit: maximum L2 norm of the host's gradient; ``None`` for no limit.
         seed_limit: maximum L2 norm of the gradient of each seed.
     """
-    host, slots = groups.get(HOST_GROUP, ()), [name for name in groups if name != HOST_GROUP]
+    slots = [name for name in groups if name != HOST_GROUP]
+    host = [parameter for parameter in groups.get(HOST_GROUP, ()) if parameter.grad is not None]
     norms: dict[str, Tensor] = {}
     if host and (slots or host_limit is not None):
-        norms[HOST_GROUP] = clipped_norms(host, host_limit)[:, -1:]  # the group changes when a seed is committed
+        gradients = [parameter.grad for parameter in host if parameter.grad is not None]
+        total = get_total_norm(gradients)
+        if host_limit is not None:
+            clip_grads_with_norm_(host, host_limit, total)
+        norms[HOST_GROUP] = torch.stack([total, torch.ones_like(total)])[:, None]
     norms |= {slot: clipped_norms(groups[slot], seed_limit) for slot in slots}
     seeds = {slot: (seed_ids[slot], [parameter.numel() for parameter in groups[slot]]) for slot in slots}
     return StepNorms(norms, seeds, elements_with_gradient(host) if slots else 0)

@@ -26,7 +26,7 @@ from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.switching import switched
 from esper_ray.leyline.records import Members
 
-EXAMPLES = 2000
+HELD_OUT_EXAMPLES = 2000
 """Default maximum number of held-out examples."""
 CHUNK = 512
 """Maximum number of examples per forward pass, before the batch forks."""
@@ -43,7 +43,9 @@ class HeldOut:
     all have the same; results are those of all.
     """
 
-    def __init__(self, data: Any, model: nn.Module, objective: Objective | None = None, limit: int = EXAMPLES) -> None:
+    def __init__(
+        self, data: Any, model: nn.Module, objective: Objective | None = None, limit: int = HELD_OUT_EXAMPLES
+    ) -> None:
         """
         Args:
             data: a pair (inputs, targets), a mapping, a Dataset, or an iterable of batches such as a DataLoader.
@@ -172,11 +174,11 @@ class HeldOut:
                     f"{type(model).__name__} cannot run on held-out inputs of shape {part.shapes}: {error}"
                 ) from error
             self._joint = self._joint and _is_joint(part, output)
+            self._check_classes(output, batch)
             judged = self.objective.judge(output, part.targets, part.rows)
             self._own_loss = judged.from_loss and self.objective.loss is None
             if isinstance(output, Tensor):
                 self._outputs = max(self._outputs, output.numel() // part.rows)
-            self._check_classes(output, batch)
 
     def _check_classes(self, output: Any, batch: Batch) -> None:
         """Set the number of classes, if the model is a classifier with the default loss."""
@@ -215,7 +217,8 @@ def _first(batches: Iterator[Batch], limit: int, device: torch.device) -> Iterat
     """The first ``limit`` examples, on ``device``."""
     left = limit
     for batch in batches:
-        yield batch.part(0, left).to(device)
+        if batch.rows:
+            yield batch.part(0, left).to(device)
         left -= batch.rows
         if left <= 0:
             return

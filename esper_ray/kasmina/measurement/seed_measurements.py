@@ -16,7 +16,7 @@ class _Entry:
     seed_id: str
     stage: Stage
     baseline_pp: float | None
-    """Validation accuracy when the stage began; ``None`` if it was not measured."""
+    """Validation accuracy when the stage began, or at its first measurement if that was not measured."""
     measured: SeedMeasurements = UNMEASURED
 
 
@@ -68,7 +68,8 @@ class MeasuredSeeds:
             new = _with_gradients(entry.measured, gradients.get(slot), learns=learns)
             new = _with_contribution(new, contributions.get(slot), interactions.get(slot))
             gain = None if entry.baseline_pp is None else measured.accuracy_pp - entry.baseline_pp
-            entries[slot] = replace(entry, measured=replace(new, improvement_pp=gain))
+            baseline = measured.accuracy_pp if entry.baseline_pp is None else entry.baseline_pp
+            entries[slot] = replace(entry, baseline_pp=baseline, measured=replace(new, improvement_pp=gain))
         return MeasuredSeeds(entries)
 
 
