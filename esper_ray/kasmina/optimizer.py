@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 
-from esper_ray.kasmina.collectives import processes
 from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
@@ -134,8 +133,7 @@ class GrowingOptimizer(Optimizer):
             host: maximum norm of host and committed seeds together; ``None`` for no limit.
             seeds: maximum norm of each live seed.
         """
-        if processes() > 1:
-            self.model.exchange.average()
+        self.model.exchange.average()
         self._observe(host, seeds)
         self._observed = True
 
@@ -157,8 +155,7 @@ class GrowingOptimizer(Optimizer):
             The loss of ``closure``; ``None`` without one.
         """
         self._follow_schedule()
-        if processes() > 1:
-            closure = self._exchanged(closure)
+        closure = self.model.exchange.before_update(closure)
         loss = None
         if closure is not None and len(self._parts) == 1:
             loss = self._parts[0].step(closure)
@@ -303,19 +300,6 @@ class GrowingOptimizer(Optimizer):
         raise TypeError("a GrowingOptimizer is not pickled; save model.state_dict() and optimizer.state_dict()")
 
     # Inside
-
-    def _exchanged(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
-        """``closure`` with averaged gradients; without one they are averaged now."""
-        if closure is None:
-            self.model.exchange.before_step()
-            return None
-
-        def averaged() -> Any:
-            loss = closure()
-            self.model.exchange.before_step()
-            return loss
-
-        return averaged
 
     def _names(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> dict[nn.Parameter, str]:
         """Names of the parameters in ``groups`` as users know them."""

@@ -11,7 +11,7 @@ any gradient is mixed.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -72,12 +72,27 @@ class GradientExchange:
 
     def average(self) -> None:
         """Average what no exchange has averaged yet. Clip after it. It is collective in a process group."""
-        self.start()
-        if self._pending and processes() > 1:
-            self._exchange(_STEP)
+        if processes() > 1:
+            self.start()
+            if self._pending:
+                self._exchange(_STEP)
 
-    def before_step(self) -> None:
-        """Average the gradients of a step. Call it before each step in a process group."""
+    def before_update(self, closure: Callable[[], Any] | None) -> Callable[[], Any] | None:
+        """``closure`` with averaged gradients; without one they are averaged now. For each step of an optimizer."""
+        if processes() == 1:
+            return closure
+        if closure is None:
+            self._before_step()
+            return None
+
+        def averaged() -> Any:
+            loss = closure()
+            self._before_step()
+            return loss
+
+        return averaged
+
+    def _before_step(self) -> None:
         self.average()
         if not self._covered:  # DistributedDataParallel shares them before each pass
             broadcast(list(self._model.buffers()))
