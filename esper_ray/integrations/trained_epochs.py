@@ -10,7 +10,7 @@ from esper_ray.growing import GrowthSession
 
 
 class TrainedEpochs:
-    """Epochs of a session within somebody's trainer."""
+    """Epochs of a session within a trainer of another library."""
 
     def __init__(self, growing: GrowthSession) -> None:
         self.growing = growing

@@ -126,7 +126,10 @@ def _folder(args: Any, state: Any) -> Path:
 
 
 def _accepts_loss_arguments(host: nn.Module) -> bool:
-    """Whether the Trainer would pass arguments of the loss to ``host``; the rule is the Trainer's own."""
+    """Whether the Trainer would pass arguments of the loss to ``host``.
+
+    The rule is the Trainer's own.
+    """
     if hasattr(host, "accepts_loss_kwargs"):
         return bool(host.accepts_loss_kwargs)
     kinds = [parameter.kind for parameter in inspect.signature(host.forward).parameters.values()]
@@ -134,7 +137,10 @@ def _accepts_loss_arguments(host: nn.Module) -> bool:
 
 
 def _untie(_module: nn.Module, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
-    """Give tied tensors of a state memory of their own, since safetensors refuses to write them."""
+    """Give tied tensors of a state memory of their own.
+
+    Files of safetensors cannot hold tensors that share memory.
+    """
     places = set()
     for name, value in state.items():
         if isinstance(value, Tensor) and value.numel():

@@ -70,7 +70,10 @@ def summed(values: Tensor) -> Tensor:
 
 
 def mean_over_processes(value: float, weight: int) -> float:
-    """Mean of the ``value`` of every process, weighted by its ``weight``; without a process group the value itself."""
+    """Mean of the ``value`` of every process, weighted by its ``weight``.
+
+    Without a process group it is the value itself.
+    """
     if processes() == 1:
         return value
     total, weights = summed(torch.tensor([value * weight, weight], dtype=torch.float64)).tolist()
@@ -78,7 +81,7 @@ def mean_over_processes(value: float, weight: int) -> float:
 
 
 def columns_of_all(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(R, sum of N) array of the (R, N) ``rows`` of every process, side by side by rank."""
+    """(R, sum of N) array of the (R, N) ``rows`` of every process, by rank."""
     if processes() == 1:
         return rows
     counts = [count for (count,) in gathered([rows.shape[1]])]
@@ -90,7 +93,10 @@ def columns_of_all(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace each of ``tensors`` by its mean over the processes, in one message for each type and device."""
+    """Replace each of ``tensors`` by its mean over the processes.
+
+    There is one message for each type and device.
+    """
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).div_(processes())
         dist.all_reduce(flat)
@@ -98,7 +104,10 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Replace each of ``tensors`` by that of rank 0, in one message for each type and device."""
+    """Replace each of ``tensors`` by that of rank 0.
+
+    There is one message for each type and device.
+    """
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         dist.broadcast(flat, 0)

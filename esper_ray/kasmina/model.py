@@ -288,7 +288,7 @@ class MorphogeneticModel(SlottedNetwork):
         """Nothing: the seeds of the state were rebuilt before its tensors were loaded."""
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Rebuild the seeds of a state, also where this model is a part of the module that loads it."""
+        """Rebuild the seeds of a state; the module that loads it may hold this one."""
         rebuild_seeds(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

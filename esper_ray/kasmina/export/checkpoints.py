@@ -142,7 +142,7 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
 
 
 def tied_values(model: SlottedNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Values for the names of tied tensors of the host that ``state`` has under another of their names."""
+    """Values of tied tensors of the host that ``state`` has under another name only."""
     names: dict[tuple[Any, ...], list[str]] = {}
     for name, value in model.host.state_dict().items():
         if isinstance(value, Tensor) and value.layout is torch.strided and value.numel():
