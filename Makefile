@@ -44,7 +44,7 @@ lowest: | $(UV) ## the fast tests in a fresh environment with the lowest version
 	rm -rf build/lowest
 	$(UV) venv --quiet build/lowest
 	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --group dev \
-		--editable ".[grafana,karn,mlflow,tensorboard,wandb]"
+		--editable ".[grafana,karn,lightning,mlflow,tensorboard,transformers,wandb]"
 	build/lowest/bin/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
 
 chaos: setup ## disturb real runs and kill their processes; tables of reactions, results and costs (about half an hour)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending, settle
 from esper_ray.growing.state import SAVED_GROWTH, GrowthStateError, SessionState, check, pack, replayed, unpack
+from esper_ray.kasmina.collectives import of_first_rank, processes
 from esper_ray.kasmina.measurement.batches import as_batch
 from esper_ray.kasmina.measurement.gradients import GradientWatch
 from esper_ray.kasmina.measurement.held_out import HeldOut
@@ -74,7 +75,10 @@ class GrowthSession:
         self.history: list[Step] = []
         self.endings: tuple[Ending, ...] | None = None
         """What :meth:`finish` did with the seeds that were alive; ``None`` before it."""
+        self.forward: nn.Module = organism.model
+        """Module that computes the training loss: the model, or ``DistributedDataParallel`` around it."""
         self._organism, self._held_out = organism, held_out
+        organism.model.exchange.share()
         self._policy = policy
         self._policy.begin_episode(seed)
         self._watch = GradientWatch()
@@ -131,7 +135,7 @@ class GrowthSession:
         Raises:
             ValueError: if it is no batch, the model cannot run on it, or the loss is not a scalar.
         """
-        return self._loss(batch, 1.0)
+        return self._loss(batch, 1.0, self.forward)
 
     def train_step(self, batch: object) -> Tensor:
         """Train on a batch: forward, backward, incubation, clipping, optimizer step.
@@ -162,13 +166,13 @@ class GrowthSession:
 
     def incubate(self, batch: object) -> None:
         """Compute gradients of incubating seeds on a part of a batch; call it between ``backward`` and ``step``."""
-        self.model.incubate(lambda: self._loss(batch, self.options.incubation_share))
+        self.model.incubate(lambda: self._loss(batch, self.options.incubation_share, self.model))
 
-    def _loss(self, batch: object, share: float) -> Tensor:
+    def _loss(self, batch: object, share: float, forward: nn.Module) -> Tensor:
         whole = as_batch(batch, self.model.host).to(self._organism.device)
         part = whole if share >= 1.0 else whole.part(0, math.ceil(share * whole.rows))
         try:
-            output = part.run(self.model)
+            output = part.run(forward)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             shapes = self._held_out.example.shapes
             raise ValueError(
@@ -208,7 +212,7 @@ class GrowthSession:
         if self._open is not None or self.epoch >= self.epochs:
             raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
         view = self.view()
-        requested = self._policy.decide(view).action
+        requested = self._agreed(self._policy.decide(view).action)
         legal = view.masks.allows(requested)
         success, _ = self.runtime.execute(requested if legal else WAIT)
         self.runtime.tick()
@@ -254,6 +258,17 @@ class GrowthSession:
         self.runtime.epoch += 1
         self._signals = self._signals.after(action.operation, success and not verdict.panic, self.measured)
         self._open = None
+
+    @property
+    def epoch_is_open(self) -> bool:
+        """Whether an epoch has begun and not ended."""
+        return self._open is not None
+
+    def _agreed(self, action: Action) -> Action:
+        """The action of rank 0 in a process group."""
+        if processes() == 1:
+            return action
+        return Action.from_indices(of_first_rank([int(i) for i in action.to_indices()]), len(self.model.slot_ids))
 
     def view(self) -> View:
         """The state of the network as policies see it."""

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esper_ray.kasmina.averaging import AveragedGrowth
     from esper_ray.kasmina.blueprints import SlotShape, blueprint_names, register_blueprint, unregister_blueprint
     from esper_ray.kasmina.export.checkpoints import TopologyError
     from esper_ray.kasmina.lifecycle.gates import GateRules
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from esper_ray.kasmina.network.growth import GrowthOptions, Outcome, SlotEvent
     from esper_ray.kasmina.optimizer import GrowingOptimizer
     from esper_ray.kasmina.organism import Organism
+    from esper_ray.kasmina.ranks.exchange import RanksDifferError
+    from esper_ray.kasmina.ranks.wrapping import leave_out_seeds
     from esper_ray.leyline.blueprints import Topology
     from esper_ray.leyline.records import SeedMeasurements
 
 _HOMES = {
+    "AveragedGrowth": "esper_ray.kasmina.averaging",
     "SlotShape": "esper_ray.kasmina.blueprints",
     "blueprint_names": "esper_ray.kasmina.blueprints",
     "register_blueprint": "esper_ray.kasmina.blueprints",
@@ -40,11 +44,14 @@ _HOMES = {
     "MorphogeneticModel": "esper_ray.kasmina.model",
     "GrowingOptimizer": "esper_ray.kasmina.optimizer",
     "Organism": "esper_ray.kasmina.organism",
+    "RanksDifferError": "esper_ray.kasmina.ranks.exchange",
+    "leave_out_seeds": "esper_ray.kasmina.ranks.wrapping",
     "SeedMeasurements": "esper_ray.leyline.records",
     "Topology": "esper_ray.leyline.blueprints",
 }
 
 __all__ = [
+    "AveragedGrowth",
     "GateRules",
     "GrowingOptimizer",
     "GrowthOptions",
@@ -53,6 +60,7 @@ __all__ = [
     "MorphogeneticModel",
     "Organism",
     "Outcome",
+    "RanksDifferError",
     "Rules",
     "SeedMeasurements",
     "SlotEvent",
@@ -60,6 +68,7 @@ __all__ = [
     "Topology",
     "TopologyError",
     "blueprint_names",
+    "leave_out_seeds",
     "register_blueprint",
     "seeded_initialisation",
     "unregister_blueprint",

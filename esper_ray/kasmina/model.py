@@ -19,7 +19,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from esper_ray.kasmina.export.checkpoints import check_rebuilt, load_model, load_state, manifest_tensor, save_model
+from esper_ray.kasmina.export.checkpoints import (
+    load_model,
+    load_state,
+    manifest_tensor,
+    rebuild_seeds,
+    save_model,
+    tied_values,
+)
 from esper_ray.kasmina.export.plain import plain_module
 from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
@@ -33,6 +40,8 @@ from esper_ray.kasmina.network.growth import LossClosure, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.switching import switched
+from esper_ray.kasmina.ranks.exchange import GradientExchange
+from esper_ray.kasmina.ranks.wrapping import SeedNames
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
 
@@ -46,8 +55,15 @@ class MorphogeneticModel(SlottedNetwork):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.exchange = GradientExchange(self)
+        """Exchange of gradients with the other processes of a group."""
         self.measurer = Measurer()
         """Gradients and measurements of the seeds since the last :meth:`measure`."""
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> SeedNames:
+        """What ``DistributedDataParallel`` reads when it is built: names that it leaves to :attr:`exchange`."""
+        return SeedNames(self)
 
     # What one does with a seed
 
@@ -217,7 +233,8 @@ class MorphogeneticModel(SlottedNetwork):
         Raises:
             ValueError: if that loss carries no gradient.
         """
-        incubate(self, closure)
+        if incubate(self, closure):
+            self.exchange.after_incubation()
 
     @contextmanager
     def shadow(self) -> Iterator[None]:
@@ -269,24 +286,31 @@ class MorphogeneticModel(SlottedNetwork):
         return manifest_tensor(self)
 
     def set_extra_state(self, state: Any) -> None:
-        """Check that :meth:`load_state_dict` has rebuilt the seeds of the state.
+        """Nothing: the seeds of the state were rebuilt before its tensors were loaded."""
 
-        Raises:
-            TopologyError: if they are not, because the model is loaded as a part of another module.
-        """
-        check_rebuilt(self, state)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Rebuild the seeds of a state; the module that loads it may hold this one."""
+        rebuild_seeds(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Rebuild the seeds that the state holds, then load all tensors.
 
+        Args:
+            strict: every state must fit exactly; without it names of tied tensors may be missing where another of
+                their names is there, as in files of safetensors.
+
         Raises:
             TopologyError: naming every difference, if the state belongs to another host, other slots or other
                 shapes. Nothing has changed then.
-            ValueError: if ``strict`` is false, or ``assign`` would replace the tensors that an optimizer holds.
+            ValueError: if ``assign`` would replace the tensors that an optimizer holds.
         """
-        if assign or not strict:
-            raise ValueError(f"a grown model is loaded with strict=True and assign=False, got {strict} and {assign}")
-        return load_state(self, state_dict, super().load_state_dict)
+        if assign:
+            raise ValueError("a grown model is loaded with assign=False, got True")
+        aliases = {} if strict else tied_values(self, state_dict)
+        state = {**state_dict, **aliases} if aliases else state_dict  # a copy would lose the versions of its modules
+        result = load_state(self, state, super().load_state_dict)
+        return result._replace(missing_keys=[*aliases])
 
     def save(self, path: str | Path) -> None:
         """Write weights and manifest to one safetensors file, atomically."""

@@ -21,6 +21,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 
 ParameterState = dict[str, Any]
 """Optimizer state of one parameter, such as momentum."""
@@ -53,9 +54,10 @@ class GrowingOptimizer(Optimizer):
             options: options of ``optimizer``, for example ``lr=0.1``.
 
         Raises:
-            ValueError: if nothing of the host can be trained, or an option is not valid.
+            ValueError: if nothing of the host can be trained, its parameters are sharded, or an option is not valid.
             TypeError: if ``optimizer`` has no such option.
         """
+        refuse_sharded(model)
         arrangement = model.growth.arrangement()
         if not any(parameter.requires_grad for parameter in arrangement[HOST_GROUP]):
             raise ValueError("the host has no trainable parameters to optimize")
@@ -74,6 +76,7 @@ class GrowingOptimizer(Optimizer):
             for key in host:
                 self._group(slot, key)
         model.growth.subscribe(self)
+        model.exchange.start()
 
     # Groups
 
@@ -130,6 +133,7 @@ class GrowingOptimizer(Optimizer):
             host: maximum norm of host and committed seeds together; ``None`` for no limit.
             seeds: maximum norm of each live seed.
         """
+        self.model.exchange.average()
         self._observe(host, seeds)
         self._observed = True
 
@@ -151,6 +155,7 @@ class GrowingOptimizer(Optimizer):
             The loss of ``closure``; ``None`` without one.
         """
         self._follow_schedule()
+        closure = self.model.exchange.before_update(closure)
         loss = None
         if closure is not None and len(self._parts) == 1:
             loss = self._parts[0].step(closure)

@@ -72,6 +72,9 @@ TINY = {
     "policy.memory_size": 16,
     "policy.feature_size": 16,
 }
+ONE_PROCESS = {
+    "init_process_group()": "init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)",
+}
 RUN_PROGRAMS = {
     "README.md[0]": {},
     "guides/own-model.md[0]": {},
@@ -85,6 +88,12 @@ RUN_PROGRAMS = {
     },
     "guides/python.md[1]": {'{"system.workers": "local"}': str(TINY), "rounds=20": "rounds=1"},
     "guides/python.md[2]": {"epochs=40": "epochs=2"},
+    "guides/several-gpus.md[0]": {**ONE_PROCESS, "epochs=20": "epochs=2", "256": "32", "range(64)": "range(32)"},
+    "guides/several-gpus.md[1]": {**ONE_PROCESS, "range(4)": "range(3)", "64": "16"},
+    "guides/several-gpus.md[2]": {},
+    "guides/trainers.md[0]": {"=20": "=3", "accelerator=": "enable_progress_bar=False, accelerator="},
+    "guides/trainers.md[1]": {"=5": "=2", "return 64": "return 16", "report_to=": "save_strategy='no', report_to="},
+    "guides/trainers.md[2]": {},
     "start/next-steps.md[0]": {'load_preset("digits")': f'load_preset("digits", {TINY})', "rounds=2": "rounds=1"},
     "start/next-steps.md[1]": {},
 }
@@ -103,7 +112,13 @@ PARSED_PROGRAMS = {
 }
 """Programs of which only syntax and imports are checked, with the reason."""
 
-SLOW_IMPORTS = {"README.md[0]", "guides/python.md[0]", "guides/rllib.md[0]"}
+SLOW_IMPORTS = {
+    "README.md[0]",
+    "guides/python.md[0]",
+    "guides/rllib.md[0]",
+    "guides/trainers.md[0]",
+    "guides/trainers.md[1]",
+}
 """Programs whose imports take seconds."""
 
 PROGRAMS = [
@@ -112,6 +127,7 @@ PROGRAMS = [
 ]
 
 OTHER_PROGRAMS = {
+    "torchrun": "starts several processes; tests/kasmina/ranks trains in two",
     "pip": "installs into the reader's environment",
     "docker": "needs a Docker daemon",
     "kubectl": "needs a Kubernetes cluster",

@@ -137,6 +137,43 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     Raises:
         TopologyError: naming every difference; ``model`` is as it was then.
     """
+    record, modules = _checked(model, state)
+    with repetitions_apart(model.host):
+        _try_out(model.host, _with_versions(model.host, under("host.", state)))
+        model.growth.adopt(record, modules)
+        return load(_with_versions(model, state), strict=True)
+
+
+def tied_values(model: SlottedNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of tied tensors of the host that ``state`` has under another name only."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for name, value in model.host.state_dict().items():
+        if isinstance(value, Tensor) and value.layout is torch.strided and value.numel():
+            names.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), []).append(f"host.{name}")
+    stored = [(group, next((name for name in group if name in state), None)) for group in names.values()]
+    return {name: state[first] for group, first in stored if first for name in group if name not in state}
+
+
+def rebuild_seeds(model: SlottedNetwork, state: Mapping[str, Any], prefix: str) -> None:
+    """Rebuild the seeds of ``state`` unless ``model`` has them; torch loads the tensors next.
+
+    Args:
+        prefix: beginning of the names of ``model`` in the state of a module that holds it.
+
+    Raises:
+        TopologyError: naming every difference; ``model`` is as it was then.
+    """
+    if prefix + EXTRA_STATE not in state:
+        return  # torch reports the missing key
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    if _manifest(own).model_dump(mode="json") != json.loads(json.dumps(model_manifest(model))):
+        model.growth.adopt(*_checked(model, own))
+
+
+def _checked(
+    model: SlottedNetwork, state: Mapping[str, Any]
+) -> tuple[GrowthRecord, dict[str, dict[str, nn.Module | None]]]:
+    """The record of ``state`` and new modules for its seeds."""
     manifest = _manifest(state)
     record = _record(manifest)
     present = model_manifest(model)["slots"]
@@ -152,10 +189,7 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     differences = _tensor_differences(state, expected) or _amplitude_differences(state, record, expected)
     if differences:
         raise TopologyError(_difference_message(differences))
-    with repetitions_apart(model.host):
-        _try_out(model.host, _with_versions(model.host, under("host.", state)))
-        model.growth.adopt(record, modules)
-        return load(_with_versions(model, state), strict=True)
+    return record, modules
 
 
 def _with_versions(module: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -207,20 +241,6 @@ def _try_out(host: nn.Module, state: Mapping[str, Any]) -> None:
         for name, value in before.items():
             assign(present[name], value)
         raise TopologyError(f"the host refuses the tensors of the checkpoint: {error}") from error
-
-
-def check_rebuilt(model: SlottedNetwork, packed: Any) -> None:
-    """Check that ``model`` has the slots and seeds of a manifest.
-
-    Raises:
-        TopologyError: if they differ.
-    """
-    saved, present = _manifest({EXTRA_STATE: packed}), model_manifest(model)
-    if json.loads(json.dumps(present)) != saved.model_dump(mode="json"):
-        raise TopologyError(
-            "the seeds of the state differ from those of the model in kind or stage; a grown model that is part of "
-            "another module is loaded by its own load_state_dict(), before that of the other"
-        )
 
 
 def save_model(model: SlottedNetwork, path: Path) -> None:

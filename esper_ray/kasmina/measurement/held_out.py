@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from esper_ray.kasmina.collectives import broadcast, columns_of_all, gathered, mean_over_processes, processes, rank
 from esper_ray.kasmina.measurement.batches import Batch, batches_of, joined
 from esper_ray.kasmina.measurement.coalition_pass import Evaluated
 from esper_ray.kasmina.measurement.objective import (
@@ -35,7 +37,11 @@ OWN_LOSS_CHUNK = 16
 
 
 class HeldOut:
-    """Held-out examples in memory, with the objective of the model."""
+    """Held-out examples in memory, with the objective of the model.
+
+    In a process group it is evaluated in every process. Each evaluates its own examples, or a share of them if
+    all have the same; results are those of all.
+    """
 
     def __init__(
         self, data: Any, model: nn.Module, objective: Objective | None = None, limit: int = HELD_OUT_EXAMPLES
@@ -62,9 +68,25 @@ class HeldOut:
             raise ValueError("measurements need at least 1 held-out example, got 0; is the loader empty?")
         for batch in self._batches:
             _check_finite(batch)
+        self._divided = False
         self.first_loss: float | None = None
         """Mean loss at the first measurement; the unit of scores that follow from a loss."""
         self._fit(model)
+
+    def _divide(self) -> None:
+        """Keep the share of this process, if all processes have the same examples. It is collective."""
+        if self._divided:
+            return
+        self._divided = True
+        code = int(self.fingerprint[:15], 16)
+        if any(other != code for (other,) in gathered([code])):
+            return
+        own, count = rank(), processes()
+        parts = [(batch, batch.rows * own // count, batch.rows * (own + 1) // count) for batch in self._batches]
+        self._batches = [batch.part(start, stop) for batch, start, stop in parts if stop > start]
+        self.examples = sum(batch.rows for batch in self._batches)
+        if not self.examples:
+            raise ValueError(f"measurements in {count} processes need at least {count} held-out examples per batch")
 
     @property
     def example(self) -> Batch:
@@ -81,7 +103,7 @@ class HeldOut:
         """Score of a uniform prediction in percentage points; 0 for other models than classifiers."""
         return 100.0 / self.classes if self.classes else 0.0
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over types, shapes and values of all examples, in hexadecimal."""
         digest = hashlib.sha256()
@@ -103,18 +125,21 @@ class HeldOut:
         Raises:
             ValueError: if the objective gives no scalar loss, or no scores in [0, 1].
         """
+        if processes() > 1:
+            self._divide()
+            broadcast(list(model.buffers()))  # those of rank 0, which a checkpoint holds
         groups = [list(coalitions)] if self._joint else [[coalition] for coalition in coalitions]
         sums: dict[Members, _Sums] = {}
         for group in groups:
             with switched(model, players, group) as members:
                 sums |= zip(members, self._passes(model, len(members)), strict=True)
-        loss = sums[players].loss()
+        loss = mean_over_processes(sums[players].loss(), self.examples)
         if self.first_loss is None:
             self.first_loss = loss if np.isfinite(loss) else None
         scores = torch.stack([torch.cat(part.scores) for part in sums.values()]).float()
         if any(part.from_loss for part in sums.values()):
             scores = score_from_loss(scores, self.first_loss or 1.0)
-        return Evaluated(loss, tuple(sums), scores.cpu().numpy())
+        return Evaluated(loss, tuple(sums), columns_of_all(scores.cpu().numpy()))
 
     def _passes(self, model: SlottedNetwork, blocks: int) -> list["_Sums"]:
         """Results of each block of rows."""

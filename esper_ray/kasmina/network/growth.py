@@ -5,6 +5,7 @@ them on modules and parameters, and notifies the optimizer. A new seed is built,
 initialised and probed before anything is touched.
 """
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
@@ -252,6 +253,21 @@ class Growth:
             self._label(slot, state)
         self._germinations = dict(record.germinations)
         self.epoch, self.seed = record.epoch, record.seed
+        self._notify([])
+
+    def follow(self, other: "Growth") -> None:
+        """Adopt the seeds of a copy of the same host. A seed that both have keeps its weights, others are copied."""
+        for slot, state in other.states.items():
+            cell, source, before = self._cells[slot], other._cells[slot], self.states[slot]
+            if before is None or state is None or before.seed_id != state.seed_id or cell.seed is None:
+                cell.seed, cell.gate, cell.pinned = copy.deepcopy((source.seed, source.gate, source.pinned))
+            elif source.seed is None or source.gate is None or cell.gate is None:
+                cell.gate = copy.deepcopy(source.gate)
+                cell.seed = None if source.seed is None else cell.seed
+            self.states[slot] = state
+            self._label(slot, state)
+        self._germinations = dict(other._germinations)
+        self.epoch, self.seed = other.epoch, other.seed
         self._notify([])
 
     def _apply(self, slot: str, state: SeedState | None, closure: LossClosure | None) -> None:

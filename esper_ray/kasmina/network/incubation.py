@@ -28,14 +28,14 @@ def shadowed(model: SlottedNetwork) -> Iterator[None]:
                 cell.shadowed = False
 
 
-def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> None:
-    """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`."""
+def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> bool:
+    """See :meth:`~esper_ray.kasmina.model.MorphogeneticModel.incubate`. Whether there was a seed to train."""
     cells = {slot: model.cell(slot) for slot in model.slot_ids}
     cells = {slot: cell for slot, cell in cells.items() if cell.incubates and cell.incubation.method == "shadow"}
     learners = {slot: [p for p in cell.learnable() if p.requires_grad] for slot, cell in cells.items()}
     parameters = [parameter for group in learners.values() for parameter in group]
     if not parameters:
-        return
+        return False
     with shadowed(model), preserved_rng(parameters[0].device), differentiable_checkpoints():
         for cell in cells.values():
             cell.train()
@@ -46,6 +46,7 @@ def incubate(model: SlottedNetwork, closure: Callable[[], Tensor]) -> None:
     reached = iter(gradients)
     for slot, group in learners.items():
         _add(slot, cells[slot], group, [next(reached) for _ in group])
+    return True
 
 
 def _add(slot: str, cell: SeedCell, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:

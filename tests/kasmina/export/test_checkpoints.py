@@ -220,12 +220,30 @@ def test_another_host_with_the_same_slots_is_refused_naming_its_tensors():
     ]
 
 
-@pytest.mark.parametrize("options", [{"strict": False}, {"assign": True}])
-def test_strict_false_and_assign_true_are_refused(options):
+def test_assign_true_is_refused():
     model = make_model()
-    assert_refused(
-        model, lambda: model.load_state_dict(model.state_dict(), **options), ValueError, "strict=True and assign=False"
-    )
+    state = model.state_dict()
+    assert_refused(model, lambda: model.load_state_dict(state, assign=True), ValueError, "assign=False, got True")
+
+
+def test_without_strict_a_name_of_a_tied_tensor_may_be_missing():
+    def tied(value):
+        first, last = nn.Linear(4, 4), nn.Linear(4, 4)
+        last.weight = first.weight
+        nn.init.constant_(first.weight, value)
+        return MorphogeneticModel.wrap(nn.Sequential(first, last), {"r0c0": "0"}, torch.zeros(2, 4))
+
+    grown, fresh = tied(0.5), tied(0.0)
+    grown.germinate("r0c0", "lora")
+    state = grown.state_dict()
+    del state["host.1.weight"]
+    assert_refused(fresh, lambda: fresh.load_state_dict(state), match="tensor host.1.weight is in the model only")
+    result = fresh.load_state_dict(state, strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["host.1.weight"], [])
+    assert torch.equal(fresh.host[1].weight, torch.full((4, 4), 0.5))
+    assert fresh.states["r0c0"] == grown.states["r0c0"]
+    del state["host.1.bias"]
+    assert_refused(fresh, lambda: fresh.load_state_dict(state, strict=False), match="tensor host.1.bias is in the")
 
 
 def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
@@ -315,21 +333,32 @@ class Around(nn.Module):
         self.model = model
 
 
-def test_a_state_of_an_enclosing_module_never_loads_a_model_partly():
-    grown, fresh = grown_organism().model, make_model()
-    state = Around(grown).state_dict()
-    occupied = make_organism()
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_of_an_enclosing_module_rebuilds_what_had_grown(strict):
+    grown, occupied = grown_organism().model, make_organism()
     germinate(occupied, "r0c0")
-    for model in (fresh, occupied.model):
-        stages = {slot: state and state.stage for slot, state in model.states.items()}
-        alphas = [model.cell(slot).alpha.item() for slot in SLOTS]
-        with pytest.raises(TopologyError, match=r"differ from those of the model.*its own load_state_dict"):
-            Around(model).load_state_dict(state)
-        assert {slot: state and state.stage for slot, state in model.states.items()} == stages
-        assert [model.cell(slot).alpha.item() for slot in SLOTS] == alphas
-    fresh.load_state_dict(grown.state_dict())
-    Around(fresh).load_state_dict(state)
-    assert torch.equal(fresh.eval()(images(3)), grown.eval()(images(3)))
+    state = Around(Around(grown)).state_dict()
+    for model in (make_model(), occupied.model):
+        Around(Around(model)).load_state_dict(state, strict=strict)
+        assert model.growth.record() == grown.growth.record()
+        assert torch.equal(model.eval()(images(3)), grown.eval()(images(3)))
+    assert [group["name"] for group in occupied.optimizer.param_groups if group["params"]] == ["host", "r1c0"]
+
+
+def test_loading_an_equal_structure_within_another_module_keeps_the_parameters():
+    grown = grown_organism().model
+    parameters = list(grown.parameters())
+    Around(grown).load_state_dict(Around(grown).state_dict())
+    assert all(a is b for a, b in zip(parameters, grown.parameters(), strict=True))
+
+
+def test_a_state_of_an_enclosing_module_with_other_shapes_changes_no_seed():
+    fresh, state = make_model(), Around(grown_organism().model).state_dict()
+    name = next(name for name in state if ".seed." in name)
+    state[name] = torch.zeros(3, 3, 3, 3, 3)
+    with pytest.raises(TopologyError, match=r"tensor cells\..* has shape \(3, 3, 3, 3, 3\) in the checkpoint"):
+        Around(fresh).load_state_dict(state)
+    assert set(fresh.states.values()) == {None}
 
 
 def test_seeds_of_an_unregistered_blueprint_are_refused_with_its_name():

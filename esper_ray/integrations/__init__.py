@@ -1,0 +1,1 @@
+"""Growth in the trainers of other libraries, each of which is an extra."""

@@ -1,0 +1,1 @@
+"""Growth in several processes: averaged gradients, and equal structures."""
