@@ -202,7 +202,10 @@ def _spaced(stage: Sequence[_Place], count: int) -> list[_Place]:
 
 
 def _outer(place: _Place, units: Sequence[_Place], places: Mapping[str, _Place]) -> _Place:
-    """The module around ``place`` that ends next and changes its output, such as by an activation; else itself."""
+    """The module around ``place`` that ends next and changes its output.
+
+    It does so by an activation, for example. Without one it is ``place`` itself.
+    """
     parent = places.get(place.name.rpartition(".")[0])
     if parent is None or parent.shape != place.shape or parent.output == place.output:
         return place
