@@ -135,6 +135,7 @@ def test_growth_in_a_users_loop_equals_growth_in_the_environment(config, bundle,
     assert growing.measured.accuracy_pp == env.measured.accuracy_pp
 
 
+@pytest.mark.filterwarnings("ignore:plain.. leaves out the seed")  # which lives when the episode ends
 def test_the_grown_model_exports_to_an_ordinary_module(bundle):
     x, y = examples()
     growing = grow(Small(), (x, y), policy=bundle, epochs=6)
