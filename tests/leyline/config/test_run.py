@@ -167,7 +167,7 @@ def enumerated(schema, node=None, path=""):
     node = schema if node is None else node
     if "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-    for choice in node.get("oneOf", []):
+    for choice in (*node.get("oneOf", []), *node.get("anyOf", [])):
         yield from enumerated(schema, choice, path)
     if "enum" in node:
         yield path, tuple(node["enum"])
