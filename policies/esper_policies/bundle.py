@@ -111,6 +111,23 @@ def check_topologies(learned: Sequence[Topology], task: str, topologies: Mapping
         raise BundleError(f"the policy has learned to grow on {names} (task {task!r}), but {', '.join(strange)}")
 
 
+def check_blueprints(learned: GrowthConfig, growth: GrowthConfig) -> None:
+    """Check that each blueprint that may be chosen is the one that a policy of ``learned`` knows by its index.
+
+    Raises:
+        BundleError: naming the first that is another one, and the setting that would mend it.
+    """
+    known, own = learned.own_blueprints, growth.own_blueprints
+    for blueprint in sorted(growth.allowed_blueprints):
+        trained, present = (names.get(blueprint, blueprint.id) for names in (known, own))
+        if trained != present:
+            raise BundleError(
+                f"the policy has learned what {trained!r} does in the place of {blueprint.id}, but this configuration "
+                f"has {present!r} there; set growth.blueprints.{blueprint.id}={trained}, or train a policy with "
+                f"{present!r}"
+            )
+
+
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and bytes, in hexadecimal."""
     digest = hashlib.sha256()

@@ -49,10 +49,11 @@ export const CHOICES = {
   alpha_curve: ["linear 12", "cosine 12", "sigmoid 6", "sigmoid 12", "sigmoid 24"],
 };
 
-/** What the choice of a head is called; its number if it has no name. */
-export function choiceName(head, index, slots) {
+/** What the choice of a head is called; its number if it has no name. Own blueprints have the form `conv_light=mine`. */
+export function choiceName(head, index, slots, blueprints) {
   const names = head === "slot" ? slots : CHOICES[head];
-  return names?.[index] ?? String(index);
+  const own = head === "blueprint" ? blueprints?.find((name) => name.startsWith(`${names[index]}=`)) : undefined;
+  return own?.split("=")[1] ?? names?.[index] ?? String(index);
 }
 
 export const LEVELS = {
