@@ -49,14 +49,20 @@ class Flag:
         return f"--{self.name.replace('_', '-')}"
 
 
+def own_host(build: str) -> dict[str, Any]:
+    """Section of an own host without options, whose slots its builder names or that are found."""
+    return {"family": "own", "build": build, "options": {}, "slots": {}}
+
+
 FLAGS = {
     flag.name: flag
     for flag in (
         Flag("task", "task.name", str, "task by name (`esper tasks` lists them)", TASK),
+        Flag("host", "host", str, "own host: an entry point of esper_ray.hosts, or MODULE:FUNCTION", TASK, own_host),
         Flag("data_dir", "task.data_dir", Path, "folder with the data, for tasks that read files", TASK, str),
         Flag("episode_length", "episode_length", int, "environment steps per episode", TASK),
         Flag("seed", "seed", int, "seed of the run", TASK),
-        Flag("reward_mode", "reward.mode", str, f"reward mode: {', '.join(REWARD_MODES)}", TASK),
+        Flag("reward_mode", "reward.mode", str, f"reward mode: {', '.join(REWARD_MODES)}, or an own one", TASK),
         Flag("slots", "growth.slots", list[str], "slots in which seeds may grow, for example r0c0 r0c1", TASK),
         Flag("max_seeds", "growth.max_seeds", int, "most seeds at a time, fossils included; 0: no limit", TASK),
         Flag("rounds", "ppo.rounds", int, "rounds of collecting episodes and updating the policy", LEARNING),
@@ -354,8 +360,14 @@ def key_values(flags: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
     Raises:
         UsageError: if a setting is not a ``key=value`` pair or cannot be read, or a key has two different values.
     """
-    values = {key: value for key, value in flags.items() if value is not None}
-    origins = {key: next((flag.option for flag in FLAGS.values() if flag.key == key), key) for key in values}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for key, value in flags.items():
+        option = next((flag.option for flag in FLAGS.values() if flag.key == key), key)
+        leaves = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+        given = {leaf: part for leaf, part in leaves.items() if part is not None}
+        values |= given
+        origins |= dict.fromkeys(given, option)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
