@@ -44,9 +44,8 @@ def build_own_host(config: OwnHostConfig, data: Dataset[Any], most_slots: int) -
     spec = built if isinstance(built, HostSpec) else None
     module = built if spec is None else spec.module
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
-        raise PluginError(
-            f"{plugin.origin}: its builder must return a module with parameters, or a HostSpec; got {shortened(built)}"
-        )
+        kinds = "a module with parameters, or a HostSpec with one"
+        raise PluginError(f"{plugin.origin}: its builder must return {kinds}; got {shortened(built)}")
     slots: Mapping[str, str] = config.slots or ({} if spec is None else spec.slot_modules)
     if not slots:
         slots = _found(plugin, module, data, most_slots)

@@ -16,7 +16,7 @@ def write_package(
 ) -> None:
     """Files of a package that offers ``points`` in ``group``."""
     (folder / f"{module}.py").write_text(source)
-    described = folder / f"{package}-{version}.dist-info"
+    described = folder / f"{package.replace('-', '_')}-{version}.dist-info"
     described.mkdir(parents=True)
     (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
     (described / "top_level.txt").write_text(f"{module}\n")

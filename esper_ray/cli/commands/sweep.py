@@ -62,7 +62,16 @@ Resume = Annotated[Path | None, typer.Option(help="folder of the sweep to resume
 
 @app.command(cls=opt.ConfiguredCommand)
 @opt.configured(
-    "task", "host", "data_dir", "episode_length", "rounds", "envs", "device", "devices", "envs_per_actor", opt.TRIAL_SERIAL
+    "task",
+    "host",
+    "data_dir",
+    "episode_length",
+    "rounds",
+    "envs",
+    "device",
+    "devices",
+    "envs_per_actor",
+    opt.TRIAL_SERIAL,
 )
 def sweep(
     request: opt.ConfigRequest,
