@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from esper_actors.cluster.ray_folder import ray_folder
-from esper_actors.evaluation.candidates import TOPOLOGIES
+from esper_actors.evaluation.candidates import TOPOLOGIES_KEY
 from esper_actors.evaluation.export import export_policy
 from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
@@ -258,10 +258,10 @@ class _Session:
         return status
 
     def _record_topologies(self, data: AnyData) -> None:
-        """Write the features at the slots of an own host to the manifest, which exported policies name."""
+        """Write the topologies of an own host to the manifest. Exported policies name them."""
         if isinstance(self.config.host, OwnHostConfig):
             topologies = [topology.value for topology in slot_topologies(self.config, data)]
-            self.run_directory.write_manifest(self.run_directory.read_manifest() | {TOPOLOGIES: topologies})
+            self.run_directory.write_manifest(self.run_directory.read_manifest() | {TOPOLOGIES_KEY: topologies})
 
     def _make_workers(self) -> WorkerGroup:
         names = None if self.config.telemetry.level == "off" else self.run_directory.names

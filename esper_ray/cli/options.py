@@ -50,15 +50,15 @@ class Flag:
 
 
 def own_host(build: str) -> dict[str, Any]:
-    """Section of an own host without options, whose slots its builder names or that are found."""
-    return {"family": "own", "build": build, "options": {}, "slots": {}}
+    """Keys of an own host without options, by their dotted names."""
+    return {"host.family": "own", "host.build": build, "host.options": {}, "host.slots": {}}
 
 
 FLAGS = {
     flag.name: flag
     for flag in (
         Flag("task", "task.name", str, "task by name (`esper tasks` lists them)", TASK),
-        Flag("host", "host", str, "own host: an entry point of esper_ray.hosts, or MODULE:FUNCTION", TASK, own_host),
+        Flag("host", "host.build", str, "own host: an entry point of esper_ray.hosts, or MODULE:FUNCTION", TASK),
         Flag("data_dir", "task.data_dir", Path, "folder with the data, for tasks that read files", TASK, str),
         Flag("episode_length", "episode_length", int, "environment steps per episode", TASK),
         Flag("seed", "seed", int, "seed of the run", TASK),
@@ -232,6 +232,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
             source = [given.pop(name) for name in ("preset", "config", "settings")]
             values = {flag: given.pop(flag.name) for flag in configured_flags}
             keys = {flag.key: flag.value(value) for flag, value in values.items() if _is_given(value)}
+            keys |= own_host(keys["host.build"]) if "host.build" in keys else {}
             command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
 
         keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]
@@ -360,14 +361,8 @@ def key_values(flags: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
     Raises:
         UsageError: if a setting is not a ``key=value`` pair or cannot be read, or a key has two different values.
     """
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for key, value in flags.items():
-        option = next((flag.option for flag in FLAGS.values() if flag.key == key), key)
-        leaves = {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
-        given = {leaf: part for leaf, part in leaves.items() if part is not None}
-        values |= given
-        origins |= dict.fromkeys(given, option)
+    values = {key: value for key, value in flags.items() if value is not None}
+    origins = {key: next((flag.option for flag in FLAGS.values() if flag.key == key), key) for key in values}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:

@@ -44,7 +44,7 @@ ADAM_BETA2 = 0.999
 
 
 class GrowthError(UserError, ValueError):
-    """A growth configuration with slots that the host lacks, or blueprints that do not fit them."""
+    """A growth configuration with slots that do not exist, or blueprints that do not fit."""
 
     remedy = "Choose slots and blueprints that fit the host, as the message lists them."
 
@@ -107,7 +107,7 @@ def build_organism(
 
 
 def slot_topologies(config: RunConfig, data: AnyData) -> tuple[Topology, ...]:
-    """Topologies of the slots of the host of ``config``, each once, in the order of their slots."""
+    """Distinct topologies of the slots of ``config``, in the order of the slots."""
     model = build_organism(config, data, torch.device("cpu"), seed=0).model
     return tuple(dict.fromkeys(model.cell(slot).shape.topology for slot in model.slot_ids))
 

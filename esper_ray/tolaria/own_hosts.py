@@ -13,7 +13,7 @@ from esper_ray.kasmina.network.discovery import find_slots
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.host import OwnHostConfig
 from esper_ray.leyline.errors import UserError, shortened
-from esper_ray.leyline.plugins.entry_points import HOSTS, Plugin, PluginError
+from esper_ray.leyline.plugins.entry_points import HOST_PLUGINS, Plugin, PluginError
 from esper_ray.leyline.plugins.options import with_options
 from esper_ray.tolaria.data import Dataset
 
@@ -31,7 +31,7 @@ def build_own_host(config: OwnHostConfig, data: Dataset[Any], most_slots: int) -
             slot.
         ConfigError: if its options are not valid.
     """
-    plugin = HOSTS.find(config.build)
+    plugin = HOST_PLUGINS.find(config.build)
     builder = with_options(plugin, config.options, "host.options")
     try:
         built: object = builder(data.example_shape, data.classes)
@@ -61,13 +61,13 @@ def _found(plugin: Plugin, module: nn.Module, data: Dataset[Any], most: int) -> 
 
 
 def check_own_host(config: OwnHostConfig, data: Dataset[Any], most_slots: int) -> None:
-    """Check that the builder is a function of its arguments and torch's generator, and yields logits.
+    """Check that builds from one seed are equal, and that the host yields logits.
 
     Raises:
         PluginError: if two builds differ, or the output for a batch of two is not (2, classes) or (2, T, classes).
         ConfigError: if its options are not valid.
     """
-    origin = HOSTS.find(config.build).origin
+    origin = HOST_PLUGINS.find(config.build).origin
     hosts = []
     for _ in range(2):
         with seeded_initialisation(0):

@@ -78,7 +78,7 @@ class Preflight:
 
 
 def newborn_parameters(cell: SeedCell, blueprint: str, operator: BlendOperator) -> int:
-    """Structural parameter count of a newborn seed with its gate network; an own blueprint is built for it."""
+    """Structural parameter count of a newborn seed with its gate network. An own blueprint is built for it."""
     shape = cell.shape
     if is_built_in(blueprint):
         return seed_parameter_count(shape.topology, Blueprint.from_id(blueprint), shape.channels, operator)

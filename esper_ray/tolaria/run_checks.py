@@ -98,7 +98,7 @@ def _check_memory(config: RunConfig, pixels: int = 1) -> None:
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse data, growth options, hosts and rewards that cannot run, before anything starts or is written.
+    """Refuse data, growth options, hosts and rewards that cannot run, before anything starts.
 
     Raises:
         TaskError: if the task or its data is not available.

@@ -18,7 +18,7 @@ from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.errors import UserError
-from esper_ray.leyline.plugins.entry_points import TASKS
+from esper_ray.leyline.plugins.entry_points import TASK_PLUGINS
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.data.checks import check_dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
@@ -36,7 +36,7 @@ class TaskError(UserError, ValueError):
     remedy = "Put the data into the folder that the message names, or choose another task."
 
 
-PACKAGES = replace(TASKS, error=TaskError)
+TASK_PACKAGES = replace(TASK_PLUGINS, error=TaskError)
 """Tasks of installed packages."""
 
 
@@ -94,7 +94,7 @@ def find_task(name: str) -> Task:
     offered = _offered()
     if name not in offered:
         raise TaskError(unknown_name_message("task", name, task_names()))
-    plugin = PACKAGES.imported(offered[name])
+    plugin = TASK_PACKAGES.imported(offered[name])
     return Task(name, plugin.part, plugin.about)
 
 
@@ -165,7 +165,7 @@ def _register(task: Task) -> None:
 
 def _offered() -> dict[str, EntryPoint]:
     """Entry points of tasks in installed packages, not imported."""
-    return PACKAGES.offered(_TASKS)
+    return TASK_PACKAGES.offered(_TASKS)
 
 
 def _first_line(loader: Loader) -> str:

@@ -7,7 +7,7 @@ from esper_ray.leyline.blueprints import Topology
 
 
 class Dilated(nn.Module):
-    """Dilated depthwise convolution and a pointwise one, (B, C, H, W) to (B, C, H, W)."""
+    """Dilated depthwise convolution and a pointwise one."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ class SchedulePolicy:
         return Action(line.operation, line.slot, int(blueprint), style, FAST, alpha_target=FULL)
 
     def _blueprint(self, line: ScriptLine) -> Blueprint | None:
-        """Blueprint of a line, by its own name or that of the built-in one whose place it takes."""
+        """Blueprint of a line, by its own name or that of its place."""
         named = (b for b in Blueprint if line.blueprint in (b.id, self.limits.blueprint_name(b)))
         return next(named, None)
 

@@ -112,7 +112,7 @@ def check_topologies(learned: Sequence[Topology], task: str, topologies: Mapping
 
 
 def check_blueprints(learned: GrowthConfig, growth: GrowthConfig) -> None:
-    """Check that each blueprint that may be chosen is the one that a policy of ``learned`` knows by its index.
+    """Check that each allowed blueprint is the one that the policy learned by its index.
 
     Raises:
         BundleError: naming the first that is another one, and the setting that would mend it.

@@ -174,7 +174,7 @@ def check(words):
         for item in [value] if isinstance(value, str) else value or []:
             assert item in choices, f"--{name} {item}: not one of {', '.join(choices)}"
     host, flags = context.params.get("host"), {"reward.mode": context.params.get("reward_mode")}
-    flags |= {} if host is None else {"host": own_host(host)}
+    flags |= {} if host is None else own_host(host)
     ConfigRequest(context.params.get("preset"), None, flags, context.params.get("settings")).configuration()
     for point in context.params.get("grid") or []:
         key, _, values = point.partition("=")

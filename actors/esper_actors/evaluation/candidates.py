@@ -52,7 +52,7 @@ def unsteered_controls(host: AnyHostConfig) -> tuple[str, ...]:
     return (SCRATCH,) if isinstance(host, OwnHostConfig) else UNSTEERED
 
 
-TOPOLOGIES = "topologies"
+TOPOLOGIES_KEY = "topologies"
 """Key of the manifest of a run with an own host: features at its slots."""
 
 
@@ -80,7 +80,7 @@ class Candidate:
     """Directory of the run that trained it; ``None`` if it comes from elsewhere."""
 
     def check_serves(self, topologies: Mapping[str, Topology], growth: GrowthConfig) -> None:
-        """Check that the policy was trained on the topologies of all slots and with the own blueprints of ``growth``.
+        """Check that the policy was trained on the topologies and blueprints of a run.
 
         Raises:
             CandidateError: if a topology is missing from its training, or a blueprint is another one there.
@@ -181,17 +181,19 @@ def trained_candidate(path: Path, label: str = "", advice: Callable[[Path], str]
 
 
 def run_topologies(config: RunConfig, manifest: Mapping[str, Any]) -> tuple[Topology, ...]:
-    """Topologies of the slots of a run; those of an own host are in its manifest.
+    """Topologies of the slots of a run. Those of an own host are in its manifest.
 
     Raises:
         CandidateError: if the manifest lacks them.
     """
     if not isinstance(config.host, OwnHostConfig):
         return (TOPOLOGY_OF_FAMILY[config.host.family],)
-    recorded = manifest.get(TOPOLOGIES)
+    recorded = manifest.get(TOPOLOGIES_KEY)
     names = {topology.value: topology for topology in Topology}
     if not isinstance(recorded, list) or not recorded or any(name not in names for name in recorded):
-        raise CandidateError(f"run {manifest['run_id']}: its manifest has the {TOPOLOGIES} {recorded!r:.80} of no host")
+        raise CandidateError(
+            f"run {manifest['run_id']}: its manifest has the {TOPOLOGIES_KEY} {recorded!r:.80} of no host"
+        )
     return tuple(names[name] for name in recorded)
 
 

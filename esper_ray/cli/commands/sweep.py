@@ -34,7 +34,7 @@ SweepName = Annotated[
 ]
 RewardModes = Annotated[
     list[str] | None,
-    typer.Option(help=f"reward modes: all, or some of {', '.join(REWARD_MODES)} and own ones", rich_help_panel=TRIALS),
+    typer.Option(help=f"reward modes: all, own ones, or {', '.join(REWARD_MODES)}", rich_help_panel=TRIALS),
 ]
 Seeds = Annotated[
     str | None,

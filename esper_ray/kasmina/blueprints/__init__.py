@@ -19,7 +19,7 @@ from esper_ray.kasmina.blueprints.delta import Delta, Noop
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.plugins.entry_points import BLUEPRINTS, PluginError, is_place
+from esper_ray.leyline.plugins.entry_points import BLUEPRINT_PLUGINS, PluginError, is_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
     """
     build = _REGISTRY.get((shape.topology, name))
     topologies = [topology.value for topology, registered_name in _REGISTRY if registered_name == name]
-    if build is None and not topologies and (is_place(name) or name in BLUEPRINTS.offered(_BUILT_IN)):
+    if build is None and not topologies and (is_place(name) or name in BLUEPRINT_PLUGINS.offered(_BUILT_IN)):
         build = _installed(name)
     if build is None:
         if topologies:
@@ -99,7 +99,7 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
                 f"blueprint {name!r} is built for {' and '.join(topologies)}, not for {shape.topology.value}; "
                 f"choices for {shape.topology.value}: {choices}"
             )
-        known = [*blueprint_names(shape.topology), *BLUEPRINTS.offered(_BUILT_IN)]
+        known = [*blueprint_names(shape.topology), *BLUEPRINT_PLUGINS.offered(_BUILT_IN)]
         raise ValueError(unknown_name_message("blueprint", name, known))
     body = build(shape)
     return body if isinstance(body, Noop) else Delta(body, shape.channels, images=shape.topology is Topology.IMAGES)
@@ -108,7 +108,7 @@ def build_seed(name: str, shape: SlotShape) -> nn.Module:
 @lru_cache(maxsize=64)
 def _installed(name: str) -> BodyBuilder:
     """Builder of an installed package."""
-    plugin = BLUEPRINTS.find(name, _BUILT_IN)
+    plugin = BLUEPRINT_PLUGINS.find(name, _BUILT_IN)
 
     def build(shape: SlotShape) -> nn.Module:
         try:

@@ -85,8 +85,8 @@ def _check_finite(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return options
 
 
-Options = Annotated[dict[str, JsonValue], AfterValidator(_check_finite)]
-"""Options of a part of another package, which validates them itself."""
+PartOptions = Annotated[dict[str, JsonValue], AfterValidator(_check_finite)]
+"""PartOptions of a part of another package, which validates them itself."""
 
 
 class Section(BaseModel):

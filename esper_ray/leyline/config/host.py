@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from esper_ray.leyline.config.base import Integer, Number, Options, Section, StrictChoice
+from esper_ray.leyline.config.base import Integer, Number, PartOptions, Section, StrictChoice
 from esper_ray.leyline.plugins.entry_points import PART_PATTERN, checked_part
 from esper_ray.leyline.slots import ordered_slot_ids
 
@@ -88,7 +88,7 @@ class OwnHostConfig(Section):
     build: PartName = Field(
         description="builder: an entry point of the group esper_ray.hosts, or a place MODULE:FUNCTION"
     )
-    options: Options = Field({}, description="options of the builder, which checks them")
+    options: PartOptions = Field({}, description="options of the builder, which checks them")
     slots: dict[str, str] = Field(
         {}, description="slot to the name of a submodule; empty: those that the builder names, else found ones"
     )

@@ -9,7 +9,7 @@ from esper_ray.leyline.config.base import (
     Fraction,
     Integer,
     Number,
-    Options,
+    PartOptions,
     Penalty,
     Period,
     PositiveWeight,
@@ -19,7 +19,7 @@ from esper_ray.leyline.config.base import (
     check_names,
 )
 from esper_ray.leyline.errors import shortened
-from esper_ray.leyline.plugins.entry_points import PART_PATTERN, REWARDS, checked_part, is_place
+from esper_ray.leyline.plugins.entry_points import PART_PATTERN, REWARD_PLUGINS, checked_part, is_place
 
 BuiltInMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
 """Names of the built-in reward modes; ``esper_ray.simic.live.engine`` has the function of each."""
@@ -39,7 +39,7 @@ def checked_mode(mode: str, *, recorded: bool = False) -> str:
     """
     if mode in REWARD_MODES or ((recorded or is_place(mode)) and checked_part(mode)):
         return mode
-    installed = sorted(REWARDS.offered(REWARD_MODES))
+    installed = sorted(REWARD_PLUGINS.offered(REWARD_MODES))
     return check_names("reward mode", (mode,), (*REWARD_MODES, *installed))[0]
 
 
@@ -91,7 +91,7 @@ class RewardConfig(Section):
     """Rewards. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
 
     mode: RewardMode = Field("shaped", description="rule by which a step is paid")
-    options: Options = Field({}, description="options of an own mode, which checks them; a built-in mode has none")
+    options: PartOptions = Field({}, description="options of an own mode, which checks them; a built-in mode has none")
     family: RewardFamily = Field(
         "contribution", description="contribution: accuracy; loss: validation loss, mode shaped only"
     )

@@ -85,7 +85,7 @@ class PluginGroup:
             taken: built-in names.
 
         Raises:
-            PluginError: (or the error of the group) if there is none, it cannot be imported, or it is no function.
+            PluginError: (or the error of the group) if there is none, it cannot be imported, or it is not callable.
         """
         if is_place(name):
             return self.imported(EntryPoint(name, name, self.group))
@@ -121,7 +121,7 @@ class PluginGroup:
         return Plugin(point.name, part, origin or f"{self.kind} {point.name!r} of {_package(point)}")
 
     def package(self, name: str) -> tuple[str | None, str | None]:
-        """Package and version of the part of this name or place; ``None`` each if it belongs to no package."""
+        """Package and version of the part of this name or place. Both are ``None`` without a package."""
         if not is_place(name):
             point = self.offered().get(name)
             return (None, None) if point is None or point.dist is None else (point.dist.name, point.dist.version)
@@ -129,7 +129,7 @@ class PluginGroup:
         return next(((owner, distribution(owner).version) for owner in owners), (None, None))
 
     def is_present(self, name: str) -> bool:
-        """Whether a part of this name is offered here, or the module of its place exists. Nothing is imported."""
+        """Whether a part is offered here, or the module of its place exists. Nothing is imported."""
         if is_place(name):
             try:
                 return find_spec(_top(name)) is not None
@@ -138,10 +138,10 @@ class PluginGroup:
         return name in self.offered()
 
 
-TASKS = PluginGroup("task", "(TaskConfig, device) -> Dataset")
-REWARDS = PluginGroup("reward", "(Transition, options) -> ledger entries")
-HOSTS = PluginGroup("host", "(input_shape, classes, options) -> module")
-BLUEPRINTS = PluginGroup("blueprint", "(SlotShape) -> module")
+TASK_PLUGINS = PluginGroup("task", "(TaskConfig, device) -> Dataset")
+REWARD_PLUGINS = PluginGroup("reward", "(Transition, options) -> ledger entries")
+HOST_PLUGINS = PluginGroup("host", "(input_shape, classes, options) -> module")
+BLUEPRINT_PLUGINS = PluginGroup("blueprint", "(SlotShape) -> module")
 
 
 def is_place(name: str) -> bool:

@@ -10,7 +10,7 @@ from esper_ray.leyline.config.loading import ConfigError, explained, with_value
 from esper_ray.leyline.errors import shortened
 from esper_ray.leyline.plugins.entry_points import Plugin
 
-PARAMETER = "options"
+OPTIONS_PARAMETER = "options"
 """Name of the parameter of a part that takes its options."""
 
 
@@ -30,17 +30,17 @@ def with_options(plugin: Plugin, options: Mapping[str, Any], key: str) -> Callab
         parameters = inspect.signature(plugin.part, eval_str=True).parameters
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(f"{plugin.origin}: its parameters cannot be read: {error}") from error
-    if PARAMETER not in parameters:
+    if OPTIONS_PARAMETER not in parameters:
         if options:
             raise ConfigError(f"{key}: {plugin.origin} has no options (got {shortened(dict(options))})")
         return plugin.part
-    model = parameters[PARAMETER].annotation
+    model = parameters[OPTIONS_PARAMETER].annotation
     section: Any = dict(options)
     if isinstance(model, type) and issubclass(model, BaseModel):
         section = _section(model, options, key)
 
     def part(*arguments: Any) -> Any:
-        return plugin.part(*arguments, **{PARAMETER: section})
+        return plugin.part(*arguments, **{OPTIONS_PARAMETER: section})
 
     return part
 

@@ -7,18 +7,18 @@ from esper_ray.leyline.config.host import OwnHostConfig
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.plugins.entry_points import (
-    BLUEPRINTS,
-    HOSTS,
-    REWARDS,
-    TASKS,
+    BLUEPRINT_PLUGINS,
+    HOST_PLUGINS,
+    REWARD_PLUGINS,
+    TASK_PLUGINS,
     PluginError,
     PluginGroup,
     is_place,
 )
 
-RECORDED = "plugins"
+PLUGINS_KEY = "plugins"
 """Key of a manifest with the parts of other packages."""
-_GROUPS = {group.kind: group for group in (TASKS, REWARDS, HOSTS, BLUEPRINTS)}
+_GROUPS = {group.kind: group for group in (TASK_PLUGINS, REWARD_PLUGINS, HOST_PLUGINS, BLUEPRINT_PLUGINS)}
 
 
 def origins(config: RunConfig) -> list[dict[str, str | None]]:
@@ -34,14 +34,14 @@ def origins(config: RunConfig) -> list[dict[str, str | None]]:
 
 
 def recorded_origins(*configs: RunConfig) -> dict[str, list[dict[str, str | None]]]:
-    """The entry of a manifest with the parts of all ``configs``; empty if they have none."""
+    """Entry of a manifest with the parts of ``configs``; empty if they have none."""
     rows = [row for config in configs for row in origins(config)]
     distinct = [row for index, row in enumerate(rows) if row not in rows[:index]]
-    return {RECORDED: distinct} if distinct else {}
+    return {PLUGINS_KEY: distinct} if distinct else {}
 
 
 def check_origins(place: str, manifest: Mapping[str, Any]) -> list[str]:
-    """Check that all parts of a run are installed here; a line for each whose version differs.
+    """Lines about parts of a run whose version differs here. All must be installed.
 
     Args:
         place: of the run or sweep, for messages.
@@ -50,7 +50,7 @@ def check_origins(place: str, manifest: Mapping[str, Any]) -> list[str]:
     Raises:
         PluginError: naming the first part that is missing, and what to install.
     """
-    notes, recorded = [], manifest.get(RECORDED)
+    notes, recorded = [], manifest.get(PLUGINS_KEY)
     for row in recorded if isinstance(recorded, Sequence) else ():
         group = _GROUPS.get(str(row.get("kind"))) if isinstance(row, Mapping) else None
         if group is None:
@@ -79,11 +79,11 @@ def _remedy(name: str, package: Any, version: Any) -> str:
 
 
 def _used(config: RunConfig) -> Iterator[tuple[PluginGroup, str]]:
-    if config.task.name in TASKS.offered():
-        yield TASKS, config.task.name
+    if config.task.name in TASK_PLUGINS.offered():
+        yield TASK_PLUGINS, config.task.name
     if config.reward.mode not in REWARD_MODES:
-        yield REWARDS, config.reward.mode
+        yield REWARD_PLUGINS, config.reward.mode
     if isinstance(config.host, OwnHostConfig):
-        yield HOSTS, config.host.build
+        yield HOST_PLUGINS, config.host.build
     for name in sorted(set(config.growth.own_blueprints.values())):
-        yield BLUEPRINTS, name
+        yield BLUEPRINT_PLUGINS, name

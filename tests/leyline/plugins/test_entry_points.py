@@ -5,7 +5,7 @@ import sys
 import pytest
 from plugin_builders import write_package
 
-from esper_ray.leyline.plugins.entry_points import HOSTS, REWARDS, PluginError, checked_part
+from esper_ray.leyline.plugins.entry_points import HOST_PLUGINS, REWARD_PLUGINS, PluginError, checked_part
 
 SOURCE = '''
 def pay(t):
@@ -32,26 +32,26 @@ def install(tmp_path, monkeypatch):
 
 def test_an_entry_point_is_found_by_its_name_and_listed_without_an_import(install):
     install("paying", "paying", one="paying:pay")
-    assert "one" in REWARDS.offered()
-    assert REWARDS.is_present("one")
+    assert "one" in REWARD_PLUGINS.offered()
+    assert REWARD_PLUGINS.is_present("one")
     assert "paying" not in sys.modules
-    plugin = REWARDS.find("one")
+    plugin = REWARD_PLUGINS.find("one")
     assert (plugin.part(None), plugin.about) == ([], "Pay one.")
     assert plugin.origin == "reward 'one' of the package paying 1.2"
-    assert REWARDS.package("one") == ("paying", "1.2")
+    assert REWARD_PLUGINS.package("one") == ("paying", "1.2")
 
 
 def test_a_place_is_found_without_an_entry_point(install):
     install("paying", "paying")
-    plugin = REWARDS.find("paying:pay")
-    assert (plugin.origin, REWARDS.is_present("paying:pay")) == ("reward 'paying:pay'", True)
-    assert REWARDS.package("paying:pay") == ("paying", "1.2")
+    plugin = REWARD_PLUGINS.find("paying:pay")
+    assert (plugin.origin, REWARD_PLUGINS.is_present("paying:pay")) == ("reward 'paying:pay'", True)
+    assert REWARD_PLUGINS.package("paying:pay") == ("paying", "1.2")
 
 
 def test_the_groups_are_apart(install):
     install("paying", "paying", one="paying:pay")
     with pytest.raises(PluginError, match="unknown host 'one': no package here offers one by an entry point of the gr"):
-        HOSTS.find("one")
+        HOST_PLUGINS.find("one")
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_the_groups_are_apart(install):
 )
 def test_a_part_that_cannot_be_used_is_refused_by_name(install, name, message):
     install("paying", "paying", one="paying:pay")
-    assert REWARDS.is_present(name) is (name.startswith("paying:"))
+    assert REWARD_PLUGINS.is_present(name) is (name.startswith("paying:"))
     with pytest.raises(PluginError, match=message):
-        REWARDS.find(name, ["shaped"])
+        REWARD_PLUGINS.find(name, ["shaped"])
 
 
 def test_taken_names_and_two_packages_with_one_name_are_refused(install):
     install("greedy", "greedy", shaped="greedy:pay")
     with pytest.raises(PluginError, match=r"the package greedy 1\.2 offers the reward 'shaped', which is already"):
-        REWARDS.offered(["shaped"])
+        REWARD_PLUGINS.offered(["shaped"])
     install("copied", "copied", shaped="copied:pay")
     with pytest.raises(PluginError, match=r"'shaped', which is offered by the package (greedy|copied) 1\.2 too"):
-        REWARDS.offered()
+        REWARD_PLUGINS.offered()
 
 
 @pytest.mark.parametrize("name", ["", "two words", ":build", "package:", "a:b:c", "a/b", "x" * 101, "mine=other"])

@@ -49,7 +49,7 @@ export const CHOICES = {
   alpha_curve: ["linear 12", "cosine 12", "sigmoid 6", "sigmoid 12", "sigmoid 24"],
 };
 
-/** What the choice of a head is called; its number if it has no name. Own blueprints have the form `conv_light=mine`. */
+/** What the choice of a head is called; its number if it has no name. `blueprints` has own ones as `norm=mine`. */
 export function choiceName(head, index, slots, blueprints) {
   const names = head === "slot" ? slots : CHOICES[head];
   const own = head === "blueprint" ? blueprints?.find((name) => name.startsWith(`${names[index]}=`)) : undefined;
