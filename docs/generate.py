@@ -209,7 +209,7 @@ def _key_row(key: str, value: Schema) -> str:
 
 def _type_name(value: Schema) -> str:
     if "anyOf" in value:
-        return " or ".join(_type_name(choice) for choice in value["anyOf"])
+        return " or ".join(dict.fromkeys(_type_name(choice) for choice in value["anyOf"]))
     if value.get("type") == "array":
         items = value.get("items") or {}
         return f"list of {_type_name(items)}" if items else "list"
@@ -226,10 +226,15 @@ def _range(value: Schema) -> str:
     if "enum" in value or "const" in value:
         return ", ".join(f"`{json.dumps(choice).strip(chr(34))}`" for choice in value.get("enum", [value.get("const")]))
     if "anyOf" in value:
-        return ", or ".join(filter(None, (_range(choice) for choice in value["anyOf"])))
+        return ", or ".join(filter(None, (_range(choice) or _pattern(choice) for choice in value["anyOf"])))
     if value.get("type") == "array":
         return _range(value.get("items") or {})
     return ", ".join(f"{sign} {value[name]:,}" for name, sign in _BOUNDS if name in value)
+
+
+def _pattern(value: Schema) -> str:
+    """What a text is that is an alternative of closed choices."""
+    return _cell(value.get("description", "")) if "pattern" in value else ""
 
 
 def _cell(text: str) -> str:

@@ -111,7 +111,7 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         config = self.config
         with memory_for(f"the data of task {config.task.name!r} and a host", self.device):
             self.data = load_task(config.task, self.device) if self._own_data is None else self._own_data
-            self.host: HostBuilder = ConfiguredHost(config.host) if self._own_host is None else self._own_host
+            self.host: HostBuilder = ConfiguredHost.of(config) if self._own_host is None else self._own_host
             organism = build_organism(config, self.data, self.device, 0, self.host)
             check_training_batch(config, organism, self.data)
         self.limits = growth_limits(config.growth, organism.model)

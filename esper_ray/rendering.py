@@ -103,6 +103,6 @@ def _described(report: SlotReport | None) -> str:
     contribution = report.measured.contribution_pp
     measured = "not measured" if contribution is None else f"{contribution:+.2f} pp"
     return (
-        f"{report.blueprint.id}, {report.stage.name}, amplitude {report.alpha:.2f}, "
+        f"{report.blueprint_name}, {report.stage.name}, amplitude {report.alpha:.2f}, "
         f"{report.parameters:,} parameters, contribution {measured}"
     )

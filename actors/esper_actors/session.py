@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from esper_actors.cluster.ray_folder import ray_folder
+from esper_actors.evaluation.candidates import TOPOLOGIES_KEY
 from esper_actors.evaluation.export import export_policy
 from esper_actors.factory import make_workers
 from esper_actors.rollout.snapshots import SnapshotPolicy
@@ -31,6 +32,7 @@ from esper_actors.training.run_preparation import PreparedRun, prepare_run, run_
 from esper_actors.training.stop_request import StopRequest
 from esper_actors.training.workers import WorkerGroup
 from esper_policies.bundle import PolicyBundle, load_bundle
+from esper_ray.leyline.config.host import OwnHostConfig
 from esper_ray.leyline.config.loading import build, difference
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
@@ -42,7 +44,7 @@ from esper_ray.nissa.runs.observer import RunContext, RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import RunLockedError
-from esper_ray.tolaria.assembly import host_record
+from esper_ray.tolaria.assembly import AnyData, host_record, slot_topologies
 from esper_ray.tolaria.run_checks import check_devices, check_run
 from esper_ray.tolaria.tasks import load_task
 
@@ -236,7 +238,9 @@ class _Session:
         with group:
             _listen_again(should_stop)
             if self.checkpoint is None:
-                controller.start(host_record(self.config, load_task(self.config.task, torch.device("cpu"))))
+                data = load_task(self.config.task, torch.device("cpu"))
+                self._record_topologies(data)
+                controller.start(host_record(self.config, data))
             else:
                 controller.resume(self.checkpoint)
             self._observers.run_started(
@@ -252,6 +256,12 @@ class _Session:
             self._push(controller)
             self._observers.run_ended(status)
         return status
+
+    def _record_topologies(self, data: AnyData) -> None:
+        """Write the topologies of an own host to the manifest. Exported policies name them."""
+        if isinstance(self.config.host, OwnHostConfig):
+            topologies = [topology.value for topology in slot_topologies(self.config, data)]
+            self.run_directory.write_manifest(self.run_directory.read_manifest() | {TOPOLOGIES_KEY: topologies})
 
     def _make_workers(self) -> WorkerGroup:
         names = None if self.config.telemetry.level == "off" else self.run_directory.names

@@ -49,14 +49,20 @@ class Flag:
         return f"--{self.name.replace('_', '-')}"
 
 
+def own_host(build: str) -> dict[str, Any]:
+    """Keys of an own host without options, by their dotted names."""
+    return {"host.family": "own", "host.build": build, "host.options": {}, "host.slots": {}}
+
+
 FLAGS = {
     flag.name: flag
     for flag in (
         Flag("task", "task.name", str, "task by name (`esper tasks` lists them)", TASK),
+        Flag("host", "host.build", str, "own host: an entry point of esper_ray.hosts, or MODULE:FUNCTION", TASK),
         Flag("data_dir", "task.data_dir", Path, "folder with the data, for tasks that read files", TASK, str),
         Flag("episode_length", "episode_length", int, "environment steps per episode", TASK),
         Flag("seed", "seed", int, "seed of the run", TASK),
-        Flag("reward_mode", "reward.mode", str, f"reward mode: {', '.join(REWARD_MODES)}", TASK),
+        Flag("reward_mode", "reward.mode", str, f"reward mode: {', '.join(REWARD_MODES)}, or an own one", TASK),
         Flag("slots", "growth.slots", list[str], "slots in which seeds may grow, for example r0c0 r0c1", TASK),
         Flag("max_seeds", "growth.max_seeds", int, "most seeds at a time, fossils included; 0: no limit", TASK),
         Flag("rounds", "ppo.rounds", int, "rounds of collecting episodes and updating the policy", LEARNING),
@@ -226,6 +232,7 @@ def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[.
             source = [given.pop(name) for name in ("preset", "config", "settings")]
             values = {flag: given.pop(flag.name) for flag in configured_flags}
             keys = {flag.key: flag.value(value) for flag, value in values.items() if _is_given(value)}
+            keys |= own_host(keys["host.build"]) if "host.build" in keys else {}
             command(ConfigRequest(source[0], source[1], keys, source[2]), **given)
 
         keyword = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters]

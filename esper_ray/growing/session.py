@@ -396,8 +396,5 @@ class GrowthSession:
     def _warn_about_missing(self, gradients: Collection[str]) -> None:
         for slot, state in self.model.states.items():
             if state is not None and state.stage is Stage.TRAINING and slot not in gradients:
-                warnings.warn(
-                    f"the seed in {slot} got no gradient in epoch {self.epoch}; call growing.incubate(batch) between "
-                    "backward() and step()",
-                    stacklevel=4,
-                )
+                advice = "call growing.incubate(batch) between backward() and step()"
+                warnings.warn(f"the seed in {slot} got no gradient in epoch {self.epoch}; {advice}", stacklevel=4)

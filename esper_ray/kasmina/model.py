@@ -274,10 +274,10 @@ class MorphogeneticModel(SlottedNetwork):
         """Public report of ``slot``, ``None`` if it is empty.
 
         Raises:
-            ValueError: if the seed's blueprint is not one of the thirteen built-in ones.
+            ValueError: if the seed's blueprint is neither one of the thirteen built-in ones nor in the place of one.
         """
-        parameters, state = self.seed_parameters(slot), self.states[slot]
-        return None if state is None else seed_report(slot, state, parameters, measured)
+        parameters, state, own = self.seed_parameters(slot), self.states[slot], self.growth.options.own_blueprints
+        return None if state is None else seed_report(slot, state, parameters, measured, own)
 
     # Storing
 

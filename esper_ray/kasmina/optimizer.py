@@ -1,10 +1,6 @@
 """Optimizer of a host and its seeds, whose parameter groups follow the structure.
 
-It is a :class:`torch.optim.Optimizer`, so schedulers, gradient scalers and state dicts work as with any other::
-
-    optimizer = GrowingOptimizer(model, torch.optim.AdamW, lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
-
+It is a :class:`torch.optim.Optimizer`, so schedulers, gradient scalers and state dicts work as with any other.
 A scheduler keeps rates by the position of a group. So the groups of every slot exist from the beginning, empty, and a
 newborn seed enters a group that has been scheduled all along.
 """

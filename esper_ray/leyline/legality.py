@@ -6,7 +6,8 @@ needs a minimum age. WAIT is always legal. Legality does not evaluate gates: a l
 still be refused by its gate.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,12 @@ class Limits:
     """Maximum number of simultaneous seeds with a module, fossils included; 0: no limit."""
     manual_advance: bool = True
     """False if every stage advances automatically; ADVANCE is then illegal."""
+    own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
+    """Own blueprints by the built-in ones whose index they have."""
+
+    def blueprint_name(self, blueprint: Blueprint) -> str:
+        """Name of the blueprint that has the index of ``blueprint`` here."""
+        return self.own_blueprints.get(blueprint, blueprint.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
 from esper_ray.leyline.stages import Stage
@@ -62,6 +62,7 @@ class SlotReport:
     slot_id: str
     seed_id: str
     blueprint: Blueprint
+    """Index that policies see; an own blueprint has that of the built-in one whose place it takes."""
     stage: Stage
     previous_stage: Stage
     ticks_in_stage: int
@@ -81,6 +82,13 @@ class SlotReport:
     parameters: int
     """Structural parameter count of the seed; 0 once its module is removed."""
     measured: SeedMeasurements = UNMEASURED
+    own_blueprint: str | None = None
+    """Name of an own blueprint; ``None`` for a built-in one."""
+
+    @property
+    def blueprint_name(self) -> str:
+        """Name of the blueprint, for people."""
+        return self.own_blueprint or self.blueprint.id
 
 
 Reports = tuple[SlotReport | None, ...]
@@ -103,7 +111,7 @@ class HostSignals:
     last_success: bool
 
 
-Source = Literal[
+BuiltInSource = Literal[
     "attribution",
     "suspicion",
     "escrow",
@@ -129,7 +137,11 @@ Source = Literal[
     "lost seed",
     "rollback",
 ]
-"""Source of a ledger entry."""
+"""Source of an entry of a built-in reward."""
+SOURCE_PATTERN = r"[a-z][a-z0-9 _-]{0,39}"
+"""A source, as a regular expression of the whole text."""
+Source = Annotated[str, Field(pattern=f"^{SOURCE_PATTERN}$")]
+"""Source of a ledger entry: a built-in one, or that of an own reward."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def execute(
         return True, []
     slot = model.slot_ids[action.slot]
     before = model.states[slot]
-    command = lifecycle_command(action, model.growth.next_seed_id(slot))
+    command = lifecycle_command(action, model.growth.next_seed_id(slot), model.growth.options.own_blueprints)
     probe = probe_loss if action.operation is LifecycleOp.GERMINATE else None
     outcome = model.execute(slot, command, seeds.of(slot), probe)
     return outcome.success, _logged(model, slot, before, outcome.events, epoch, "policy")

@@ -20,16 +20,17 @@ from esper_ray.kasmina.network.growth import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.network.newborn import check_newborn
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import Blueprint, GerminationStyle
-from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY
+from esper_ray.leyline.actions import GerminationStyle
+from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.host import AnyHostConfig
+from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
 from esper_ray.leyline.config.run import GrowthConfig, RunConfig, TrainingConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
+from esper_ray.tolaria.own_hosts import build_own_host
 from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 from esper_ray.tolaria.training import EpochSettings, Rates, Trainer
@@ -43,7 +44,7 @@ ADAM_BETA2 = 0.999
 
 
 class GrowthError(UserError, ValueError):
-    """A growth configuration with blueprints that do not fit the slots of the host."""
+    """A growth configuration with slots that do not exist, or blueprints that do not fit."""
 
     remedy = "Choose slots and blueprints that fit the host, as the message lists them."
 
@@ -56,11 +57,20 @@ def derived_seed(*key: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredHost:
-    """Builder of the built-in host of a configuration, for any data set. It can be pickled."""
+    """Builder of the host of a configuration, for any data set. It can be pickled."""
 
     config: AnyHostConfig
+    most_slots: int = 3
+    """Greatest number of slots that are found in an own host which names none."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "ConfiguredHost":
+        """The builder for a run."""
+        return cls(config.host, len(config.growth.slots))
 
     def __call__(self, data: AnyData) -> HostSpec:
+        if isinstance(self.config, OwnHostConfig):
+            return build_own_host(self.config, data, self.most_slots)
         return build_host(self.config, data.example_shape, data.classes)
 
 
@@ -73,13 +83,15 @@ def build_organism(
         host: builder of the host; default: the host of the configuration.
 
     Raises:
-        ValueError: if the host lacks a slot of the configuration, or cannot work on the data.
+        GrowthError: if the host lacks a slot of the configuration.
+        PluginError: if an own host cannot be built.
+        ValueError: if the host cannot work on the data.
     """
     with seeded_initialisation(derived_seed(seed, 0)):
-        spec = (host or ConfiguredHost(config.host))(data)
+        spec = (host or ConfiguredHost.of(config))(data)
     for slot in config.growth.slots:
         if slot not in spec.slot_modules:
-            raise ValueError(unknown_name_message("slot", slot, list(spec.slot_modules)))
+            raise GrowthError(f"growth.slots: {unknown_name_message('slot', slot, list(spec.slot_modules))}")
     growth, training = config.growth, config.training
     model = MorphogeneticModel.wrap(
         spec.module.to(device),
@@ -92,6 +104,12 @@ def build_organism(
         causal=spec.causal,
     )
     return Organism(model, _optimizer(model, training, device))
+
+
+def slot_topologies(config: RunConfig, data: AnyData) -> tuple[Topology, ...]:
+    """Distinct topologies of the slots of ``config``, in the order of the slots."""
+    model = build_organism(config, data, torch.device("cpu"), seed=0).model
+    return tuple(dict.fromkeys(model.cell(slot).shape.topology for slot in model.slot_ids))
 
 
 def host_record(config: RunConfig, data: AnyData) -> dict[str, Any]:
@@ -149,7 +167,7 @@ def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
     """Growth options of the configuration: start and end of seeds."""
     starts = {style: getattr(growth.initialisation, style.id) for style in GerminationStyle}
-    return GrowthOptions(growth.freeze_fossils, starts)
+    return GrowthOptions(growth.freeze_fossils, starts, growth.own_blueprints)
 
 
 def lifecycle_rules(growth: GrowthConfig) -> Rules:
@@ -172,30 +190,32 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     Raises:
         GrowthError: if a configured blueprint does not fit some slot of ``model``. So no legal action fails later.
     """
-    blueprints = frozenset(Blueprint.from_id(name) for name in growth.blueprints)
+    blueprints, own = growth.allowed_blueprints, growth.own_blueprints
     for slot in growth.slots:
         topology = model.cell(slot).shape.topology
         fitting = BLUEPRINTS_OF_TOPOLOGY[topology]
-        for blueprint in sorted(blueprints.difference(fitting)):
+        for blueprint in sorted(blueprints.difference(fitting, own)):
             raise GrowthError(
                 f"slot {slot} carries {topology.value}, which have no blueprint {blueprint.id!r}; "
                 f"growth.blueprints may name {', '.join(candidate.id for candidate in fitting)}"
             )
         for blueprint in sorted(blueprints):
-            _check_fits(slot, blueprint, model.cell(slot))
+            _check_fits(slot, own.get(blueprint, blueprint.id), model.cell(slot))
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
         styles=frozenset(GerminationStyle.from_id(name) for name in growth.styles),
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
+        own_blueprints=own,
     )
 
 
-def _check_fits(slot: str, blueprint: Blueprint, cell: SeedCell) -> None:
+def _check_fits(slot: str, blueprint: str, cell: SeedCell) -> None:
     with seeded_initialisation(0):
-        seed = build_seed(blueprint.id, cell.shape).to(cell.alpha)
         try:
-            check_newborn(slot, seed, cell)
+            check_newborn(slot, build_seed(blueprint, cell.shape).to(cell.alpha), cell)
+        except UserError:
+            raise
         except ValueError as error:
-            raise GrowthError(f"growth.blueprints: {blueprint.id!r} does not fit: {error}") from error
+            raise GrowthError(f"growth.blueprints: {blueprint!r} does not fit: {error}") from error

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.blueprints import build_seed
+from esper_ray.kasmina.blueprints import build_seed, is_built_in
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.leyline.actions import BlendOperator, Blueprint
-from esper_ray.leyline.blueprints import seed_parameter_count
+from esper_ray.leyline.blueprints import gate_parameters, seed_parameter_count
 from esper_ray.leyline.config.run import GovernorConfig
 from esper_ray.tolaria.data import Dataset
 
@@ -48,26 +48,43 @@ class Preflight:
         """Veto against ``blueprint`` in ``slot``, ``None`` if it is allowed."""
         model, config = self.model, self.config
         cell = model.cell(slot)
-        newborn = seed_parameter_count(cell.shape.topology, blueprint, cell.shape.channels, operator)
+        newborn = newborn_parameters(cell, self._name(blueprint), operator)
         total = newborn + model.host_parameters + sum(map(model.seed_parameters, model.slot_ids))
         if config.max_parameters and total > config.max_parameters:
             return Veto("parameters of host and seeds exceed governor.max_parameters", total, config.max_parameters)
         if config.max_memory_mb:
-            megabytes = self.memory_bytes(total, {slot: blueprint}) / MEGABYTE
+            megabytes = self.memory_bytes(total, {slot: self._name(blueprint)}) / MEGABYTE
             if megabytes > config.max_memory_mb:
                 return Veto("estimated MB of memory exceed governor.max_memory_mb", megabytes, config.max_memory_mb)
         return None
 
-    def memory_bytes(self, parameters: int, born: dict[str, Blueprint]) -> int:
-        """Estimated training memory of ``parameters`` and activations, those of ``born`` included."""
+    def memory_bytes(self, parameters: int, born: dict[str, str]) -> int:
+        """Estimated training memory of ``parameters`` and activations.
+
+        Args:
+            born: names of blueprints by slot, whose activations are included.
+        """
         examples = self._activations
         for slot in self.model.slot_ids:
             cell, state = self.model.cell(slot), self.model.states[slot]
             if slot in born:
-                examples += seed_activation_bytes(cell, born[slot].id)
+                examples += seed_activation_bytes(cell, born[slot])
             elif state is not None and cell.seed is not None:
                 examples += seed_activation_bytes(cell, state.blueprint)
         return COPIES * 4 * parameters + self.batch_size * examples
+
+    def _name(self, blueprint: Blueprint) -> str:
+        return self.model.growth.options.own_blueprints.get(blueprint, blueprint.id)
+
+
+def newborn_parameters(cell: SeedCell, blueprint: str, operator: BlendOperator) -> int:
+    """Structural parameter count of a newborn seed with its gate network. An own blueprint is built for it."""
+    shape = cell.shape
+    if is_built_in(blueprint):
+        return seed_parameter_count(shape.topology, Blueprint.from_id(blueprint), shape.channels, operator)
+    with seeded_initialisation(0):
+        count = count_parameters(build_seed(blueprint, shape))
+    return count + (gate_parameters(shape.channels) if operator is BlendOperator.GATE else 0)
 
 
 def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:

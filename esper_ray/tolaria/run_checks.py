@@ -7,13 +7,16 @@ import torch
 
 from esper_ray.kasmina.modules import preserved_randomness
 from esper_ray.kasmina.organism import Organism
+from esper_ray.leyline.config.host import OwnHostConfig
 from esper_ray.leyline.config.memory import GIB
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.system import DEVICE
-from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.errors import UsageError, UserError, shortened
+from esper_ray.leyline.plugins.rewards import own_reward
 from esper_ray.tolaria.assembly import AnyData, build_organism, growth_limits
 from esper_ray.tolaria.data import keyed_generator
 from esper_ray.tolaria.device_memory import is_out_of_memory
+from esper_ray.tolaria.own_hosts import check_own_host
 from esper_ray.tolaria.tasks import load_task
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -95,19 +98,27 @@ def _check_memory(config: RunConfig, pixels: int = 1) -> None:
 
 
 def check_run(config: RunConfig) -> None:
-    """Refuse data, growth options and hosts that cannot run, before anything starts or is written.
+    """Refuse data, growth options, hosts and rewards that cannot run, before anything starts.
 
     Raises:
         TaskError: if the task or its data is not available.
-        GrowthError: see ``growth_limits``.
+        GrowthError: see ``growth_limits`` and ``build_organism``.
+        PluginError: if a part of another package is missing or does not work.
+        ConfigError: if its options are not valid.
         UsageError: if a batch is larger than the data, or the host cannot work on its images.
     """
     data = load_task(config.task, torch.device("cpu"))
     elsewhere = config.system.workers == "ray" and "RAY_ADDRESS" in os.environ
     if len(data.example_shape) == 3 and set(config.system.devices) == {"cpu"} and not elsewhere:
         _check_memory(config, pixels=data.example_shape[1] * data.example_shape[2])
+    if config.reward.is_own:
+        own_reward(config.reward)
+    if isinstance(config.host, OwnHostConfig):
+        check_own_host(config.host, data, len(config.growth.slots))
     try:
         organism = build_organism(config, data, torch.device("cpu"), seed=0)
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise _impossible_host(data, error) from error
     check_training_batch(config, organism, data)

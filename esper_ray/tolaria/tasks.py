@@ -7,7 +7,7 @@ loader. It is imported when the task is used.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from threading import RLock
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import TaskConfig
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.plugins.entry_points import TASK_PLUGINS
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.data.checks import check_dataset
 from esper_ray.tolaria.sources.cifar import find_cifar10, load_cifar10
@@ -28,13 +29,15 @@ from esper_ray.tolaria.sources.tinystories import find_tinystories, load_tinysto
 
 Loader = Callable[[TaskConfig, torch.device], Dataset[Any]]
 
-ENTRY_POINTS = "esper_ray.tasks"
-
 
 class TaskError(UserError, ValueError):
     """An unknown task, or missing or invalid data. The message says how to get the data."""
 
     remedy = "Put the data into the folder that the message names, or choose another task."
+
+
+TASK_PACKAGES = replace(TASK_PLUGINS, error=TaskError)
+"""Tasks of installed packages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def find_task(name: str) -> Task:
     offered = _offered()
     if name not in offered:
         raise TaskError(unknown_name_message("task", name, task_names()))
-    return _imported(offered[name])
+    plugin = TASK_PACKAGES.imported(offered[name])
+    return Task(name, plugin.part, plugin.about)
 
 
 def check_task(config: TaskConfig) -> None:
@@ -161,31 +165,7 @@ def _register(task: Task) -> None:
 
 def _offered() -> dict[str, EntryPoint]:
     """Entry points of tasks in installed packages, not imported."""
-    offered: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINTS):
-        previous = offered.get(point.name)
-        if point.name in _TASKS or (previous is not None and previous.value != point.value):
-            conflict = "is already registered" if previous is None else f"is offered by {_package(previous)} too"
-            raise TaskError(
-                f"{_package(point)} offers the task {point.name!r}, which {conflict}; uninstall or rename one"
-            )
-        offered[point.name] = point
-    return offered
-
-
-def _imported(point: EntryPoint) -> Task:
-    place = f"{_package(point)} offers the task {point.name!r} as {point.value}"
-    try:
-        loader = point.load()
-    except Exception as error:  # an import can raise anything
-        raise TaskError(f"{place}, which cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(loader):
-        raise TaskError(f"{place}, which must be a function (TaskConfig, device) -> Dataset, got {loader!r}")
-    return Task(point.name, loader, _first_line(loader))
-
-
-def _package(point: EntryPoint) -> str:
-    return f"the package {point.dist.name} {point.dist.version}" if point.dist is not None else "a package"
+    return TASK_PACKAGES.offered(_TASKS)
 
 
 def _first_line(loader: Loader) -> str:

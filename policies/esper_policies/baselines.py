@@ -108,9 +108,14 @@ class SchedulePolicy:
         return Decision(WAIT, reason="nothing is due")
 
     def _action(self, line: ScriptLine) -> Action:
-        blueprint = int(Blueprint.from_id(line.blueprint))
+        blueprint = self._blueprint(line) or Blueprint.CONV_LIGHT  # read by a germination alone, which is checked
         style = int(self._style)
-        return Action(line.operation, line.slot, blueprint, style, FAST, alpha_target=FULL)
+        return Action(line.operation, line.slot, int(blueprint), style, FAST, alpha_target=FULL)
+
+    def _blueprint(self, line: ScriptLine) -> Blueprint | None:
+        """Blueprint of a line, by its own name or that of its place."""
+        named = (b for b in Blueprint if line.blueprint in (b.id, self.limits.blueprint_name(b)))
+        return next(named, None)
 
     def _check(self, number: int, line: ScriptLine) -> None:
         operations = [op.name.lower() for op in LifecycleOp if op is not LifecycleOp.WAIT]
@@ -118,8 +123,9 @@ class SchedulePolicy:
             raise ValueError(f"script line {number}: unknown operation {line.op!r}; there are {', '.join(operations)}")
         if not 0 <= line.slot < len(self.limits.slots):
             raise ValueError(f"script line {number}: slot {line.slot}; the run has 0 to {len(self.limits.slots) - 1}")
-        allowed = [blueprint.id for blueprint in _plantable(self.limits)]
-        if line.operation is LifecycleOp.GERMINATE and line.blueprint not in allowed:
+        plantable = _plantable(self.limits)
+        if line.operation is LifecycleOp.GERMINATE and self._blueprint(line) not in plantable:
+            allowed = [self.limits.blueprint_name(blueprint) for blueprint in plantable]
             raise ValueError(
                 f"script line {number}: blueprint {line.blueprint!r} is not allowed; {', '.join(allowed)} are"
             )
@@ -129,7 +135,7 @@ def default_script(limits: Limits) -> Iterator[ScriptLine]:
     """The script that germinates and fossilizes a seed in every slot in turn."""
     first = min(_plantable(limits), default=Blueprint.CONV_LIGHT)
     for slot in range(len(limits.slots)):
-        yield ScriptLine(epoch=0, op="germinate", slot=slot, blueprint=first.id)
+        yield ScriptLine(epoch=0, op="germinate", slot=slot, blueprint=limits.blueprint_name(first))
         yield ScriptLine(epoch=0, op="fossilize", slot=slot)
 
 

@@ -123,6 +123,23 @@ def pretrained_path(name: str) -> Path | None:
     return PRETRAINED / f"{name}{EXTENSION}" if name in pretrained_names() else None
 
 
+def check_blueprints(learned: GrowthConfig, growth: GrowthConfig) -> None:
+    """Check that each allowed blueprint is the one that the policy learned by its index.
+
+    Raises:
+        BundleError: naming the first that is another one, and the setting that would mend it.
+    """
+    known, own = learned.own_blueprints, growth.own_blueprints
+    for blueprint in sorted(growth.allowed_blueprints):
+        trained, present = (names.get(blueprint, blueprint.id) for names in (known, own))
+        if trained != present:
+            raise BundleError(
+                f"the policy has learned what {trained!r} does in the place of {blueprint.id}, but this configuration "
+                f"has {present!r} there; set growth.blueprints.{blueprint.id}={trained}, or train a policy with "
+                f"{present!r}"
+            )
+
+
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and bytes, in hexadecimal."""
     digest = hashlib.sha256()

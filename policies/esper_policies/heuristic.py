@@ -37,7 +37,10 @@ class HeuristicConfig(Section):
         Blueprint.LORA,
         Blueprint.NORM,
     )
-    """Blueprints in the order in which they are tried, as far as a run allows them; some for every topology."""
+    """Blueprints in the order in which they are tried, as far as a run allows them; some for every topology.
+
+    Own ones in other places come after them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,11 @@ class HeuristicPolicy:
             ValueError: if none of the blueprints in the rotation is allowed.
         """
         self.config = config or HeuristicConfig()
-        self.rotation = [blueprint for blueprint in self.config.rotation if blueprint in limits.blueprints]
+        known = [*self.config.rotation, *sorted(set(limits.own_blueprints).difference(self.config.rotation))]
+        self.rotation = [blueprint for blueprint in known if blueprint in limits.blueprints]
+        self._name_of = limits.blueprint_name
         if not self.rotation:
-            allowed = ", ".join(blueprint.id for blueprint in sorted(limits.blueprints))
+            allowed = ", ".join(limits.blueprint_name(blueprint) for blueprint in sorted(limits.blueprints))
             raise ValueError(f"no blueprint of the rotation is allowed here; allowed are {allowed}")
         style = GerminationStyle.SIGMOID_ADD
         self._style = int(style if style in limits.styles else min(limits.styles))
@@ -95,7 +100,7 @@ class HeuristicPolicy:
         action = Action(
             op=LifecycleOp.GERMINATE, slot=slot, blueprint=blueprint, style=self._style, tempo=FAST, alpha_target=FULL
         )
-        return _Option(1.0 + 0.01 * slot - 0.1 * failures, action, f"slot is empty: try {blueprint.id}")
+        return _Option(1.0 + 0.01 * slot - 0.1 * failures, action, f"slot is empty: try {self._name_of(blueprint)}")
 
     def _manage(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
         if seed.stage in (Stage.GERMINATED, Stage.TRAINING):

@@ -12,9 +12,10 @@ import pytest
 import typer
 from cli_builders import SMALL, call, only_run, train_below
 from docs_blocks import ROOT, blocks, commands, documents, esper_words, inline_commands
+from plugin_builders import install_examples
 
 from esper_ray.cli.main import app, spread
-from esper_ray.cli.options import ConfigRequest
+from esper_ray.cli.options import ConfigRequest, own_host
 from esper_ray.leyline.config.loading import build, preset_names, read_preset
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.sweep import SCHEDULERS, sweep_names
@@ -82,6 +83,9 @@ RUN_PROGRAMS = {
     "guides/own-model.md[2]": {},
     "guides/own-model.md[3]": {},
     "guides/own-model.md[4]": {},
+    "guides/own-parts.md[0]": {},
+    "guides/own-parts.md[1]": {},
+    "guides/own-parts.md[2]": {},
     "guides/python.md[0]": {
         '{"system.workers": "local", "system.envs": 4, "ppo.lr": 1e-3}': str(TINY),
         "rounds=3": "rounds=1",
@@ -142,8 +146,8 @@ OTHER_PROGRAMS = {
 
 VALUES = {
     "preset": preset_names(),
-    "reward_mode": REWARD_MODES,
-    "reward_modes": (*REWARD_MODES, "all"),
+    "reward_mode": (*REWARD_MODES, "frugal"),  # the reward of examples/own_reward
+    "reward_modes": (*REWARD_MODES, "all", "frugal"),
     "scheduler": SCHEDULERS,
     "sweep": (*sweep_names(), "FILE"),
     "kind": tuple(KINDS),
@@ -156,6 +160,14 @@ PLACEHOLDERS = {"N": "0"}
 
 COMMANDS = [(block, words) for block in blocks("bash") for words in commands(block.text)]
 ESPER = [(block, esper_words(words)) for block, words in COMMANDS if esper_words(words) is not None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed_examples(tmp_path_factory):
+    """The packages of guides/own-parts.md."""
+    with pytest.MonkeyPatch.context() as patch:
+        install_examples(tmp_path_factory.mktemp("site"), patch)
+        yield
 
 
 def parsed(words):
@@ -178,7 +190,9 @@ def check(words):
         value = context.params.get(name)
         for item in [value] if isinstance(value, str) else value or []:
             assert item in choices, f"--{name} {item}: not one of {', '.join(choices)}"
-    ConfigRequest(context.params.get("preset"), None, {}, context.params.get("settings")).configuration()
+    host, flags = context.params.get("host"), {"reward.mode": context.params.get("reward_mode")}
+    flags |= {} if host is None else own_host(host)
+    ConfigRequest(context.params.get("preset"), None, flags, context.params.get("settings")).configuration()
     for point in context.params.get("grid") or []:
         key, _, values = point.partition("=")
         for value in values.split(","):

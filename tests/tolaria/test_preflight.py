@@ -51,7 +51,7 @@ def test_the_memory_limit_is_exact_to_one_byte(data, grow):
     organism = grow(r0c1=(Stage.BLENDING, 0.5))
     loose = preflight(organism, data, max_memory_mb=1000.0)
     total = count_parameters(organism.model) + 9 * 64 + 24
-    needed = loose.memory_bytes(total, {"r0c2": Blueprint.CONV_LIGHT})
+    needed = loose.memory_bytes(total, {"r0c2": "conv_light"})
     both = sum(seed_activation_bytes(organism.model.cell(slot), "conv_light") for slot in ("r0c1", "r0c2"))
     assert needed == 16 * total + 32 * (loose._activations + both)
     assert loose._activations > 0

@@ -1,14 +1,13 @@
 """Tasks by name: loaded once, found in installed packages, and refused with a remedy."""
 
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from time import sleep
 
 import numpy as np
 import pytest
 import torch
+from plugin_builders import install_examples, write_package
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.leyline.config.run import TaskConfig
@@ -16,7 +15,6 @@ from esper_ray.tolaria import tasks
 from esper_ray.tolaria.tasks import TaskError, check_task, find_task, load_task, register_task, task_names
 
 CPU = torch.device("cpu")
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_task"
 
 
 @pytest.fixture
@@ -30,13 +28,7 @@ def install(tmp_path, monkeypatch):
     """A function that makes a package importable and registers its entry points."""
 
     def make(package, module, source, **points):
-        (tmp_path / f"{module}.py").write_text(source)
-        described = tmp_path / f"{package}-1.2.dist-info"
-        described.mkdir()
-        (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
-        lines = [f"{name} = {value}" for name, value in points.items()]
-        (described / "entry_points.txt").write_text("\n".join(["[esper_ray.tasks]", *lines]))
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        write_package(tmp_path, package, module, source, "esper_ray.tasks", points)
 
     monkeypatch.syspath_prepend(tmp_path)
     return make
@@ -246,11 +238,8 @@ def test_a_broken_package_is_refused_by_name(install, source, value, message):
         check_task(TaskConfig(name="mine"))
 
 
-def test_the_example_package_works(install, tmp_path):
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())
-    points = project["project"]["entry-points"]["esper_ray.tasks"]
-    (included,) = project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
-    install(project["project"]["name"], Path(included).stem, (EXAMPLE / included).read_text(), **points)
+def test_the_example_package_works(monkeypatch, tmp_path):
+    install_examples(tmp_path / "site", monkeypatch, ("own_task",))
     config = TaskConfig(name="arrays", validation_size=3, test_size=2)
     with pytest.raises(TaskError, match=r"task 'arrays': reads images\.npy and labels\.npy.*--data-dir"):
         load_task(config, CPU)

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from esper_policies.baselines import SchedulePolicy, ScriptLine
 from esper_policies.bundle import (
     EXTENSION,
     BundleError,
+    check_blueprints,
     check_topologies,
     load_bundle,
     pretrained_names,
@@ -27,7 +29,8 @@ from esper_policies.scripts import BASELINES, SCRIPT_PREFIX, read_script
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import PolicyConfig, RunConfig
+from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
+from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig, RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
@@ -38,6 +41,15 @@ WIDE, SCRATCH = "wide-host", "from-scratch"
 UNSTEERED = (WIDE, SCRATCH)
 """Controls without growth: a wider host with as many parameters as a policy's final network, and that final network
 trained from scratch. They are derived from the episodes of another candidate."""
+
+
+def unsteered_controls(host: AnyHostConfig) -> tuple[str, ...]:
+    """Controls without growth that exist for a host; an own one cannot be widened."""
+    return (SCRATCH,) if isinstance(host, OwnHostConfig) else UNSTEERED
+
+
+TOPOLOGIES_KEY = "topologies"
+"""Key of the manifest of a run with an own host: features at its slots."""
 
 
 class CandidateError(UserError, ValueError):
@@ -58,19 +70,23 @@ class Candidate:
     weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     learned: tuple[tuple[Topology, ...], str] | None = None
     """Topologies and task that it was trained on; ``None`` for a policy without training."""
+    growth: GrowthConfig | None = None
+    """Blueprints and rules of its training; ``None`` for a policy without training."""
     run: Path | None = None
     """Directory of the run that trained it; ``None`` if it comes from elsewhere."""
 
-    def check_serves(self, topologies: Mapping[str, Topology]) -> None:
-        """Check that the policy was trained on the topologies of all slots.
+    def check_serves(self, topologies: Mapping[str, Topology], growth: GrowthConfig) -> None:
+        """Check that the policy was trained on the topologies and blueprints of a run.
 
         Raises:
-            CandidateError: if a topology is missing from its training.
+            CandidateError: if a topology is missing from its training, or a blueprint is another one there.
         """
         if self.learned is None:
             return
         try:
             check_topologies(*self.learned, topologies)
+            if self.growth is not None:
+                check_blueprints(self.growth, growth)
         except BundleError as error:
             raise CandidateError(f"{self.label} cannot play here: {error}") from error
 
@@ -119,7 +135,8 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
         bundle = load_bundle(path)
         manifest = bundle.manifest
         learned = (manifest.topologies, manifest.provenance.task)
-        return Candidate(label or path.stem, config=manifest.policy, weights=bundle.weights, learned=learned), None
+        name, growth = label or path.stem, manifest.growth
+        return Candidate(name, config=manifest.policy, weights=bundle.weights, learned=learned, growth=growth), None
     if not path.exists():
         names = [*BASELINES, *pretrained_names()]
         raise CandidateError(f"{unknown_name_message('policy', what, names)}, and there is no such file or directory")
@@ -149,8 +166,32 @@ def trained_candidate(path: Path, label: str = "", advice: Callable[[Path], str]
             raise CheckpointError(f"{path} holds no complete checkpoint")
         checkpoint = folders[-1]
     weights = load_or_name_intact(checkpoint, config, advice).learner.weights()
-    learned = ((TOPOLOGY_OF_FAMILY[config.host.family],), config.task.name)
-    return Candidate(label or config.name, config=config.policy, weights=weights, learned=learned, run=run.path), config
+    candidate = Candidate(
+        label or config.name,
+        config=config.policy,
+        weights=weights,
+        learned=(run_topologies(config, run.read_manifest()), config.task.name),
+        growth=config.growth,
+        run=run.path,
+    )
+    return candidate, config
+
+
+def run_topologies(config: RunConfig, manifest: Mapping[str, Any]) -> tuple[Topology, ...]:
+    """Topologies of the slots of a run. Those of an own host are in its manifest.
+
+    Raises:
+        CandidateError: if the manifest lacks them.
+    """
+    if not isinstance(config.host, OwnHostConfig):
+        return (TOPOLOGY_OF_FAMILY[config.host.family],)
+    recorded = manifest.get(TOPOLOGIES_KEY)
+    names = {topology.value: topology for topology in Topology}
+    if not isinstance(recorded, list) or not recorded or any(name not in names for name in recorded):
+        raise CandidateError(
+            f"run {manifest['run_id']}: its manifest has the {TOPOLOGIES_KEY} {recorded!r:.80} of no host"
+        )
+    return tuple(names[name] for name in recorded)
 
 
 def _run_of(checkpoint: Path) -> RunDirectory:

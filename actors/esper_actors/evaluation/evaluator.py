@@ -11,9 +11,9 @@ from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
 from esper_policies.scripts import BASELINES
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
-from esper_ray.kasmina.modules import count_parameters
+from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.leyline.commitment import committed_accuracy_pp, committed_slots
-from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
+from esper_ray.leyline.config.host import AnyHostConfig, BuiltInHostConfig, CNNHostConfig, MLPHostConfig, OwnHostConfig
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 from esper_ray.leyline.records import Reports
@@ -101,7 +101,7 @@ class Evaluator:
         if kind == WIDE:
             config = config.model_copy(update={"host": widened_host(config.host, data, after.parameters)})
         self.flops.total = 0.0
-        runtime = EpisodeRuntime(config, data, torch.device(self.device), ConfiguredHost(config.host), seed, self.flops)
+        runtime = EpisodeRuntime(config, data, torch.device(self.device), ConfiguredHost.of(config), seed, self.flops)
         if kind == SCRATCH:
             runtime.plant(after.seeds)
         for _ in runtime.run_without_policy():
@@ -128,11 +128,11 @@ class Evaluator:
             rollbacks=runtime.health.rollbacks,
             fossilized=len(committed),
             total_reward=reward,
-            seeds_grown=tuple((report.slot_id, report.blueprint.id) for report in present),
+            seeds_grown=tuple((report.slot_id, report.blueprint_name) for report in present),
         )
         states = runtime.organism.model.states
         planted = (
-            PlantedSeed(report.slot_id, report.blueprint.id, state.style)
+            PlantedSeed(report.slot_id, report.blueprint_name, state.style)
             for report in present
             if (state := states[report.slot_id]) is not None
         )
@@ -147,8 +147,10 @@ def widened_host(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHost
     """The narrowest host of the same family and depth with at least ``parameters`` parameters.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or the host is an own one.
     """
+    if isinstance(host, OwnHostConfig):
+        raise ValueError(f"the own host {host.build!r} cannot be widened; there is no control {WIDE}")
     field, unit = _width_of(host)
     for width in range(getattr(host, field), WIDEST + 1, unit):
         wider = host.model_copy(update={field: width})
@@ -158,12 +160,15 @@ def widened_host(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHost
 
 
 def host_parameter_count(host: AnyHostConfig, data: AnyData) -> int:
-    """Parameter count of a host, without allocating its weights."""
+    """Parameter count of a host, without allocating the weights of a built-in one."""
+    if isinstance(host, OwnHostConfig):
+        with seeded_initialisation(0):
+            return count_parameters(ConfiguredHost(host)(data).module)
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]), torch.device("meta"):
         return count_parameters(build_host(host, data.example_shape, data.classes).module)
 
 
-def _width_of(host: AnyHostConfig) -> tuple[str, int]:
+def _width_of(host: BuiltInHostConfig) -> tuple[str, int]:
     """Name of the width field of a host, and the step between valid widths."""
     if isinstance(host, CNNHostConfig):
         return "base_channels", 1

@@ -4,10 +4,9 @@ import shlex
 from pathlib import Path
 
 import esper_ray
-from esper_actors.evaluation.candidates import trained_candidate
+from esper_actors.evaluation.candidates import run_topologies, trained_candidate
 from esper_actors.training.checkpoint import CheckpointError, checkpoint_folders, finished_rounds
 from esper_policies.bundle import BundleManifest, Provenance, save_bundle
-from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
@@ -41,7 +40,7 @@ def export_policy(run: Path, target: Path, *, round_index: int | None = None, re
         trained.weights,
         policy=config.policy,
         growth=config.growth,
-        topologies=[TOPOLOGY_OF_FAMILY[config.host.family]],
+        topologies=run_topologies(config, directory.read_manifest()),
         provenance=Provenance(
             run=directory.path.name,
             round=finished,

@@ -92,7 +92,7 @@ def _slot_record(report: SlotReport) -> dict[str, Any]:
     measured = report.measured
     return {
         "seed": report.seed_id,
-        "blueprint": report.blueprint.id,
+        "blueprint": report.blueprint_name,
         "stage": report.stage.name,
         "alpha": report.alpha,
         "contribution_pp": measured.contribution_pp,

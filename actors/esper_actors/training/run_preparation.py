@@ -29,6 +29,7 @@ from esper_ray.leyline.config.loading import build, difference
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault, UsageError
 from esper_ray.leyline.names import RUNS, checked_option
+from esper_ray.leyline.plugins.origins import check_origins
 from esper_ray.leyline.process.credentials import without_credentials
 from esper_ray.nissa.runs.claim import RunClaim
 from esper_ray.nissa.runs.copies.remote_copy import newest_stored_round, pull, stored_config
@@ -119,8 +120,7 @@ def prepare_run(
     A run that ended before its first checkpoint starts again in its directory. More rounds extend a run.
 
     Args:
-        run: directory of the run, or its path; ``None``: a new run in ``parent`` with a generated name. If the path
-            does not exist and the storage has a copy, the copy is fetched.
+        run: directory of the run or its path, which the storage may have alone; ``None``: a new run in ``parent``.
         storage: folder or URI of a copy of the run; default: the one in the manifest.
         is_trial: whether a sweep runs it. Then an older checkpoint is used if the newest is damaged.
         checkpoint: the checkpoint to resume from, such as ``round-00003``; default: the newest. Later rounds are cut.
@@ -133,6 +133,7 @@ def prepare_run(
         CheckpointError: if the run has rounds or events but no checkpoint, or the checkpoint cannot be used.
         EventLogError: if the event log is damaged before the checkpoint.
         StorageError: if the storage cannot hold a copy of the run, or cannot be read.
+        PluginError: if the package of a part of the run is not installed here.
     """
     claim, command = RunClaim(), command or sys.argv
     if storage is not None:
@@ -142,11 +143,12 @@ def prepare_run(
         return PreparedRun(config, parent, None, claim, storage=storage, names=names, command=command)
     path, directory = _existing(run, is_trial=is_trial)
     try:
-        present, is_remembered = None, storage is None
+        present, is_remembered, faults = None, storage is None, list[Fault]()
         if directory is not None:
             claim.lock(path)
-            storage = directory.read_manifest().get("storage") if storage is None else storage
-            present = directory.config()
+            present, manifest = directory.config(), directory.read_manifest()
+            faults += (Fault("plugin_changed", path.name, note) for note in check_origins(str(path), manifest))
+            storage = manifest.get("storage") if storage is None else storage
             config = resumed_config(str(path), present, config)
         if storage is not None:
             check_place(storage, path)
@@ -154,7 +156,6 @@ def prepare_run(
             directory = _synchronised(path, directory, config, storage, claim)
             present = None if directory is None else directory.config()
             config = config if present is None else resumed_config(str(path), present, config)
-        faults = list[Fault]()
         loaded = _chosen_checkpoint(directory, checkpoint, config, faults if is_trial else None)
     except BaseException:
         claim.release()

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from esper_actors.evaluation.candidates import Candidate
+from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.pool import EvaluatorPool, all_scores
 from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
@@ -31,6 +31,7 @@ from esper_ray.simic.comparison import LEVEL, paired_comparisons, summaries
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
+SCRATCH_NETWORK = "the final topology trained from scratch"
 MAX_WIDTH = 1000
 """Width in columns that is larger than that of any table."""
 
@@ -40,14 +41,14 @@ def check_candidates(config: RunConfig, candidates: Sequence[Candidate]) -> None
 
     Raises:
         UsageError: if one cannot.
-        CandidateError: if one was trained on other features.
+        CandidateError: if one was trained on other features or with other blueprints.
     """
     device = torch.device("cpu")
     organism = build_organism(config, load_task(config.task, device), device, seed=0)
     limits = growth_limits(config.growth, organism.model)
     topologies = {slot: organism.model.cell(slot).shape.topology for slot in organism.model.slot_ids}
     for entry in candidates:
-        entry.check_serves(topologies)
+        entry.check_serves(topologies, config.growth)
         try:
             entry.policy(limits, config.task.name, "cpu", greedy=True)
         except ValueError as error:
@@ -193,9 +194,11 @@ class EvaluationJob:
             "spread, and better in one of them."
         ]
         if self.unsteered:
+            verb = "follow" if len(self.unsteered) > 1 else "follows"
+            networks = {WIDE: "the host alone with as many parameters from the start", SCRATCH: SCRATCH_NETWORK}
             notes.append(
-                f"{' and '.join(self.unsteered)} follow the final networks of {self._reference}, seed by seed: the "
-                "host alone with as many parameters from the start, and the final topology trained from scratch."
+                f"{' and '.join(self.unsteered)} {verb} the final networks of {self._reference}, seed by seed: "
+                f"{', and '.join(networks[name] for name in self.unsteered)}."
             )
         return notes
 

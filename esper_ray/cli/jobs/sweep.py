@@ -18,6 +18,7 @@ from esper_ray.karn.reports import sweep_report
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import POPULATION_SCHEDULERS, SweepConfig, Trial
 from esper_ray.leyline.errors import UsageError, UserError
+from esper_ray.leyline.plugins.rewards import own_reward
 from esper_ray.leyline.results.sweep import DONE, RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 from esper_ray.simic.comparison import LEVEL
@@ -175,6 +176,8 @@ def checked_host_parameters(trials: Sequence[Trial]) -> dict[str, int]:
         key = config.model_dump_json(include={"task", "host", "growth", "training"})
         try:
             check_devices(config, on_cluster="RAY_ADDRESS" in os.environ)
+            if config.reward.is_own:
+                own_reward(config.reward)
             if key not in cache:
                 check_run(config)
                 cpu = torch.device("cpu")

@@ -4,11 +4,13 @@
 step and everything before it in the second. Nothing before a normalisation is ever zeroed.
 
 The thirteen built-in names are fixed, because they are action indices of policies. Own bodies join
-the registry under other names and can be grown by hand.
+the registry under other names, by a call or from an installed package that offers them by an entry point of
+the group ``esper_ray.blueprints``. They are grown by hand, or by a policy in the place of a built-in one.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import nn
 
@@ -17,6 +19,7 @@ from esper_ray.kasmina.blueprints.delta import Delta, Noop
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.plugins.entry_points import BLUEPRINT_PLUGINS, PluginError, is_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,12 @@ BodyBuilder = Callable[[SlotShape], nn.Module]
 _REGISTRY: dict[tuple[Topology, str], BodyBuilder] = {}
 
 
+_BUILT_IN = frozenset(blueprint.id for blueprint in Blueprint)
+
+
 def is_built_in(name: str) -> bool:
     """Whether ``name`` is one of the thirteen built-in blueprints."""
-    return any(blueprint.id == name for blueprint in Blueprint)
+    return name in _BUILT_IN
 
 
 def register_blueprint(name: str, topology: Topology, build: BodyBuilder) -> None:
@@ -75,21 +81,47 @@ def blueprint_names(topology: Topology) -> list[str]:
 def build_seed(name: str, shape: SlotShape) -> nn.Module:
     """A newborn seed for a slot, its weights drawn from torch's global generator.
 
+    Args:
+        name: registered, or that of an installed package, or a place ``module:attribute``.
+
     Raises:
         ValueError: if there is no such blueprint for the slot's topology.
+        PluginError: if the package that offers it cannot be imported, or its builder fails.
     """
     build = _REGISTRY.get((shape.topology, name))
+    topologies = [topology.value for topology, registered_name in _REGISTRY if registered_name == name]
+    if build is None and not topologies and (is_place(name) or name in BLUEPRINT_PLUGINS.offered(_BUILT_IN)):
+        build = _installed(name)
     if build is None:
-        topologies = [topology.value for topology, registered_name in _REGISTRY if registered_name == name]
         if topologies:
             choices = ", ".join(blueprint_names(shape.topology))
             raise ValueError(
                 f"blueprint {name!r} is built for {' and '.join(topologies)}, not for {shape.topology.value}; "
                 f"choices for {shape.topology.value}: {choices}"
             )
-        raise ValueError(unknown_name_message("blueprint", name, blueprint_names(shape.topology)))
+        known = [*blueprint_names(shape.topology), *BLUEPRINT_PLUGINS.offered(_BUILT_IN)]
+        raise ValueError(unknown_name_message("blueprint", name, known))
     body = build(shape)
     return body if isinstance(body, Noop) else Delta(body, shape.channels, images=shape.topology is Topology.IMAGES)
+
+
+@lru_cache(maxsize=64)
+def _installed(name: str) -> BodyBuilder:
+    """Builder of an installed package."""
+    plugin = BLUEPRINT_PLUGINS.find(name, _BUILT_IN)
+
+    def build(shape: SlotShape) -> nn.Module:
+        try:
+            body: object = plugin.part(shape)
+        except ValueError as error:
+            raise ValueError(f"{plugin.origin}: {error}") from error
+        except Exception as error:  # the builder of another package can raise anything
+            raise PluginError(f"{plugin.origin}: its builder failed with {type(error).__name__}: {error}") from error
+        if not isinstance(body, nn.Module):
+            raise PluginError(f"{plugin.origin}: its builder must return a module, got {type(body).__name__}")
+        return body
+
+    return build
 
 
 _BODIES: dict[Topology, dict[Blueprint, BodyBuilder]] = {

@@ -10,7 +10,7 @@ from torch import nn
 from esper_ray.kasmina.hosts.cnn import CNNHost
 from esper_ray.kasmina.hosts.mlp import MLPHost
 from esper_ray.kasmina.hosts.transformer import TransformerHost
-from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig, TransformerHostConfig
+from esper_ray.leyline.config.host import BuiltInHostConfig, CNNHostConfig, MLPHostConfig, TransformerHostConfig
 
 CNN_VARIANTS: Mapping[str, CNNHostConfig] = MappingProxyType(
     {
@@ -39,7 +39,7 @@ class HostSpec:
     """Whether tokens of sequences may see earlier tokens only."""
 
 
-def build_host(config: AnyHostConfig, input_shape: tuple[int, ...], classes: int) -> HostSpec:
+def build_host(config: BuiltInHostConfig, input_shape: tuple[int, ...], classes: int) -> HostSpec:
     """The host of ``config``, with a submodule for each of its ``available_slots()``.
 
     Initial weights come from torch's global generator; wrap the call in ``seeded_initialisation``.

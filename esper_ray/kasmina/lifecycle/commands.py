@@ -1,6 +1,7 @@
 """Conversion between actions of policies and commands and events of the lifecycle."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from esper_ray.kasmina.lifecycle import reducer
@@ -9,11 +10,14 @@ from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Bluepr
 from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
-def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
+def lifecycle_command(
+    action: Action, seed_id: str, own: Mapping[Blueprint, str] = MappingProxyType({})
+) -> reducer.Command:
     """The lifecycle command of ``action``.
 
     Args:
         seed_id: identity of the seed if the action germinates one.
+        own: own blueprints by the built-in ones whose index they have.
 
     Raises:
         ValueError: for WAIT, which is not a command.
@@ -23,7 +27,7 @@ def lifecycle_command(action: Action, seed_id: str) -> reducer.Command:
         case LifecycleOp.GERMINATE:
             return reducer.Germinate(
                 seed_id,
-                Blueprint(action.blueprint).id,
+                own.get(Blueprint(action.blueprint), Blueprint(action.blueprint).id),
                 GerminationStyle(action.style),
                 TEMPO_TICKS[action.tempo],
                 ALPHA_TARGETS[action.alpha_target],
@@ -70,17 +74,27 @@ def logged(
     return log
 
 
-def seed_report(slot: str, state: SeedState, parameters: int, measured: SeedMeasurements) -> SlotReport:
+def seed_report(
+    slot: str,
+    state: SeedState,
+    parameters: int,
+    measured: SeedMeasurements,
+    own: Mapping[Blueprint, str] = MappingProxyType({}),
+) -> SlotReport:
     """Public report of the seed in ``slot``, as policies observe it.
 
+    Args:
+        own: own blueprints by the built-in ones whose index they have.
+
     Raises:
-        ValueError: if its blueprint is not one of the thirteen built-in ones.
+        ValueError: if its blueprint is neither one of the thirteen built-in ones nor among ``own``.
     """
     alpha = state.alpha
+    place = next((built_in for built_in, name in own.items() if name == state.blueprint), None)
     return SlotReport(
         slot_id=slot,
         seed_id=state.seed_id,
-        blueprint=Blueprint.from_id(state.blueprint),
+        blueprint=Blueprint.from_id(state.blueprint) if place is None else place,
         stage=state.stage,
         previous_stage=state.previous_stage,
         ticks_in_stage=state.ticks_in_stage,
@@ -95,4 +109,5 @@ def seed_report(slot: str, state: SeedState, parameters: int, measured: SeedMeas
         tempo=state.tempo,
         parameters=parameters,
         measured=measured,
+        own_blueprint=None if place is None else state.blueprint,
     )

@@ -51,6 +51,8 @@ class GrowthOptions:
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
     """Initialisation of the inner weights by style or its id; default ``zero_scale``."""
+    own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
+    """Own blueprints by the built-in ones whose action index they have."""
 
     def __post_init__(self) -> None:
         starts = {GerminationStyle.parse(style): start for style, start in self.initialisation.items()}

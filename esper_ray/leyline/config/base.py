@@ -4,11 +4,12 @@ Every number is strict and has both bounds: ``true`` and ``"5"`` are not numbers
 valid float. A test walks the schema and fails for a number without both bounds.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from esper_ray.leyline.errors import shortened
 from esper_ray.leyline.names import NAME_PATTERN, checked_name
@@ -68,6 +69,24 @@ def _check_integer(value: Any) -> Any:
 StrictChoice = BeforeValidator(_check_integer)
 """Mark of a literal of integers, for which 1.0 and ``true`` are no 1."""
 Version = Annotated[Literal[1], StrictChoice]
+
+
+def _check_finite(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """
+    Raises:
+        ValueError: naming a number in the options that is not finite.
+    """
+    values: list[tuple[str, JsonValue]] = list(options.items())
+    for key, value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}, it must be finite")
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        values += [(f"{key}.{part}", item) for part, item in inner]
+    return options
+
+
+PartOptions = Annotated[dict[str, JsonValue], AfterValidator(_check_finite)]
+"""PartOptions of a part of another package, which validates them itself."""
 
 
 class Section(BaseModel):

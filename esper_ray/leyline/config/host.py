@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from esper_ray.leyline.config.base import Integer, Number, Section, StrictChoice
+from esper_ray.leyline.config.base import Integer, Number, PartOptions, Section, StrictChoice
+from esper_ray.leyline.plugins.entry_points import PART_PATTERN, checked_part
+from esper_ray.leyline.slots import ordered_slot_ids
 
 Dropout = Annotated[Number, Field(ge=0, lt=1)]
 KernelSize = Annotated[Literal[1, 3, 5, 7], StrictChoice]
@@ -75,7 +77,34 @@ class MLPHostConfig(Section):
         return tuple(f"r0c{i}" for i in range(self.blocks))
 
 
-AnyHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig
+PartName = Annotated[str, AfterValidator(checked_part), Field(json_schema_extra={"pattern": f"^({PART_PATTERN})$"})]
+"""Name of an entry point, or a place ``module:attribute``."""
+
+
+class OwnHostConfig(Section):
+    """Host of another package, for any task."""
+
+    family: Literal["own"] = Field("own", description="selects this section")
+    build: PartName = Field(
+        description="builder: an entry point of the group esper_ray.hosts, or a place MODULE:FUNCTION"
+    )
+    options: PartOptions = Field({}, description="options of the builder, which checks them")
+    slots: dict[str, str] = Field(
+        {}, description="slot to the name of a submodule; empty: those that the builder names, else found ones"
+    )
+
+    @field_validator("slots")
+    @classmethod
+    def _slot_ids(cls, slots: dict[str, str]) -> dict[str, str]:
+        return {slot: slots[slot] for slot in ordered_slot_ids(slots)} if slots else slots
+
+    def available_slots(self) -> tuple[str, ...] | None:
+        """The slots that are named here; ``None``: only the builder knows them."""
+        return tuple(self.slots) or None
+
+
+AnyHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig | OwnHostConfig
+BuiltInHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig
 
 HOST_FAMILIES: tuple[str, ...] = tuple(model.model_fields["family"].default for model in get_args(AnyHostConfig))
 
@@ -86,3 +115,8 @@ def _default_to_cnn(value: Any) -> Any:
 
 HostConfig = Annotated[AnyHostConfig, Field(discriminator="family"), BeforeValidator(_default_to_cnn)]
 """Section of the family in the key ``family``; a mapping without that key is a CNN."""
+
+
+def host_name(host: AnyHostConfig) -> str:
+    """Family of a built-in host; builder of an own one."""
+    return host.build if isinstance(host, OwnHostConfig) else host.family

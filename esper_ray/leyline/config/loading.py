@@ -15,8 +15,10 @@ from pydantic import BaseModel, ValidationError
 
 import esper_ray
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.blueprint_names import placed_blueprints
 from esper_ray.leyline.config.documents import MAX_BYTES, DocumentError, parse_document
 from esper_ray.leyline.config.host import HOST_FAMILIES
+from esper_ray.leyline.config.reward import RECORDED
 from esper_ray.leyline.config.run import RunConfig, flatten
 from esper_ray.leyline.config.system import FREE
 from esper_ray.leyline.errors import UserError, shortened
@@ -25,6 +27,7 @@ Tree = dict[str, Any]
 Models = tuple[type[BaseModel], ...]
 MAX_PROBLEMS = 20
 """Most problems in one message."""
+BLUEPRINTS_KEY = "growth.blueprints"
 MAX_PATH = 300
 """Most characters of a path in a message."""
 
@@ -171,7 +174,8 @@ def _refuse_overlap(first: Any, second: Any, path: str) -> None:
 def layer(below: Mapping[str, Any], above: Mapping[str, Any], path: str = "") -> Tree:
     """A copy of ``below`` with the keys of ``above``, section by section.
 
-    A host of another family replaces the one below: the families have different keys.
+    A host of another family replaces the one below: the families have different keys. A mapping of blueprints puts own
+    ones in the places of those in the list below.
 
     Raises:
         ConfigError: if ``above`` has a mapping where ``below`` has a value.
@@ -185,6 +189,9 @@ def layer(below: Mapping[str, Any], above: Mapping[str, Any], path: str = "") ->
             result[key] = value
             continue
         present = result.get(key, {})
+        if inner == BLUEPRINTS_KEY and isinstance(present, list | tuple):
+            result[key] = placed_blueprints(present, value)
+            continue
         if not isinstance(present, Mapping):
             dotted = ".".join([inner, *map(str, [*value][:1])])
             raise ConfigError(f"{key!r} must hold a mapping to set {dotted!r}, got {shortened(present)}")
@@ -211,6 +218,7 @@ def build_complete(
     *,
     remedy: str = "",
     written: object = None,
+    recorded: bool = False,
 ) -> RunConfig:
     """The validated configuration of a tree that must hold every key.
 
@@ -221,13 +229,14 @@ def build_complete(
         remedy: ends the message about missing keys.
         written: the tree as its writer recorded it elsewhere. A key that this tree lacks too is newer than the file and
             has its default.
+        recorded: whether a run or a sweep has recorded the tree; packages of its parts may be missing here then.
 
     Raises:
         ConfigError: with the place, the key, the value and the constraint of every problem, or with the missing keys.
     """
     over = nested(overrides or {})
     whole = layer(tree, over)
-    config, problems = _validated(whole)
+    config, problems = _validated(whole, recorded=recorded or written is not None)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     missing = [key for key in leaf_keys(whole) if not _holds(whole if key.startswith("host.") else tree, key)]
     if isinstance(written, Mapping):
@@ -242,10 +251,14 @@ def build_complete(
     return config
 
 
-def _validated(tree: Tree) -> tuple[RunConfig | None, list[dict[str, Any]]]:
-    """The configuration, or its problems as pydantic describes them."""
+def _validated(tree: Tree, *, recorded: bool = False) -> tuple[RunConfig | None, list[dict[str, Any]]]:
+    """The configuration, or its problems as pydantic describes them.
+
+    Args:
+        recorded: whether a run has recorded it; packages of its parts may be missing here then.
+    """
     try:
-        return RunConfig.model_validate(tree), []
+        return RunConfig.model_validate(tree, context=RECORDED if recorded else None), []
     except ValidationError as error:
         return None, [dict(problem) for problem in error.errors()]
 

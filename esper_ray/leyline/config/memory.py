@@ -6,7 +6,7 @@ task, its vocabulary and the seeds.
 
 from dataclasses import dataclass
 
-from esper_ray.leyline.config.host import AnyHostConfig, CNNHostConfig, MLPHostConfig
+from esper_ray.leyline.config.host import BuiltInHostConfig, CNNHostConfig, MLPHostConfig
 
 MEMORY_LIMIT = 2**36
 """Most memory of one part of a run on any machine: 64 GiB."""
@@ -63,7 +63,7 @@ def policy_demand(feature_size: int, memory_size: int) -> MemoryDemand:
     return MemoryDemand("the policy", arithmetic, size)
 
 
-def host_demand(host: AnyHostConfig) -> MemoryDemand:
+def host_demand(host: BuiltInHostConfig) -> MemoryDemand:
     """Memory of a trained host: weights, gradients and moments of its widest parts."""
     match host:
         case CNNHostConfig():
@@ -85,7 +85,7 @@ def host_demand(host: AnyHostConfig) -> MemoryDemand:
     return MemoryDemand("a host", f"{arithmetic} x {TRAINED} bytes", parameters * TRAINED)
 
 
-def batch_demand(host: AnyHostConfig, batch_size: int, block_size: int, pixels: int = 1) -> MemoryDemand:
+def batch_demand(host: BuiltInHostConfig, batch_size: int, block_size: int, pixels: int = 1) -> MemoryDemand:
     """Memory of the host's activations for a batch.
 
     Args:

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from esper_ray.leyline.config.base import (
     Duration,
     Fraction,
     Integer,
     Number,
+    PartOptions,
     Penalty,
     Period,
     PositiveWeight,
@@ -17,10 +18,46 @@ from esper_ray.leyline.config.base import (
     Weight,
     check_names,
 )
+from esper_ray.leyline.errors import shortened
+from esper_ray.leyline.plugins.entry_points import PART_PATTERN, REWARD_PLUGINS, checked_part, is_place
 
-RewardMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
-"""Names of the reward modes; ``esper_ray.simic.live.engine`` has the function of each."""
-REWARD_MODES: tuple[RewardMode, ...] = get_args(RewardMode)
+BuiltInMode = Literal["shaped", "simplified", "basic", "basic_plus", "sparse", "minimal", "escrow", "settlement"]
+"""Names of the built-in reward modes; ``esper_ray.simic.live.engine`` has the function of each."""
+REWARD_MODES: tuple[str, ...] = get_args(BuiltInMode)
+RECORDED = {"recorded": True}
+"""Context of the validation of a configuration that a run has recorded: its packages may be missing here."""
+
+
+def checked_mode(mode: str, *, recorded: bool = False) -> str:
+    """A built-in reward mode, the name of an installed reward, or the place of one.
+
+    Args:
+        recorded: whether any possible name is valid.
+
+    Raises:
+        ValueError: if there is none of this name, with the nearest.
+    """
+    if mode in REWARD_MODES or ((recorded or is_place(mode)) and checked_part(mode)):
+        return mode
+    installed = sorted(REWARD_PLUGINS.offered(REWARD_MODES))
+    return check_names("reward mode", (mode,), (*REWARD_MODES, *installed))[0]
+
+
+RewardMode = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "enum": list(REWARD_MODES)},
+                {
+                    "type": "string",
+                    "pattern": f"^({PART_PATTERN})$",
+                    "description": "an entry point of the group esper_ray.rewards, or a place MODULE:FUNCTION",
+                },
+            ]
+        }
+    ),
+]
 RewardFamily = Literal["contribution", "loss"]
 SignedPoints = Annotated[Number, Field(ge=-1000, le=1000)]
 Nats = Annotated[Number, Field(ge=-1e6, le=1e6)]
@@ -54,6 +91,7 @@ class RewardConfig(Section):
     """Rewards. Weights, bonuses and penalties are in reward units, contributions in percentage points."""
 
     mode: RewardMode = Field("shaped", description="rule by which a step is paid")
+    options: PartOptions = Field({}, description="options of an own mode, which checks them; a built-in mode has none")
     family: RewardFamily = Field(
         "contribution", description="contribution: accuracy; loss: validation loss, mode shaped only"
     )
@@ -176,11 +214,22 @@ class RewardConfig(Section):
     @field_validator("mode", "family", mode="before")
     @classmethod
     def _check_name(cls, name: Any, info: ValidationInfo) -> Any:
-        choices = REWARD_MODES if info.field_name == "mode" else get_args(RewardFamily)
-        return check_names(f"reward {info.field_name}", (name,), choices)[0] if isinstance(name, str) else name
+        if not isinstance(name, str):
+            return name
+        if info.field_name == "mode":
+            return checked_mode(name, recorded=info.context == RECORDED)
+        return check_names("reward family", (name,), get_args(RewardFamily))[0]
 
     @model_validator(mode="after")
     def _mode_belongs_to_family(self) -> Self:
         if self.family == "loss" and self.mode != "shaped":
             raise ValueError(f"reward family 'loss' has the mode 'shaped' only, got mode {self.mode!r}")
+        if self.options and not self.is_own:
+            names = shortened(list(self.options))
+            raise ValueError(f"the built-in mode {self.mode!r} has no options, got {names}: own modes have")
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the mode is a function of another package."""
+        return self.mode not in REWARD_MODES

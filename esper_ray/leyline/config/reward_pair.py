@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.reward import REWARD_MODES
+from esper_ray.leyline.config.reward import checked_mode
 from esper_ray.leyline.errors import UsageError, shortened
 
 SEPARATOR = "-vs-"
@@ -34,8 +33,10 @@ def parse_pair(text: str) -> Pair:
             f"--dual-ab takes MODE{SEPARATOR}MODE, for example shaped{SEPARATOR}simplified, got {shortened(text)}"
         )
     for mode in (first, second):
-        if mode not in REWARD_MODES:
-            raise UsageError(f"--dual-ab {shortened(text)}: {unknown_name_message('reward mode', mode, REWARD_MODES)}")
+        try:
+            checked_mode(mode)
+        except ValueError as error:
+            raise UsageError(f"--dual-ab {shortened(text)}: {error}") from None
     if first == second:
         raise UsageError(f"--dual-ab {text}: a mode cannot be compared with itself")
     return Pair(first, second)

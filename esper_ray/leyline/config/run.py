@@ -5,6 +5,7 @@ Every field has a unit or a range in its description; ``esper config schema`` pr
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -31,7 +32,13 @@ from esper_ray.leyline.config.base import (
     Weight,
     check_names,
 )
-from esper_ray.leyline.config.host import CNNHostConfig, HostConfig
+from esper_ray.leyline.config.blueprint_names import (
+    BlueprintName,
+    checked_blueprints,
+    placed_blueprints,
+    split_blueprint,
+)
+from esper_ray.leyline.config.host import CNNHostConfig, HostConfig, OwnHostConfig
 from esper_ray.leyline.config.memory import (
     MEMORY_LIMIT,
     MemoryDemand,
@@ -45,7 +52,6 @@ from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.config.system import SystemConfig, TelemetryConfig
 from esper_ray.leyline.slots import ordered_slot_ids
 
-BlueprintName = Annotated[str, Field(json_schema_extra={"enum": [blueprint.id for blueprint in Blueprint]})]
 StyleName = Annotated[str, Field(json_schema_extra={"enum": [style.id for style in GerminationStyle]})]
 IncubationMethod = Literal["shadow", "straight_through"]
 Initialisation = Literal["zero_scale", "gradmax"]
@@ -102,7 +108,8 @@ class GrowthConfig(Section):
     slots: SlotIds = Field(("r0c0", "r0c1", "r0c2"), description="slots in which seeds may grow")
     max_seeds: Integer = Field(0, ge=0, le=512, description="most seeds at a time, fossils included; 0: no limit")
     blueprints: tuple[BlueprintName, ...] = Field(
-        ("norm", "conv_light", "depthwise", "bottleneck"), description="blueprints that the policy may choose"
+        ("norm", "conv_light", "depthwise", "bottleneck"),
+        description="blueprints that the policy may choose; conv_light=MINE puts an own one in the place of a built-in",
     )
     styles: tuple[StyleName, ...] = Field(
         ("linear_add", "sigmoid_add"), description="germination styles that the policy may choose"
@@ -138,15 +145,33 @@ class GrowthConfig(Section):
     def _distinct_gates(cls, gates: tuple[str, ...]) -> tuple[str, ...]:
         return check_names("gate", gates, ("g1", "g2", "g3")) if gates else gates
 
+    @field_validator("blueprints", mode="before")
+    @classmethod
+    def _listed_blueprints(cls, names: Any) -> Any:
+        if isinstance(names, Mapping):
+            return tuple(placed_blueprints((), names))
+        return tuple(names) if isinstance(names, list) else names
+
     @field_validator("blueprints")
     @classmethod
     def _known_blueprints(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names("blueprint", names, [blueprint.id for blueprint in Blueprint])
+        return checked_blueprints(names)
 
     @field_validator("styles")
     @classmethod
     def _known_styles(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return check_names("style", names, [style.id for style in GerminationStyle])
+
+    @property
+    def allowed_blueprints(self) -> frozenset[Blueprint]:
+        """Indices of the blueprints that the policy may choose."""
+        return frozenset(split_blueprint(name)[0] for name in self.blueprints)
+
+    @property
+    def own_blueprints(self) -> dict[Blueprint, str]:
+        """Own blueprints by the built-in ones whose place they take."""
+        pairs = map(split_blueprint, self.blueprints)
+        return {built_in: own for built_in, own in pairs if own is not None}
 
 
 class TrainingConfig(Section):
@@ -281,7 +306,7 @@ class RunConfig(Section):
     def _slots_exist(self) -> Self:
         available = self.host.available_slots()
         for slot in self.growth.slots:
-            if slot not in available:
+            if available is not None and slot not in available:
                 raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}")
         return self
 
@@ -295,14 +320,19 @@ class RunConfig(Section):
     def memory_demands(self, pixels: int = 1) -> list[MemoryDemand]:
         """Memory of the parts of a run, by arithmetic: the host, its batch, the policy, its minibatch, the episodes.
 
+        That of an own host is not known here.
+
         Args:
             pixels: of an image of the task; 1 if it is unknown.
         """
         steps, policy = self.episode_length, self.policy
         episodes = min(self.ppo.minibatch_episodes, self.system.envs)
+        host = []
+        if not isinstance(self.host, OwnHostConfig):
+            host += [host_demand(self.host)]
+            host += [batch_demand(self.host, self.training.batch_size, self.task.block_size, pixels)]
         return [
-            host_demand(self.host),
-            batch_demand(self.host, self.training.batch_size, self.task.block_size, pixels),
+            *host,
             policy_demand(policy.feature_size, policy.memory_size),
             minibatch_demand(episodes, steps, policy.feature_size, policy.memory_size),
             episodes_demand(self.system.envs, steps, len(self.growth.slots)),
@@ -317,6 +347,7 @@ class RunConfig(Section):
         tree = self.model_dump(mode="json", exclude={"telemetry"})
         tree["system"] = self.system.decisive()
         tree["ppo"] |= {"rounds": None, "schedule_rounds": self.ppo.schedule_length}
+        _leave_out_no_options(tree)
         return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def environment_digest(self) -> str:
@@ -327,6 +358,7 @@ class RunConfig(Section):
         tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
         for folder in ("data_dir", "cache_dir"):
             del tree["task"][folder]
+        _leave_out_no_options(tree)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Any]:
@@ -343,3 +375,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = value
     return leaves
+
+
+def _leave_out_no_options(tree: dict[str, Any]) -> None:
+    """Remove the options of rewards if there are none: runs without own parts keep their digest."""
+    if not tree["reward"]["options"]:
+        del tree["reward"]["options"]

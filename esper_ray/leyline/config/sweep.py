@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from esper_ray.leyline.config.base import (
     Fraction,
@@ -37,7 +45,7 @@ from esper_ray.leyline.config.loading import (
     read_file,
     with_value,
 )
-from esper_ray.leyline.config.reward import REWARD_MODES, RewardMode
+from esper_ray.leyline.config.reward import RECORDED, REWARD_MODES, RewardMode, checked_mode
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import shortened
 
@@ -71,11 +79,15 @@ class PopulationConfig(Section):
     resample: Fraction = Field(0.25, description="pbt: probability of a fresh value instead of a neighbouring one")
 
 
-def _modes(value: Any) -> Any:
+def _modes(value: Any, info: ValidationInfo) -> Any:
     if value in ("all", ["all"], ("all",)):
         return REWARD_MODES
     is_list = isinstance(value, list | tuple) and value and all(isinstance(mode, str) for mode in value)
-    return check_names("reward mode", tuple(value), REWARD_MODES) if is_list else value
+    return check_names("reward mode", tuple(value), _checked_modes(value, info)) if is_list else value
+
+
+def _checked_modes(modes: Sequence[str], info: ValidationInfo) -> list[str]:
+    return [checked_mode(mode, recorded=info.context == RECORDED) for mode in modes]
 
 
 class SweepConfig(Section):
@@ -88,7 +100,7 @@ class SweepConfig(Section):
         {}, description="configuration keys to values that override the preset, for all trials"
     )
     reward_modes: Annotated[tuple[RewardMode, ...], BeforeValidator(_modes)] = Field(
-        (), description="reward modes to try, or all; none: that of the preset"
+        (), description="reward modes to try, or all built-in ones; none: that of the preset"
     )
     seeds: SeedCount | Annotated[tuple[Seed, ...], Field(max_length=MAX_TRIALS)] = Field(
         3, description="run seeds: their number, from the seed of the preset on, or a list"
@@ -193,13 +205,14 @@ class Trial:
         return {key: value for key, value in self.settings.items() if key != "seed"}
 
 
-def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
+def expand(sweep: SweepConfig, base: RunConfig, *, recorded: bool = False) -> list[Trial]:
     """All trials of a sweep, by seed, grid point and reward mode.
 
     Seeds are outermost, so that an interrupted sweep has covered every choice with its first seeds.
 
     Args:
         base: the configuration that all trials share; its seed is the first if ``sweep.seeds`` is a number.
+        recorded: whether the sweep was recorded; packages of its parts may be missing here then.
 
     Raises:
         ConfigError: if there are too many trials, or the configuration of one is not valid, with each problem and its
@@ -217,7 +230,7 @@ def expand(sweep: SweepConfig, base: RunConfig) -> list[Trial]:
         settings = {"reward.mode": mode, "seed": seed} | dict(zip(sweep.grid, values, strict=True))
         name = trial_name(index, digits, settings)
         try:
-            config = build_complete(tree, None, settings)
+            config = build_complete(tree, None, settings, recorded=recorded)
         except ConfigError as error:
             for line in str(error).splitlines():
                 problems.setdefault(line, []).append(name)
@@ -262,19 +275,24 @@ def _trial_message(line: str, names: Sequence[str], total: int) -> str:
 
 
 def sweep_config(
-    tree: Mapping[str, Any], file: ConfigFile | None = None, options: Mapping[str, Any] | None = None
+    tree: Mapping[str, Any],
+    file: ConfigFile | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = False,
 ) -> SweepConfig:
     """The validated sweep.
 
     Args:
         file: what the tree was read from; problems have its places.
         options: keys that override the file, whose problems have no place.
+        recorded: whether a sweep has recorded the tree; packages of its parts may be missing here then.
 
     Raises:
         ConfigError: with the place, the key, the value and the constraint of every problem.
     """
     try:
-        return SweepConfig.model_validate(tree)
+        return SweepConfig.model_validate(tree, context=RECORDED if recorded else None)
     except ValidationError as error:
         lines = [
             _explain(dict(problem))

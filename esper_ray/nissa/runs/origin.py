@@ -12,13 +12,14 @@ from typing import Any
 
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.observation import schema_hash
+from esper_ray.leyline.plugins.origins import recorded_origins
 from esper_ray.leyline.process.credentials import without_credentials
 
 MEASURED_PACKAGES = ("esper-ray", "ray", "torch", "numpy", "gymnasium", "pydantic")
 
 
 def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequence[str]) -> dict[str, Any]:
-    """Manifest of a run: configuration, versions, code, seeds, hardware."""
+    """Manifest of a run: configuration, versions, code, seeds, hardware, parts of other packages."""
     return {
         "run_id": run_id,
         "status": "running",
@@ -32,6 +33,7 @@ def manifest(run_id: str, config: RunConfig, started: datetime, command: Sequenc
         "git": code_version(),
         "seeds": {"run": config.seed, "episode": "derived from (run seed, round, environment)"},
         "hardware": hardware(),
+        **recorded_origins(config),
     }
 
 

@@ -19,6 +19,7 @@ from esper_ray.leyline.config.loading import ConfigError, build_complete, differ
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.sweep import SweepConfig, Trial, expand, sweep_config
 from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.plugins.origins import check_origins, recorded_origins
 from esper_ray.leyline.process.credentials import without_credentials
 from esper_ray.leyline.results.sweep import TrialResult
 from esper_ray.nissa.log.lines import read_object
@@ -66,12 +67,15 @@ class SweepDirectory:
         """
         self.path = path
         self.trials_path = path / "trials"
+        self._tree = tree
         if problem := first_difference(_SweepFile, dict(tree)):
             raise RunDirectoryError(f"{path / 'sweep.json'} cannot be used: {problem}")
         try:
-            self.sweep: SweepConfig = sweep_config(tree["sweep"])
-            self.base: RunConfig = build_complete(tree["base"])
-            self.trials: dict[str, Trial] = {trial.name: trial for trial in expand(self.sweep, self.base)}
+            self.sweep: SweepConfig = sweep_config(tree["sweep"], recorded=True)
+            self.base: RunConfig = build_complete(tree["base"], recorded=True)
+            self.trials: dict[str, Trial] = {
+                trial.name: trial for trial in expand(self.sweep, self.base, recorded=True)
+            }
             self.host_parameters: dict[str, int] = tree["host_parameters"]
             """Parameters of the host, by trial."""
             missing = self.trials.keys() ^ self.host_parameters.keys()
@@ -108,6 +112,7 @@ class SweepDirectory:
             "base": base.model_dump(mode="json"),
             "host_parameters": dict(host_parameters),
             "versions": {name: package_version(name) for name in MEASURED_PACKAGES},
+            **recorded_origins(*(trial.config for trial in expand(sweep, base))),
         }
         try:
             if path.exists() and any(path.iterdir()):
@@ -138,6 +143,14 @@ class SweepDirectory:
         if type(schema) is not int or schema != SWEEP_SCHEMA:
             raise RunDirectoryError(f"{file} has schema {schema!r:.80}, this version reads {SWEEP_SCHEMA}")
         return cls(path, tree)
+
+    def check_plugins(self) -> None:
+        """Check that the packages of all parts of the trials are installed here.
+
+        Raises:
+            PluginError: naming the first part that is missing, and what to install.
+        """
+        check_origins(str(self.path), self._tree)
 
     def differences(self, sweep: SweepConfig, base: RunConfig) -> list[str]:
         """One line for each key in which this sweep differs from another."""

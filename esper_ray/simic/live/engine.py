@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from esper_ray.leyline.config.reward import RewardConfig, RewardFamily, RewardMode
+from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.records import LedgerEntry
 from esper_ray.leyline.stages import WITH_MODULE
 from esper_ray.simic.ledger import Ledger, RewardError
 from esper_ray.simic.live import contribution, simple
+from esper_ray.simic.live.own import OwnReward
 from esper_ray.simic.live.settlement import settlement
 from esper_ray.simic.live.state import Accounts
 from esper_ray.simic.live.step_context import StepContext
@@ -26,7 +27,7 @@ class RewardRule:
     """Whether it compares with a no-growth control."""
 
 
-RULES: Mapping[tuple[RewardFamily, RewardMode], RewardRule] = MappingProxyType(
+RULES: Mapping[tuple[str, str], RewardRule] = MappingProxyType(
     {
         ("contribution", "shaped"): RewardRule(contribution.shaped),
         ("contribution", "escrow"): RewardRule(contribution.escrow),
@@ -39,12 +40,24 @@ RULES: Mapping[tuple[RewardFamily, RewardMode], RewardRule] = MappingProxyType(
         ("loss", "shaped"): RewardRule(simple.loss, charges_lost_seeds=False),
     }
 )
-"""Every mode of every family."""
+"""Every built-in mode of every family."""
+
+
+def rule_of(config: RewardConfig) -> RewardRule:
+    """Rule of the mode. An own one books everything but the penalty of a rollback itself.
+
+    Raises:
+        PluginError: if there is no such own mode, or it cannot be imported.
+        ConfigError: if its options are not valid.
+    """
+    if config.is_own:
+        return RewardRule(OwnReward(config).book, charges_lost_seeds=False)
+    return RULES[config.family, config.mode]
 
 
 def needs_control(config: RewardConfig) -> bool:
     """Whether the mode compares with a no-growth control."""
-    return RULES[config.family, config.mode].needs_control
+    return not config.is_own and RULES[config.family, config.mode].needs_control
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,12 @@ class RewardEngine:
             rollback_penalty: charged when the network is restored.
             first_accuracy_pp: validation accuracy before the first step.
             control_pp: (steps + 1,) validation accuracies of the same host without growth, if the mode needs them.
+
+        Raises:
+            PluginError: if the mode is an own one that cannot be used.
+            ConfigError: if its options are not valid.
         """
+        self._rule = rule_of(config)
         self.config, self.gamma, self.rollback_penalty = config, gamma, rollback_penalty
         self.control_pp = tuple(control_pp)
         self.accounts = Accounts((first_accuracy_pp,))
@@ -83,10 +101,11 @@ class RewardEngine:
         """Book a step and return its entries.
 
         Raises:
-            RewardError: if a measurement is not finite, or the control does not reach so far. Nothing is paid then.
+            RewardError: if a measurement is not finite, the control does not reach so far, or an own mode fails.
+                Nothing is paid then.
         """
         t.check()
-        rule = RULES[self.config.family, self.config.mode]
+        rule = self._rule
         control = self._control(t.epoch) if rule.needs_control else None
         booking = StepContext(t, self.accounts, self.config, self.gamma, control)
         rule.book(booking)

@@ -7,7 +7,7 @@ from typing import Any
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.commitment import committed_players, committed_slots
 from esper_ray.leyline.config.reward import RewardConfig
-from esper_ray.leyline.records import LedgerEntry, SlotReport, Source
+from esper_ray.leyline.records import BuiltInSource, LedgerEntry, SlotReport
 from esper_ray.leyline.stages import AMPLIFIED, COMMITTED, PRUNABLE, WITH_MODULE
 from esper_ray.simic.attribution import live_improvement
 from esper_ray.simic.live.state import Accounts, SlotAccount
@@ -30,7 +30,9 @@ class StepContext:
         self.accounts = accounts.followed(t)
         self.entries: list[LedgerEntry] = []
 
-    def pay(self, source: Source, amount: float, why: str, slot: str | None = None, cause: int | None = None) -> None:
+    def pay(
+        self, source: BuiltInSource, amount: float, why: str, slot: str | None = None, cause: int | None = None
+    ) -> None:
         """Book ``amount``, unless it is 0.
 
         Args:

@@ -35,10 +35,12 @@ def replay(
     from esper_actors.rollout.replay import replay as played
     from esper_ray.environment import MorphogenesisEnv
     from esper_ray.leyline.config.loading import build
+    from esper_ray.leyline.plugins.origins import check_origins
     from esper_ray.nissa.runs.run_directory import RunDirectory
     from esper_ray.tolaria.run_checks import checked_device
 
     directory = RunDirectory.open(run)
+    check_origins(str(directory.path), directory.read_manifest())
     config = directory.config()
     chosen = None if device is None else checked_device("--device", device)
     if data_dir is not None:

@@ -4,12 +4,17 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esper_ray.cli import options as opt
 from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.plugins.origins import check_origins
+
+if TYPE_CHECKING:
+    from esper_actors.evaluation.candidates import Candidate
+    from esper_ray.leyline.config.run import RunConfig
 
 EVALUATIONS = Path("evaluations")
 MAX_SEEDS = 100_000
@@ -19,7 +24,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(cls=opt.ConfiguredCommand)
-@opt.configured("task", "data_dir", "episode_length", "devices", "serial")
+@opt.configured("task", "host", "data_dir", "episode_length", "devices", "serial")
 def evaluate(
     request: opt.ConfigRequest,
     policies: Annotated[
@@ -57,21 +62,21 @@ def evaluate(
     named = request.has_source or "task.name" in request.flags
     config = request.configuration() if named else None
 
-    from esper_actors.evaluation.candidates import UNSTEERED, load_candidate
+    from esper_actors.evaluation.candidates import load_candidate, unsteered_controls
     from esper_actors.evaluation.evaluator import unique_labels
     from esper_ray.cli.jobs.evaluate import EvaluationJob, check_candidates
     from esper_ray.tolaria.run_checks import check_devices, check_run
 
     more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
     loaded = [load_candidate(name) for name in (*policies, *more)]
-    config = config or request.configuration(next((base for _, base in loaded if base is not None), None))
+    config = config or _configuration_of_training(request, loaded)
     if workers is not None and config.system.workers == "local":
         raise UsageError(f"--workers {workers}: with --serial there are no actors; leave one of them out")
     check_devices(config, on_cluster=False)
     opt.echo_loading(config)
     check_run(config)
     candidates = unique_labels([candidate for candidate, _ in loaded])
-    unsteered = UNSTEERED if controls else ()
+    unsteered = unsteered_controls(config.host) if controls else ()
     labels = [candidate.label for candidate in candidates] + list(unsteered)
     if control not in labels:
         raise UsageError(f"--control {control}: it is not evaluated; there are {', '.join(labels)}")
@@ -79,6 +84,24 @@ def evaluate(
     folder = out or EVALUATIONS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"
     job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
     raise SystemExit(job.run(workers))
+
+
+def _configuration_of_training(
+    request: opt.ConfigRequest, loaded: "Sequence[tuple[Candidate, RunConfig | None]]"
+) -> "RunConfig":
+    """The configuration in which the first learned policy was trained, or the default one.
+
+    Raises:
+        PluginError: if a package of a part of it is not installed.
+    """
+    from esper_ray.nissa.runs.run_directory import RunDirectory
+
+    trained = next(((candidate, base) for candidate, base in loaded if base is not None), None)
+    if trained is None:
+        return request.configuration(None)
+    if trained[0].run is not None:
+        check_origins(str(trained[0].run), RunDirectory.open(trained[0].run).read_manifest())
+    return request.configuration(trained[1])
 
 
 def seed_list(text: str) -> Sequence[int]:

@@ -34,7 +34,7 @@ SweepName = Annotated[
 ]
 RewardModes = Annotated[
     list[str] | None,
-    typer.Option(help=f"reward modes: all, or some of {', '.join(REWARD_MODES)}", rich_help_panel=TRIALS),
+    typer.Option(help=f"reward modes: all, own ones, or {', '.join(REWARD_MODES)}", rich_help_panel=TRIALS),
 ]
 Seeds = Annotated[
     str | None,
@@ -62,7 +62,16 @@ Resume = Annotated[Path | None, typer.Option(help="folder of the sweep to resume
 
 @app.command(cls=opt.ConfiguredCommand)
 @opt.configured(
-    "task", "data_dir", "episode_length", "rounds", "envs", "device", "devices", "envs_per_actor", opt.TRIAL_SERIAL
+    "task",
+    "host",
+    "data_dir",
+    "episode_length",
+    "rounds",
+    "envs",
+    "device",
+    "devices",
+    "envs_per_actor",
+    opt.TRIAL_SERIAL,
 )
 def sweep(
     request: opt.ConfigRequest,
@@ -129,10 +138,12 @@ def _resumed(folder: Path, out: Path | None) -> "SweepDirectory":
     """
     Raises:
         UsageError: if ``--out`` is given, too.
+        PluginError: if a package of a part of the trials is not installed.
     """
     from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
     directory = SweepDirectory.open(folder)
+    directory.check_plugins()
     if out is not None:
         raise UsageError(f"--out {out}: --resume continues in {directory.path}; leave one of them out")
     return directory

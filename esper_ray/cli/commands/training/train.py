@@ -11,6 +11,7 @@ from esper_ray.cli import options as opt
 from esper_ray.cli.commands.training import watching
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.names import RUNS, checked_option
+from esper_ray.leyline.plugins.origins import check_origins
 from esper_ray.leyline.process.credentials import has_credentials
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
 AB_SEEDS = 20
 """Seeds of the evaluation after a comparison, unless another number is chosen."""
-SHARED = ("task", "data_dir", "episode_length", "seed", "reward_mode", "slots", "max_seeds")
+SHARED = ("task", "host", "data_dir", "episode_length", "seed", "reward_mode", "slots", "max_seeds")
 LEARNING = ("rounds", "envs", "ppo_epochs", "memory_size")
 PLACEMENT = ("device", "devices", "envs_per_actor", "gpus_per_actor", "serial")
 RUN, TELEMETRY, COMPARISON = "Run directory", "Telemetry", "Comparison of two reward modes"
@@ -146,6 +147,8 @@ def ppo(
     storage = _place_of_copy(storage, resume, run_id, parent)
     _check_sinks(sinks)
     previous = _previous_run(resume, run_id, telemetry_dir, storage) if continues else None
+    if previous is not None:
+        check_origins(str(previous.path), previous.read_manifest())
     layered = layered or request.layered(None if previous is None else previous.config())
     config = layered.config
     _check_metrics_port(metrics_port, config)

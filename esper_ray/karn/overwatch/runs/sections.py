@@ -77,7 +77,7 @@ def facts(
         "environments": system.get("envs"),
         "slots": list(growth.get("slots") or ()),
         "choices": dict(choices),
-        "choice_names": {**CHOICE_NAMES, "slot": list(growth.get("slots") or ())},
+        "choice_names": _choice_names(growth),
         "floors": dict(ENTROPY_FLOORS),
         "config": flatten(config),
         "problems": list(follower.problems),
@@ -88,6 +88,13 @@ def facts(
         "command_flight": f"esper flight {shown}",
         "telemetry": pulse.get("telemetry") or _mapping(config.get("telemetry")).get("level"),
     }
+
+
+def _choice_names(growth: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of the choices of each head, by index; a blueprint of one's own replaces a built-in one."""
+    own = dict(str(name).split("=", 1) for name in growth.get("blueprints") or () if "=" in str(name))
+    names = {head: [own.get(name, name) for name in choices] for head, choices in CHOICE_NAMES.items()}
+    return names | {"slot": list(growth.get("slots") or ())}
 
 
 def preset_differences(manifest: Mapping[str, Any]) -> dict[str, list[str]]:

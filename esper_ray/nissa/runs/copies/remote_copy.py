@@ -199,7 +199,7 @@ def stored_config(copy: Storage) -> RunConfig:
         raise RunDirectoryError(f"{copy.place} holds no run: it has no config.yaml")
     try:
         file = parse(content, f"{copy.place}/config.yaml")
-        return build_complete(file.tree, file)
+        return build_complete(file.tree, file, recorded=True)
     except ConfigError as error:
         raise RunDirectoryError(f"configuration of {copy.place} cannot be used: {error}") from error
 

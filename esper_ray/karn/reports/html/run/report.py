@@ -8,6 +8,7 @@ from esper_ray.karn.reports.html.run.content import RunContent, read_run
 from esper_ray.karn.reports.html.run.sections import blueprints, configuration, evidence, repetition, troubles
 from esper_ray.karn.reports.html.run.totals import decisions, rewards
 from esper_ray.karn.reports.html.run.verdict import answers_table, verdict
+from esper_ray.leyline.config.host import host_name
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
@@ -26,7 +27,7 @@ def run_page(content: RunContent) -> str:
     config = content.config
     reward = config.reward.mode if config.reward.family == "contribution" else f"{config.reward.mode}, family loss"
     subtitle = (
-        f"Report of a training run on {config.task.name}, host {config.host.family}, reward {reward}, "
+        f"Report of a training run on {config.task.name}, host {host_name(config.host)}, reward {reward}, "
         f"seed {config.seed}; {content.status}."
     )
     parts = [

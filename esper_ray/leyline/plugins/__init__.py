@@ -1,0 +1,1 @@
+"""Parts of other packages: how they are found, which options they take, and which ones a run uses."""
