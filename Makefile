@@ -48,7 +48,7 @@ lowest: | $(UV) ## the fast tests in a fresh environment with the lowest version
 	build/lowest/bin/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
 
 chaos: setup ## disturb real runs and kill their processes; tables of reactions, results and costs (about half an hour)
-	$(RUN)/python tests/chaos/scenarios.py
+	$(RUN)/python tests/chaos/scenarios.py $(ARGS)
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN)/python -m benchmarks $(ARGS)

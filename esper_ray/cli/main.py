@@ -1,10 +1,12 @@
 """The entry point of the command ``esper``."""
 
+import functools
 import inspect
 import sys
 from collections import UserDict
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +16,7 @@ import esper_ray
 from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
 from esper_ray.leyline.errors import UsageError
-from esper_ray.leyline.process.credentials import without_credentials
+from esper_ray.leyline.process.credentials import looks_like_uri, without_credentials
 
 VARIADIC = ("--slots", "--devices", "--reward-modes")
 """Options that take several values after one another, as in ``--slots r0c0 r0c1``."""
@@ -74,6 +76,7 @@ class LazyCommands(UserDict[str, Any]):
         command = typer.main.get_command(getattr(module, entry.app))
         command.name = name
         _unwrap_help(command)
+        _refuse_uris(command)
         return command
 
 
@@ -83,6 +86,27 @@ def _unwrap_help(command: Any) -> None:
     command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
     for subcommand in getattr(command, "commands", {}).values():
         _unwrap_help(subcommand)
+
+
+def _refuse_uris(command: Any) -> None:
+    """Let no path of the command be a URI: it would become a folder of that name in the working folder."""
+    for subcommand in getattr(command, "commands", {}).values():
+        _refuse_uris(subcommand)
+    run = command.callback
+    if run is None:
+        return
+    names = {parameter.name: parameter.opts[0] for parameter in command.params}
+
+    @functools.wraps(run)
+    def checked(**values: Any) -> Any:
+        for name, value in values.items():
+            for path in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(path, Path) and looks_like_uri(str(path)):
+                    label = names[name] if names[name].startswith("-") else name.upper()
+                    raise UsageError(f"{label} {path}: it is a URI; give a path of this machine")
+        return run(**values)
+
+    command.callback = checked
 
 
 class LazyGroup(TyperGroup):

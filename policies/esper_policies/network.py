@@ -159,6 +159,8 @@ class ArgumentScores(Mapping[str, Tensor]):
         return others | dict(self)
 
 
+LARGEST_WEIGHT = 1e9
+"""Greatest size of a weight. No training reaches it; products of larger ones may overflow single precision."""
 DIVISORS = ("_deviation",)
 """Ends of the names of tensors that something is divided by."""
 
@@ -336,12 +338,15 @@ def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:
 
 def network_specs(config: PolicyConfig) -> dict[str, TensorSpec]:
     """Specifications of the tensors of a policy network, by name. Nothing of that size is allocated."""
-    return {name: _spec(name, tensor) for name, tensor in unallocated_network(config).state_dict().items()}
+    network = unallocated_network(config)
+    weights = {name for name, _ in network.named_parameters()}
+    return {name: _spec(name, tensor, name in weights) for name, tensor in network.state_dict().items()}
 
 
-def _spec(name: str, tensor: Tensor) -> TensorSpec:
+def _spec(name: str, tensor: Tensor, is_weight: bool) -> TensorSpec:
     least, above = (0.0 if name == "value_scale" else None), (0.0 if name.endswith(DIVISORS) else None)
-    return TensorSpec(dtype_name(tensor), tuple(tensor.shape), least=least, above=above)
+    most = LARGEST_WEIGHT if is_weight else None
+    return TensorSpec(dtype_name(tensor), tuple(tensor.shape), least=least, above=above, most=most)
 
 
 def unallocated_network(config: PolicyConfig) -> PolicyNetwork:

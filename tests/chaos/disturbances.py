@@ -117,7 +117,7 @@ def start_second_driver(process: "subprocess.Popen[bytes]") -> None:
     command = [*ESPER, "train", "ppo", "--resume", run, "--serial"]
     process.send_signal(signal.SIGSTOP)
     try:
-        second = subprocess.run(command, env=_environment(), check=False, capture_output=True, text=True)
+        second = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True)
     finally:
         process.send_signal(signal.SIGCONT)
     assert second.returncode == 2, f"a second driver ended with exit code {second.returncode}"
@@ -165,7 +165,7 @@ DISTURBANCES = (
 
 def undisturbed(folder: Path) -> RunDirectory:
     """A finished run in one process without a disturbance."""
-    subprocess.run([*ESPER, *RUN, "--serial", *_place(folder)], env=_environment(), check=True, capture_output=True)
+    subprocess.run([*ESPER, *RUN, "--serial", *_place(folder)], env=environment(), check=True, capture_output=True)
     return RunDirectory.open(folder / "run")
 
 
@@ -174,11 +174,11 @@ def disturbed(folder: Path, row: Disturbance, reference: RunDirectory) -> Answer
     program = ESPER if row.fault is None else (sys.executable, str(FAULTY), row.fault[0], str(row.fault[1]))
     command = [*program, *RUN, *([] if row.ray else ["--serial"]), *_place(folder)]
     with (folder / "output").open("wb") as output:
-        options = {"env": _environment(), "start_new_session": True, "preexec_fn": _receive_hangups}
+        options = {"env": environment(), "start_new_session": True, "preexec_fn": _receive_hangups}
         process = subprocess.Popen(command, stdout=output, stderr=output, **options)
         try:
             if row.act is not None:
-                _wait_for_round(folder / "run", process)
+                _wait_for_round(folder, process)
                 row.act(process)
             began = time.monotonic()
             code = process.wait(row.limit_s + START_SECONDS)
@@ -188,7 +188,7 @@ def disturbed(folder: Path, row: Disturbance, reference: RunDirectory) -> Answer
     status = run.read_manifest()["status"]
     if status != "finished":
         resume = [*ESPER, "train", "ppo", "--resume", str(run.path), "--serial"]
-        subprocess.run(resume, env=_environment(), check=True, capture_output=True)
+        subprocess.run(resume, env=environment(), check=True, capture_output=True)
     return Answer(code, status, seconds, (folder / "output").read_text(), differences(run, reference))
 
 
@@ -202,11 +202,12 @@ def differences(run: RunDirectory, reference: RunDirectory) -> list[str]:
     return [name for name, (result, expected) in pairs.items() if result != expected]
 
 
-def _wait_for_round(run: Path, process: "subprocess.Popen[bytes]") -> None:
+def _wait_for_round(folder: Path, process: "subprocess.Popen[bytes]") -> None:
+    run, output = folder / "run", folder / "output"
     deadline = time.monotonic() + START_SECONDS
     while not (run / "checkpoints" / f"round-{DISTURBED_ROUND:05d}" / "state.json").is_file():
-        assert process.poll() is None, f"the run ended by itself with {process.returncode}"
-        assert time.monotonic() < deadline, f"no checkpoint after {START_SECONDS} s"
+        assert process.poll() is None, f"the run ended by itself with {process.returncode}: {output.read_text()}"
+        assert time.monotonic() < deadline, f"no checkpoint after {START_SECONDS} s: {output.read_text()}"
         time.sleep(0.01)
     time.sleep(0.3)  # into the next round
 
@@ -220,7 +221,8 @@ def _place(folder: Path) -> tuple[str, ...]:
     return ("--telemetry-dir", str(folder), "--run-id", "run")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Environment variables of a command under test."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 

@@ -1,21 +1,24 @@
 """Scenarios of killed processes, with results and recovery times.
 
     python tests/chaos/scenarios.py
+    python tests/chaos/scenarios.py "two drivers" "GCS killed"
 
-prints a table of kills, results and recovery times. Times depend on the machine.
+prints tables of disturbances and of kills, with results and times; with names, only these rows of the disturbances.
+Times depend on the machine.
 """
 
+import argparse
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from disturbances import DISTURBANCES, disturbed, table_row, undisturbed  # noqa: E402
+from disturbances import DISTURBANCES, Disturbance, disturbed, table_row, undisturbed  # noqa: E402
 from driver import ROUNDS, LoggingObserver, chaos_config  # noqa: E402
 from monkey import Monkey, Outcome, plan  # noqa: E402
 
@@ -77,8 +80,22 @@ def disturbed_run(
 
 
 def main() -> None:
-    """Print the tables of all scenarios; exit code 1 if a run reacted or ended in another way than it should."""
-    problems = print_disturbances()
+    """Print the tables; exit code 1 if a run reacted or ended in another way than it should."""
+    names = [row.name for row in DISTURBANCES]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(names)}")
+    chosen = parser.parse_args().rows
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    problems = print_disturbances([row for row in DISTURBANCES if not chosen or row.name in chosen])
+    if not chosen:
+        problems += print_kills()
+    raise SystemExit(problems > 0)
+
+
+def print_kills() -> int:
+    """Print the table of killed processes; returns the number of runs with other results."""
+    problems = 0
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / part for part in ("reference", "actors", "nodes")]
         for folder in folders:
@@ -88,6 +105,7 @@ def main() -> None:
         notes = []
         for folder, counts, nodes in ((folders[1], ACTORS, 0), (folders[2], NODES, 2)):
             outcome, different = disturbed_run(folder, counts, reference, nodes)
+            problems += bool(different)
             notes.append(f"{sum(counts.values())} kills: {outcome.repeated} of {reference.steps} steps executed again")
             for kind, times in Counter(outcome.kills).items():
                 seconds = sorted(outcome.recoveries.get(kind, []))
@@ -97,16 +115,16 @@ def main() -> None:
                     flush=True,
                 )
         print("\n" + "; ".join(notes))
-    raise SystemExit(problems > 0)
+    return problems
 
 
-def print_disturbances() -> int:
+def print_disturbances(rows: Sequence[Disturbance]) -> int:
     """Print the table of disturbances; returns the number of rows with a problem."""
     print("| disturbance | reaction | results after resuming | seconds to the end |\n|---|---|---|---:|", flush=True)
     problems = 0
     with tempfile.TemporaryDirectory() as name:
         reference = undisturbed(Path(name) / "reference")
-        for number, row in enumerate(DISTURBANCES):
+        for number, row in enumerate(rows):
             folder = Path(name) / str(number)
             folder.mkdir()
             answer = disturbed(folder, row, reference)

@@ -37,6 +37,8 @@ class TensorSpec:
     """Smallest possible number."""
     above: float | None = None
     """Number below all possible numbers."""
+    most: float | None = None
+    """Greatest possible magnitude."""
     whole: bool = False
     """Whether all numbers must be integers."""
 
@@ -57,6 +59,10 @@ class TensorSpec:
                 return problem
         if self.above is not None:
             problem = _violation(tensor, tensor > self.above, f"must be above {self.above:g}")
+            if problem is not None:
+                return problem
+        if self.most is not None:
+            problem = _violation(tensor, abs(tensor) <= self.most, f"must be at most {self.most:g} in size")
             if problem is not None:
                 return problem
         return _violation(tensor, tensor == tensor.round(), "must be a whole number") if self.whole else None

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)(:|%3A)((?:/|%2F)+)([^\s'\"<>]+)", re.IGNORECASE)
 """Scheme, colon, slashes and rest of a URI, also of one with a wrong number of slashes or encoded signs."""
+_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(:|%3A)(/|%2F)", re.IGNORECASE)
 _HINT = re.compile(r"(:|%3A)(/|%2F)", re.IGNORECASE)
 SHOWN_OPTIONS = frozenset(
     {
@@ -53,6 +54,11 @@ def without_credentials(text: str) -> str:
     The rest of a URI is unchanged, so that it still names the place.
     """
     return _URI.sub(_stripped, text) if _HINT.search(text) else text
+
+
+def looks_like_uri(text: str) -> bool:
+    """Whether ``text`` begins as a URI does, with any number of slashes: a path keeps one of two."""
+    return _BEGIN.match(text) is not None
 
 
 def has_credentials(text: str) -> bool:

@@ -130,10 +130,11 @@ class PrometheusServer:
         self._program, self._target = executable, target
         self.port = _checked_port(port)
         self.api = PrometheusApi(f"http://127.0.0.1:{self.port}")
-        self._folder = tempfile.TemporaryDirectory(prefix="esper-prometheus-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="esper-prometheus-")
         folder = Path(self._folder.name)
         scrape = {"job_name": "esper", "static_configs": [{"targets": [self._target]}]}
         times = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -164,7 +165,9 @@ class PrometheusServer:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     @property
     def alive(self) -> bool:
@@ -173,7 +176,8 @@ class PrometheusServer:
 
     def last_log_line(self) -> str:
         """The last line of its log."""
-        lines = (Path(self._folder.name) / "log").read_text().strip().splitlines()
+        text = "" if self._folder is None else (Path(self._folder.name) / "log").read_text()
+        lines = text.strip().splitlines()
         return lines[-1] if lines else "its log is empty"
 
     def _wait(self) -> None:

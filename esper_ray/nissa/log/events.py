@@ -74,7 +74,11 @@ class EventLog:
         """Number of the first event that is a line."""
         self._written = sha256()
         """Digest of the lines that this process wrote or checked. A file of lines with another one was changed."""
+        self._written_bytes = 0
+        """Their size."""
         self._is_blocked = False
+        self.change: str | None = None
+        """Change of the lines by another process that their form does not show, noticed when they were compacted."""
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write records with their numbers. Numbers that are not finite become null and are listed in ``nonfinite``.
@@ -88,6 +92,7 @@ class EventLog:
         content = "".join(f"{line}\n" for line in lines)
         self._file.append(content)
         self._written.update(content.encode())
+        self._written_bytes += len(content)  # JSON is ASCII
 
     def position(self) -> LogPosition:
         """Numbers of the written or kept events, and the digest of their lines."""
@@ -124,8 +129,8 @@ class EventLog:
     def compact(self, *, always: bool = False) -> None:
         """Compact the lines to Parquet if they are many, or ``always``.
 
-        Lines that something else has changed meanwhile are checked first. If one is damaged, all of them stay as they
-        are, and a warning names it.
+        Lines that something else has changed stay as they are, and a warning says so: compacted, a changed value
+        could not be told from a written one.
 
         Raises:
             EventLogError: if a part is damaged.
@@ -144,7 +149,7 @@ class EventLog:
         self._replace_tail(b"", self.counts.sequence)
 
     def _checked_lines(self) -> list[dict[str, Any]] | None:
-        """Events in the file of lines; ``None`` if a line is damaged, which is logged."""
+        """Events in the file of lines; ``None`` if one is damaged or was changed, which is logged."""
         content = self.tail.read_bytes()
         if sha256(content).digest() == self._written.digest():
             records = [json.loads(line) for line in content.splitlines()]
@@ -153,6 +158,10 @@ class EventLog:
             return records
         checked = self.content(digests=False)
         checked.settle(evidence=False)
+        if len(content) == self._written_bytes and not checked.problems:
+            self.change = f"{self.tail} was changed by another process: its SHA-256 is not that of the written lines"
+            logger.warning("%s; the lines are not compacted", self.change)
+            return None
         return None if checked.problems else checked.events
 
     def parts(self) -> list[Part]:
@@ -317,7 +326,8 @@ class EventLog:
 
     def _replace_tail(self, content: bytes, first: int) -> None:
         self._file.replace(content)
-        self._written, self._lines_from = sha256(content), first
+        self._written, self._written_bytes = sha256(content), len(content)
+        self._lines_from, self.change = first, None
 
 
 def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,7 +362,7 @@ def integrity(log: EventLog) -> dict[str, Any]:
         content = log.content(digests=True)
     except EventLogError as error:
         content = LogContent((), (), (LogProblem(str(error), fatal=True),))
-    problems = [problem.text for problem in content.problems]
+    problems = [problem.text for problem in content.problems] + ([log.change] if log.change else [])
     for record in _readable(content, problems):
         gaps += record["seq"] != expected
         expected = record["seq"] + 1

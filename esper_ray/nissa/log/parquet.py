@@ -23,6 +23,8 @@ from esper_ray.nissa.log.numbering import LogNames
 from esper_ray.nissa.log.tables import PROVENANCE, by_kind, records_of, schema_of, table_of
 from esper_ray.nissa.state.codec import StateError, state_of, summary_text
 
+# pyarrow takes a relative path such as run-12:30/events for a URI: it gets absolute ones.
+
 INDEX = "part.json"
 """Index of a folder: versions, rows, digests, sources."""
 SUMMARY = "summary.json"
@@ -150,7 +152,7 @@ class Part:
         """
         with self._reading(kind):
             check_file(self.file(kind))
-            with pq.ParquetFile(self.file(kind)) as file:
+            with pq.ParquetFile(self.file(kind).absolute()) as file:
                 return file.read(columns, use_threads=False)
 
     def rows(self, kind: str, table: pa.Table, columns: Collection[str] | None = None) -> list[dict[str, Any]]:
@@ -224,7 +226,8 @@ class Part:
         numbers: list[int] = []
         for kind in kinds:
             try:
-                table = pq.read_table(self.file(kind), columns=["seq", "run", "group"], partitioning=None)
+                path = self.file(kind).absolute()
+                table = pq.read_table(path, columns=["seq", "run", "group"], partitioning=None)
                 rows = [table[column].to_pylist() for column in table.column_names]
             except _UNREADABLE as error:
                 return f"{self.file(kind)} cannot be read: {_brief(error)}"
@@ -248,7 +251,7 @@ def _file_problem(file: Path, kind: str, expected: FileIndex, digests: bool) -> 
     try:
         if digests and digest_of(file) != expected.sha256:
             return f"has changed since it was written: {INDEX} has another digest"
-        footer = pq.read_metadata(file)
+        footer = pq.read_metadata(file.absolute())
         size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
         if footer.num_rows != expected.rows:
             return f"holds {footer.num_rows} rows, {INDEX} counts {expected.rows}"

@@ -67,7 +67,8 @@ class SampleLog(EventLog):
         last = content.events[-1]["seq"] if content.lines else content.parts[-1].last if content.parts else -1
         self.counts = Counts(last + 1, sources)
         if not content.problems and self.tail.exists():
-            self._written = sha256(self.tail.read_bytes())
+            lines = self.tail.read_bytes()
+            self._written, self._written_bytes = sha256(lines), len(lines)
 
     def check(self, position: LogPosition) -> None:
         """Check that samples can be added. A resumed run keeps all samples, whatever ``position`` it has.

@@ -9,6 +9,7 @@ compacted yet are in the tables as well. A query can neither write nor read othe
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -92,10 +93,10 @@ class EventDatabase:
         sources = [source for source in (log, samples) if source is not None]
         contents = [source.read(evidence=evidence) if checked else source.unchecked() for source in sources]
         lines = by_kind(event for content in contents for event in content.events)
-        files: dict[str, list[str]] = {}
+        files: dict[str, list[Path]] = {}
         for part in (part for content in contents for part in content.parts):
             for name in part.index().kinds:
-                files.setdefault(name, []).append(str(part.file(name)))
+                files.setdefault(name, []).append(part.file(name))
         self._connection = duckdb.connect(config={"memory_limit": f"{memory_mib}MiB", "threads": str(threads)})
         for kind in KINDS.values():
             schema = schema_of(kind.name)
@@ -218,7 +219,8 @@ def _exact_type(kind: Any) -> str | None:
     return f"{kind.id.upper()}({', '.join(types)})"
 
 
-def _dataset(files: Sequence[str], schema: pa.Schema) -> Any:
+def _dataset(files: Sequence[Path], schema: pa.Schema) -> Any:
     if not files:
         return schema.empty_table()
-    return ds.dataset(list(files), schema=schema, format="parquet", partitioning=None)
+    paths = [str(file.absolute()) for file in files]
+    return ds.dataset(paths, schema=schema, format="parquet", partitioning=None)

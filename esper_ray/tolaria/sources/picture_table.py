@@ -54,7 +54,7 @@ class PictureTable:
         size = max(1, min(BATCH, BATCH_BYTES // max(self.largest_chunk, 1)))
         with _reading(self.path):
             file = pyarrow.parquet.ParquetFile(
-                self.path, pre_buffer=False, page_checksum_verification=True, **_limits()
+                self.path.absolute(), pre_buffer=False, page_checksum_verification=True, **_limits()
             )
         with file:
             batches = file.iter_batches(batch_size=size, columns=columns, use_threads=False)
@@ -109,7 +109,7 @@ def _checked(path: Path) -> PictureTable:
 
     if path.stat().st_size > MOST_FILE_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; at most {MOST_FILE_BYTES} are read")
-    with _reading(path), pyarrow.parquet.ParquetFile(path, **_limits()) as file:
+    with _reading(path), pyarrow.parquet.ParquetFile(path.absolute(), **_limits()) as file:
         metadata, schema = file.metadata, file.schema_arrow
     if metadata.num_columns > MOST_COLUMNS:
         raise ValueError(f"{path} has {metadata.num_columns} columns; at most {MOST_COLUMNS} are read")

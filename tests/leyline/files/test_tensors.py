@@ -123,7 +123,7 @@ def test_a_name_that_a_file_cannot_hold_is_refused(name):
         TORCH.encode({name: BASE}, None)
 
 
-SPECS = {"weight": TensorSpec("float32", (2, 2)), "step": TensorSpec("float32", (), least=0.0, whole=True)}
+SPECS = {"weight": TensorSpec("float32", (2, 2), most=1e9), "step": TensorSpec("float32", (), least=0.0, whole=True)}
 GOOD = {"weight": torch.ones(2, 2), "step": torch.tensor(3.0)}
 DAMAGED = {
     "missing": ({"step": GOOD["step"]}, "tensor weight is missing"),
@@ -133,6 +133,10 @@ DAMAGED = {
     "nan": (
         GOOD | {"weight": torch.tensor([[0, 1], [torch.nan, 2]])},
         "tensor weight has nan at [1, 0], it must be finite",
+    ),
+    "huge": (
+        GOOD | {"weight": torch.tensor([[0, 1e9], [-2e9, 2]])},
+        "tensor weight has -2e+09 at [1, 0], it must be at most 1e+09 in size",
     ),
     "negative": (GOOD | {"step": torch.tensor(-1.0)}, "tensor step has -1, it must be at least 0"),
     "fraction": (GOOD | {"step": torch.tensor(2.5)}, "tensor step has 2.5, it must be a whole number"),

@@ -158,6 +158,28 @@ def test_a_line_that_changed_without_changing_its_length_is_not_compacted(log):
     assert log.parts() == []
 
 
+def test_a_changed_value_is_not_compacted_and_makes_the_log_incomplete(log, caplog):
+    add(log, 0, 1)
+    position = log.position()
+    log.tail.write_bytes(log.tail.read_bytes().replace(b'"round": 1', b'"round": 7'))
+    for _ in range(2):
+        log.compact(always=True)
+    change = f"{log.tail} was changed by another process: its SHA-256 is not that of the written lines"
+    assert (log.parts(), f"{change}; the lines are not compacted" in caplog.text) == ([], True)
+    counts = integrity(log)
+    assert (counts["complete"], counts["problems"]) == (False, [change])
+    with pytest.raises(EventLogError, match="has changed since it was written"):
+        EventLog(log.folder, "run").rewind(position)
+
+
+def test_lines_of_another_process_are_compacted_if_they_are_sound(log):
+    add(log, 0, 1)
+    reader = EventLog(log.folder, "run")
+    reader.compact(always=True)
+    assert [event["round"] for event in reader.records(evidence=True)] == [0, 1]
+    assert integrity(reader)["complete"]
+
+
 def test_lines_for_a_copy_leave_out_foreign_ones(log):
     add(log, 0, 1)
     whole = log.tail.read_bytes().splitlines(keepends=True)

@@ -23,7 +23,9 @@ NAMES = ("", "digitz", "DIGITS", "dig its", "../digits", "ä" * 300, "d\u0301igi
 DEVICES = ("", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:99", "cpu:0", "tpu:0", "CPU", "cuda:1.5", "mps", "cpu;ls")
 SLOTS = ("", "r9c9", "r0", "r-1c0", "r0c0,r0c0", "R0C0", "r0c0 ", "r0c" + "9" * 400, "first", "r0c\u0660", "*")
 RUN_IDS = ("", ".", "..", "../x", "a/b", "a b", "-x", "ä", "a" * 101, "a\nb", "~", "$HOME", "nul\u200b", ".hidden")
-PATHS = ("/proc/x", "/dev/null/x", "run/manifest.json", "a" * 300, "/" + "d/" * 3000)
+URIS = ("s3://bucket/x", "file:///tmp/x", "gs:/a/b", "https://user:secret@host/x", "s3:///x", "HDFS://a/b")
+PATHS = ("/proc/x", "/dev/null/x", "run/manifest.json", "a" * 300, "/" + "d/" * 3000, *URIS)
+"""Folders that cannot be written, and URIs, of which no path of this machine may be made."""
 FILES = ("", "nowhere.yaml", "run", "/dev/zero", "/proc/self/mem", "a" * 5000, "run/rounds.csv")
 URLS = (
     "",

@@ -13,7 +13,9 @@ from esper_policies.bundle import BUNDLE as FORMAT
 from esper_policies.bundle import load_bundle, weights_digest
 
 INPUTS = (BUNDLE,)
-NUMBERS = (math.nan, math.inf, -math.inf)
+NUMBERS = (math.nan, math.inf, -math.inf, 1e30, -1e30)
+STATISTICS = ("normaliser.", "value_")
+"""Beginnings of the names of tensors that are no weights, and may be huge."""
 
 
 def loaded(folder):
@@ -43,7 +45,8 @@ def cases(rng, scenes):
         elif kind == "tensors":
             what, tensors = mutated_tensors(tensors, rng)
         elif kind == "number":
-            name, value = pick(rng, [n for n, t in tensors.items() if t.is_floating_point()]), pick(rng, NUMBERS)
+            value = pick(rng, NUMBERS)
+            name = pick(rng, [n for n in tensors if not (math.isfinite(value) and n.startswith(STATISTICS))])
             place = int(rng.integers(tensors[name].numel()))
             tensors[name] = tensors[name].clone()
             tensors[name].view(-1)[place] = value

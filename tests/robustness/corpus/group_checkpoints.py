@@ -12,8 +12,10 @@ from safetensors.torch import load
 
 from corpus import cases as judged
 from corpus.cases import Case
+from corpus.group_bundles import STATISTICS
 from corpus.mutations import copied, file_damage, pick, remove, tree_damage
 from corpus.scenes import OTHER, RUN
+from esper_actors.training.learner.state import NETWORK
 from esper_actors.training.run_preparation import prepare_run
 from esper_policies.bundle import weights_digest
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -132,7 +134,8 @@ def other_tensors(rng, _scenes, attempt, _tree, tensors):
 
 def a_number(rng, _scenes, attempt, _tree, tensors):
     name = pick(rng, [name for name, tensor in tensors.items() if tensor.is_floating_point()])
-    value, place = pick(rng, NUMBERS), int(rng.integers(tensors[name].numel()))
+    is_weight = name.startswith(NETWORK) and not name.removeprefix(NETWORK).startswith(STATISTICS)
+    value, place = pick(rng, (*NUMBERS, 1e30) if is_weight else NUMBERS), int(rng.integers(tensors[name].numel()))
 
     def change(present):
         present[name] = present[name].clone()

@@ -18,6 +18,7 @@ from corpus.flag_values import (
     POSITIVE,
     RUN_IDS,
     SLOTS,
+    URIS,
     URLS,
 )
 from corpus.mutations import pick
@@ -55,12 +56,12 @@ OPTIONS = {
         ),
         "--checkpoint": ("", "round-00001", "../run", "round-9"),
         "--storage": ("ftp://x/y", "nope://", "/proc/x", "/dev/null/x", "run/manifest.json", "s3://", *PLACES),
-        "--save": ("", "run", "/nowhere/deep/x", "run/manifest.json", "/", "/proc/x", "/sys/x"),
+        "--save": ("", "run", "/nowhere/deep/x", "run/manifest.json", "/", "/proc/x", "/sys/x", *URIS),
         "--metrics-port": ("", "x", "-1", "65536", "80.0", "0x50", "99999999999"),
         "--dual-ab": ("", "basic", "basic-vs-", "basic-vs-basik", "basic-vs-basic", "-vs-", "a-vs-b-vs-c", "vs"),
         "--ab-seeds": (*POSITIVE, "1", "10001"),
         "--telemetry-dir": PATHS,
-        "--data-dir": ("nowhere", "run", "run/manifest.json", "/dev/zero"),
+        "--data-dir": ("nowhere", "run", "run/manifest.json", "/dev/zero", *URIS),
         "--num-workers": ("1", "-1", "x", ""),
     },
     HEURISTIC: {
@@ -121,7 +122,7 @@ OPTIONS = {
         "--retries": (*COUNTS, "1001"),
         "--sweep": ("", "reward_mode", "nowhere.yaml", "run", "/dev/zero", "run/config.yaml", "ä" * 400),
         "--resume": ("", "nowhere", "run", "run/manifest.json"),
-        "--out": ("run", "run/manifest.json", "/proc/x", "/dev/null/x"),
+        "--out": ("run", "run/manifest.json", "/proc/x", "/dev/null/x", *URIS),
     },
     ("events", RUN): {
         **dict.fromkeys(("--env", "--episode", "--round"), (*(value for value in COUNTS if value != "--"), "-5")),
@@ -146,6 +147,13 @@ OPTIONS = {
     ("dashboards", "render"): {"--out": PATHS},
     ("monitor",): {"--port": (*COUNTS, "65536"), "--prometheus": ("", "nowhere", "/etc/passwd", "run")},
     ("submit", "--stop", "x"): {"--address": URLS},
+    ("report", RUN): {"--output": (*PATHS, "run", "."), "-o": URIS},
+    ("flight", RUN): {"--seconds": (*FLOATS, "86401")},
+    ("overwatch", RUN): {
+        "--port": (*COUNTS, "65536"),
+        "--token-file": ("nowhere", "run", "/dev/zero", "run/manifest.json", *URIS),
+        "--host": ("", "no host", "999.1.1.1", "http://a"),
+    },
     SHOW: {"--set": tuple(key for key in KEYS if "blueprints" not in key), "--preset": NAMES, "--config": FILES},
 }
 LINES = (
@@ -167,6 +175,9 @@ LINES = (
     ("train", "ppo", "--slots", "--seed", "1"), ("sweep", "--scheduler", "pbt"),
     ("sweep", "--scheduler", "pb2", "--grid", "ppo.lr=1e-3"), ("config", "show", "x"),
     ("sweep", "--scheduler", "asha", "--grid", "ppo.rounds=1,2"), ("train", "heuristic", "--rounds", "2"),
+    ("flight", "nowhere"), ("flight", RUN, "0"), ("flight", RUN, "99"), ("flight", RUN, "x"), ("report", "nowhere"),
+    ("report", "run/manifest.json"), ("overwatch", "nowhere"), ("overwatch", "run/manifest.json"), ("tasks", "x"),
+    *((command, uri) for command in ("events", "report", "flight", "overwatch", "sql") for uri in URIS),
     ("train", "heuristic", "--lr", "1"), ("train", "ppo", "--preset", "digits", "--preset"), ("config", "schema", "x"),
 )  # fmt: skip
 

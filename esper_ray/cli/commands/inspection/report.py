@@ -9,6 +9,9 @@ from esper_ray.leyline.errors import UsageError
 
 app = typer.Typer(add_completion=False)
 
+BEGIN = b"<!doctype html"
+"""Beginning of a page of HTML, in lower case."""
+
 
 @app.command()
 def report(
@@ -21,7 +24,7 @@ def report(
 
     The file has no script and loads nothing, so that it can be mailed and archived. That of a run holds a verdict,
     the five answers, curves, blueprints, the best, the median and the worst episode, everything that went wrong,
-    whether the log is whole, and how to repeat it. Equal logs give equal files. An existing file is replaced.
+    whether the log is whole, and how to repeat it. Equal logs give equal files. An existing page is replaced.
 
     Example: esper report runs/my-run -o run.html
     """
@@ -31,9 +34,22 @@ def report(
     path = Path(f"{place.absolute().name}.html") if output is None else output
     if path.is_dir():
         raise UsageError(f"--output {path}: it is a folder; give the name of a file in it, such as {path / 'run.html'}")
+    if not _may_be_replaced(path):
+        raise UsageError(f"--output {path}: the file exists and is no page of HTML; give another name")
     text = place_report(place)
     try:
         write_file(path, text)
     except WriteError as error:
         raise UsageError(f"--output {error}") from error
     typer.echo(f"{path}, {len(text.encode()) / 1024:,.0f} KiB")
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether there is no such file, or one that begins like a page. Devices and pipes are written to."""
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(BEGIN)).lower() in (b"", BEGIN)
+    except OSError:
+        return False

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from contextlib import closing
+from socket import socket
+from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlencode
 
 import typer
@@ -61,51 +63,73 @@ def monitor(
         raise UsageError("--metrics-port is chosen by esper monitor: leave it out")
     console, target = Console(), free_port()
     keep_running = sys.stdout.isatty() if keep is None else keep
-    with PrometheusServer(f"127.0.0.1:{target}", port, prometheus) as server, StopRequest() as stop:
-        _print_links(console, server.api.address, target)
-        command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *words, "--metrics-port", str(target)]
-        run = Run(command, server, console)
-        code = run.follow(stop)
-        run.summarise()
-        if keep_running and not stop():
-            console.print(
-                f"Prometheus keeps running at {server.api.address}; Ctrl-C ends it", highlight=False, soft_wrap=True
-            )
-            while not stop() and server.alive:
-                time.sleep(POLL_SECONDS / 5)
-    raise SystemExit(code)
+    server = PrometheusServer(f"127.0.0.1:{target}", port, prometheus)
+    command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *words, "--metrics-port", str(target)]
+    with StopRequest() as stop, Run(command, server, console, stop) as run:
+        if run.serves_metrics(target):  # a refused run starts no Prometheus
+            with server:
+                _print_links(console, server.api.address, target)
+                run.follow()
+                run.summarise()
+                if keep_running and not stop():
+                    console.print(
+                        f"Prometheus keeps running at {server.api.address}; Ctrl-C ends it",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                    while not stop() and server.alive:
+                        time.sleep(POLL_SECONDS / 5)
+    raise SystemExit(run.exit_code)
 
 
 class Run:
-    """Training in its own process, and the Prometheus server that scrapes it."""
+    """Training in its own process, and the Prometheus server that scrapes it. The process lives within ``with``."""
 
-    def __init__(self, command: Sequence[str], server: "PrometheusServer", console: Console) -> None:
-        self._command, self._server, self._console = command, server, console
+    def __init__(self, command: Sequence[str], server: "PrometheusServer", console: Console, stop: StopRequest) -> None:
+        self._server, self._console, self._stop = server, console, stop
         self._firing: set[str] = set()
         self._values: dict[str, float] = {}
-        self._server_ended = False
+        self._server_ended = self._signal_sent = False
+        self._process = subprocess.Popen(command, start_new_session=True)
 
-    def follow(self, stop: StopRequest) -> int:
-        """Exit code of the training; forwards each signal to it once."""
-        process = subprocess.Popen(self._command, start_new_session=True)
-        signal_sent = False
-        try:
-            last_poll = time.monotonic()
-            while process.poll() is None:
-                if stop() and not signal_sent:
-                    process.send_signal(stop.signal or signal.SIGTERM)
-                    signal_sent = True
-                if time.monotonic() - last_poll > POLL_SECONDS:
-                    last_poll = time.monotonic()
-                    self._poll()
-                time.sleep(0.05)
-        except SystemExit:  # Ctrl-C again
-            process.send_signal(signal.SIGINT)
-            raise
-        finally:
-            if process.poll() is None:
-                _end(process)
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._process.poll() is None:
+            if kind is not None:  # Ctrl-C again, or a Prometheus that does not start
+                self._process.send_signal(signal.SIGINT)
+            _end(self._process)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the training, which has ended."""
+        code = self._process.returncode
+        return code if code >= 0 else 128 - code
+
+    def serves_metrics(self, port: int) -> bool:
+        """Wait until the training serves its metrics. Whether it does; false if it ends before."""
+        while self._runs():
+            with closing(socket()) as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return True
+        return False
+
+    def follow(self) -> None:
+        """Wait until the training ends, and print alerts meanwhile."""
+        last_poll = time.monotonic()
+        while self._runs():
+            if time.monotonic() - last_poll > POLL_SECONDS:
+                last_poll = time.monotonic()
+                self._poll()
+
+    def _runs(self) -> bool:
+        """Whether the training runs, after a moment. A signal is forwarded to it once."""
+        if self._stop() and not self._signal_sent and self._process.poll() is None:
+            self._process.send_signal(self._stop.signal or signal.SIGTERM)
+            self._signal_sent = True
+        time.sleep(POLL_SECONDS / 20)
+        return self._process.poll() is None
 
     def summarise(self) -> None:
         """Print the last values in Prometheus."""

@@ -13,15 +13,13 @@ from pyarrow import ArrowException, fs
 
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.files.durable import WriteError, changing, write_file
-from esper_ray.leyline.process.credentials import masked, without_credentials
+from esper_ray.leyline.process.credentials import looks_like_uri, masked, without_credentials
 
 _HIDDEN = "."
 """Prefix of files that are being written."""
 
 MOST_BYTES = 2**34
 """Greatest size of a file that is read."""
-_LIKE_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(:|%3A)(/|%2F)", re.IGNORECASE)
-"""Beginning of a local path that is a URI with too few slashes or with encoded signs."""
 _FLAT = ("s3", "gcs")
 """Object stores: they have no folders, and creating one would cost a request for each part of a path."""
 
@@ -216,7 +214,7 @@ def check_place(place: str, run: Path | None = None) -> None:
     if not place.strip():
         raise StorageError(f"storage {place!r}: it is blank; give a folder or a URI")
     shown = without_credentials(place)
-    if "://" not in place and _LIKE_URI.match(place):
+    if "://" not in place and looks_like_uri(place):
         raise StorageError(f"storage {shown}: it is neither a folder nor a URI, which has :// behind its scheme")
     if "://" in place and re.search(r"[#;]", place):
         raise StorageError(f"storage {shown}: such a URI has no # and no ;, and its options stand behind one ?")

@@ -39,8 +39,17 @@ def test_without_a_name_the_file_has_that_of_the_run(run, tmp_path):
     assert os.listdir(tmp_path) == ["run-1.html"]
 
 
-def test_an_existing_file_is_replaced(run, tmp_path):
-    (tmp_path / "a.html").write_text("old")
+def test_a_file_that_is_no_page_is_never_replaced(run, tmp_path):
+    before = (run.path / "manifest.json").read_bytes()
+    (tmp_path / "notes.html").write_text("my notes")
+    for path in (run.path / "manifest.json", tmp_path / "notes.html"):
+        refused(call("report", run.path, "-o", path), f"--output {path}: the file exists and is no page of HTML")
+    assert (run.path / "manifest.json").read_bytes() == before
+    assert (tmp_path / "notes.html").read_text() == "my notes"
+
+
+def test_an_existing_page_is_replaced(run, tmp_path):
+    (tmp_path / "a.html").write_text("<!doctype html><p>old")
     call("report", run.path, "-o", "a.html")
     assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
 

@@ -94,12 +94,17 @@ def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
     assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "finished"
 
 
-@needs_prometheus
-def test_a_refused_run_gives_its_own_exit_code():
-    with monitor("--no-keep", "--", "--preset", "nowhere") as process:
+@pytest.mark.parametrize("options", [["--preset", "nowhere"], ["--device", "cuda:99"]])
+def test_a_refused_run_gives_its_exit_code_and_starts_no_prometheus(options, tmp_path):
+    program = tmp_path / "prometheus"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    with monitor("--no-keep", "--prometheus", program, "--", "--serial", *options) as process:
         out, _ = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert "nowhere" in out
+    assert f"esper: error: {out.partition('esper: error: ')[2]}" == out
+    assert options[1] in out
+    assert not (tmp_path / "started").exists()
 
 
 @pytest.mark.parametrize(
