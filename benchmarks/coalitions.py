@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.host_epoch import CPU, host_config, random_images
 from benchmarks.report import Bar, Measurements, paired_seconds
+from esper_ray.kasmina.measurement.coalition_sampling import few_coalitions
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.branching import subsets
 from esper_ray.leyline.records import SeedMeasurements
+from esper_ray.tolaria import validation as measurement
 from esper_ray.tolaria.assembly import build_organism
 from esper_ray.tolaria.data import ImageData
-from esper_ray.tolaria.measurement import validation as measurement
-from esper_ray.tolaria.measurement.coalition_sampling import few_coalitions
 
 SLOTS = ("r0c0", "r0c1", "r0c2")
 BLUEPRINTS = ("conv_light", "conv_light", "conv_light")
@@ -37,7 +37,7 @@ def grown_model(data: ImageData) -> MorphogeneticModel:
         model.germinate(slot, blueprint, style="linear_add", tempo=2)
         model.advance(slot)
         for _ in range(config.growth.min_training_epochs):
-            model.epoch_elapsed()
+            model.growth.count_epoch()
         if not model.advance(slot, READY):
             raise RuntimeError("the seed of the benchmark does not blend")
         model.tick()

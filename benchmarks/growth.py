@@ -26,9 +26,9 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.data import ImageData, image_dataset
-from esper_ray.tolaria.measurement.validation import measure as measure_accuracy
 from esper_ray.tolaria.sources.cifar import CLASSES, read_cifar10
 from esper_ray.tolaria.tasks import load_task
+from esper_ray.tolaria.validation import measure as measure_accuracy
 
 CIFAR = Path(os.environ.get("ESPER_CIFAR10", Path(__file__).parents[2] / "shared/data/cifar10"))
 TRAIN_IMAGES, HELD_OUT = 4000, 1000
@@ -70,7 +70,7 @@ class IncubationCase:
             if tick:
                 self.model.tick()
             self.trainer.train(self.data.plan(self.seed, self.epoch, c.batch_size, c.steps_per_epoch))
-            self.model.epoch_elapsed()
+            self.model.growth.count_epoch()
             self.epoch += 1
 
     def advance(self) -> None:

@@ -12,7 +12,7 @@ itself trained by PPO. The packages, from the contracts upwards:
 - ``environment``: ``MorphogenesisEnv``, the Gymnasium environment made of the above
 
 The public face: :func:`train` a policy, :func:`load_preset` and :func:`load_config`, :func:`grow` a model of one's own
-with a policy.
+under a policy, or by hand with :class:`MorphogeneticModel` and :class:`GrowingOptimizer`.
 
 None of them imports Ray; ``esper_actors`` does. Importing this package registers the environment
 ``esper_ray/Morphogenesis-v0`` with Gymnasium, except in the process of the command ``esper``: it makes
@@ -24,11 +24,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["__version__", "grow", "load_config", "load_preset", "train"]
+__all__ = [
+    "GateRules",
+    "GrowingOptimizer",
+    "GrowthSession",
+    "MorphogeneticModel",
+    "Rules",
+    "__version__",
+    "grow",
+    "load_config",
+    "load_preset",
+    "train",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "grow": "esper_ray.growing",
+    "GateRules": "esper_ray.kasmina.lifecycle.gates",
+    "GrowingOptimizer": "esper_ray.kasmina.optimizer",
+    "GrowthSession": "esper_ray.growing.session",
+    "MorphogeneticModel": "esper_ray.kasmina.model",
+    "Rules": "esper_ray.kasmina.lifecycle.reducer",
+    "grow": "esper_ray.growing.setup",
     "load_config": "esper_ray.leyline.config.layers",
     "load_preset": "esper_ray.leyline.config.layers",
     "train": "esper_actors.session",

@@ -2,87 +2,50 @@
 
     python examples/grow_a_module.py
 
-The module below has no code for seeds. A slot is attached to the output of its first block; a seed
-is germinated there, trained behind the host for a few epochs, blended in, and fossilized. At the end
-the grown network is an ordinary module again.
+The module below has no code for seeds. A seed is germinated on the output of its first block, trained behind the host,
+blended in, and kept. The gates ask for measurements on held-out examples. At the end it is an ordinary module again.
 """
 
 import torch
-from torch import Tensor, nn
+from sklearn.datasets import load_digits
+from torch import nn
 from torch.nn.functional import cross_entropy
 
-from esper_ray.kasmina import (
-    GateRules,
-    GrowingOptimizer,
-    MorphogeneticModel,
-    Organism,
-    Rules,
-    seeded_initialisation,
-)
-from esper_ray.leyline.config.run import TaskConfig
-from esper_ray.leyline.records import Estimate, SeedMeasurements
-from esper_ray.leyline.stages import Stage
-from esper_ray.simic.attribution import leave_one_out
-from esper_ray.tolaria.measurement.validation import measure
-from esper_ray.tolaria.tasks import load_task
-from esper_ray.tolaria.training import EpochSettings, Trainer
-
-SLOT = "r0c0"
-
-
-class Tiny(nn.Module):
-    """Network too simple for its task: its kernels cover single pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x)).mean(dim=(2, 3)))
+from esper_ray import GateRules, GrowingOptimizer, MorphogeneticModel, Rules
 
 
 def main() -> None:
-    data = load_task(TaskConfig(), torch.device("cpu"))
-    with seeded_initialisation(0):
-        host = Tiny()
-    rules = Rules(GateRules(min_training_epochs=4))
-    model = MorphogeneticModel.wrap(host, {SLOT: "first"}, torch.zeros(2, 1, 8, 8), rules=rules)
+    torch.manual_seed(0)
+    digits = load_digits()
+    order = torch.randperm(len(digits.target))
+    images = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 8.0 - 1.0
+    labels = torch.tensor(digits.target)[order]
+    held_out, (x, y) = (images[:400], labels[:400]), (images[400:], labels[400:])
+
+    host = nn.Sequential(  # too simple for its task: its kernels cover single pixels
+        nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(16, 10),
+    )
+    model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, x[:2], rules=Rules(GateRules(min_training_epochs=4)))
     optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.05, momentum=0.9)
-    settings = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.25)
-    trainer = Trainer(Organism(model, optimizer), data, settings)
-    measurements = SeedMeasurements()
-
     for epoch in range(30):
-        state = model.states[SLOT]
-        if epoch == 5:
-            model.germinate(SLOT, "conv_light")
-        elif state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING):
-            model.advance(SLOT, measurements)
-        elif state is not None and state.stage is Stage.HOLDING:
-            model.fossilize(SLOT, measurements)
-        model.tick({SLOT: measurements})
-
-        result = trainer.train(data.plan(0, epoch, batch_size=64, steps=17))
+        for rows in torch.randperm(len(x)).split(64):
+            optimizer.zero_grad()
+            cross_entropy(model(x[rows]), y[rows]).backward()
+            model.incubate(lambda rows=rows: cross_entropy(model(x[rows]), y[rows]))  # gradients for the seed
+            optimizer.step()
         model.epoch_elapsed()
-        measured = measure(model, data, data.validation)
-        gradients = result.gradients.get(SLOT)
-        contribution = leave_one_out(measured).get(SLOT)
-        measurements = SeedMeasurements(
-            contribution_pp=contribution.value_pp if isinstance(contribution, Estimate) else None,
-            gradient_health=None if gradients is None else gradients.health,
-            exploding=None if gradients is None else gradients.exploding,
-            finite=None if gradients is None else gradients.finite,
-        )
-        print(f"validation {measured.accuracy_pp:5.1f} %  {model.drawing().splitlines()[1]}")
-
-    print("\n" + "\n".join(str(event) for event in model.events if "->" in str(event)))
-    grown = model.plain().eval()
-    images, labels = data.prepared(data.test, 0, len(data.test))
-    with torch.no_grad():
-        print(f"\nas an ordinary module: test loss {cross_entropy(grown(images), labels):.3f}")
-    print(grown)
+        measured, state, answer = model.measure(held_out)["r0c0"], model.states["r0c0"], ""
+        if state is None:
+            answer = model.germinate("r0c0", "conv_light") if epoch == 4 else ""
+        elif state.stage.name == "HOLDING":
+            answer = model.fossilize("r0c0", measured)
+        elif state.stage.name != "FOSSILIZED":
+            answer = model.advance("r0c0", measured)
+        print(f"epoch {epoch:2d}  held out {model.measurer.last.accuracy_pp:5.1f} %  {answer}")
+    print(model.drawing())
+    print(model.plain())
 
 
 if __name__ == "__main__":

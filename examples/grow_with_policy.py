@@ -1,23 +1,21 @@
-"""Grow a model under a trained policy in your own training loop: no environment, no Ray.
+"""Grow a model under a policy in your own training loop: no environment, no Ray.
 
-    esper train ppo --preset digits_long
-    esper export-policy runs/<run_id> tamiyo.esper
-    python examples/grow_with_policy.py tamiyo.esper
+    python examples/grow_with_policy.py                     # the heuristic policy
+    python examples/grow_with_policy.py tamiyo              # the learned policy that ships
+    python examples/grow_with_policy.py PATH.esper          # one that `esper export-policy` wrote
 
-The model, its data and the loop below are ordinary PyTorch but for three lines: `grow`, `incubate` and
-`growing.optimizer`. At the end the grown network is an ordinary module again, and is compared with the same model
-trained alone.
+The model, its data and the loop are ordinary PyTorch but for `grow` and `train_step`. At the end the grown network is
+an ordinary module again, and is compared with the same model trained alone.
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from esper_ray.growing import grow
+from esper_ray import grow
 
 HELD_OUT, TEST = 400, 300
 
@@ -51,7 +49,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("policy", type=Path, help="a bundle that esper export-policy wrote")
+    parser.add_argument("policy", nargs="?", default="heuristic", help="a name, or a bundle")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -67,19 +65,17 @@ def main() -> None:
         policy=options.policy,
         slots={"r0c0": "first", "r0c1": "second"},
         epochs=options.epochs,
-        host={"lr": 0.1, "momentum": 0.9},
+        optimizer=torch.optim.SGD,
+        lr=0.1,
+        momentum=0.9,
         seed=options.seed,
     )
-    for step in growing:
+    for epoch in growing:
         for rows in torch.randperm(len(train[0])).split(128):
-            x, y = train[0][rows], train[1][rows]
-            growing.optimizer.zero_grad()
-            cross_entropy(growing.model(x), y).backward()
-            growing.model.incubate(lambda x=x, y=y: cross_entropy(growing.model(x), y))
-            growing.optimizer.step()
-        print(step)
+            growing.train_step((train[0][rows], train[1][rows]))
+        print(epoch)
     print(growing.model.drawing())
-    grown = growing.model.plain()
+    grown = growing.plain()
 
     torch.manual_seed(options.seed)
     alone = Narrow()

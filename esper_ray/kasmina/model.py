@@ -7,9 +7,9 @@ parameter names stay as they are.
     optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9)
     model.germinate("r0c0", "conv_light")
     ...                               # per batch: loss.backward(); model.incubate(closure); optimizer.step()
-    model.epoch_elapsed()             # per epoch
-    model.advance("r0c0", measured)   # when the seed is ready
-    model.tick()                      # moves amplitudes
+    model.epoch_elapsed()             # per epoch: counts it, and moves amplitudes
+    measured = model.measure(held_out)
+    model.advance("r0c0", measured["r0c0"])  # the gate opens, or the outcome says why not
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +25,9 @@ from esper_ray.kasmina.export.text_diagram import draw
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.commands import seed_report
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
+from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES
+from esper_ray.kasmina.measurement.measurer import Measurer
+from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.growth import LossClosure, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
@@ -40,6 +43,11 @@ class LifecycleError(ValueError):
 
 class MorphogeneticModel(SlottedNetwork):
     """A growing network. Build it with :meth:`wrap`; ``forward`` is the host's own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.measurer = Measurer()
+        """Gradients and measurements of the seeds since the last :meth:`measure`."""
 
     # What one does with a seed
 
@@ -145,12 +153,52 @@ class MorphogeneticModel(SlottedNetwork):
         )
 
     def tick(self, measured: Mapping[str, SeedMeasurements] | None = None) -> dict[str, tuple[LifecycleEvent, ...]]:
-        """Advance ramps, cooldowns and automatic gates by one step; events by slot."""
-        return self.growth.tick(measured or {})
+        """Advance ramps, cooldowns and automatic gates by one step; events by slot.
 
-    def epoch_elapsed(self) -> None:
-        """Count one trained epoch."""
-        self.growth.epoch_elapsed()
+        :meth:`epoch_elapsed` does it once per epoch; call this only if your steps are not epochs.
+
+        Args:
+            measured: measurements for automatic gates; default: the last ones of :meth:`measure`.
+        """
+        return self.growth.tick(self.measurer.seeds.by_slot() if measured is None else measured)
+
+    def epoch_elapsed(self) -> dict[str, tuple[LifecycleEvent, ...]]:
+        """Count one trained epoch and advance the lifecycle by one tick; events by slot.
+
+        Call it once after each epoch of your loop. Amplitudes move, cooldowns end, automatic gates open.
+        """
+        self.growth.count_epoch()
+        return self.tick()
+
+    def measure(
+        self,
+        held_out: Any,
+        *,
+        loss: LossFunction | None = None,
+        score: ScoreFunction | None = None,
+        examples: int = HELD_OUT_EXAMPLES,
+    ) -> dict[str, SeedMeasurements]:
+        """Measure every seed on held-out examples, as the gates need it. The model is not changed.
+
+        The contribution of a seed is the score with it minus the score without it, on the same examples, with its
+        paired standard error. Gradients are those of the optimizer steps since the last call. The improvement counts
+        from the last call before the stage began. Unmeasured values are ``None``.
+
+        Args:
+            held_out: a pair (inputs, targets), a mapping, a Dataset, or an iterable of batches such as a DataLoader.
+            loss: function of output and targets that returns the mean loss; default: cross-entropy of a classifier,
+                or the loss in the model's own output.
+            score: function of output and targets that returns one number in [0, 1] per example; default: the share of
+                right predictions, or ``1 / (1 + loss / first loss)`` where there are no classes.
+            examples: maximum number of examples, from the first.
+
+        Returns:
+            Measurements by slot; those of an empty slot are all ``None``.
+
+        Raises:
+            ValueError: if there are no examples, the model cannot work on them, or loss or score return something else.
+        """
+        return self.measurer.measure(self, held_out, Objective(loss, score), examples)
 
     # What training and measuring need
 

@@ -1,6 +1,6 @@
 """Helpers of modules: seeded initial weights, parameter counts, symbolic tracing, tensors that repeat memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +27,32 @@ def preserved_randomness(device: torch.device) -> Iterator[None]:
     """Context whose random numbers change no later ones on CPU and ``device``. It admits one thread at a time."""
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def random_streams(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global random streams on CPU and ``device``, by device type."""
+    streams = {"cpu": torch.get_rng_state()}
+    return streams | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_random_streams(streams: Mapping[str, Tensor], device: torch.device) -> None:
+    """Set the states of :func:`random_streams`.
+
+    Raises:
+        ValueError: if they are not those of CPU and ``device``; nothing is changed then.
+    """
+    present = random_streams(device)
+    for name in present.keys() | streams.keys():
+        state = streams.get(name)
+        if name not in present or state is None or (state.shape, state.dtype) != (present[name].shape, torch.uint8):
+            raise ValueError(f"random stream {name} is not one of {', '.join(present)}")
+    try:
+        torch.set_rng_state(streams["cpu"].cpu())
+        if "cuda" in streams:
+            torch.cuda.set_rng_state(streams["cuda"].cpu(), device)
+    except RuntimeError as error:
+        torch.set_rng_state(present["cpu"])
+        raise ValueError(f"random stream: {error}") from error
 
 
 def count_parameters(module: nn.Module) -> int:

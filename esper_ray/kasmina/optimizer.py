@@ -10,6 +10,7 @@ newborn seed enters a group that has been scheduled all along.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 
+from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.growth import HOST_GROUP
 
@@ -60,6 +62,9 @@ class GrowingOptimizer(Optimizer):
         self.model = model
         self._class, self._options, self._seeds, self._function = optimizer, options, dict(seeds or {}), groups
         self._parts: list[Optimizer] = []
+        self.watches: list[GradientWatch] = [model.measurer.watch]
+        """Sums that every step adds its gradient norms to; empty if the training loop measures gradients itself."""
+        self._observed = False
         names, host = self._names(arrangement), dict[_Key, list[nn.Parameter]]()
         for parameter in arrangement[HOST_GROUP]:
             host.setdefault(self._key(names[parameter], parameter), []).append(parameter)
@@ -116,9 +121,25 @@ class GrowingOptimizer(Optimizer):
 
     # Training
 
-    def before_step(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` before every following step."""
-        self.register_step_pre_hook(lambda _optimizer, _args, _kwargs: callback())
+    def clip(self, host: float | None = 1.0, seeds: float | None = 1.0) -> None:
+        """Clip the gradients of host and of each live seed to an L2 norm.
+
+        A step that follows counts with the norms before clipping in :meth:`MorphogeneticModel.measure`.
+
+        Args:
+            host: maximum norm of host and committed seeds together; ``None`` for no limit.
+            seeds: maximum norm of each live seed.
+        """
+        self._observe(host, seeds)
+        self._observed = True
+
+    def _observe(self, host_limit: float | None = None, seed_limit: float | None = None) -> None:
+        """Add the norms of the present gradients to the watches."""
+        groups = {name: self.group(name) for name in self.group_names}
+        ids = {slot: state.seed_id for slot, state in self.model.states.items() if state is not None}
+        norms = step_norms(groups, ids, host_limit, seed_limit)
+        for watch in self.watches:
+            watch.add(norms)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient.
@@ -130,15 +151,24 @@ class GrowingOptimizer(Optimizer):
             The loss of ``closure``; ``None`` without one.
         """
         self._follow_schedule()
-        if closure is not None and len(self._parts) == 1:
-            return self._parts[0].step(closure)
         loss = None
+        if closure is not None and len(self._parts) == 1:
+            loss = self._parts[0].step(closure)
+            self._watch()
+            return loss
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._watch()
         for part in self._parts:
             part.step()
         return loss
+
+    def _watch(self) -> None:
+        """Observe the gradients of a step, unless :meth:`clip` has done so."""
+        if self.watches and not self._observed:
+            self._observe()
+        self._observed = False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop all gradients of the model, those of resting parameters too.
@@ -177,6 +207,45 @@ class GrowingOptimizer(Optimizer):
         self.state.clear()
         for name, state in states.items():
             self.state[named[name]] = _copied(state)
+
+    def group_options(self) -> list[dict[str, Any]]:
+        """Options of each group as plain values, with its name and key.
+
+        The scheduled learning rate is one of them.
+        """
+        return [
+            {"name": group["name"], "key": str(_shown(group["key"])), "options": _plain_options(group)}
+            for group in self.param_groups
+        ]
+
+    def load_group_options(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Set options of :meth:`group_options` in the groups of the same name and key.
+
+        Raises:
+            ValueError: if the groups differ; nothing is changed then.
+        """
+        groups = {(group["name"], str(_shown(group["key"]))): group for group in self.param_groups}
+        options = {(entry["name"], entry["key"]): entry["options"] for entry in saved}
+        if groups.keys() != options.keys():
+            strange = sorted(groups.keys() ^ options.keys())[0]
+            raise ValueError(f"the groups of the optimizer differ: {' '.join(strange)} is missing or not expected")
+        for place, group in groups.items():
+            for name, value in options[place].items():
+                if not _is_option(value, _plain_options(group).get(name, value)):
+                    raise ValueError(f"option {name} of group {' '.join(place)} cannot be {value!r:.60}")
+        for place, group in groups.items():
+            for name, value in options[place].items():
+                if isinstance(group.get(name), Tensor):
+                    group[name].fill_(value)
+                else:
+                    group[name] = tuple(value) if isinstance(value, list) else value
+
+    @property
+    def description(self) -> str:
+        """Class and options in words, equal for equal optimizers."""
+        options = ", ".join(f"{name}={value!r}" for name, value in sorted(self._options.items()))
+        seeds = f"; seeds: {dict(sorted(self._seeds.items()))}" if self._seeds else ""
+        return f"{self._class.__name__}({options}){seeds}"
 
     def state_dict(self) -> dict[str, Any]:
         """The state dict of torch, with plain values alone."""
@@ -305,6 +374,23 @@ _Key = tuple[tuple[str, Any], ...]
 
 def _shown(key: _Key) -> dict[str, str]:
     return {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in key}
+
+
+def _plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are numbers, switches or tuples of numbers; a tensor counts as its number."""
+    fixed = ("params", "name", "key", "part")
+    values = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    kinds = (bool, int, float, str, list, type(None))
+    return {name: value for name, value in plain.items() if name not in fixed and isinstance(value, kinds)}
+
+
+def _is_option(value: Any, present: Any) -> bool:
+    """Whether ``value`` can take the place of the option ``present``: of the same type, finite."""
+    if isinstance(value, list) and isinstance(present, list) and len(value) == len(present):
+        return all(map(_is_option, value, present))
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, present))
+    return math.isfinite(value) if numbers else type(value) is type(present) and not isinstance(value, list)
 
 
 def _copied(state: ParameterState) -> ParameterState:

@@ -1,31 +1,35 @@
 """Health of a growing network: measurements, verdicts and the state for rollbacks."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
+from esper_ray.kasmina.measurement.coalition_pass import Evaluation, measure_coalitions
+from esper_ray.kasmina.measurement.coalition_sampling import EXACT_PLAYERS, Chosen, chosen_coalitions, few_coalitions
+from esper_ray.kasmina.measurement.gradients import GradientStatistics
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.commitment import committed_accuracy_pp
 from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig
+from esper_ray.leyline.contributions import interaction_sums, leave_one_out
 from esper_ray.leyline.records import Measurement, Reports
 from esper_ray.runtime.snapshot import LifeProgress, TrustedState
-from esper_ray.simic.attribution import interaction_sums, leave_one_out
 from esper_ray.tolaria.assembly import derived_seed
 from esper_ray.tolaria.governor import Governor, HealthVerdict
-from esper_ray.tolaria.measurement.coalition_sampling import EXACT_PLAYERS, Chosen, chosen_coalitions, few_coalitions
-from esper_ray.tolaria.measurement.gradients import GradientStatistics
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
-from esper_ray.tolaria.measurement.validation import Examples, measure
 
 COALITIONS = 4
 """Key of the random stream of sampled coalitions."""
 
 
-class ValidationData(Examples, Protocol):
-    """Data set with a validation split."""
+class HeldOutExamples(Evaluation, Protocol):
+    """Examples for measurements, with the level of an untrained model."""
 
     @property
     def random_guess_loss(self) -> float:
-        """Cross-entropy in nats of a uniform prediction."""
+        """Loss of an untrained model, in nats for a classifier."""
+
+    @property
+    def chance_pp(self) -> float:
+        """Score of an untrained model."""
 
 
 class HealthMonitor:
@@ -37,8 +41,7 @@ class HealthMonitor:
     def __init__(
         self,
         organism: Organism,
-        data: ValidationData,
-        split: Any,
+        examples: HeldOutExamples,
         *,
         measurement: MeasurementConfig,
         governor: GovernorConfig,
@@ -47,25 +50,32 @@ class HealthMonitor:
     ) -> None:
         """
         Args:
-            split: split of ``data`` for the measurements.
             seed: seed of the sampled coalitions, used above four live seeds.
             epochs: length of the training; all coalitions are measured after the last epoch.
         """
         self.organism = organism
-        self._data, self._split, self._measurement = data, split, measurement
+        self._examples, self._measurement = examples, measurement
         self._seed, self._epochs, self._snapshot_every = seed, epochs, governor.snapshot_every
         self.seeds = MeasuredSeeds()
         self.rollbacks = 0
         self.since_snapshot = 0
         """Epochs since the last snapshot of the trusted state."""
         self.start()
-        self.governor = Governor(governor, data.random_guess_loss, 100.0 / data.classes, self.measured.examples)
+        self.governor = Governor(governor, examples.random_guess_loss, examples.chance_pp, self.measured.examples)
 
     def start(self) -> None:
         """Measure the network before its first epoch, and trust it."""
         self.measured: Measurement = self._measure(0, complete=True)
         self.first_accuracy_pp = self.measured.accuracy_pp
         self.trust()
+
+    def measure_again(self, epoch: int) -> None:
+        """Measure the network after a change between epochs.
+
+        Args:
+            epoch: epochs trained; seed of sampled coalitions.
+        """
+        self.measured = self._measure(epoch, complete=True)
 
     def trust(self) -> None:
         """Make the present state the one that a rollback restores."""
@@ -118,7 +128,7 @@ class HealthMonitor:
     def _measure(self, epoch: int, *, complete: bool) -> Measurement:
         """A pass over the split, with the coalitions that are due."""
         choose = self._choice(epoch, complete=complete)
-        return measure(self.organism.model, self._data, self._split, choose, self._measurement.examples)
+        return measure_coalitions(self.organism.model, self._examples, choose)
 
     def _choice(self, epoch: int, *, complete: bool) -> Callable[[tuple[str, ...]], Chosen]:
         committed, permutations = self.organism.model.committed_slots, self._measurement.permutations

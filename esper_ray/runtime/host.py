@@ -14,6 +14,7 @@ from torch import Tensor
 
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.measurement.gradients import GradientStatistics
 from esper_ray.kasmina.network.growth import LossClosure
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
@@ -31,11 +32,10 @@ from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import HealthVerdict
-from esper_ray.tolaria.measurement.gradients import GradientStatistics
-from esper_ray.tolaria.measurement.validation import measure
 from esper_ray.tolaria.preflight import Preflight
 from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochResult
+from esper_ray.tolaria.validation import SplitExamples, measure
 
 PROBE_EXAMPLES = 512
 """Maximum number of training examples for a gradient-informed start."""
@@ -166,8 +166,7 @@ class EpisodeRuntime(HostRuntime):
             super().__init__(
                 HealthMonitor(
                     organism,
-                    data,
-                    data.validation,
+                    SplitExamples.first(data, data.validation, config.measurement.examples),
                     measurement=config.measurement,
                     governor=config.governor,
                     seed=seed,
@@ -212,7 +211,7 @@ class EpisodeRuntime(HostRuntime):
         counted = nullcontext() if self._flops is None else self._flops.epoch(self.organism.model)
         with keyed_randomness(derived_seed(self.seed, LAYERS, self.epoch), self.device), counted:
             result = self._trainer.train(self._plan(), learning_rates(self.config, self.organism, self.epoch))
-        self.organism.model.epoch_elapsed()
+        self.organism.model.growth.count_epoch()
         return result
 
     def run_without_policy(self) -> Iterator[Measurement]:

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from esper_ray.kasmina.lifecycle.commands import lifecycle_command, logged
 from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import Action, LifecycleOp
 from esper_ray.leyline.records import Event
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 def execute(

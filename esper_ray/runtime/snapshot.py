@@ -1,6 +1,6 @@
 """Snapshot of an unfinished episode, and its encoding as a blob of tensors and JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from pydantic import ConfigDict
 from torch import Tensor
 
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.kasmina.network.growth import GrowthRecord
 from esper_ray.kasmina.optimizer import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
@@ -18,7 +19,6 @@ from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.records import Measurement
 from esper_ray.simic.live.engine import SavedRewards
 from esper_ray.tolaria.governor import GovernorState
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 
 class EpisodeStateError(UserError, ValueError):
@@ -109,14 +109,8 @@ def pack(state: EpisodeSnapshot) -> bytes:
     Raises:
         EpisodeStateError: if a tensor of the host cannot be written exactly, such as a sparse one; with its name.
     """
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, Any] = {}
-    for owner, snapshot in (("now", state.organism), ("trusted", state.trusted.organism)):
-        tensors |= prefixed(f"{owner}/model/", snapshot.tensors)
-        for name, slots in snapshot.optimizer.items():
-            for key, value in slots.items():
-                (tensors if isinstance(value, Tensor) else plain)[f"{owner}/optimizer/{name}/{key}"] = value
     trusted = state.trusted
+    tensors, plain = flattened(state.organism, trusted.organism)
     text = _Text(
         digest=state.digest,
         data=state.data,
@@ -127,7 +121,7 @@ def pack(state: EpisodeSnapshot) -> bytes:
         trusted_growth=trusted.organism.growth,
         trusted_seeds=trusted.seeds,
         trusted_measured=trusted.measured,
-        plain=dict(sorted(plain.items())),
+        plain=plain,
         optimizer=sorted(name for name in tensors if "/optimizer/" in name),
     )
     return SNAPSHOT.encode(dict(sorted(tensors.items())), text.model_dump(mode="json"))
@@ -152,13 +146,15 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
         )
     if text.data != data:
         raise EpisodeStateError(f"the episode has data {text.data[:12]}, the environment has data {data[:12]}")
-    _check_names(saved.tensors, text)
+    strange = strange_names(saved.tensors, text.optimizer, text.plain)
+    if strange:
+        raise EpisodeStateError(f"the saved episode is damaged: tensor {strange[0]} is missing or has no place")
     moved = {name: tensor.to(device) for name, tensor in saved.tensors.items()} | text.plain
-    trusted = _snapshot("trusted", text.trusted_growth, moved)
+    trusted = organism_snapshot("trusted", text.trusted_growth, moved)
     return EpisodeSnapshot(
         play=text.play,
         life=text.life,
-        organism=_snapshot("now", text.growth, moved),
+        organism=organism_snapshot("now", text.growth, moved),
         trusted=TrustedState(trusted, text.trusted_seeds, text.trusted_measured),
         generator=text.generator,
         digest=text.digest,
@@ -166,20 +162,34 @@ def unpack(blob: bytes, digest: str, data: str, device: torch.device) -> Episode
     )
 
 
-def _check_names(tensors: Mapping[str, Tensor], text: _Text) -> None:
+def flattened(now: OrganismSnapshot, trusted: OrganismSnapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and plain values of two snapshots by name, the present one under ``now``."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for owner, snapshot in (("now", now), ("trusted", trusted)):
+        tensors |= prefixed(f"{owner}/model/", snapshot.tensors)
+        for name, slots in snapshot.optimizer.items():
+            for key, value in slots.items():
+                (tensors if isinstance(value, Tensor) else plain)[f"{owner}/optimizer/{name}/{key}"] = value
+    return tensors, dict(sorted(plain.items()))
+
+
+def strange_names(tensors: Collection[str], optimizer: Collection[str], plain: Collection[str]) -> list[str]:
+    """Names without an owner, and differences to the optimizer states that were written.
+
+    Args:
+        tensors: names of the tensors that were read.
+        optimizer: names of the tensors of optimizer states that were written.
+        plain: names of the other values of optimizer states.
     """
-    Raises:
-        EpisodeStateError: if a tensor has no owner, or the optimizer states are not those that were written.
-    """
-    optimizer = {name for name in tensors if name.startswith(("now/optimizer/", "trusted/optimizer/"))}
+    own = {name for name in tensors if name.startswith(("now/optimizer/", "trusted/optimizer/"))}
     model = {name for name in tensors if name.startswith(("now/model/", "trusted/model/"))}
-    strange = sorted(tensors.keys() - optimizer - model | optimizer ^ set(text.optimizer))
-    strange += [name for name in text.plain if name.count("/") < 3 or name in tensors]
-    if strange:
-        raise EpisodeStateError(f"the saved episode is damaged: tensor {strange[0]} is missing or has no place")
+    strange = sorted(set(tensors) - own - model | own ^ set(optimizer))
+    return strange + [name for name in plain if name.count("/") < 3 or name in tensors]
 
 
-def _snapshot(owner: str, growth: GrowthRecord, values: Mapping[str, Any]) -> OrganismSnapshot:
+def organism_snapshot(owner: str, growth: GrowthRecord, values: Mapping[str, Any]) -> OrganismSnapshot:
+    """The snapshot of ``owner`` among the ``values`` of :func:`flattened`."""
     optimizer: dict[str, ParameterState] = {}
     for name, value in under(f"{owner}/optimizer/", values).items():
         parameter, key = name.rsplit("/", 1)

@@ -62,10 +62,10 @@ def check_snapshot(state: EpisodeSnapshot, config: RunConfig, organism: Organism
         ValueError: with the place, the value and the constraint.
     """
     slots = organism.model.slot_ids
-    _check_life(state.life, config, slots)
+    check_life(state.life, config.episode_length, config.governor.window, slots)
     _check_growth(state)
     for place, measured in (("measured", state.life.measured), ("trusted", state.trusted.measured)):
-        _check_measurement(place, measured, slots, examples)
+        check_measurement(place, measured, slots, examples)
     _check_play(state.play, state.life)
     _check_rewards(state.play.rewards, state.life, config, slots)
     for owner, snapshot in (("now", state.organism), ("trusted", state.trusted.organism)):
@@ -73,75 +73,89 @@ def check_snapshot(state: EpisodeSnapshot, config: RunConfig, organism: Organism
     _check_seeds(state)
 
 
-def _check_life(life: LifeProgress, config: RunConfig, slots: Sequence[str]) -> None:
+def check_life(life: LifeProgress, epochs: int, window: int, slots: Sequence[str]) -> None:
+    """Check that a network can have this progress.
+
+    Args:
+        epochs: length of the episode.
+        window: number of epochs in the statistics of the governor.
+
+    Raises:
+        ValueError: with the place, the value and the constraint.
+    """
     governor = life.governor
-    _require(life.seed >= 0, "seed", life.seed, "at least 0")
-    _require(0 <= life.epoch <= config.episode_length, "epoch", life.epoch, f"in [0, {config.episode_length}]")
-    _require(0 <= life.since_snapshot <= life.epoch, "since_snapshot", life.since_snapshot, f"in [0, {life.epoch}]")
+    require(life.seed >= 0, "seed", life.seed, "at least 0")
+    require(0 <= life.epoch <= epochs, "epoch", life.epoch, f"in [0, {epochs}]")
+    require(0 <= life.since_snapshot <= life.epoch, "since_snapshot", life.since_snapshot, f"in [0, {life.epoch}]")
     _percentages("first_accuracy_pp", [life.first_accuracy_pp])
-    _require(set(life.seeds.entries) <= set(slots), "seeds", sorted(life.seeds.entries), f"among {', '.join(slots)}")
-    same = len(governor.losses) == len(governor.accuracies_pp) <= config.governor.window
-    _require(same, "governor.losses", len(governor.losses), "as many as accuracies, within the window")
+    require(set(life.seeds.entries) <= set(slots), "seeds", sorted(life.seeds.entries), f"among {', '.join(slots)}")
+    same = len(governor.losses) == len(governor.accuracies_pp) <= window
+    require(same, "governor.losses", len(governor.losses), "as many as accuracies, within the window")
     _finite("governor.losses", governor.losses)
     _percentages("governor.accuracies_pp", governor.accuracies_pp)
-    _require(governor.suspicions >= 0, "governor.suspicions", governor.suspicions, "at least 0")
+    require(governor.suspicions >= 0, "governor.suspicions", governor.suspicions, "at least 0")
 
 
 def _check_growth(state: EpisodeSnapshot) -> None:
     seed, epoch = derived_seed(state.life.seed, GROWTH_STREAM), state.life.epoch
     for place, growth in (("growth", state.organism.growth), ("trusted_growth", state.trusted.organism.growth)):
-        _require(growth.seed == seed, f"{place}.seed", growth.seed, f"{seed}, which follows from that of the episode")
-        _require(0 <= growth.epoch <= epoch, f"{place}.epoch", growth.epoch, f"in [0, {epoch}]")
+        require(growth.seed == seed, f"{place}.seed", growth.seed, f"{seed}, which follows from that of the episode")
+        require(0 <= growth.epoch <= epoch, f"{place}.epoch", growth.epoch, f"in [0, {epoch}]")
     present = state.organism.growth.epoch
-    _require(state.play.over or present == epoch, "growth.epoch", present, f"{epoch}, as the episode's")
+    require(state.play.over or present == epoch, "growth.epoch", present, f"{epoch}, as the episode's")
 
 
-def _check_measurement(place: str, measured: Measurement, slots: Sequence[str], examples: int) -> None:
+def check_measurement(place: str, measured: Measurement, slots: Sequence[str], examples: int) -> None:
+    """Check that a measurement on ``examples`` examples agrees with itself.
+
+    Raises:
+        ValueError: with the place, the value and the constraint.
+    """
     players = measured.players
     _finite(f"{place}.loss", [measured.loss])
     _percentages(f"{place}.accuracy_pp", [measured.accuracy_pp])
-    _require(measured.examples == examples, f"{place}.examples", measured.examples, f"{examples}")
+    require(measured.examples == examples, f"{place}.examples", measured.examples, f"{examples}")
     ordered = tuple(slot for slot in slots if slot in players)
-    _require(players == ordered, f"{place}.players", players, f"some of {', '.join(slots)}, in this order")
-    _require(
+    require(players == ordered, f"{place}.players", players, f"some of {', '.join(slots)}, in this order")
+    require(
         bool(players) == bool(measured.coalitions), f"{place}.coalitions", len(measured.coalitions), "those of players"
     )
     for coalition in measured.coalitions:
         name = f"{place}.coalitions {sorted(coalition.members)}"
-        _require(coalition.members <= set(players), name, sorted(coalition.members), f"among {', '.join(players)}")
+        require(coalition.members <= set(players), name, sorted(coalition.members), f"among {', '.join(players)}")
         if coalition.scores is not None:
-            _require(len(coalition.scores) == examples, f"{name}.scores", len(coalition.scores), f"{examples} numbers")
+            require(len(coalition.scores) == examples, f"{name}.scores", len(coalition.scores), f"{examples} numbers")
             mean_pp = 100.0 * float(coalition.scores.sum(dtype=np.float64)) / examples
-            _require(coalition.accuracy_pp == mean_pp, f"{name}.accuracy_pp", coalition.accuracy_pp, f"{mean_pp}")
+            require(coalition.accuracy_pp == mean_pp, f"{name}.accuracy_pp", coalition.accuracy_pp, f"{mean_pp}")
     full = measured.coalition(frozenset(players))
     if players:
         accuracy_pp = None if full is None else full.accuracy_pp
-        _require(accuracy_pp == measured.accuracy_pp, f"{place}.accuracy_pp", measured.accuracy_pp, f"{accuracy_pp}")
+        require(accuracy_pp == measured.accuracy_pp, f"{place}.accuracy_pp", measured.accuracy_pp, f"{accuracy_pp}")
     for order in measured.orders:
-        _require(sorted(order) == sorted(players), f"{place}.orders", order, f"an order of {', '.join(players)}")
+        require(sorted(order) == sorted(players), f"{place}.orders", order, f"an order of {', '.join(players)}")
 
 
 def _check_play(play: PlayProgress, life: LifeProgress) -> None:
     epoch = life.epoch
-    _require(0 <= play.illegal_actions <= epoch, "illegal_actions", play.illegal_actions, f"in [0, {epoch}]")
+    require(0 <= play.illegal_actions <= epoch, "illegal_actions", play.illegal_actions, f"in [0, {epoch}]")
     operations = [int(operation) for operation in LifecycleOp]
-    _require(play.last_operation in operations, "last_operation", play.last_operation, f"one of {operations}")
+    require(play.last_operation in operations, "last_operation", play.last_operation, f"one of {operations}")
     last = play.last_intervention
-    _require(last is None or 0 <= last < epoch, "last_intervention", last, f"below {epoch}")
+    require(last is None or 0 <= last < epoch, "last_intervention", last, f"below {epoch}")
     steps = min(epoch + 1, HISTORY)
     for place, history, present in (
         ("losses", play.losses, life.measured.loss),
         ("accuracies_pp", play.accuracies_pp, life.measured.accuracy_pp),
     ):
-        _require(len(history) == steps, place, len(history), f"{steps} numbers after {epoch} epochs")
-        _require(history[-1] == present, f"{place}.{steps - 1}", history[-1], f"{present}, as measured")
+        require(len(history) == steps, place, len(history), f"{steps} numbers after {epoch} epochs")
+        require(history[-1] == present, f"{place}.{steps - 1}", history[-1], f"{present}, as measured")
     _finite("losses", play.losses)
     _percentages("accuracies_pp", play.accuracies_pp)
 
 
 def _check_rewards(rewards: SavedRewards, life: LifeProgress, config: RunConfig, slots: Sequence[str]) -> None:
     length, accounts = config.episode_length, rewards.accounts
-    _require(
+    require(
         len(rewards.control_pp) == (length + 1 if needs_control(config.reward) else 0),
         "rewards.control_pp",
         len(rewards.control_pp),
@@ -149,20 +163,18 @@ def _check_rewards(rewards: SavedRewards, life: LifeProgress, config: RunConfig,
     )
     _percentages("rewards.control_pp", rewards.control_pp)
     known = len(accounts.accuracies_pp)
-    _require(known == life.epoch + 1, "accounts.accuracies_pp", known, f"{life.epoch + 1} after {life.epoch} epochs")
+    require(known == life.epoch + 1, "accounts.accuracies_pp", known, f"{life.epoch + 1} after {life.epoch} epochs")
     _percentages("accounts.accuracies_pp", accounts.accuracies_pp)
-    _require(set(accounts.slots) <= set(slots), "accounts.slots", sorted(accounts.slots), f"among {', '.join(slots)}")
+    require(set(accounts.slots) <= set(slots), "accounts.slots", sorted(accounts.slots), f"among {', '.join(slots)}")
     for slot, account in accounts.slots.items():
         steps = [account.germinated_step, account.operated_step, account.held_step, account.committed_step]
         steps += [boost.cause_step for boost in account.boosts.values()]
         possible = all(step is None or 0 <= step < life.epoch for step in steps)
-        _require(possible, f"accounts.slots.{slot} steps", steps, f"below {life.epoch}")
-        _require(
-            all(boost.steps > 0 for boost in account.boosts.values()), f"{slot}.boosts", account.boosts, "measured"
-        )
+        require(possible, f"accounts.slots.{slot} steps", steps, f"below {life.epoch}")
+        require(all(boost.steps > 0 for boost in account.boosts.values()), f"{slot}.boosts", account.boosts, "measured")
     for entry in rewards.entries:
-        _require(0 <= entry.step < life.epoch, "rewards.entries step", entry.step, f"below {life.epoch}")
-        _require(entry.slot is None or entry.slot in slots, "rewards.entries slot", entry.slot, "one of the network")
+        require(0 <= entry.step < life.epoch, "rewards.entries step", entry.step, f"below {life.epoch}")
+        require(entry.slot is None or entry.slot in slots, "rewards.entries slot", entry.slot, "one of the network")
 
 
 def _check_seeds(state: EpisodeSnapshot) -> None:
@@ -172,9 +184,9 @@ def _check_seeds(state: EpisodeSnapshot) -> None:
     states, accounts = state.organism.growth.states, state.play.rewards.accounts.slots
     live = {slot: seed.seed_id for slot, seed in states.items() if seed is not None and seed.stage in WITH_MODULE}
     measured = {slot: entry.seed_id for slot, entry in state.life.seeds.entries.items()}
-    _require(measured == live, "seeds", measured, f"{live}, as in the network")
+    require(measured == live, "seeds", measured, f"{live}, as in the network")
     known = {slot: accounts[slot].seed_id for slot in live if slot in accounts}
-    _require(known == live, "accounts.slots", known, f"{live}, as in the network")
+    require(known == live, "accounts.slots", known, f"{live}, as in the network")
 
 
 def _check_organism(owner: str, snapshot: OrganismSnapshot, organism: Organism, *, adam: bool) -> None:
@@ -183,10 +195,10 @@ def _check_organism(owner: str, snapshot: OrganismSnapshot, organism: Organism, 
     for name, state in snapshot.optimizer.items():
         parameter, place, host = parameters[name], f"{owner} optimizer state of {name}", name.startswith("host.")
         keys = frozenset(state)
-        _require(keys == ADAM_KEYS if adam else keys == {"momentum_buffer"}, place, sorted(keys), "complete")
+        require(keys == ADAM_KEYS if adam else keys == {"momentum_buffer"}, place, sorted(keys), "complete")
         for key, value in state.items():
             if not isinstance(value, Tensor):
-                _require(value is None and not adam, f"{place} {key}", value, "a tensor")
+                require(value is None and not adam, f"{place} {key}", value, "a tensor")
                 continue
             spec = TensorSpec(dtype_name(parameter), tuple(parameter.shape), finite=host)
             if key == "step":
@@ -196,19 +208,24 @@ def _check_organism(owner: str, snapshot: OrganismSnapshot, organism: Organism, 
                 raise ValueError(f"{place}: {key} {problem}")
     for name, tensor in snapshot.tensors.items():
         if name in parameters and name.startswith("host."):
-            _require(bool(tensor.isfinite().all()), f"{owner} tensor {name}", "not finite", "finite")
+            require(bool(tensor.isfinite().all()), f"{owner} tensor {name}", "not finite", "finite")
 
 
 def _finite(place: str, values: Sequence[float]) -> None:
     for value in values:
-        _require(isfinite(value), place, value, "finite")
+        require(isfinite(value), place, value, "finite")
 
 
 def _percentages(place: str, values: Sequence[float]) -> None:
     for value in values:
-        _require(0.0 <= value <= 100.0, place, value, "in [0, 100]")
+        require(0.0 <= value <= 100.0, place, value, "in [0, 100]")
 
 
-def _require(holds: bool, place: str, value: object, rule: str) -> None:
+def require(holds: bool, place: str, value: object, rule: str) -> None:
+    """Raise an error if ``value`` at ``place`` breaks ``rule``.
+
+    Raises:
+        ValueError: with the place, the value and the constraint.
+    """
     if not holds:
         raise ValueError(f"{place} is {value!r}, it must be {rule}")

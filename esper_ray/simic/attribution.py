@@ -1,31 +1,19 @@
 """Attribution of accuracy to seeds from measured coalitions, in percentage points.
 
-Every quantity here is a weighted sum of coalitions' accuracies. All coalitions were measured on the same examples, so
-its standard error is that of the same sum of single examples' scores. A quantity that needs an unmeasured coalition is
-:class:`~esper_ray.leyline.records.Unmeasured`.
+Leave-one-out contributions and interactions of pairs are in :mod:`esper_ray.leyline.contributions`.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from math import factorial, sqrt
 from statistics import fmean, stdev
 
-import numpy as np
-from numpy.typing import NDArray
+from esper_ray.leyline.contributions import EMPTY, CoalitionWeights, weighted_accuracy
+from esper_ray.leyline.records import Attribution, Estimate, Measurement, Members, Unmeasured
 
-from esper_ray.leyline.records import Attribution, Coalition, Estimate, Measurement, Members, Unmeasured
-
-CoalitionWeights = Mapping[Members, float]
-EMPTY: Members = frozenset()
 REGIME_PP, RECOVERY = 0.5, 0.001
 """Interaction above which two seeds are dependent; change per step that counts as recovery."""
-
-
-def leave_one_out(measured: Measurement) -> dict[str, Attribution]:
-    """Leave-one-out contribution of each player."""
-    everyone = frozenset(measured.players)
-    return {slot: _estimate(measured, {everyone: 1.0, everyone - {slot}: -1.0}) for slot in measured.players}
 
 
 def shapley_values(measured: Measurement, players: Members | None = None) -> dict[str, Attribution]:
@@ -44,31 +32,8 @@ def shapley_values(measured: Measurement, players: Members | None = None) -> dic
     ordered = [slot for slot in measured.players if slot in subset]
     orders = [order for order in measured.orders if frozenset(order) == subset]
     if not orders or all(measured.coalition(members) for members in _subsets(ordered)):
-        return {slot: _estimate(measured, _shapley_weights(slot, ordered)) for slot in ordered}
+        return {slot: weighted_accuracy(measured, _shapley_weights(slot, ordered)) for slot in ordered}
     return {slot: _sampled(measured, slot, orders) for slot in ordered}
-
-
-def pair_interactions(measured: Measurement) -> dict[Members, Attribution]:
-    """Interaction ``f({i,j}) - f({i}) - f({j}) + f({})`` of each pair of players."""
-    return {
-        frozenset(pair): _estimate(
-            measured,
-            {frozenset(pair): 1.0, frozenset({pair[0]}): -1.0, frozenset({pair[1]}): -1.0, EMPTY: 1.0},
-        )
-        for pair in combinations(measured.players, 2)
-    }
-
-
-def interaction_sums(measured: Measurement) -> dict[str, float]:
-    """Sum of each player's pair interactions, if all its pairs were measured."""
-    interactions = {
-        pair: interaction.value_pp
-        for pair, interaction in pair_interactions(measured).items()
-        if isinstance(interaction, Estimate)
-    }
-    partners = len(measured.players) - 1
-    by_slot = {slot: [value for pair, value in interactions.items() if slot in pair] for slot in measured.players}
-    return {slot: sum(values) for slot, values in by_slot.items() if len(values) == partners}
 
 
 def mean_marginals(measured: Measurement) -> dict[str, float]:
@@ -135,8 +100,8 @@ def _order_weights(slot: str, orders: Sequence[Sequence[str]]) -> CoalitionWeigh
 
 def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) -> Attribution:
     """Mean over ``orders``, each of which is followed by its reverse."""
-    estimate = _estimate(measured, _order_weights(slot, orders))
-    pairs = [_estimate(measured, _order_weights(slot, orders[i : i + 2])) for i in range(0, len(orders), 2)]
+    estimate = weighted_accuracy(measured, _order_weights(slot, orders))
+    pairs = [weighted_accuracy(measured, _order_weights(slot, orders[i : i + 2])) for i in range(0, len(orders), 2)]
     values = [pair.value_pp for pair in pairs if isinstance(pair, Estimate)]
     if isinstance(estimate, Unmeasured):
         return estimate
@@ -144,24 +109,3 @@ def _sampled(measured: Measurement, slot: str, orders: Sequence[Sequence[str]]) 
         return Estimate(estimate.value_pp)  # the spread between orders is unknown
     spread = stdev(values) / sqrt(len(values))
     return Estimate(estimate.value_pp, sqrt(estimate.error_pp**2 + spread**2))
-
-
-def _estimate(measured: Measurement, weights: CoalitionWeights) -> Attribution:
-    """Weighted sum of accuracies, with a paired standard error if example scores exist."""
-    coalitions: dict[Members, Coalition] = {}
-    for members in weights:
-        coalition = measured.coalition(members)
-        if coalition is not None:
-            coalitions[members] = coalition
-    missing = [members for members in weights if members not in coalitions]
-    if missing:
-        return Unmeasured(tuple(missing))
-    value = sum(weight * coalitions[members].accuracy_pp for members, weight in weights.items())
-    single: NDArray[np.float64] | float = 0.0
-    for members, weight in weights.items():
-        scores = coalitions[members].scores
-        if scores is None:
-            return Estimate(value)
-        single = single + weight * scores.astype(np.float64)
-    assert isinstance(single, np.ndarray)  # there is at least one weight
-    return Estimate(value, float(100.0 * single.std() / np.sqrt(len(single))))

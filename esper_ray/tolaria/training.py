@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from esper_ray.kasmina.network.growth import HOST_GROUP
-from esper_ray.kasmina.organism import Organism
-from esper_ray.tolaria.data import Dataset, EpochPlan
-from esper_ray.tolaria.data.dataset import moved
-from esper_ray.tolaria.measurement.gradients import (
+from esper_ray.kasmina.measurement.gradients import (
     GradientStatistics,
     clipped_norms,
     elements_with_gradient,
     epoch_statistics,
     host_gradient_rms,
 )
+from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.organism import Organism
+from esper_ray.tolaria.data import Dataset, EpochPlan
+from esper_ray.tolaria.data.dataset import moved
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -79,6 +79,7 @@ class Trainer:
             runner: runner of the steps; default: eager.
         """
         self.organism, self.data, self.settings = organism, data, settings
+        organism.optimizer.watches = []  # this trainer sums the norms itself, within captured graphs too
         self.runner = runner or EagerRunner()
         self._structure: Hashable = None
         self._parameters: list[nn.Parameter] = []

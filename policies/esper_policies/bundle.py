@@ -27,6 +27,8 @@ from esper_ray.leyline.files.validation import validated
 from esper_ray.leyline.observation import observation_names
 
 EXTENSION = ".esper"
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the bundles that ship, each with a card."""
 
 
 class BundleError(UserError, ValueError):
@@ -126,6 +128,16 @@ def check_blueprints(learned: GrowthConfig, growth: GrowthConfig) -> None:
                 f"has {present!r} there; set growth.blueprints.{blueprint.id}={trained}, or train a policy with "
                 f"{present!r}"
             )
+
+
+def pretrained_names() -> list[str]:
+    """Names of the bundles that ship."""
+    return sorted(path.stem for path in PRETRAINED.glob(f"*{EXTENSION}"))
+
+
+def pretrained_path(name: str) -> Path | None:
+    """File of the bundle that ships under ``name``; ``None`` if there is none."""
+    return PRETRAINED / f"{name}{EXTENSION}" if name in pretrained_names() else None
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

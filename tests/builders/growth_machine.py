@@ -168,7 +168,7 @@ class Growing(RuleBasedStateMachine):
                     ramp = ramp.retargeted(before.target, before.tempo, before.style.curve, ramp.steepness)
                 assert after.alpha.alpha == ramp.ticked().alpha
             self.check_optimizer_state(optimizer_state)
-            self.model.epoch_elapsed()
+            self.model.growth.count_epoch()
 
     @rule(count=st.integers(1, 2))
     def train(self, count):

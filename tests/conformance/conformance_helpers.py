@@ -6,6 +6,8 @@ from math import sqrt
 import numpy as np
 from conformance_steps import GAMMA
 
+from esper_ray.kasmina.measurement.coalition_sampling import EXACT_PLAYERS
+from esper_ray.leyline import contributions
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import RewardConfig
 from esper_ray.leyline.records import Coalition, Estimate, Measurement
@@ -13,7 +15,6 @@ from esper_ray.leyline.stages import Stage
 from esper_ray.simic import attribution
 from esper_ray.simic.rewards import bonuses, costs, credit, operations, shaping
 from esper_ray.simic.running_moments import Moments
-from esper_ray.tolaria.measurement.coalition_sampling import EXACT_PLAYERS
 
 
 def _timing(given, constants):
@@ -144,11 +145,11 @@ LARGEST_MATRIX = 3
 def _matrix(given):
     """Attribution of a table of coalitions, without unmeasured values."""
     measured = measurement_of(given)
-    pairs = attribution.pair_interactions(measured)
+    pairs = contributions.pair_interactions(measured)
     named = {"|".join(sorted(pair)): found.value_pp for pair, found in pairs.items() if isinstance(found, Estimate)}
     shapley = _values(attribution.shapley_values(measured))
     found = {
-        "leave_one_out": _values(attribution.leave_one_out(measured)),
+        "leave_one_out": _values(contributions.leave_one_out(measured)),
         "marginal": attribution.mean_marginals(measured),
         "interactions": named if len(measured.players) <= LARGEST_MATRIX else {},
     }
@@ -165,7 +166,7 @@ def _pair(given):
     masks = ([False, False], [True, False], [False, True], [True, True])
     rows = [{"mask": mask, "acc": acc} for mask, acc in zip(masks, (none, one, other, both), strict=True)]
     measured = measurement_of({"slot_ids": ["a", "b"], "accuracies": rows})
-    return {"value": attribution.pair_interactions(measured)[frozenset("ab")].value_pp}
+    return {"value": contributions.pair_interactions(measured)[frozenset("ab")].value_pp}
 
 
 def _regime(given):

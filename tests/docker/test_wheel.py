@@ -55,6 +55,15 @@ def test_a_wheel_holds_our_three_packages(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"esper_ray", "esper_actors", "esper_policies"}
 
 
+def test_a_wheel_holds_the_bundles_that_ship_and_their_cards(installed, tmp_path):
+    code = "from esper_policies.bundle import load_bundle, pretrained_names, pretrained_path as path; "
+    code += "print(*(f'{name} {load_bundle(path(name)).manifest.parameters}' for name in pretrained_names()))"
+    name, parameters = run(installed, tmp_path, "-c", code).split()
+    assert name == "tamiyo"
+    assert int(parameters) > 0
+    assert (installed / "esper_policies" / "pretrained" / "tamiyo.md").is_file()
+
+
 def test_a_wheel_works_in_an_empty_folder(installed, tmp_path):
     file, name = run(installed, tmp_path, "-c", IMPORTS).split()
     assert file.startswith(str(installed))

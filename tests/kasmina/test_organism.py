@@ -58,7 +58,7 @@ def test_the_optimizer_holds_exactly_the_trainable_parameters_after_every_operat
     assert_consistent(organism)
     for _ in range(10):
         organism.model.tick()
-        organism.model.epoch_elapsed()
+        organism.model.growth.count_epoch()
         assert_consistent(organism)
     assert organism.model.states["r0c1"] is None
     assert organism.optimizer.group_names == ["host"]
@@ -260,7 +260,7 @@ def test_another_organism_seed_slot_or_count_gives_other_weights():
     order(organism, "r0c0", Prune(0))
     for _ in range(7):
         organism.model.tick()
-        organism.model.epoch_elapsed()
+        organism.model.growth.count_epoch()
     assert organism.model.growth.next_seed_id("r0c0") == "r0c0-2"
     germinate(organism, "r0c0")
     drawn_weights = [first, weights(organism, "r1c0"), weights(reseeded, "r0c0"), weights(organism, "r0c0")]
@@ -281,7 +281,7 @@ def test_an_elapsed_epoch_is_counted_once_for_every_occupied_slot():
     organism = make_organism()
     grow(organism, "r0c0", Stage.HOLDING)
     germinate(organism, "r1c0")
-    organism.model.epoch_elapsed()
+    organism.model.growth.count_epoch()
     assert [None if s is None else (s.ticks_in_stage, s.age) for s in organism.model.states.values()] == [
         (1, 1),
         None,

@@ -43,7 +43,7 @@ def change_everything(organism):
     organism.model.execute("r1c0", Prune(0))
     for _ in range(7):
         organism.model.tick()
-        organism.model.epoch_elapsed()
+        organism.model.growth.count_epoch()
     grow(organism, "r1c0", Stage.FOSSILIZED)
     germinate(organism, "r0c1", "bottleneck")
     train(organism, 4, seed=77)
@@ -75,7 +75,7 @@ def test_a_restored_organism_continues_bit_for_bit_as_an_undisturbed_one(freeze)
         losses = train(organism, 3, seed=5)
         for _ in range(12):
             organism.model.tick()
-            organism.model.epoch_elapsed()
+            organism.model.growth.count_epoch()
         germinate(organism, "r1c0")
         losses += train(organism, 2, seed=6)
         futures.append((losses, fingerprint(organism)))

@@ -8,8 +8,8 @@ from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner
 from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import make_environment
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.leyline.actions import Action, Blueprint
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 pytestmark = pytest.mark.integration
 

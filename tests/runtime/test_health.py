@@ -18,6 +18,7 @@ from esper_ray.tolaria.assembly import ConfiguredHost
 from esper_ray.tolaria.device_memory import DeviceMemoryError
 from esper_ray.tolaria.governor import Governor, HealthVerdict
 from esper_ray.tolaria.tasks import load_task
+from esper_ray.tolaria.validation import SplitExamples
 
 SLOTS = ["r0c0", "r0c1", "r0c2", "r1c0", "r1c1"]
 SMALL = {
@@ -39,7 +40,8 @@ def runtime_of(**changes):
 def monitor_of(runtime, **settings):
     """Another monitor of the network and data of ``runtime``."""
     options = {"measurement": MeasurementConfig(), "governor": GovernorConfig(snapshot_every=1)} | settings
-    return HealthMonitor(runtime.organism, runtime.data, runtime.data.validation, seed=3, epochs=6, **options)
+    examples = SplitExamples.first(runtime.data, runtime.data.validation)
+    return HealthMonitor(runtime.organism, examples, seed=3, epochs=6, **options)
 
 
 def tensors(runtime):

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from esper_ray.kasmina.measurement.coalition_sampling import chosen_coalitions
+from esper_ray.leyline import contributions
+from esper_ray.leyline.contributions import interaction_sums
 from esper_ray.leyline.records import Coalition, Estimate, Measurement, Unmeasured
 from esper_ray.simic import attribution
-from esper_ray.simic.attribution import interaction_sums, total_improvement
-from esper_ray.tolaria.measurement.coalition_sampling import chosen_coalitions
+from esper_ray.simic.attribution import total_improvement
 
 SLOTS = ("r0c0", "r0c1", "r0c2", "r1c0")
 
@@ -21,7 +23,7 @@ def values(found):
 
 
 def leave_one_out(measured):
-    return values(attribution.leave_one_out(measured))
+    return values(contributions.leave_one_out(measured))
 
 
 def shapley_values(measured):
@@ -29,7 +31,7 @@ def shapley_values(measured):
 
 
 def pair_interactions(measured):
-    return values(attribution.pair_interactions(measured))
+    return values(contributions.pair_interactions(measured))
 
 
 def subsets(players):
@@ -162,8 +164,8 @@ def test_a_missing_coalition_gives_unmeasured_with_its_name():
     partial = Measurement(1.0, 20.0, 400, (A, B), TWO.coalitions[1:])
     empty_coalition = Unmeasured((frozenset(),))
     assert attribution.shapley_values(partial) == {A: empty_coalition, B: empty_coalition}
-    assert attribution.pair_interactions(partial) == {frozenset({A, B}): empty_coalition}
-    assert attribution.leave_one_out(partial) == {A: Estimate(9.0), B: Estimate(6.0)}
+    assert contributions.pair_interactions(partial) == {frozenset({A, B}): empty_coalition}
+    assert contributions.leave_one_out(partial) == {A: Estimate(9.0), B: Estimate(6.0)}
 
 
 def test_players_of_missing_coalitions_are_left_out():
@@ -195,9 +197,9 @@ def test_paired_errors_by_hand():
     scores = np.array([[1, 0, 1, 0], [0, 0, 1, 1]], dtype=np.float32)
     table = (Coalition(frozenset(), 50.0, scores[1]), Coalition(frozenset({A}), 50.0, scores[0]))
     measured = Measurement(1.0, 50.0, 4, (A,), table)
-    error = attribution.leave_one_out(measured)[A].error_pp
+    error = contributions.leave_one_out(measured)[A].error_pp
     assert error == pytest.approx(100.0 * math.sqrt(0.5) / 2.0)
-    assert attribution.leave_one_out(TWO)[A].error_pp is None
+    assert contributions.leave_one_out(TWO)[A].error_pp is None
 
 
 def test_errors_of_shapley_values_and_interactions_are_paired_too():
@@ -211,7 +213,7 @@ def test_errors_of_shapley_values_and_interactions_are_paired_too():
     estimate = attribution.shapley_values(measured)[A]
     assert estimate.value_pp == pytest.approx(100 * single.mean())
     assert estimate.error_pp == pytest.approx(100 * single.std() / math.sqrt(50))
-    pair = attribution.pair_interactions(measured)[frozenset({A, B})]
+    pair = contributions.pair_interactions(measured)[frozenset({A, B})]
     assert pair.error_pp == pytest.approx(100 * (both - a - b + none).std() / math.sqrt(50))
 
 

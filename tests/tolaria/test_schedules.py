@@ -52,10 +52,10 @@ def test_each_group_has_its_own_rate(config, grow):
     organism = grow()
     organism.model.germinate("r0c1", "norm")
     for _ in range(3):
-        organism.model.epoch_elapsed()  # waiting to be trained uses nothing up
+        organism.model.growth.count_epoch()  # waiting to be trained uses nothing up
     organism.model.advance("r0c1")
     chosen = build(config.model_dump(), overrides)
     rates = learning_rates(chosen, organism, 1)
-    organism.model.epoch_elapsed()
+    organism.model.growth.count_epoch()
     assert learning_rates(chosen, organism, 1)["r0c1"] == pytest.approx([0.04 * 0.75, 0.04])
     assert rates == {"host": pytest.approx([0.075, 0.1]), "r0c1": pytest.approx([0.04 * 0.75 * 0.5, 0.04])}

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import Tensor
 
 from esper_actors.training.checkpoint import (
@@ -16,30 +15,27 @@ from esper_actors.training.checkpoint import (
     is_checkpoint_name,
     load_or_name_intact,
 )
-from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
-from esper_policies.bundle import BundleError, check_blueprints, check_topologies, load_bundle
-from esper_policies.heuristic import HeuristicPolicy
+from esper_policies.baselines import SchedulePolicy, ScriptLine
+from esper_policies.bundle import (
+    EXTENSION,
+    BundleError,
+    check_blueprints,
+    check_topologies,
+    load_bundle,
+    pretrained_names,
+    pretrained_path,
+)
+from esper_policies.scripts import BASELINES, SCRIPT_PREFIX, read_script
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.documents import DocumentError, parse_document
 from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
-from esper_ray.leyline.config.loading import ConfigError, read_bytes
 from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig, RunConfig
-from esper_ray.leyline.errors import UserError, shortened
+from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
-
-BASELINES: Mapping[str, Callable[[Limits, str], Policy]] = {
-    "heuristic": lambda limits, task: HeuristicPolicy(limits),
-    "random": lambda limits, task: RandomPolicy(),
-    "static": lambda limits, task: StaticPolicy(),
-    "schedule": lambda limits, task: SchedulePolicy(limits),
-    "oracle": OraclePolicy,
-}
-"""Constructors of the named policies, by name."""
 
 WIDE, SCRATCH = "wide-host", "from-scratch"
 UNSTEERED = (WIDE, SCRATCH)
@@ -115,11 +111,13 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
     """The candidate named ``name``, and the configuration of its training; ``None`` if unknown.
 
     Args:
-        name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``).
+        name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``),
+            or the name of a bundle that ships, ``tamiyo``.
             ``LABEL=...`` in front of any of them gives it another label.
 
     Raises:
         CandidateError: if there is no such policy, or its files cannot be used.
+        ScriptError: if the script cannot be used.
         CheckpointError: if its checkpoint cannot be used.
         BundleError: if the bundle cannot be used.
     """
@@ -130,19 +128,18 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
         raise CandidateError(f"{name}: {label!r} means another policy; choose another label")
     if what in BASELINES:
         return Candidate(label or what, baseline=what), None
-    if what.startswith("schedule:"):
-        return Candidate(label or Path(what).stem, script=_script(Path(what.removeprefix("schedule:")))), None
-    path = Path(what)
-    if path.suffix == ".esper":
+    if what.startswith(SCRIPT_PREFIX):
+        return Candidate(label or Path(what).stem, script=read_script(Path(what.removeprefix(SCRIPT_PREFIX)))), None
+    path = pretrained_path(what) or Path(what)
+    if path.suffix == EXTENSION:
         bundle = load_bundle(path)
         manifest = bundle.manifest
         learned = (manifest.topologies, manifest.provenance.task)
         name, growth = label or path.stem, manifest.growth
         return Candidate(name, config=manifest.policy, weights=bundle.weights, learned=learned, growth=growth), None
     if not path.exists():
-        raise CandidateError(
-            f"{unknown_name_message('policy', what, list(BASELINES))}, and there is no such file or directory"
-        )
+        names = [*BASELINES, *pretrained_names()]
+        raise CandidateError(f"{unknown_name_message('policy', what, names)}, and there is no such file or directory")
     return trained_candidate(path, label, lambda checkpoint: f"name {shlex.quote(str(checkpoint))} as the policy")
 
 
@@ -210,25 +207,3 @@ def _run_of(checkpoint: Path) -> RunDirectory:
             f"{checkpoint} is a checkpoint outside of its run directory, whose manifest has the policy's size; name "
             "the run directory, or a bundle that `esper export-policy` made of it"
         ) from error
-
-
-def _script(path: Path) -> tuple[ScriptLine, ...]:
-    try:
-        lines = parse_document(read_bytes(path), is_json=path.suffix == ".json").tree
-    except DocumentError as error:
-        place = path if error.line is None else f"{path}:{error.line}"
-        raise CandidateError(f"script {place} cannot be read: {error}") from error
-    except ConfigError as error:
-        raise CandidateError(f"script {path} cannot be read: {error}") from error
-    if not isinstance(lines, list):
-        raise CandidateError(f"script {path} must be a list of lines, got {type(lines).__name__}")
-    return tuple(_script_line(path, number, line) for number, line in enumerate(lines, start=1))
-
-
-def _script_line(path: Path, number: int, line: object) -> ScriptLine:
-    try:
-        return ScriptLine.model_validate(line)
-    except ValidationError as error:
-        problems = [(".".join(map(str, e["loc"])) or "the line", e["msg"], e["input"]) for e in error.errors()]
-        details = "; ".join(f"{key}: {message} (got {shortened(value)})" for key, message, value in problems)
-        raise CandidateError(f"script {path}, line {number}: {details}") from error

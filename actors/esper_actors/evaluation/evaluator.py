@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from esper_actors.evaluation.candidates import BASELINES, SCRATCH, UNSTEERED, WIDE, Candidate
+from esper_actors.evaluation.candidates import SCRATCH, UNSTEERED, WIDE, Candidate
 from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
+from esper_policies.scripts import BASELINES
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from esper_ray.leyline.contributions import leave_one_out, pair_interactions
 from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.records import Attribution, Estimate, Measurement, SlotReport
 from esper_ray.leyline.step_outcome import StepOutcome
-from esper_ray.simic.attribution import leave_one_out, pair_interactions, shapley_values
+from esper_ray.simic.attribution import shapley_values
 
 HOST_STATE = ("val_loss", "val_accuracy_pp", "committed_accuracy_pp", "total_parameters", "growth_ratio")
 

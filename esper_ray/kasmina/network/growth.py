@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import build_seed, is_built_in
 from esper_ray.kasmina.lifecycle import reducer
-from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, Refused, Rules, SeedState
+from esper_ray.kasmina.lifecycle.reducer import (
+    GateEvaluated,
+    LifecycleEvent,
+    Refused,
+    Rules,
+    SeedState,
+    StageChanged,
+)
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.gradmax import maximise_birth_gradient
@@ -70,7 +77,12 @@ class Outcome:
         )
 
     def __str__(self) -> str:
-        return "done" if self.success else f"no effect: {self.message}"
+        if self.success:
+            changes = ", ".join(str(event) for event in self.events if isinstance(event, StageChanged))
+            return f"done: {changes}" if changes else "done"
+        gates = [event.result for event in self.events if isinstance(event, GateEvaluated)]
+        unmeasured = any(check.value is None for gate in gates for check in gate.checks)
+        return f"no effect: {self.message}" + ("; model.measure(held_out) measures it" if unmeasured else "")
 
     @property
     def message(self) -> str:
@@ -215,7 +227,7 @@ class Growth:
                 self._note(slot, before, events)
         return happened
 
-    def epoch_elapsed(self) -> None:
+    def count_epoch(self) -> None:
         """Count one trained epoch for the model and every occupied slot."""
         self.epoch += 1
         for slot, state in self.states.items():

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.commitment import committed_players, committed_slots
+from esper_ray.leyline.contributions import pair_interactions
 from esper_ray.leyline.records import Estimate, SlotReport
 from esper_ray.leyline.stages import COMMITTED, PRUNABLE, Stage
-from esper_ray.simic.attribution import live_improvement, pair_interactions
+from esper_ray.simic.attribution import live_improvement
 from esper_ray.simic.live.state import Boost, SlotAccount
 from esper_ray.simic.live.step_context import StepContext, points
 from esper_ray.simic.rewards import bonuses, costs, credit, operations, terminal

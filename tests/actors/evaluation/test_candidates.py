@@ -9,11 +9,12 @@ import torch
 from checkpoint_builders import rewrite
 from learner_builders import small_config
 
-from esper_actors.evaluation.candidates import BASELINES, UNSTEERED, Candidate, CandidateError, load_candidate
+from esper_actors.evaluation.candidates import UNSTEERED, Candidate, CandidateError, load_candidate
 from esper_actors.training.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.baselines import OraclePolicy, RandomPolicy, SchedulePolicy, ScriptLine, StaticPolicy
 from esper_policies.heuristic import HeuristicPolicy
+from esper_policies.scripts import BASELINES, ScriptError
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.config.run import PolicyConfig
@@ -138,7 +139,7 @@ def test_a_path_may_hold_an_equals_sign(run, learners):
 
 
 def refusal(name):
-    with pytest.raises((CandidateError, CheckpointError, RunDirectoryError)) as error:
+    with pytest.raises((CandidateError, ScriptError, CheckpointError, RunDirectoryError)) as error:
         load_candidate(name)
     return str(error.value)
 

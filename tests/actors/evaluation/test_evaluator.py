@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from esper_actors.evaluation.candidates import BASELINES, SCRATCH, WIDE, Candidate
+from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, host_parameter_count, unique_labels, widened_host
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, Interrupted
 from esper_policies.baselines import RandomPolicy, ScriptLine
 from esper_policies.network import PolicyNetwork
+from esper_policies.scripts import BASELINES
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import GerminationStyle
 from esper_ray.leyline.config.host import CNNHostConfig, MLPHostConfig, TransformerHostConfig

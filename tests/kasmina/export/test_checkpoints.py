@@ -49,7 +49,7 @@ def grown_organism():
     order(organism, "r1c0", SetAlphaTarget(0.5, 5, style=GerminationStyle.GATED_GATE))
     organism.model.tick()
     train(organism, 2)
-    organism.model.epoch_elapsed()
+    organism.model.growth.count_epoch()
     return organism
 
 
@@ -107,7 +107,7 @@ def test_training_after_a_round_trip_equals_uninterrupted_training(tmp_path):
         losses = train(organism, 2, seed=8)
         for _ in range(8):
             organism.model.tick()
-            organism.model.epoch_elapsed()
+            organism.model.growth.count_epoch()
         germinate(organism, "r0c1", "conv_small")
         futures.append((losses, train(organism, 2, seed=9), fingerprint(organism)))
     assert futures[0] == futures[1]

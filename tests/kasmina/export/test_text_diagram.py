@@ -22,7 +22,7 @@ def test_the_diagram_shows_place_shape_stage_amplitude_and_size():
     model.tick()
     model.germinate("r1c0", "lora")
     model.prune("r1c0")
-    model.epoch_elapsed()
+    model.growth.count_epoch()
     assert model.drawing().splitlines() == [
         "Sequential  811 parameters + 12 grown  epoch 1",
         "├ 0  4 x 8 x 8  r0c0  norm  BLENDING 1  add 0.20 ██░░░░░░░░ to 1.00  12 parameters",

@@ -69,7 +69,7 @@ def test_in_the_golden_traces_a_seed_is_frozen_iff_its_amplitude_falls(trace, la
         held = {id(p) for p in optimizer.parameters()}
         assert {(id(p) in held) is p.requires_grad for p in parameters} <= {True}
         rested += [epoch] if any(not p.requires_grad for p in parameters) else []
-        model.epoch_elapsed()
+        model.growth.count_epoch()
     assert rested == frozen
     assert {epoch: seen[epoch] for epoch in alphas} == pytest.approx(alphas, abs=5e-5)
 
@@ -244,7 +244,7 @@ def test_a_scheduled_learning_rate_survives_a_fade():
     order(organism, "r0c0", Prune(0))
     for _ in range(7):
         organism.model.tick()
-        organism.model.epoch_elapsed()
+        organism.model.growth.count_epoch()
     germinate(organism, "r0c0")
     assert organism.optimizer.param_groups[1]["lr"] == 0.001
 

@@ -12,13 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
+from esper_ray.kasmina.measurement.coalition_sampling import few_coalitions
+from esper_ray.leyline.contributions import leave_one_out
 from esper_ray.leyline.records import Unmeasured
 from esper_ray.leyline.stages import Stage
-from esper_ray.simic.attribution import leave_one_out, total_improvement
+from esper_ray.simic.attribution import total_improvement
+from esper_ray.tolaria import validation as measurement
 from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.measurement import validation as measurement
-from esper_ray.tolaria.measurement.coalition_sampling import few_coalitions
-from esper_ray.tolaria.measurement.validation import measure
+from esper_ray.tolaria.validation import measure
 
 BLENDED = {
     "none": {},

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.measurement.gradients import GradientStatistics
 from esper_ray.leyline.records import UNMEASURED, Attribution, Estimate, Measurement, SeedMeasurements
 from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
-from esper_ray.tolaria.measurement.gradients import GradientStatistics
 
 VELOCITY_DECAY = 0.7
 
@@ -15,8 +15,8 @@ VELOCITY_DECAY = 0.7
 class _Entry:
     seed_id: str
     stage: Stage
-    baseline_pp: float
-    """Validation accuracy when the stage began."""
+    baseline_pp: float | None
+    """Validation accuracy when the stage began, or at its first measurement if that was not measured."""
     measured: SeedMeasurements = UNMEASURED
 
 
@@ -38,7 +38,7 @@ class MeasuredSeeds:
     def updated(
         self,
         states: Mapping[str, SeedState | None],
-        known_accuracy_pp: float,
+        known_accuracy_pp: float | None,
         measured: Measurement,
         gradients: Mapping[str, GradientStatistics],
         contributions: Mapping[str, Attribution],
@@ -49,7 +49,9 @@ class MeasuredSeeds:
         Args:
             states: lifecycle after the epoch.
             known_accuracy_pp: validation accuracy before the epoch; the baseline of stages entered in this step.
+                ``None`` if unknown.
             measured: the pass over the validation split after the epoch.
+            gradients: gradient statistics of the epoch, of seeds with a gradient.
             contributions: leave-one-out contribution of each player.
             interactions: summed pair interactions of each measured seed.
         """
@@ -65,8 +67,9 @@ class MeasuredSeeds:
             learns = state.stage not in COMMITTED and not state.fading
             new = _with_gradients(entry.measured, gradients.get(slot), learns=learns)
             new = _with_contribution(new, contributions.get(slot), interactions.get(slot))
-            new = replace(new, improvement_pp=measured.accuracy_pp - entry.baseline_pp)
-            entries[slot] = replace(entry, measured=new)
+            gain = None if entry.baseline_pp is None else measured.accuracy_pp - entry.baseline_pp
+            baseline = measured.accuracy_pp if entry.baseline_pp is None else entry.baseline_pp
+            entries[slot] = replace(entry, baseline_pp=baseline, measured=replace(new, improvement_pp=gain))
         return MeasuredSeeds(entries)
 
 

@@ -1,14 +1,14 @@
-"""Gradient statistics of host and seeds over an epoch."""
+"""Gradient statistics of host and seeds over the steps of an epoch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from esper_ray.kasmina.network.growth import HOST_GROUP
-from esper_ray.kasmina.organism import Organism
 
 VANISHING_NORM = 1e-7
 EXPLODING_NORM = 10.0
@@ -113,33 +113,80 @@ def gradient_statistics(norms: Sequence[float], total: float, size: int, host_rm
 
 
 class GradientWatch:
-    """Observer of gradients in an external training loop, before every optimizer step."""
+    """Sums of gradient norms over optimizer steps, since they were last collected."""
 
-    def __init__(self, organism: Organism) -> None:
-        self._optimizer = organism.optimizer
-        self._sums: dict[str, Tensor] = {}
-        self._sizes: dict[str, list[int]] = {}
-        self._host_elements = 0
+    def __init__(self) -> None:
         self.steps = 0
-        """Steps since the last :meth:`collect`."""
-        organism.optimizer.before_step(self._observe)
+        """Optimizer steps since the last :meth:`collect`."""
+        self.sums: dict[str, Tensor] = {}
+        """(2, n + 1) sums as from :func:`clipped_norms` by slot; the last column of the host."""
+        self.seeds: dict[str, tuple[str, list[int]]] = {}
+        """Identity and tensor sizes of each seed with sums."""
+        self.host_elements = 0
+        """Number of the host's elements with a gradient, as last seen."""
+
+    def add(self, step: "StepNorms") -> None:
+        """Add one optimizer step. The sums of a slot restart when its seed or its tensors change."""
+        self.steps += 1
+        self.host_elements = step.host_elements or self.host_elements
+        for name, norms in step.norms.items():
+            seed = step.seeds.get(name)
+            if name in self.sums and (seed is None or self.seeds[name] == seed):
+                self.sums[name] = self.sums[name] + norms
+            else:
+                self.sums[name] = norms
+            if seed is not None:
+                self.seeds[name] = seed
 
     def collect(self) -> dict[str, GradientStatistics]:
-        """Statistics of each seed with gradients since the last call; resets the sums."""
-        sums = {name: total.tolist() for name, total in self._sums.items()}
-        sizes, self._sums, self._sizes, self.steps = self._sizes, {}, {}, 0
+        """Statistics of each seed with gradients since the last call; the sums restart."""
+        sums = {name: total.tolist() for name, total in self.sums.items()}
+        seeds, self.sums, self.seeds, self.steps = self.seeds, {}, {}, 0
         (*_, norm), (*_, steps) = sums.pop(HOST_GROUP, ([0.0], [0.0]))
-        host_rms = host_gradient_rms(norm / steps if steps else 0.0, self._host_elements)
-        statistics = {slot: epoch_statistics(norms[0], norms[1], sizes[slot], host_rms) for slot, norms in sums.items()}
+        host_rms = host_gradient_rms(norm / steps if steps else 0.0, self.host_elements)
+        statistics = {
+            slot: epoch_statistics(norms[0], norms[1], seeds[slot][1], host_rms) for slot, norms in sums.items()
+        }
         return {slot: seed for slot, seed in statistics.items() if seed is not None}
 
-    def _observe(self) -> None:
-        self.steps += 1
-        for name in self._optimizer.group_names:
-            group = self._optimizer.group(name)
-            norms = clipped_norms(group, None)
-            if name == HOST_GROUP:
-                norms = norms[:, -1:]  # the parameters of the group change when a seed is committed
-                self._host_elements = elements_with_gradient(group) or self._host_elements
-            self._sizes[name] = [parameter.numel() for parameter in group]
-            self._sums[name] = self._sums[name] + norms if name in self._sums else norms
+
+@dataclass(frozen=True, slots=True)
+class StepNorms:
+    """Gradient norms of one optimizer step, before clipping."""
+
+    norms: Mapping[str, Tensor]
+    """By group: (2, n + 1) as from :func:`clipped_norms` for seeds; (2, 1), all parameters together, for the host."""
+    seeds: Mapping[str, tuple[str, list[int]]]
+    """Identity and tensor sizes of the seed of each slot."""
+    host_elements: int
+    """Number of the host's elements with a gradient."""
+
+
+def step_norms(
+    groups: Mapping[str, Sequence[Tensor]],
+    seed_ids: Mapping[str, str],
+    host_limit: float | None = None,
+    seed_limit: float | None = None,
+) -> StepNorms:
+    """Norms of the gradients of host and live seeds. They are clipped if limits are given.
+
+    Without a live seed and without a limit nothing is computed.
+
+    Args:
+        groups: trained parameters of ``host`` and of each live seed, by slot.
+        seed_ids: identity of the seed in each slot.
+        host_limit: maximum L2 norm of the host's gradient; ``None`` for no limit.
+        seed_limit: maximum L2 norm of the gradient of each seed.
+    """
+    slots = [name for name in groups if name != HOST_GROUP]
+    host = [parameter for parameter in groups.get(HOST_GROUP, ()) if parameter.grad is not None]
+    norms: dict[str, Tensor] = {}
+    if host and (slots or host_limit is not None):
+        gradients = [parameter.grad for parameter in host if parameter.grad is not None]
+        total = get_total_norm(gradients)
+        if host_limit is not None:
+            clip_grads_with_norm_(host, host_limit, total)
+        norms[HOST_GROUP] = torch.stack([total, torch.ones_like(total)])[:, None]
+    norms |= {slot: clipped_norms(groups[slot], seed_limit) for slot in slots}
+    seeds = {slot: (seed_ids[slot], [parameter.numel() for parameter in groups[slot]]) for slot in slots}
+    return StepNorms(norms, seeds, elements_with_gradient(host) if slots else 0)

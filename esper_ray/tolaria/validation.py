@@ -3,7 +3,8 @@
 All coalitions see the same examples at live amplitudes, so differences between them are paired.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from esper_ray.kasmina.measurement.coalition_pass import CoalitionChoice, Evaluated, measure_coalitions
+from esper_ray.kasmina.measurement.coalition_sampling import chosen_coalitions
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.attachment import evaluation_mode
-from esper_ray.leyline.records import Coalition, Measurement
-from esper_ray.tolaria.measurement.coalition_sampling import Chosen, chosen_coalitions
-
-CoalitionChoice = Callable[[tuple[str, ...]], Chosen]
-"""Function from the players, in row-major order, to the measured coalitions, the full one included."""
+from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.network.switching import switched
+from esper_ray.leyline.records import Measurement, Members
 
 CHUNK = 512
 """Maximum number of examples per forward pass, before the batch forks."""
@@ -35,11 +35,14 @@ class Examples(Protocol):
     def example_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
 
+    @property
+    def random_guess_loss(self) -> float:
+        """Cross-entropy in nats of a uniform prediction."""
+
     def prepared(self, split: Any, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the examples ``start`` to ``stop`` of ``split``."""
 
 
-@torch.no_grad()
 def measure(
     model: MorphogeneticModel,
     data: Examples,
@@ -57,27 +60,42 @@ def measure(
         choose: selects the coalitions of the players.
         examples: number of examples, from the first; 0 for all.
     """
-    players = tuple(slot for slot in model.slot_ids if model.cell(slot).contributes)
-    all_players = frozenset(players)
-    limit = min(examples or len(split), len(split))
-    selection = choose(players)
-    with evaluation_mode(model), model.branching(all_players, selection.coalitions) as members:
-        loss, scores = _evaluate(model, data, split, limit, members.index(all_players), len(members))
-    by_members = dict(zip(members, scores, strict=True))
-    full = by_members[all_players]
-    ordered = sorted(members, key=lambda coalition: (len(coalition), [players.index(p) for p in sorted(coalition)]))
-    return Measurement(
-        loss=loss,
-        accuracy_pp=_percent(full),
-        examples=limit,
-        players=players,
-        coalitions=tuple(Coalition(c, _percent(by_members[c]), by_members[c]) for c in ordered) if players else (),
-        orders=selection.orders,
-    )
+    return measure_coalitions(model, SplitExamples.first(data, split, examples), choose)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitExamples:
+    """The first examples of a split of a data set."""
+
+    data: Examples
+    split: Any
+    limit: int
+    """Number of examples."""
+
+    @classmethod
+    def first(cls, data: Examples, split: Any, examples: int = 0) -> "SplitExamples":
+        """The first ``examples`` of ``split``; 0 for all."""
+        return cls(data, split, min(examples or len(split), len(split)))
+
+    @property
+    def random_guess_loss(self) -> float:
+        """Cross-entropy in nats of a uniform prediction."""
+        return self.data.random_guess_loss
+
+    @property
+    def chance_pp(self) -> float:
+        """Accuracy of a uniform prediction."""
+        return 100.0 / self.data.classes
+
+    def evaluate(self, model: SlottedNetwork, players: Members, coalitions: Collection[Members]) -> Evaluated:
+        with switched(model, players, coalitions) as members:
+            full = members.index(players)
+            loss, scores = _evaluate(model, self.data, self.split, self.limit, full, len(members))
+        return Evaluated(loss, members, scores)
 
 
 def _evaluate(
-    model: MorphogeneticModel, data: Examples, split: Any, limit: int, full: int, blocks: int
+    model: SlottedNetwork, data: Examples, split: Any, limit: int, full: int, blocks: int
 ) -> tuple[float, NDArray[np.float32]]:
     """Mean loss of block ``full``, and (blocks, N) accuracy of each example."""
     losses: list[Tensor] = []
@@ -98,7 +116,3 @@ def _chunk(data: Examples, blocks: int) -> int:
     """Examples per pass, so that the logits of all blocks stay within :data:`CHUNK_LOGITS`."""
     predictions = data.example_shape[0] if len(data.example_shape) == 1 else 1
     return max(1, min(CHUNK, CHUNK_LOGITS // (blocks * data.classes * predictions)))
-
-
-def _percent(scores: NDArray[np.float32]) -> float:
-    return 100.0 * float(scores.sum(dtype=np.float64)) / len(scores)

@@ -7,11 +7,11 @@ import pytest
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.gates import GateRules, evaluate_gate
 from esper_ray.kasmina.lifecycle.reducer import SeedState
+from esper_ray.kasmina.measurement.gradients import GradientStatistics
+from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.leyline.actions import AlphaMode, GerminationStyle
 from esper_ray.leyline.records import UNMEASURED, Estimate, Measurement, Unmeasured
 from esper_ray.leyline.stages import WITH_MODULE, Stage
-from esper_ray.tolaria.measurement.gradients import GradientStatistics
-from esper_ray.tolaria.measurement.seed_measurements import MeasuredSeeds
 
 SLOT = "r0c1"
 HEALTHY = GradientStatistics(norm=0.5, ratio=1.5, health=0.9, vanishing=False, exploding=False, finite=True)

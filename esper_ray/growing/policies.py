@@ -1,0 +1,77 @@
+"""Policy of a session, from a name, a file, a bundle or an object."""
+
+from pathlib import Path
+
+from esper_policies.baselines import SchedulePolicy
+from esper_policies.bundle import EXTENSION, PolicyBundle, load_bundle, pretrained_names, pretrained_path
+from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
+from esper_policies.scripts import BASELINES, SCRIPT_PREFIX, read_script
+from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import Policy
+
+GENERAL = tuple(name for name in BASELINES if name != "oracle")
+"""Named policies that are not made for one task."""
+
+AnyPolicy = str | Path | PolicyBundle | Policy
+"""Name, path of a bundle, bundle, or object with ``begin_episode`` and ``decide``."""
+
+
+def bundle_of(policy: AnyPolicy) -> PolicyBundle | None:
+    """The bundle that ``policy`` is or names; ``None`` for other policies.
+
+    Raises:
+        BundleError: if it cannot be read.
+        ValueError: if there is no such policy.
+    """
+    if isinstance(policy, PolicyBundle):
+        return policy
+    if isinstance(policy, str | Path):
+        name = str(policy)
+        if name in GENERAL or name.startswith(SCRIPT_PREFIX):
+            return None
+        path = pretrained_path(name) or Path(name)
+        if path.suffix == EXTENSION:
+            return load_bundle(path)
+        names = [*GENERAL, *pretrained_names()]
+        message = unknown_name_message("policy", name, names)
+        raise ValueError(f"{message}, schedule:FILE, or the path of a bundle (NAME{EXTENSION})")
+    if not (callable(getattr(policy, "decide", None)) and callable(getattr(policy, "begin_episode", None))):
+        raise ValueError(
+            f"a policy is a name, a bundle or an object with begin_episode and decide, got a {type(policy).__name__}"
+        )
+    return None
+
+
+def policy_of(policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, epochs: int, device: str) -> Policy:
+    """The policy under ``limits``.
+
+    Args:
+        bundle: bundle of :func:`bundle_of`.
+        epochs: length of the growth; the patience of the heuristic policy follows from it.
+
+    Raises:
+        ScriptError: if the script cannot be read.
+        ValueError: if the policy cannot act under these limits.
+    """
+    if bundle is not None:
+        return bundle.player(device)
+    if not isinstance(policy, str | Path):
+        assert not isinstance(policy, PolicyBundle)
+        return policy
+    name = str(policy)
+    if name.startswith(SCRIPT_PREFIX):
+        return SchedulePolicy(limits, read_script(Path(name.removeprefix(SCRIPT_PREFIX))))
+    if name == "heuristic":
+        return HeuristicPolicy(limits, heuristic_of(epochs))
+    return BASELINES[name](limits, "")
+
+
+def heuristic_of(epochs: int) -> HeuristicConfig:
+    """Thresholds of the heuristic policy for a growth of ``epochs`` epochs: those of 40 epochs, shorter if it is."""
+    default = HeuristicConfig()
+    return HeuristicConfig(
+        first_epoch=min(default.first_epoch, epochs // 10),
+        patience=max(2, min(default.patience, epochs // 6)),
+        training_patience=max(3, min(default.training_patience, epochs // 2)),
+    )

@@ -1,1 +1,0 @@
-"""Measurements of a network: validation pass, seed coalitions, single seeds, gradients."""
