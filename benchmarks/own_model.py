@@ -28,7 +28,7 @@ SLOTS = {"r0c0": "layer1", "r0c1": "layer2", "r0c2": "layer3"}
 VIT_SLOTS = {f"r0c{column}": f"encoder.layers.encoder_layer_{layer}" for column, layer in enumerate((3, 7, 11))}
 WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, contribution_pp=1.0)
 MEMORY_STEPS = 3
-KINDS = ("by_hand", "wrapped", "session")
+MEMORY_KINDS = ("by_hand", "wrapped", "session")
 """What is trained for the memory: the host, the host with empty slots, a session with its state for rollbacks."""
 
 Batch = tuple[Tensor, Tensor]
@@ -138,7 +138,7 @@ def measure() -> Measurements:
     empty_s, hand_s, empty_ratio = paired_seconds(lambda: empty.train_step(pair), lambda: by_hand(pair), PAIRS)
     grown_s, _, grown_ratio = paired_seconds(lambda: grown.train_step(pair), lambda: by_hand(pair), PAIRS)
     wrap_s, pass_s = wrap_over_forward()
-    memory = {kind: peak_megabytes(kind) for kind in KINDS}
+    memory = {kind: peak_megabytes(kind) for kind in MEMORY_KINDS}
     figures = {
         "by_hand_ms": 1e3 * hand_s,
         "train_step_ms": 1e3 * empty_s,
