@@ -104,7 +104,7 @@ class PluginGroup:
         """The part of an entry point.
 
         Raises:
-            PluginError: (or the error of the group) if it cannot be imported, or is no function.
+            PluginError: (or the error of the group) if it cannot be imported, or is not callable.
         """
         place, origin = f"{_package(point)} offers the {self.kind} {point.name!r} as {point.value}, which", ""
         if point.dist is None:
