@@ -225,7 +225,9 @@ class GrowthSession:
             epoch=self.epoch,
             operation=operation.name,
             slot=None if operation is LifecycleOp.WAIT else self.model.slot_ids[requested.slot],
-            blueprint=Blueprint(requested.blueprint).id if operation is LifecycleOp.GERMINATE else None,
+            blueprint=self.limits.blueprint_name(Blueprint(requested.blueprint))
+            if operation is LifecycleOp.GERMINATE
+            else None,
             success=success and legal,
             val_loss=self.measured.loss,
             val_accuracy_pp=self.measured.accuracy_pp,
@@ -237,6 +239,12 @@ class GrowthSession:
         self._open = requested if legal else WAIT, success and legal
         self.model.train()
         return step
+
+    def _blueprint(self, action: Action) -> str | None:
+        """Name of the blueprint that an action germinates."""
+        if action.operation is not LifecycleOp.GERMINATE:
+            return None
+        return self.limits.blueprint_name(Blueprint(action.blueprint))
 
     def end_epoch(self) -> None:
         """Measure and judge the epoch that was trained; iteration calls it. A broken network is restored.

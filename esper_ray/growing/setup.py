@@ -125,7 +125,7 @@ def _wrapped(
         places,
         example_input(data.example),
         rules=lifecycle_rules(rules),
-        options=GrowthOptions(rules.freeze_fossils),
+        options=GrowthOptions(rules.freeze_fossils, own_blueprints=rules.own_blueprints),
         incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound),
         seed=seed,
         causal=causal,
