@@ -110,7 +110,7 @@ def _first_paint(browser: Any, run: RunDirectory) -> dict[str, float]:
 
 
 def _delay(browser: Any, run: RunDirectory, steps: Sequence[Record]) -> dict[str, float]:
-    """Delay between a line of the log and the text of the page, where the page shows each environment."""
+    """Delay between a line of a step in play and the text of the page."""
     delays = []
     with beating(run.path, 1), Server(run.path) as server:
         server.first_state()

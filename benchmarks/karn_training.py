@@ -35,7 +35,7 @@ def training_figures(folder: Path) -> dict[str, float]:
 
 
 def _steps_per_second(folder: Path, watched: bool) -> float:
-    """Median speed of the rounds after the first, with Sanctum and a client of the page attached or without."""
+    """Median speed of the rounds after the first. Sanctum and a client of the page may be attached."""
     run = folder / "run"
     words = [sys.executable, "-m", "esper_ray", "train", "ppo", "--preset", "digits", "--envs", str(TRAINED_ENVS)]
     words += ["--episode-length", "10", "--rounds", str(ROUNDS), "--telemetry-dir", str(folder), "--run-id", "run"]
