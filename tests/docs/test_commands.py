@@ -103,7 +103,7 @@ PARSED_PROGRAMS = {
 }
 """Programs of which only syntax and imports are checked, with the reason."""
 
-SLOW_IMPORTS = {"README.md[0]", "guides/python.md[0]", "guides/rllib.md[0]"}
+SLOW_IMPORTS = {"README.md[0]", "guides/own-model.md[0]", "guides/python.md[0]", "guides/rllib.md[0]"}
 """Programs whose imports take seconds."""
 
 PROGRAMS = [
