@@ -118,6 +118,7 @@ PARSED_PROGRAMS = {
 
 SLOW_IMPORTS = {
     "README.md[0]",
+    "guides/own-model.md[0]",
     "guides/python.md[0]",
     "guides/rllib.md[0]",
     "guides/trainers.md[0]",

@@ -277,3 +277,9 @@ def test_a_policy_that_does_not_fit_the_limits_is_refused(limits):
 
 def test_weights_are_not_printed():
     assert "weights" not in repr(Candidate("x", config=PolicyConfig(), weights={"w": torch.ones(1)}))
+
+
+def test_the_bundle_that_ships_is_a_candidate_by_name():
+    candidate, config = load_candidate("tamiyo")
+    assert (candidate.label, config, candidate.learned[1]) == ("tamiyo", None, "digits")
+    assert load_candidate("mine=tamiyo")[0].label == "mine"

@@ -53,8 +53,9 @@ def evaluate(
     The environment is that of --preset, --config or --task; otherwise that in which the first learned policy was
     trained. Policies do not explore. Test accuracy is measured here only: nothing is trained on it.
 
-    Policies by name: heuristic, random, static, schedule and oracle. Two controls are networks as large as the first
-    policy's final ones: wide-host (the host alone, with as many parameters) and from-scratch (the same topology).
+    Policies by name: heuristic, random, static, schedule, oracle, and tamiyo, which ships. Two controls are networks as
+    large as the first policy's final ones: wide-host (the host alone, with as many parameters) and from-scratch (the
+    same topology).
 
     Example: esper evaluate heuristic runs/my-run --preset digits --seeds 10 --serial
     """
