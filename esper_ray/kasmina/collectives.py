@@ -77,7 +77,7 @@ def mean_over_processes(value: float, weight: int) -> float:
     if processes() == 1:
         return value
     total, weights = summed(torch.tensor([value * weight, weight], dtype=torch.float64)).tolist()
-    return total / weights
+    return float(total / weights)
 
 
 def columns_of_all(rows: NDArray[np.float32]) -> NDArray[np.float32]:
