@@ -13,7 +13,7 @@ PARALLEL := -n 3 --dist loadscope --no-loadscope-reorder
 FAST := -m "not ray and not slow and not integration and not packaging and not nightly"
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test lint fast nightly lowest chaos bench pages screens vendor docs presets setup help clean
+.PHONY: train monitoring test collect lint fast nightly lowest chaos bench pages screens vendor docs presets setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -21,8 +21,12 @@ train: setup ## train Tamiyo on growing networks over real digits (about three m
 monitoring: setup ## the same with a Prometheus beside it: links, what to look at, alerts
 	$(RUN)/esper monitor -- --preset digits $(ARGS)
 
-test: lint ## every check within ten minutes: ruff, format, mypy, import contracts, all default tests
+test: setup ## every check within ten minutes: ruff, format, mypy, import contracts, all default tests
+	$(MAKE) --no-print-directory -j2 --output-sync lint collect
 	$(RUN)/pytest $(PARALLEL)
+
+collect: setup # compiles the tests once, not in each process; errors are shown by the tests themselves
+	-@$(RUN)/pytest --collect-only -qq >/dev/null 2>&1
 
 lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/ruff check .
@@ -31,7 +35,7 @@ lint: setup ## ruff, format check, mypy, import contracts
 	$(RUN)/lint-imports --no-logo
 
 fast: setup ## the tests that play no runs and need no Ray, under a minute
-	$(RUN)/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
+	HYPOTHESIS_PROFILE=fast $(RUN)/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
 
 nightly: lint lowest ## every test there is, random kills, packaging, lowest versions, 200 Hypothesis examples (over an hour)
 	HYPOTHESIS_PROFILE=nightly $(RUN)/pytest -m "" $(PARALLEL)

@@ -1,4 +1,7 @@
-"""Run all benchmarks, or those that are named, and write ``benchmarks/results/<date>.md``."""
+"""Run all benchmarks, or those that are named.
+
+All of them are written to ``benchmarks/results/<date>.md``, each when it ends; named ones with ``--write``.
+"""
 
 import platform
 import sys
@@ -43,36 +46,47 @@ BENCHMARKS = {
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(results: Sequence[Measurements]) -> Path:
-    """One Markdown table per benchmark, in the file of today."""
+def section(result: Measurements) -> str:
+    """A Markdown table of ``result``, below a heading with its name."""
+    lines = [f"## {result.name}", "", "| figure | value | bar | |", "|---|---:|---:|---|"]
+    for name, value in result.figures.items():
+        bar = result.bars.get(name)
+        verdict = "" if bar is None else "ok" if bar.holds(value) else "missed"
+        lines.append(f"| {name} | {value:.3f} | {'' if bar is None else bar} | {verdict} |")
+    return "\n".join([*lines, "", f"`{result.line()}`", ""])
+
+
+def write(result: Measurements, folder: Path = RESULTS) -> Path:
+    """File of today, with the section of ``result`` in place of an earlier one."""
     now = datetime.now(UTC)
-    lines = [f"# Benchmarks, {now:%Y-%m-%d}", "", f"{platform.platform()}, torch {torch.__version__}", ""]
-    for result in results:
-        lines += [f"## {result.name}", "", "| figure | value | bar | |", "|---|---:|---:|---|"]
-        for name, value in result.figures.items():
-            bar = result.bars.get(name)
-            verdict = "" if bar is None else "ok" if bar.holds(value) else "missed"
-            lines.append(f"| {name} | {value:.3f} | {'' if bar is None else bar} | {verdict} |")
-        lines += ["", f"`{result.line()}`", ""]
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{now:%Y-%m-%d}.md"
-    path.write_text("\n".join(lines))
+    path = folder / f"{now:%Y-%m-%d}.md"
+    sections: dict[str, str] = {}
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").split("\n## ")[1:]:
+            sections[text.split("\n", 1)[0]] = f"## {text.rstrip()}\n"
+    sections[result.name] = section(result)
+    head = f"# Benchmarks, {now:%Y-%m-%d}\n\n{platform.platform()}, torch {torch.__version__}\n"
+    ordered = [sections[name] for name in [*BENCHMARKS, *(sections.keys() - BENCHMARKS.keys())] if name in sections]
+    folder.mkdir(exist_ok=True)
+    path.write_text("\n".join([head, *ordered]), encoding="utf-8")
     return path
 
 
-def main(names: Sequence[str]) -> int:
-    """Exit code 0 if every bar holds. Only a complete run is written to a file."""
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 if every bar holds. All benchmarks are written to the file of today; named ones with ``--write``."""
+    names = [argument for argument in arguments if argument != "--write"]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         print(f"unknown benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    results = []
+    ok = True
     for name in names or BENCHMARKS:
-        results.append(BENCHMARKS[name].measure())
-        results[-1].show()
-    if not names:
-        print(f"written to {write(results)}")
-    return 0 if all(result.ok for result in results) else 1
+        result = BENCHMARKS[name].measure()
+        result.show()
+        ok &= result.ok
+        if not names or "--write" in arguments:
+            print(f"written to {write(result)}")
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Cost of viewers for the run, and for themselves.
 
 The log has 10^5 events by default, and as many as the environment variable ``KARN_EVENTS`` says. Figures of pages
-need a browser and are not measured here. The share of telemetry as a whole is in the benchmark ``telemetry``.
+need Chromium and are left out without it. ``KARN_ONLY`` names the groups that are measured, separated by commas; all by
+default. The share of telemetry as a whole is in the benchmark ``telemetry``.
 """
 
 import gc
@@ -16,11 +17,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.karn_logs import ENVS, PART_EVENTS, build, opened, without_summaries
+from benchmarks.karn_pages import PAGE_BARS, page_figures
 from benchmarks.karn_programs import Server, Terminal, add_live_step, beating, cpu_seconds, playing, resident_mib
+from benchmarks.karn_training import TRAINING_BARS, training_figures
 from benchmarks.report import Bar, Measurements
 from benchmarks.telemetry import played_round
-from esper_ray.karn.overwatch.followed import FollowedRun
-from esper_ray.karn.overwatch.index import IndexedPlace
+from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.recent import RecentRecords
 from esper_ray.leyline.config.loading import build as build_config
 from esper_ray.leyline.config.loading import read_preset
@@ -37,6 +40,7 @@ from esper_ray.nissa.state.run_state import RunState
 EVENTS = int(os.environ.get("KARN_EVENTS", "100000"))
 FEW_EVENTS = 1000
 """Events of the run with which first screens are compared."""
+ONLY = [name for name in os.environ.get("KARN_ONLY", "").split(",") if name]
 REPEATS = 3
 MEASURED_SECONDS = 10.0
 """Duration of each measurement of programs."""
@@ -204,27 +208,46 @@ def _programs(run: RunDirectory, steps: Sequence[Record], rounds: int) -> dict[s
     return figures
 
 
+def _memory(large: RunDirectory, tenth: RunDirectory, empty: RunDirectory) -> dict[str, float]:
+    base = _reader_mib(empty)
+    above = _reader_mib(large) - base
+    return {
+        "memory of the reader, MiB above an empty run": above,
+        "memory of the reader over that of a tenth": above / max(1.0, _reader_mib(tenth) - base),
+    }
+
+
+def _wanted(group: str) -> bool:
+    return not ONLY or group in ONLY
+
+
 def measure() -> Measurements:
-    """All figures that need no browser."""
+    """All figures, or those of the groups in ``KARN_ONLY``."""
     config = build_config(read_preset("digits"))
     episodes, samples, seconds, control = played_round(config)
     seconds += control * config.telemetry.control_episodes
     steps = [record | {"round": 0} for record in episodes[0].log if record["kind"] == "env_epoch"]
     figures: dict[str, float] = {"events": float(EVENTS), "events of a part": float(PART_EVENTS)}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         runs = folder / "runs"
         runs.mkdir()
-        figures["viewer files, % of a run"] = 100.0 * _viewer_share(folder, episodes, samples, seconds)
+        if _wanted("files"):
+            figures["viewer files, % of a run"] = 100.0 * _viewer_share(folder, episodes, samples, seconds)
         large, tenth, small, empty = (
             build(runs, config, episodes, count) for count in (EVENTS, EVENTS // 10, FEW_EVENTS, 1)
         )
-        figures |= _opening(large, folder)
-        base = _reader_mib(empty)
-        figures["memory of the reader, MiB above an empty run"] = _reader_mib(large) - base
-        memory = figures["memory of the reader, MiB above an empty run"] / max(1.0, _reader_mib(tenth) - base)
-        figures["memory of the reader over that of a tenth"] = memory
-        figures |= _first_screens(large, small)
-        figures |= _updates(small, steps)
-        figures |= _programs(large, steps, len(opened(large).state.rounds))
-    return Measurements("karn", figures, VIEWER_BARS | (LARGE_BARS if EVENTS >= LARGE else {}))
+        groups: dict[str, Callable[[], dict[str, float]]] = {
+            "opening": lambda: _opening(large, folder),
+            "memory": lambda: _memory(large, tenth, empty),
+            "screens": lambda: _first_screens(large, small),
+            "updates": lambda: _updates(small, steps),
+            "programs": lambda: _programs(large, steps, len(opened(large).state.rounds)),
+            "pages": lambda: page_figures(large, small, steps, folder),
+            "training": lambda: training_figures(folder),
+        }
+        for name, group in groups.items():
+            if _wanted(name):
+                figures |= group()
+    bars = VIEWER_BARS | PAGE_BARS | TRAINING_BARS | (LARGE_BARS if EVENTS >= LARGE else {})
+    return Measurements("karn", figures, {name: bar for name, bar in bars.items() if name in figures})

@@ -80,6 +80,16 @@ class Terminal:
             raise TimeoutError("esper sanctum has drawn no environments")
         return time.perf_counter() - self.began
 
+    def read_on(self) -> None:
+        """Read everything that it writes from now on, in a thread."""
+
+        def read() -> None:
+            with suppress(OSError):
+                while os.read(self._ours, 2**16):
+                    pass
+
+        threading.Thread(target=read, daemon=True).start()
+
     def full_screen(self) -> int:
         """Bytes of a whole screen, drawn after a change of the size."""
         self.output(2)
@@ -150,6 +160,7 @@ class Server:
         assert self.process.stdout is not None
         address = urlsplit(self.process.stdout.readline().split()[-1])
         self._address, self._run = (address.hostname or "", address.port or 0), run.name
+        self.url = f"http://{address.netloc}"
         self._clients: list[socket.socket] = []
 
     def client(self, receive_bytes: int | None = None) -> socket.socket:

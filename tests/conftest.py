@@ -1,5 +1,7 @@
 """Fixtures and settings that all tests share."""
 
+import atexit
+import gc
 import os
 import signal
 import uuid
@@ -23,14 +25,21 @@ choose_ray_settings()  # before any test module imports Ray, which reads them on
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a script leave these ignored,
 signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
-# The speed of the machine is not a property of the code, so no example has a deadline. `make nightly` uses more.
+gc.disable()  # until the tests are collected: what lives then lives to the end
+atexit.register(gc.unfreeze)
+# The speed of the machine is not a property of the code, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=25)
+settings.register_profile("fast", deadline=None, max_examples=8)
 settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 LONGEST_SECONDS = 10.0
+PATIENCE_BESIDE_OTHERS = 2.5
+"""Factor of ``LONGEST_SECONDS`` in a process that shares the machine with others: there CPU time grows too."""
 MOST_PATIENCE = 3.0
 """Factor of ``LONGEST_SECONDS`` on the clock of a busy machine."""
+VIEWERS = [Path(__file__).parent / "karn" / name for name in ("overwatch", "sanctum")]
+"""Folders whose tests draw and serve runs; each is marked ``integration``."""
 CPU_AT_START = pytest.StashKey[float]()
 TINY = {
     "episode_length": 5,
@@ -100,24 +109,28 @@ def used_cpu() -> float:
 def pytest_runtest_makereport(item, call):
     """A set-up or a test over ``LONGEST_SECONDS`` without the marker ``slow`` fails.
 
-    It is over if it uses more CPU time, or takes longer on the clock; on a busy machine the clock gets more.
+    It is over if it uses more CPU time, or takes longer on the clock; on a busy machine the clock gets more. Beside
+    other processes of the same suite both get more, so that a slow machine fails no test that is fast elsewhere.
     """
     report = yield
     cpu = used_cpu() - item.config.stash[CPU_AT_START]
     item.config.stash[CPU_AT_START] = used_cpu()
     clock = call.duration / min(max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)), MOST_PATIENCE)
     seconds = max(cpu, clock)
-    if call.when != "teardown" and report.passed and seconds > LONGEST_SECONDS and "slow" not in item.keywords:
+    longest = LONGEST_SECONDS * (PATIENCE_BESIDE_OTHERS if "PYTEST_XDIST_WORKER" in os.environ else 1.0)
+    if call.when != "teardown" and report.passed and seconds > longest and "slow" not in item.keywords:
         report.outcome = "failed"
         report.longrepr = (
             f"{call.when}: {cpu:.1f} CPU seconds, {call.duration:.1f} s on the clock; "
-            f"a test over {LONGEST_SECONDS:g} s needs the marker `slow`"
+            f"a test over {longest:g} s needs the marker `slow`"
         )
     return report
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The first test is measured from here."""
+    """The first test is measured from here; modules and items are no longer searched for garbage."""
+    gc.freeze()
+    gc.enable()
     session.config.stash[CPU_AT_START] = used_cpu()
 
 
@@ -132,6 +145,8 @@ def ray_group(path: Path) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are skipped where there is no GPU; files with Ray come first, then files with slow tests."""
     for item in items:
+        if any(folder in item.path.parents for folder in VIEWERS):
+            item.add_marker("integration")
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
     with_ray, slow = ({item.path for item in items if name in item.keywords} for name in ("ray", "slow"))

@@ -36,12 +36,12 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.files.durable import WriteError
 from esper_ray.leyline.process.credentials import without_credentials
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError, checked_storage, place_within
 from esper_ray.nissa.runs.observer import RunContext, RunObserver
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import RunLockedError
-from esper_ray.nissa.runs.storage import Storage, StorageError, checked_storage, place_within
 from esper_ray.tolaria.assembly import host_record
 from esper_ray.tolaria.run_checks import check_devices, check_run
 from esper_ray.tolaria.tasks import load_task

@@ -26,7 +26,8 @@ TRAINING, INSPECTION, SETUP = "Train and evaluate", "Inspect runs", "Set up"
 class Entry:
     """Entry of a command, which is imported when it is called.
 
-    ``app`` is the name of its Typer application in ``module``, ``summary`` the first line of its help.
+    ``module`` is below ``esper_ray.cli.commands``, ``app`` the name of its Typer application there, ``summary`` the
+    first line of its help.
     """
 
     module: str
@@ -36,23 +37,25 @@ class Entry:
 
 
 COMMANDS = {
-    "train": Entry("train", "Train on growing networks.", TRAINING),
-    "evaluate": Entry("evaluate", "Evaluate policies on paired seeds and compare them.", TRAINING),
-    "sweep": Entry("sweep", "Train over reward modes, seeds and a grid, and rank the trials.", TRAINING),
-    "export-policy": Entry("export", "Export the policy of a run as one file.", TRAINING),
-    "events": Entry("events", "Print events of a run in order, while it trains or later.", INSPECTION),
-    "sql": Entry("sql", "Query the event log of a run in SQL (DuckDB), read-only.", INSPECTION),
-    "explain": Entry("explain", "Explain the reward of an episode, entry by entry.", INSPECTION),
-    "replay": Entry("replay", "Replay a recorded episode and report the first difference.", INSPECTION),
-    "report": Entry("report", "Write one HTML file about a run, comparison, sweep or evaluation.", INSPECTION),
-    "flight": Entry("flight", "Print the last minute before something went wrong in a run.", INSPECTION),
-    "sanctum": Entry("sanctum", "Show a run in the terminal, while it trains or later.", INSPECTION),
-    "overwatch": Entry("overwatch", "Show runs in the browser, while they train or later.", INSPECTION),
-    "monitor": Entry("monitor", "Train with a Prometheus server beside the run.", INSPECTION),
+    "train": Entry("training.train", "Train on growing networks.", TRAINING),
+    "evaluate": Entry("training.evaluate", "Evaluate policies on paired seeds and compare them.", TRAINING),
+    "sweep": Entry("training.sweep", "Train over reward modes, seeds and a grid, and rank the trials.", TRAINING),
+    "export-policy": Entry("training.export", "Export the policy of a run as one file.", TRAINING),
+    "events": Entry("inspection.events", "Print events of a run in order, while it trains or later.", INSPECTION),
+    "sql": Entry("inspection.sql", "Query the event log of a run in SQL (DuckDB), read-only.", INSPECTION),
+    "explain": Entry("inspection.explain", "Explain the reward of an episode, entry by entry.", INSPECTION),
+    "replay": Entry("inspection.replay", "Replay a recorded episode and report the first difference.", INSPECTION),
+    "report": Entry(
+        "inspection.report", "Write one HTML file about a run, comparison, sweep or evaluation.", INSPECTION
+    ),
+    "flight": Entry("inspection.flight", "Print the last minute before something went wrong in a run.", INSPECTION),
+    "sanctum": Entry("inspection.sanctum", "Show a run in the terminal, while it trains or later.", INSPECTION),
+    "overwatch": Entry("inspection.overwatch", "Show runs in the browser, while they train or later.", INSPECTION),
+    "monitor": Entry("training.monitor", "Train with a Prometheus server beside the run.", INSPECTION),
     "dashboards": Entry("dashboards", "Write, check and upload the Grafana dashboard and alert rules.", INSPECTION),
     "config": Entry("config", "Show configurations, presets and the schema.", SETUP),
     "tasks": Entry("tasks", "List the tasks, the data they need, and their presets.", SETUP),
-    "submit": Entry("submit", "Submit a command of esper as a job to a Ray cluster.", SETUP),
+    "submit": Entry("training.submit", "Submit a command of esper as a job to a Ray cluster.", SETUP),
     "version": Entry("version", "Print the version.", SETUP),
 }
 """Every command, in the order of the help."""

@@ -34,6 +34,8 @@ from esper_ray.nissa.state.run_state import RunState
 
 PROBLEMS = 20
 """Most problems that are kept."""
+NEWEST_FILES = 20
+"""Files of each kind in which its newest records are searched: a long run has more rounds than are read."""
 SAMPLE_PARTS = 2
 """Newest compacted parts of which decisions are read."""
 ENDED = ("finished", "interrupted", "failed")
@@ -70,7 +72,8 @@ class RunFollower:
         Args:
             clock: seconds of the viewer; ages are measured with it.
             collector: receives records; the state holds none of them. Of compacted parts only the newest ``KEPT``
-                records of each kind and the newest episode of each environment are read, later ones all.
+                records of each kind, in up to ``NEWEST_FILES`` files, and the newest episode of each environment are
+                read, later ones all.
             states: of compacted parts.
         """
         self.run, self._clock, self._collector = run, clock, collector
@@ -263,7 +266,7 @@ def _newest_events(parts: Parts) -> list[dict[str, Any]]:
     """The newest events of each kind, and those of each newest episode."""
     newest = {env: episode for episodes in parts.values() for env, episode in episodes.items()}
     shared = {part: dict(episodes.items() & newest.items()) for part, episodes in parts.items()}
-    return newest_records(list(parts), KEPT, shared)
+    return newest_records(list(parts), KEPT, shared, NEWEST_FILES)
 
 
 def _newest_decisions(parts: Parts) -> list[dict[str, Any]]:

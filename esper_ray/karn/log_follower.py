@@ -15,7 +15,7 @@ from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA, KINDS
 from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.log.newest import record_at
 from esper_ray.nissa.log.parquet import EventLogError, Part
-from esper_ray.nissa.log.part_states import PartStates
+from esper_ray.nissa.log.part_states import JOINED_PARTS, PartStates
 from esper_ray.nissa.state.codec import StateError
 from esper_ray.nissa.state.run_state import RunState
 
@@ -119,27 +119,57 @@ class LogFollower:
 
     def _add_parts(self, end: int | None) -> None:
         """Add compacted events that the receiver lacks, those before ``end``."""
-        parts, state = dict[Part, Mapping[int, int]](), RunState()
-        for part in self._log.parts():
-            if part.last <= self._sequence or (end is not None and part.first >= end):
-                continue
+        due = [p for p in self._log.parts() if p.last > self._sequence and (end is None or p.first < end)]
+        opens = self._sequence < 0 and bool(due) and due[0].first == 0
+        whole_parts = [part for part in due if end is None or part.last < end] if opens else []
+        parts, state = self._joined(whole_parts)
+        first_parts: tuple[dict[Part, Mapping[int, int]], RunState] | None = None
+        for part in due[len(parts) :]:
             whole = part.first > self._sequence and (end is None or part.last < end)
             try:
                 content = self._content(part, whole)
             except EventLogError as error:
                 self._receiver.problem(str(error))
+                opens = False  # what follows is not the state of all first parts
                 continue
             if isinstance(content, RunState):
                 parts[part] = {env: episode.episode for env, episode in content.episodes.items()}
                 state = state.merged(content)
-                self._check_gap(part.first)
-                self._sequence, self._newest = part.last, (part.path.name, part.digest())
+                self._pass(part)
+                if opens and len(parts) % JOINED_PARTS == 0:
+                    first_parts = dict(parts), state
             else:
                 self._flush(parts, state)
-                parts, state = {}, RunState()
+                parts, state, opens = {}, RunState(), False
                 last = part.last if end is None else end - 1
                 self._add_records([record for record in content if self._sequence < record["seq"] <= last])
         self._flush(parts, state)
+        if first_parts is not None:
+            self._states.keep_joined(*first_parts)
+
+    def _joined(self, parts: Sequence[Part]) -> tuple[dict[Part, Mapping[int, int]], RunState]:
+        """The first of these parts whose state is cached together, and that state."""
+        try:
+            joined = self._states.joined(parts)
+        except EventLogError:
+            return {}, RunState()  # the damage is reported when the part is read
+        if joined is None:
+            return {}, RunState()
+        found = {part: joined.episodes.get(part.path.name, {}) for part in parts[: joined.count]}
+        for part in found:
+            self._check_files(part)
+            self._pass(part)
+        return found, joined.state
+
+    def _pass(self, part: Part) -> None:
+        """Note that the receiver has the events of a part, in a state."""
+        self._check_gap(part.first)
+        self._sequence, self._newest = part.last, (part.path.name, part.digest())
+
+    def _check_files(self, part: Part) -> None:
+        for kind in part.index().kinds:
+            if not part.file(kind).is_file():
+                self._receiver.problem(f"{part.file(kind)} is missing")
 
     def _content(self, part: Part, whole: bool) -> RunState | list[dict[str, Any]]:
         """The state of a ``whole`` part, else its events.
@@ -148,9 +178,7 @@ class LogFollower:
             EventLogError: if it is damaged.
         """
         if whole:
-            for kind in part.index().kinds:
-                if not part.file(kind).is_file():
-                    self._receiver.problem(f"{part.file(kind)} is missing")
+            self._check_files(part)
             with suppress(StateError):  # events are added one by one, which finds the one that is not as declared
                 return self._states.of(part)
         return part.records()

@@ -25,9 +25,9 @@ from esper_ray.karn.places import (
 )
 from esper_ray.leyline.errors import UsageError, UserError
 from esper_ray.nissa.metrics.publisher import head_choices
-from esper_ray.nissa.runs.copy_mirror import CopyMirror
+from esper_ray.nissa.runs.copies.copy_mirror import CopyMirror
+from esper_ray.nissa.runs.copies.storage import Storage, check_place, split_place
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.nissa.runs.storage import Storage, check_place, split_place
 from esper_ray.nissa.state.answers import Sight
 from esper_ray.nissa.state.run_state import RunState
 

@@ -223,8 +223,9 @@ class MorphogeneticModel(SlottedNetwork):
 
         One more pass, in evaluation mode, in which these seeds are on at full amplitude. Each learns from what
         it does to the loss there, with the host and the other seeds held fixed. The gradient reaches nothing
-        but these seeds, so the host is trained as if they were not there; it is added to what they have, as
-        ``backward`` does. Nothing happens without such seeds, or where they learn straight through.
+        but these seeds, so the host is trained as if they were not there; it is clipped for each seed, with a
+        warning, and added to what they have, as ``backward`` does. Nothing happens without such seeds, or where they
+        learn straight through.
 
         Args:
             closure: runs this model on a batch (a part of it will do) and returns the loss, scaled as yours is.
@@ -307,7 +308,8 @@ class MorphogeneticModel(SlottedNetwork):
         if assign:
             raise ValueError("a grown model is loaded with assign=False, got True")
         aliases = {} if strict else tied_values(self, state_dict)
-        result = load_state(self, {**state_dict, **aliases}, super().load_state_dict)
+        state = {**state_dict, **aliases} if aliases else state_dict  # a copy would lose the versions of its modules
+        result = load_state(self, state, super().load_state_dict)
         return result._replace(missing_keys=[*aliases])
 
     def save(self, path: str | Path) -> None:
@@ -326,10 +328,12 @@ class MorphogeneticModel(SlottedNetwork):
     def plain(self) -> nn.Module:
         """A copy as a plain torch module: the host with its committed seeds.
 
-        Seeds that are not committed are left out.
+        Submodules keep their class, attributes and tensor names; :meth:`wrap` has tried that it works. Seeds that
+        are not committed are left out, with a warning. A decoder with a seed that mixes tokens generates without a
+        cache of keys and values, also with a warning.
 
         Raises:
-            ValueError: if a committed seed cannot be built in.
+            ValueError: if the host cannot be copied any more.
         """
         return plain_module(self)
 

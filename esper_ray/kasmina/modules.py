@@ -1,11 +1,13 @@
-"""Helpers of modules: seeded initial weights, parameter counts, symbolic tracing, tensors that repeat memory."""
+"""Helpers of modules: seeded weights, parameter counts, tracing, checkpointing, tensors that repeat memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.utils import checkpoint as checkpoints
 
 from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
@@ -63,6 +65,28 @@ def count_parameters(module: nn.Module) -> int:
 def is_symbolic(value: object) -> bool:
     """Whether ``value`` is a ``torch.fx`` proxy without readable numbers."""
     return isinstance(value, Proxy)
+
+
+@contextmanager
+def differentiable_checkpoints() -> Iterator[None]:
+    """Context in which activation checkpointing of the reentrant kind runs as the other kind.
+
+    The reentrant kind only serves ``backward()``: the gradients of selected tensors do not reach what it computes.
+    """
+    reentrant = checkpoints.CheckpointFunction
+    original = reentrant.__dict__.get("apply")
+
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return checkpoints.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)
+
+    reentrant.apply = staticmethod(apply)
+    try:
+        yield
+    finally:
+        if original is None:
+            del reentrant.apply
+        else:
+            reentrant.apply = original
 
 
 def repeated_dimensions(tensor: Tensor) -> list[int]:

@@ -197,18 +197,23 @@ OPS_OF_HEAD = MappingProxyType({head: tuple(op for op in LifecycleOp if head in 
 """The operations that read each head."""
 
 
+CHOICE_NAMES = MappingProxyType(
+    {
+        "op": tuple(op.name.lower() for op in LifecycleOp),
+        "blueprint": tuple(blueprint.id for blueprint in Blueprint),
+        "style": tuple(style.id for style in GerminationStyle),
+        "tempo": tuple(f"{ticks} ticks" for ticks in TEMPO_TICKS),
+        "alpha_target": tuple(str(target) for target in ALPHA_TARGETS),
+        "alpha_speed": tuple(f"{ticks} ticks" for ticks in SPEED_TICKS),
+        "alpha_curve": tuple(f"{curve.name.lower()} {steepness:g}" for curve, steepness in CURVES),
+    }
+)
+"""Name of every choice of each head, by index. Those of ``slot`` are the slots of a run."""
+
+
 def action_names() -> tuple[str, ...]:
     """Meaning of every index of every head, and of the heads that each operation reads."""
-    choices: dict[str, list[object]] = {
-        "op": [op.name.lower() for op in LifecycleOp],
-        "blueprint": [blueprint.id for blueprint in Blueprint],
-        "style": [style.id for style in GerminationStyle],
-        "tempo": [f"{ticks} ticks" for ticks in TEMPO_TICKS],
-        "alpha_target": list(ALPHA_TARGETS),
-        "alpha_speed": [f"{ticks} ticks" for ticks in SPEED_TICKS],
-        "alpha_curve": [f"{curve.name.lower()} {steepness:g}" for curve, steepness in CURVES],
-    }
-    named = [f"{head} {index}: {name}" for head in choices for index, name in enumerate(choices[head])]
+    named = [f"{head} {index}: {name}" for head, names in CHOICE_NAMES.items() for index, name in enumerate(names)]
     return (*named, *(f"{op.name.lower()} reads {', '.join(heads)}" for op, heads in HEADS_OF_OP.items()))
 
 

@@ -87,7 +87,7 @@ def build_organism(
         data.prepared(data.train, 0, 2)[0],
         rules=lifecycle_rules(growth),
         options=growth_options(growth),
-        incubation=Incubation(growth.incubation.method, growth.incubation.weight, growth.incubation.bound),
+        incubation=Incubation(growth.incubation.method, growth.incubation.weight, growth.incubation.bound, clip=None),
         seed=derived_seed(seed, 2),
         causal=spec.causal,
     )

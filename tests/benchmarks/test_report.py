@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.__main__ import write
 from benchmarks.report import Bar, Measurements, paired_seconds
 
 
@@ -82,3 +83,15 @@ def test_pairs_are_timed_alternately_after_a_warm_up(monkeypatch):
     monkeypatch.setattr("benchmarks.report.perf_counter", lambda: now[0])
     assert paired_seconds(work("a", 3.0), work("b", 2.0), pairs=3) == (3.0, 2.0, 1.5)
     assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+
+
+def test_a_written_result_replaces_its_own_section_alone(tmp_path):
+    other = Measurements("host_epoch", {"ratio": 0.5}, {"ratio": Bar(1.05)})
+    for result_now in (result(1.3), other, result(1.1)):
+        path = write(result_now, tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert text.count("## env_step") == text.count("## host_epoch") == 1
+    assert text.index("## host_epoch") < text.index("## env_step")  # in the order of a complete run
+    assert "| ratio | 1.100 | <= 1.20 | ok |" in text
+    assert "| ratio | 0.500 | <= 1.05 | ok |" in text
+    assert "1.300" not in text

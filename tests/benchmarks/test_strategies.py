@@ -61,6 +61,7 @@ def test_every_strategy_plays_to_the_end(env, name):
     assert LifecycleOp.GERMINATE in operations
 
 
+@pytest.mark.nightly
 def test_recomputed_returns_equal_those_of_an_episode_played_in_the_mode():
     env = make_environment("digits", QUICK | {"reward.mode": "settlement"})
     transitions = strategies.play(env, "fossilize-everything", 3)

@@ -9,11 +9,11 @@ from starlette.testclient import TestClient
 from state_builders import step
 
 from esper_ray.karn.overwatch.access import Access
-from esper_ray.karn.overwatch.hub import Hub
-from esper_ray.karn.overwatch.index import PlaceIndex
+from esper_ray.karn.overwatch.api.services import Services
 from esper_ray.karn.overwatch.routes import application
-from esper_ray.karn.overwatch.services import Services
-from esper_ray.karn.overwatch.summaries import Summaries
+from esper_ray.karn.overwatch.runs.hub import Hub
+from esper_ray.karn.overwatch.runs.index import PlaceIndex
+from esper_ray.karn.overwatch.runs.summaries import Summaries
 from esper_ray.karn.questions.tables import QuestionPool
 from esper_ray.nissa.runs.live_steps import LIVE, LIVE_FIELDS
 
@@ -31,11 +31,11 @@ def live_run(folder, name=NAME):
 
 
 @contextmanager
-def served(*folders, root="", address=ADDRESS, token=None, host="127.0.0.1", allowed=(), sql=None):
-    """A client of a server that watches these folders."""
-    hub = Hub()
+def served(*folders, root="", address=ADDRESS, token=None, host="127.0.0.1", allowed=(), sql=None, copies=None):
+    """A client of a server that watches these folders and storages."""
+    hub = Hub(copies=copies)
     services = Services(
-        index=PlaceIndex(folders, root),
+        index=PlaceIndex(folders, root, storages=hub.copies.mirrors),
         hub=hub,
         summaries=Summaries(),
         access=Access(host=host, port=8080, token=token, allowed_hosts=tuple(allowed)),

@@ -143,6 +143,7 @@ def facts(name="digits-s42"):
         "rounds": 11,
         "slots": [*SLOTS],
         "choices": CHOICES,
+        "choice_names": {"op": [name.lower() for name in OPERATIONS], "slot": [*SLOTS]},
         "floors": dict.fromkeys(HEADS, 0.08),
         "differs": {"ppo.lr": ["0.001", "0.0003"], "system.envs": ["16", "8"]},
         "links": {"ray": "http://127.0.0.1:8265", "metrics": ""},
@@ -179,7 +180,7 @@ def sections(rounds=7, environments=8, seed=0):
         },
         "gates": {"passed": {"G1": 40, "G5": 9}, "failed": {"G2": 6}, "checks": {"G2": {"gradient health": 6}}},
         "blueprints": [
-            {"name": "conv_light", "fossilized": 20, "pruned": 3, "contribution_pp": 4.2, "error": None, "n": 20},
+            {"name": "conv_light", "fossilized": 20, "pruned": 3, "contribution_pp": 4.2, "error": 0.7, "n": 20},
             {"name": "norm", "fossilized": 11, "pruned": 4, "contribution_pp": None, "error": None, "n": 0},
         ],
         "anomalies": [

@@ -12,7 +12,7 @@ from cli_builders import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper_ray.cli.commands.evaluate import seed_list
+from esper_ray.cli.commands.training.evaluate import seed_list
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 SENDER = "import os, signal\ndef interrupt(): os.kill(os.getpid(), signal.{})\n"
 START = "import sys\nsys.path.insert(0, {!r})\nfrom esper_ray.cli.signals import exit_on_signals\nexit_on_signals()\n"
 LINE = "esper: interrupted before anything was started\n"

@@ -51,6 +51,7 @@ def test_an_id_is_used_once_and_an_unfollowed_job_can_be_stopped(head):
     assert (unknown.returncode, "no job 'unknown'" in unknown.stderr) == (2, True)
 
 
+@pytest.mark.nightly
 def test_ctrl_c_stops_following_and_the_job_continues(head):
     with head.start("--submission-id", "followed", "--", *LONG) as process:
         next(line for line in process.stdout if line.strip())

@@ -196,6 +196,7 @@ def test_ray_workers_of_a_trial_run_within_its_own_resources(tmp_path):
     assert [(row["status"], row["rounds"]) for row in rows(folder)] == [("finished", "1")]
 
 
+@pytest.mark.nightly
 def test_a_failed_trial_is_reported_and_the_others_continue(whole, tmp_path):
     folder = shutil.copytree(whole[1], tmp_path / "sweep")
     sweep = SweepDirectory.open(folder)

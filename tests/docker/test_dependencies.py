@@ -47,9 +47,12 @@ def test_the_extra_karn_brings_textual_and_the_image_has_it():
     assert script.count("uv sync --frozen") == script.count("--extra karn") == 2
 
 
-@pytest.mark.parametrize("extra", ["grafana", "karn", "mlflow", "tensorboard", "wandb"])
+EXTRAS = ["grafana", "karn", "lightning", "mlflow", "tensorboard", "transformers", "wandb"]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_the_environment_of_developers_has_every_extra(extra):
     (package,) = PACKAGES["esper-ray"]
     (ours,) = (entry for entry in package["dev-dependencies"]["dev"] if entry["name"] == "esper-ray")
     assert extra in ours["extra"]
-    assert package["metadata"]["provides-extras"] == ["grafana", "karn", "mlflow", "tensorboard", "wandb"]
+    assert package["metadata"]["provides-extras"] == EXTRAS

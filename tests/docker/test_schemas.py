@@ -11,6 +11,8 @@ import pytest
 import yaml
 from docker_files import DOCKER, KUBERAY, read
 
+pytestmark = pytest.mark.integration
+
 BIN = Path(sys.executable).parent
 
 

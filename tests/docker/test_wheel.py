@@ -1,11 +1,15 @@
 """Wheel: content, and use in an empty folder and beside foreign packages."""
 
+import re
 import subprocess
 import sys
+import urllib.request
 import zipfile
 
 import pytest
 from docker_files import ROOT, UV
+
+from esper_ray.karn.overwatch.routes import PAGES
 
 pytestmark = [
     pytest.mark.packaging,
@@ -79,3 +83,45 @@ def test_a_wheel_works_beside_foreign_packages_of_our_folder_names(installed, tm
     assert name == "digits"
     run(installed, tmp_path, "-m", "esper_ray", "train", "ppo", "--serial", *SHORT)
     assert (next((tmp_path / "runs").iterdir()) / "rounds.csv").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained(installed, tmp_path_factory):
+    """A folder with a run that the wheel has trained, and its name."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(installed, folder, "-m", "esper_ray", "train", "ppo", "--serial", *SHORT, "--run-id", "short")
+    return folder
+
+
+def test_a_wheel_writes_equal_reports_that_ask_nobody(installed, trained):
+    for name in ("first.html", "second.html"):
+        run(installed, trained, "-m", "esper_ray", "report", "runs/short", "-o", name)
+    first, second = ((trained / name).read_bytes() for name in ("first.html", "second.html"))
+    assert first == second
+    assert first.startswith(b"<!DOCTYPE html>")
+    assert re.findall(rb"""(?:src|href)=["'](?!#|data:)[^"']*""", first) == []
+
+
+def test_a_wheel_serves_every_page_with_its_files_and_names_no_other_host(installed, trained):
+    words = [sys.executable, "-m", "esper_ray", "overwatch", "runs", "--port", "0"]
+    environment = {"PYTHONPATH": str(installed)}
+    with subprocess.Popen(words, cwd=trained, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().split()[-1].rstrip("/")
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            files = set()
+            for path, (_, kind) in PAGES.items():
+                if kind not in (None, "run"):
+                    continue
+                shown = path.format(name="short", episode=0, seed="r0c0-1", number=1)
+                with opener.open(f"{address}{shown}", timeout=60) as answer:
+                    text = answer.read().decode()
+                links = re.findall(r"""(?:src|href)="([^"]*)""", text)
+                assert all(link.startswith(("/", "#")) and not link.startswith("//") for link in links), links
+                files |= {link for link in links if link.startswith("/static/")}
+            assert len(files) > 10
+            for file in files:
+                with opener.open(f"{address}{file}", timeout=60) as answer:
+                    assert answer.read()
+        finally:
+            server.terminate()

@@ -57,9 +57,9 @@ ONLY_PARSED = {
     "submit": "needs a cluster; tests/cli/test_submit_on_ray.py starts one",
     "overwatch": "serves until it is stopped; tests/karn/overwatch starts servers",
     "sanctum": "needs a terminal; tests/karn/sanctum presses its keys",
-    "monitor": "needs Prometheus; tests/cli/commands/test_monitor.py starts one",
-    "report": "needs a long run; tests/cli/commands/test_report.py writes reports",
-    "flight": "needs a run that failed; tests/cli/commands/test_flight.py records some",
+    "monitor": "needs Prometheus; tests/cli/commands/training/test_monitor.py starts one",
+    "report": "needs a long run; tests/cli/commands/inspection/test_report.py writes reports",
+    "flight": "needs a run that failed; tests/cli/commands/inspection/test_flight.py records some",
     "dashboards render": "writes into the repository; tests/cli/commands/test_dashboards.py writes into a folder",
     "dashboards push": "needs Grafana; tests/cli/commands/test_dashboards.py replaces it",
 }
@@ -350,7 +350,7 @@ def test_the_example_of_training_from_python_ends_with_a_policy(monkeypatch, tmp
     monkeypatch.setattr(sys, "argv", ["train_from_python.py", *options])
     runpy.run_path(str(ROOT / "examples" / "train_from_python.py"), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("round 1/1 ")
+    assert any(line.startswith("round 1/1 ") for line in lines)  # a slow machine shows the round in play before
     assert lines[-3] == f"finished: {tmp_path / 'run'}"
     assert re.fullmatch(r"policy of [\d,]+ parameters, trained on digits", lines[-1])
 

@@ -13,7 +13,10 @@ from esper_ray.leyline.config.run import RunConfig
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "pages" / "reference"
-GENERATED = ("configuration.md", "command-line.md", "events.md", "messages.md", "metrics.md", "web-interface.md")
+GENERATED = (
+    *("configuration.md", "command-line.md", "events.md", "messages.md", "metrics.md", "web-interface.md"),
+    "architectures.md",
+)
 
 pytestmark = pytest.mark.integration
 

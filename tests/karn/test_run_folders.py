@@ -13,11 +13,13 @@ from esper_ray.karn.sanctum.view import RUNS, Controls
 from esper_ray.karn.sanctum.watch import watch_of
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.errors import UsageError
-from esper_ray.nissa.runs.copy_mirror import CopyMirror
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.copy_mirror import CopyMirror
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
-from esper_ray.nissa.runs.storage import Storage, StorageError
 from esper_ray.nissa.state.codec import state_to_json
+
+pytestmark = pytest.mark.integration
 
 
 def side(folder, name, mode):

@@ -11,7 +11,7 @@ from esper_ray.leyline.stages import Stage
 
 
 class Pieces(nn.Module):
-    """Host with submodules that are never called, called twice, or return no tensor."""
+    """Host with submodules that are never called, called twice, or return no tensor first."""
 
     def __init__(self):
         super().__init__()
@@ -24,13 +24,13 @@ class Pieces(nn.Module):
 
     def forward(self, x):
         h = self.twice(self.twice(self.stem(x)))
-        first, _ = self.pair(h)
+        _, first = self.pair(h)
         return self.head(self.branch(first).mean(dim=(2, 3)))
 
 
 class Pair(nn.Module):
     def forward(self, h):
-        return h, h
+        return "pair", h
 
 
 def wrapped(slots):
@@ -46,7 +46,7 @@ def wrapped(slots):
         ({"r0c0": "stem", "r0c1": "stem"}, "slots r0c0 and r0c1 sit on the same submodule: 'stem', 'stem'"),
         ({"r0c0": "stem", "r0c1": "spare"}, "slot r0c1: submodule 'spare' is never called"),
         ({"r0c0": "twice"}, "slot r0c0: submodule 'twice' is shared, it is called 2 times"),
-        ({"r0c0": "pair"}, "slot r0c0: submodule 'pair' returns a tuple; a slot needs one tensor"),
+        ({"r0c0": "pair"}, "slot r0c0: submodule 'pair' returns a tuple of str, Tensor; a slot needs a dense tensor"),
     ],
 )
 def test_a_slot_that_cannot_be_attached_is_refused_naming_slot_and_submodule(slots, message):

@@ -20,6 +20,8 @@ from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import HEADS, HEADS_OF_OP, WAIT, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.stages import Stage
 
+pytestmark = pytest.mark.integration
+
 FOSSIL = report(Stage.FOSSILIZED, contribution_pp=3.0)
 AUTOMATIC = limits(2, manual_advance=False)
 READY = report(Stage.HOLDING, contribution_pp=3.0)

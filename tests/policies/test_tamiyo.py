@@ -13,6 +13,8 @@ from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import make_environment
 from esper_ray.leyline.actions import LifecycleOp
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def env():

@@ -14,6 +14,8 @@ from esper_ray.tolaria.assembly import ConfiguredHost
 from esper_ray.tolaria.governor import HealthVerdict
 from esper_ray.tolaria.tasks import load_task
 
+pytestmark = pytest.mark.integration
+
 SMALL = {
     "episode_length": 6,
     "training.steps_per_epoch": 2,

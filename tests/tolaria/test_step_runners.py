@@ -10,6 +10,8 @@ from esper_ray.tolaria.assembly import build_organism, build_trainer
 from esper_ray.tolaria.step_runners import WARM_UP, CapturedRunner, EagerRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = EpochSettings(1.0, 1.0, 0.5)
 
 

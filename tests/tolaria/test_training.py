@@ -22,6 +22,8 @@ from esper_ray.tolaria.data import EpochPlan, epoch_batches
 from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1.0, incubation_share=0.5)
 UNCLIPPED = EpochSettings(host_grad_clip=1e9, seed_grad_clip=1e9, incubation_share=0.5)
 TRAINING = (Stage.TRAINING, 0.0)

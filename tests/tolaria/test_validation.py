@@ -21,6 +21,8 @@ from esper_ray.tolaria import validation as measurement
 from esper_ray.tolaria.assembly import build_organism
 from esper_ray.tolaria.validation import measure
 
+pytestmark = pytest.mark.integration
+
 BLENDED = {
     "none": {},
     "one": {"r0c1": (Stage.BLENDING, 0.4)},

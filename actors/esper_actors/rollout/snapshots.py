@@ -12,7 +12,7 @@ from esper_actors.rollout.record_checks import RecordingError
 from esper_actors.rollout.recorder import Assignment, PartialEpisode, pack_episode, unpack
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.runs.storage import Storage, StorageError
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 
 logger = logging.getLogger(__name__)
 

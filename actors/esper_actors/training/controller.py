@@ -41,12 +41,12 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.metrics.publisher import head_choices
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import StorageError
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.position import START
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import as_numbers
-from esper_ray.nissa.runs.storage import StorageError
 
 
 class Controller:

@@ -36,7 +36,7 @@ REPLAYED_KINDS = ("round", "control", "anomaly", "environment_quarantined")
 class ObserverGroup(RunObserver):
     """All observers of a run as one. An observer that raises is dropped and reported as a fault.
 
-    A file that it cannot write ends the run instead.
+    It is still notified of the end, to free what it holds. A file that it cannot write ends the run instead.
     """
 
     def __init__(self, observers: Iterable[RunObserver]) -> None:
@@ -76,10 +76,15 @@ class ObserverGroup(RunObserver):
         self._each(lambda observer: observer.fault_occurred(fault))
 
     def run_ended(self, status: str) -> None:
-        while self._opened:  # each observer is notified of the end once, even if others fail
+        errors: list[BaseException] = []
+        while self._opened:  # each observer is notified of the end once, even if it was dropped, or others fail
             observer = self._opened.pop(0)
-            if observer in self._observers:
+            try:
                 self._call(observer, lambda observer: observer.run_ended(status))
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _each(self, call: Callable[[RunObserver], None]) -> None:
         for observer in tuple(self._observers):
@@ -94,9 +99,10 @@ class ObserverGroup(RunObserver):
             if os.environ.get(STRICT):
                 raise
             logger.exception("an observer of the run failed and is dropped")
-            self._observers.remove(observer)
-            detail = f"{type(error).__name__}: {error}"
-            self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
+            if observer in self._observers:
+                self._observers.remove(observer)
+                detail = f"{type(error).__name__}: {error}"
+                self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
 
 
 class ViewerFiles(RunObserver):

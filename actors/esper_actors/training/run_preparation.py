@@ -31,11 +31,11 @@ from esper_ray.leyline.errors import Fault, UsageError
 from esper_ray.leyline.names import RUNS, checked_option
 from esper_ray.leyline.process.credentials import without_credentials
 from esper_ray.nissa.runs.claim import RunClaim
-from esper_ray.nissa.runs.remote_copy import newest_stored_round, pull, stored_config
+from esper_ray.nissa.runs.copies.remote_copy import newest_stored_round, pull, stored_config
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError, check_place, split_place
 from esper_ray.nissa.runs.run_directory import Names, RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError, read_first_rows
 from esper_ray.nissa.runs.run_lock import RunLock
-from esper_ray.nissa.runs.storage import Storage, StorageError, check_place, split_place
 
 
 @dataclass(frozen=True, slots=True)

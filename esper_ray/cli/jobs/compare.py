@@ -22,8 +22,8 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.files.durable import write_file
 from esper_ray.leyline.results.evaluation import ComparisonVerdict
+from esper_ray.nissa.runs.copies.storage import place_within
 from esper_ray.nissa.runs.run_directory import Names
-from esper_ray.nissa.runs.storage import place_within
 from esper_ray.simic.comparison import verdict
 
 

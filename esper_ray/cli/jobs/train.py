@@ -19,7 +19,7 @@ from esper_actors.training.round_summary import Progress
 from esper_actors.training.run_preparation import PreparedRun
 from esper_actors.training.stop_request import StopRequest
 from esper_policies.network import parameter_count
-from esper_ray.cli.jobs.announcement import AnnouncingObserver
+from esper_ray.cli.jobs.announcement import AnnouncingObserver, announce
 from esper_ray.cli.jobs.page import PageServer
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.karn.console.lines import ProgressLines
@@ -212,6 +212,7 @@ class HeuristicJob:
         """Exit code: 0 when all episodes are played, 129, 130 or 143 after a signal."""
         with RunLock(self.run_directory.path), StopRequest() as stop:
             try:
+                announce(self.run_directory.path)
                 return self._run(stop)
             except BaseException as error:
                 failure = self._failed(error)

@@ -19,14 +19,14 @@ from starlette.types import ASGIApp
 
 import esper_ray
 from esper_ray.karn.overwatch.access import AccessMiddleware, local_target, refusal_tree
-from esper_ray.karn.overwatch.api import RunApi, missing
+from esper_ray.karn.overwatch.api.place_api import PlaceApi
+from esper_ray.karn.overwatch.api.question_api import QuestionApi
+from esper_ray.karn.overwatch.api.run_api import RunApi, missing
+from esper_ray.karn.overwatch.api.services import VERSION_HEADER, Endpoint, Services
+from esper_ray.karn.overwatch.api.sql_api import SqlApi
+from esper_ray.karn.overwatch.api.view_api import ViewApi
 from esper_ray.karn.overwatch.assets import ROOM, Assets
-from esper_ray.karn.overwatch.index import IndexedPlace, PlaceKind, UnknownPlaceError
-from esper_ray.karn.overwatch.place_api import PlaceApi
-from esper_ray.karn.overwatch.question_api import QuestionApi
-from esper_ray.karn.overwatch.services import VERSION_HEADER, Endpoint, Services
-from esper_ray.karn.overwatch.sql_api import SqlApi
-from esper_ray.karn.overwatch.view_api import ViewApi
+from esper_ray.karn.overwatch.runs.index import IndexedPlace, PlaceKind, UnknownPlaceError
 
 PAGES: dict[str, tuple[str, PlaceKind | None]] = {
     "/": ("places", None),

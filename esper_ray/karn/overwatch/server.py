@@ -11,13 +11,14 @@ from pathlib import Path
 import uvicorn
 
 from esper_ray.karn.overwatch.access import TOKEN_VARIABLE, Access, checked_hosts, drawn_token, is_loopback, read_token
-from esper_ray.karn.overwatch.hub import Hub
-from esper_ray.karn.overwatch.index import IndexedPlace, PlaceIndex, watched_folders
+from esper_ray.karn.overwatch.api.services import Services
+from esper_ray.karn.overwatch.connections import PunctualProtocol
 from esper_ray.karn.overwatch.routes import application
-from esper_ray.karn.overwatch.services import Services
-from esper_ray.karn.overwatch.sql_process import SqlProcess
-from esper_ray.karn.overwatch.summaries import Summaries
-from esper_ray.karn.places import shown_path
+from esper_ray.karn.overwatch.runs.hub import Hub
+from esper_ray.karn.overwatch.runs.index import IndexedPlace, PlaceIndex, check_folder
+from esper_ray.karn.overwatch.runs.stored import Copies, StoredRuns
+from esper_ray.karn.overwatch.runs.summaries import Summaries
+from esper_ray.karn.overwatch.sql.process import SqlProcess
 from esper_ray.karn.questions.tables import QuestionPool
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.state.answers import Gain, gain
@@ -33,7 +34,8 @@ SHUTDOWN_SECONDS = 2
 class ServerOptions:
     """Choices of the command line."""
 
-    folders: tuple[Path, ...] = ()
+    places: tuple[str, ...] = ()
+    """Folders and storages that are watched."""
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     token_file: Path | None = None
@@ -49,12 +51,13 @@ class OverwatchServer:
     def __init__(self, options: ServerOptions, defaults: Sequence[Path]) -> None:
         """
         Args:
-            defaults: folders that are watched if none is named.
+            defaults: folders that are watched if no place is named; they need not exist yet.
 
         Raises:
             UsageError: if a choice cannot be served, such as a port that is taken.
+            StorageError: if a storage cannot be read.
         """
-        self._folders = watched_folders(options.folders, defaults)
+        folders, storages = watched(options.places, defaults)
         self._root = checked_root(options.root_path)
         local = is_loopback(options.host)
         token = read_token(options.token_file, os.environ.get(TOKEN_VARIABLE))
@@ -67,9 +70,10 @@ class OverwatchServer:
             token=drawn_token() if self.is_token_drawn else token,
             allowed_hosts=allowed_hosts,
         )
-        self._hub = Hub()
+        copies = Copies(storages)
+        self._hub = Hub(copies=copies)
         self.services = Services(
-            index=PlaceIndex(self._folders, self._root),
+            index=PlaceIndex(folders, self._root, storages=copies.mirrors),
             hub=self._hub,
             summaries=Summaries(self._live_gain),
             access=self.access,
@@ -92,7 +96,7 @@ class OverwatchServer:
     def lines(self) -> list[str]:
         """What is printed at the start: address, folders, a drawn token, the way from another machine."""
         lines = [f"Overwatch: {self.address}"]
-        lines.append(f"watching {', '.join(shown_path(folder) for folder in self._folders)}; Ctrl-C ends it")
+        lines.append(f"watching {', '.join(self.services.index.shown_folders)}; Ctrl-C ends it")
         if is_loopback(self.access.host) and os.environ.get("SSH_CONNECTION"):
             port = self.access.port
             lines.append(f"from another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}")
@@ -114,6 +118,7 @@ class OverwatchServer:
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=30,
             limit_concurrency=512,
+            http=PunctualProtocol,
             ws="none",
         )
         _Server(config, self._hub).run(sockets=[self.socket])
@@ -134,6 +139,20 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._hub.close()
         await super().shutdown(sockets)
+
+
+def watched(places: Sequence[str], defaults: Sequence[Path]) -> tuple[list[Path], list[StoredRuns]]:
+    """The folders and the storages to watch. Without any, the folders are ``defaults``.
+
+    Raises:
+        UsageError: if a folder cannot be read, or a storage holds no run.
+        StorageError: if a storage cannot be read.
+    """
+    folders = [Path(place) for place in places if ":/" not in place]
+    for folder in folders:
+        check_folder(folder)
+    storages = [StoredRuns(place) for place in places if ":/" in place]
+    return folders if places else list(defaults), storages
 
 
 def checked_root(root: str) -> str:

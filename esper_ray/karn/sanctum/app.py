@@ -11,7 +11,7 @@ from esper_ray.karn.sanctum.command import ShownCommand
 from esper_ray.karn.sanctum.frame import Frame, frame
 from esper_ray.karn.sanctum.keys import pressed
 from esper_ray.karn.sanctum.palette import Palette, from_environment
-from esper_ray.karn.sanctum.starting import is_starting
+from esper_ray.karn.sanctum.screens.starting import is_starting
 from esper_ray.karn.sanctum.text import TextLine
 from esper_ray.karn.sanctum.view import RUNS, SEED, Controls, RunView
 from esper_ray.karn.sanctum.watch import LIVE_SECONDS, RunWatch

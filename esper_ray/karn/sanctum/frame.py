@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from esper_ray.karn.sanctum import (
+from esper_ray.karn.sanctum.screens import (
     commands,
     episode,
     events_log,

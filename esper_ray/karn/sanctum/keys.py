@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from esper_ray.karn.sanctum import commands, episode, events_log, runs, seed
 from esper_ray.karn.sanctum.queries import shown_query
+from esper_ray.karn.sanctum.screens import commands, episode, events_log, runs, seed
 from esper_ray.karn.sanctum.view import (
     EPISODE,
     LOG,

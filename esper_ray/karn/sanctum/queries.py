@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from esper_ray.karn.sanctum import episode, events_log, seed
+from esper_ray.karn.sanctum.screens import episode, events_log, seed
 from esper_ray.karn.sanctum.view import EPISODE, LOG, NETWORKS, OVERVIEW, POLICY, SEED, Controls, RunView
 
 _ROUNDS = "SELECT round, val_accuracy_ratio, return_mean, growth_ratio, rollbacks FROM round ORDER BY round"

@@ -5,6 +5,7 @@ tensors. Files are safetensors; nothing is unpickled.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from esper_ray.leyline.files.blob import BlobFormat, under
 from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.stages import Stage
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 EXTRA_STATE = "_extra_state"
 Manifest = dict[str, Any]
 
@@ -43,6 +44,7 @@ class SavedSlot(SavedRecord):
     topology: str
     channels: Annotated[int, Field(ge=1)]
     causal: bool
+    layout: str
 
 
 class SavedManifest(SavedRecord):
@@ -81,6 +83,7 @@ def model_manifest(model: SlottedNetwork) -> Manifest:
             "topology": at.shape.topology.value,
             "channels": at.shape.channels,
             "causal": at.shape.causal,
+            "layout": at.layout.value,
         }
         for slot, at in model.attachments.items()
     }
@@ -136,9 +139,9 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     """
     record, modules = _checked(model, state)
     with repetitions_apart(model.host):
-        _try_out(model.host, under("host.", state))
+        _try_out(model.host, _with_versions(model.host, under("host.", state)))
         model.growth.adopt(record, modules)
-        return load(state, strict=True)
+        return load(_with_versions(model, state), strict=True)
 
 
 def tied_values(model: SlottedNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,6 +190,20 @@ def _checked(
     if differences:
         raise TopologyError(_difference_message(differences))
     return record, modules
+
+
+def _with_versions(module: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``state`` with the versions of the submodules of ``module``, which a file does not hold.
+
+    Some modules, as torchvision's MNASNet, refuse to load without them.
+    """
+    if hasattr(state, "_metadata"):
+        return state
+    versioned = OrderedDict(state)
+    versioned._metadata = {  # type: ignore[attr-defined]  # where torch keeps and reads them
+        name: {"version": part._version} for name, part in module.named_modules(remove_duplicate=False)
+    }
+    return versioned
 
 
 @contextmanager

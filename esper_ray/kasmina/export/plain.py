@@ -1,36 +1,87 @@
 """Conversion of a grown network to a plain torch module with its committed seeds.
 
-Each submodule that carries a committed seed is replaced by a small graph, the submodule and what
-follows it; modules of this package dissolve into the torch modules that they are made of. Modules of
-the user stay what they are.
+Submodules of the user keep their class, their attributes and the names of their tensors. A committed seed becomes a
+small graph behind its submodule, in the way that was tried when the slot was attached. Modules of this package
+dissolve into the torch modules that they are made of.
 """
 
-import copy
-import inspect
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import Argument
 
-from esper_ray.kasmina.network.attachment import SlotHook, evaluation_mode
+from esper_ray.kasmina.network.attachment import Attachment, SlotHook, evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.operators import blend
+from esper_ray.kasmina.network.places.building import build_in, copied
+from esper_ray.kasmina.network.places.caches import (
+    CACHE_ARGUMENTS,
+    CacheGuard,
+    cell_mixes_tokens,
+    refusal,
+    takes_cache,
+)
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
-REPRESENTABLE = (type(None), bool, int, float, str)
 
 
 class _Fossil(nn.Module):
     """A committed seed with its blend at full amplitude."""
 
-    def __init__(self, cell: SeedCell) -> None:
+    def __init__(self, cell: SeedCell, at: Attachment) -> None:
         super().__init__()
-        self.seed, self.gate, self.operator = cell.seed, cell.gate, cell.operator
+        self.seed, self.gate, self.operator, self.layout = cell.seed, cell.gate, cell.operator, at.layout
 
     def forward(self, h: Tensor) -> Tensor:
         assert self.seed is not None
-        return blend(self.operator, h, self.seed(h), 1.0, self.gate).type_as(h)
+        features = self.layout.canonical(h)
+        return self.layout.restored(blend(self.operator, features, self.seed(features), 1.0, self.gate)).type_as(h)
+
+
+class _FossilHook(_Fossil):
+    """A committed seed as the forward hook of a submodule of the user."""
+
+    def __init__(self, cell: SeedCell, at: Attachment) -> None:
+        super().__init__(cell, at)
+        self.container, self.key = at.container, at.key
+
+    def forward(self, module: Any, args: Any, output: Any) -> Any:  # type: ignore[override]  # torch calls hooks so
+        match self.container:
+            case "tensor":
+                return super().forward(output)
+            case "tuple":
+                return (super().forward(output[0]),) + output[1:]  # noqa: RUF005  # a traced tuple has no length
+            case "list":
+                return [super().forward(output[0])] + output[1:]  # noqa: RUF005
+            case "named":
+                return output._replace(**{str(self.key): super().forward(output[0])})
+            case _:
+                output.__setitem__(self.key, super().forward(output[self.key]))  # traced calls have no assignment
+                return output
+
+
+class _InlineHook:
+    """Forward hook of a module of this package, which is dissolved by tracing."""
+
+    def __init__(self, fossil: nn.Module) -> None:
+        self.fossil = fossil
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any) -> Any:
+        return self.fossil(output)
+
+
+class _NoCache(nn.Module):
+    """Forward pre-hook of a decoder that refuses caches of earlier tokens."""
+
+    def __init__(self, slots: str) -> None:
+        super().__init__()
+        self.message = refusal(slots)
+
+    def forward(self, module: Any, args: Any, kwargs: Any) -> None:
+        for name in CACHE_ARGUMENTS:
+            torch._assert(kwargs.get(name) == None, self.message)  # noqa: E711  # a traced comparison
 
 
 class _Tracer(fx.Tracer):
@@ -45,14 +96,28 @@ class _Tracer(fx.Tracer):
 def plain_module(model: SlottedNetwork) -> nn.Module:
     """Copy of the host with its committed seeds, same mode and device.
 
+    Seeds that live but are not committed are left out, with a warning.
+
     Raises:
-        ValueError: if a submodule with a committed seed takes arguments that cannot be passed on.
+        ValueError: if the host cannot be copied.
     """
-    host = _unhooked(model.host)
-    fossils = [slot for slot in model.slot_ids if slot in model.committed_slots]
-    names = {slot: model.attachments[slot].module for slot in fossils}
-    for slot in sorted(fossils, key=lambda slot: names[slot].count("."), reverse=True):  # the innermost first
-        _replace(host, host.get_submodule(names[slot]), _grown(slot, host.get_submodule(names[slot]), model.cell(slot)))
+    _warn_about_live_seeds(model)
+    cells = {id(model.cell(slot)): slot for slot in model.slot_ids}
+    host = copied(model.host, {id(model.cell(slot)): model.cell(slot) for slot in model.slot_ids})
+    places: list[tuple[nn.Module, int, str]] = []
+    for module in list(host.modules()):  # outer modules first
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(hook, SlotHook):
+                places.append((module, key, cells[id(hook.cell)]))
+        for key, guard in list(module._forward_pre_hooks.items()):
+            if isinstance(guard, CacheGuard):
+                del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
+    committed = model.committed_slots
+    for base, key, slot in reversed(places):
+        _build_in(host, base, key, model.cell(slot) if slot in committed else None, model.attachments[slot])
+    mixing = ", ".join(slot for slot in model.slot_ids if slot in committed and cell_mixes_tokens(model.cell(slot)))
+    if mixing and takes_cache(host):
+        _switch_cache_off(host, mixing)
     training = host.training
     with evaluation_mode(host):
         plain = _unwrapped(host, {})
@@ -62,35 +127,51 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
     return plain
 
 
-def _unhooked(host: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(host)
-    for module in plain.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(hook, SlotHook):
-                del module._forward_hooks[key]
-    return plain
+def _build_in(host: nn.Module, base: nn.Module, key: int, cell: SeedCell | None, at: Attachment) -> None:
+    """Put the seed of ``cell``, if there is one, in the place of the slot's hook."""
+    if cell is None or at.way != "hook":
+        del base._forward_hooks[key]
+    if cell is None:
+        return
+    twin, hooked = _twin(cell), at.way == "hook" and not _is_internal(base)
+    fossil = _traced(_FossilHook(twin, at) if hooked else _Fossil(twin, at))
+    build_in(host, base, at.way, fossil, key)
+    if at.way == "hook" and not hooked:
+        base._forward_hooks[key] = _InlineHook(fossil)
 
 
-def _grown(slot: str, base: nn.Module, cell: SeedCell) -> nn.Module:
-    """``base`` followed by the committed seed of ``cell``, with the signature of ``base``."""
-    graph = fx.Graph()
-    positional: list[Argument] = []
-    named: dict[str, Argument] = {}
-    for name, parameter in inspect.signature(base.forward).parameters.items():
-        empty = parameter.default is inspect.Parameter.empty
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or not (
-            empty or isinstance(parameter.default, REPRESENTABLE)
-        ):
-            raise ValueError(f"slot {slot}: {type(base).__name__}.forward takes {parameter}, which cannot be passed on")
-        default = inspect.Signature.empty if empty else parameter.default
-        node = graph.placeholder(name, default_value=default)
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            named[name] = node
-        else:
-            positional.append(node)
-    output = graph.call_module("base", tuple(positional), named)
-    graph.output(graph.call_module("fossil", (output,)))
-    return fx.GraphModule({"base": base, "fossil": _traced(_Fossil(copy.deepcopy(cell)))}, graph, "Grown")
+def _twin(cell: SeedCell) -> SeedCell:
+    """A cell with a copy of the seed and the gate network of ``cell``."""
+    twin = SeedCell(cell.shape, cell.example_shape, cell.incubation)
+    twin.seed = None if cell.seed is None else copied(cell.seed, {})
+    twin.gate = None if cell.gate is None else copied(cell.gate, {})
+    twin.operator = cell.operator
+    return twin
+
+
+def _switch_cache_off(host: nn.Module, slots: str) -> None:
+    warnings.warn(
+        f"the seed in {slots} mixes tokens; the plain model generates without a cache of keys and values", stacklevel=4
+    )
+    for name in ("config", "generation_config"):
+        if hasattr(getattr(host, name, None), "use_cache"):
+            setattr(getattr(host, name), "use_cache", False)  # noqa: B010  # of a type that is not known
+    guard = _traced(_NoCache(slots))
+    host.register_forward_pre_hook(guard, with_kwargs=True)
+
+
+def _warn_about_live_seeds(model: SlottedNetwork) -> None:
+    committed = model.committed_slots
+    for slot in model.slot_ids:
+        state, cell = model.states[slot], model.cell(slot)
+        if state is None or cell.seed is None or slot in committed:
+            continue
+        contribution = model.growth.contributions.get(slot)
+        known = "" if contribution is None else f", with a measured contribution of {contribution:+.2f} points"
+        warnings.warn(
+            f"plain() leaves out the seed in {slot}: {state.blueprint} is {state.stage.name}, not committed{known}",
+            stacklevel=4,
+        )
 
 
 def _unwrapped(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -107,14 +188,6 @@ def _traced(module: nn.Module) -> nn.Module:
     graph = _Tracer().trace(module)
     graph._tracer_cls = None  # it would be pickled along
     return fx.GraphModule(module, graph, name)
-
-
-def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Replace ``old`` by ``new`` wherever it is registered below ``root``."""
-    for parent in list(root.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old and parent is not new:
-                parent._modules[name] = new
 
 
 def _is_internal(module: Any) -> bool:

@@ -12,18 +12,20 @@ BAR = 10
 def draw(model: SlottedNetwork) -> str:
     """The diagram: a line for the host and one per slot, in forward order.
 
-    For example ``├ layer1  64 x 8 x 8  r0c0  conv_light  BLENDING 3  add 0.60 ██████░░░░ to 1.00  37,056 parameters``.
+    A line names the submodule, the shape of one example's features, their layout, the slot and its seed.
+
+    For example ``├ layer1  64 x 8 x 8  BCHW  r0c0  norm  BLENDING 3  add 0.60 ██████░░░░ to 1.00  192 parameters``.
     """
     grown = sum(model.seed_parameters(slot) for slot in model.slot_ids)
     title = f"{type(model.host).__name__}  {model.host_parameters:,} parameters"
     title += f" + {grown:,} grown" if grown else ""
     rows = []
     for slot, at in model.attachments.items():
-        shape = " x ".join(map(str, at.example_shape))
-        rows.append((at.module, shape, slot, _seed(model.states[slot], model.seed_parameters(slot))))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        shape = " x ".join(map(str, at.layout.example_shape(at.example_shape)))
+        rows.append((at.module, shape, at.layout.value, slot, _seed(model.states[slot], model.seed_parameters(slot))))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)), row[3]]) for row in rows
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]) for row in rows
     ]
     branches = ["├ "] * (len(lines) - 1) + ["└ "]
     return "\n".join([f"{title}  epoch {model.growth.epoch}", *map(str.__add__, branches, lines)])

@@ -9,14 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.modules import differentiable_checkpoints, preserved_randomness
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.places.building import Place, Way, found_ways
+from esper_ray.kasmina.network.places.evidence import LayoutError, found_layouts
+from esper_ray.kasmina.network.places.inputs import batch_size, converted
+from esper_ray.kasmina.network.places.layouts import Layout
+from esper_ray.kasmina.network.places.names import check_compilation, named_modules
+from esper_ray.kasmina.network.places.outputs import (
+    Container,
+    container_of,
+    description,
+    features_of,
+    key_of,
+    tensors_in,
+    with_features,
+)
+from esper_ray.kasmina.network.places.recording import Recording, layers_of, recorded
 from esper_ray.kasmina.network.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
-
-TOPOLOGY_OF_DIMENSIONS = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,61 +42,81 @@ class Attachment:
     """Name of the submodule, as in ``host.named_modules()``."""
     shape: SlotShape
     example_shape: tuple[int, ...]
-    """Shape of the features of one example."""
+    """Shape of the features of one example, in the layout of blueprints."""
     dtype: torch.dtype = torch.float32
     """Type of the features."""
     passes: Passes = "separate"
     """Way in which passes with and without a seed here can be computed at once."""
+    layout: Layout = Layout.BD
+    """Order of the dimensions of the features."""
+    container: Container = "tensor"
+    """Kind of the output that carries the features."""
+    key: str | None = None
+    """Name of the entry that holds them, in named tuples and mappings."""
+    way: Way = "hook"
+    """Way in which a committed seed is built into a plain copy of the host."""
 
 
 class SlotHook:
     """Forward hook of a slot. It is an object, so that a copied model hooks its own cells."""
 
-    def __init__(self, cell: SeedCell) -> None:
-        self.cell = cell
+    def __init__(self, cell: SeedCell, layout: Layout) -> None:
+        self.cell, self.layout = cell, layout
 
-    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """The submodule's output after its cell."""
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        """The submodule's output with its features after the cell."""
         cell = self.cell
         if cell.seed is None and cell.tap is None:
             return output
-        result: Tensor = cell(output)
-        return result
+        features = features_of(output)
+        if features is None:
+            raise ValueError(f"a place with a seed yields a {description(output)}, no features")
+        before = self.layout.canonical(features)
+        after: Tensor = cell(before)
+        if after is before:
+            return output
+        after = self.layout.restored(after)
+        return after if isinstance(output, Tensor) else with_features(output, after)
 
 
-def attach(host: nn.Module, slots: Mapping[str, str], example_input: Any, *, causal: bool) -> list[Attachment]:
+def attach(
+    host: nn.Module,
+    slots: Mapping[str, str],
+    example_input: Any,
+    *,
+    causal: bool,
+    layout: str | Mapping[str, str] | None = None,
+) -> list[Attachment]:
     """The slots in forward order. The host is not changed.
+
+    Args:
+        layout: order of the dimensions, of all slots or by slot; default: found by runs of the host.
 
     Raises:
         SlotIdError: if a slot id is malformed or there is none.
-        ValueError: if a submodule does not exist, carries two slots, is never called, is called more
-            than once, or returns something that no seed can work on.
+        ValueError: if a submodule does not exist, carries two slots, is compiled, is never called, is called more
+            than once, or returns something that no seed can work on; if the layout of a slot does not show; or if
+            no seed can be built in behind a submodule.
     """
-    ids = ordered_slot_ids(slots)
-    named = dict(host.named_modules(remove_duplicate=False))
-    named.pop("")
-    owners: dict[int, str] = {}
-    for slot in ids:
-        name = slots[slot]
-        if name not in named:
-            raise ValueError(f"slot {slot}: {unknown_name_message('submodule', name, list(named))}")
-        occupant = owners.setdefault(id(named[name]), slot)
-        if occupant != slot:
-            raise ValueError(f"slots {occupant} and {slot} sit on the same submodule: {slots[occupant]!r}, {name!r}")
-    outputs = _outputs(host, {slot: named[slots[slot]] for slot in ids}, example_input)
-    called = [slot for slot, _ in outputs]
-    for slot in ids:
-        times = called.count(slot)
-        if times == 0:
-            raise ValueError(f"slot {slot}: submodule {slots[slot]!r} is never called in a forward pass")
-        if times > 1:
-            raise ValueError(
-                f"slot {slot}: submodule {slots[slot]!r} is shared, it is called {times} times in a forward pass; "
-                "a slot needs a place that is passed once"
-            )
-    passes = _passes(host, {slot: named[slots[slot]] for slot in ids}, example_input)
-    batch = _batch_size(example_input)
-    return [_attachment(slot, slots[slot], output, batch, causal, passes[slot]) for slot, output in outputs]
+    modules = named_modules(host, slots)
+    check_compilation(host, slots)
+    randomness = preserved_randomness(_device(host))
+    with torch.no_grad(), evaluation_mode(host), randomness, differentiable_checkpoints():
+
+        def run(inputs: Any) -> Any:
+            return _call_with_copies(host, inputs)
+
+        inputs, first = _first_pass(run, host, modules, example_input)
+        _check_calls(slots, first)
+        for slot, output in first.outputs:
+            _check_output(slot, slots[slot], output)
+        layouts = _layouts(run, inputs, modules, first, layout)
+        ways = _ways(host, slots, inputs, first)
+        passes = _passes(run, host, {slot: modules[slot] for slot, _ in first.outputs}, inputs, first, layouts)
+    return [
+        _attachment(slot, slots[slot], output, layouts[slot], causal, passes[slot], ways[slot])
+        for slot, output in first.outputs
+    ]
 
 
 @contextmanager
@@ -110,83 +144,125 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
-def _outputs(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> list[tuple[str, Any]]:
-    outputs: list[tuple[str, Any]] = []
+def _first_pass(
+    run: Callable[[Any], Any], host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any
+) -> tuple[Any, Recording]:
+    """Inputs that the host takes, and the recording of a pass on them.
 
-    def watch(slot: str) -> Any:
-        def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs.append((slot, output.detach().clone() if isinstance(output, Tensor) else output))
-
-        return note
-
-    handles = [module.register_forward_hook(watch(slot)) for slot, module in modules.items()]
-    try:
-        with torch.no_grad(), evaluation_mode(host):
-            call(host, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs
-
-
-def _batch_size(example_input: Any) -> int | None:
-    parts = example_input.values() if isinstance(example_input, Mapping) else example_input
-    first = example_input if isinstance(example_input, Tensor) else next(iter(parts), None)
-    return first.shape[0] if isinstance(first, Tensor) and first.dim() else None
-
-
-def _passes(host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any) -> dict[str, Passes]:
-    """Way to compute coalitions by slot, probed on the example."""
-    if uses_batch_statistics(host):
-        return dict.fromkeys(modules, "separate")
-
-    def run(copies: int) -> Any:
-        return call(host, _converted(inputs, lambda value: repeated(value, copies)))
-
-    batch = _batch_size(example_input)
-    with torch.no_grad(), evaluation_mode(host):
-        inputs = _probe_input(host, example_input)
-        return {slot: coalition_passes(run, module, batch) for slot, module in modules.items()}
-
-
-def _probe_input(host: nn.Module, example_input: Any) -> Any:
-    """The example with other rows, if the host can work on them: the example may be all zeros."""
+    The inputs are the example with other rows, if the host can work on them: the example may be all zeros.
+    """
 
     def varied(value: Any) -> Any:
         real = isinstance(value, Tensor) and value.dim() and value.is_floating_point()
         return other_rows(value) if real else value
 
-    inputs = _converted(example_input, varied)
-    try:
-        output = call(host, inputs)
-    except Exception:  # a host can raise anything on values that it does not expect
-        return example_input
-    return inputs if isinstance(output, Tensor) and bool(output.isfinite().all()) else example_input
+    layers = layers_of(host)
+    inputs = converted(example_input, varied)
+    recording = recorded(run, inputs, modules, layers)
+    finite = all(bool(tensor.isfinite().all()) for tensor in tensors_in(recording.output) if tensor.is_floating_point())
+    if recording.error is not None or not finite:
+        inputs, recording = example_input, recorded(run, example_input, modules, layers)
+    if recording.error is not None:
+        raise recording.error
+    if not tensors_in(recording.output):
+        raise ValueError(f"{type(host).__name__} returns a {description(recording.output)}, which holds no tensor")
+    return inputs, recording
 
 
-def _converted(inputs: Any, convert: Callable[[Any], Any]) -> Any:
-    """Inputs of a model, each converted."""
-    if isinstance(inputs, Mapping):
-        return {name: convert(value) for name, value in inputs.items()}
-    return [convert(value) for value in inputs] if isinstance(inputs, tuple | list) else convert(inputs)
+def _check_calls(slots: Mapping[str, str], first: Recording) -> None:
+    called = [slot for slot, _ in first.outputs]
+    for slot in ordered_slot_ids(slots):
+        times = called.count(slot)
+        if times == 0:
+            raise ValueError(f"slot {slot}: submodule {slots[slot]!r} is never called in a forward pass")
+        if times > 1:
+            raise ValueError(
+                f"slot {slot}: submodule {slots[slot]!r} is shared, it is called {times} times in a forward pass; "
+                "a slot needs a place that is passed once"
+            )
 
 
-def _attachment(slot: str, module: str, output: Any, batch: int | None, causal: bool, passes: Passes) -> Attachment:
-    place = f"slot {slot}: submodule {module!r}"
-    if not isinstance(output, Tensor):
+def _check_output(slot: str, module: str, output: Any) -> None:
+    place, features = f"slot {slot}: submodule {module!r}", features_of(output)
+    if features is None or features.layout is not torch.strided or features.is_nested:
         raise ValueError(
-            f"{place} returns a {type(output).__name__}; a slot needs one tensor, so attach it to a submodule inside"
+            f"{place} returns a {description(output)}; a slot needs a dense tensor, or one that is the first entry of "
+            "a tuple, a list or a mapping"
         )
-    if output.dim() not in TOPOLOGY_OF_DIMENSIONS or not output.is_floating_point():
+    if features.dim() not in {len(layout.value) for layout in Layout} or not features.is_floating_point():
         raise ValueError(
-            f"{place} returns {output.dtype} of shape {tuple(output.shape)}; a slot needs floating-point "
-            "(B, C, H, W), (B, T, D) or (B, D)"
+            f"{place} returns {features.dtype} of shape {tuple(features.shape)}; a slot needs floating-point features "
+            f"in one of the layouts {', '.join(layout.value for layout in Layout)}"
         )
-    if batch is not None and output.shape[0] != batch:
-        raise ValueError(
-            f"{place} returns {tuple(output.shape)} for a batch of {batch}; the batch must be the first dimension"
-        )
-    topology = TOPOLOGY_OF_DIMENSIONS[output.dim()]
-    channels = output.shape[1] if topology is Topology.IMAGES else output.shape[-1]
-    shape = SlotShape(topology, channels, causal)
-    return Attachment(slot, module, shape, tuple(output.shape[1:]), output.dtype, passes)
+
+
+def _layouts(
+    run: Callable[[Any], Any],
+    inputs: Any,
+    modules: Mapping[str, nn.Module],
+    first: Recording,
+    layout: str | Mapping[str, str] | None,
+) -> dict[str, Layout]:
+    """Layout of each slot, said or found."""
+    names = dict.fromkeys(modules, layout) if isinstance(layout, str) else dict(layout or {})
+    for slot in names:
+        if slot not in modules:
+            raise ValueError(unknown_name_message("slot", slot, list(modules)))
+    said = {slot: Layout.parse(name) for slot, name in names.items() if name is not None}
+    for slot, order in said.items():
+        shape = tuple(first.features[slot].shape)
+        if len(shape) != len(order.value):
+            raise LayoutError(f"slot {slot} yields {shape}, layout {order.value} has {len(order.value)} dimensions")
+    rest = {slot: module for slot, module in modules.items() if slot not in said}
+    return said | (found_layouts(run, inputs, rest, first) if rest else {})
+
+
+def _ways(host: nn.Module, slots: Mapping[str, str], inputs: Any, first: Recording) -> dict[str, Way]:
+    """Way to build a committed seed into a plain copy, by slot."""
+    places = [Place(slot, slots[slot], output) for slot, output in first.outputs]
+    places.sort(key=lambda place: place.module.count("."), reverse=True)
+    return found_ways(host, places, lambda trial: _call_with_copies(trial, inputs), first.output)
+
+
+def _passes(
+    run: Callable[[Any], Any],
+    host: nn.Module,
+    modules: Mapping[str, nn.Module],
+    inputs: Any,
+    first: Recording,
+    layouts: Mapping[str, Layout],
+) -> dict[str, Passes]:
+    """Way to compute coalitions by slot, probed on the example. ``modules`` are in forward order."""
+    output = first.output
+    if uses_batch_statistics(host) or not isinstance(output, Tensor) or not output.dim():
+        return dict.fromkeys(modules, "separate")
+    places = {slot: (module, layouts[slot]) for slot, module in modules.items()}
+
+    def run_copies(copies: int) -> Any:
+        return run(converted(inputs, lambda value: repeated(value, copies)))
+
+    return coalition_passes(run_copies, places, output, batch_size(inputs))
+
+
+def _call_with_copies(host: nn.Module, inputs: Any) -> Any:
+    """Output for copies of ``inputs``; a host may work in place."""
+    return call(host, converted(inputs, lambda value: value.clone() if isinstance(value, Tensor) else value))
+
+
+def _device(host: nn.Module) -> torch.device:
+    first = next(host.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _attachment(
+    slot: str, module: str, output: Any, layout: Layout, causal: bool, passes: Passes, way: Way
+) -> Attachment:
+    original = features_of(output)
+    assert original is not None
+    features = layout.canonical(original)
+    shape = SlotShape(layout.topology, features.shape[1 if layout.topology is Topology.IMAGES else -1], causal)
+    container = container_of(output)
+    assert container is not None
+    return Attachment(
+        slot, module, shape, tuple(features.shape[1:]), features.dtype, passes, layout, container, key_of(output), way
+    )

@@ -27,17 +27,32 @@ class Incubation:
     """Weight of the trust region's penalty on the squared excess (straight-through)."""
     bound: float = 0.25
     """Free ratio of RMS(change) to RMS(features) (straight-through)."""
+    clip: float | None = 1.0
+    """Largest L2 norm of the gradient that a shadow pass gives a seed; ``None`` leaves that to the training loop."""
 
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: if there is no such method, or weight or bound is negative.
+            ValueError: if there is no such method, weight or bound is negative, or clip is not positive.
         """
         methods = get_args(IncubationMethod)
         if self.method not in methods:  # a seed would never learn, without a sign of it
             raise ValueError(unknown_name_message("method of incubation", self.method, methods))
         if not (self.weight >= 0.0 and self.bound >= 0.0):
             raise ValueError(f"weight and bound of incubation must be >= 0, got {self.weight} and {self.bound}")
+        if self.clip is not None and not self.clip > 0.0:
+            raise ValueError(f"clip of incubation must be > 0, got {self.clip}")
+
+
+@dataclass(slots=True)
+class ClippingRecord:
+    """Clipping of one seed's gradients in incubation so far."""
+
+    steps: int = 0
+    largest: Tensor | None = None
+    """0-dim largest norm before clipping."""
+    said: bool = False
+    """Whether a warning was given."""
 
 
 class StraightThrough(torch.autograd.Function):
@@ -109,6 +124,8 @@ class SeedCell(nn.Module):
         self.switch: tuple[int, tuple[int, ...]] | None = None
         """(n, which): of the n blocks of rows of a batch, those that see the seed."""
         self.shadowed = False
+        self.clipping = ClippingRecord()
+        """Clipping of the present seed."""
         self.register_buffer("alpha", torch.zeros(()))
         self.register_buffer("operator_share", torch.ones(()))
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints.delta import Delta
+from esper_ray.kasmina.modules import differentiable_checkpoints
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.leyline.actions import BlendOperator
@@ -69,7 +70,7 @@ def features_and_gradient(cell: SeedCell, closure: Callable[[], Tensor]) -> tupl
     """
     cell.tap = []
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable_checkpoints():
             loss = closure()
         if len(cell.tap) != 1:
             raise ValueError(f"gradmax: the loss must run the model with the slot once, not {len(cell.tap)} times")

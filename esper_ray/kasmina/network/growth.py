@@ -25,7 +25,7 @@ from esper_ray.kasmina.lifecycle.reducer import (
     StageChanged,
 )
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
-from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.cell import ClippingRecord, SeedCell
 from esper_ray.kasmina.network.gradmax import maximise_birth_gradient
 from esper_ray.kasmina.network.newborn import check_newborn, preserved_rng
 from esper_ray.kasmina.network.operators import GateNetwork
@@ -144,6 +144,8 @@ class Growth:
         self.states: dict[str, SeedState | None] = dict.fromkeys(cells)
         self.epoch = 0
         self.log: list[SlotEvent] = []
+        self.contributions: dict[str, float] = {}
+        """Last measured contribution of the present seeds in percentage points, by slot."""
         self._host, self._cells = host, dict(cells)
         self._germinations = dict.fromkeys(cells, 0)
         self._listeners: list[GrowthListener] = []
@@ -213,6 +215,7 @@ class Growth:
         state, events = reducer.execute(before, command, self.rules, measured)
         self._apply(slot, state, closure)
         self._note(slot, before, events)
+        self._remember(slot, measured)
         return Outcome(events)
 
     def tick(self, measured: Mapping[str, SeedMeasurements]) -> dict[str, tuple[LifecycleEvent, ...]]:
@@ -221,6 +224,7 @@ class Growth:
         for slot, before in list(self.states.items()):
             state, events = reducer.tick(before, self.rules, measured.get(slot, UNMEASURED))
             self._apply(slot, state, None)
+            self._remember(slot, measured.get(slot, UNMEASURED))
             if events:
                 happened[slot] = events
                 self._note(slot, before, events)
@@ -280,6 +284,7 @@ class Growth:
         undo = (before, cell.seed, cell.gate, cell.pinned)
         if modules["seed"] is not cell.seed:
             cell.pinned = _pinned(modules["seed"])
+            cell.clipping = ClippingRecord()
         notified: list[GrowthListener] = []
         try:
             self.states[slot], cell.seed, cell.gate = state, modules["seed"], modules["gate"]
@@ -330,6 +335,13 @@ class Growth:
         state = before or self.states[slot]
         seed_id = None if state is None else state.seed_id
         self.log += [SlotEvent(self.epoch, slot, seed_id, event) for event in events]
+
+    def _remember(self, slot: str, measured: SeedMeasurements) -> None:
+        """Keep the contribution of a seed as long as it lives."""
+        if self.states[slot] is None or self._cells[slot].seed is None:
+            self.contributions.pop(slot, None)
+        elif measured.contribution_pp is not None:
+            self.contributions[slot] = measured.contribution_pp
 
     def _modules(self, slot: str, state: SeedState | None, number: int) -> dict[str, nn.Module | None]:
         """Seed and gate network of ``state``, freshly initialised as the slot's ``number``-th seed."""

@@ -5,13 +5,16 @@ no layer mixes rows. Batch normalisation without running statistics mixes them i
 layer that computes something over the whole batch. Equal rows do not show it, so the probes use different ones.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from esper_ray.kasmina.network.places.layouts import Layout
+from esper_ray.kasmina.network.places.outputs import features_of, with_features
 
 Passes = Literal["forked", "repeated", "separate"]
 """Ways to compute passes with and without a seed.
@@ -26,37 +29,71 @@ COARSE_TOLERANCE = 2e-2
 """The same for types and devices with few bits of mantissa (bfloat16, TF32 on CUDA)."""
 
 
-def coalition_passes(run: Callable[[int], Any], module: nn.Module, batch: int | None) -> Passes:
-    """Way to compute passes with and without a seed at the output of ``module``.
+def coalition_passes(
+    run: Callable[[int], Any], places: Mapping[str, tuple[nn.Module, Layout]], first: Tensor, batch: int | None
+) -> dict[str, Passes]:
+    """Way to compute passes with and without a seed at each of ``places``.
+
+    All are probed at once: in one pass, the rows of which fork at each place in turn. Where that does not give the
+    rows of single passes, each place is probed on its own.
 
     Args:
         run: runs the host, in evaluation mode and without gradient, on so many copies of an example batch.
+        places: submodule and layout of its features by slot, in forward order.
+        first: output of the host.
         batch: rows of that batch, ``None`` if they are unknown.
     """
-    try:
-        with changed_output(module, lambda h: h):
-            first = run(1)
-        with changed_output(module, other_rows):
-            second = run(1)
-    except Exception:  # a host can raise anything on features that it has never seen
-        return "separate"
-    if not all(isinstance(output, Tensor) and output.dim() for output in (first, second)):
-        return "separate"
-    expected = torch.cat([first, second])
-
-    def agrees(copies: int, change: Callable[[Tensor], Tensor]) -> bool:
-        try:
-            with changed_output(module, change):
-                return same_rows(run(copies), expected)
-        except Exception:  # see above
-            return False
-
+    singles = {slot: _changed_run(run, place) for slot, place in places.items()}
+    rows = [first, *(output for output in singles.values() if isinstance(output, Tensor) and output.dim())]
     # a doubled batch of one is broadcast around shortcuts, which goes unnoticed
-    if (batch or 1) > 1 and agrees(1, lambda h: torch.cat([h, other_rows(h)])):
-        return "forked"
-    if agrees(2, lambda h: torch.cat([h[: len(h) // 2], other_rows(h[len(h) // 2 :])])):
-        return "repeated"
-    return "separate"
+    forks = (batch or 1) > 1
+    if forks and len(rows) == len(places) + 1 and _forks_everywhere(run, places, torch.cat(rows)):
+        return dict.fromkeys(places, "forked")
+    return {slot: _passes(run, places[slot], first, single, forks) for slot, single in singles.items()}
+
+
+def _forks_everywhere(
+    run: Callable[[int], Any], places: Mapping[str, tuple[nn.Module, Layout]], expected: Tensor
+) -> bool:
+    """Whether one pass gives the rows without a change, then those with a change at each place."""
+    with ExitStack() as changes:
+        for blocks, (module, layout) in enumerate(places.values(), 1):
+
+            def fork(h: Tensor, blocks: int = blocks) -> Tensor:
+                return torch.cat([h, other_rows(h[: len(h) // blocks])])
+
+            changes.enter_context(changed_output(module, layout, fork))
+        return _agrees(run, 1, expected)
+
+
+def _passes(
+    run: Callable[[int], Any], place: tuple[nn.Module, Layout], first: Tensor, single: Any, forks: bool
+) -> Passes:
+    if not isinstance(single, Tensor) or not single.dim():
+        return "separate"
+    expected = torch.cat([first, single])
+    if forks:
+        with changed_output(*place, lambda h: torch.cat([h, other_rows(h)])):
+            if _agrees(run, 1, expected):
+                return "forked"
+    with changed_output(*place, lambda h: torch.cat([h[: len(h) // 2], other_rows(h[len(h) // 2 :])])):
+        return "repeated" if _agrees(run, 2, expected) else "separate"
+
+
+def _changed_run(run: Callable[[int], Any], place: tuple[nn.Module, Layout]) -> Any:
+    """Output of a pass with other features at ``place``; ``None`` if the host fails on them."""
+    try:
+        with changed_output(*place, other_rows):
+            return run(1)
+    except Exception:  # a host can raise anything on features that it has never seen
+        return None
+
+
+def _agrees(run: Callable[[int], Any], copies: int, expected: Tensor) -> bool:
+    try:
+        return same_rows(run(copies), expected)
+    except Exception:  # see above
+        return False
 
 
 def uses_batch_statistics(module: nn.Module) -> bool:
@@ -118,10 +155,15 @@ def _tolerance(rows: Tensor) -> float:
     return COARSE_TOLERANCE if coarse or torch.is_autocast_enabled(rows.device.type) else ROW_TOLERANCE
 
 
-def changed_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[Any]:
-    """Context in which ``change`` applies to the output of ``module``, if that is a tensor."""
+def changed_output(
+    module: nn.Module, layout: Layout, change: Callable[[Tensor], Tensor]
+) -> AbstractContextManager[Any]:
+    """Context in which ``change`` applies to the features that ``module`` yields, in the layout of blueprints."""
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        return change(output) if isinstance(output, Tensor) else output
+        features = features_of(output)
+        if features is None:
+            return output
+        return with_features(output, layout.restored(change(layout.canonical(features))))
 
     return module.register_forward_hook(hook)

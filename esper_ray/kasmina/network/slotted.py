@@ -1,5 +1,6 @@
 """A host with slots on its submodules, the base type of the growing network's helpers."""
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self, cast
@@ -13,7 +14,10 @@ from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
+from esper_ray.kasmina.network.places.building import detach_in_copies
+from esper_ray.kasmina.network.places.caches import CacheGuard, takes_cache
 from esper_ray.kasmina.network.verification import verified_output
+from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.commitment import committed_among
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.records import Members
@@ -54,7 +58,10 @@ class SlottedNetwork(nn.Module):
         """Whether a warning of a joint pass with a wrong result has been given."""
         self.growth = Growth(host, cells, rules, options, seed)
         for slot, cell in cells.items():
-            host.get_submodule(self.attachments[slot].module).register_forward_hook(SlotHook(cell))
+            at = self.attachments[slot]
+            host.get_submodule(at.module).register_forward_hook(SlotHook(cell, at.layout))
+        if takes_cache(host) and any(cell.shape.topology is Topology.SEQUENCES for cell in cells.values()):
+            host.register_forward_pre_hook(CacheGuard(cells), with_kwargs=True)
         first = next(host.parameters(), None)
         for slot, cell in cells.items():  # type and device of new seeds follow those of their cells
             cell.to(device=None if first is None else first.device, dtype=self.attachments[slot].dtype)
@@ -71,27 +78,33 @@ class SlottedNetwork(nn.Module):
         incubation: Incubation | None = None,
         seed: int = 0,
         causal: bool = True,
+        layout: str | Mapping[str, str] | None = None,
     ) -> Self:
         """``host`` with slots on the outputs of its submodules.
 
         Args:
             host: any module; its code is not changed.
-            slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. Its output must
-                be one (B, C, H, W), (B, T, D) or (B, D) tensor.
+            slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. It yields features,
+                as a tensor or as the first entry of a tuple, a list or a ``ModelOutput``.
             example_input: input that one evaluation pass can be run on, to discover shapes and order: a tensor,
                 a tuple of positional or a mapping of named arguments, batch first.
             rules: gates and clocks of the lifecycle.
             seed: seeds the initial weights of germinated modules.
             causal: whether tokens of sequences may see earlier tokens only. Say False for encoders.
+            layout: order of the dimensions of the features, such as ``BHWC``, for all slots or by slot; see
+                :class:`~esper_ray.kasmina.network.places.layouts.Layout`. By default it is found by runs of the host
+                on other batches and sizes, and by the layers next to a slot.
 
         Raises:
             SlotIdError: if a slot id is malformed or there is none.
-            ValueError: if a submodule does not exist, carries two slots, is never called, is called more
-                than once, or returns something else; or if the host is wrapped already.
+            ValueError: if a submodule does not exist, carries two slots, is compiled, is never called, is called
+                more than once, or returns something else; if the layout of its features does not show; if
+                :meth:`~esper_ray.kasmina.model.MorphogeneticModel.plain` could not build a seed in behind it; or if
+                the host is wrapped already. The host is as it was then.
         """
         if any(isinstance(h, SlotHook) for m in host.modules() for h in m._forward_hooks.values()):
             raise ValueError("the host has slots already; wrap a fresh copy of it")
-        attachments = attach(host, slots, example_input, causal=causal)
+        attachments = attach(host, slots, example_input, causal=causal, layout=layout)
         return cls(
             host,
             attachments,
@@ -100,6 +113,24 @@ class SlottedNetwork(nn.Module):
             incubation=incubation or Incubation(),
             seed=seed,
         )
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of torch's module, or a public one of the host, such as ``config`` or ``generate``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            host = self.__dict__.get("_modules", {}).get("host")
+            if host is None or name.startswith("_") or not hasattr(host, name):
+                raise
+            return getattr(host, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """An independent copy. Tensors that the last pass has left in the host are copied without their history."""
+        detach_in_copies(self, memo)
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The host's output with every seed acting as its stage defines."""

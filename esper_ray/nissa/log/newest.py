@@ -13,7 +13,7 @@ from esper_ray.nissa.log.parquet import Part
 Records = list[dict[str, Any]]
 
 
-def newest_records(parts: Sequence[Part], kept: int, episodes: Mapping[Part, Mapping[int, int]]) -> Records:
+def newest_records(parts: Sequence[Part], kept: int, episodes: Mapping[Part, Mapping[int, int]], files: int) -> Records:
     """The newest events of each kind, and all of some episodes, in order.
 
     Files without any of them are not read.
@@ -21,21 +21,26 @@ def newest_records(parts: Sequence[Part], kept: int, episodes: Mapping[Part, Map
     Args:
         parts: in order.
         kept: number of events of each kind.
+        files: most files of each kind in which they are searched: of a kind with few events in each part fewer than
+            ``kept`` are found.
         episodes: episodes that are read whole, by environment, of the parts that hold some of their events.
 
     Raises:
         EventLogError: if a part is damaged.
     """
     missing: dict[str, int] = defaultdict(lambda: kept)
+    unread: dict[str, int] = defaultdict(lambda: files)
     records: Records = []
     for part in reversed(parts):
         whole = episodes.get(part, {})
         for kind, file in part.index().kinds.items():
             in_episodes = whole if {"env", "episode"} <= set(KINDS[kind].clock) else {}
-            if missing[kind] > 0 or in_episodes:
+            newest = missing[kind] if unread[kind] > 0 else 0
+            if newest > 0 or in_episodes:
                 table = part.table(kind)
-                records += part.rows(kind, table.filter(_chosen(table, missing[kind], in_episodes)))
+                records += part.rows(kind, table.filter(_chosen(table, newest, in_episodes)))
             missing[kind] -= file.rows
+            unread[kind] -= 1
     records.sort(key=lambda record: int(record["seq"]))
     return records
 

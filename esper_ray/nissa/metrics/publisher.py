@@ -22,7 +22,8 @@ class MetricsPublisher:
     def __init__(self, config: RunConfig, exporter: Exporter, now: Callable[[], float] = time.time) -> None:
         self._exporter, self._now, self._broken = exporter, now, False
         self._last_record, self._silence = now(), 0.0
-        self._state = RunState()
+        self.folded = RunState()
+        """State of the run after the published records."""
         self._projection = MetricsProjection(config.growth.slots, head_choices(config))
         info = (config.task.name, config.reward.mode, "tamiyo", config.digest()[:12])
         self._apply([Change("esper_run_info", 1, info), Change("esper_rounds_target", config.ppo.rounds)])
@@ -74,12 +75,12 @@ class MetricsPublisher:
 
     def _advance(self, record: Record) -> Iterator[Change]:
         """Advance the state by ``record``, and give the changes."""
-        before, self._state = self._state, self._state.apply(record)
-        return self._projection.changes(before, record, self._state)
+        before, self.folded = self.folded, self.folded.apply(record)
+        return self._projection.changes(before, record, self.folded)
 
     def _preview(self, record: Record) -> Iterator[Change]:
-        before, self._state = self._state, self._state.preview(record)
-        return self._projection.preview(before, record, self._state)
+        before, self.folded = self.folded, self.folded.preview(record)
+        return self._projection.preview(before, record, self.folded)
 
     def _sample_changes(self, records: Iterable[Record], moment: float) -> Iterator[Change]:
         yield Change("esper_longest_silence_seconds", self._silence)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from esper_ray.nissa.runs.lease import Lease
+from esper_ray.nissa.runs.copies.lease import Lease
+from esper_ray.nissa.runs.copies.storage import Storage
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import RunLock
-from esper_ray.nissa.runs.storage import Storage
 
 
 class RunClaim:

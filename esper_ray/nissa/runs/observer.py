@@ -37,8 +37,8 @@ class RunContext:
 class RunObserver:
     """Observer of a run. Every method does nothing; a subclass overrides what it needs.
 
-    Weights, rewards and events never depend on an observer. One that raises after the run has started is
-    dropped, and the run records a fault.
+    Weights, rewards and events never depend on an observer. One that raises after the run has started receives
+    nothing more but the end, and the run records a fault.
     """
 
     def run_opened(self, context: RunContext) -> None:

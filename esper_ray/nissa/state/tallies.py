@@ -1,5 +1,6 @@
 """Tallies of rounds and blueprints, which are part of the state of a run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -126,6 +127,8 @@ class BlueprintRecord:
     pruned: int = 0
     contribution_sum_pp: float = 0.0
     """Sum of the measured contributions at fossilization."""
+    contribution_squares_pp2: float = 0.0
+    """Sum of their squares."""
     measured: int = 0
     """Number of these contributions."""
     unknown: tuple[SeedReference, ...] = ()
@@ -135,6 +138,14 @@ class BlueprintRecord:
     def contribution_pp(self) -> float | None:
         """Mean of the contributions at fossilization; ``None`` if none was measured."""
         return self.contribution_sum_pp / self.measured if self.measured else None
+
+    @property
+    def contribution_error_pp(self) -> float | None:
+        """Standard error of that mean; ``None`` below two contributions."""
+        if self.measured < 2:
+            return None
+        squares = self.contribution_squares_pp2 - self.contribution_sum_pp**2 / self.measured
+        return math.sqrt(max(0.0, squares) / (self.measured - 1) / self.measured)
 
     def after_end(self, end: str, contribution: float | SeedReference | None) -> "BlueprintRecord":
         """The record after one more seed has been ``fossilized`` or ``pruned``."""
@@ -147,8 +158,12 @@ class BlueprintRecord:
 
     def measured_as(self, contribution_pp: float) -> "BlueprintRecord":
         """The record with one more contribution."""
-        total = self.contribution_sum_pp + contribution_pp
-        return replace(self, contribution_sum_pp=total, measured=self.measured + 1)
+        return replace(
+            self,
+            contribution_sum_pp=self.contribution_sum_pp + contribution_pp,
+            contribution_squares_pp2=self.contribution_squares_pp2 + contribution_pp**2,
+            measured=self.measured + 1,
+        )
 
     def merged(self, later: "BlueprintRecord", episodes: Mapping[int, EpisodeHistory]) -> "BlueprintRecord":
         """The record of these seeds and of ``later`` ones.
@@ -161,6 +176,7 @@ class BlueprintRecord:
             fossilized=self.fossilized + later.fossilized,
             pruned=self.pruned + later.pruned,
             contribution_sum_pp=self.contribution_sum_pp + later.contribution_sum_pp,
+            contribution_squares_pp2=self.contribution_squares_pp2 + later.contribution_squares_pp2,
             measured=self.measured + later.measured,
         )
         for reference in later.unknown:

@@ -17,6 +17,8 @@ from esper_actors.cluster.interruption import interruptible
 from esper_actors.cluster.local_cluster import ClusterStartError, start_local
 from esper_actors.training.stop_request import StopRequest
 
+pytestmark = pytest.mark.integration
+
 PATIENCE = "RAY_gcs_server_port_wait_time_s"
 
 

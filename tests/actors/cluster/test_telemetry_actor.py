@@ -92,6 +92,7 @@ class Broken:
         raise AssertionError
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)

@@ -67,6 +67,7 @@ def test_every_episode_arrives_once(ray_run):
     assert [row["episodes"] for row in observer.rounds] == [3, 3]
 
 
+@pytest.mark.nightly
 def test_a_run_started_with_local_workers_is_resumed_on_ray(tiny_config, tmp_path, ray_run):
     uninterrupted, digest, _ = ray_run
     started, _, _ = run(tiny_config, tmp_path, workers="local", rounds=1)

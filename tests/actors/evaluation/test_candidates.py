@@ -22,6 +22,8 @@ from esper_ray.nissa.runs.position import START
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 
+pytestmark = pytest.mark.integration
+
 CONFIG = small_config()
 POLICIES = {
     "heuristic": HeuristicPolicy,

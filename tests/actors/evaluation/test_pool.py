@@ -147,6 +147,7 @@ class TestRay:
         assert scores_of(on_ray, on_score=kill_once) == scores_of(serial)
         assert len(received) == 8
 
+    @pytest.mark.nightly
     def test_an_actor_that_is_lost_every_time_ends_the_evaluation(self, on_ray, monkeypatch):
         import ray
         from ray.exceptions import OutOfMemoryError

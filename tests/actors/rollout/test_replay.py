@@ -13,6 +13,8 @@ from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
 from esper_ray.nissa.log.events import json_record
 
+pytestmark = pytest.mark.integration
+
 QUICK = {"episode_length": 12, "growth.min_training_epochs": 0, "growth.min_gradient_health": 0.0}
 
 

@@ -24,6 +24,8 @@ from esper_ray.leyline.files.digests import FilePrefix
 from esper_ray.nissa.log.numbering import LogPosition
 from esper_ray.nissa.runs.position import Position
 
+pytestmark = pytest.mark.integration
+
 CONFIG = small_config()
 POSITION = Position(
     rounds=FilePrefix.of(b"round\n0\n"),

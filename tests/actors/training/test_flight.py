@@ -20,6 +20,7 @@ from esper_actors.session import train
 from esper_actors.training.flight import LOGGERS, FlightObserver
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.files import durable
+from esper_ray.leyline.files.durable import WriteError
 from esper_ray.nissa.runs.flight_recorder import FLIGHT, recordings, request_recording
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -28,16 +29,20 @@ CONFIG = placed(small_config(**SETTINGS), "local")
 
 
 class Breaking(RunObserver):
-    """Observer that ends the run with an error of the program in a round."""
+    """Observer that ends the run with an error of the program in a round, and may fail at the end again."""
 
-    def __init__(self, error):
-        self.error = error
+    def __init__(self, error, at_the_end=None):
+        self.error, self.at_the_end = error, at_the_end
 
     def run_opened(self, context):
         self.report = context.report_fault
 
     def update_started(self):
         raise self.error
+
+    def run_ended(self, status):
+        if self.at_the_end is not None:
+            raise self.at_the_end
 
 
 def opened(folder):
@@ -199,6 +204,17 @@ def test_an_undisturbed_run_leaves_no_recording_and_no_handler(tmp_path):
     assert not (run.path / FLIGHT).exists()
     assert [logging.getLogger(name).handlers for name in LOGGERS] == before
     assert not [thread for thread in threading.enumerate() if thread.name == "flight-recorder"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("error", [RuntimeError("again"), WriteError("no space")])
+def test_a_run_whose_observer_fails_at_the_end_leaves_no_handler(tmp_path, error):
+    run = RunDirectory.create(tmp_path, CONFIG, ["test"], "run")
+    before = [logging.getLogger(name).handlers[:] for name in LOGGERS]
+    with pytest.raises(RuntimeError):
+        train(CONFIG, run=run, observers=[Breaking(RuntimeError("seven"), error)])
+    assert [logging.getLogger(name).handlers for name in LOGGERS] == before
+    assert not [thread for thread in threading.enumerate() if thread.name in ("flight-recorder", "pulse")]
 
 
 @pytest.mark.integration

@@ -13,6 +13,8 @@ from esper_actors.training.workers import WorkerGroupError
 from esper_ray.nissa.runs.observer import RunObserver
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 SETTINGS = {"system__envs": 3, "ppo__rounds": 2, "ppo__epochs": 1, "system__tries": 2}
 
 
@@ -68,6 +70,7 @@ def test_a_failing_environment_is_quarantined_in_one_process(tmp_path):
     check(*run(tmp_path, LocalWorkerGroup(config, player=FailingPool), config))
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(240)

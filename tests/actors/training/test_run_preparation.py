@@ -13,13 +13,13 @@ from esper_actors.training.run_preparation import prepare_run, run_by_name
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.errors import UsageError
 from esper_ray.nissa.log.parquet import EventLogError
-from esper_ray.nissa.runs.lease import LEASE, Lease
+from esper_ray.nissa.runs.copies.lease import LEASE, Lease
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.observer import RunObserver
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import LOCK, RunLock, RunLockedError
-from esper_ray.nissa.runs.storage import Storage, StorageError
 
 pytestmark = pytest.mark.integration
 
@@ -318,8 +318,8 @@ class TestOneWriter:
 
     def test_a_copy_that_is_leased_is_refused_and_nothing_is_fetched(self, copies, tmp_path, monkeypatch):
         prepared = prepare_run(CONFIG, copies / "ahead" / "run")
-        monkeypatch.setattr("esper_ray.nissa.runs.lease.RENEWAL_SECONDS", 0.01)
-        monkeypatch.setattr("esper_ray.nissa.runs.lease.POLL_SECONDS", 0.05)
+        monkeypatch.setattr("esper_ray.nissa.runs.copies.lease.RENEWAL_SECONDS", 0.01)
+        monkeypatch.setattr("esper_ray.nissa.runs.copies.lease.POLL_SECONDS", 0.05)
         prepared.release()
         lease = Lease(Storage(str(copies / "storage")).within("run"))
         lease.acquire()

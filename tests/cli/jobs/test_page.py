@@ -102,7 +102,7 @@ def test_the_tunnel_is_named_where_the_machine_is_used_from_afar(monkeypatch):
 
 @pytest.mark.parametrize(("options", "named"), [((None, True), "--keep"), ((9000, False), "--overwatch-port 9000")])
 def test_options_of_the_page_belong_to_it(options, named):
-    from esper_ray.cli.commands.watching import page_port
+    from esper_ray.cli.commands.training.watching import page_port
 
     with pytest.raises(UsageError, match=f"{named} belongs to --overwatch"):
         page_port(False, *options)

@@ -10,6 +10,8 @@ from esper_ray.cli.jobs.announcement import CHANNEL, announce
 from esper_ray.cli.jobs.watched import WatchedCommand, command_line
 from esper_ray.leyline.names import CONSOLE_LOG
 
+pytestmark = pytest.mark.integration
+
 PROGRAMS = ("/nowhere/esper", "main.py")
 ANNOUNCE = "from pathlib import Path; from esper_ray.cli.jobs.announcement import announce; announce(Path({!r}))\n"
 WAIT = 30.0

@@ -10,6 +10,8 @@ from esper_actors.session import train
 from esper_ray.karn.console.round_in_play import RoundInPlay
 from esper_ray.nissa.runs.observer import RunObserver
 
+pytestmark = pytest.mark.integration
+
 
 class Comparison(RunObserver):
     """Observer that compares the round in play with its episodes, after each of them."""

@@ -13,8 +13,10 @@ from overwatch_builders import add_live_step, eventually, live_run
 from sanctum_builders import NAME
 
 from esper_ray.karn.overwatch.access import TOKEN_VARIABLE
-from esper_ray.karn.overwatch.server import OverwatchServer, ServerOptions, bound_socket, checked_root
+from esper_ray.karn.overwatch.server import OverwatchServer, ServerOptions, bound_socket, checked_root, watched
 from esper_ray.leyline.errors import UsageError
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import Storage
 
 TOKEN = "a-token-of-the-tests-1234"
 
@@ -32,13 +34,25 @@ def made(run, monkeypatch):
     servers = []
 
     def make(**options):
-        options = {"folders": (run.path.parent,), "port": 0} | options
+        options = {"places": (str(run.path.parent),), "port": 0} | options
         servers.append(OverwatchServer(ServerOptions(**options), []))
         return servers[-1]
 
     yield make
     for server in servers:
         server.socket.close()
+
+
+def test_folders_by_default_need_not_exist(tmp_path):
+    assert watched([], [tmp_path / "runs"]) == ([tmp_path / "runs"], [])
+
+
+def test_folders_and_storages_are_watched_together(made, run, tmp_path):
+    RemoteCopy(Storage(tmp_path / "store"), run).push()
+    server = made(places=(str(run.path.parent), f"file://{tmp_path}/store"))
+    assert server.lines()[1] == f"watching {tmp_path}/runs, file://{tmp_path}/store; Ctrl-C ends it"
+    places = server.services.index.places()
+    assert [place.shown for place in places] == [f"{tmp_path}/runs/{NAME}", f"file://{tmp_path}/store/{NAME}"]
 
 
 def test_on_this_machine_no_token_is_needed_and_sql_is_on(made):

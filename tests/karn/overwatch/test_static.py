@@ -14,7 +14,7 @@ from overwatch_site import TEMPLATES
 
 from esper_ray.karn.reports.html.style import DARK, LIGHT, STAGE_FILLS, contrast
 from esper_ray.karn.sanctum.stages import LETTERS, MEANINGS, OPERATION_LETTERS
-from esper_ray.leyline.actions import HEADS, LifecycleOp, action_names
+from esper_ray.leyline.actions import HEADS, LifecycleOp
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "esper_ray" / "karn" / "overwatch"
@@ -149,13 +149,6 @@ def test_words_and_letters_are_those_of_sanctum():
     assert {name: letter for name, letter, _ in pairs if name in OPERATION_LETTERS} == dict(OPERATION_LETTERS)
     assert {op.name for op in LifecycleOp} == set(OPERATION_LETTERS)
     assert json.loads(re.search(r"HEADS = (\[[^\]]+\])", script)[1]) == list(HEADS)
-
-
-def test_choices_of_heads_have_the_names_of_the_actions():
-    text = re.search(r"CHOICES = (\{.*?\n\});", (STATIC / "words.js").read_text(), re.DOTALL)[1]
-    choices = json.loads(re.sub(r",(\s*[\]}])", r"\1", re.sub(r"^  (\w+):", r'  "\1":', text, flags=re.MULTILINE)))
-    own = [f"{head} {index}: {name}" for head in choices for index, name in enumerate(choices[head])]
-    assert own == [name for name in action_names() if ": " in name]
 
 
 def test_every_preloaded_module_is_one_that_each_page_imports_at_once():

@@ -10,6 +10,8 @@ from esper_ray.karn.questions import log_records
 from esper_ray.karn.questions.log_records import log_page
 from esper_ray.leyline.errors import UsageError
 
+pytestmark = pytest.mark.integration
+
 
 def record(index):
     return [

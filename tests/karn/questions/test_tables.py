@@ -9,6 +9,8 @@ from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.log.sql import QueryError
 
+pytestmark = pytest.mark.integration
+
 SOME = ("episode_started", "env_epoch", "seed_transition", "rollback", "outcome", "control", "round", "ppo_update")
 
 

@@ -18,6 +18,8 @@ from esper_ray.leyline.results.evaluation import Interval
 from esper_ray.leyline.results.sweep import RankedChoice, TrialResult
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
+pytestmark = pytest.mark.integration
+
 BASE = build(read_preset("digits"), {"ppo.rounds": 4})
 TREE = {"name": "mine", "reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}, "window": 2}
 

@@ -7,10 +7,10 @@ import pytest
 from sanctum_builders import PULSE, beat, program, watched
 
 from esper_ray.karn.places import RunLine
-from esper_ray.karn.sanctum.commands import COMMANDS, matching
 from esper_ray.karn.sanctum.frame import frame, rows
 from esper_ray.karn.sanctum.keys import pressed
 from esper_ray.karn.sanctum.queries import shown_query
+from esper_ray.karn.sanctum.screens.commands import COMMANDS, matching
 from esper_ray.karn.sanctum.view import Controls
 from esper_ray.nissa.log.sql import EventDatabase
 

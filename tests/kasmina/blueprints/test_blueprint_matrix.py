@@ -302,7 +302,11 @@ def agree(eager, model, compiled, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "blueprint", "operator", "incubation"), COMPILED, ids=case_id)
+@pytest.mark.parametrize(
+    ("topology", "blueprint", "operator", "incubation"),
+    [COMPILED[0], *(pytest.param(*case, marks=pytest.mark.nightly) for case in COMPILED[1:])],
+    ids=case_id,
+)
 def test_a_compiled_model_equals_the_eager_one_in_every_stage(topology, blueprint, operator, incubation):
     other_style = "gated_gate" if operator is ADD else "linear_add"
     commands = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kasmina_builders import SLOTS, fingerprint, germinate, grow, images, make_model, make_organism, order, train
+from kasmina_builders import SLOTS, fingerprint, germinate, grow, images, make_model, make_organism, named, order, train
 from safetensors.torch import save_file
 from torch import nn
 
@@ -155,6 +155,31 @@ def test_tied_weights_and_views_survive_a_file(tmp_path):
     assert second.host.head.weight is second.host.token.weight
 
 
+class Versioned(nn.Linear):
+    """A layer that refuses a state without its version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"this layer has version 2, the state {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_a_host_that_needs_the_versions_of_its_layers_is_loaded_from_a_file(tmp_path):
+    def model():
+        return MorphogeneticModel.wrap(
+            named(body=Versioned(4, 4), head=nn.Linear(4, 2)), {"r0c0": "body"}, torch.zeros(2, 4)
+        )
+
+    first, second = model(), model()
+    first.save(tmp_path / "model")
+    second.load(tmp_path / "model")
+    assert torch.equal(second.host.body.weight, first.host.body.weight)
+    second.load_state_dict(model().state_dict())
+    assert not torch.equal(second.host.body.weight, first.host.body.weight)
+
+
 def test_extra_state_of_a_host_passes_a_state_dict_but_not_a_file(tmp_path):
     class Counting(nn.Linear):
         def get_extra_state(self):
@@ -234,7 +259,7 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
     assert_refused(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
     assert_refused(
-        model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 1"
+        model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 2"
     )
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)

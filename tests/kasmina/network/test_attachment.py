@@ -41,10 +41,10 @@ class Odd(nn.Module):
         self.arg = named(max=ArgMax())
         self.vector = Flat()
         self.turn = Turn()
-        self.state = nn.LSTM(4, 4, batch_first=True)
+        self.split = Split()
 
     def forward(self, x):
-        self.arg(x), self.vector(x), self.turn(x), self.state(x)
+        self.arg(x), self.vector(x), self.turn(x), self.split(x)
         return x
 
 
@@ -60,7 +60,12 @@ class Flat(nn.Module):
 
 class Turn(nn.Module):
     def forward(self, x):
-        return x.transpose(0, 1)
+        return x.permute(1, 2, 0)
+
+
+class Split(nn.Module):
+    def forward(self, x):
+        return []
 
 
 @pytest.mark.parametrize(
@@ -68,8 +73,8 @@ class Turn(nn.Module):
     [
         ("arg.max", r"'arg.max' returns torch.int64 of shape \(2, 5\)"),
         ("vector", r"'vector' returns torch.float32 of shape \(40,\)"),
-        ("turn", r"returns \(5, 2, 4\) for a batch of 2; the batch must be the first dimension"),
-        ("state", "returns a tuple; a slot needs one tensor"),
+        ("turn", r"slot r0c0 yields \(5, 4, 2\), which fits none of BCHW, BHWC, BTD, TBD, BCL, BD"),
+        ("split", "returns a list of nothing; a slot needs a dense tensor"),
     ],
 )
 def test_an_output_that_is_no_batch_of_features_is_refused(place, message):

@@ -105,6 +105,7 @@ def test_an_alert_fires_for_its_fault_and_resolves_afterwards(watched, name, rec
     watched.until(name, firing=False)
 
 
+@pytest.mark.nightly
 def test_quarantine_and_missing_exporter_fire_until_the_run_is_restarted(watched, tiny_config):
     prometheus = watched.prometheus
     watched.until("EnvironmentQuarantined", {"kind": "environment_quarantined", "env": 1})

@@ -10,6 +10,8 @@ from esper_ray.nissa.runs import run_directory as module
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):

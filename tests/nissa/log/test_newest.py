@@ -2,10 +2,12 @@
 
 import pyarrow.parquet as pq
 import pytest
-from state_builders import finished_round, outcome, step
+from state_builders import finished_round, moved, outcome, step
 
 from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.log.newest import newest_records, record_at
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
@@ -27,12 +29,12 @@ def test_the_newest_of_each_kind_are_those_of_the_whole_log(log, kept):
         for kind in ("env_epoch", "outcome", "round")
         for event in list(log.of_kinds([kind]))[-kept or 1000 :]
     ]
-    assert [record["seq"] for record in newest_records(log.parts(), kept, {})] == sorted(expected)
+    assert [record["seq"] for record in newest_records(log.parts(), kept, {}, files=3)] == sorted(expected)
 
 
 def test_whole_episodes_are_added_to_the_newest_events(log):
     first = log.parts()[0]
-    records = newest_records(log.parts(), 1, {first: {1: 0}})
+    records = newest_records(log.parts(), 1, {first: {1: 0}}, files=3)
     steps = [(r["env"], r["episode"], r["step"]) for r in records if r["kind"] == "env_epoch"]
     assert steps == [(1, 0, 1), (1, 0, 2), (1, 2, 2)]
     assert records == [record for record in log.records() if record in records]
@@ -42,8 +44,24 @@ def test_files_without_them_are_not_read(log, monkeypatch):
     files = []
     opened = pq.ParquetFile
     monkeypatch.setattr(pq, "ParquetFile", lambda file: files.append(file) or opened(file))
-    newest_records(log.parts(), 1, {})
+    newest_records(log.parts(), 1, {}, files=3)
     assert {file.parent for file in files} == {log.parts()[-1].path}
+
+
+def test_the_newest_are_searched_in_as_many_files_of_a_kind_as_allowed(log):
+    records = newest_records(log.parts(), 5, {}, files=2)
+    assert [r["seq"] for r in records if r["kind"] == "round"] == [11, 17]
+    assert [r["seq"] for r in records if r["kind"] == "env_epoch"] == [9, 12, 13, 14, 15]
+
+
+def test_a_rare_kind_is_found_in_an_old_part(tmp_path):
+    log = EventLog(tmp_path, "run")
+    log.tail.touch()
+    for event in (moved("HOLDING", "FOSSILIZED"), *(finished_round(index, 0.5) for index in range(3))):
+        log.append([event])
+        log.compact(always=True)
+    records = newest_records(log.parts(), 5, {}, files=1)
+    assert [(record["seq"], record["kind"]) for record in records] == [(0, "seed_transition"), (3, "round")]
 
 
 def test_one_event_is_found_by_its_number(log):

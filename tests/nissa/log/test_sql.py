@@ -14,6 +14,8 @@ from esper_ray.nissa.log.events import EventLog
 from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.log.sql import SETTINGS, EventDatabase, QueryError, QueryResult
 
+pytestmark = pytest.mark.integration
+
 CHECKS = [
     {"name": "age", "value": 4.0, "threshold": 5.0, "margin": -1.0, "passed": False},
     {"name": "finite", "value": 1.0, "threshold": 1.0, "margin": 0.0, "passed": True},

@@ -13,6 +13,8 @@ from esper_ray.nissa.sinks.registry import SINKS, SinkError, check_sinks
 from esper_ray.nissa.sinks.tensorboard_files import TensorBoardSink
 from esper_ray.nissa.sinks.weights_and_biases import WandbSink
 
+pytestmark = pytest.mark.integration
+
 CONFIG = {"seed": 42, "ppo.lr": 0.0003, "growth.slots": ["r0c0"]}
 ROUNDS = ({"round/accuracy": 0.5, "ppo/kl": 0.01}, {"round/accuracy": 0.75, "ppo/kl": 0.02})
 

@@ -12,6 +12,8 @@ from esper_ray.nissa.runs.run_files import as_numbers
 from esper_ray.nissa.state.codec import StateError, state_from_json, state_to_json
 from esper_ray.nissa.state.run_state import RunState
 
+pytestmark = pytest.mark.integration
+
 
 def again(state):
     return state_from_json(json.loads(json.dumps(state_to_json(state), allow_nan=False)))

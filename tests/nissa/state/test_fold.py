@@ -13,6 +13,8 @@ from state_builders import finished_round, lives, moved, outcome, report, step
 from esper_ray.nissa.state.fold import SECTIONS, best_of
 from esper_ray.nissa.state.run_state import RunState
 
+pytestmark = pytest.mark.integration
+
 
 def one_by_one(records, state=None):
     return functools.reduce(RunState.apply, records, state or RunState())

@@ -21,6 +21,8 @@ from esper_ray.nissa.state.run_state import RunState
 from esper_ray.nissa.state.tallies import BlueprintRecord, EpisodeOutcome, RoundTally, SeedReference
 from esper_ray.nissa.state.totals import Totals
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -71,10 +73,12 @@ def test_a_blueprint_averages_the_contributions_at_fossilization():
     state = state.apply(moved("TRAINING", "PRUNED", 9, "r0c0-7", blueprint=None))
     unmeasured = SeedReference(0, 0, "r0c0", "r0c0-2")  # an earlier record, that these lack, may have measured it
     assert state.blueprints == {
-        "norm": BlueprintRecord(fossilized=3, contribution_sum_pp=50.0, measured=2, unknown=(unmeasured,)),
+        "norm": BlueprintRecord(3, 0, 50.0, 1300.0, 2, (unmeasured,)),
         "unknown": BlueprintRecord(pruned=1),
     }
     assert state.blueprints["norm"].contribution_pp == 25.0
+    assert state.blueprints["norm"].contribution_error_pp == 5.0
+    assert state.blueprints["unknown"].contribution_error_pp is None
 
 
 def test_a_round_closes_its_tally_and_the_run_sums_on():

@@ -13,9 +13,9 @@ from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.log.events import INTEGRITY, integrity
-from esper_ray.nissa.runs.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.remote_copy import RemoteCopy
+from esper_ray.nissa.runs.copies.storage import Storage
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.nissa.runs.storage import Storage
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
 RUN, OTHER, LINES, BUNDLE, STORAGE, SWEEP = "run", "other", "lines", "policy.esper", "storage", "sweep"

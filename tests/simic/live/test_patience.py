@@ -9,6 +9,8 @@ from esper_ray.leyline.actions import LifecycleOp
 from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.stages import Stage
 
+pytestmark = pytest.mark.integration
+
 STEPS, HELD_FROM = 40, 10
 
 

@@ -76,6 +76,7 @@ def mode(request):
     return request.param
 
 
+@pytest.mark.nightly
 def test_random_legal_policies_visit_every_stage(played):
     """Precondition of the tests below."""
     seen = {r.stage.name for reports, _, _ in played["basic"] for state in reports for r in state if r is not None}

@@ -5,8 +5,8 @@ import { empty, shareBar } from "./elements.js";
 import { fixed, known, percent, signed } from "./numbers.js";
 import { HEADS, choiceName, words } from "./words.js";
 
-/** Operations by probability with Q, and the heads that the operation uses. `slots` are those of the run. */
-export function decisionPanel(record, slots) {
+/** Operations by probability with Q, and the heads that the operation uses. `names`: of the choices of each head. */
+export function decisionPanel(record, names) {
   if (!record) {
     return empty(
       "The decision of this step was not sampled.",
@@ -25,20 +25,20 @@ export function decisionPanel(record, slots) {
       )}</tbody></table></div>
     <p class="soft small">V of the state ${signed(record.value, 3)}; slot and arguments given the operation: probability
       ${fixed(record.argument_probability, 3)}.</p>
-    ${heads(record.heads, slots)}`;
+    ${heads(record.heads, names)}`;
 }
 
-function heads(heads_, slots) {
-  if (!heads_) return html`<p class="soft small">Heads: not recorded by this version.</p>`;
-  const names = HEADS.filter((name) => heads_[name]);
+function heads(recorded, names) {
+  if (!recorded) return html`<p class="soft small">Heads: not recorded by this version.</p>`;
+  const used = HEADS.filter((head) => recorded[head]);
   return html`<div class="scroll" tabindex="0" role="group" aria-label="Heads of the decision"><table class="full">
     <thead><tr><th scope="col">head</th><th scope="col">choice</th><th scope="col" class="n">probability</th>
       <th scope="col" class="n">entropy, nats</th><th scope="col" class="n">legal</th></tr></thead>
-    <tbody>${names.map(
-      (name) => html`<tr><th scope="row">${words(name)}</th>
-      <td>${words(choiceName(name, heads_[name].choice, slots))}</td>
-      <td class="n">${fixed(heads_[name].probability, 3)}</td><td class="n">${fixed(heads_[name].entropy, 2)}</td>
-      <td class="n">${heads_[name].legal}</td></tr>`,
+    <tbody>${used.map(
+      (head) => html`<tr><th scope="row">${words(head)}</th>
+      <td>${words(choiceName(head, recorded[head].choice, names))}</td>
+      <td class="n">${fixed(recorded[head].probability, 3)}</td><td class="n">${fixed(recorded[head].entropy, 2)}</td>
+      <td class="n">${recorded[head].legal}</td></tr>`,
     )}</tbody>
   </table></div>`;
 }

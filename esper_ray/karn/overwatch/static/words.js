@@ -24,35 +24,9 @@ export const REFUSED = "x";
 
 export const HEADS = ["op", "slot", "blueprint", "style", "tempo", "alpha_target", "alpha_speed", "alpha_curve"];
 
-/** Names of the choices of each head, by index. Those of `slot` are the slots of the run. */
-export const CHOICES = {
-  op: ["wait", "germinate", "set_alpha_target", "prune", "fossilize", "advance"],
-  blueprint: [
-    "noop",
-    "conv_light",
-    "attention",
-    "norm",
-    "depthwise",
-    "bottleneck",
-    "conv_small",
-    "conv_heavy",
-    "lora",
-    "lora_large",
-    "mlp_small",
-    "mlp",
-    "flex_attention",
-  ],
-  style: ["linear_add", "linear_multiply", "sigmoid_add", "gated_gate"],
-  tempo: ["3 ticks", "5 ticks", "8 ticks"],
-  alpha_target: ["0.5", "0.7", "1.0"],
-  alpha_speed: ["0 ticks", "3 ticks", "5 ticks", "8 ticks"],
-  alpha_curve: ["linear 12", "cosine 12", "sigmoid 6", "sigmoid 12", "sigmoid 24"],
-};
-
-/** What the choice of a head is called; its number if it has no name. */
-export function choiceName(head, index, slots) {
-  const names = head === "slot" ? slots : CHOICES[head];
-  return names?.[index] ?? String(index);
+/** What the choice of a head is called; its number if it has no name. `names` are those of all heads, by index. */
+export function choiceName(head, index, names) {
+  return names?.[head]?.[index] ?? String(index);
 }
 
 export const LEVELS = {

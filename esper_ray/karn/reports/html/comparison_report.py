@@ -14,10 +14,10 @@ from esper_ray.karn.reports.html.evaluation_report import policies
 from esper_ray.karn.reports.html.forest import IntervalRow, forest
 from esper_ray.karn.reports.html.numbers import counted
 from esper_ray.karn.reports.html.page import page
-from esper_ray.karn.reports.html.run_charts import column
-from esper_ray.karn.reports.html.run_content import RunContent, read_run
-from esper_ray.karn.reports.html.run_sections import differences, evidence, repetition
-from esper_ray.karn.reports.html.verdict import answers_table, verdict
+from esper_ray.karn.reports.html.run.charts import column
+from esper_ray.karn.reports.html.run.content import RunContent, read_run
+from esper_ray.karn.reports.html.run.sections import differences, evidence, repetition
+from esper_ray.karn.reports.html.run.verdict import answers_table, verdict
 from esper_ray.leyline.config.run import flatten
 from esper_ray.leyline.results.evaluation import ComparisonVerdict
 from esper_ray.nissa.log.lines import read_object

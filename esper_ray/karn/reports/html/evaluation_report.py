@@ -8,7 +8,7 @@ from esper_ray.karn.reports.html.evaluation_content import EvaluationContent, re
 from esper_ray.karn.reports.html.forest import IntervalRow, forest
 from esper_ray.karn.reports.html.numbers import NOT_RECORDED, counted, shown
 from esper_ray.karn.reports.html.page import page
-from esper_ray.karn.reports.html.run_sections import differences
+from esper_ray.karn.reports.html.run.sections import differences
 from esper_ray.leyline.config.documents import dump_yaml
 from esper_ray.leyline.config.loading import preset_names, read_preset
 from esper_ray.leyline.config.run import flatten

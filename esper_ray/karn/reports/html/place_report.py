@@ -5,7 +5,7 @@ from pathlib import Path
 from esper_ray.karn.reports.html.comparison_report import comparison_page, sides_of
 from esper_ray.karn.reports.html.evaluation_content import EVALUATION
 from esper_ray.karn.reports.html.evaluation_report import evaluation_page
-from esper_ray.karn.reports.html.run_report import run_report
+from esper_ray.karn.reports.html.run.report import run_report
 from esper_ray.karn.reports.html.sweep_report import sweep_page
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError

@@ -12,7 +12,7 @@ from esper_ray.karn.reports.html.elements import Markup, details, joined, paragr
 from esper_ray.karn.reports.html.forest import IntervalRow, forest
 from esper_ray.karn.reports.html.numbers import counted, shown
 from esper_ray.karn.reports.html.page import page
-from esper_ray.karn.reports.html.run_sections import SECTION_ROWS, command_line
+from esper_ray.karn.reports.html.run.sections import SECTION_ROWS, command_line
 from esper_ray.karn.reports.html.style import DASHES
 from esper_ray.leyline.config.documents import dump_yaml
 from esper_ray.leyline.results.sweep import TrialResult

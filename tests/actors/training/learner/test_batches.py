@@ -16,6 +16,8 @@ from esper_actors.training.local import LocalWorkerGroup
 from esper_actors.training.workers import QUIET, play_round
 from esper_ray.leyline.config.run import PPOConfig
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 

@@ -19,6 +19,8 @@ from esper_ray.leyline.records import HostSignals
 from esper_ray.simic.normalisation import ReturnStatistics
 from esper_ray.simic.running_moments import Moments
 
+pytestmark = pytest.mark.integration
+
 WAIT = [0] * 8
 FOSSILIZE = [4, 1, 0, 0, 0, 0, 0, 0]
 

@@ -49,12 +49,14 @@ def lifecycle_training():
     return before, learner
 
 
+@pytest.mark.nightly
 def test_operation_slot_and_blueprint_of_a_contextual_bandit_are_learned(bandit_training):
     before, learner = bandit_training
     assert before < 0.5 * Bandit.OPTIMUM
     assert mean_total(greedy_policy(learner), unseen_bandits(200)) >= 0.95 * Bandit.OPTIMUM
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("slots", [5, 8])
 def test_a_bandit_policy_of_three_slots_generalises_to_more(bandit_training, slots):
     assert mean_total(greedy_policy(bandit_training[1]), unseen_bandits(100, slots)) >= 0.95 * Bandit.OPTIMUM

@@ -18,6 +18,8 @@ from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.distribution import ActionDistribution, ActionLogits, MaskTensors
 from esper_ray.leyline.legality import Masks
 
+pytestmark = pytest.mark.integration
+
 GAMMA, LAM, CLIP, EPSILON, ENTROPY, VALUE = 0.9, 0.8, 0.2, 0.1, 0.03, 0.7
 MEAN, SPREAD = -0.75, 2.5
 """Of returns before the round."""

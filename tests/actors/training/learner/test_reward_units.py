@@ -15,7 +15,16 @@ from esper_actors.training.workers import QUIET, play_round
 pytestmark = pytest.mark.integration
 
 ROUNDS, ENVS = 4, 4
-MOVES = [(a, b) for a in (0.01, 1.0, 100.0) for b in (0.0, 20.0)]
+BY_DAY = [(0.01, 20.0), (100.0, 0.0)]
+MOVES = [
+    *BY_DAY,
+    *(
+        pytest.param(factor, offset, marks=pytest.mark.nightly)
+        for factor in (0.01, 1.0, 100.0)
+        for offset in (0.0, 20.0)
+        if (factor, offset) not in BY_DAY
+    ),
+]
 
 
 def unit_config(critic, **changes):

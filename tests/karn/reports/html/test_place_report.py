@@ -15,6 +15,8 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
+pytestmark = pytest.mark.integration
+
 EVIL = "<script>x</script>"
 
 

@@ -154,7 +154,7 @@ function stepPanels(app, episode, step) {
     </section>
     <div class="columns">
       <div class="side">
-        ${panel("decision-h", "Decision", decisionPanel(decision, app.sections.facts?.slots))}
+        ${panel("decision-h", "Decision", decisionPanel(decision, app.sections.facts?.choice_names))}
         ${panel("attribution-h", "Attribution at the end", attribution(episode))}
       </div>
       <div class="side">

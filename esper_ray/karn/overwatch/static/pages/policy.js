@@ -242,5 +242,5 @@ function sampled(app, decisions) {
       ],
       ["operation", `${shown.operation} ${shown.slot ?? ""}`],
     ])}
-    ${decisionPanel(shown, app.sections.facts?.slots)}`;
+    ${decisionPanel(shown, app.sections.facts?.choice_names)}`;
 }

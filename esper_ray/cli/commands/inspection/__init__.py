@@ -1,0 +1,1 @@
+"""Commands that inspect runs, while they train or later."""

@@ -1,0 +1,1 @@
+"""The interface of JSON and the stream of events."""

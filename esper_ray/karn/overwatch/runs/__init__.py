@@ -1,0 +1,1 @@
+"""The watched places: their index, the followed runs, their sections."""

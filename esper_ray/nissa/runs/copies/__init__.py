@@ -1,0 +1,1 @@
+"""Copies of runs in a storage: the storage, its lease, the copy, a mirror for viewers."""
