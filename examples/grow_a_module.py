@@ -23,9 +23,9 @@ def main() -> None:
     held_out, (x, y) = (images[:400], labels[:400]), (images[400:], labels[400:])
 
     host = nn.Sequential(  # too simple for its task: its kernels cover single pixels
-        nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        nn.Linear(8, 10),
+        nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(16, 10),
     )
     model = MorphogeneticModel.wrap(host, {"r0c0": "0"}, x[:2], rules=Rules(GateRules(min_training_epochs=4)))
     optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.05, momentum=0.9)

@@ -1,7 +1,6 @@
 """Policy of a session, from a name, a file, a bundle or an object."""
 
 from pathlib import Path
-from typing import Any
 
 from esper_policies.baselines import SchedulePolicy
 from esper_policies.bundle import EXTENSION, PolicyBundle, load_bundle, pretrained_names, pretrained_path
@@ -44,25 +43,22 @@ def bundle_of(policy: AnyPolicy) -> PolicyBundle | None:
     return None
 
 
-def policy_of(
-    policy: Any, bundle: PolicyBundle | None, limits: Limits, epochs: int, device: str, *, greedy: bool
-) -> Policy:
+def policy_of(policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, epochs: int, device: str) -> Policy:
     """The policy under ``limits``.
 
     Args:
         bundle: bundle of :func:`bundle_of`.
         epochs: length of the growth; the patience of the heuristic policy follows from it.
-        greedy: whether a learned policy takes the most probable action.
 
     Raises:
         ScriptError: if the script cannot be read.
         ValueError: if the policy cannot act under these limits.
     """
     if bundle is not None:
-        return bundle.player(device, greedy=greedy)
+        return bundle.player(device)
     if not isinstance(policy, str | Path):
-        chosen: Policy = policy
-        return chosen
+        assert not isinstance(policy, PolicyBundle)
+        return policy
     name = str(policy)
     if name.startswith(SCRIPT_PREFIX):
         return SchedulePolicy(limits, read_script(Path(name.removeprefix(SCRIPT_PREFIX))))

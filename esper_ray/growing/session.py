@@ -32,13 +32,15 @@ from esper_ray.runtime.snapshot import LifeProgress
 
 
 @dataclass(frozen=True, slots=True)
-class StepOptions:
-    """Options of :meth:`GrowthSession.train_step`."""
+class SessionOptions:
+    """Options of a session."""
 
     clip: float | None = 1.0
-    """Maximum gradient norm of the host, and of each live seed; ``None`` for no limit."""
+    """Maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit."""
     incubation_share: float = 0.25
-    """Share of each batch in the shadow pass of incubating seeds."""
+    """Share of each batch in the shadow pass of incubating seeds, in ``train_step``."""
+    settle_at_end: bool = True
+    """Whether :meth:`GrowthSession.finish` is called after the last epoch."""
 
 
 class GrowthSession:
@@ -56,22 +58,21 @@ class GrowthSession:
         held_out: HeldOut,
         policy: Policy,
         limits: Limits,
-        *,
         epochs: int,
+        *,
         seed: int = 0,
-        options: StepOptions | None = None,
-        settle_at_end: bool = True,
+        options: SessionOptions | None = None,
         report: Callable[[str], object] = print,
     ) -> None:
         """
         Args:
-            options: of :meth:`train_step`.
-            settle_at_end: whether :meth:`finish` is called after the last epoch.
+            epochs: length of the training.
+            seed: seed of sampled actions and coalitions.
             report: function that shows a line of text.
         """
         self.limits, self.epochs, self.seed = limits, epochs, seed
-        self.options = options or StepOptions()
-        self.settle_at_end, self.report = settle_at_end, report
+        self.options = options or SessionOptions()
+        self.report = report
         self.history: list[Step] = []
         self.endings: tuple[Ending, ...] | None = None
         """What :meth:`finish` did with the seeds that were alive; ``None`` before it."""
@@ -109,7 +110,7 @@ class GrowthSession:
 
     @property
     def optimizer(self) -> GrowingOptimizer:
-        """The optimizer of the growing model; a loop by hand steps it, a scheduler is built on it."""
+        """The optimizer of the growing model. A loop by hand steps it; schedulers are built on it."""
         return self._organism.optimizer
 
     @property
@@ -133,7 +134,7 @@ class GrowthSession:
         """Mean loss of a batch, a scalar with gradient.
 
         Raises:
-            ValueError: if it is no batch, the model cannot run on it, or the loss is not a scalar.
+            ValueError: if it is not a batch, the model cannot run on it, or the loss is not a scalar.
         """
         return self._loss(batch, 1.0, self.forward)
 
@@ -165,7 +166,10 @@ class GrowthSession:
         return loss.detach()
 
     def incubate(self, batch: object) -> None:
-        """Compute gradients of incubating seeds on a part of a batch; call it between ``backward`` and ``step``."""
+        """Compute gradients of incubating seeds on a part of a batch.
+
+        Call it between ``backward`` and ``step``.
+        """
         self.model.incubate(lambda: self._loss(batch, self.options.incubation_share, self.model))
 
     def _loss(self, batch: object, share: float, forward: nn.Module) -> Tensor:
@@ -195,7 +199,7 @@ class GrowthSession:
         if self._open is not None and not (self._resumed and not self.steps):
             self.end_epoch()
         if self._open is None and self.epoch >= self.epochs:
-            if self.settle_at_end and self.endings is None:
+            if self.options.settle_at_end and self.endings is None:
                 self.finish()
             raise StopIteration
         step = self.history[-1] if self._open is not None else self.begin_epoch()
@@ -275,10 +279,11 @@ class GrowthSession:
         return self._signals.view(self.epoch, self.runtime.reports(), self.limits)
 
     def finish(self) -> tuple[Ending, ...]:
-        """Commit or remove the seeds that are still alive, report it, and measure the final network.
+        """Commit or remove the seeds that are still alive, and report it.
 
         A seed at full amplitude that passes gate G5 on its last measurement is committed. Every other one is removed.
-        Iteration does this after the last epoch; call it if you leave the loop earlier.
+        The final network is measured again. Iteration does this after the last epoch. Call it if you leave the loop
+        earlier.
         """
         if self._open is not None and self._watch.steps:
             self.end_epoch()
@@ -318,7 +323,7 @@ class GrowthSession:
         is checked first.
 
         Raises:
-            GrowthStateError: if ``blob`` is no saved growth, is damaged, or belongs to another model, other data or
+            GrowthStateError: if ``blob`` is not a saved growth, is damaged, or belongs to another model, other data or
                 another policy. The session is unchanged then.
         """
         device, monitor = self._organism.device, self.runtime.health

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from esper_policies.bundle import PolicyBundle
 from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of
-from esper_ray.growing.session import GrowthSession, StepOptions
+from esper_ray.growing.session import GrowthSession, SessionOptions
 from esper_ray.kasmina.measurement.batches import Batch
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
@@ -23,7 +24,7 @@ from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import GrowthConfig
-from esper_ray.leyline.slots import ordered_slot_ids
+from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 
 EPOCHS, SLOTS, RATE = 40, 3, 1e-3
@@ -52,7 +53,6 @@ def grow(
     clip: float | None = 1.0,
     causal: bool = True,
     examples: int = HELD_OUT_EXAMPLES,
-    greedy: bool = True,
     settle_at_end: bool = True,
     seed: int = 0,
     report: Callable[[str], object] = print,
@@ -61,83 +61,96 @@ def grow(
     """Session in which a policy steers the growth of ``model``, which you train.
 
     Args:
-        model: any module. It gets slots; its code stays.
-        held_out: examples for measurements, never for training: a pair (inputs, targets), a mapping of named inputs
-            with ``labels``, a Dataset, or an iterable of batches such as a DataLoader.
+        held_out: examples for measurements: a pair (inputs, targets), a mapping, a Dataset, or a DataLoader.
         epochs: length of the training; default: the episode length of a bundle's training, else 40.
-        policy: ``heuristic``, ``tamiyo`` (the bundle that ships), ``static``, ``random``, ``schedule``,
+        policy: ``heuristic``, ``tamiyo`` (a bundle that ships), ``static``, ``random``, ``schedule``,
             ``schedule:FILE``, the path of a bundle, a bundle, or an object with ``begin_episode`` and ``decide``.
-        slots: slot id (``r0c0``) to the name of a submodule; default: those of
-            :func:`~esper_ray.kasmina.network.discovery.find_slots`, at most three or as many as the bundle was trained
-            with, which are reported.
-        optimizer: class of the optimizer.
-        groups: what is different for a parameter, from its name and itself, as in :class:`GrowingOptimizer`.
-        seeds: what is different for live seeds, for example ``{"weight_decay": 0.0}``.
-        loss: function of output and targets that returns the mean loss; default: cross-entropy of a classifier, or the
-            loss in the model's own output.
-        score: function of output and targets that returns one number in [0, 1] per example; default: the share of right
-            predictions, or ``1 / (1 + loss / first loss)`` where there are no classes.
+        slots: slot id (``r0c0``) to the name of a submodule; default: they are found and reported.
+        optimizer: class of the optimizer; ``options`` are its own, with ``lr=1e-3`` as default.
+        groups: what is different for a parameter, by its name and itself; ``seeds``: for live seeds.
+        loss: mean loss from output and targets; default: cross-entropy, or the loss in the output.
+        score: one number in [0, 1] per example from output and targets; default: right predictions, else from the loss.
         growth: blueprints, gates and clocks; a mapping changes single ones of the default, or of the bundle's.
         clip: maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit.
         causal: whether tokens see earlier tokens only (sequences); False for encoders.
         examples: maximum number of held-out examples, from the first.
-        greedy: whether a learned policy takes the most probable action; False samples.
         settle_at_end: whether seeds that live after the last epoch are committed or removed.
         seed: seed of newborn weights and of sampled actions.
         report: function that shows a line of text.
-        options: options of the optimizer, for example ``lr=1e-3``, which is the default.
 
     Raises:
-        BundleError: if a bundle cannot be read, or was not trained on the features of the slots.
-        GrowthError: if a blueprint does not fit a slot.
-        ValueError: if model, data, slots, ``epochs``, ``examples`` or options are not valid. The model is unchanged.
+        ValueError: if an argument is not valid (BundleError, GrowthError, ScriptError). The model is unchanged then.
     """
     bundle = bundle_of(policy)
-    length = epochs or (EPOCHS if bundle is None else bundle.manifest.provenance.episode_length)
-    if length < 1 or epochs == 0:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-    if next(model.parameters(), None) is None:
-        raise ValueError(f"{type(model).__name__} has no parameters to train")
+    length = _length(model, epochs, bundle)
     data = HeldOut(held_out, model, Objective(loss, score), examples)
-    example = example_input(data.example)
-    trained = None if bundle is None else bundle.manifest.growth
-    topologies = tuple(Topology) if bundle is None else bundle.manifest.topologies
-    most = SLOTS if trained is None else len(trained.slots)
-    places = find_slots(model, example, topologies, most) if slots is None else slots
-    rules = _growth(growth, trained, length)
+    rules = _growth(growth, bundle, length)
+    places = _places(model, data, bundle) if slots is None else slots
     with _unchanged_by_errors(model):
-        growing = MorphogeneticModel.wrap(
-            model,
-            places,
-            example,
-            rules=lifecycle_rules(rules),
-            options=GrowthOptions(rules.freeze_fossils),
-            incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound),
-            seed=seed,
-            causal=causal,
-        )
-        by_slot = {slot: at.shape.topology for slot, at in growing.attachments.items()}
-        if bundle is not None:
-            bundle.check_serves(by_slot)
-        limits = growth_limits(_for_slots(rules, by_slot, offer=trained is None and growth is None), growing)
-        organism = Organism(
-            growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **{"lr": RATE} | options)
-        )
-        player = policy_of(policy, bundle, limits, length, str(organism.device), greedy=greedy)
-        session = GrowthSession(
-            organism,
-            data,
-            player,
-            limits,
-            epochs=length,
-            seed=seed,
-            options=StepOptions(clip, rules.incubation.share),
-            settle_at_end=settle_at_end,
-            report=report,
-        )
+        growing = _wrapped(model, places, data, rules, causal=causal, seed=seed)
+        limits = _limits(growing, bundle, rules, offer=growth is None)
+        rates = {"lr": RATE} | options
+        organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
+        player = policy_of(policy, bundle, limits, length, str(organism.device))
+        settings = SessionOptions(clip, rules.incubation.share, settle_at_end)
+        session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
     if slots is None:
         report(slot_table(growing))
     return session
+
+
+def _length(model: nn.Module, epochs: int | None, bundle: PolicyBundle | None) -> int:
+    """Length of the growth, in epochs."""
+    if next(model.parameters(), None) is None:
+        raise ValueError(f"{type(model).__name__} has no parameters to train")
+    if epochs is not None and epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    return epochs or (EPOCHS if bundle is None else bundle.manifest.provenance.episode_length)
+
+
+def _places(model: nn.Module, data: HeldOut, bundle: PolicyBundle | None) -> dict[str, str]:
+    """Slots that are found: at most three, or as many as the bundle was trained with, on features that it knows."""
+    if bundle is None:
+        return find_slots(model, example_input(data.example), tuple(Topology), SLOTS)
+    manifest = bundle.manifest
+    return find_slots(model, example_input(data.example), manifest.topologies, len(manifest.growth.slots))
+
+
+def _wrapped(
+    model: nn.Module, places: Mapping[str, str], data: HeldOut, rules: GrowthConfig, *, causal: bool, seed: int
+) -> MorphogeneticModel:
+    """``model`` with slots, under ``rules``; newborn weights are random for every style."""
+    return MorphogeneticModel.wrap(
+        model,
+        places,
+        example_input(data.example),
+        rules=lifecycle_rules(rules),
+        options=GrowthOptions(rules.freeze_fossils),
+        incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound),
+        seed=seed,
+        causal=causal,
+    )
+
+
+def _limits(model: MorphogeneticModel, bundle: PolicyBundle | None, rules: GrowthConfig, *, offer: bool) -> Limits:
+    """Limits of the policy on these slots.
+
+    Args:
+        offer: choose the default blueprints that fit all slots, unless a bundle has its own.
+
+    Raises:
+        BundleError: if the bundle was not trained on the features of the slots.
+        GrowthError: if a blueprint does not fit a slot.
+    """
+    topologies = {slot: at.shape.topology for slot, at in model.attachments.items()}
+    update: dict[str, Any] = {"slots": model.slot_ids}
+    if bundle is not None:
+        bundle.check_serves(topologies)
+    elif offer:
+        offers = [OFFERED[topology] for topology in topologies.values()]
+        common = [blueprint for blueprint in Blueprint if all(blueprint in offer for offer in offers)]
+        update["blueprints"] = tuple(blueprint.id for blueprint in common)
+    return growth_limits(rules.model_copy(update=update), model)
 
 
 def example_input(batch: Batch) -> Any:
@@ -147,7 +160,7 @@ def example_input(batch: Batch) -> Any:
     return batch.args[0] if len(batch.args) == 1 else batch.args
 
 
-def _growth(given: GrowthConfig | Mapping[str, Any] | None, trained: GrowthConfig | None, epochs: int) -> GrowthConfig:
+def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle | None, epochs: int) -> GrowthConfig:
     """Rules of growth: those that are given, of the bundle, or the default for this length.
 
     Raises:
@@ -155,7 +168,7 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, trained: GrowthConfi
     """
     if isinstance(given, GrowthConfig):
         return given
-    base = trained or default_growth(epochs)
+    base = default_growth(epochs) if bundle is None else bundle.manifest.growth
     unknown = [name for name in given or () if name not in GrowthConfig.model_fields]
     if unknown:
         raise ValueError(unknown_name_message("key of growth", unknown[0], list(GrowthConfig.model_fields)))
@@ -166,20 +179,6 @@ def default_growth(epochs: int) -> GrowthConfig:
     """Default rules for a growth of ``epochs`` epochs: a tenth of them in TRAINING, at most 4; automatic gates."""
     dwell = max(1, min(4, epochs // 10))
     return GrowthConfig(auto_forward=("g1", "g2", "g3"), min_training_epochs=dwell, min_blending_epochs=dwell)
-
-
-def _for_slots(rules: GrowthConfig, topologies: Mapping[str, Topology], *, offer: bool) -> GrowthConfig:
-    """Rules for the slots of a model.
-
-    Args:
-        offer: choose the default blueprints that fit all slots.
-    """
-    update: dict[str, Any] = {"slots": ordered_slot_ids(topologies)}
-    if offer:
-        offers = [OFFERED[topology] for topology in topologies.values()]
-        common = [blueprint for blueprint in Blueprint if all(blueprint in offer for offer in offers)]
-        update["blueprints"] = tuple(blueprint.id for blueprint in common)
-    return rules.model_copy(update=update)
 
 
 @contextmanager

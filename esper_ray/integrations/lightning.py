@@ -75,8 +75,9 @@ class GrowthCallback(Callback):
         def loss() -> Tensor:
             with trainer.precision_plugin.train_step_context(), _without_logging(pl_module):
                 result = self._loss(pl_module, batch) if self._loss else pl_module.training_step(batch, index)
-            value: Tensor = result["loss"] if isinstance(result, dict) else result
-            return value.div(trainer.accumulate_grad_batches)
+            value = result["loss"] if isinstance(result, dict) else result
+            share: Tensor = value / trainer.accumulate_grad_batches
+            return share
 
         self.growing.model.incubate(loss)
 

@@ -56,8 +56,9 @@ class TrainedEpochs:
 
     def finish(self) -> None:
         """Commit or remove what is alive, after the last epoch."""
-        if self.growing.settle_at_end and self.growing.endings is None and self.growing.epoch >= self.growing.epochs:
-            self.growing.finish()
+        growing = self.growing
+        if growing.options.settle_at_end and growing.endings is None and growing.epoch >= growing.epochs:
+            growing.finish()
 
 
 def first_rows(batch: Any, share: float) -> Any:

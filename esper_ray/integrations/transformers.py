@@ -48,7 +48,8 @@ class GrowthCallback(TrainerCallback):
         model = growing.model
         vars(model)["accepts_loss_kwargs"] = _accepts_loss_arguments(model.host)  # read by the Trainer
         model.register_forward_pre_hook(self._note, with_kwargs=True)
-        model.register_state_dict_post_hook(_untie)  # type: ignore[no-untyped-call]  # torch's
+        register: Any = model.register_state_dict_post_hook  # torch gives it no types
+        register(_untie)
 
     @property
     def growing(self) -> GrowthSession:

@@ -76,8 +76,8 @@ def mean_over_processes(value: float, weight: int) -> float:
     """
     if processes() == 1:
         return value
-    total, weights = summed(torch.tensor([value * weight, weight], dtype=torch.float64)).tolist()
-    return float(total / weights)
+    sums = summed(torch.tensor([value * weight, weight], dtype=torch.float64))
+    return float(sums[0] / sums[1])
 
 
 def columns_of_all(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -125,7 +125,7 @@ class GrowingOptimizer(Optimizer):
     # Training
 
     def clip(self, host: float | None = 1.0, seeds: float | None = 1.0) -> None:
-        """Clip the gradients of the host, and those of each live seed, to an L2 norm.
+        """Clip the gradients of host and of each live seed to an L2 norm.
 
         A step that follows counts with the norms before clipping in :meth:`MorphogeneticModel.measure`.
 
@@ -214,7 +214,10 @@ class GrowingOptimizer(Optimizer):
             self.state[named[name]] = _copied(state)
 
     def group_options(self) -> list[dict[str, Any]]:
-        """Options of each group as plain values, such as a scheduled learning rate, with its name and key."""
+        """Options of each group as plain values, with its name and key.
+
+        The scheduled learning rate is one of them.
+        """
         return [
             {"name": group["name"], "key": str(_shown(group["key"])), "options": _plain_options(group)}
             for group in self.param_groups

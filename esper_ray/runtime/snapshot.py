@@ -175,7 +175,7 @@ def flattened(now: OrganismSnapshot, trusted: OrganismSnapshot) -> tuple[dict[st
 
 
 def strange_names(tensors: Collection[str], optimizer: Collection[str], plain: Collection[str]) -> list[str]:
-    """Names that have no owner, or are not those of the optimizer states that were written.
+    """Names without an owner, and differences to the optimizer states that were written.
 
     Args:
         tensors: names of the tensors that were read.

@@ -102,7 +102,9 @@ def _checked(args: tuple[Any, ...], kwargs: dict[str, Any], targets: Any) -> Bat
 
 
 def batches_of(data: Any, model: nn.Module) -> Iterator[Batch]:
-    """Batches of a pair of tensors, a mapping, a Dataset, or an iterable of batches such as a DataLoader.
+    """Batches of held-out data.
+
+    Data are a pair of tensors, a mapping, a Dataset, or an iterable of batches such as a DataLoader.
 
     Raises:
         ValueError: if ``data`` is anything else.
@@ -136,7 +138,10 @@ def _is_pair(data: Any) -> bool:
 
 
 def _kind(batch: Batch) -> Any:
-    """Key of batches that can be concatenated; ``None`` if some value has no row for each example."""
+    """Key of batches that can be concatenated.
+
+    ``None`` if some value does not have a row for each example.
+    """
     leaves, structure = tree_flatten((batch.args, dict(batch.kwargs), batch.targets))
     if not all(isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == batch.rows for leaf in leaves):
         return None

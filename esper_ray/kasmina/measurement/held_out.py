@@ -95,7 +95,10 @@ class HeldOut:
 
     @property
     def random_guess_loss(self) -> float:
-        """Cross-entropy in nats of a uniform prediction; the first measured loss of other models than classifiers."""
+        """Cross-entropy in nats of a uniform prediction.
+
+        The first measured loss, for other models than classifiers.
+        """
         return float(np.log(self.classes)) if self.classes else self.first_loss or 1.0
 
     @property
@@ -120,7 +123,9 @@ class HeldOut:
         return digest.hexdigest()
 
     def evaluate(self, model: SlottedNetwork, players: Members, coalitions: Collection[Members]) -> Evaluated:
-        """Results of each of ``coalitions``, jointly where the output is one tensor, else each in a pass of its own.
+        """Results of each of ``coalitions``.
+
+        They are computed jointly where the output is one tensor, else each in a pass of its own.
 
         Raises:
             ValueError: if the objective gives no scalar loss, or no scores in [0, 1].

@@ -112,7 +112,9 @@ def shown(value: Any) -> str:
 
 
 def score_from_loss(losses: Tensor, first: float) -> Tensor:
-    """Scores ``1 / (1 + loss / first)`` in [0, 1]; 0 for a loss that is not finite.
+    """Scores in [0, 1], ``1 / (1 + loss / first)``.
+
+    A loss that is not finite has the score 0.
 
     Raises:
         ValueError: if a loss is negative.

@@ -22,11 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from esper_ray.kasmina.network.attachment import TOPOLOGY_OF_DIMENSIONS, attach, call, evaluation_mode
+from esper_ray.kasmina.network.attachment import attach, call, evaluation_mode
+from esper_ray.kasmina.network.places.outputs import features_of
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.slots import format_slot_id
 
+PROBABLE_TOPOLOGY = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}
+"""Topology by number of dimensions, to choose candidates; ``attach`` finds the real one."""
 MOST_REFUSALS = 12
 """Number of places that are tried in vain before the search ends."""
 
@@ -47,7 +50,7 @@ class _Place:
 
     @property
     def topology(self) -> Topology:
-        return TOPOLOGY_OF_DIMENSIONS[len(self.shape) + 1]
+        return PROBABLE_TOPOLOGY[len(self.shape) + 1]
 
 
 def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topology], most: int) -> dict[str, str]:
@@ -111,8 +114,7 @@ def _places(model: nn.Module, example_input: Any) -> list[_Place]:
 
     def watch(name: str) -> Any:
         def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-            leaves = [output] if isinstance(output, Tensor) else tree_leaves(output)
-            records.append((name, module, leaves[0] if leaves and isinstance(leaves[0], Tensor) else None))
+            records.append((name, module, features_of(output)))
 
         return note
 
@@ -135,7 +137,7 @@ def _places(model: nn.Module, example_input: Any) -> list[_Place]:
         and calls[name] == 1
         and id(tensor) not in final
         and tensor.is_floating_point()
-        and tensor.dim() in TOPOLOGY_OF_DIMENSIONS
+        and tensor.dim() in PROBABLE_TOPOLOGY
         and tensor.shape[0] in batches
     ]
 
@@ -202,7 +204,10 @@ def _spaced(stage: Sequence[_Place], count: int) -> list[_Place]:
 
 
 def _outer(place: _Place, units: Sequence[_Place], places: Mapping[str, _Place]) -> _Place:
-    """The module around ``place`` that ends next and changes its output, such as by an activation; else itself."""
+    """The module around ``place`` that ends next and changes its output.
+
+    It does so by an activation, for example. Without one it is ``place`` itself.
+    """
     parent = places.get(place.name.rpartition(".")[0])
     if parent is None or parent.shape != place.shape or parent.output == place.output:
         return place
