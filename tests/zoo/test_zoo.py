@@ -51,7 +51,10 @@ def test_seeds_grow_in_an_architecture_until_it_is_exported(name):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ALL)
 def test_the_life_of_an_architecture_is_the_recorded_one(name):
-    assert entry(ALL[name]) == recorded()[name]
+    expected = recorded()[name]
+    actual = entry(ALL[name])
+    assert {key: actual.get(key) for key in expected} == expected
+    assert actual["result"] in ("right", "refused")
 
 
 def test_the_zoo_is_large_enough_and_every_architecture_has_a_result():

@@ -12,7 +12,7 @@ from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.modules import differentiable_checkpoints, preserved_randomness
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import SeedCell
-from esper_ray.kasmina.network.places.building import OutputPlace, Way, found_ways
+from esper_ray.kasmina.network.places.building import SlotOutput, Way, found_ways
 from esper_ray.kasmina.network.places.evidence import LayoutError, found_layouts
 from esper_ray.kasmina.network.places.inputs import batch_size, converted
 from esper_ray.kasmina.network.places.layouts import Layout
@@ -26,7 +26,7 @@ from esper_ray.kasmina.network.places.outputs import (
     tensors_in,
     with_features,
 )
-from esper_ray.kasmina.network.places.recording import PassRecording, layers_of, recorded
+from esper_ray.kasmina.network.places.recording import HostPass, layers_of, recorded
 from esper_ray.kasmina.network.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
@@ -146,7 +146,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 def _first_pass(
     run: Callable[[Any], Any], host: nn.Module, modules: Mapping[str, nn.Module], example_input: Any
-) -> tuple[Any, PassRecording]:
+) -> tuple[Any, HostPass]:
     """Inputs that the host takes, and the recording of a pass on them.
 
     The inputs are the example with other rows, if the host can work on them: the example may be all zeros.
@@ -169,7 +169,7 @@ def _first_pass(
     return inputs, recording
 
 
-def _check_calls(slots: Mapping[str, str], first: PassRecording) -> None:
+def _check_calls(slots: Mapping[str, str], first: HostPass) -> None:
     called = [slot for slot, _ in first.outputs]
     for slot in ordered_slot_ids(slots):
         times = called.count(slot)
@@ -200,7 +200,7 @@ def _layouts(
     run: Callable[[Any], Any],
     inputs: Any,
     modules: Mapping[str, nn.Module],
-    first: PassRecording,
+    first: HostPass,
     layout: str | Mapping[str, str] | None,
 ) -> dict[str, Layout]:
     """Layout of each slot, said or found."""
@@ -217,9 +217,9 @@ def _layouts(
     return said | (found_layouts(run, inputs, rest, first) if rest else {})
 
 
-def _ways(host: nn.Module, slots: Mapping[str, str], inputs: Any, first: PassRecording) -> dict[str, Way]:
+def _ways(host: nn.Module, slots: Mapping[str, str], inputs: Any, first: HostPass) -> dict[str, Way]:
     """Way to build a committed seed into a plain copy, by slot."""
-    places = [OutputPlace(slot, slots[slot], output) for slot, output in first.outputs]
+    places = [SlotOutput(slot, slots[slot], output) for slot, output in first.outputs]
     places.sort(key=lambda place: place.module.count("."), reverse=True)
     return found_ways(host, places, lambda trial: _call_with_copies(trial, inputs), first.output)
 
@@ -229,7 +229,7 @@ def _passes(
     host: nn.Module,
     modules: Mapping[str, nn.Module],
     inputs: Any,
-    first: PassRecording,
+    first: HostPass,
     layouts: Mapping[str, Layout],
 ) -> dict[str, Passes]:
     """Way to compute coalitions by slot, probed on the example. ``modules`` are in forward order."""

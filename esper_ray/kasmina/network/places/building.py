@@ -31,7 +31,7 @@ class PlaceError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class OutputPlace:
+class SlotOutput:
     """A submodule of a host."""
 
     slot: str
@@ -65,7 +65,7 @@ def build_in(host: nn.Module, base: nn.Module, way: Way, addition: nn.Module, ke
 
 
 def found_ways(
-    host: nn.Module, places: list[OutputPlace], run: Callable[[nn.Module], Any], expected: Any
+    host: nn.Module, places: list[SlotOutput], run: Callable[[nn.Module], Any], expected: Any
 ) -> dict[str, Way]:
     """A way to build in behind each of ``places``, tried on a copy that shares the tensors of ``host``.
 
@@ -156,7 +156,7 @@ class _StandIn(nn.Module):
         return args[-1]
 
 
-def _options(base: nn.Module, place: OutputPlace) -> list[Way]:
+def _options(base: nn.Module, place: SlotOutput) -> list[Way]:
     """Ways that may do for ``base``, the best first."""
     is_tensor = container_of(place.output) == "tensor"
     sequential = type(base).forward is nn.Sequential.forward and "forward" not in vars(base)
@@ -172,7 +172,7 @@ def _options(base: nn.Module, place: OutputPlace) -> list[Way]:
 
 
 def _problem(
-    host: nn.Module, places: list[OutputPlace], ways: Mapping[str, Way], run: Callable[[nn.Module], Any], expected: Any
+    host: nn.Module, places: list[SlotOutput], ways: Mapping[str, Way], run: Callable[[nn.Module], Any], expected: Any
 ) -> str | None:
     """What is wrong with a host with stand-ins; ``None`` if it computes what ``host`` does."""
     trial = shared_copy(host)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.network.places.inputs import fewer_examples, other_sizes, tensors_of
 from esper_ray.kasmina.network.places.layouts import Layout
-from esper_ray.kasmina.network.places.recording import PassRecording, recorded
+from esper_ray.kasmina.network.places.recording import HostPass, recorded
 from esper_ray.kasmina.network.rows import same_rows
 
 ALL_LAYOUTS = ", ".join(f"{layout.value}" for layout in Layout)
@@ -59,7 +59,7 @@ class Evidence:
 
 
 def found_layouts(
-    run: Callable[[Any], Any], inputs: Any, modules: Mapping[str, nn.Module], first: PassRecording
+    run: Callable[[Any], Any], inputs: Any, modules: Mapping[str, nn.Module], first: HostPass
 ) -> dict[str, Layout]:
     """Layout of the features at each slot.
 
@@ -109,7 +109,7 @@ def _find_batch(
     run: Callable[[Any], Any],
     inputs: Any,
     modules: Mapping[str, nn.Module],
-    first: PassRecording,
+    first: HostPass,
     evidence: Mapping[str, Evidence],
 ) -> None:
     """Find the dimensions of examples from a pass on some of the examples.
@@ -128,7 +128,7 @@ def _find_batch(
 
 
 def _dimensions_of_examples(
-    run: Callable[[Any], Any], inputs: Any, modules: Mapping[str, nn.Module], first: PassRecording, dim: int
+    run: Callable[[Any], Any], inputs: Any, modules: Mapping[str, nn.Module], first: HostPass, dim: int
 ) -> dict[str, tuple[set[int], bool]]:
     """By slot: dimensions that shrink with dimension ``dim`` of the input, and whether values stay the same."""
     variant = fewer_examples(inputs, dim)

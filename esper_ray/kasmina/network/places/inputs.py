@@ -78,7 +78,7 @@ def other_sizes(inputs: Any) -> Iterator[Any]:
             choices.append(partial(_of_length, dim=dim, length=length))
     waves = [tensor for tensor in tensors if _is_vector(tensor)]
     if not choices and waves:
-        choices.append(lambda tensor: [1])
+        choices.append(lambda tensor: [1] if _is_vector(tensor) else [])
     for dimensions in choices:
         yield converted(inputs, partial(_halved, dimensions=dimensions))
         yield converted(inputs, partial(_doubled, dimensions=dimensions))

@@ -1,4 +1,4 @@
-"""PassRecording of one pass of a host: features at the slots, and the layers next to them."""
+"""Record of one pass of a host: features at the slots, and the layers next to them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ CHANNELS_LAST = (nn.Linear, nn.LSTM, nn.GRU, nn.RNN, nn.MultiheadAttention)
 
 
 @dataclass(slots=True)
-class PassRecording:
+class HostPass:
     """What one pass of a host showed."""
 
     output: Any = None
@@ -46,15 +46,15 @@ class PassRecording:
 
 def recorded(
     run: Callable[[Any], Any], inputs: Any, modules: Mapping[str, nn.Module], layers: Iterable[nn.Module] = ()
-) -> PassRecording:
-    """PassRecording of one pass. An error ends it and is recorded too.
+) -> HostPass:
+    """Record of one pass. An error ends it and is recorded too.
 
     Args:
         run: runs the host on inputs, in evaluation mode and without gradient.
         modules: submodule of each slot.
         layers: layers that may be next to a slot.
     """
-    recording = PassRecording()
+    recording = HostPass()
     originals: dict[str, Any] = {}
     handles = []
 
@@ -139,7 +139,7 @@ class _LastLayers:
         return None
 
 
-def _note(recording: PassRecording, slot: str, dimension: int | None) -> None:
+def _note(recording: HostPass, slot: str, dimension: int | None) -> None:
     if dimension is not None:
         recording.neighbours.setdefault(slot, set()).add(dimension)
 
