@@ -9,6 +9,7 @@ written as an exported program. With GPUs (--gpus) each worker has one.
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def main() -> None:
     options = parser.parse_args()
 
     choose_ray_settings()  # before anything imports Ray
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # else each line of a worker is shown twice
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer

@@ -159,6 +159,14 @@ def session_with_own_held_out_examples(rank: int) -> dict[str, Any]:
     return _session(rank, own_held_out=True)
 
 
+def sharded_after_the_optimizer(rank: int) -> str:
+    model = MorphogeneticModel.wrap(Layers(), {"r0c0": "first"}, torch.zeros(2, 6), rules=READY)
+    GrowingOptimizer(model, torch.optim.SGD, lr=0.1)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    model(torch.zeros(2, 6))
+    return "no error"
+
+
 def sharded(rank: int) -> str:
     model = MorphogeneticModel.wrap(Layers(), {"r0c0": "first"}, torch.zeros(2, 6), rules=READY)
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
@@ -182,5 +190,6 @@ SCENARIOS = {
         session_with_one_held_out_set,
         session_with_own_held_out_examples,
         sharded,
+        sharded_after_the_optimizer,
     )
 }

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 import tomllib
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -92,11 +93,15 @@ RUN_PROGRAMS = {
     },
     "guides/python.md[1]": {'{"system.workers": "local"}': str(TINY), "rounds=20": "rounds=1"},
     "guides/python.md[2]": {"epochs=40": "epochs=2"},
-    "guides/several-gpus.md[0]": {**ONE_PROCESS, "epochs=20": "epochs=2", "256": "32", "range(64)": "range(32)"},
+    "guides/several-gpus.md[0]": {**ONE_PROCESS, "epochs=20": "epochs=2", "256": "32"},
     "guides/several-gpus.md[1]": {**ONE_PROCESS, "range(4)": "range(3)", "64": "16"},
     "guides/several-gpus.md[2]": {},
     "guides/trainers.md[0]": {"=20": "=3", "accelerator=": "enable_progress_bar=False, accelerator="},
-    "guides/trainers.md[1]": {"=5": "=2", "return 64": "return 16", "report_to=": "save_strategy='no', report_to="},
+    "guides/trainers.md[1]": {
+        "=5": "=2",
+        "return 64": "return 16",
+        "report_to=": "save_strategy='no', dataloader_pin_memory=False, report_to=",
+    },
     "guides/trainers.md[2]": {},
     "start/next-steps.md[0]": {'load_preset("digits")': f'load_preset("digits", {TINY})', "rounds=2": "rounds=1"},
     "start/next-steps.md[1]": {},
@@ -348,7 +353,10 @@ def test_a_listed_program_succeeds(name, folder, run_id, monkeypatch, tmp_path):
         exec(program(first), namespace)
         exec(data, namespace)
         assert call("export-policy", folder / "runs" / run_id, "tamiyo.esper").code == 0
-    exec(program(name), namespace)
+    with warnings.catch_warnings():
+        if name.startswith("guides/trainers.md"):
+            warnings.simplefilter("ignore")  # Lightning and transformers warn of their own parts
+        exec(program(name), namespace)
 
 
 @pytest.mark.integration

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper_ray.kasmina.collectives import average, broadcast, gathered, gathered_texts, processes
 from esper_ray.kasmina.export.checkpoints import model_manifest
 from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
 
@@ -65,8 +66,14 @@ class GradientExchange:
             self._model.growth.subscribe(self)
 
     def share(self) -> None:
-        """Start from the values of rank 0. It is collective, and has no effect without a process group."""
+        """Start from the values of rank 0. It is collective, and has no effect without a process group.
+
+        Raises:
+            ValueError: if parameters are divided among processes.
+            RanksDifferError: if the processes have different structures.
+        """
         if processes() > 1:
+            refuse_sharded(self._model)
             self._agree(_FIRST_PASS, ())
             self._share_newborns()
 

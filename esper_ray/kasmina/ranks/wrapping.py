@@ -46,11 +46,16 @@ def refuse_sharded(network: SlottedNetwork) -> None:
     """Refuse a network whose parameters are divided among processes.
 
     Raises:
-        ValueError: with the name of a parameter of ``fully_shard``.
+        ValueError: with the name of a module or parameter of ``fully_shard``.
     """
-    for name, parameter in network.host.named_parameters():
-        if hasattr(parameter, "device_mesh"):
-            raise ValueError(
-                f"parameter {name} is divided among processes (fully_shard): a seed is a whole tensor in every "
-                "process, and one optimizer cannot update both; keep whole parameters, with DistributedDataParallel"
-            )
+    divided = [
+        name or "the whole network"
+        for name, module in network.named_modules()
+        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__)  # it makes whole tensors in a pass
+    ]
+    divided += [name for name, parameter in network.host.named_parameters() if hasattr(parameter, "device_mesh")]
+    if divided:
+        raise ValueError(
+            f"{divided[0]} is divided among processes (fully_shard): a seed is a whole tensor in every process, and "
+            "one optimizer cannot update both; keep whole parameters, with DistributedDataParallel"
+        )

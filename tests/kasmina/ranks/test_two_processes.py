@@ -111,6 +111,7 @@ def test_a_session_in_two_processes_measures_all_held_out_examples(answers, name
     assert first["accuracy"] == pytest.approx(growing.measured.accuracy_pp, abs=5.0)
 
 
-def test_sharded_parameters_are_refused_with_the_reason(answers):
-    for answer in answers["sharded"]:
-        assert answer.startswith("ValueError: parameter first.weight is divided among processes (fully_shard)")
+@pytest.mark.parametrize("name", ["sharded", "sharded_after_the_optimizer"])
+def test_sharded_parameters_are_refused_with_the_reason(answers, name):
+    for answer in answers[name]:
+        assert answer.startswith("ValueError: the whole network is divided among processes (fully_shard)")
