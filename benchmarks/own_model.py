@@ -31,7 +31,7 @@ MEMORY_STEPS = 3
 MEMORY_KINDS = ("by_hand", "wrapped", "session")
 """What is trained for the memory: the host, the host with empty slots, a session with its state for rollbacks."""
 
-Batch = tuple[Tensor, Tensor]
+ImageBatch = tuple[Tensor, Tensor]
 
 
 def resnet() -> nn.Module:
@@ -43,7 +43,7 @@ def resnet() -> nn.Module:
     return model
 
 
-def batch() -> Batch:
+def batch() -> ImageBatch:
     """Random images and labels."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, 32, 32, generator=generator)
@@ -57,7 +57,7 @@ class HandWrittenStep:
         self.model = model.train()
         self.optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-3)
 
-    def __call__(self, pair: Batch) -> None:
+    def __call__(self, pair: ImageBatch) -> None:
         images, labels = pair
         self.optimizer.zero_grad()
         cross_entropy(self.model(images), labels).backward()  # type: ignore[no-untyped-call]
@@ -113,7 +113,7 @@ def _own_peak(kind: str) -> float:
     pair = batch()
     resnet()  # its imports
     before = _peak_megabytes()
-    step: Callable[[Batch], object]
+    step: Callable[[ImageBatch], object]
     if kind == "session":
         step = session().train_step
     elif kind == "wrapped":

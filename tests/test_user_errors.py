@@ -16,6 +16,8 @@ INTERNAL = {
     "RecordError": "a record of ours that is not as its kind is declared: a fault of the program",
     "RewardError": "a measurement that is not finite; the environment's user sees it, no command raises it",
     "LifecycleError": "a misuse of the Python interface of a growing model",
+    "LayoutError": "features of a slot that no seed can work on; a command reports it as a fault of the own host",
+    "PlaceError": "a submodule that no seed can be built in behind; a command reports it as a fault of the own host",
     "LearnerStateError": "a state that does not fit the learner; what reads a checkpoint adds the file",
     "StateError": "a summary of another version, handled by folding the events",
     "RecordingError": "a damaged snapshot of an episode, handled by playing the episode from its beginning",

@@ -3,12 +3,12 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending, settle
+from esper_ray.growing.options import SessionOptions
 from esper_ray.growing.state import SAVED_GROWTH, GrowthStateError, SessionState, check, pack, replayed, unpack
 from esper_ray.kasmina.collectives import of_first_rank, processes
 from esper_ray.kasmina.measurement.batches import as_batch
@@ -29,18 +29,6 @@ from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.host import HostRuntime
 from esper_ray.runtime.signals import SignalHistory
 from esper_ray.runtime.snapshot import LifeProgress
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """Options of a session."""
-
-    clip: float | None = 1.0
-    """Maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit."""
-    incubation_share: float = 0.25
-    """Share of each batch in the shadow pass of incubating seeds, in ``train_step``."""
-    settle_at_end: bool = True
-    """Whether :meth:`GrowthSession.finish` is called after the last epoch."""
 
 
 class GrowthSession:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from esper_policies.bundle import PolicyBundle
+from esper_ray.growing.options import SessionOptions
 from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of
-from esper_ray.growing.session import GrowthSession, SessionOptions
+from esper_ray.growing.session import GrowthSession
 from esper_ray.kasmina.measurement.batches import Batch
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
@@ -126,7 +127,7 @@ def _wrapped(
         example_input(data.example),
         rules=lifecycle_rules(rules),
         options=GrowthOptions(rules.freeze_fossils, own_blueprints=rules.own_blueprints),
-        incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound),
+        incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound, None),
         seed=seed,
         causal=causal,
     )

@@ -149,7 +149,7 @@ class EventLog:
         self._replace_tail(b"", self.counts.sequence)
 
     def _checked_lines(self) -> list[dict[str, Any]] | None:
-        """Events in the file of lines; ``None`` if one is damaged or was changed, which is logged."""
+        """Events in the file of lines; ``None`` if one is damaged or changed."""
         content = self.tail.read_bytes()
         if sha256(content).digest() == self._written.digest():
             records = [json.loads(line) for line in content.splitlines()]

@@ -35,7 +35,7 @@ def report(
     if path.is_dir():
         raise UsageError(f"--output {path}: it is a folder; give the name of a file in it, such as {path / 'run.html'}")
     if not _may_be_replaced(path):
-        raise UsageError(f"--output {path}: the file exists and is no page of HTML; give another name")
+        raise UsageError(f"--output {path}: the file exists and is not a page of HTML; choose another name")
     text = place_report(place)
     try:
         write_file(path, text)

@@ -91,7 +91,7 @@ def facts(
 
 
 def _choice_names(growth: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Names of the choices of each head, by index; a blueprint of one's own replaces a built-in one."""
+    """Names of the choices of each head, by index, with own blueprints."""
     own = dict(str(name).split("=", 1) for name in growth.get("blueprints") or () if "=" in str(name))
     names = {head: [own.get(name, name) for name in choices] for head, choices in CHOICE_NAMES.items()}
     return names | {"slot": list(growth.get("slots") or ())}

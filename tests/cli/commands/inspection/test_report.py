@@ -43,7 +43,7 @@ def test_a_file_that_is_no_page_is_never_replaced(run, tmp_path):
     before = (run.path / "manifest.json").read_bytes()
     (tmp_path / "notes.html").write_text("my notes")
     for path in (run.path / "manifest.json", tmp_path / "notes.html"):
-        refused(call("report", run.path, "-o", path), f"--output {path}: the file exists and is no page of HTML")
+        refused(call("report", run.path, "-o", path), f"--output {path}: the file exists and is not a page of HTML")
     assert (run.path / "manifest.json").read_bytes() == before
     assert (tmp_path / "notes.html").read_text() == "my notes"
 

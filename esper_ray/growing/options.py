@@ -1,0 +1,15 @@
+"""Options of a growth session."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Options of a session."""
+
+    clip: float | None = 1.0
+    """Maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit."""
+    incubation_share: float = 0.25
+    """Share of each batch in the shadow pass of incubating seeds, in ``train_step``."""
+    settle_at_end: bool = True
+    """Whether :meth:`~esper_ray.growing.session.GrowthSession.finish` is called after the last epoch."""
