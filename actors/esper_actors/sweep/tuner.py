@@ -37,6 +37,7 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # prints even with verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # Ray would print tracebacks; the sweep reports the errors of trials
 }
 """Environment variables of Tune for this process and the trials."""
 
