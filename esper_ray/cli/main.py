@@ -95,18 +95,25 @@ def _refuse_uris(command: Any) -> None:
     run = command.callback
     if run is None:
         return
-    names = {parameter.name: parameter.opts[0] for parameter in command.params}
+    parameters = {parameter.name: parameter for parameter in command.params}
 
     @functools.wraps(run)
     def checked(**values: Any) -> Any:
         for name, value in values.items():
             for path in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(path, Path) and looks_like_uri(str(path)):
-                    label = names[name] if names[name].startswith("-") else name.upper()
-                    raise UsageError(f"{label} {path}: it is a URI; give a path of this machine")
+                if _is_path(path, parameters[name]) and looks_like_uri(str(path)):
+                    option = parameters[name].opts[0]
+                    label = option if option.startswith("-") else name.upper()
+                    raise UsageError(f"{label} {Path(path)}: it is a URI; give a path of this machine")
         return run(**values)
 
     command.callback = checked
+
+
+def _is_path(value: Any, parameter: Any) -> bool:
+    """Whether ``value`` is a path, or the text of one, which Typer before 0.29 converts later."""
+    kind = type(getattr(parameter, "type", None)).__name__
+    return isinstance(value, Path) or (isinstance(value, str) and kind in ("Path", "TyperPath"))
 
 
 class LazyGroup(TyperGroup):

@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import ray
 from ray.exceptions import RayError
@@ -23,6 +24,10 @@ JOINED_PATIENCE = 30.0
 """Seconds for a joined cluster, whose GCS may be restarted. Ray itself ends the program after 60."""
 
 
+LEAVE_SECONDS = 10.0
+"""Seconds for the program to leave a lost cluster by itself; some calls of Ray wait until Ray ends the program."""
+
+
 class ClusterLostError(UserError):
     """A cluster whose control process has died during a run."""
 
@@ -33,7 +38,12 @@ class ClusterLostError(UserError):
 class ControlProcesses:
     """The addresses of the control processes, asked by a thread from now on. Ray is connected."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_stuck: Callable[[ClusterLostError], None] | None = None) -> None:
+        """
+        Args:
+            on_stuck: called by the thread if a process has died and :meth:`stop` does not follow soon.
+        """
+        self._on_stuck = on_stuck
         self._patience_s = JOINED_PATIENCE if "RAY_ADDRESS" in os.environ else LOCAL_PATIENCE
         context = ray.get_runtime_context()
         host, _, port = context.gcs_address.rpartition(":")
@@ -50,7 +60,8 @@ class ControlProcesses:
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     @property
     def lost(self) -> bool:
@@ -92,7 +103,9 @@ class ControlProcesses:
         return error if isinstance(error, ClusterLostError) else ClusterLostError(self._problem)
 
     def _await_verdict(self) -> None:
-        self._thread.join(self._patience_s + 2 * ANSWER_SECONDS)
+        deadline = time.monotonic() + self._patience_s + 2 * ANSWER_SECONDS
+        while self._problem is None and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 10)
 
     def _watch(self) -> None:
         answered = dict.fromkeys(self._places, time.monotonic())
@@ -105,6 +118,8 @@ class ControlProcesses:
                         f"a control process of Ray has died: the {name} at {place[0]}:{place[1]} has not answered for "
                         f"{time.monotonic() - answered[name]:.0f} s"
                     )
+                    if self._on_stuck is not None and not self._ended.wait(LEAVE_SECONDS):
+                        self._on_stuck(ClusterLostError(self._problem))
                     return
 
 

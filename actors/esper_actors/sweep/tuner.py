@@ -9,6 +9,7 @@ no foreign file is unpickled.
 import logging
 import math
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ import torch
 from ray import tune
 
 from esper_actors.cluster.connection import start_ray
-from esper_actors.cluster.control_processes import ControlProcesses
+from esper_actors.cluster.control_processes import ClusterLostError, ControlProcesses
 from esper_actors.sweep.resources import RESOURCE_KINDS, amount, bundles, check_fits, check_places
 from esper_actors.sweep.schedulers import make_scheduler
 from esper_actors.sweep.trainable import run_trial
@@ -36,6 +37,7 @@ SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # prints even with verbose=0
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # Ray would print tracebacks; the sweep reports the errors of trials
 }
 """Environment variables of Tune for this process and the trials."""
 
@@ -61,6 +63,7 @@ class Sweeper:
         self._strategies = {trial.name: trial.config.system.placement.upper() for trial in trials}
         self._control: ControlProcesses | None = None
         self._started_ray = False
+        self._sweep: SweepDirectory | None = None
 
     def __enter__(self) -> Self:
         os.environ.update(SETTINGS)
@@ -72,7 +75,7 @@ class Sweeper:
             start_ray(self._cpus())
             self._started_ray = True
         try:
-            self._control = ControlProcesses()
+            self._control = ControlProcesses(self._abandon)
             check_fits(self._requests, self._concurrent, ray.cluster_resources())
             check_places(self._configs, [node["Resources"] for node in ray.nodes() if node["Alive"]])
         except BaseException:
@@ -108,6 +111,7 @@ class Sweeper:
         Returns:
             The last error of each trial that failed after all retries.
         """
+        self._sweep = sweep
         left = [name for name in sweep.trials if sweep.result(name).status not in DONE]
         storage = sweep.path.resolve() / "tune"
         shutil.rmtree(storage, ignore_errors=True)  # never needed again: see above
@@ -145,6 +149,21 @@ class Sweeper:
                 sweep.set_status(name, "interrupted")
         shutil.rmtree(storage, ignore_errors=True)
         return errors
+
+    def _abandon(self, error: ClusterLostError) -> None:
+        """End this program. Tune waits for a control process that has died, and Ray would end it without a word."""
+        try:
+            if self._sweep is not None:
+                for name in self._sweep.trials:
+                    if self._sweep.result(name).status == "running":
+                        self._sweep.set_status(name, "failed")
+                error.add_note("safe: every finished round of every trial")
+                error.add_note(f"resume with: esper sweep --resume {shlex.quote(str(self._sweep.path))}")
+            lines = [f"error: {error}", *getattr(error, "__notes__", ())]
+            sys.stderr.write("".join(f"esper: {line}\n" for line in lines))
+            sys.stderr.flush()
+        finally:
+            os._exit(error.exit_code)
 
     def _largest(self) -> dict[str, float]:
         """Largest request of any trial, by kind."""

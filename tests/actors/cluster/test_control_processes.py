@@ -43,6 +43,19 @@ def control(servers):
     control.stop()
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_only_a_program_that_does_not_leave_a_lost_cluster_is_stuck(leaves, servers, monkeypatch):
+    monkeypatch.setattr(control_processes, "LEAVE_SECONDS", 0.3)
+    stuck = []
+    control = ControlProcesses(stuck.append)
+    servers["GCS"].close()
+    wait_until_lost(control)
+    if not leaves:
+        time.sleep(1.0)
+    control.stop()
+    assert len(stuck) == (not leaves)
+
+
 def wait_until_lost(control):
     deadline = time.monotonic() + 10
     while not control.lost and time.monotonic() < deadline:
