@@ -79,7 +79,7 @@ ONE_PROCESS = {
 }
 RUN_PROGRAMS = {
     "README.md[0]": {},
-    "guides/own-model.md[0]": {},
+    "guides/own-model.md[0]": {"epochs=20": "epochs=6"},
     "guides/own-model.md[1]": {},
     "guides/own-model.md[2]": {},
     "guides/own-model.md[3]": {},

@@ -1,9 +1,11 @@
 """Places for slots that are found in a module."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18, vgg11
+from torchvision.models import resnet18
 
 from esper_ray.kasmina.network.discovery import find_slots
 from esper_ray.leyline.blueprints import Topology
@@ -23,8 +25,12 @@ def test_slots_sit_at_the_ends_of_the_last_stages():
 
 
 def test_one_large_part_is_divided_into_its_stages():
-    found = find_slots(vgg11(num_classes=10), torch.zeros(2, 3, 32, 32), EVERY, 3)
-    assert list(found.values()) == ["features.13", "features.18", "features"]
+    widths, layers = (1, 4, 8, 8), []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.MaxPool2d(2)]
+    model = nn.Sequential(nn.Sequential(*layers), nn.Flatten(), nn.Linear(8, 3))
+    found = find_slots(model, torch.zeros(2, 1, 8, 8), EVERY, 3)
+    assert list(found.values()) == ["0.2", "0.4", "0"]
 
 
 class Encoder(nn.Module):
