@@ -57,10 +57,17 @@ def test_the_life_of_an_architecture_is_the_recorded_one(name):
     assert actual["result"] in ("right", "refused")
 
 
-def test_the_zoo_is_large_enough_and_every_architecture_has_a_result():
+def test_the_zoo_is_large_enough():
     counted = Counter(name.partition(" ")[0] for name in ALL)
     assert all(counted[library] >= number for library, number in NUMBERS.items())
-    assert recorded().keys() == ALL.keys()
+    assert recorded().keys() <= ALL.keys()
+
+
+@pytest.mark.nightly
+def test_every_architecture_has_a_complete_result():
+    results = recorded()
+    assert results.keys() == ALL.keys()
+    assert [name for name, result in results.items() if result["result"] == "right" and "onnx" not in result] == []
 
 
 def test_at_least_95_of_100_architectures_are_right_to_the_end():

@@ -1,9 +1,14 @@
 """The writer of ``docs/architectures.json``: ``python tests/zoo/write_results.py [--missing] [--plain] [NAME...]``.
 
 It runs the whole life of every architecture, or of those whose names contain one of the arguments, and replaces their
+<<<<<<< HEAD
 entries. ``--missing`` runs those without a complete entry. ``--plain`` stops before the exports, whose cells
 stay empty.
 The generated page of the reference shows the file.
+=======
+entries. ``--missing`` runs those without a complete entry. ``--plain`` stops before the exports: their cells stay
+empty. The generated page of the reference shows the file.
+>>>>>>> h-arch
 """
 
 import json
@@ -26,6 +31,8 @@ def entry(architecture: Architecture, until: str = "onnx") -> dict[str, Any]:
         life = live(architecture, until=until)
     except ValueError as error:
         return {"result": "refused", "reason": " ".join(str(error).split())}
+    except Exception as error:  # a host that cannot be built, or does not run
+        return {"result": "wrong", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     return {"result": "wrong", "reason": str(life.failed)} if life.failed else right_entry(life)
 
 

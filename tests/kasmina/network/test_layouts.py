@@ -101,6 +101,11 @@ def test_a_fixed_size_is_decided_by_the_next_layer():
     assert layout_of(wrapped(Fixed(), torch.zeros(2, 6, 8, 8))) is Layout.BHWC
 
 
+@pytest.mark.parametrize(("order", "layout"), [(FIRST, Layout.BCHW), (LAST, Layout.BHWC)])
+def test_square_images_of_fixed_size_have_as_many_rows_as_columns(order, layout):
+    assert layout_of(wrapped(Images(order, size=8), torch.zeros(2, 6, 8, 8))) is layout
+
+
 def test_a_layout_that_does_not_show_is_refused_until_it_is_said():
     host, example = Images(LAST, size=6), torch.zeros(2, 6, 6, 6)
     with pytest.raises(ValueError, match=r"slot r0c0 yields \(2, 6, 6, 6\), which may be BCHW or BHWC: .* layout=\{"):

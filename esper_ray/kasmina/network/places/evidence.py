@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from esper_ray.kasmina.network.places.inputs import fewer_examples, other_sizes, tensors_of
+from esper_ray.kasmina.network.places.inputs import fewer_examples, has_square_images, other_sizes, tensors_of
 from esper_ray.kasmina.network.places.layouts import Layout
 from esper_ray.kasmina.network.places.recording import HostPass, recorded
 from esper_ray.kasmina.network.rows import same_rows
@@ -29,6 +29,8 @@ class Evidence:
     """Dimensions that follow the size of the input; ``None`` if no other size could be run."""
     neighbours: set[int] = field(default_factory=set)
     """Dimensions that neighbouring layers read as channels."""
+    square: bool = False
+    """Whether the input holds square images, whose features have as many rows as columns."""
 
     @property
     def is_settled(self) -> bool:
@@ -42,7 +44,12 @@ class Evidence:
             fitting = self._of_size(fitting)
         if len(fitting) > 1 and len(self.neighbours) == 1:
             fitting = [layout for layout in fitting if layout.channel in self.neighbours] or fitting
+        if len(fitting) > 1 and self.square and len(self.shape) == 4:
+            fitting = [layout for layout in fitting if self._is_square(layout)] or fitting
         return fitting
+
+    def _is_square(self, layout: Layout) -> bool:
+        return len({self.shape[dim] for dim in self._positions(layout)}) == 1
 
     def _of_examples(self) -> list[Layout]:
         return [layout for layout in Layout if len(layout.value) == len(self.shape) and layout.batch in self.batch]
@@ -72,8 +79,10 @@ def found_layouts(
         LayoutError: if the layout of a slot does not show, or none fits.
     """
     features = first.features
+    square = has_square_images(inputs)
     evidence = {
-        slot: Evidence(tuple(features[slot].shape), neighbours=first.neighbours.get(slot, set())) for slot in modules
+        slot: Evidence(tuple(features[slot].shape), neighbours=first.neighbours.get(slot, set()), square=square)
+        for slot in modules
     }
     _find_batch(run, inputs, modules, first, evidence)
     for slot, at in evidence.items():

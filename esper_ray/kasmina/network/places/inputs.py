@@ -84,6 +84,12 @@ def other_sizes(inputs: Any) -> Iterator[Any]:
         yield converted(inputs, partial(_doubled, dimensions=dimensions))
 
 
+def has_square_images(inputs: Any) -> bool:
+    """Whether there are images among the inputs, all with as many rows as columns."""
+    images = [tensor.shape for tensor in tensors_of(inputs) if _is_image(tensor)]
+    return bool(images) and all(shape[-2] == shape[-1] or shape[-3] == shape[-2] for shape in images)
+
+
 def _is_image(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.dim() >= MANY_DIMENSIONS
 
