@@ -1,14 +1,8 @@
 """The writer of ``docs/architectures.json``: ``python tests/zoo/write_results.py [--missing] [--plain] [NAME...]``.
 
 It runs the whole life of every architecture, or of those whose names contain one of the arguments, and replaces their
-<<<<<<< HEAD
-entries. ``--missing`` runs those without a complete entry. ``--plain`` stops before the exports, whose cells
-stay empty.
-The generated page of the reference shows the file.
-=======
 entries. ``--missing`` runs those without a complete entry. ``--plain`` stops before the exports: their cells stay
 empty. The generated page of the reference shows the file.
->>>>>>> h-arch
 """
 
 import json
