@@ -128,7 +128,7 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
 
 
 def _build_in(host: nn.Module, base: nn.Module, key: int, cell: SeedCell | None, at: Attachment) -> None:
-    """Put the seed of ``cell``, if there is one, in the place of the slot's hook."""
+    """Replace the slot's hook by the seed of ``cell``, if there is one."""
     if cell is None or at.way != "hook":
         del base._forward_hooks[key]
     if cell is None:

@@ -65,7 +65,9 @@ def _add(slot: str, cell: SeedCell, parameters: Sequence[nn.Parameter], gradient
 
 
 def _clip_factor(slot: str, cell: SeedCell, gradients: Sequence[Tensor | None], limit: float) -> Tensor | None:
-    """0-dim factor that bounds the norm of ``gradients``; warns once for each seed that needed it.
+    """0-dim factor that bounds the norm of ``gradients``.
+
+    It warns once for each seed that needed it.
 
     Reading a norm waits for the device. So it is read in the steps 1, 2, 4, 8, ... of a seed.
     """

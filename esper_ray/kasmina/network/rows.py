@@ -55,7 +55,7 @@ def coalition_passes(
 def _forks_everywhere(
     run: Callable[[int], Any], places: Mapping[str, tuple[nn.Module, Layout]], expected: Tensor
 ) -> bool:
-    """Whether one pass gives the rows without a change, then those with a change at each place."""
+    """Whether one pass gives the rows of all single passes."""
     with ExitStack() as changes:
         for blocks, (module, layout) in enumerate(places.values(), 1):
 
@@ -81,7 +81,7 @@ def _passes(
 
 
 def _changed_run(run: Callable[[int], Any], place: tuple[nn.Module, Layout]) -> Any:
-    """Output of a pass with other features at ``place``; ``None`` if the host fails on them."""
+    """Output of a pass with other features at ``place``, or ``None`` after an error."""
     try:
         with changed_output(*place, other_rows):
             return run(1)
@@ -158,7 +158,7 @@ def _tolerance(rows: Tensor) -> float:
 def changed_output(
     module: nn.Module, layout: Layout, change: Callable[[Tensor], Tensor]
 ) -> AbstractContextManager[Any]:
-    """Context in which ``change`` applies to the features that ``module`` yields, in the layout of blueprints."""
+    """Context in which ``change`` applies to the canonical features that ``module`` yields."""
 
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         features = features_of(output)

@@ -115,7 +115,7 @@ class SlottedNetwork(nn.Module):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """An attribute of torch's module, or a public one of the host, such as ``config`` or ``generate``."""
+        """An attribute of the module, or a public one of the host (``config``, ``generate``)."""
         try:
             return super().__getattr__(name)
         except AttributeError:

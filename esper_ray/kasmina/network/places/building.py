@@ -1,4 +1,4 @@
-"""Ways to build a module into a host behind one of its submodules, and their trial.
+"""Ways to build a module into a host behind a submodule, and their trial.
 
 The result consists of modules of the host and of torch alone. The submodule keeps its class, its attributes and the
 names of its tensors wherever that is possible.
@@ -67,7 +67,9 @@ def build_in(host: nn.Module, base: nn.Module, way: Way, addition: nn.Module, ke
 def found_ways(
     host: nn.Module, places: list[SlotOutput], run: Callable[[nn.Module], Any], expected: Any
 ) -> dict[str, Way]:
-    """A way to build in behind each of ``places``, tried on a copy that shares the tensors of ``host``.
+    """A way to build in behind each of ``places``.
+
+    It is tried on a copy that shares the tensors of ``host``.
 
     Args:
         places: the innermost first where they are nested.
@@ -117,7 +119,9 @@ def shared_copy(host: nn.Module) -> nn.Module:
 
 
 def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy of ``module`` in which tensors that a pass has left in attributes are leaves.
+    """A deep copy of ``module``.
+
+    Tensors that a pass has left in attributes are leaves in it.
 
     Raises:
         PlaceError: if it cannot be copied.
@@ -130,7 +134,9 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def detach_in_copies(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Let copies with ``memo`` have leaves in place of tensors that a pass has left in attributes of ``module``.
+    """Prepare ``memo`` so that copies of ``module`` have leaves.
+
+    They replace tensors that a pass has left in its attributes.
 
     ``weight_norm`` leaves its weight, a host may leave features. Neither can be copied with its history.
     """

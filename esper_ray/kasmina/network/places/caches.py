@@ -1,7 +1,7 @@
 """Caches of keys and values, under which a decoder sees new tokens alone.
 
 A seed that treats every token alone computes the same with such a cache as without it. One that mixes tokens would miss
-the earlier ones, which nobody has kept for it. So it is refused there, with the remedy.
+the earlier ones, which the cache does not hold for it. So it is refused there, with the remedy.
 """
 
 import inspect
@@ -31,7 +31,7 @@ def takes_cache(host: nn.Module) -> bool:
 
 
 def holds_tokens(arguments: Mapping[str, Any]) -> bool:
-    """Whether a cache among the named arguments of a pass holds earlier tokens, as far as it tells."""
+    """Whether a cache among the named arguments holds earlier tokens."""
     for name in CACHE_ARGUMENTS:
         cache = arguments.get(name)
         try:
@@ -64,7 +64,7 @@ def refusal(slots: str) -> str:
 
 
 class CacheGuard:
-    """Forward pre-hook of a decoder that refuses passes in which a seed would miss earlier tokens."""
+    """Forward pre-hook that refuses passes in which a seed would miss earlier tokens."""
 
     def __init__(self, cells: Mapping[str, SeedCell]) -> None:
         self.cells = dict(cells)

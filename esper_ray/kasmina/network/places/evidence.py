@@ -55,7 +55,7 @@ class Evidence:
         return [layout for layout in Layout if len(layout.value) == len(self.shape) and layout.batch in self.batch]
 
     def _of_size(self, candidates: list[Layout]) -> list[Layout]:
-        """Those of ``candidates`` that have a constant channel and, if they can be told, other positions."""
+        """Those of ``candidates`` whose channel is constant and whose positions follow the size."""
         assert self.sized is not None
         constant = [layout for layout in candidates if layout.channel not in self.sized]
         moving = [layout for layout in constant if self._positions(layout) <= self.sized]

@@ -35,7 +35,9 @@ def batch_size(inputs: Any) -> int | None:
 
 
 def fewer_examples(inputs: Any, dim: int) -> tuple[Any, int, int] | None:
-    """The last half of the examples, or twice the only one; with their number and the first of them.
+    """The last half of the examples, or twice the only one.
+
+    With their number, and the index of the first of them.
 
     The last ones: in a causal network the first ones do not show whether examples are steps of time.
 
@@ -99,7 +101,9 @@ def _is_vector(tensor: Tensor) -> bool:
 
 
 def _of_length(tensor: Tensor, dim: int, length: int) -> list[int]:
-    """``dim`` if it has that length; for tensors of two dimensions, such as masks, the last one."""
+    """``dim`` if it has that length.
+
+    For tensors of two dimensions, such as masks, it is the last one."""
     if _is_image(tensor):
         return []
     own = dim if tensor.dim() > dim else tensor.dim() - 1

@@ -72,7 +72,7 @@ class Layout(Enum):
         return features.permute([order.index(dim) for dim in range(len(order))]).contiguous()
 
     def example_shape(self, canonical: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one example in this layout, from its shape in the layout of the blueprints."""
+        """Shape of one example in this layout, from its canonical shape."""
         if self.is_canonical:
             return canonical
         order, whole = _ORDER[self], (0, *canonical)

@@ -32,7 +32,7 @@ def named_modules(host: nn.Module, slots: Mapping[str, str]) -> dict[str, nn.Mod
 
 
 def check_compilation(host: nn.Module, slots: Mapping[str, str]) -> None:
-    """Check that the submodules of ``slots`` are not inside compiled code, which would not see a seed.
+    """Check that no submodule of ``slots`` is inside compiled code.
 
     Raises:
         ValueError: with the name of the compiled module.
