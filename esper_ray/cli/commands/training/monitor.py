@@ -65,20 +65,17 @@ def monitor(
     keep_running = sys.stdout.isatty() if keep is None else keep
     server = PrometheusServer(f"127.0.0.1:{target}", port, prometheus)
     command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", *words, "--metrics-port", str(target)]
-    with StopRequest() as stop, Run(command, server, console, stop) as run:
-        if run.serves_metrics(target):  # a refused run starts no Prometheus
-            with server:
-                _print_links(console, server.api.address, target)
-                run.follow()
-                run.summarise()
-                if keep_running and not stop():
-                    console.print(
-                        f"Prometheus keeps running at {server.api.address}; Ctrl-C ends it",
-                        highlight=False,
-                        soft_wrap=True,
-                    )
-                    while not stop() and server.alive:
-                        time.sleep(POLL_SECONDS / 5)
+    with StopRequest() as stop, Run(command, server, console, stop) as run, server:
+        if run.serves_metrics(target):  # a refused run is its message alone
+            _print_links(console, server.api.address, target)
+            run.follow()
+            run.summarise()
+            if keep_running and not stop():
+                console.print(
+                    f"Prometheus keeps running at {server.api.address}; Ctrl-C ends it", highlight=False, soft_wrap=True
+                )
+                while not stop() and server.alive:
+                    time.sleep(POLL_SECONDS / 5)
     raise SystemExit(run.exit_code)
 
 

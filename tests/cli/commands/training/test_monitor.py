@@ -95,16 +95,14 @@ def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--preset", "nowhere"], ["--device", "cuda:99"]])
-def test_a_refused_run_gives_its_exit_code_and_starts_no_prometheus(options, tmp_path):
-    program = tmp_path / "prometheus"
-    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
-    program.chmod(0o755)
-    with monitor("--no-keep", "--prometheus", program, "--", "--serial", *options) as process:
+@needs_prometheus
+def test_a_refused_run_gives_its_exit_code_and_its_message_alone(options, tmp_path):
+    with monitor("--no-keep", "--", "--serial", *options, cwd=tmp_path) as process:
         out, _ = process.communicate(timeout=100)
     assert process.returncode == 2
     assert f"esper: error: {out.partition('esper: error: ')[2]}" == out
     assert options[1] in out
-    assert not (tmp_path / "started").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
