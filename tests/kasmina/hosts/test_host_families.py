@@ -226,9 +226,9 @@ def test_input_of_the_wrong_shape_for_a_family_is_refused(config, input_shape, m
         ({"family": "transformer", "layers": 5}, "host: layers (5) must be divisible by segments (3)"),
         (
             {"family": "mpl"},
-            "host.family: unknown host family 'mpl'; did you mean 'mlp'? (known: cnn, transformer, mlp)",
+            "host.family: unknown host family 'mpl'; did you mean 'mlp'? (known: cnn, transformer, mlp, own)",
         ),
-        ({"family": 3}, "host.family: unknown host family '3' (known: cnn, transformer, mlp) (got 3)"),
+        ({"family": 3}, "host.family: unknown host family '3' (known: cnn, transformer, mlp, own) (got 3)"),
         (5, "host: "),
     ],
 )
