@@ -149,7 +149,7 @@ def refusal(name):
 def test_an_unknown_name_is_refused_with_the_nearest_one():
     message = refusal("heuristik")
     assert "unknown policy 'heuristik'; did you mean 'heuristic'?" in message
-    assert "(known: heuristic, random, static, schedule, oracle)" in message
+    assert "(known: heuristic, random, static, schedule, oracle, tamiyo)" in message
     assert "no such file or directory" in message
     assert "'heuristik'" in refusal("mine=heuristik")
     assert "unknown policy 'Random'" in refusal("Random")
