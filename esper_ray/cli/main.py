@@ -111,7 +111,7 @@ def _refuse_uris(command: Any) -> None:
 
 
 def _is_path(value: Any, parameter: Any) -> bool:
-    """Whether ``value`` is a path, or the text of one, which Typer before 0.29 converts later."""
+    """Whether ``value`` is a path, or its text, as Typer before 0.29 has it."""
     kind = type(getattr(parameter, "type", None)).__name__
     return isinstance(value, Path) or (isinstance(value, str) and kind in ("Path", "TyperPath"))
 

@@ -14,7 +14,6 @@ COMMANDS = {
     "--folder": ("dashboards", "check", "--folder"),
     "RUN": ("events",),
     "PLACE": ("report",),
-    "FOLDERS": ("overwatch", "."),
 }
 
 
