@@ -106,6 +106,7 @@ def test_events_and_reports_name_the_own_blueprint(installed, tmp_path):
     assert any("try dilated" in record["why"] for record in run.events() if record["kind"] == "env_epoch")
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)

@@ -298,7 +298,12 @@ def test_without_a_folder_a_new_one_is_created(tmp_path, monkeypatch, undrawn):
 
 def test_help_names_every_kind_of_policy():
     text = " ".join(call("evaluate", "--help").out.replace("│", " ").split())
-    for word in ("heuristic, random, static, schedule, oracle, and tamiyo", "schedule:FILE", "run directory", "wide-host"):
+    for word in (
+        "heuristic, random, static, schedule, oracle, and tamiyo",
+        "schedule:FILE",
+        "run directory",
+        "wide-host",
+    ):
         assert word in text
 
 
