@@ -71,7 +71,9 @@ def driven(folder, workers, rounds=None, run=None):
     return run, observer.state
 
 
-@pytest.mark.parametrize("workers", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.nightly])])
+@pytest.mark.parametrize(
+    "workers", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly])]
+)
 def test_folding_the_log_gives_the_state_of_the_driver(tmp_path, workers):
     run, driver = driven(tmp_path, workers)
     logged = RunState.of(run.events(evidence=True))
