@@ -5,11 +5,13 @@ of a ViT-B over one forward pass of a batch of two; peak memory without seeds ov
 keeps the last healthy state for rollbacks, which is a figure without a bar. One thread, CPU.
 """
 
+import copy
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -88,8 +90,9 @@ def wrap_over_forward() -> tuple[float, float]:
         host = vit_b_16().eval()
     wraps, passes = [], []
     for _ in range(WRAPS):
-        passes.append(_seconds(lambda: host(example)))
-        wraps.append(_seconds(lambda: MorphogeneticModel.wrap(host, VIT_SLOTS, example)))
+        fresh = copy.deepcopy(host)  # slots stay on what was wrapped
+        passes.append(_seconds(partial(host, example)))
+        wraps.append(_seconds(partial(MorphogeneticModel.wrap, fresh, VIT_SLOTS, example)))
     return median(wraps), median(passes)
 
 
@@ -127,7 +130,9 @@ def _own_peak(kind: str) -> float:
 
 
 def _peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak resident memory of this program. ``getrusage`` would count the program that started it, too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure() -> Measurements:
