@@ -6,6 +6,16 @@ from pathlib import Path
 from safetensors.torch import load, save
 
 from esper_actors.training.checkpoint import CHECKPOINT, STATE_FILE, TENSORS_FILE
+from esper_ray.leyline.files.digests import FilePrefix
+from esper_ray.nissa.log.numbering import LogPosition
+from esper_ray.nissa.runs.position import Position
+
+POSITION = Position(
+    rounds=FilePrefix.of(b"round\n0\n"),
+    timings=FilePrefix.of(b"round,ended\n0,1.5\n"),
+    events=LogPosition(sequence=4, sources={"driver": 4}, lines_from=0, lines_sha256="0" * 64),
+)
+"""Ends of the files of a run after one round."""
 
 
 def state_of(path: Path):

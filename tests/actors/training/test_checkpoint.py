@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint_builders import rewrite, rewrite_envelope, state_of
+from checkpoint_builders import POSITION, rewrite, rewrite_envelope, state_of
 from learner_builders import drawn, small_config, synthetic, tensors_equal
 
 from esper_actors.training.checkpoint import (
@@ -21,17 +21,10 @@ from esper_actors.training.learner.ppo import PPOLearner
 from esper_actors.training.learner.state import LearnerState
 from esper_policies.bundle import weights_digest
 from esper_ray.leyline.files.digests import FilePrefix
-from esper_ray.nissa.log.numbering import LogPosition
-from esper_ray.nissa.runs.position import Position
 
 pytestmark = pytest.mark.integration
 
 CONFIG = small_config()
-POSITION = Position(
-    rounds=FilePrefix.of(b"round\n0\n"),
-    timings=FilePrefix.of(b"round,ended\n0,1.5\n"),
-    events=LogPosition(sequence=4, sources={"driver": 4}, lines_from=0, lines_sha256="0" * 64),
-)
 PROGRESS = {
     "round_index": 1,
     "env_steps": 6,

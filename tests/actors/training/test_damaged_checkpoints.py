@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from checkpoint_builders import rewrite, state_of
+from checkpoint_builders import POSITION, rewrite, state_of
 from damage_builders import flipped, mutated_tensors, other_values, places, value_at, with_value, without
 from learner_builders import drawn, small_config, synthetic, tensors_equal
 
@@ -23,20 +23,12 @@ from esper_actors.training.checkpoint import (
 )
 from esper_actors.training.learner.ppo import PPOLearner
 from esper_actors.training.learner.state import LearnerState, LearnerStateError
-from esper_ray.leyline.files.digests import FilePrefix
 from esper_ray.leyline.observation import BASE_CONTINUOUS, SLOT_CONTINUOUS
-from esper_ray.nissa.log.numbering import LogPosition
-from esper_ray.nissa.runs.position import Position
 
 pytestmark = pytest.mark.integration
 
 CONFIG = small_config(policy__memory_size=8, policy__feature_size=8)
 STALE = small_config(policy__memory_size=8, policy__feature_size=8, system__staleness=1)
-POSITION = Position(
-    rounds=FilePrefix.of(b"round\n0\n"),
-    timings=FilePrefix.of(b"round,ended\n0,1.5\n"),
-    events=LogPosition(sequence=4, sources={"driver": 4}, lines_from=0, lines_sha256="0" * 64),
-)
 PROGRESS = {
     "round_index": 1,
     "env_steps": 6,
