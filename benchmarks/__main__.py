@@ -11,23 +11,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import (
-    coalitions,
-    command_line,
-    env_step,
-    gpu,
-    growth,
-    host_epoch,
-    karn,
-    own_model,
-    ppo_update,
-    scale,
-    scaling,
-    slots,
-    strategies,
-    telemetry,
-)
-from benchmarks.report import Measurements
+from benchmarks.karn import viewers
+from benchmarks.networks import coalitions, gpu, growth, host_epoch, own_model, slots
+from benchmarks.report import RESULTS, Measurements
+from benchmarks.runs import command_line, env_step, ppo_update, scale, scaling, strategies, telemetry
 
 BENCHMARKS = {
     "command_line": command_line,
@@ -41,11 +28,10 @@ BENCHMARKS = {
     "strategies": strategies,
     "ppo_update": ppo_update,
     "telemetry": telemetry,
-    "karn": karn,
+    "karn": viewers,
     "scale": scale,
     "gpu": gpu,
 }
-RESULTS = Path(__file__).parent / "results"
 
 
 def section(result: Measurements) -> str:

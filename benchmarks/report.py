@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from rich.console import Console
 from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)

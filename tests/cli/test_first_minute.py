@@ -97,7 +97,7 @@ def test_help_and_version_import_no_command_and_no_configuration(option):
 
 @pytest.mark.parametrize(("arguments", "seconds"), [(["--help"], 2.0), (["train", "ppo", "--preset", "digts"], 4.0)])
 def test_help_and_refusal_take_little_cpu_time(arguments, seconds):
-    """Generous, since other processes share the machine; benchmarks/command_line.py has the figures."""
+    """Generous, since other processes share the machine; benchmarks/runs/command_line.py has the figures."""
     process = subprocess.Popen(
         [sys.executable, "-m", "esper_ray", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow, pytest.mark.integration]
-BUILDERS = Path(__file__).parents[1] / "builders"
+BUILDERS = Path(__file__).parents[1] / "builders" / "networks"
 
 
 @pytest.mark.parametrize("trainer", ["lightning", "transformers"])

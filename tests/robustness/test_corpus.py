@@ -40,7 +40,7 @@ def corpus(scenes):
     def cases(group):
         if group not in groups:
             rng = np.random.default_rng([SEED, zlib.crc32(group.encode())])
-            stream = import_module(f"corpus.group_{group}").cases(rng, scenes)
+            stream = import_module(f"corpus.groups.{group}").cases(rng, scenes)
             found = {}
             for case in islice(stream, 100 * CASES):
                 found.setdefault(case.name, case)
@@ -61,7 +61,7 @@ def undamaged(scenes, tmp_path_factory):
         attempt = case.reference or case.attempt
         if attempt not in results:
             folder = tmp_path_factory.mktemp("undamaged")
-            scenes.lay_out(import_module(f"corpus.group_{group}").INPUTS, folder)
+            scenes.lay_out(import_module(f"corpus.groups.{group}").INPUTS, folder)
             results[attempt] = outcome(attempt, folder)
         return results[attempt]
 
@@ -73,5 +73,5 @@ def undamaged(scenes, tmp_path_factory):
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_damaged_input_is_refused_or_has_no_effect(group, number, corpus, scenes, undamaged, tmp_path):
     case = corpus(group)[number]
-    scenes.lay_out(import_module(f"corpus.group_{group}").INPUTS, tmp_path)
+    scenes.lay_out(import_module(f"corpus.groups.{group}").INPUTS, tmp_path)
     judge(case, tmp_path, lambda: undamaged(group, case))

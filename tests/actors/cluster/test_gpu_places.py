@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
-SCRIPT = Path(__file__).parents[2] / "builders" / "gpu_places.py"
+SCRIPT = Path(__file__).parents[2] / "builders" / "training" / "gpu_places.py"
 
 
 def run_script(kind):

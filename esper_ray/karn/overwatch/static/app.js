@@ -4,12 +4,12 @@
 // the choices after which it loads again, and `changed(app, sections)`, called after an update of the state.
 
 import { html, nothing, render } from "./vendor/lit-html/lit-html.js";
-import { page, segments } from "./address.js";
-import { watchConnection } from "./connection.js";
-import { empty, level } from "./elements.js";
-import { evidence } from "./evidence.js";
-import { drawFrame } from "./frame.js";
-import { RunFeed } from "./feed.js";
+import { page, segments } from "./state/address.js";
+import { watchConnection } from "./state/connection.js";
+import { empty, level } from "./parts/elements.js";
+import { evidence } from "./parts/evidence.js";
+import { drawFrame } from "./parts/frame.js";
+import { RunFeed } from "./state/feed.js";
 
 const RETRY = 5000; // milliseconds to the next try of a page without a stream
 

@@ -44,7 +44,7 @@ def test_thinning_keeps_least_and_greatest_of_every_pixel_column(call, seed):
     xs = list(range(1, count + 1))
     values = [None if rng.random() < 0.05 else rng.gauss(0, 1) for _ in xs]
     first, last = (0.5, count + 0.5) if seed % 2 else (1000, 4000)
-    thin = call("thinning.js", "thinned", xs, [values], [first, last], width)
+    thin = call("charts/thinning.js", "thinned", xs, [values], [first, last], width)
     kept = dict(zip(thin["xs"], thin["columns"][0], strict=True))
     assert len(kept) <= 2 * width + 4
     assert all(values[x - 1] == value for x, value in kept.items())
@@ -53,7 +53,7 @@ def test_thinning_keeps_least_and_greatest_of_every_pixel_column(call, seed):
 
 
 def test_few_points_are_not_thinned_and_a_gap_stays_a_gap(call):
-    thin = call("thinning.js", "thinned", [1, 2, 3], [[1.0, None, 3.0]], [0.5, 3.5], 100)
+    thin = call("charts/thinning.js", "thinned", [1, 2, 3], [[1.0, None, 3.0]], [0.5, 3.5], 100)
     assert thin == {"xs": [1, 2, 3], "columns": [[1.0, None, 3.0]], "dropped": 0}
 
 
@@ -91,7 +91,7 @@ def test_changed_environments_are_laid_over_known_ones_and_null_removes_one(call
     known = {"facts": {"name": "a"}, "environments": {"0": {"step": 1}, "1": {"step": 2}, "2": {"step": 3}}}
     newer = {"environments": {"1": {"step": 9}, "2": None}}
     expected = {"facts": {"name": "a"}, "environments": {"0": {"step": 1}, "1": {"step": 9}}}
-    assert call("feed.js", "merged", known, newer) == expected
+    assert call("state/feed.js", "merged", known, newer) == expected
 
 
 def test_no_two_of_sixteen_lines_look_alike(call):

@@ -1,9 +1,9 @@
 // Runs that were chosen in the list, beside one another.
 
 import { html } from "../vendor/lit-html/lit-html.js";
-import { apiLink, chosenAll } from "../address.js";
-import { comparedCurves, nothingToCompare, runTable, settingsTable } from "../comparing.js";
-import { fetchJson } from "../transport.js";
+import { apiLink, chosenAll } from "../state/address.js";
+import { comparedCurves, nothingToCompare, runTable, settingsTable } from "../parts/comparing.js";
+import { fetchJson } from "../state/transport.js";
 import { zoomTools } from "./run.js";
 
 export const reloads = ["run"];

@@ -1,10 +1,10 @@
 // A comparison of two runs: verdict, settings, curves, evaluation.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { apiLink } from "../address.js";
-import { comparedCurves, runTable, settingsTable, verdict } from "../comparing.js";
-import { pairTable, policyTable } from "../policies.js";
-import { fetchJson } from "../transport.js";
+import { apiLink } from "../state/address.js";
+import { comparedCurves, runTable, settingsTable, verdict } from "../parts/comparing.js";
+import { pairTable, policyTable } from "../parts/policies.js";
+import { fetchJson } from "../state/transport.js";
 import { zoomTools } from "./run.js";
 
 export function load(app, signal) {

@@ -1,15 +1,15 @@
 // One episode: lanes with one cursor, and all about the step under it.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import "../lanes.js";
-import { apiLink, choose, chosenNumber, link, segments } from "../address.js";
-import { waterfall } from "../amounts.js";
-import { decisionPanel } from "../decisions.js";
-import { contribution, empty, facts, figures, level, operation, panel, seedLink, stage } from "../elements.js";
+import "../charts/lanes.js";
+import { apiLink, choose, chosenNumber, link, segments } from "../state/address.js";
+import { waterfall } from "../parts/amounts.js";
+import { decisionPanel } from "../parts/decisions.js";
+import { contribution, empty, facts, figures, level, operation, panel, seedLink, stage } from "../parts/elements.js";
 import { accuracy, count, fixed, growth, known, points, short, signed, withError } from "../numbers.js";
-import { stageKey } from "../matrix.js";
-import { presentStep, stepLink, stepper } from "../stepper.js";
-import { fetchJson } from "../transport.js";
+import { stageKey } from "../charts/matrix.js";
+import { presentStep, stepLink, stepper } from "../parts/stepper.js";
+import { fetchJson } from "../state/transport.js";
 import { OPERATIONS, words } from "../words.js";
 
 const EVERY = 1000; // milliseconds between two requests for an episode in play

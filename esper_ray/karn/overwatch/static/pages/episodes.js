@@ -2,10 +2,10 @@
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
-import { apiLink, choose, chosen, chosenNumber } from "../address.js";
-import { empty, episodeLink, level, sortHeading } from "../elements.js";
+import { apiLink, choose, chosen, chosenNumber } from "../state/address.js";
+import { empty, episodeLink, level, sortHeading } from "../parts/elements.js";
 import { accuracy, count, growth, points, signed } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 
 const ROWS = 100;
 const COLUMNS = [

@@ -1,11 +1,11 @@
 // An evaluation: policies with intervals, and differences paired by seed.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { apiLink } from "../address.js";
-import { empty, panel } from "../elements.js";
+import { apiLink } from "../state/address.js";
+import { empty, panel } from "../parts/elements.js";
 import { counted, fixed } from "../numbers.js";
-import { pairTable, policyTable } from "../policies.js";
-import { fetchJson } from "../transport.js";
+import { pairTable, policyTable } from "../parts/policies.js";
+import { fetchJson } from "../state/transport.js";
 
 const MOST_SEEDS = 200;
 

@@ -1,10 +1,10 @@
 // Recordings of the flight recorder: the list, and one recording line by line.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { apiLink, choose, chosen, link, segments } from "../address.js";
-import { empty } from "../elements.js";
+import { apiLink, choose, chosen, link, segments } from "../state/address.js";
+import { empty } from "../parts/elements.js";
 import { count, fixed, known, localTime } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 import { words } from "../words.js";
 
 export function load(app, signal) {

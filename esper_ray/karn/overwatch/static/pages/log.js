@@ -2,9 +2,9 @@
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
-import { apiLink, choose, chosen } from "../address.js";
-import { clock, empty, episodeLink, withoutClock } from "../elements.js";
-import { fetchJson } from "../transport.js";
+import { apiLink, choose, chosen } from "../state/address.js";
+import { clock, empty, episodeLink, withoutClock } from "../parts/elements.js";
+import { fetchJson } from "../state/transport.js";
 import { words } from "../words.js";
 
 const ROWS = 200;

@@ -1,12 +1,14 @@
 // The grown network: layers of the host in order, slots between them, seeds as blocks; a slider over the steps.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { apiLink, choose, chosen, chosenNumber } from "../address.js";
-import { choices, contribution, empty, episodeLink, figures, panel, seedLink, shareBar, stage } from "../elements.js";
+import { apiLink, choose, chosen, chosenNumber } from "../state/address.js";
+import {
+  choices, contribution, empty, episodeLink, figures, panel, seedLink, shareBar, stage,
+} from "../parts/elements.js";
 import { accuracy, count, fixed, growth } from "../numbers.js";
-import { stageKey } from "../matrix.js";
-import { presentStep, stepper } from "../stepper.js";
-import { fetchJson } from "../transport.js";
+import { stageKey } from "../charts/matrix.js";
+import { presentStep, stepper } from "../parts/stepper.js";
+import { fetchJson } from "../state/transport.js";
 import { words } from "../words.js";
 
 export const reloads = ["episode"];

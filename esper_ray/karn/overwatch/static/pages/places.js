@@ -2,10 +2,10 @@
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { repeat } from "../vendor/lit-html/directives/repeat.js";
-import { apiLink, choose, chosen, chosenAll, link, root } from "../address.js";
-import { empty, level, sortHeading } from "../elements.js";
+import { apiLink, choose, chosen, chosenAll, link, root } from "../state/address.js";
+import { empty, level, sortHeading } from "../parts/elements.js";
 import { compared, counted, growth, interval, known, localTime, setting } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 
 const MOST = 10; // runs of a comparison
 const SETTINGS = 4; // shown settings of a run; the others are on demand

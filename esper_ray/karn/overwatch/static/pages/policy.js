@@ -1,12 +1,12 @@
 // The policy: heads, operations by round, Q against what was done, sampled decisions.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import "../charts.js";
-import { addressWith, apiLink, chosen, chosenNumber } from "../address.js";
-import { decisionPanel, greedyTable } from "../decisions.js";
-import { clock, empty, episodeLink, figures, followed, level, panel, shareBar, sparkline } from "../elements.js";
+import "../charts/charts.js";
+import { addressWith, apiLink, chosen, chosenNumber } from "../state/address.js";
+import { decisionPanel, greedyTable } from "../parts/decisions.js";
+import { clock, empty, episodeLink, figures, followed, level, panel, shareBar, sparkline } from "../parts/elements.js";
 import { fixed, known, percent, short, signed } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 import { HEADS, OPERATIONS, lineStyle, words } from "../words.js";
 import { zoomTools } from "./run.js";
 

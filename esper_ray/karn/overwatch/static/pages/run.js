@@ -1,14 +1,14 @@
 // Overview of a run: the five answers, curves, every environment with its slots.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import "../charts.js";
-import { choose, chosenZoom } from "../address.js";
-import { clock, empty, facts, level, panel, stage, withoutClock } from "../elements.js";
+import "../charts/charts.js";
+import { choose, chosenZoom } from "../state/address.js";
+import { clock, empty, facts, level, panel, stage, withoutClock } from "../parts/elements.js";
 import { duration, known, localTime, setting, short, withError } from "../numbers.js";
 import { QUESTIONS, words } from "../words.js";
-import { curves } from "../run_charts.js";
-import { matrix } from "../matrix.js";
-import { amountRows } from "../amounts.js";
+import { curves } from "../charts/run_charts.js";
+import { matrix } from "../charts/matrix.js";
+import { amountRows } from "../parts/amounts.js";
 
 const OUTCOMES = ["accuracy", "return"];
 const UPDATES = ["growth", "kl", "clip", "explained", "entropy"];

@@ -1,12 +1,12 @@
 // The story of a seed: a sentence, a time line, gates with their margins, decisions and rewards.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import "../charts.js";
-import { apiLink, segments } from "../address.js";
-import { waterfall } from "../amounts.js";
-import { empty, episodeLink, level, panel, stage } from "../elements.js";
+import "../charts/charts.js";
+import { apiLink, segments } from "../state/address.js";
+import { waterfall } from "../parts/amounts.js";
+import { empty, episodeLink, level, panel, stage } from "../parts/elements.js";
 import { fixed, known, points, short, signed } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 import { words } from "../words.js";
 
 export function load(app, signal) {

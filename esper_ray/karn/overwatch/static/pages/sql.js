@@ -1,10 +1,10 @@
 // One SELECT over the event log: the tables beside it, results a page at a time, and as CSV.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { apiLink, choose, chosen, chosenNumber } from "../address.js";
-import { empty, level, panel } from "../elements.js";
+import { apiLink, choose, chosen, chosenNumber } from "../state/address.js";
+import { empty, level, panel } from "../parts/elements.js";
 import { count, fixed, known } from "../numbers.js";
-import { fetchJson, postJson } from "../transport.js";
+import { fetchJson, postJson } from "../state/transport.js";
 
 const FIRST =
   "SELECT round, count(*) AS episodes, avg(total_reward) AS return_mean\nFROM outcome\nGROUP BY round\nORDER BY round";

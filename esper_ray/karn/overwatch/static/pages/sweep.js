@@ -1,12 +1,12 @@
 // A sweep: ranking, curves of the best trials, accuracy against parameters, all trials.
 
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import "../charts.js";
-import { apiLink, chosen } from "../address.js";
-import { empty, level, panel, sortHeading } from "../elements.js";
-import { intervalBar, intervalText, rangeOf, scatter } from "../intervals.js";
+import "../charts/charts.js";
+import { apiLink, chosen } from "../state/address.js";
+import { empty, level, panel, sortHeading } from "../parts/elements.js";
+import { intervalBar, intervalText, rangeOf, scatter } from "../charts/intervals.js";
 import { accuracy, compared, count, fixed, growth, known, setting } from "../numbers.js";
-import { fetchJson } from "../transport.js";
+import { fetchJson } from "../state/transport.js";
 import { lineStyle } from "../words.js";
 import { zoomTools } from "./run.js";
 

@@ -1,0 +1,1 @@
+"""Benchmarks of growing networks: their layers, epochs and measurements."""

@@ -1,0 +1,1 @@
+"""Benchmarks of runs: environments, learner, controller, telemetry, command line."""

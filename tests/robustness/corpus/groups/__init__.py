@@ -1,0 +1,1 @@
+"""Groups of the corpus; each has ``INPUTS`` and an endless stream ``cases``."""
