@@ -6,6 +6,8 @@ chosen by a pointer over them on the way out. Shapes: B episodes, T steps, S slo
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -336,11 +338,13 @@ def state_value(op_log_probs: Tensor, q: Tensor) -> Tensor:
     return (op_log_probs.exp() * q).sum(dim=-1)
 
 
-def network_specs(config: PolicyConfig) -> dict[str, TensorSpec]:
+@lru_cache(maxsize=8)
+def network_specs(config: PolicyConfig) -> Mapping[str, TensorSpec]:
     """Specifications of the tensors of a policy network, by name. Nothing of that size is allocated."""
     network = unallocated_network(config)
     weights = {name for name, _ in network.named_parameters()}
-    return {name: _spec(name, tensor, name in weights) for name, tensor in network.state_dict().items()}
+    tensors = network.state_dict()
+    return MappingProxyType({name: _spec(name, tensor, name in weights) for name, tensor in tensors.items()})
 
 
 def _spec(name: str, tensor: Tensor, is_weight: bool) -> TensorSpec:

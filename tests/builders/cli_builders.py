@@ -32,8 +32,12 @@ class Answer:
     err: str
 
 
-def call(*arguments: object) -> Answer:
-    """``esper <arguments>``, not on a terminal; signal handlers are restored afterwards."""
+def call(*arguments: object, drawn: bool = False) -> Answer:
+    """``esper <arguments>``, not on a terminal; signal handlers are restored afterwards.
+
+    Args:
+        drawn: whether a run draws its picture, which takes longer than a small run.
+    """
     out, err, code = io.StringIO(), io.StringIO(), 0
     before = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -41,6 +45,9 @@ def call(*arguments: object) -> Answer:
         patch.setenv("COLUMNS", "200")
         for name in ("RAY_ADDRESS", "FORCE_COLOR", "TTY_COMPATIBLE"):
             patch.delenv(name, raising=False)
+        if arguments[:1] == ("train",) and not drawn:
+            for module in ("cli.jobs.train", "karn.reports.run_summary"):
+                patch.setattr(f"esper_ray.{module}.draw_run", lambda run: None)
         try:
             main()
         except SystemExit as end:
@@ -51,12 +58,12 @@ def call(*arguments: object) -> Answer:
     return Answer(code, out.getvalue(), err.getvalue())
 
 
-def train_below(folder: Path, *more: object) -> Answer:
+def train_below(folder: Path, *more: object, drawn: bool = False) -> Answer:
     """A small serial run with its directory in ``folder``. A key that ``more`` sets replaces that of ``SMALL``."""
     keys = {str(word).partition("=")[0] for word in more}
     pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
     small = [word for pair in pairs if pair[0] != "--set" or pair[1].partition("=")[0] not in keys for word in pair]
-    return call("train", "ppo", "--serial", *small, "--telemetry-dir", folder, *more)
+    return call("train", "ppo", "--serial", *small, "--telemetry-dir", folder, *more, drawn=drawn)
 
 
 def only_run(folder: Path) -> RunDirectory:

@@ -37,16 +37,10 @@ def train(runs):
     return lambda *more: train_below(runs, *more)
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """No picture of a run, because drawing takes longer than a small run."""
-    monkeypatch.setattr("esper_ray.cli.jobs.train.draw_run", lambda run: None)
-
-
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    answer = train_below(folder / "runs", "--rounds", "2", "--save", folder / "saved")
+    answer = train_below(folder / "runs", "--rounds", "2", "--save", folder / "saved", drawn=True)
     return Finished(answer, only_run(folder / "runs"), folder / "saved")
 
 

@@ -22,3 +22,10 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_lifecycle_is_imported_without_torch():
     code = "import sys, esper_ray.kasmina.lifecycle.reducer; assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_compiler_of_torch_is_not_imported_before_it_is_used():
+    """Its import takes seconds."""
+    code = "import sys, esper_ray.growing, esper_ray.kasmina.organism; print('torch._dynamo' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout == "False\n"

@@ -50,6 +50,7 @@ _JSON_CONSTANTS: Mapping[str, Any] = {
     "Infinity": math.inf,
     "-Infinity": -math.inf,
 }
+_FASTEST_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 TEXT_TAG = "tag:yaml.org,2002:str"
 
 
@@ -93,6 +94,15 @@ def parse_yaml(text: str) -> Document:
     Raises:
         DocumentError: if it cannot be parsed, or exceeds a bound.
     """
+    try:
+        return _YAMLParser(yaml.parse(text, Loader=_FASTEST_LOADER)).document()
+    except DocumentError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError, IndexError):
+        return _parse_in_python(text)  # its messages say more
+
+
+def _parse_in_python(text: str) -> Document:
     try:
         return _YAMLParser(yaml.parse(text, Loader=yaml.SafeLoader)).document()
     except yaml.MarkedYAMLError as error:
@@ -198,7 +208,7 @@ class _YAMLParser:
         if event.tag is not None:
             raise DocumentError(f"tags such as {shortened(event.tag)} are not supported", line)
         if isinstance(event, yaml.ScalarEvent):
-            return _located(line, scalar if event.style is None else printable, event.value)
+            return _located(line, printable if event.style else scalar, event.value)
         self._recorder.enter(path, line)
         return self._mapping(path) if isinstance(event, yaml.MappingStartEvent) else self._list(path)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -13,12 +14,15 @@ from esper_ray.leyline.config.documents import (
     MAX_DEPTH,
     MAX_NODES,
     DocumentError,
+    _parse_in_python,
     dump_yaml,
     parse_document,
+    parse_yaml,
     read_value,
     scalar,
 )
 
+PRESETS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 TEXTS = st.text(st.characters(exclude_categories=["C", "Zl", "Zp", "Zs"]) | st.just(" "), max_size=12)
 WORDS = st.sampled_from(
     ["1e5", "0x10", "010", "yes", "off", "null", "2026-11-29", "1:30", "~", "", ".inf", "-", "a: b", "#"]
@@ -228,3 +232,17 @@ def test_a_text_of_the_largest_size_takes_bounded_time(pattern):
 def test_any_text_gives_a_tree_or_one_line(content):
     content = content if isinstance(content, bytes) else content.encode()
     assert all(len(refusal(content, is_json=is_json).splitlines()) <= 1 for is_json in (False, True))
+
+
+@given(TREES)
+@example({"text": 'a\\"b: #', "list": [[], {}, "", " x "], "number": 1e-7})
+def test_the_fast_parser_reads_what_the_one_in_python_reads(tree):
+    text = dump_yaml(tree)
+    assert parse_yaml(text) == _parse_in_python(text)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.name)
+def test_both_parsers_read_a_shipped_file_in_the_same_way(path):
+    text = path.read_text(encoding="utf-8")
+    assert parse_yaml(text) == _parse_in_python(text)
+    assert parse_yaml(text.replace("seed: 42", "seed: 'x' # y")).tree["seed"] == "x"

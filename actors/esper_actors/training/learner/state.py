@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -148,7 +150,8 @@ class LearnerState:
                     yield f"tensor {name} has {one:g}, its mean square is {other:g}"
 
 
-def learner_specs(policy: PolicyConfig) -> dict[str, TensorSpec]:
+@lru_cache(maxsize=8)
+def learner_specs(policy: PolicyConfig) -> Mapping[str, TensorSpec]:
     """Specifications of all tensors of a learner's state, by name."""
     specs = {NETWORK + name: spec for name, spec in network_specs(policy).items()}
     for name, parameter in unallocated_network(policy).named_parameters():
@@ -156,7 +159,7 @@ def learner_specs(policy: PolicyConfig) -> dict[str, TensorSpec]:
         specs[f"{ADAM}{name}.step"] = TensorSpec("float32", (), least=0.0, whole=True)
         specs[f"{ADAM}{name}.exp_avg"] = TensorSpec(dtype, shape)
         specs[f"{ADAM}{name}.exp_avg_sq"] = TensorSpec(dtype, shape, least=0.0)
-    return specs
+    return MappingProxyType(specs)
 
 
 def moments_of(parameter: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """Submodules that slots name, and those that cannot carry one whatever they yield."""
 
+import sys
 from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
@@ -54,6 +54,8 @@ def check_compilation(host: nn.Module, slots: Mapping[str, str]) -> None:
 def _compilation(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by TorchScript"
-    if isinstance(module, OptimizedModule) or module._compiled_call_impl is not None:
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # without it nothing is compiled; its import takes seconds
+    wrapped = compiler is not None and isinstance(module, compiler.OptimizedModule)
+    if wrapped or module._compiled_call_impl is not None:
         return "compiled by torch.compile"
     return None

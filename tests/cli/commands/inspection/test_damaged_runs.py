@@ -41,6 +41,7 @@ def refused(answer, *words):
     assert len(answer.err.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("foreign", FOREIGN)
 def test_a_foreign_line_is_refused_by_every_command_with_file_and_line(run, foreign):
     with (run / "events.jsonl").open("ab") as file:
@@ -79,6 +80,7 @@ def test_damaged_lines_get_the_same_answer_of_every_reader(run, where):
         refused(answer, f"line {number} of {run}/events.jsonl {problem}")
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_copied_folders_are_passed_over(run):
     whole = [(answer.code, answer.out) for answer in readers(run, "--evidence")]
     for part in list((run / "events").iterdir()):
@@ -87,6 +89,7 @@ def test_copied_folders_are_passed_over(run):
     assert whole[0][0] == 0
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("content", [b"[]", b"null", b"{}", b"\xff", b'{"schema": 3}', b"x"])
 def test_an_index_of_another_type_is_refused(run, content):
     (part,) = (run / "events").glob("0*")
@@ -98,6 +101,7 @@ def test_an_index_of_another_type_is_refused(run, content):
     refused(call("replay", run, "--episode", 0), part.name)
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("content", [b"[]", b"null", b"{}", b"\xff", b'{"run_id": 5}', b"x", b'{"status": 1}'])
 def test_a_manifest_of_another_type_is_refused(run, content):
     (run / "manifest.json").write_bytes(content)
@@ -105,6 +109,7 @@ def test_a_manifest_of_another_type_is_refused(run, content):
         refused(answer, "manifest.json cannot be used: ")
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_a_sample_that_was_altered_is_refused_as_evidence(run):
     part = next((run / "samples").glob("0*"))
     file = part / "decision.parquet"
@@ -114,6 +119,7 @@ def test_a_sample_that_was_altered_is_refused_as_evidence(run):
     refused(call("events", run, "--kind", "decision"), "decision.parquet cannot be read")
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_a_file_in_place_of_a_folder_is_refused(run):
     for name in ("events", "checkpoints"):
         other = shutil.copytree(run, run.with_name(f"other-{name}"))
@@ -123,6 +129,7 @@ def test_a_file_in_place_of_a_folder_is_refused(run):
             refused(answer, name)
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_a_log_line_with_an_action_that_does_not_exist_is_refused(run):
     lines = [json.loads(line) for line in as_lines(run)]
     line = next(line for line in lines if line["kind"] == "env_epoch" and line["episode"] == 0)
@@ -133,6 +140,7 @@ def test_a_log_line_with_an_action_that_does_not_exist_is_refused(run):
         refused(call("replay", run, "--episode", 0), f"event {line['seq']}: action: ")
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("cause", "problem"),
     [(-1, "entries.0.cause_step: in the unit steps it lies in [0, inf], got -1"), (10**6, "caused by step 1000000")],

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_builders import call
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("asked_here")]
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def test_json_csv_and_tables_hold_the_same_rows(run):
     assert [line.split() for line in call("sql", run, query).out.splitlines()[2:]] == [["0", "6"], ["1", "6"]]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_json_has_null_for_numbers_that_are_not_finite(run):
     (row,) = rows(call("sql", run, NUMBERS, "--format", "json"))
     assert row == {"c": None, "y": None, "z": None, "n": None}
@@ -46,12 +47,14 @@ def test_json_has_null_for_numbers_that_are_not_finite(run):
     ]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_csv_and_tables_name_numbers_that_are_not_finite(run):
     header, values = csv.reader(call("sql", run, NUMBERS, "--format", "csv").out.splitlines())
     assert (header, values) == (["c", "y", "z", "n"], ["nan", "inf", "-inf", ""])
     assert call("sql", run, NUMBERS).out.splitlines()[2].split() == ["nan", "inf", "-inf", "-"]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_lists_are_json_in_csv_and_in_tables(run):
     query = "SELECT [1.5, NULL] AS a, 0.1::DOUBLE + 0.2::DOUBLE AS s"
     assert list(csv.reader(call("sql", run, query, "--format", "csv").out.splitlines()))[1] == [
@@ -61,6 +64,7 @@ def test_lists_are_json_in_csv_and_in_tables(run):
     assert call("sql", run, query).out.splitlines()[2].split("  ") == ["[1.5, null]", "0.3"]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_times_and_bytes_have_the_same_text_in_every_format(run):
     query = "SELECT to_timestamp(0) AS t, INTERVAL 1 MONTH AS i, 'a'::BLOB AS b, [DATE '2020-01-01', NULL] AS d"
     words = ["1970-01-01 00:00:00+00", "1 month", "61"]
@@ -71,6 +75,7 @@ def test_times_and_bytes_have_the_same_text_in_every_format(run):
     assert call("sql", run, query).out.splitlines()[2].split("  ") == [word for word in cells if word]
 
 
+@pytest.mark.usefixtures("asked_here")
 def test_two_columns_of_one_name_are_refused_in_json_only(run):
     answer = call("sql", run, "SELECT 1 AS a, 2 AS a", "--format", "json")
     assert (answer.code, answer.out) == (2, "")
@@ -78,6 +83,7 @@ def test_two_columns_of_one_name_are_refused_in_json_only(run):
     assert call("sql", run, "SELECT 1 AS a, 2 AS a", "--format", "csv").out.split() == ["a,a", "1,2"]
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_the_limit_holds_for_every_format_and_is_reported(run, form):
     head = {"json": 0, "csv": 1, "table": 2}[form]
@@ -139,6 +145,7 @@ def test_a_killed_query_is_reported(run, monkeypatch):
         ask_in_process(QueryRequest(str(run), None, "table", 0, 64, False), 10.0)
 
 
+@pytest.mark.usefixtures("asked_here")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -183,6 +183,7 @@ def test_the_heuristic_plays_episodes_and_prints_reasons(esper, runs):
     answer = esper(
         *("train", "heuristic", "--episodes", "2", "--episode-length", "5", "--telemetry-dir", runs),
         *("--set", "training.steps_per_epoch=2", "--set", "task.validation_size=50", "--slots", "r0c1", "r0c2"),
+        drawn=True,
     )
     assert answer.code == 0
     assert len(re.findall(r"epoch +3  GERMINATE +r0c2  slot is empty: try conv_light", answer.out)) == 2
@@ -195,7 +196,7 @@ def test_the_heuristic_plays_episodes_and_prints_reasons(esper, runs):
 
 
 @pytest.mark.parametrize("mode", [*REWARD_MODES, "loss"])
-def test_every_reward_mode_trains(train, runs, undrawn, mode):
+def test_every_reward_mode_trains(train, runs, mode):
     flags = ["--set", "reward.family=loss"] if mode == "loss" else []
     answer = train("--rounds", "2", "--reward-mode", "shaped" if mode == "loss" else mode, *flags)
     assert (answer.code, answer.err) == (0, "")

@@ -17,7 +17,7 @@ from esper_ray.karn.console.progress import PlainProgress
 from esper_ray.leyline.files import durable
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 ROUNDS = 3
 
@@ -41,7 +41,6 @@ def straight(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in counts:
             patch.setattr(durable, name, counted(getattr(durable, name), counts, name, for_viewers[name]))
-        patch.setattr("esper_ray.cli.jobs.train.draw_run", lambda run: None)
         folder = tmp_path_factory.mktemp("straight")
         assert train_below(folder, "--rounds", ROUNDS, "--run-id", "run").code == 0
     return only_run(folder), counts

@@ -35,7 +35,6 @@ def send_signal_after(monkeypatch):
     return patch_observer
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
 def test_a_signal_ends_a_run_with_its_code_and_the_command_to_resume(
     number, send_signal_after, train, esper, runs, finished
