@@ -133,7 +133,8 @@ def test_a_loaded_episode_resumes_bit_for_bit(name, at):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "names", [("digits", "everything on"), pytest.param(("escrow", "patterns", "text", "cifar"), marks=pytest.mark.nightly)]
+    "names",
+    [("digits", "everything on"), pytest.param(("escrow", "patterns", "text", "cifar"), marks=pytest.mark.nightly)],
 )
 def test_another_process_resumes_bit_for_bit(names, tmp_path):
     """The rest of an episode in this process, and resumed in another one. Variants without their data are left out."""

@@ -54,6 +54,11 @@ SIZES = [(*case, *size) for case in MATRIX for size in EXTENTS[case[0]]]
 TOKENS = BLUEPRINTS_OF_TOPOLOGY[SEQUENCES]
 
 
+def others_at_night(cases):
+    """Cases whose operator is not ADD are run at night."""
+    return [case if case[2] is ADD else pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
+
+
 def silent_after(model, x, steps, before_step=lambda model, x: None):
     """Names of the cell's parameters that got no gradient in any of ``steps`` SGD steps, and finiteness of all."""
     cell = model.cell("r0c0")
@@ -102,7 +107,7 @@ def test_a_newborn_seed_leaves_the_output_as_it_is(topology, blueprint, operator
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "blueprint", "operator", "extent", "batch"), SIZES, ids=case_id)
+@pytest.mark.parametrize(("topology", "blueprint", "operator", "extent", "batch"), others_at_night(SIZES), ids=case_id)
 def test_a_newborn_seed_leaves_the_output_as_it_is_at_every_size(topology, blueprint, operator, extent, batch):
     assert identity(topology, blueprint, operator, inputs(topology, batch, extent))
 
@@ -144,7 +149,7 @@ def test_every_parameter_of_a_straight_through_seed_learns_within_two_steps(topo
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("topology", "blueprint", "operator", "extent", "batch"),
-    [case for case in SIZES if case[1] is not Blueprint.NOOP],
+    others_at_night(case for case in SIZES if case[1] is not Blueprint.NOOP),
     ids=case_id,
 )
 def test_every_parameter_learns_at_every_size(topology, blueprint, operator, extent, batch):

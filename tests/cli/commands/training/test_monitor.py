@@ -94,7 +94,9 @@ def test_a_killed_prometheus_is_reported_and_the_run_continues(tmp_path):
     assert RunDirectory.open(tmp_path / "r").read_manifest()["status"] == "finished"
 
 
-@pytest.mark.parametrize("options", [["--preset", "nowhere"], ["--device", "cuda:99"]])
+@pytest.mark.parametrize(
+    "options", [["--preset", "nowhere"], pytest.param(["--device", "cuda:99"], marks=pytest.mark.nightly)]
+)
 @needs_prometheus
 def test_a_refused_run_gives_its_exit_code_and_its_message_alone(options, tmp_path):
     with monitor("--no-keep", "--", "--serial", *options, cwd=tmp_path) as process:

@@ -351,18 +351,16 @@ def test_invalid_input_is_refused_before_the_run_starts(working_folder, argument
     assert not (working_folder / "runs").exists()
 
 
-@pytest.mark.parametrize("place", ["", "  ", "runs", "runs/r", "file:///"])
-def test_a_storage_without_meaning_is_refused_for_a_resumed_run_which_stays(working_folder, place):
+def test_a_storage_without_meaning_is_refused_for_a_resumed_run_which_stays(working_folder):
     assert train("--run-id", "r").code == 0
     run = RunDirectory.open(working_folder / "runs" / "r")
-    before = {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()}
-    answer = call("train", "ppo", "--serial", "--resume", "runs/r", "--rounds", 3, "--storage", place)
-    assert answer.code == 2
-    assert answer.err.startswith("esper: error: storage ")
-    assert {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()} == before
-    run.write_manifest(run.read_manifest() | {"storage": place})
-    before[run.path / "manifest.json"] = (run.path / "manifest.json").read_bytes()
-    answer = call("train", "ppo", "--serial", "--resume", "runs/r", "--rounds", 3)
-    assert answer.code == 2
-    assert answer.err.startswith("esper: error: storage ")
-    assert {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()} == before
+    resume = ("train", "ppo", "--serial", "--resume", "runs/r", "--rounds", 3)
+    for place in ("", "  ", "runs", "runs/r", "file:///"):
+        before = {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()}
+        by_flag = call(*resume, "--storage", place)
+        assert {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()} == before, place
+        run.write_manifest(run.read_manifest() | {"storage": place})
+        before[run.path / "manifest.json"] = (run.path / "manifest.json").read_bytes()
+        for answer in (by_flag, call(*resume)):
+            assert (answer.code, answer.err[:22]) == (2, "esper: error: storage "), place
+        assert {path: path.read_bytes() for path in working_folder.rglob("*") if path.is_file()} == before, place
