@@ -1,5 +1,9 @@
-"""Progress of a sweep, as a live table or as plain lines."""
+"""Progress of a sweep, as a live table or as plain lines.
 
+What is shown of a trial is the state that is folded from its log.
+"""
+
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -12,8 +16,12 @@ from rich.text import Text
 
 from esper_ray.karn.console.lines import LINE_SECONDS, ProgressLines
 from esper_ray.karn.console.progress import describe_duration
+from esper_ray.karn.following import RunFollower
 from esper_ray.leyline.results.sweep import DONE, TrialResult
+from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
+
+logger = logging.getLogger(__name__)
 
 ORDER = ("running", "failed", "interrupted", "finished", "stopped", "waiting")
 """Statuses in the order of the rows, where not all trials fit on the terminal."""
@@ -31,6 +39,36 @@ class SweepProgress(Protocol):
 
     def changed(self, trial: str, status: str) -> None:
         """Show a trial that has started, finished a round, or ended."""
+
+
+class TrialStates:
+    """States of the trials of a sweep, which advance with their logs."""
+
+    def __init__(self, sweep: SweepDirectory) -> None:
+        self._sweep = sweep
+        self._followers: dict[str, RunFollower] = {}
+
+    def results(self) -> dict[str, TrialResult]:
+        """Results of all trials so far, by name."""
+        return {name: self.result(name) for name in self._sweep.trials}
+
+    def result(self, trial: str) -> TrialResult:
+        """Result of a trial after the rounds of its state.
+
+        Of a log that this version cannot read, it is the result in the table of rounds, and a warning says so.
+        """
+        run = self._sweep.run(trial)
+        if run is None:
+            return self._sweep.result_of(trial, None, ())
+        follower = self._followers.get(trial)
+        if follower is None or follower.run.path != run.path:  # a population has continued another trial
+            follower = self._followers[trial] = RunFollower(run)
+        try:
+            follower.poll()
+        except EventLogError as error:
+            logger.warning("%s: its lines show the table of rounds: %s", trial, error)
+            return self._sweep.result(trial)
+        return self._sweep.result_of(trial, run, follower.state.rounds)
 
 
 class TimeEstimate:
@@ -52,9 +90,9 @@ class PlainSweepProgress:
     """Progress in lines for logs and pipes: one for each round of each trial, and at least one every 30 seconds."""
 
     def __init__(self, sweep: SweepDirectory, console: Console, every_s: float = LINE_SECONDS) -> None:
-        self._sweep = sweep
+        self._states = TrialStates(sweep)
         self._lines = ProgressLines(console, lambda: _counts(self._statuses.values()), every_s)
-        self._results = {result.trial: result for result in sweep.results()}
+        self._results = self._states.results()
         self._statuses = {name: _initial_status(result) for name, result in self._results.items()}
         self._estimate = TimeEstimate(self._results.values())
 
@@ -67,7 +105,7 @@ class PlainSweepProgress:
 
     def changed(self, trial: str, status: str) -> None:
         """Print the line of the trial."""
-        result = self._sweep.result(trial)
+        result = self._states.result(trial)
         self._results[trial], self._statuses[trial] = result, status
         score = "" if result.score_pp is None else f"  score {result.score_pp:+.1f}"
         accuracy = result.means.get("committed_accuracy_ratio")
@@ -82,8 +120,8 @@ class LiveSweepProgress:
     """Live table of the trials on a terminal."""
 
     def __init__(self, sweep: SweepDirectory, console: Console) -> None:
-        self._sweep, self._console = sweep, console
-        self._results = {result.trial: result for result in sweep.results()}
+        self._states, self._console = TrialStates(sweep), console
+        self._results = self._states.results()
         self._statuses = {name: _initial_status(result) for name, result in self._results.items()}
         self._estimate = TimeEstimate(self._results.values())
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
@@ -96,8 +134,8 @@ class LiveSweepProgress:
         self._live.stop()
 
     def changed(self, trial: str, status: str) -> None:
-        """Read the files of the trial again."""
-        self._results[trial] = self._sweep.result(trial)
+        """Advance the state of the trial."""
+        self._results[trial] = self._states.result(trial)
         self._statuses[trial] = status
 
     def _render(self) -> Group:

@@ -6,6 +6,7 @@ A sweep can be resumed from this folder alone; nothing in it is pickled. A trial
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -202,7 +203,7 @@ class SweepDirectory:
         return {key: flat.get(key, value) for key, value in mine.items()}
 
     def objective(self, trial: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-        """Objective of each of ``rows`` (lines of ``rounds.csv``) in percentage points.
+        """Objective of each of ``rows`` (of ``rounds.csv``, or events of kind ``round``) in percentage points.
 
         It is the validation accuracy with committed seeds only, minus the price of all parameters beyond the host's.
         Unlike returns it is comparable between reward modes. It differs from the objective of ``esper evaluate`` in
@@ -214,7 +215,7 @@ class SweepDirectory:
         price_pp = 100.0 * reward.param_penalty_weight / reward.param_budget
         host = self.host_parameters[trial]
         return tuple(
-            100.0 * float(row["committed_accuracy_ratio"]) - price_pp * (float(row["growth_ratio"]) - 1.0) * host
+            100.0 * _number(row["committed_accuracy_ratio"]) - price_pp * (_number(row["growth_ratio"]) - 1.0) * host
             for row in rows
         )
 
@@ -224,8 +225,18 @@ class SweepDirectory:
         Raises:
             RunDirectoryError: if its table of rounds is damaged.
         """
-        run, config = self.run(trial), self.trials[trial].config
-        rows = [] if run is None else run.rounds(*MEANS, "env_steps", "rollbacks")
+        run = self.run(trial)
+        return self.result_of(trial, run, [] if run is None else run.rounds(*MEANS, "env_steps", "rollbacks"))
+
+    def result_of(
+        self, trial: str, run: RunDirectory | None, rows: Sequence[Mapping[str, str | float | None]]
+    ) -> TrialResult:
+        """Result of a trial after some rounds.
+
+        Args:
+            run: its present run directory; ``None`` if it has not been started.
+            rows: lines of ``rounds.csv``, or events of kind ``round``.
+        """
         status = "waiting" if run is None else str(run.read_manifest()["status"])
         curve = self.objective(trial, rows)
         last = rows[-self.sweep.window :]
@@ -234,12 +245,12 @@ class SweepDirectory:
             settings=self.settings(trial),
             status=status,
             round_index=len(rows),
-            rounds=config.ppo.rounds,
+            rounds=self.trials[trial].config.ppo.rounds,
             score_pp=fmean(curve[-self.sweep.window :]) if curve else None,
             curve_pp=curve,
-            means={name: fmean(float(row[name]) for row in last) for name in MEANS} if last else {},
-            rollbacks=sum(int(row["rollbacks"]) for row in rows),
-            env_steps=int(rows[-1]["env_steps"]) if rows else 0,
+            means={name: fmean(_number(row[name]) for row in last) for name in MEANS} if last else {},
+            rollbacks=sum(int(_number(row["rollbacks"])) for row in rows),
+            env_steps=int(_number(rows[-1]["env_steps"])) if rows else 0,
             generation=self.generation(trial),
             run="" if run is None else str(run.path.relative_to(self.path)),
         )
@@ -251,3 +262,8 @@ class SweepDirectory:
     def lock(self) -> RunLock:
         """Exclusive lock of this sweep, to be used in a ``with`` statement."""
         return RunLock(self.path)
+
+
+def _number(value: str | float | None) -> float:
+    """The number in a cell of ``rounds.csv`` or a field of an event, which has null for one that is not finite."""
+    return math.nan if value is None else float(value)

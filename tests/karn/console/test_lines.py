@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -44,12 +45,8 @@ def test_a_round_without_samples_names_the_time_instead_of_zero_steps():
 
 
 def test_a_sweep_prints_the_counts_of_its_trials():
-    class Sweep:
-        def results(self):
-            return []
-
     out = io.StringIO()
-    progress = PlainSweepProgress(Sweep(), Console(file=out), every_s=0.05)
+    progress = PlainSweepProgress(SimpleNamespace(trials={}), Console(file=out), every_s=0.05)
     progress._statuses = {"a": "running", "b": "waiting"}
     with progress:
         lines = wait_for_lines(out, 1)

@@ -1,15 +1,18 @@
 """``esper sweep`` without Ray: refusals, flags and progress."""
 
 import io
+import math
 
 import pytest
+from nissa_builders import complete
 from rich.console import Console
 
 from esper_ray.cli.commands.training.sweep import parse_grid, parse_seeds
-from esper_ray.karn.console.sweep_progress import LiveSweepProgress, PlainSweepProgress
+from esper_ray.karn.console.sweep_progress import LiveSweepProgress, PlainSweepProgress, TrialStates
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.sweep import expand, sweep_config
 from esper_ray.leyline.errors import UsageError
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
@@ -171,13 +174,69 @@ ROW = {
 }
 
 
+def played(sweep, name, count=1):
+    """Run directory of a trial with some rounds in its log and its tables."""
+    run = RunDirectory.create(sweep.trials_path, base(), ["test"], name)
+    for index in range(count):
+        add_round(run, index)
+    return run
+
+
+def add_round(run, index, **more):
+    row = ROW | {"round": index, "env_steps": 40 * (index + 1), "growth_ratio": 2.0 + index} | more
+    run.log([complete({"kind": "round", **row})])
+    run.add_round(row, {"round": index})
+
+
+class TestTrialStates:
+    """Results of trials from their states equal those from their tables of rounds."""
+
+    NAME = "0-basic-s42"
+
+    @pytest.fixture
+    def sweep(self, tmp_path):
+        return created_sweep(tmp_path / "sweep", window=2)
+
+    def test_a_state_gives_the_result_of_the_table_as_the_log_grows(self, sweep):
+        states = TrialStates(sweep)
+        assert states.results() == {result.trial: result for result in sweep.results()}
+        run = played(sweep, self.NAME)
+        for index in range(1, 4):
+            result = states.result(self.NAME)
+            assert result == sweep.result(self.NAME)
+            assert result.round_index == index
+            add_round(run, index)
+            run.event_log.compact(always=index == 2)
+
+    def test_a_trial_that_continues_another_one_has_the_rounds_of_its_new_run(self, sweep):
+        states = TrialStates(sweep)
+        played(sweep, self.NAME)
+        assert states.result(self.NAME).round_index == 1
+        played(sweep, f"{self.NAME}.g01", 3)
+        result = states.result(self.NAME)
+        assert (result.round_index, result.generation, result) == (3, 1, sweep.result(self.NAME))
+
+    def test_a_number_that_is_not_finite_is_nan_in_both(self, sweep):
+        add_round(played(sweep, self.NAME), 1, return_mean=math.nan)
+        for result in (TrialStates(sweep).result(self.NAME), sweep.result(self.NAME)):
+            assert math.isnan(result.means["return_mean"])
+            assert result.score_pp == pytest.approx(48.8)
+
+    def test_a_log_of_another_version_leaves_the_table_of_rounds_and_a_warning(self, sweep, caplog):
+        log = played(sweep, self.NAME).event_log.tail
+        log.write_text(log.read_text().replace(f'"schema": {EVENT_SCHEMA}', '"schema": 1'))
+        assert TrialStates(sweep).result(self.NAME) == sweep.result(self.NAME)
+        assert f"{self.NAME}: its lines show the table of rounds" in caplog.text
+        assert f"version 1, this program reads {EVENT_SCHEMA}" in caplog.text
+
+
 class TestProgress:
     """One line for each trial: objective 50 points minus 160 parameters at 5 points for every 1,000 of them."""
 
     @pytest.fixture
     def sweep(self, tmp_path):
         sweep = created_sweep(tmp_path / "sweep")
-        RunDirectory.create(sweep.trials_path, base(), ["test"], "0-basic-s42").add_round(ROW, {"round": 0})
+        played(sweep, "0-basic-s42")
         return sweep
 
     def text(self, make, sweep, height=30):
@@ -200,7 +259,7 @@ class TestProgress:
 
     def test_a_table_without_room_for_all_trials_shows_the_running_ones(self, tmp_path):
         sweep = created_sweep(tmp_path / "large", seeds=10)
-        RunDirectory.create(sweep.trials_path, base(), ["test"], "00-basic-s42").add_round(ROW, {"round": 0})
+        played(sweep, "00-basic-s42")
         console = Console(file=io.StringIO(), width=120, height=11, force_terminal=True)
         progress = LiveSweepProgress(sweep, console)
         progress.changed("19-sparse-s51", "running")
