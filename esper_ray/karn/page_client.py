@@ -22,6 +22,9 @@ from esper_ray.nissa.state.run_state import RunState
 
 TIMEOUT_SECONDS = 10.0
 REFRESH_SECONDS = 1.0
+"""Seconds between two requests while the server does not answer, or reads the log."""
+WAIT_SECONDS = 1
+"""Time for which the server waits for a change before it answers; the next request follows at once."""
 MOST_BYTES = 2**28
 """Greatest answer that is read."""
 _TOKEN = "ESPER_OVERWATCH_TOKEN"
@@ -93,7 +96,6 @@ class ServedRun:
     """A run that a server follows."""
 
     note = ""
-    refresh_s = REFRESH_SECONDS
 
     def __init__(self, client: PageClient, name: str, collector: EventCollector) -> None:
         """
@@ -103,6 +105,8 @@ class ServedRun:
         self.name = self.place = name
         self._client, self._collector = client, collector
         self._item: int | None = None
+        self._version = 0
+        self.refresh_s = REFRESH_SECONDS
         self.state, self.sight = RunState(), Sight(None)
         self.manifest: Mapping[str, Any] = {}
         self.choices: Mapping[str, int] = {}
@@ -113,8 +117,9 @@ class ServedRun:
         self.refresh()
 
     def refresh(self) -> None:
-        """Fetch and fold the new items, or the whole state where some are gone."""
-        query = "" if self._item is None else f"?since={self._item}"
+        """Fetch and fold the items that come within a second, or the whole state where some are gone."""
+        known, self.refresh_s = self._item, REFRESH_SECONDS
+        query = "" if known is None else f"?since={known}&version={self._version}&wait={WAIT_SECONDS}"
         tree = self._client.get(f"/runs/{quote(self.name, safe='~')}/view{query}")
         try:
             self._take(tree)
@@ -148,6 +153,8 @@ class ServedRun:
         known = [sum(totals.events.values()), sum(totals.faults.values())]
         complete = not tree["reading"] and tree["totals"] == known
         self._item = int(tree["item"]) if complete else None  # not everything came as an item: the next answer is whole
+        self._version = int(tree["version"])
+        self.refresh_s = 0.0 if complete else REFRESH_SECONDS
 
     def _fold(self, items: Iterable[tuple[str, dict[str, Any]]]) -> None:
         for kind, record in items:

@@ -3,7 +3,9 @@
 The client folds the items as a follower of the files does, so that it shows what a viewer beside the run shows.
 """
 
+import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -11,9 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from esper_ray.karn.overwatch.api.parameters import number
 from esper_ray.karn.overwatch.api.services import JsonResponse, Services, answer, refusing
 from esper_ray.karn.overwatch.api.stream import first_shot
 from esper_ray.karn.overwatch.runs.followed import FollowedRun
+from esper_ray.karn.overwatch.runs.hub import Hub
+from esper_ray.karn.overwatch.runs.index import IndexedPlace
 from esper_ray.karn.recent import Recent
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.state.codec import state_to_json
@@ -21,6 +26,8 @@ from esper_ray.nissa.state.run_state import RunState
 
 FIRST_SECONDS = 5.0
 """Time for which a request waits for the log to be read for the first time."""
+MOST_WAIT_SECONDS = 10
+"""Longest time for which a request waits for a change."""
 
 
 class ViewApi:
@@ -36,20 +43,36 @@ class ViewApi:
     async def view(self, request: Request) -> Response:
         """Items after the number ``since``.
 
-        Without it, or if some are gone, the answer holds the state and the newest records.
+        Without it, or if some are gone, the answer holds the state and the newest records. A client that knows the
+        ``version`` of the newest answer gets the next one as soon as something changes, after ``wait`` seconds at most.
         """
+        place = await self._services.place(request, "run")
         run = await self._services.run(request)
         await first_shot(run, FIRST_SECONDS, lambda: self._services.hub.is_closed)
-        text = request.query_params.get("since", "")
-        since = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-        return await run_in_threadpool(_answer, run, since)
+        query = request.query_params
+        wait_s = number(query, "wait", 0, most=MOST_WAIT_SECONDS)
+        if wait_s:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(_changed(self._services.hub, place, number(query, "version", 0)), wait_s)
+        since = number(query, "since", -1)
+        return await run_in_threadpool(_answer, run, None if since < 0 else since)
+
+
+async def _changed(hub: Hub, place: IndexedPlace, version: int) -> None:
+    """Wait until a run is of another version."""
+    with hub.watching(place) as (run, changed):
+        while run.shot.version == version and not hub.is_closed:
+            await changed.wait()
+            changed.clear()
 
 
 def _answer(run: FollowedRun, since: int | None) -> JsonResponse:
+    version = run.shot.version  # before the items: a change in between ends the next wait at once
     follower, shot = run.follower, run.folded
     sight = follower.sight
     tree: dict[str, Any] = {
         "reading": not run.shot.complete,
+        "version": version,
         "item": shot.item,
         "path": run.place.shown,
         "manifest": dict(follower.manifest),

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 import uvicorn
@@ -70,6 +71,23 @@ def test_the_state_is_that_of_a_viewer_beside_the_run_and_stays_so(run, server):
     assert all("?since=" in path for path in server.paths[1:])
     assert shown.sight.pulse["round"] == 4
     assert recent.snapshot().last("round")["round"] == 3
+
+
+def test_an_answer_comes_with_the_change_or_after_the_wait(run, server):
+    shown = ServedRun(server, NAME, RecentRecords())
+    eventually(lambda: shown.refresh() or shown.refresh_s == 0.0)
+    for accuracy in (41.0, 42.0, 43.0):
+        timer = threading.Timer(0.2, add_live_step, (run,), {"accuracy": accuracy})
+        asked = len(server.paths)
+        timer.start()
+        eventually(lambda: shown.refresh() or shown.state.previews[1].val_accuracy_pp == accuracy)  # noqa: B023
+        assert len(server.paths) - asked <= 4  # the age of the beat changes, too
+    run.set_status("finished")
+    eventually(lambda: shown.refresh() or shown.state.status == "finished")
+    began = time.monotonic()
+    shown.refresh()
+    assert 0.9 < time.monotonic() - began < 5.0
+    assert shown.refresh_s == 0.0
 
 
 def test_its_screens_are_those_beside_the_run(run, server):
@@ -197,6 +215,7 @@ def test_a_lost_server_keeps_what_is_known_and_says_its_age(listening):
     view = watch.poll()
     assert len(view.state.rounds) == 3
     assert "does not answer" in view.connection
+    assert "the next try is in 1 s" in view.connection
     assert "what is shown is 3 s old" in view.connection
 
 
