@@ -88,7 +88,7 @@ class EventLog:
                 a record of kind ``malformed`` holds it.
             WriteError: if the file cannot be written, or is not what was last written.
         """
-        lines = [json.dumps(self._numbered(_finite(self._checked(record))), allow_nan=False) for record in records]
+        lines = [json.dumps(self._numbered(finite_record(self._checked(record))), allow_nan=False) for record in records]
         content = "".join(f"{line}\n" for line in lines)
         self._file.append(content)
         self._written.update(content.encode())
@@ -332,12 +332,12 @@ class EventLog:
 
 def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """``record`` with JSON types, as in the event log. Numbers that are not finite become null and are listed."""
-    clean: dict[str, Any] = json.loads(json.dumps(_finite(record), allow_nan=False))
+    clean: dict[str, Any] = json.loads(json.dumps(finite_record(record), allow_nan=False))
     return clean
 
 
-def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` with null for numbers that are not finite, and a list of them."""
+def finite_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """``record`` as the event log has it: null for numbers that are not finite, whose names ``nonfinite`` lists."""
     nonfinite: list[str] = []
     clean: dict[str, Any] = _strict(dict(record), "", nonfinite)
     return clean | ({"nonfinite": nonfinite} if nonfinite else {})

@@ -8,6 +8,7 @@ from esper_ray.leyline.actions import head_sizes
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.metrics import METRICS, STATES
+from esper_ray.nissa.log.events import finite_record
 from esper_ray.nissa.log.validation import source_of
 from esper_ray.nissa.metrics.exporter import Exporter
 from esper_ray.nissa.metrics.projection import Change, MetricsProjection
@@ -74,13 +75,15 @@ class MetricsPublisher:
         return moment
 
     def _advance(self, record: Record) -> Iterator[Change]:
-        """Advance the state by ``record``, and give the changes."""
-        before, self.folded = self.folded, self.folded.apply(record)
-        return self._projection.changes(before, record, self.folded)
+        """Advance the state by ``record`` as the log has it, and give the changes."""
+        finite = finite_record(record)
+        before, self.folded = self.folded, self.folded.apply(finite)
+        return self._projection.changes(before, finite, self.folded)
 
     def _preview(self, record: Record) -> Iterator[Change]:
-        before, self.folded = self.folded, self.folded.preview(record)
-        return self._projection.preview(before, record, self.folded)
+        finite = finite_record(record)
+        before, self.folded = self.folded, self.folded.preview(finite)
+        return self._projection.preview(before, finite, self.folded)
 
     def _sample_changes(self, records: Iterable[Record], moment: float) -> Iterator[Change]:
         yield Change("esper_longest_silence_seconds", self._silence)
