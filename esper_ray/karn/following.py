@@ -34,7 +34,7 @@ from esper_ray.nissa.state.run_state import RunState
 
 PROBLEMS = 20
 """Most problems that are kept."""
-NEWEST_FILES = 20
+NEWEST_FILES = 8
 """Files of each kind in which its newest records are searched: a long run has more rounds than are read."""
 SAMPLE_PARTS = 2
 """Newest compacted parts of which decisions are read."""

@@ -167,9 +167,8 @@ class LogFollower:
         self._sequence, self._newest = part.last, (part.path.name, part.digest())
 
     def _check_files(self, part: Part) -> None:
-        for kind in part.index().kinds:
-            if not part.file(kind).is_file():
-                self._receiver.problem(f"{part.file(kind)} is missing")
+        for file in part.missing_files():
+            self._receiver.problem(f"{file} is missing")
 
     def _content(self, part: Part, whole: bool) -> RunState | list[dict[str, Any]]:
         """The state of a ``whole`` part, else its events.

@@ -14,7 +14,7 @@ from esper_ray.leyline.files.durable import WriteError
 from esper_ray.leyline.policy import Episode
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.log.events import STRICT
+from esper_ray.nissa.log.events import STRICT, EventLog
 from esper_ray.nissa.metrics.exporter import Exporter, PrometheusExporter
 from esper_ray.nissa.metrics.projection import Change
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
@@ -229,6 +229,9 @@ class MetricsObserver(RunObserver):
         self._recorder = SampleRecorder()
         self._stack = ExitStack()
         self._publisher: MetricsPublisher | None = None
+        self._log: EventLog | None = None
+        self._malformed = 0
+        """Malformed records of the log that are published, or older than this process."""
         self._envs = 1
 
     def run_started(self, context: RunContext) -> None:
@@ -237,6 +240,8 @@ class MetricsObserver(RunObserver):
             ExporterError: if the port is taken.
         """
         self._recorder.run_started(context)
+        self._log = context.run.event_log
+        self._malformed = self._log.counts.malformed
         self._envs = context.config.system.envs
         exporters = [*self._exporters, *([] if context.exporter is None else [context.exporter])]
         if self._port is not None:
@@ -269,6 +274,13 @@ class MetricsObserver(RunObserver):
     def round_finished(self, row: dict[str, Any], timing: dict[str, float]) -> None:
         if self._publisher is not None:
             self._publisher.timed(timing)
+            self._publish_malformed(self._publisher)
+
+    def _publish_malformed(self, publisher: MetricsPublisher) -> None:
+        """Publish how many records of the log have become malformed since the last time."""
+        if self._log is not None and self._log.counts.malformed > self._malformed:
+            publisher.malformed(self._log.counts.malformed - self._malformed)
+            self._malformed = self._log.counts.malformed
 
     def fault_occurred(self, fault: Fault) -> None:
         if self._publisher is not None:

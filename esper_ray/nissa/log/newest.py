@@ -49,11 +49,22 @@ def _chosen(table: pa.Table, newest: int, episodes: Mapping[int, int]) -> pa.Arr
     """(rows,) whether a row is among the ``newest``, or of one of these episodes."""
     chosen = np.arange(table.num_rows) >= table.num_rows - newest
     if episodes:
-        env, episode = (table[name].to_numpy() for name in ("env", "episode"))
+        env, episode = (_numbers(table, name) for name in ("env", "episode"))
         last = np.full(max(env.max(initial=0), *episodes) + 1, -1)
         last[list(episodes)] = list(episodes.values())
         chosen |= last[env] == episode
-    return pa.array(chosen)
+    return _mask(chosen)
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
+    """(rows,) numbers of a column. Arrow's own conversion imports pandas, which takes longer than the reading."""
+    return np.array(table[name].to_pylist(), dtype=np.int64)
+
+
+def _mask(chosen: np.ndarray[Any, Any]) -> pa.Array:
+    """(rows,) ``chosen`` as an array of Arrow, without pandas as well."""
+    bits = pa.py_buffer(np.packbits(chosen, bitorder="little").tobytes())
+    return pa.Array.from_buffers(pa.bool_(), len(chosen), [None, bits])
 
 
 def record_at(part: Part, sequence: int) -> dict[str, Any] | None:
@@ -63,7 +74,7 @@ def record_at(part: Part, sequence: int) -> dict[str, Any] | None:
         EventLogError: if the part is damaged.
     """
     for kind in part.index().kinds:
-        rows = np.flatnonzero(part.table(kind, ["seq"])["seq"].to_numpy() == sequence)
+        rows = np.flatnonzero(_numbers(part.table(kind, ["seq"]), "seq") == sequence)
         if len(rows):
             return part.rows(kind, part.table(kind).slice(int(rows[0]), 1))[0]
     return None

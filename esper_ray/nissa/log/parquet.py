@@ -1,6 +1,7 @@
 """Compacted events: folders of Parquet files, each written atomically."""
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -140,6 +141,19 @@ class Part:
     def file(self, kind: str) -> Path:
         """Path of the Parquet file of a kind."""
         return self.path / f"{kind}.parquet"
+
+    def missing_files(self) -> list[Path]:
+        """Its Parquet files that are not there.
+
+        Raises:
+            EventLogError: if its index is damaged.
+        """
+        try:
+            with os.scandir(self.path) as entries:
+                present = {entry.name for entry in entries if entry.is_file()}
+        except OSError:
+            present = set()
+        return [self.file(kind) for kind in self.index().kinds if f"{kind}.parquet" not in present]
 
     def table(self, kind: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one kind, in order.

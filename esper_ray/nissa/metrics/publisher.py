@@ -16,6 +16,8 @@ from esper_ray.nissa.state.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError)
+
 
 class MetricsPublisher:
     """Metrics of one run for one exporter. If the exporter fails, that is logged once and the run continues."""
@@ -52,6 +54,10 @@ class MetricsPublisher:
         """Publish that this process has lost ``count`` samples."""
         self._apply([Change("esper_telemetry_dropped_total", count, ("sample", reason))])
 
+    def malformed(self, count: int) -> None:
+        """Publish that the event log holds ``count`` more records that do not match their declaration."""
+        self._apply([Change("esper_telemetry_dropped_total", count, ("evidence", "malformed"))])
+
     def timed(self, timing: Mapping[str, float]) -> None:
         """Publish a line of ``timings.csv``: durations and speed of a round."""
         play, update = timing["play_seconds"], timing["update_seconds"]
@@ -75,10 +81,17 @@ class MetricsPublisher:
         return moment
 
     def _advance(self, record: Record) -> Iterator[Change]:
-        """Advance the state by ``record`` as the log has it, and give the changes."""
-        finite = finite_record(record)
-        before, self.folded = self.folded, self.folded.apply(finite)
-        return self._projection.changes(before, finite, self.folded)
+        """Advance the state by ``record`` as the log has it, and give the changes.
+
+        A record that does not match its declaration causes none; :meth:`malformed` counts it.
+        """
+        finite, before = finite_record(record), self.folded
+        try:
+            self.folded = before.apply(finite)
+            return iter(list(self._projection.changes(before, finite, self.folded)))
+        except _MALFORMED as error:
+            logger.warning("a record of kind %s has no metrics: %r", record.get("kind"), error)
+            return iter(())
 
     def _preview(self, record: Record) -> Iterator[Change]:
         finite = finite_record(record)

@@ -1,5 +1,9 @@
 """The newest events of parts equal those of the whole log."""
 
+import subprocess
+import sys
+import textwrap
+
 import pyarrow.parquet as pq
 import pytest
 from state_builders import finished_round, moved, outcome, step
@@ -30,6 +34,21 @@ def test_the_newest_of_each_kind_are_those_of_the_whole_log(log, kept):
         for event in list(log.of_kinds([kind]))[-kept or 1000 :]
     ]
     assert [record["seq"] for record in newest_records(log.parts(), kept, {}, files=3)] == sorted(expected)
+
+
+def test_a_log_is_opened_without_pandas(log):
+    """Arrow imports it for conversions, which took longer than everything else that a viewer opens a log with."""
+    program = """
+        import sys
+        from pathlib import Path
+        from esper_ray.nissa.log.newest import newest_records, record_at
+        from esper_ray.nissa.log.parquet import parts_in
+        parts = parts_in(Path(sys.argv[1]))
+        assert newest_records(parts, 1, {parts[0]: {1: 0}}, 3) and record_at(parts[0], 0)
+        print("pandas" in sys.modules)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(program), str(log.folder / "events")]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_whole_episodes_are_added_to_the_newest_events(log):
