@@ -89,7 +89,9 @@ class EventLog:
                 a record of kind ``malformed`` holds it.
             WriteError: if the file cannot be written, or is not what was last written.
         """
-        lines = [json.dumps(self._numbered(finite_record(self._checked(record))), allow_nan=False) for record in records]
+        lines = [
+            json.dumps(self._numbered(finite_record(self._checked(record))), allow_nan=False) for record in records
+        ]
         content = "".join(f"{line}\n" for line in lines)
         self._file.append(content)
         self._written.update(content.encode())
