@@ -91,6 +91,8 @@ class RunFollower:
         self._moved: tuple[Any, float] = (None, clock())
         events = LogReceiver(self._add_event_parts, self._add_events, self._restart, self._problem)
         self._events = LogFollower(run.event_log, events, self._states)
+        self._known: int | None = None
+        """Number of events that were known when the log was cut."""
         self._reset()
 
     def _reset(self) -> None:
@@ -116,6 +118,7 @@ class RunFollower:
         before = (self.state.count, self.sight, len(self.notes), len(self.problems))
         self.look()
         self._events.poll()
+        self._note_resumption()
         self._samples.poll()
         self._read_lines(FAULTS, self._fault)
         self._read_lines(LIVE, self._live_step)
@@ -151,9 +154,20 @@ class RunFollower:
 
     # Events and samples
 
-    def _restart(self, sequence: int) -> None:
+    def _restart(self, known: int) -> None:
+        self._known = known
         self._reset()
-        self.notes.append(f"resumed: the log was cut below event {sequence} and is read anew")
+
+    def _note_resumption(self) -> None:
+        """Say how many events the log has lost, if it was read anew."""
+        if self._known is None:
+            return
+        dropped, self._known = self._known - self._events.count, None
+        if dropped > 0:
+            events = "1 event was" if dropped == 1 else f"{dropped:,} events were"
+            self.notes.append(f"resumed at round {len(self.state.rounds) + 1}: {events} dropped")
+        else:  # so many have come since that the number is not known
+            self.notes.append("resumed: events were dropped, and the log is read anew")
 
     def _add_event_parts(self, parts: Parts, state: RunState) -> None:
         self._add_parts(parts, state, _newest_events, None if self._collector is None else self._collector.event)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from esper_ray.karn.line_tail import LineTail
+from esper_ray.karn.line_tail import Lines, LineTail
 from esper_ray.leyline.process.garbage import paused_collection
 from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA, KINDS
 from esper_ray.nissa.log.events import EventLog
@@ -33,7 +33,7 @@ class LogReceiver:
     add_records: Callable[[Sequence[dict[str, Any]]], None]
     """Adds events, which follow everything before."""
     restart: Callable[[int], None]
-    """Drops everything: the log was cut below the event with this number, and is read anew."""
+    """Drops this number of events: the log was cut, and is read anew."""
     problem: Callable[[str], None]
     """Notes that the log is not whole."""
 
@@ -52,6 +52,11 @@ class LogFollower:
         self._newest: Mapping[str, Any] | tuple[str, str] | None = None
         """That event; name and digest of its part if it was received in a state."""
 
+    @property
+    def count(self) -> int:
+        """Number of events up to the newest one that the receiver has."""
+        return self._sequence + 1
+
     def poll(self) -> None:
         """Give the receiver what is new.
 
@@ -65,15 +70,15 @@ class LogFollower:
         first = self._sequence < 0
         while True:
             try:
-                found = self._lines.poll()
+                found = self._new_lines()
             except OSError as error:
                 self._receiver.problem(f"{self._log.tail} cannot be read: {error.strerror or error}")
                 return
             records = list(self._parsed(found.lines))
             if found.replaced and not self._continues(records):
-                dropped = self._sequence + 1
+                known = self.count
                 self._restart()
-                self._receiver.restart(dropped)
+                self._receiver.restart(known)
                 continue
             first = first or found.replaced
             fresh = [record for record in records if record["seq"] > self._sequence]
@@ -84,6 +89,21 @@ class LogFollower:
                 if first:  # what was compacted since the last look was never read as lines
                     self._add_parts(None)
                 return
+
+    def _new_lines(self) -> Lines:
+        """New lines. Of a replaced file all of them, since the newest known event may be its last one.
+
+        Raises:
+            OSError: if the file cannot be read.
+        """
+        found = self._lines.poll()
+        if self._newest is None or not found.replaced:
+            return found
+        lines = found.lines
+        while found.more:
+            found = self._lines.poll()
+            lines = found.lines if found.replaced else (*lines, *found.lines)
+        return Lines(True, lines, more=False)
 
     def _parsed(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[dict[str, Any]]:
         for number, line in lines:

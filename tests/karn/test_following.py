@@ -11,6 +11,7 @@ from sanctum_builders import recorded_run, round_records
 from serial_runs import run as serial_run
 from state_builders import close, finished_round, moved, outcome, report, step
 
+from esper_ray.karn import line_tail
 from esper_ray.karn.following import RunFollower
 from esper_ray.karn.recent import RecentRecords
 from esper_ray.leyline.errors import Fault
@@ -117,12 +118,14 @@ def test_a_resumed_run_is_read_anew_and_says_so(run, compacted, watched):
     run.rewind(position)
     if watched:
         follower.poll()
+        note = f"resumed at round {len(follower.state.rounds) + 1}: 10 events were dropped"
+    else:
+        note = "resumed: events were dropped, and the log is read anew"
     run.log(life(15, seed=1))
     follower.poll()
     follower.poll()
     assert follower.state == events_state(run)
-    assert len(follower.notes) == 1
-    assert follower.notes[0].startswith("resumed")
+    assert follower.notes == [note]
     assert follower.problems == []
 
 
@@ -272,6 +275,18 @@ def test_an_unchanged_part_behind_a_replaced_file_is_no_resumption(run):
     run.compact(always=True)
     follower.poll()
     assert close(follower.state, events_state(run))
+    assert (follower.notes, follower.problems) == ([], [])
+
+
+def test_a_resumption_that_drops_nothing_is_none_however_long_the_file_is(run, monkeypatch):
+    monkeypatch.setattr(line_tail, "READ_BYTES", 1000)
+    run.log(life(30))
+    assert run.event_log.tail.stat().st_size > 3000
+    follower = followed(run)
+    run.rewind(run.position())
+    run.log(life(4, seed=1))
+    follower.poll()
+    assert follower.state == events_state(run)
     assert (follower.notes, follower.problems) == ([], [])
 
 

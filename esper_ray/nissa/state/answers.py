@@ -1,7 +1,7 @@
 """The five answers about a run: alive, learning, growing, explained, safe.
 
 All but the first follow from the state alone. Whether the run is alive depends on the time, and on what a viewer has
-seen of its pulse; :func:`shown` finds it when a state is shown.
+seen of its pulse; :func:`answers` finds it when a state is shown.
 """
 
 import functools

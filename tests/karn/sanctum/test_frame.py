@@ -77,7 +77,7 @@ def test_a_resumption_is_said(run):
     position = run.position()
     run.log([{"kind": "run_finished", "policy_sha256": "p"}])
     view = watched(run.path, (0.0, 1.0), lambda index: run.rewind(position) if index else None)
-    assert shown(view)[2].startswith("! resumed: the log was cut below event ")
+    assert shown(view)[2].startswith("! resumed at round 4: 1 event was dropped")
 
 
 def test_a_held_screen_says_so(view):

@@ -67,7 +67,7 @@ function held(app, hold) {
 
 function list(app, records) {
   return html`<div class="scroll tall" tabindex="0" role="group" aria-label="Records"><table class="full">
-    <thead><tr><th scope="col" class="n">number</th><th scope="col">where</th><th scope="col">kind</th>
+    <thead><tr><th scope="col" class="n">number</th><th scope="col">where</th><th scope="col" class="wide">kind</th>
       <th scope="col">record</th></tr></thead>
     <tbody>${repeat(
       records,
@@ -84,7 +84,7 @@ function row(app, record) {
     : clock(record);
   return html`<tr>
     <th scope="row" class="n">${record.seq}</th><td class="nowrap">${place}</td>
-    <td class="nowrap">${words(record.kind)}</td>
+    <td class="nowrap wide">${words(record.kind)}</td>
     <td class="text"><details>
     <summary>${summary(record)}</summary><pre class="record">${JSON.stringify(withoutLine(record), null, 2)}</pre>
       </details></td>
