@@ -1,6 +1,5 @@
 """Places of this machine that a viewer can show: runs, and folders, comparisons, sweeps and evaluations."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from esper_ray.leyline.config.run import flatten
 from esper_ray.leyline.errors import UsageError, shortened
 from esper_ray.leyline.names import RUNS
 from esper_ray.nissa.runs.run_directory import RunDirectory
+from esper_ray.nissa.runs.run_files import nearest_run
 
 MANIFEST, SWEEP_FILE, EVALUATION_FILE = "manifest.json", "sweep.json", "evaluation.json"
 MOST_RUNS = 2000
@@ -98,18 +98,8 @@ def _without_runs(path: Path | None) -> str:
     if path.is_dir():
         return f"{path} is not a run and holds none: {MANIFEST} is missing"
     reason = "it is a file; a run is a folder" if path.exists() else "it does not exist"
-    near = _nearest(path)
+    near = nearest_run(path)
     return f"there is no run {shortened(str(path))}: {reason}" + (f"; did you mean {near}?" if near else "")
-
-
-def _nearest(path: Path) -> Path | None:
-    """The run with the most similar name, in the same folder or in ``runs/``."""
-    folders = [path.parent] if len(path.parts) > 1 else [Path(), RUNS]
-    candidates = {line.name: folder for folder in folders for line in runs_in(folder)}
-    if path.name in candidates:
-        return candidates[path.name] / path.name
-    close = difflib.get_close_matches(path.name, candidates, n=1)
-    return candidates[close[0]] / close[0] if close else None
 
 
 def lines_in(folder: Path) -> tuple[RunLine, ...]:

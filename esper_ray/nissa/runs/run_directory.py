@@ -32,7 +32,7 @@ from esper_ray.nissa.runs.origin import manifest
 from esper_ray.nissa.runs.position import GROWING, ROUNDS_FILE, TIMINGS_FILE, Position, check_table
 from esper_ray.nissa.runs.pulse import PULSE
 from esper_ray.nissa.runs.run_config import CONFIG, read_config, with_extension, without_extension
-from esper_ray.nissa.runs.run_files import RunDirectoryError, read_faults, read_manifest_file, read_rows
+from esper_ray.nissa.runs.run_files import RunDirectoryError, nearest_run, read_faults, read_manifest_file, read_rows
 from esper_ray.nissa.runs.run_lock import LOCK
 
 FAULTS = "faults.jsonl"
@@ -109,7 +109,9 @@ class RunDirectory:
         """
         missing = [name for name in ("manifest.json", CONFIG, "checkpoints") if not (path / name).exists()]
         if missing:
-            raise RunDirectoryError(f"{path} is not a run directory: it has no {', '.join(missing)}")
+            near = None if path.exists() else nearest_run(path)
+            hint = f"; did you mean {near}?" if near else ""
+            raise RunDirectoryError(f"{path} is not a run directory: it has no {', '.join(missing)}{hint}")
         if not (path / "checkpoints").is_dir():
             raise RunDirectoryError(f"{path} is not a run directory: checkpoints is not a folder")
         run = cls(path)

@@ -4,6 +4,7 @@ Each error names the file, and the line where there are lines.
 """
 
 import csv
+import difflib
 import io
 import logging
 import re
@@ -15,12 +16,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, Strict, StrictInt, StrictStr, ValidationError
 
 from esper_ray.leyline.errors import Fault, UserError
+from esper_ray.leyline.names import RUNS
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.log.lines import check_file, json_lines, read_object
 from esper_ray.nissa.log.numbering import InheritedNames
 
 logger = logging.getLogger(__name__)
 
+MOST_FOLDERS = 2000
+"""Most folders among which a similar name is looked for."""
 TABLE_BYTES = 2**28
 """Greatest size of a table of rounds."""
 INTEGERS = {"round", *(name for name, field in KINDS["round"].by_name.items() if field.type == "int")}
@@ -33,6 +37,25 @@ class RunDirectoryError(UserError):
     """A run directory that cannot be created, read or resumed."""
 
     remedy = "Give the path of a run directory: the folder that holds `manifest.json`."
+
+
+def nearest_run(path: Path) -> Path | None:
+    """The run with the most similar name, in the same folder or in ``runs/``.
+
+    ``None`` if no name is similar.
+    """
+    folders = [path.parent] if len(path.parts) > 1 else [Path(), RUNS]
+    candidates = {entry.name: entry for folder in folders for entry in _entries(folder)}
+    names = [path.name] if path.name in candidates else difflib.get_close_matches(path.name, candidates, n=1)
+    return candidates[names[0]] if names else None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Runs in a folder."""
+    try:
+        return [entry for entry in islice(folder.iterdir(), MOST_FOLDERS) if (entry / "manifest.json").is_file()]
+    except OSError:
+        return []
 
 
 class _Lineage(BaseModel):

@@ -8,7 +8,7 @@ from esper_ray.karn.reports.html.evaluation_report import evaluation_page
 from esper_ray.karn.reports.html.run.report import run_report
 from esper_ray.karn.reports.html.sweep_report import sweep_page
 from esper_ray.nissa.runs.run_directory import RunDirectory
-from esper_ray.nissa.runs.run_files import RunDirectoryError
+from esper_ray.nissa.runs.run_files import RunDirectoryError, nearest_run
 
 
 def place_report(folder: Path) -> str:
@@ -27,4 +27,6 @@ def place_report(folder: Path) -> str:
     if sides_of(folder):
         return comparison_page(folder)
     kinds = "a run (manifest.json), a comparison (two runs), a sweep (sweep.json) or an evaluation (evaluation.json)"
-    raise RunDirectoryError(f"{folder} is not a folder of {kinds}")
+    near = None if folder.exists() else nearest_run(folder)
+    hint = f"; did you mean {near}?" if near else ""
+    raise RunDirectoryError(f"{folder} is not a folder of {kinds}{hint}")

@@ -59,6 +59,12 @@ def test_no_run_is_refused_and_nothing_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("command", [["report"], ["flight"], ["events"]])
+def test_a_run_of_a_similar_name_is_named(run, command):
+    wrong = run.path.with_name(f"{run.path.name}x")
+    refused(call(*command, wrong), f"did you mean {run.path}?")
+
+
 def test_an_output_that_is_a_folder_is_refused(run, tmp_path):
     (tmp_path / "out").mkdir()
     refused(call("report", run.path, "-o", "out"), "--output out", "it is a folder")
