@@ -91,7 +91,10 @@ def test_a_run_that_is_let_run_is_found_again_and_finishes(tmp_path, terminal):
     terminal.wait_for("FINISHED", 100)
     terminal.press("q")
     assert terminal.exit_code() == 0
-    assert "policy weights sha256" in (tmp_path / "runs" / "r" / "console.log").read_text()
+    console, end = tmp_path / "runs" / "r" / "console.log", time.monotonic() + 60
+    while "policy weights sha256" not in console.read_text():  # printed after the run has its status
+        assert time.monotonic() < end, console.read_text()
+        time.sleep(0.1)
 
 
 @pytest.mark.nightly
