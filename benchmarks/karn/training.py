@@ -41,6 +41,7 @@ def _steps_per_second(folder: Path, watched: bool) -> float:
     words += ["--episode-length", "10", "--rounds", str(ROUNDS), "--telemetry-dir", str(folder), "--run-id", "run"]
     words += ["--serial"] if SERIAL else []
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as driver, ExitStack() as viewers:
+        viewers.callback(driver.kill)  # without effect on one that has ended
         _wait_for(run / "live.jsonl", driver)
         if watched:
             viewers.enter_context(Terminal(run)).read_on()
