@@ -47,7 +47,7 @@ def newest_records(parts: Sequence[Part], kept: int, episodes: Mapping[Part, Map
 
 def _chosen(table: pa.Table, newest: int, episodes: Mapping[int, int]) -> np.ndarray[Any, Any]:
     """(rows,) whether a row is among the ``newest``, or of one of these episodes."""
-    chosen = np.arange(table.num_rows) >= table.num_rows - newest
+    chosen: np.ndarray[Any, Any] = np.arange(table.num_rows) >= table.num_rows - newest
     if episodes:
         env, episode = (_numbers(table, name) for name in ("env", "episode"))
         last = np.full(max(env.max(initial=0), *episodes) + 1, -1)
