@@ -236,7 +236,9 @@ def command_line(words: Any) -> str:
     if not isinstance(words, Sequence) or isinstance(words, str) or not words:
         return NOT_RECORDED
     program, *arguments = map(str, words)
-    return shlex.join([PurePath(program).name, *arguments])
+    path = PurePath(program)
+    call = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
+    return shlex.join([*call, *arguments])
 
 
 def duration(timings: Sequence[Mapping[str, float]]) -> str:

@@ -230,6 +230,7 @@ def test_differences_name_keys_that_one_side_lacks():
 
 def test_a_command_is_quoted_and_its_program_has_no_folder():
     assert command_line(["/opt/x/esper", "train", "a b"]) == "esper train 'a b'"
+    assert command_line(["/opt/x/esper_ray/__main__.py", "train"]) == "python -m esper_ray train"
     assert command_line(None) == "not recorded by this version"
 
 
