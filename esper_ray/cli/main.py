@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 import sys
 from collections import UserDict
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 import esper_ray
 from esper_ray.cli.errors import reported
 from esper_ray.cli.signals import exit_on_signals
-from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.errors import UsageError, shortened
 from esper_ray.leyline.process.credentials import looks_like_uri, without_credentials
 
 VARIADIC = ("--slots", "--devices", "--reward-modes")
@@ -200,10 +201,33 @@ def _repeated(option: str, values: str) -> list[str]:
     return [part for value in values.split(",") for part in (option, value)]
 
 
+def _check_surroundings(arguments: list[str]) -> None:
+    """Check what no command can work with; files of runs are UTF-8 and hold the command and its paths.
+
+    Raises:
+        UsageError: if an argument is not UTF-8, or the working folder is not, or does not exist any more.
+    """
+    for word in arguments:
+        if _is_no_text(word):
+            raise UsageError(f"the argument {shortened(word)} is not UTF-8")
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        raise UsageError(f"the working folder cannot be used: {error.strerror}; change to another one") from None
+    if _is_no_text(folder):
+        raise UsageError(f"the name of the working folder {shortened(folder)} is not UTF-8; change to another one")
+
+
+def _is_no_text(text: str) -> bool:
+    """Whether ``text`` holds bytes that are not UTF-8, which Python keeps as halves of surrogate pairs."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def main() -> None:
     """Run the command line. A user error is printed on standard error and gives exit code 2."""
     exit_on_signals()
     with reported():
+        _check_surroundings(sys.argv[1:])
         app(args=spread(sys.argv[1:]), prog_name="esper")
 
 

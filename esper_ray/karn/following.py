@@ -22,6 +22,7 @@ from esper_ray.karn.line_tail import LineTail
 from esper_ray.karn.log_follower import LogFollower, LogReceiver, Parts
 from esper_ray.karn.recent import KEPT
 from esper_ray.leyline.errors import Fault
+from esper_ray.leyline.files.regular import read_regular
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.log.newest import newest_records
 from esper_ray.nissa.log.parquet import EventLogError
@@ -132,14 +133,14 @@ class RunFollower:
 
     def _read_manifest(self) -> None:
         try:
-            self.manifest = json.loads((self.run.path / "manifest.json").read_bytes())
+            self.manifest = json.loads(read_regular(self.run.path / "manifest.json"))
         except (OSError, ValueError) as error:
             self._problem(f"{self.run.path / 'manifest.json'} cannot be read: {error}")
 
     def _read_pulse(self) -> None:
         now = self._clock()
         try:
-            pulse = json.loads((self.run.path / PULSE).read_bytes())
+            pulse = json.loads(read_regular(self.run.path / PULSE))
         except FileNotFoundError:
             self.sight = Sight(None)
             return

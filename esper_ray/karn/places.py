@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from esper_ray.leyline.config.run import flatten
 from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.files.regular import read_regular
 from esper_ray.leyline.names import RUNS
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import nearest_run
@@ -124,7 +125,7 @@ def _manifests(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and manifests of the runs in a folder."""
     for entry in _entries(folder):
         try:
-            manifest = json.loads((entry / MANIFEST).read_bytes())
+            manifest = json.loads(read_regular(entry / MANIFEST))
         except (OSError, ValueError):
             continue
         if isinstance(manifest, dict):
@@ -150,7 +151,7 @@ def _groups(folder: Path) -> Iterator[RunLine]:
 def _policies(folder: Path) -> tuple[RunLine, ...]:
     """Policies of an evaluation with their scores; none if the file cannot be read."""
     try:
-        tree = json.loads((folder / EVALUATION_FILE).read_bytes())
+        tree = json.loads(read_regular(folder / EVALUATION_FILE))
         return tuple(_policy_line(summary) for summary in tree["summaries"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()

@@ -48,7 +48,7 @@ class Disturbance:
     act: Act | None = None
     """What is done to the process; ``None`` for an injected fault."""
     fault: tuple[str, int] | None = None
-    """Kind and first occasion of a fault of ``faulty.py``."""
+    """Kind of a fault of ``faulty.py``, and number of occasions before it."""
     ray: bool = False
     """Whether the run is on Ray; else in one process."""
     code: int = 0
@@ -67,8 +67,8 @@ class Answer:
 
     code: int
     status: str
-    seconds: float
-    """From the disturbance to the end of the process."""
+    seconds: float | None
+    """From the disturbance to the end of the process; ``None`` if the injected fault did not happen."""
     output: str
     differences: list[str]
 
@@ -82,7 +82,9 @@ class Answer:
         problems += [f"output lacks {text!r}" for text in expected.says if not re.search(text, self.output)]
         if "Traceback" in self.output:
             problems.append("output has a traceback")
-        if self.seconds > expected.limit_s:
+        if self.seconds is None:
+            problems.append("the fault did not happen")
+        elif self.seconds > expected.limit_s:
             problems.append(f"it took {self.seconds:.0f} s, the limit is {expected.limit_s:.0f} s")
         return problems
 
@@ -112,7 +114,7 @@ def kill_process(name: str) -> Act:
 
 def start_second_driver(process: "subprocess.Popen[bytes]") -> None:
     """Start a second driver of the same run, which has to be refused. The first one waits, so that it cannot end."""
-    words = [str(word) for word in process.args]  # type: ignore[union-attr]
+    words = psutil.Process(process.pid).cmdline()
     run = Path(words[words.index("--telemetry-dir") + 1], words[words.index("--run-id") + 1])
     command = [*ESPER, "train", "ppo", "--resume", run, "--serial"]
     process.send_signal(signal.SIGSTOP)
@@ -171,7 +173,9 @@ def undisturbed(folder: Path) -> RunDirectory:
 
 def disturbed(folder: Path, row: Disturbance, reference: RunDirectory) -> Answer:
     """Reaction of a run to a disturbance, and results after it has been resumed."""
-    program = ESPER if row.fault is None else (sys.executable, str(FAULTY), row.fault[0], str(row.fault[1]))
+    mark = folder / "fault"
+    faulty = () if row.fault is None else (sys.executable, str(FAULTY), *map(str, row.fault), str(mark))
+    program = faulty or ESPER
     command = [*program, *RUN, *([] if row.ray else ["--serial"]), *_place(folder)]
     with (folder / "output").open("wb") as output:
         options = {"env": environment(), "start_new_session": True, "preexec_fn": _receive_hangups}
@@ -180,11 +184,13 @@ def disturbed(folder: Path, row: Disturbance, reference: RunDirectory) -> Answer
             if row.act is not None:
                 _wait_for_round(folder, process)
                 row.act(process)
-            began = time.monotonic()
+                mark.touch()
             code = process.wait(row.limit_s + START_SECONDS)
+            ended = time.time()
         finally:
             end(process)
-    seconds, run = time.monotonic() - began, RunDirectory.open(folder / "run")
+    seconds = ended - mark.stat().st_mtime if mark.exists() else None
+    run = RunDirectory.open(folder / "run")
     status = run.read_manifest()["status"]
     if status != "finished":
         resume = [*ESPER, "train", "ppo", "--resume", str(run.path), "--serial"]
@@ -231,4 +237,5 @@ def table_row(row: Disturbance, answer: Answer) -> str:
     """Row of the table of ``make chaos``."""
     problems = "; ".join(answer.problems(row)) or "identical"
     reaction = "continued" if answer.status == "finished" else f"exit code {answer.code}, {answer.status}"
-    return f"| {row.name} | {reaction} | {problems} | {answer.seconds:.0f} |"
+    seconds = "" if answer.seconds is None else f"{answer.seconds:.0f}"
+    return f"| {row.name} | {reaction} | {problems} | {seconds} |"

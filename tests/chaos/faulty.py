@@ -1,9 +1,9 @@
 """The command ``esper`` with an injected fault.
 
-    python tests/chaos/faulty.py KIND COUNT ARGUMENTS ...
+    python tests/chaos/faulty.py KIND COUNT MARK ARGUMENTS ...
 
-The fault begins with the COUNT-th occasion of its kind: a write, a change of the file system, a reading of the clock, a
-result of an environment actor.
+The fault begins after COUNT occasions of its kind: a write, a change of the file system, a reading of the clock, a
+result of an environment actor. The file MARK is made then.
 """
 
 import sys
@@ -23,6 +23,21 @@ from esper_ray.nissa.runs import run_directory
 
 JUMP_SECONDS = -400 * 86_400.0
 """A clock that is set back by more than a year."""
+
+
+class MarkedOccasions(Occasions):
+    """Occasions that make a file when the fault begins."""
+
+    def __init__(self, allowed: int, mark: Path) -> None:
+        super().__init__(allowed)
+        self._mark: Path | None = mark
+
+    def __call__(self) -> bool:
+        is_due = super().__call__()
+        if is_due and self._mark is not None:
+            self._mark.touch()
+            self._mark = None
+        return is_due
 
 
 def fill_disk(due: Occasions) -> None:
@@ -79,11 +94,11 @@ FAULTS: dict[str, Callable[[Occasions], None]] = {
 
 
 if __name__ == "__main__":
-    kind, count = sys.argv[1], int(sys.argv[2])
+    kind, count, mark = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     if kind == "memory":
         from esper_actors.cluster.settings import choose_ray_settings
 
         choose_ray_settings()  # before Ray is imported
-    FAULTS[kind](Occasions(count))
-    sys.argv[1:] = sys.argv[3:]
+    FAULTS[kind](MarkedOccasions(count, mark))
+    sys.argv[1:] = sys.argv[4:]
     main()

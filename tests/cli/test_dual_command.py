@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 from cli_builders import SMALL, call
@@ -52,6 +53,18 @@ def test_a_comparison_in_one_process(work):
     check(work / "runs" / "ab")
     again = train("--serial", "--dual-ab", "escrow-vs-basic", "--run-id", "ab")
     assert (again.code, again.out.count("is finished")) == (0, 2)
+
+
+def test_a_comparison_evaluated_again_keeps_the_earlier_evaluation(work):
+    folder = work / "runs" / "ab"
+    command = ("--serial", "--dual-ab", "escrow-vs-basic", "--run-id", "ab")
+    assert train(*command).code == 0
+    first = (folder / "evaluation" / "scores.csv").read_bytes()
+    assert train(*command, "--ab-seeds", 2).code == 0
+    assert (folder / "evaluation-earlier" / "scores.csv").read_bytes() == first
+    assert (folder / "evaluation" / "scores.csv").read_bytes() == b"".join(
+        line for line in first.splitlines(keepends=True) if not re.match(rb"[^,]*,2,", line)
+    )
 
 
 @pytest.mark.nightly

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 from cli_builders import call
@@ -149,11 +150,13 @@ def test_a_trained_policy_uses_its_training_environment_by_default(finished, eva
     config = RunConfig.model_validate(json.loads((out / "evaluation.json").read_text())["config"])
     assert (config.policy.feature_size, config.training.steps_per_epoch) == (16, 1)
     assert played(out) == [("digits", 0), ("digits", 1)]
-    elsewhere = evaluate(f"mine={finished.run.path}", "--task", "patterns", "--seeds", "2", "--sample")
+    other = out.with_name("elsewhere")
+    options = ("--task", "patterns", "--seeds", "2", "--sample", *QUICK, "--out", other)
+    elsewhere = call("evaluate", f"mine={finished.run.path}", *options)
     assert elsewhere.code == 0
     assert elsewhere.out.startswith("patterns: task patterns")
-    assert played(out)[0] == ("mine", 0)
-    assert "sampled actions, without exploration" in (out / "comparison.md").read_text()
+    assert played(other)[0] == ("mine", 0)
+    assert "sampled actions, without exploration" in (other / "comparison.md").read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -218,6 +221,19 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_episode(out
     assert answer.code == 2
     assert f"esper: error: cannot write to the folder {out}" in answer.err
     assert out.read_text() == "a file"
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_stays(evaluation, evaluate, out):
+    out.mkdir(parents=True)
+    (out / "learning.png").write_bytes(b"of an earlier evaluation")
+    answer = evaluate("random", "--seeds", "2")
+    assert answer.code == 2
+    assert answer.err == f"esper: error: --out {out}: it is not empty; choose a new folder\n"
+    assert os.listdir(out) == ["learning.png"]
+    finished = evaluation[1]
+    before = {name: (finished / name).read_bytes() for name in os.listdir(finished)}
+    assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK, "--out", finished).code == 2
+    assert {name: (finished / name).read_bytes() for name in os.listdir(finished)} == before
 
 
 @pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
@@ -294,6 +310,19 @@ def test_without_a_folder_a_new_one_is_created(tmp_path, monkeypatch, undrawn):
     assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK).code == 0
     (created,) = os.listdir(tmp_path / "evaluations")
     assert created.endswith("-digits")
+
+
+def test_evaluations_started_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch, undrawn):
+    class StoppedClock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 11, 30, 12, 0, 0, tzinfo=tz)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("esper_ray.cli.commands.training.evaluate.datetime", StoppedClock)
+    for _ in range(2):
+        assert call("evaluate", "static", "--seeds", "2", "--no-controls", *QUICK).code == 0
+    assert sorted(os.listdir(tmp_path / "evaluations")) == ["20261130-120000-digits", "20261130-120000-digits-1"]
 
 
 def test_help_names_every_kind_of_policy():

@@ -12,9 +12,10 @@ from ray.exceptions import AuthenticationError
 
 from esper_actors.cluster.interruption import interruptible
 from esper_actors.cluster.local_cluster import start_local
-from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.errors import UserError, shortened
 
 CONNECT_SECONDS = 5.0
+NAMED_ADDRESSES = ("auto", "local")
 
 
 class ClusterError(UserError):
@@ -89,18 +90,22 @@ def connected(cpus: float) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Check that the address accepts connections; Ray itself would retry for a minute.
+    """Check that the address accepts connections; Ray itself would retry for a minute or for ever.
 
     Raises:
-        ClusterError: if the connection fails within ``CONNECT_SECONDS``.
+        ClusterError: if it is none of a cluster, or the connection fails within ``CONNECT_SECONDS``.
     """
     address_file = (
         Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
     )  # where Ray looks for auto
     place = address_file.read_text().strip() if address == "auto" and address_file.is_file() else address
-    host, colon, port = place.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdecimal():
-        return  # no cluster was ever started here, or a name that Ray resolves
+    scheme, _, location = place.rpartition("://")
+    if place in NAMED_ADDRESSES or scheme not in ("", "ray"):
+        return  # Ray resolves it
+    host, _, port = location.rpartition(":")
+    if not host.strip("[]:") or not (port.isascii() and port.isdecimal()):
+        forms = f"HOST:PORT, ray://HOST:PORT or {' or '.join(NAMED_ADDRESSES)}"
+        raise ClusterError(f"RAY_ADDRESS={shortened(address)} is not an address of a cluster: {forms} is expected")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -48,6 +48,8 @@ def unsteered_controls(host: AnyHostConfig) -> tuple[str, ...]:
     return (SCRATCH,) if isinstance(host, OwnHostConfig) else UNSTEERED
 
 
+MOST_LABEL = 100
+"""Characters of a label, which stands in tables and pictures."""
 TOPOLOGIES_KEY = "topologies"
 """Key of the manifest of a run with an own host: features at its slots."""
 
@@ -126,6 +128,16 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
         label, what = "", name
     if label in (*BASELINES, *UNSTEERED) and label != what:
         raise CandidateError(f"{name}: {label!r} means another policy; choose another label")
+    candidate, config = _candidate(label, what)
+    if not candidate.label.isprintable() or not 0 < len(candidate.label) <= MOST_LABEL:
+        raise CandidateError(
+            f"{name}: the label {candidate.label!r:.120} must have 1 to {MOST_LABEL} printable characters"
+        )
+    return candidate, config
+
+
+def _candidate(label: str, what: str) -> tuple[Candidate, RunConfig | None]:
+    """The candidate ``what``, with its own label if ``label`` is empty."""
     if what in BASELINES:
         return Candidate(label or what, baseline=what), None
     if what.startswith(SCRIPT_PREFIX):

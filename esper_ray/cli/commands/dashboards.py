@@ -16,6 +16,9 @@ HELP = """Write, check and upload the Grafana dashboard and alert rules.
 Example: esper dashboards check --folder dashboards
 """
 
+BEGIN = 20
+"""Characters by which a rendered file is known."""
+
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False)
 
 
@@ -25,6 +28,8 @@ def render(
 ) -> None:
     """Write dashboard and alert rules from the catalogue of metrics.
 
+    Files that this command has written are replaced, others are not.
+
     Example: esper dashboards render --out dashboards
     """
     from esper_ray.nissa.grafana.dashboard import files
@@ -32,11 +37,26 @@ def render(
     if not out.is_dir():
         raise UsageError(f"--out {out}: it must be a folder that exists")
     for name, content in files().items():
+        if not _may_be_replaced(out / name, content):
+            raise UsageError(f"--out {out}: {name} in it was not written by this command; choose another folder")
+    for name, content in files().items():
         try:
             write_file(out / name, content)
         except OSError as error:
             raise UsageError(f"{out / name} cannot be written: {error.strerror or error}") from error
         typer.echo(str(out / name))
+
+
+def _may_be_replaced(path: Path, content: str) -> bool:
+    """Whether there is no such file, or one that begins like ``content``."""
+    if not path.is_file():
+        return not os.path.lexists(path)
+    begin = content[:BEGIN].encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(begin)) in (b"", begin)
+    except OSError:
+        return False
 
 
 @app.command()

@@ -123,6 +123,7 @@ class ComparisonJob:
             self.seeds,
             self.folder / "evaluation",
             sample=False,
+            repeated=True,
         )
         code = job.run()
         if code or stop():

@@ -1,6 +1,7 @@
 """Evaluation job of ``esper evaluate``: episodes, comparison and report."""
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,10 +21,12 @@ from esper_actors.rollout.runner import Interrupted
 from esper_actors.training.stop_request import StopRequest
 from esper_ray.karn.console.lines import ProgressLines
 from esper_ray.karn.reports import evaluation_report
+from esper_ray.karn.reports.html.evaluation_content import EVALUATION
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.files.paths import unused_paths
 from esper_ray.leyline.policy import stored_name
 from esper_ray.leyline.results.evaluation import PairedComparison, Score, Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -68,7 +71,14 @@ class EvaluationJob:
         folder: Path,
         *,
         sample: bool,
+        repeated: bool = False,
     ) -> None:
+        """
+        Args:
+            folder: a new or an empty folder.
+            repeated: whether a finished evaluation in ``folder`` is renamed, and a partial one replaced.
+        """
+        self.repeated = repeated
         self.config, self.candidates, self.unsteered = config, list(candidates), tuple(unsteered)
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
@@ -82,7 +92,7 @@ class EvaluationJob:
             workers: number of actors; default: one for each CPU of the cluster.
 
         Raises:
-            UsageError: if the folder cannot be written.
+            UsageError: if the folder is not empty, or cannot be written.
         """
         by_label = {entry.label: entry for entry in self.candidates}
         players = make_evaluators(self.config, by_label, greedy=not self.sample, workers=workers)
@@ -123,9 +133,14 @@ class EvaluationJob:
         return (len(self.candidates) + len(self.unsteered)) * len(self.seeds)
 
     def _make_folder(self) -> None:
+        scores = self.folder / "scores.csv"
         try:
+            if self.repeated:
+                _set_aside(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "scores.csv").touch()
+            if not self.repeated and any(self.folder.iterdir()):
+                raise UsageError(f"--out {self.folder}: it is not empty; choose a new folder")
+            scores.touch(exist_ok=self.repeated)
         except OSError as error:
             raise UsageError(f"cannot write to the folder {self.folder}: {error.strerror or error}") from error
 
@@ -167,7 +182,7 @@ class EvaluationJob:
             "summaries": [{stored_name(name): value for name, value in asdict(entry).items()} for entry in by_policy],
             "comparisons": [asdict(entry) for entry in paired_comparisons(scores, self._reference)],
         }
-        write_file(self.folder / "evaluation.json", json.dumps(manifest, indent=2) + "\n")
+        write_file(self.folder / EVALUATION, json.dumps(manifest, indent=2) + "\n")
 
     def _draw_learning(self, scores: Sequence[Score], by_policy: Sequence[Summary]) -> None:
         """Draw the learning curves of candidates from runs with an equal environment."""
@@ -223,6 +238,12 @@ class EvaluationJob:
         for note in self._notes():
             self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Rename ``folder``, if it holds a finished evaluation."""
+    if (folder / EVALUATION).is_file():
+        os.rename(folder, next(unused_paths(folder.parent, f"{folder.name}-earlier")))
 
 
 def _bar(console: Console) -> Progress:

@@ -1,6 +1,7 @@
 """Several runs beside one another: settings that differ, curves by group with intervals."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.files.regular import open_regular
 from esper_ray.nissa.runs.position import ROUNDS_FILE
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.state.answers import BOOTSTRAP_SAMPLES, INTERVAL, Gain
@@ -56,7 +58,7 @@ def round_columns(path: Path) -> dict[str, list[float | None]]:
     columns: dict[str, list[float | None]] = {name: [] for name in ("round", *COMPARED_COLUMNS)}
     file = path / ROUNDS_FILE
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with io.TextIOWrapper(open_regular(file), encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines):
                 numbers = {name: float(row[name]) for name in columns}
                 for name, number in numbers.items():

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -71,10 +72,11 @@ def write_file(path: Path, content: bytes | str, *, flush: bool = True) -> None:
         flush: whether the new content is on the disk before it replaces the old one.
 
     Raises:
-        WriteError: if it cannot be written; then it is what it was.
+        WriteError: if it cannot be written, or is a device, a pipe or a socket; then it is what it was.
     """
     temporary = path.with_name(f"{_HIDDEN}{path.name}.{uuid.uuid4().hex}")
     with changing(path):
+        _check_replaceable(path)
         try:
             with _created(temporary, content) as descriptor:
                 if flush:
@@ -84,6 +86,17 @@ def write_file(path: Path, content: bytes | str, *, flush: bool = True) -> None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def _check_replaceable(path: Path) -> None:
+    """
+    Raises:
+        OSError: if ``path`` is a device, a pipe or a socket, whose place a file must not take.
+    """
+    with suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "it is not a file")
 
 
 def rewrite_file(path: Path, text: str, *, flush: bool = True) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper_ray.leyline.files.regular import open_regular
+
 LINE_BYTES = 2**24
 """Greatest length of a line; a longer one is not read into memory."""
 SKIPPED_BYTES = 2**28
@@ -43,7 +45,7 @@ def json_lines(path: Path) -> Iterator[Line]:
         OSError: if it cannot be read.
         ValueError: if a line is longer than ``SKIPPED_BYTES``, as the rest of a sentence about the file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         number = end = 0
         while content := file.readline(LINE_BYTES):
             number, begin, piece = number + 1, end, content

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from esper_ray.nissa.runs.copies.lease import Lease
 from esper_ray.nissa.runs.copies.storage import Storage
-from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import RunLock
 
 
@@ -19,14 +18,10 @@ class RunClaim:
         """Take the lock of a run directory.
 
         Raises:
-            RunLockedError: if another process has it.
-            RunDirectoryError: if the directory cannot be locked.
+            RunLockedError: if another process has it, or it cannot be locked.
         """
         lock = RunLock(folder)
-        try:
-            lock.acquire()
-        except OSError as error:
-            raise RunDirectoryError(f"{folder} cannot be locked: {error.strerror or error}") from error
+        lock.acquire()
         self._lock = lock
 
     def lease_copy(self, copy: Storage) -> None:

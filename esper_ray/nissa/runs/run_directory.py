@@ -21,6 +21,7 @@ from esper_ray.leyline.config.documents import dump_yaml
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.files.durable import GrowingFile, changing, copy_folder, rewrite_file, write_file
+from esper_ray.leyline.files.paths import unused_paths
 from esper_ray.leyline.names import CONSOLE_LOG
 from esper_ray.nissa.log.events import EventLog, integrity
 from esper_ray.nissa.log.numbering import InheritedNames
@@ -38,8 +39,6 @@ from esper_ray.nissa.runs.run_lock import LOCK
 FAULTS = "faults.jsonl"
 MADE = ("manifest.json", CONFIG, FAULTS, "samples.jsonl", LIVE, PULSE, FLIGHT, CONSOLE_LOG)
 """Further files and folders of a run before its first checkpoint."""
-NAMES_TRIED = 1000
-"""Number of runs that may be started under one name."""
 
 
 class Names(NamedTuple):
@@ -92,7 +91,7 @@ class RunDirectory:
         name = run_id or f"{started:%Y%m%d-%H%M%S}-{config.name}-s{config.seed}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            for path in [parent / run_id] if run_id is not None else _unused_paths(parent, name):
+            for path in [parent / run_id] if run_id is not None else unused_paths(parent, name):
                 tree = manifest(path.name, config, started, command) | (names or Names(path.name))._asdict()
                 if _make_directory(path, config, tree):
                     return cls(path, names)
@@ -365,12 +364,6 @@ class RunDirectory:
     def events(self, *, evidence: bool = False) -> Iterator[dict[str, Any]]:
         """The events, in order, see :meth:`EventLog.records`."""
         return self.event_log.records(evidence=evidence)
-
-
-def _unused_paths(parent: Path, name: str) -> Iterator[Path]:
-    """Paths in ``parent`` that do not exist: ``name``, then with a number behind it."""
-    candidates = (parent / (name if number == 0 else f"{name}-{number}") for number in range(NAMES_TRIED))
-    return (path for path in candidates if not path.exists())
 
 
 def _make_directory(path: Path, config: RunConfig, tree: Mapping[str, Any]) -> bool:

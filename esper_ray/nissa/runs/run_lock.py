@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,8 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.regular import read_regular
 
 POLL_SECONDS = 0.2
+FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link is not followed: the file behind it would be emptied."""
 LOCK = "run.lock"
 """File in a run directory that the process which writes the run locks."""
 
@@ -73,8 +77,8 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            RunLockedError: if another holder has it, with process, host and time.
-            OSError: if the file cannot be written.
+            RunLockedError: if another holder has it, with process, host and time; or the file cannot be written, or
+                is a link, a folder, a pipe or a device.
         """
         deadline = time.monotonic() + self._wait_seconds
         while True:
@@ -89,7 +93,7 @@ class RunLock:
 
     def _take(self) -> None:
         while self._file < 0:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = self._opened()
             try:
                 flock(file, LOCK_EX | LOCK_NB)
                 if _is_at(file, self._path):  # else the directory was replaced meanwhile
@@ -100,9 +104,23 @@ class RunLock:
             except OSError as error:
                 os.close(file)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
+                    raise self._unusable(error.strerror) from error
                 raise RunLockedError(f"{self._folder} is being run by {self._holder()}") from None
             os.close(file)
+
+    def _opened(self) -> int:
+        try:
+            file = os.open(self._path, FLAGS, 0o644)
+        except OSError as error:
+            reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+            raise self._unusable(reason) from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise self._unusable("it is not a file")
+        return file
+
+    def _unusable(self, reason: object) -> RunLockedError:
+        return RunLockedError(f"{self._folder} cannot be locked: {self._path}: {reason}")
 
     def release(self) -> None:
         """Release the lock, if it is held, and remove its file."""
@@ -114,7 +132,7 @@ class RunLock:
 
     def _holder(self) -> str:
         try:
-            holder = Holder.parse(json.loads(self._path.read_text()))
+            holder = Holder.parse(json.loads(read_regular(self._path)))
         except (OSError, ValueError):
             holder = None
         return "another process" if holder is None else holder.describe()

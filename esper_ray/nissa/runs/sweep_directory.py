@@ -55,6 +55,15 @@ def _absent_keys(whole: Mapping[str, Any], tree: Mapping[str, Any], prefix: str)
             yield from _absent_keys(value, tree[key], f"{prefix}{key}.")
 
 
+def _made(folder: Path) -> bool:
+    """Whether ``folder`` is new: of two processes at once, one makes it."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 class SweepDirectory:
     """Files of one sweep."""
 
@@ -116,9 +125,9 @@ class SweepDirectory:
             **recorded_origins(*(trial.config for trial in expand(sweep, base))),
         }
         try:
-            if path.exists() and any(path.iterdir()):
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()) or not _made(path / "trials"):
                 raise RunDirectoryError(f"{path} is not empty; --resume {path} resumes the sweep in it")
-            (path / "trials").mkdir(parents=True, exist_ok=True)
             write_file(path / "sweep.json", json.dumps(tree, indent=2) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"cannot write a sweep in {path}: {error.strerror or error}") from error

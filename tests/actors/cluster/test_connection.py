@@ -1,5 +1,6 @@
 """Connection to a cluster: unreachable or refusing clusters are reported early."""
 
+import re
 import socket
 import time
 from contextlib import closing
@@ -27,6 +28,14 @@ def test_an_address_without_a_cluster_is_refused_at_once(monkeypatch, closed_por
     with pytest.raises(ClusterError, match=rf"no Ray cluster at RAY_ADDRESS={prefix}127.0.0.1:{closed_port}"):
         start_ray(1)
     assert time.monotonic() - began < connection.CONNECT_SECONDS + 2
+
+
+@pytest.mark.parametrize("address", ["ray://::", "ray://", "ray://host", ":6379", "host", "", "a:b", "[]:1", "host:"])
+def test_a_text_that_is_no_address_is_refused_at_once(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "init", None)
+    with pytest.raises(ClusterError, match=rf"RAY_ADDRESS='?{re.escape(address)}'? is not an address of a cluster"):
+        start_ray(1)
 
 
 def test_the_recorded_address_of_a_stopped_local_cluster_is_refused(monkeypatch, closed_port, tmp_path):

@@ -161,6 +161,11 @@ def test_the_name_of_another_policy_is_refused_as_a_label(name):
     assert f"{name}={baseline}: '{name}' means another policy; choose another label" in refusal(f"{name}={baseline}")
 
 
+@pytest.mark.parametrize("label", ["a\nb", "\x1b[31mred", "a" * 101, "\u202eabc"])
+def test_a_label_that_no_table_can_show_is_refused(label):
+    assert "must have 1 to 100 printable characters" in refusal(f"{label}=static")
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     message = refusal(str(tmp_path))
     assert f"{tmp_path} is not a run directory: it has no manifest.json, config.yaml, checkpoints" in message

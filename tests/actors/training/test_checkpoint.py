@@ -111,10 +111,10 @@ def test_saving_a_round_again_replaces_its_checkpoint(tmp_path, checkpoint):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path, checkpoint):
-    for index in range(5):
+    for index in range(1, 6):
         save_checkpoint(tmp_path, checkpoint(index), CONFIG, keep=3)
-    assert names(tmp_path) == ["round-00002", "round-00003", "round-00004"]
-    save_checkpoint(tmp_path, checkpoint(5), CONFIG)
+    assert names(tmp_path) == ["round-00003", "round-00004", "round-00005"]
+    save_checkpoint(tmp_path, checkpoint(6), CONFIG)
     assert len(names(tmp_path)) == 4
 
 

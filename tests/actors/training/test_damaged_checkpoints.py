@@ -139,6 +139,9 @@ def test_another_set_shape_or_type_of_tensors_is_refused_by_name(saved, seed):
         ("adam.op_head.0.weight.exp_avg_sq", -1e-9, "it must be at least 0"),
         ("adam.op_head.0.weight.step", 1.5, "it must be a whole number"),
         ("adam.op_head.0.weight.step", -1.0, "it must be at least 0"),
+        ("adam.op_head.0.weight.step", 1e30, "it must be at most 1.67772e+07 in size"),
+        ("adam.op_head.0.weight.exp_avg", -1.1e9, "it must be at most 1e+09 in size"),
+        ("adam.op_head.0.weight.exp_avg_sq", 1.1e18, "it must be at most 1e+18 in size"),
     ],
 )
 def test_an_impossible_number_is_refused_with_tensor_value_and_rule(saved, tensor, value, rule):
@@ -278,8 +281,29 @@ def test_moments_from_which_the_tensors_do_not_follow_are_refused(saved, change,
 
 def test_a_mean_gradient_that_exceeds_its_mean_square_is_refused(saved):
     name = "adam.op_head.0.weight.exp_avg"
-    rewrite(saved, change_tensors=lambda tensors: tensors[name].view(-1)[5:6].fill_(1e30))
-    assert f"tensor {name} has 1e+30, its mean square is" in refusal(saved)
+    rewrite(saved, change_tensors=lambda tensors: tensors[name].view(-1)[5:6].fill_(1e8))
+    assert f"tensor {name} has 1e+08, its mean square is" in refusal(saved)
+
+
+def test_a_step_count_that_differs_from_the_others_is_refused(saved):
+    rewrite(saved, change_tensors=lambda tensors: tensors["adam.op_head.0.weight.step"].fill_(5000.0))
+    message = refusal(saved)
+    assert "tensor adam.op_head.0.weight.step has 5000, adam." in message
+    assert "all parameters are stepped together" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("step", "has 1, it must be 0 before the first update"), ("exp_avg_sq", "has 1, it must be 0 before the first")],
+)
+def test_an_untrained_learner_with_optimizer_state_is_refused(key, message):
+    learner = PPOLearner(CONFIG)
+    state = learner.state()
+    for name, tensor in state.tensors.items():
+        if name.startswith("adam.") and name.endswith(f".{key}"):
+            tensor.fill_(1.0)
+    with pytest.raises(LearnerStateError, match=message):
+        learner.load(state)
 
 
 def test_a_checkpoint_under_the_name_of_another_round_is_refused(saved):

@@ -1,5 +1,7 @@
 """``esper dashboards``: rendered files, the check of files and queries, and the push to Grafana."""
 
+import os
+
 import pytest
 from cli_builders import call
 from grafana_builders import TOKEN, FakeGrafana, running
@@ -19,6 +21,30 @@ def test_rendered_files_pass_the_check(tmp_path):
     checked = call("dashboards", "check", "--folder", tmp_path)
     assert (checked.code, checked.err) == (0, "")
     assert checked.out.endswith("queries, 0 problems\n")
+
+
+@pytest.mark.parametrize("kind", ["a file", "a folder", "a pipe", "a link to nothing"])
+@pytest.mark.parametrize("name", ["esper.json", "alerts.yaml"])
+def test_a_foreign_file_is_not_replaced_and_nothing_is_written(name, kind, tmp_path):
+    path = tmp_path / name
+    makers = {"a file": lambda: path.write_text("groups: []\n"), "a folder": path.mkdir}
+    makers |= {"a pipe": lambda: os.mkfifo(path), "a link to nothing": lambda: path.symlink_to("nothing-there")}
+    makers[kind]()
+    before = path.lstat().st_mtime_ns
+    answer = call("dashboards", "render", "--out", tmp_path)
+    assert answer.code == 2
+    assert answer.err == (
+        f"esper: error: --out {tmp_path}: {name} in it was not written by this command; choose another folder\n"
+    )
+    assert (os.listdir(tmp_path), path.lstat().st_mtime_ns) == ([name], before)
+
+
+def test_rendered_files_are_replaced(tmp_path):
+    assert call("dashboards", "render", "--out", tmp_path).code == 0
+    for name, content in files().items():
+        (tmp_path / name).write_text(content.replace("10s", "20s"))
+    assert call("dashboards", "render", "--out", tmp_path).code == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict(files())
 
 
 def test_missing_or_outdated_files_are_problems(tmp_path):

@@ -6,6 +6,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,24 @@ class TestWriteFile:
         for text in ("first", b"second"):
             write_file(tmp_path / "a", text)
         assert content(tmp_path) == {"a": "second"}
+
+    @pytest.mark.parametrize("kind", ["a pipe", "a socket"])
+    def test_what_is_no_file_is_not_replaced(self, kind, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # the address of a socket is short
+        path = Path("a")
+        if kind == "a pipe":
+            os.mkfifo(path)
+        else:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(str(path))
+        before = os.lstat(path)
+        with pytest.raises(WriteError, match="a cannot be written: it is not a file"):
+            write_file(path, "text")
+        assert (os.lstat(path).st_ino, names(tmp_path)) == (before.st_ino, ["a"])
+
+    def test_a_device_is_no_file(self):
+        with pytest.raises(OSError, match="it is not a file"):
+            durable._check_replaceable(Path("/dev/null"))
 
     def test_a_full_disk_leaves_the_old_content_and_names_the_path(self, tmp_path, full_disk):
         write_file(tmp_path / "a", "old")

@@ -71,9 +71,23 @@ def test_a_holder_that_cannot_be_read_is_another_process(tmp_path, content):
             RunLock(tmp_path).acquire()
 
 
-def test_a_folder_that_does_not_exist_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_folder_that_does_not_exist_cannot_be_locked(tmp_path):
+    with pytest.raises(RunLockedError, match=r"nowhere cannot be locked: .*run\.lock: No such file or directory"):
         RunLock(tmp_path / "nowhere").acquire()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("a folder", "Is a directory"), ("a pipe", "it is not a file"), ("a link", "it is a link")]
+)
+def test_what_is_no_file_is_neither_locked_nor_changed(kind, reason, tmp_path):
+    path, behind = tmp_path / LOCK, tmp_path / "behind"
+    behind.write_text("content")
+    makers = {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path), "a link": lambda: path.symlink_to(behind)}
+    makers[kind]()
+    with pytest.raises(RunLockedError, match=rf"cannot be locked: .*run\.lock: {reason}"):
+        RunLock(tmp_path).acquire()
+    assert behind.read_text() == "content"
+    assert sorted(os.listdir(tmp_path)) == ["behind", LOCK]
 
 
 def test_a_holder_is_described_by_process_host_and_time():

@@ -45,6 +45,15 @@ def test_a_reopened_sweep_equals_the_created_one(sweep):
     assert reopened.differences(sweep.sweep, BASE) == []
 
 
+def test_of_two_processes_that_create_one_sweep_at_once_the_second_is_refused(sweep, monkeypatch):
+    """The second has seen an empty folder."""
+    before = (sweep.path / "sweep.json").read_bytes()
+    monkeypatch.setattr("pathlib.Path.iterdir", lambda _: iter(()))
+    with pytest.raises(RunDirectoryError, match="is not empty; --resume"):
+        SweepDirectory.create(sweep.path, sweep_config(TREE | {"window": 3}), BASE, {}, ["esper", "sweep"])
+    assert (sweep.path / "sweep.json").read_bytes() == before
+
+
 def test_only_keys_that_change_results_are_differences(sweep):
     changed = sweep.sweep.model_copy(update={"concurrent": 3, "retries": 0, "window": 7})
     assert sweep.differences(changed, BASE) == ["window: 2 -> 7"]

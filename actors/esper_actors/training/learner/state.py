@@ -34,6 +34,10 @@ MOST_MOMENTUM, SMALLEST_MOMENTUM = 8.0, 1e-15
 
 By the inequality of Cauchy and Schwarz the quotient is at most 7.3 for betas of 0.9 and 0.999.
 """
+LARGEST_GRADIENT = 1e9 * (1 + ROUNDING)
+"""Size of a gradient that no clipping leaves: the largest ``ppo.grad_clip``. A population may change that value."""
+MOST_STEPS = 1 << 24
+"""Number of steps at which Adam's count in single precision stops."""
 
 NonNegative = Annotated[float, Field(ge=0)]
 OfBase, OfSlot, OfReturn = (Field(min_length=size, max_length=size) for size in (BASE_SIZE, SLOT_SIZE, 1))
@@ -110,7 +114,7 @@ class LearnerState:
         if problems:
             raise LearnerStateError(listed(problems))
         validated(LearnerNumbers, self.numbers, "numbers", LearnerStateError)
-        problems = [*self._disagreements(), *self._momentum_problems()]
+        problems = [*self._disagreements(), *self._step_problems(), *self._momentum_problems()]
         if problems:
             raise LearnerStateError(listed(problems))
 
@@ -138,10 +142,23 @@ class LearnerState:
                 one, other = present.flatten()[place], tensor.flatten()[place]
                 yield f"tensor {NETWORK}{name} has {one:g}, the moments in the numbers give {other:g}"
 
+    def _step_problems(self) -> Iterator[str]:
+        """Counts of steps that differ, and moments or steps without an update. Adam steps all parameters together."""
+        steps = {name: float(tensor) for name, tensor in self.tensors.items() if _is_adam(name, "step")}
+        first, count = next(iter(steps.items()))
+        if self.numbers["updates"] == 0 and count > 0:
+            yield f"tensor {first} has {count:g}, it must be 0 before the first update"
+        for name, other in steps.items():
+            if other != count:
+                yield f"tensor {name} has {other:g}, {first} has {count:g}: all parameters are stepped together"
+        for name, tensor in self.tensors.items():
+            if count == 0 and any(_is_adam(name, key) for key in MOMENTS) and bool(tensor.any()):
+                yield f"tensor {name} has {tensor.abs().max():g}, it must be 0 before the first step"
+
     def _momentum_problems(self) -> Iterator[str]:
         """Mean gradients that no gradients with their mean square have. The next step would be of any size."""
         for name, mean in self.tensors.items():
-            if name.startswith(ADAM) and name.endswith(".exp_avg"):
+            if _is_adam(name, "exp_avg"):
                 square = self.tensors[f"{name}_sq"].double()
                 excess = mean.double().abs() - MOST_MOMENTUM * square.sqrt() - SMALLEST_MOMENTUM
                 if bool((excess > 0).any()):
@@ -150,15 +167,20 @@ class LearnerState:
                     yield f"tensor {name} has {one:g}, its mean square is {other:g}"
 
 
+def _is_adam(name: str, key: str) -> bool:
+    """Whether the tensor ``name`` is the part ``key`` of Adam's state of a parameter."""
+    return name.startswith(ADAM) and name.endswith(f".{key}")
+
+
 @lru_cache(maxsize=8)
 def learner_specs(policy: PolicyConfig) -> Mapping[str, TensorSpec]:
     """Specifications of all tensors of a learner's state, by name."""
     specs = {NETWORK + name: spec for name, spec in network_specs(policy).items()}
     for name, parameter in unallocated_network(policy).named_parameters():
         dtype, shape = dtype_name(parameter), tuple(parameter.shape)
-        specs[f"{ADAM}{name}.step"] = TensorSpec("float32", (), least=0.0, whole=True)
-        specs[f"{ADAM}{name}.exp_avg"] = TensorSpec(dtype, shape)
-        specs[f"{ADAM}{name}.exp_avg_sq"] = TensorSpec(dtype, shape, least=0.0)
+        specs[f"{ADAM}{name}.step"] = TensorSpec("float32", (), least=0.0, most=MOST_STEPS, whole=True)
+        specs[f"{ADAM}{name}.exp_avg"] = TensorSpec(dtype, shape, most=LARGEST_GRADIENT)
+        specs[f"{ADAM}{name}.exp_avg_sq"] = TensorSpec(dtype, shape, least=0.0, most=LARGEST_GRADIENT**2)
     return MappingProxyType(specs)
 
 

@@ -1,5 +1,6 @@
 """``esper report``: a run, a comparison, a sweep or an evaluation as one page of HTML."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -45,9 +46,9 @@ def report(
 
 
 def _may_be_replaced(path: Path) -> bool:
-    """Whether there is no such file, or one that begins like a page. Devices and pipes are written to."""
+    """Whether there is no such file, or one that begins like a page."""
     if not path.is_file():
-        return True
+        return not os.path.lexists(path)
     try:
         with path.open("rb") as file:
             return file.read(len(BEGIN)).lower() in (b"", BEGIN)

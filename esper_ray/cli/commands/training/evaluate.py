@@ -10,6 +10,7 @@ import typer
 
 from esper_ray.cli import options as opt
 from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.files.paths import unused_paths
 from esper_ray.leyline.plugins.origins import check_origins
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def evaluate(
         int | None, typer.Option(min=1, max=10_000, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder for table and picture; default: evaluations/<time>-<preset>")
+        Path | None, typer.Option(help="new folder for table and picture; default: evaluations/<time>-<preset>")
     ] = None,
 ) -> None:
     """Evaluate policies on paired seeds and compare them.
@@ -82,7 +83,7 @@ def evaluate(
     if control not in labels:
         raise UsageError(f"--control {control}: it is not evaluated; there are {', '.join(labels)}")
     check_candidates(config, candidates)
-    folder = out or EVALUATIONS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"
+    folder = out or next(unused_paths(EVALUATIONS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"))
     job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
     raise SystemExit(job.run(workers))
 

@@ -15,6 +15,7 @@ from esper_ray.karn.overwatch.runs.items import FoldedShot, NewestItems
 from esper_ray.karn.overwatch.runs.stored import Copies
 from esper_ray.karn.recent import Recent, RecentRecords
 from esper_ray.leyline.errors import UserError
+from esper_ray.leyline.files.regular import read_regular
 from esper_ray.nissa.log.reader import INTEGRITY
 from esper_ray.nissa.metrics.publisher import head_choices
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -240,7 +241,7 @@ class FollowedRun:
     def _counts(self) -> Mapping[str, Any] | None:
         """Counts of a finished run; ``None`` if there are none."""
         try:
-            tree = json.loads((self.run.path / INTEGRITY).read_bytes())
+            tree = json.loads(read_regular(self.run.path / INTEGRITY))
         except (OSError, ValueError):
             return None
         return tree if isinstance(tree, dict) else None

@@ -19,6 +19,7 @@ from esper_ray.karn.places import MANIFEST, MOST_RUNS, shown_path
 from esper_ray.karn.reports.html.comparison_report import VERDICT, sides_of
 from esper_ray.karn.reports.html.evaluation_content import EVALUATION
 from esper_ray.leyline.errors import UsageError, shortened
+from esper_ray.leyline.files.regular import read_regular
 from esper_ray.nissa.runs.copies.storage import place_within
 
 PlaceKind = Literal["run", "comparison", "sweep", "evaluation"]
@@ -284,7 +285,7 @@ def _is_comparison(path: Path) -> bool:
     if not sides or (path / VERDICT).is_file():
         return bool(sides)
     try:
-        names = {json.loads((side / MANIFEST).read_bytes()).get("run") for side in sides}
+        names = {json.loads(read_regular(side / MANIFEST)).get("run") for side in sides}
     except (OSError, ValueError, AttributeError):
         return False
     return names == {path.absolute().name}

@@ -21,6 +21,7 @@ from esper_ray.karn.places import MANIFEST, RunLine, run_line
 from esper_ray.karn.questions.comparisons import UNGROUPED
 from esper_ray.leyline.config.run import flatten
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.files.regular import open_regular, read_regular
 from esper_ray.nissa.log.parquet import EventLogError, parts_in
 from esper_ray.nissa.runs.position import ROUNDS_FILE
 from esper_ray.nissa.state.answers import Gain, gain
@@ -153,7 +154,7 @@ class Summaries:
             known = self._manifests.get(path)
             if known is not None and known[0] == signature:
                 return known[1]
-            tree = json.loads((path / MANIFEST).read_bytes())
+            tree = json.loads(read_regular(path / MANIFEST))
             config = tree.get("config")
             settings = flatten(config) if isinstance(config, dict) else {}
             items = frozenset((key, repr(value)) for key, value in settings.items())
@@ -256,7 +257,7 @@ def _gain_records(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _tail_records(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        with file.open("rb") as lines:
+        with open_regular(file) as lines:
             for line in lines:
                 if b'"outcome"' in line or b'"control"' in line:
                     with contextlib.suppress(ValueError):
@@ -268,7 +269,7 @@ def _tail_records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _last_round(file: Path) -> RoundLine:
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         header = opened.readline()
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(len(header), size - TAIL_BYTES))
@@ -285,7 +286,7 @@ def _started(path: Path) -> str | None:
     """Time at which a sweep or the first run of a comparison started, if recorded."""
     for file in (path / "sweep.json", *sorted(path.glob(f"*/{MANIFEST}"))[:2]):
         with contextlib.suppress(*_MALFORMED):
-            started = json.loads(file.read_bytes()).get("started")
+            started = json.loads(read_regular(file)).get("started")
             if isinstance(started, str):
                 return started
     return None

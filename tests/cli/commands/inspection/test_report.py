@@ -48,6 +48,17 @@ def test_a_file_that_is_no_page_is_never_replaced(run, tmp_path):
     assert (tmp_path / "notes.html").read_text() == "my notes"
 
 
+def test_what_is_no_file_is_never_replaced(run, tmp_path):
+    pipe, link = tmp_path / "pipe.html", tmp_path / "link.html"
+    os.mkfifo(pipe)
+    link.symlink_to("nothing-there")
+    for path in (pipe, link):
+        refused(call("report", run.path, "-o", path), f"--output {path}: the file exists and is not a page of HTML")
+    assert pipe.is_fifo()
+    assert os.readlink(link) == "nothing-there"
+    assert sorted(os.listdir(tmp_path)) == ["link.html", "pipe.html"]
+
+
 def test_an_existing_page_is_replaced(run, tmp_path):
     (tmp_path / "a.html").write_text("<!doctype html><p>old")
     call("report", run.path, "-o", "a.html")

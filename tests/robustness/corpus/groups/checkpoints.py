@@ -12,10 +12,9 @@ from safetensors.torch import load
 
 from corpus import cases as judged
 from corpus.cases import Case
-from corpus.groups.bundles import STATISTICS
+from corpus.groups.bundles import NUMBERS
 from corpus.mutations import copied, file_damage, pick, remove, tree_damage
 from corpus.scenes import OTHER, RUN
-from esper_actors.training.learner.state import NETWORK
 from esper_actors.training.run_preparation import prepare_run
 from esper_policies.bundle import weights_digest
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -24,7 +23,6 @@ INPUTS = (RUN, OTHER)
 NEWEST, OLDER = "run/checkpoints/round-00002", "run/checkpoints/round-00001"
 FREE = {"seconds", "episode", "val_accuracy_pp"}
 """Numbers of the progress that nothing else determines."""
-NUMBERS = (math.nan, math.inf, -math.inf)
 
 
 def prepared(folder):
@@ -134,8 +132,7 @@ def other_tensors(rng, _scenes, attempt, _tree, tensors):
 
 def a_number(rng, _scenes, attempt, _tree, tensors):
     name = pick(rng, [name for name, tensor in tensors.items() if tensor.is_floating_point()])
-    is_weight = name.startswith(NETWORK) and not name.removeprefix(NETWORK).startswith(STATISTICS)
-    value, place = pick(rng, (*NUMBERS, 1e30) if is_weight else NUMBERS), int(rng.integers(tensors[name].numel()))
+    value, place = pick(rng, NUMBERS), int(rng.integers(tensors[name].numel()))
 
     def change(present):
         present[name] = present[name].clone()

@@ -14,6 +14,7 @@ from esper_ray.karn.following import ENDED
 from esper_ray.karn.reports.html.lanes import EpisodeRecords
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import Fault
+from esper_ray.leyline.files.regular import read_regular
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.log.reader import INTEGRITY, LogContent
@@ -114,7 +115,7 @@ def _faults(run: RunDirectory) -> list[tuple[int | None, Fault]]:
     path = run.path / FAULTS
     faults = run.faults()
     rounds: list[int | None] = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    for line in read_regular(path).splitlines() if path.exists() else ():
         try:
             record = json.loads(line)
             rounds.append(record.get("round") if isinstance(record, dict) else None)
@@ -128,7 +129,7 @@ def _faults(run: RunDirectory) -> list[tuple[int | None, Fault]]:
 def _integrity(run: RunDirectory) -> Mapping[str, Any] | None:
     """Counts of a finished run. ``None`` if there are none, or they are damaged, which the log says."""
     try:
-        tree = json.loads((run.path / INTEGRITY).read_bytes())
+        tree = json.loads(read_regular(run.path / INTEGRITY))
     except (OSError, ValueError):
         return None
     return tree if isinstance(tree, dict) else None
