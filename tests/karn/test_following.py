@@ -1,22 +1,20 @@
 """A followed run has the state of its log, whatever happens to its files meanwhile."""
 
-import itertools
 import json
-import random
 
 import pytest
+from following_builders import compacted, events_state, followed, life
 from learner_builders import small_config
 from nissa_builders import complete
 from sanctum_builders import recorded_run, round_records
 from serial_runs import run as serial_run
-from state_builders import close, finished_round, moved, outcome, report, step
+from state_builders import close, step
 
 from esper_ray.karn import line_tail
 from esper_ray.karn.following import RunFollower
 from esper_ray.karn.recent import RecentRecords
 from esper_ray.leyline.errors import Fault
-from esper_ray.nissa.log.parquet import SUMMARY, EventLogError, Part
-from esper_ray.nissa.log.part_states import PartStates
+from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.runs.live_steps import LiveSteps
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.state.run_state import RunState
@@ -27,38 +25,6 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def run(tmp_path):
     return RunDirectory.create(tmp_path, small_config(), ["test"], "run")
-
-
-def life(count, seed=0):
-    """Records of a run without its first one."""
-    rng = random.Random(seed)
-    records = []
-    for index in range(count):
-        env = rng.randrange(3)
-        clock = {"env": env, "episode": env, "round": index // 10}
-        slots = {"r0c0": report("HOLDING", rng.random(), seed=f"r0c0-{env}")}
-        records.append(
-            rng.choice(
-                [
-                    step(number=index + 1, accuracy=rng.random(), reward=rng.random(), slots=slots, **clock),
-                    moved("HOLDING", "FOSSILIZED", index, f"r0c0-{env}", **clock),
-                    finished_round(index, rng.random()),
-                    outcome(env, rng.random(), 40.0, env=env),
-                ]
-            )
-        )
-    return records
-
-
-def followed(run):
-    follower = RunFollower(RunDirectory.open(run.path))
-    while follower.poll():
-        pass
-    return follower
-
-
-def events_state(run):
-    return RunState.of(run.events())
 
 
 def test_a_run_is_followed_line_by_line_and_equals_its_log(run):
@@ -127,101 +93,6 @@ def test_a_resumed_run_is_read_anew_and_says_so(run, compacted, watched):
     assert follower.state == events_state(run)
     assert follower.notes == [note]
     assert follower.problems == []
-
-
-@pytest.fixture
-def opened_kinds(monkeypatch):
-    """Kinds of the Parquet files whose rows were read."""
-    kinds, rows = [], Part.rows
-
-    def read(part, kind, *args):
-        kinds.append(kind)
-        return rows(part, kind, *args)
-
-    monkeypatch.setattr(Part, "rows", read)
-    return kinds
-
-
-def compacted(run, *lengths):
-    """Log the records of a run in several parts."""
-    records = iter(life(sum(lengths)))
-    for length in lengths:
-        run.log(itertools.islice(records, length))
-        run.compact(always=True)
-
-
-def test_a_run_is_opened_by_its_summaries_and_no_event_of_a_part_is_read(run, opened_kinds):
-    compacted(run, 20, 20, 20)
-    run.log(life(5, seed=1))
-    assert close(followed(run).state, events_state(run))
-    opened_kinds.clear()
-    assert followed(run).state.count == 65
-    assert opened_kinds == []
-
-
-def test_a_part_without_summary_is_folded_from_the_same_events(run, tmp_path):
-    compacted(run, 20, 20)
-    (run.event_log.parts()[0].path / SUMMARY).unlink()
-    follower = RunFollower(run, states=PartStates(tmp_path / "cache"))
-    follower.poll()
-    assert close(follower.state, events_state(run))
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-@pytest.fixture
-def states(monkeypatch, tmp_path):
-    """States of parts that are cached in twos, and the parts whose state was asked for."""
-    for module in ("esper_ray.karn.log_follower", "esper_ray.nissa.log.part_states"):
-        monkeypatch.setattr(f"{module}.JOINED_PARTS", 2)
-    asked, of = [], PartStates.of
-    monkeypatch.setattr(PartStates, "of", lambda self, part: asked.append(part.first) or of(self, part))
-    return PartStates(tmp_path / "cache"), asked
-
-
-def test_a_log_is_opened_the_next_time_by_the_state_of_its_first_parts_together(run, states):
-    cached, asked = states
-    compacted(run, *[20] * 5)
-    run.log(life(5, seed=1))
-    first, second = RecentRecords(), RecentRecords()
-    before = RunFollower(run, collector=first, states=cached)
-    before.poll()
-    assert asked == [0, 20, 40, 60, 80]
-    asked.clear()
-    after = RunFollower(run, collector=second, states=cached)
-    after.poll()
-    assert asked == [80]
-    assert close(after.state, before.state)
-    assert close(after.state, events_state(run))
-    assert second.snapshot() == first.snapshot()
-    assert after.problems == []
-
-
-def test_a_joined_state_of_other_parts_or_a_damaged_one_is_not_used(run, states, tmp_path):
-    cached, asked = states
-    compacted(run, 20, 20)
-    RunFollower(run, states=cached).poll()
-    (file,) = (tmp_path / "cache").iterdir()
-    file.write_bytes(file.read_bytes()[:-20])
-    asked.clear()
-    RunFollower(run, states=cached).poll()
-    assert asked == [0, 20]
-    other = RunDirectory.create(tmp_path / "other", small_config(), ["test"], "other")
-    compacted(other, 20, 25)
-    asked.clear()
-    follower = RunFollower(other, states=cached)
-    follower.poll()
-    assert asked == [0, 20]
-    assert close(follower.state, events_state(other))
-
-
-def test_a_missing_file_of_a_part_is_named_though_its_state_is_known(run, states):
-    cached, _ = states
-    compacted(run, 20, 20)
-    RunFollower(run, states=cached).poll()
-    run.event_log.parts()[0].file("env_epoch").unlink()
-    follower = RunFollower(run, states=cached)
-    follower.poll()
-    assert "env_epoch.parquet is missing" in follower.problems[0]
 
 
 def test_a_collector_gets_the_newest_of_each_kind_and_the_newest_episodes(run):
