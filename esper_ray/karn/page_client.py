@@ -117,7 +117,10 @@ class ServedRun:
         self.refresh()
 
     def refresh(self) -> None:
-        """Fetch and fold the items that come within a second, or the whole state where some are gone."""
+        """Fetch and fold the items that come within a second.
+
+        Where some are gone, the whole state is fetched.
+        """
         known, self.refresh_s = self._item, REFRESH_SECONDS
         query = "" if known is None else f"?since={known}&version={self._version}&wait={WAIT_SECONDS}"
         tree = self._client.get(f"/runs/{quote(self.name, safe='~')}/view{query}")

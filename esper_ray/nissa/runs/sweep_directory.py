@@ -274,5 +274,8 @@ class SweepDirectory:
 
 
 def _number(value: str | float | None) -> float:
-    """The number in a cell of ``rounds.csv`` or a field of an event, which has null for one that is not finite."""
+    """The number in a cell of ``rounds.csv`` or a field of an event.
+
+    An event has null for one that is not finite.
+    """
     return math.nan if value is None else float(value)

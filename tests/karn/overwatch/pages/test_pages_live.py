@@ -45,6 +45,7 @@ def training(tmp_path):
         yield run, drivers, server
         for process in drivers:
             process.kill()
+            process.wait()
     for name in os.listdir("/proc"):
         if name.isdigit() and is_server_of(name, run):
             os.kill(int(name), signal.SIGTERM)
