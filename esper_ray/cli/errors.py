@@ -40,7 +40,7 @@ def reported() -> Iterator[None]:
 
 @contextmanager
 def _flushed() -> Iterator[None]:
-    """Context that writes all of the standard output at its end, where an error can still be reported."""
+    """Context that flushes the standard output at its end. There an error can still be reported."""
     try:
         yield
     except SystemExit:
@@ -55,7 +55,7 @@ def _flush() -> None:
 
 
 def _complain(*lines: str) -> None:
-    """Print lines on standard error; if that takes no more, the exit code has to do."""
+    """Print lines on standard error. If that takes no more, the exit code has to do."""
     try:
         print("\n".join(f"esper: {line}" for line in lines), file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
@@ -63,7 +63,7 @@ def _complain(*lines: str) -> None:
 
 
 def _send_nowhere(descriptor: int) -> None:
-    """Discard what an output still holds, which Python would try to write once more at its end."""
+    """Discard what an output still holds. Python would try to write it once more at its end."""
     with suppress(OSError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)

@@ -202,7 +202,7 @@ def _repeated(option: str, values: str) -> list[str]:
 
 
 def _check_surroundings(arguments: list[str]) -> None:
-    """Check what no command can work with; files of runs are UTF-8 and hold the command and its paths.
+    """Check arguments and working folder. Files of runs are UTF-8 and hold the command and its paths.
 
     Raises:
         UsageError: if an argument is not UTF-8, or the working folder is not, or does not exist any more.
@@ -219,7 +219,7 @@ def _check_surroundings(arguments: list[str]) -> None:
 
 
 def _is_no_text(text: str) -> bool:
-    """Whether ``text`` holds bytes that are not UTF-8, which Python keeps as halves of surrogate pairs."""
+    """Whether ``text`` holds bytes that are not UTF-8. Python keeps them as halves of surrogate pairs."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

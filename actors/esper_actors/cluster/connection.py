@@ -90,7 +90,7 @@ def connected(cpus: float) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Check that the address accepts connections; Ray itself would retry for a minute or for ever.
+    """Check that the address accepts connections. Ray itself would retry for a minute or for ever.
 
     Raises:
         ClusterError: if it is none of a cluster, or the connection fails within ``CONNECT_SECONDS``.

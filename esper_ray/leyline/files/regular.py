@@ -1,4 +1,4 @@
-"""Reading of regular files: a pipe or a device under the name of one might never end."""
+"""Reading of regular files. A pipe or a device under the name of one might never end."""
 
 import errno
 import os
