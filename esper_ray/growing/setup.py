@@ -15,9 +15,9 @@ from esper_ray.kasmina.measurement.batches import Batch
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.attachment import SlotHook
+from esper_ray.kasmina.network.attachment import Attachment, attach, check_unwrapped
 from esper_ray.kasmina.network.cell import Incubation
-from esper_ray.kasmina.network.discovery import find_slots, slot_table
+from esper_ray.kasmina.network.discovery import found_attachments, slot_table
 from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer, OptionsOf
 from esper_ray.kasmina.organism import Organism
@@ -86,9 +86,8 @@ def grow(
     length = _length(model, epochs, bundle)
     data = HeldOut(held_out, model, Objective(loss, score), examples)
     rules = _growth(growth, bundle, length)
-    places = _places(model, data, bundle) if slots is None else slots
     with _unchanged_by_errors(model):
-        growing = _wrapped(model, places, data, rules, causal=causal, seed=seed)
+        growing = _wrapped(model, _attachments(model, slots, data, bundle, causal), rules, seed)
         limits = _limits(growing, bundle, rules, offer=growth is None)
         rates = {"lr": RATE} | options
         organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
@@ -109,27 +108,32 @@ def _length(model: nn.Module, epochs: int | None, bundle: PolicyBundle | None) -
     return epochs or (EPOCHS if bundle is None else bundle.manifest.provenance.episode_length)
 
 
-def _places(model: nn.Module, data: HeldOut, bundle: PolicyBundle | None) -> dict[str, str]:
-    """Slots that are found: at most three, or as many as the bundle was trained with, on features that it knows."""
+def _attachments(
+    model: nn.Module, slots: Mapping[str, str] | None, data: HeldOut, bundle: PolicyBundle | None, causal: bool
+) -> list[Attachment]:
+    """Slots that are named, or found.
+
+    Found ones are at most three, or as many as the bundle was trained with, on features that it knows.
+    """
+    example = example_input(data.example)
+    if slots is not None:
+        check_unwrapped(model)
+        return attach(model, slots, example, causal=causal)
     if bundle is None:
-        return find_slots(model, example_input(data.example), tuple(Topology), SLOTS)
+        return found_attachments(model, example, tuple(Topology), SLOTS, causal=causal)
     manifest = bundle.manifest
-    return find_slots(model, example_input(data.example), manifest.topologies, len(manifest.growth.slots))
+    return found_attachments(model, example, manifest.topologies, len(manifest.growth.slots), causal=causal)
 
 
-def _wrapped(
-    model: nn.Module, places: Mapping[str, str], data: HeldOut, rules: GrowthConfig, *, causal: bool, seed: int
-) -> MorphogeneticModel:
+def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfig, seed: int) -> MorphogeneticModel:
     """``model`` with slots, under ``rules``; newborn weights are random for every style."""
-    return MorphogeneticModel.wrap(
+    return MorphogeneticModel(
         model,
-        places,
-        example_input(data.example),
+        attachments,
         rules=lifecycle_rules(rules),
         options=GrowthOptions(rules.freeze_fossils, own_blueprints=rules.own_blueprints),
         incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound, None),
         seed=seed,
-        causal=causal,
     )
 
 
@@ -184,12 +188,18 @@ def default_growth(epochs: int) -> GrowthConfig:
 
 @contextmanager
 def _unchanged_by_errors(model: nn.Module) -> Iterator[None]:
-    """Context that removes the slots of ``model`` again if anything raises."""
+    """Context that removes new hooks of ``model`` again if anything raises."""
+    before = [set(hooks) for hooks in _hooks(model)]
     try:
         yield
     except BaseException:
-        for module in model.modules():
-            for key, hook in list(module._forward_hooks.items()):
-                if isinstance(hook, SlotHook):
-                    del module._forward_hooks[key]
+        for hooks, keys in zip(_hooks(model), before, strict=True):
+            for key in hooks.keys() - keys:
+                del hooks[key]
         raise
+
+
+def _hooks(model: nn.Module) -> list[dict[int, Any]]:
+    """Tables of the hooks around the forward passes of all submodules."""
+    names = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    return [getattr(module, name) for module in model.modules() for name in names]

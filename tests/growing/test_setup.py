@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from esper_policies.baselines import SchedulePolicy, StaticPolicy
 from esper_policies.bundle import BundleError, pretrained_names
 from esper_policies.heuristic import HeuristicPolicy
-from esper_ray.growing import grow
+from esper_ray.growing import grow, setup
+from esper_ray.kasmina.network import discovery
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.config.run import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError
@@ -281,3 +282,22 @@ def test_a_growth_error_after_the_slots_leaves_no_slots():
     with pytest.raises(GrowthError):
         quiet(model, vectors(), growth=GrowthConfig(blueprints=("conv_light",)))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_second_growth_of_a_model_is_refused_and_the_first_one_keeps_its_seeds():
+    model = seeded(Small)
+    growing = quiet(model, examples(), policy="static", slots={"r0c0": "first"})
+    hooks = [dict(module._forward_hooks) for module in model.modules()]
+    for slots in (None, {"r0c0": "first"}):
+        with pytest.raises(ValueError, match="the host has slots already; wrap a fresh copy of it"):
+            quiet(model, examples(), slots=slots)
+    assert [dict(module._forward_hooks) for module in model.modules()] == hooks
+    assert growing.model.germinate("r0c0", "norm")
+
+
+def test_found_slots_are_attached_once(monkeypatch):
+    calls, once = [], discovery.attach
+    monkeypatch.setattr(discovery, "attach", lambda *args, **options: calls.append(args) or once(*args, **options))
+    monkeypatch.setattr(setup, "attach", lambda *args, **options: pytest.fail("attached again"))
+    quiet(Small(), examples(), policy="static")
+    assert len(calls) == 1
