@@ -1,10 +1,12 @@
 """Set-up of a session: held-out examples, slots, rules, optimizer and policy."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from esper_policies.bundle import PolicyBundle
@@ -25,6 +27,7 @@ from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import GrowthConfig
+from esper_ray.leyline.files.validation import described
 from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 
@@ -82,29 +85,56 @@ def grow(
     Raises:
         ValueError: if an argument is not valid (BundleError, GrowthError, ScriptError). The model is unchanged then.
     """
+    _check_arguments(model, optimizer, clip)
     bundle = bundle_of(policy)
-    length = _length(model, epochs, bundle)
-    data = HeldOut(held_out, model, Objective(loss, score), examples)
+    length = _length(epochs, bundle)
+    data, rates = HeldOut(held_out, model, Objective(loss, score), examples), {"lr": RATE} | options
     rules = _growth(growth, bundle, length)
     with _unchanged_by_errors(model):
         growing = _wrapped(model, _attachments(model, slots, data, bundle, causal), rules, seed)
         limits = _limits(growing, bundle, rules, offer=growth is None)
-        rates = {"lr": RATE} | options
         organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
         player = policy_of(policy, bundle, limits, length, str(organism.device))
         settings = SessionOptions(clip, rules.incubation.share, settle_at_end)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
-    if slots is None:
-        report(slot_table(growing))
+        _check_start(session)
+        if slots is None:
+            report(slot_table(growing))
     return session
 
 
-def _length(model: nn.Module, epochs: int | None, bundle: PolicyBundle | None) -> int:
-    """Length of the growth, in epochs."""
+def _check_arguments(model: nn.Module, optimizer: type[torch.optim.Optimizer], clip: float | None) -> None:
+    """Check that ``model`` has parameters with values, and that the optimizer is a class."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"model must be a torch.nn.Module, got {kind}")
     if next(model.parameters(), None) is None:
         raise ValueError(f"{type(model).__name__} has no parameters to train")
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device, without values; load or initialise it first")
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ValueError(
+            f"optimizer must be a class such as torch.optim.AdamW, got a {type(optimizer).__name__}; its options are "
+            "named beside it: grow(..., optimizer=torch.optim.SGD, lr=0.1)"
+        )
+    if clip is not None and not clip > 0.0:
+        raise ValueError(f"clip must be above 0, or None for no limit, got {clip}")
+
+
+def _check_start(session: GrowthSession) -> None:
+    """Check that the loss before any training is a number."""
+    if math.isnan(session.measured.loss):
+        raise ValueError(
+            f"the loss of {type(session.model.host).__name__} on the held-out examples is nan before any training, so "
+            "that there is no healthy state to return to; are its weights finite?"
+        )
+
+
+def _length(epochs: int | None, bundle: PolicyBundle | None) -> int:
+    """Length of the growth, in epochs."""
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise ValueError(f"epochs must be at least 1, a whole number, got {epochs!r}")
     return epochs or (EPOCHS if bundle is None else bundle.manifest.provenance.episode_length)
 
 
@@ -177,7 +207,10 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
     unknown = [name for name in given or () if name not in GrowthConfig.model_fields]
     if unknown:
         raise ValueError(unknown_name_message("key of growth", unknown[0], list(GrowthConfig.model_fields)))
-    return GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
+    try:
+        return GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
+    except ValidationError as error:
+        raise ValueError(f"growth.{described(error)}") from error
 
 
 def default_growth(epochs: int) -> GrowthConfig:

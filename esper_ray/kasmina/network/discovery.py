@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from esper_ray.kasmina.network.attachment import Attachment, attach, call, check_unwrapped, evaluation_mode
+from esper_ray.kasmina.network.places.building import CopyError
+from esper_ray.kasmina.network.places.names import check_host
 from esper_ray.kasmina.network.places.outputs import features_of
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.blueprints import Topology
@@ -70,9 +72,11 @@ def found_attachments(
     """Slots at the ends of the stages of ``model``, by the rule of this module, in forward order.
 
     Raises:
-        ValueError: if there is no such place, with the reasons, or ``model`` has slots already.
+        ValueError: if there is no such place, with the reasons; if ``model`` is compiled, cannot be copied, or has
+            slots already.
     """
     check_unwrapped(model)
+    check_host(model)
     places = {place.name: place for place in _places(model, example_input) if place.topology in topologies}
     refusals: list[str] = []
     while places and len(refusals) < MOST_REFUSALS:
@@ -113,6 +117,8 @@ def _tried(
     """Slots on all of ``names``, or the reasons why none fits on some of them, by name."""
     try:
         attachments = attach(model, _numbered(names), example_input, causal=causal)
+    except CopyError:
+        raise
     except ValueError as error:
         if len(names) == 1:
             return [], {names[0]: str(error)}
