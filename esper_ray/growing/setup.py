@@ -11,7 +11,7 @@ from torch import nn
 
 from esper_policies.bundle import PolicyBundle
 from esper_ray.growing.options import SessionOptions
-from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of
+from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of, training_epochs
 from esper_ray.growing.session import GrowthSession
 from esper_ray.kasmina.measurement.batches import Batch
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
@@ -215,7 +215,7 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
 
 def default_growth(epochs: int) -> GrowthConfig:
     """Default rules for a growth of ``epochs`` epochs: a tenth of them in TRAINING, at most 4; automatic gates."""
-    dwell = max(1, min(4, epochs // 10))
+    dwell = training_epochs(epochs)
     return GrowthConfig(auto_forward=("g1", "g2", "g3"), min_training_epochs=dwell, min_blending_epochs=dwell)
 
 
