@@ -126,6 +126,15 @@ def test_the_default_policy_is_the_heuristic_with_forty_epochs():
     assert growing.epochs == 40
 
 
+@pytest.mark.parametrize(("epochs", "last"), [(12, -1), (20, 5), (40, 20)])
+def test_seeds_are_pruned_only_while_another_could_take_their_place(epochs, last):
+    """A cooldown of 7 epochs, training, a ramp of 3 and the patience of the policy fit into what is left."""
+    growing = quiet(Small(), examples(), epochs=epochs)
+    config, gates = growing._policy.config, growing.model.growth.rules.gates
+    assert config.last_pruning == last
+    assert epochs - last == 7 + gates.min_training_epochs + 3 + config.patience
+
+
 def test_the_default_number_of_epochs_of_a_bundle_is_that_of_its_training(bundle):
     growing = quiet(Small(), examples(), policy=bundle)
     assert growing.epochs == 20
