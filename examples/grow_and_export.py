@@ -1,4 +1,4 @@
-"""Grow a model of torchvision or of transformers on CIFAR-10, and export what has grown to ONNX.
+"""Grow a model of torchvision or transformers on CIFAR-10, and export it to ONNX.
 
     python examples/grow_and_export.py resnet18 --data-dir ../shared/data/cifar10
     python examples/grow_and_export.py vit --data-dir ../shared/data/cifar10

@@ -103,7 +103,7 @@ def grow(
     return session
 
 
-def _check_arguments(model: nn.Module, optimizer: type[torch.optim.Optimizer], clip: float | None) -> None:
+def _check_arguments(model: Any, optimizer: Any, clip: float | None) -> None:
     """Check that ``model`` has parameters with values, and that the optimizer is a class."""
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"

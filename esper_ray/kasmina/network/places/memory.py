@@ -1,4 +1,4 @@
-"""Tensors in which a host keeps earlier tokens from one pass to the next, such as a cache in its own buffers.
+"""Tensors in which a host keeps earlier tokens, such as a cache in its own buffers.
 
 A seed that mixes tokens would miss those tokens: it sees the new ones alone, and has no such tensor itself.
 """
@@ -15,7 +15,7 @@ LEAST_DIMENSIONS = 3
 
 
 class HeldTensors:
-    """The tensors of at least three dimensions that the modules of a host held at one moment."""
+    """Tensors that the modules of a host hold, with at least three dimensions."""
 
     def __init__(self, host: nn.Module) -> None:
         self._host = host
