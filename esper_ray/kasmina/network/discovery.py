@@ -69,7 +69,7 @@ def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topo
 def found_attachments(
     model: nn.Module, example_input: Any, topologies: Collection[Topology], most: int, *, causal: bool = True
 ) -> list[Attachment]:
-    """Slots at the ends of the stages of ``model``, by the rule of this module, in forward order.
+    """Slots that the rule of this module finds in ``model``, in forward order.
 
     Raises:
         ValueError: if there is no such place, with the reasons; if ``model`` is compiled, cannot be copied, or has
@@ -114,7 +114,7 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
 def _tried(
     model: nn.Module, names: Sequence[str], example_input: Any, topologies: Collection[Topology], causal: bool
 ) -> tuple[list[Attachment], dict[str, str]]:
-    """Slots on all of ``names``, or the reasons why none fits on some of them, by name."""
+    """Slots on ``names``, or the reasons why some cannot carry one, by name."""
     try:
         attachments = attach(model, _numbered(names), example_input, causal=causal)
     except CopyError:

@@ -1,4 +1,4 @@
-"""Tensors in which a host keeps earlier tokens, such as a cache in its own buffers.
+"""Tensors in which a host keeps earlier tokens, such as its own cache.
 
 A seed that mixes tokens would miss those tokens: it sees the new ones alone, and has no such tensor itself.
 """
