@@ -119,6 +119,7 @@ PRECEDING = {
 
 PARSED_PROGRAMS = {
     "guides/own-model.md[4]": "registers a class that stands for the reader's own",
+    "results/own-models.md[0]": "trains for minutes; tests/examples runs a short form",
     "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_training.py trains with the same configuration",
 }
 """Programs of which only syntax and imports are checked, with the reason."""
@@ -131,6 +132,7 @@ SLOW_IMPORTS = {
     "guides/scheduler.md[0]",
     "guides/trainers.md[0]",
     "guides/trainers.md[1]",
+    "results/own-models.md[0]",
 }
 """Programs whose imports take seconds."""
 

@@ -49,7 +49,7 @@ def test_the_life_by_hand_ends_with_a_committed_seed_and_fits_on_a_screen(run):
 def test_a_grown_model_is_compared_with_the_same_one_alone(run, policy):
     lines = run("grow_with_policy.py", policy, "--epochs", "3")
     assert [line.partition(":")[0] for line in lines[-2:]] == ["alone", "grown"]
-    assert lines[-2].startswith("alone: 138 parameters, test ")
+    assert lines[-2].startswith("alone: 162 parameters, test ")
 
 
 def test_random_legal_actions_play_an_episode(run):
