@@ -6,8 +6,8 @@ The rule, for at most N slots:
    floating-point tensor with the batch first, and not the model's output, are candidates. Only candidates with the most
    frequent topology count, so that the same blueprints fit all slots.
 2. The outermost candidates, in the order in which they end, are divided into stages: neighbours with the same feature
-   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of at least N
-   equal blocks.
+   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of at least two
+   equal blocks: a block of a transformer is not divided into its projections.
 3. The slots sit at the ends of the last N stages. Fewer stages than N share what is left: evenly spaced blocks of the
    longest stage.
 """
@@ -168,7 +168,7 @@ def _chosen(places: Mapping[str, _Place], most: int) -> list[str]:
     topology = max(counts, key=lambda candidate: counts[candidate])
     fitting = {name: place for name, place in places.items() if place.topology is topology}
     units, divided = _inside("", fitting), set[str]()
-    while len(_stages(units)) < most and max(map(len, _blocks(units))) < most:
+    while len(_stages(units)) < most and max(map(len, _blocks(units))) < min(2, most):
         parts = {unit.name: _inside(unit.name, fitting) for unit in units if unit.name not in divided}
         widest = max(parts, key=lambda name: len(parts[name]), default="")
         if not widest or len(parts[widest]) < 2:
