@@ -6,8 +6,8 @@ The rule, for at most N slots:
    floating-point tensor with the batch first, and not the model's output, are candidates. Only candidates with the most
    frequent topology count, so that the same blueprints fit all slots.
 2. The outermost candidates, in the order in which they end, are divided into stages: neighbours with the same feature
-   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of at least two
-   equal blocks: a block of a transformer is not divided into its projections.
+   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of two equal
+   blocks or more: a block of a transformer is not divided into its projections.
 3. The slots sit at the ends of the last N stages. Fewer stages than N share what is left: evenly spaced blocks of the
    longest stage.
 """
