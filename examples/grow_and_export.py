@@ -37,11 +37,11 @@ def resnet18() -> nn.Module:
 
 
 def vit() -> nn.Module:
-    """Vision transformer of transformers: four blocks on patches of 4x4 pixels."""
+    """Vision transformer of transformers: two narrow blocks on patches of 4x4 pixels."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    sizes = {"image_size": 32, "patch_size": 4, "hidden_size": 96, "intermediate_size": 192}
-    return ViTForImageClassification(ViTConfig(**sizes, num_hidden_layers=4, num_attention_heads=4, num_labels=CLASSES))
+    sizes = {"image_size": 32, "patch_size": 4, "hidden_size": 64, "intermediate_size": 16}
+    return ViTForImageClassification(ViTConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, num_labels=CLASSES))
 
 
 def logits(output: object) -> Tensor:
