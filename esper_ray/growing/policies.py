@@ -13,6 +13,9 @@ from esper_ray.leyline.policy import Policy
 GENERAL = tuple(name for name in BASELINES if name != "oracle")
 """Named policies that are not made for one task."""
 
+COOLDOWN, RAMP = 7, 3
+"""Epochs of the cooldown after a pruned seed, and of the fastest ramp, by default."""
+
 AnyPolicy = str | Path | PolicyBundle | Policy
 """Name, path of a bundle, bundle, or object with ``begin_episode`` and ``decide``."""
 
@@ -67,11 +70,22 @@ def policy_of(policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, ep
     return BASELINES[name](limits, "")
 
 
+def training_epochs(epochs: int) -> int:
+    """Default minimum number of epochs in TRAINING: a tenth of the growth, from 1 to 4."""
+    return max(1, min(4, epochs // 10))
+
+
 def heuristic_of(epochs: int) -> HeuristicConfig:
-    """Thresholds of the heuristic policy for a growth of ``epochs`` epochs: those of 40 epochs, shorter if it is."""
+    """Thresholds of the heuristic policy for a growth of ``epochs`` epochs: those of 40 epochs, shorter if it is.
+
+    A seed in HOLDING is pruned only while another one could still come as far in its place. Later it stays and learns;
+    the end of the growth commits or removes it.
+    """
     default = HeuristicConfig()
+    patience = max(2, min(default.patience, epochs // 6))
     return HeuristicConfig(
         first_epoch=min(default.first_epoch, epochs // 10),
-        patience=max(2, min(default.patience, epochs // 6)),
+        patience=patience,
+        last_pruning=epochs - COOLDOWN - training_epochs(epochs) - RAMP - patience,
         training_patience=max(3, min(default.training_patience, epochs // 2)),
     )

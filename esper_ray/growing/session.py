@@ -228,12 +228,6 @@ class GrowthSession:
         self.model.train()
         return step
 
-    def _blueprint(self, action: Action) -> str | None:
-        """Name of the blueprint that an action germinates."""
-        if action.operation is not LifecycleOp.GERMINATE:
-            return None
-        return self.limits.blueprint_name(Blueprint(action.blueprint))
-
     def end_epoch(self) -> None:
         """Measure and judge the epoch that was trained; iteration calls it. A broken network is restored.
 

@@ -1,23 +1,25 @@
 """Set-up of a session: held-out examples, slots, rules, optimizer and policy."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from esper_policies.bundle import PolicyBundle
 from esper_ray.growing.options import SessionOptions
-from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of
+from esper_ray.growing.policies import AnyPolicy, bundle_of, policy_of, training_epochs
 from esper_ray.growing.session import GrowthSession
 from esper_ray.kasmina.measurement.batches import Batch
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES, HeldOut
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.attachment import SlotHook
+from esper_ray.kasmina.network.attachment import Attachment, attach, check_unwrapped
 from esper_ray.kasmina.network.cell import Incubation
-from esper_ray.kasmina.network.discovery import find_slots, slot_table
+from esper_ray.kasmina.network.discovery import found_attachments, slot_table
 from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer, OptionsOf
 from esper_ray.kasmina.organism import Organism
@@ -25,6 +27,7 @@ from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import GrowthConfig
+from esper_ray.leyline.files.validation import described
 from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
 
@@ -82,54 +85,85 @@ def grow(
     Raises:
         ValueError: if an argument is not valid (BundleError, GrowthError, ScriptError). The model is unchanged then.
     """
+    _check_arguments(model, optimizer, clip)
     bundle = bundle_of(policy)
-    length = _length(model, epochs, bundle)
-    data = HeldOut(held_out, model, Objective(loss, score), examples)
+    length = _length(epochs, bundle)
+    data, rates = HeldOut(held_out, model, Objective(loss, score), examples), {"lr": RATE} | options
     rules = _growth(growth, bundle, length)
-    places = _places(model, data, bundle) if slots is None else slots
     with _unchanged_by_errors(model):
-        growing = _wrapped(model, places, data, rules, causal=causal, seed=seed)
+        growing = _wrapped(model, _attachments(model, slots, data, bundle, causal), rules, seed)
         limits = _limits(growing, bundle, rules, offer=growth is None)
-        rates = {"lr": RATE} | options
         organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
         player = policy_of(policy, bundle, limits, length, str(organism.device))
         settings = SessionOptions(clip, rules.incubation.share, settle_at_end)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
-    if slots is None:
-        report(slot_table(growing))
+        _check_start(session)
+        if slots is None:
+            report(slot_table(growing))
     return session
 
 
-def _length(model: nn.Module, epochs: int | None, bundle: PolicyBundle | None) -> int:
-    """Length of the growth, in epochs."""
+def _check_arguments(model: Any, optimizer: Any, clip: float | None) -> None:
+    """Check that ``model`` has parameters with values, and that the optimizer is a class."""
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"model must be a torch.nn.Module, got {kind}")
     if next(model.parameters(), None) is None:
         raise ValueError(f"{type(model).__name__} has no parameters to train")
-    if epochs is not None and epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device, without values; load or initialise it first")
+    if not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)):
+        raise ValueError(
+            f"optimizer must be a class such as torch.optim.AdamW, got a {type(optimizer).__name__}; its options are "
+            "named beside it: grow(..., optimizer=torch.optim.SGD, lr=0.1)"
+        )
+    if clip is not None and not clip > 0.0:
+        raise ValueError(f"clip must be above 0, or None for no limit, got {clip}")
+
+
+def _check_start(session: GrowthSession) -> None:
+    """Check that the loss before any training is a number."""
+    if math.isnan(session.measured.loss):
+        raise ValueError(
+            f"the loss of {type(session.model.host).__name__} on the held-out examples is nan before any training, so "
+            "that there is no healthy state to return to; are its weights finite?"
+        )
+
+
+def _length(epochs: int | None, bundle: PolicyBundle | None) -> int:
+    """Length of the growth, in epochs."""
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1):
+        raise ValueError(f"epochs must be at least 1, a whole number, got {epochs!r}")
     return epochs or (EPOCHS if bundle is None else bundle.manifest.provenance.episode_length)
 
 
-def _places(model: nn.Module, data: HeldOut, bundle: PolicyBundle | None) -> dict[str, str]:
-    """Slots that are found: at most three, or as many as the bundle was trained with, on features that it knows."""
+def _attachments(
+    model: nn.Module, slots: Mapping[str, str] | None, data: HeldOut, bundle: PolicyBundle | None, causal: bool
+) -> list[Attachment]:
+    """Slots that are named, or found.
+
+    Found ones are at most three, or as many as the bundle was trained with, on features that it knows.
+    """
+    example = example_input(data.example)
+    if slots is not None:
+        check_unwrapped(model)
+        return attach(model, slots, example, causal=causal)
     if bundle is None:
-        return find_slots(model, example_input(data.example), tuple(Topology), SLOTS)
+        return found_attachments(model, example, tuple(Topology), SLOTS, causal=causal)
     manifest = bundle.manifest
-    return find_slots(model, example_input(data.example), manifest.topologies, len(manifest.growth.slots))
+    return found_attachments(model, example, manifest.topologies, len(manifest.growth.slots), causal=causal)
 
 
-def _wrapped(
-    model: nn.Module, places: Mapping[str, str], data: HeldOut, rules: GrowthConfig, *, causal: bool, seed: int
-) -> MorphogeneticModel:
+def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfig, seed: int) -> MorphogeneticModel:
     """``model`` with slots, under ``rules``; newborn weights are random for every style."""
-    return MorphogeneticModel.wrap(
+    return MorphogeneticModel(
         model,
-        places,
-        example_input(data.example),
+        attachments,
         rules=lifecycle_rules(rules),
         options=GrowthOptions(rules.freeze_fossils, own_blueprints=rules.own_blueprints),
         incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound, None),
         seed=seed,
-        causal=causal,
     )
 
 
@@ -173,23 +207,32 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
     unknown = [name for name in given or () if name not in GrowthConfig.model_fields]
     if unknown:
         raise ValueError(unknown_name_message("key of growth", unknown[0], list(GrowthConfig.model_fields)))
-    return GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
+    try:
+        return GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
+    except ValidationError as error:
+        raise ValueError(f"growth.{described(error)}") from error
 
 
 def default_growth(epochs: int) -> GrowthConfig:
     """Default rules for a growth of ``epochs`` epochs: a tenth of them in TRAINING, at most 4; automatic gates."""
-    dwell = max(1, min(4, epochs // 10))
+    dwell = training_epochs(epochs)
     return GrowthConfig(auto_forward=("g1", "g2", "g3"), min_training_epochs=dwell, min_blending_epochs=dwell)
 
 
 @contextmanager
 def _unchanged_by_errors(model: nn.Module) -> Iterator[None]:
-    """Context that removes the slots of ``model`` again if anything raises."""
+    """Context that removes new hooks of ``model`` again if anything raises."""
+    before = [set(hooks) for hooks in _hooks(model)]
     try:
         yield
     except BaseException:
-        for module in model.modules():
-            for key, hook in list(module._forward_hooks.items()):
-                if isinstance(hook, SlotHook):
-                    del module._forward_hooks[key]
+        for hooks, keys in zip(_hooks(model), before, strict=True):
+            for key in hooks.keys() - keys:
+                del hooks[key]
         raise
+
+
+def _hooks(model: nn.Module) -> list[dict[int, Any]]:
+    """Tables of the hooks around the forward passes of all submodules."""
+    names = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+    return [getattr(module, name) for module in model.modules() for name in names]

@@ -25,6 +25,11 @@ class HeuristicConfig(Section):
     """Contribution above which a holding seed is committed."""
     patience: int = 6
     """Epochs in HOLDING after which a seed that contributes too little, or is not let through, is pruned."""
+    last_pruning: int | None = None
+    """Last epoch in which a seed in HOLDING is pruned; later ones stay, since no other could take their place in time.
+
+    ``None`` for every epoch.
+    """
     training_patience: int = 25
     """Epochs in TRAINING after which a seed that no gate lets through is pruned."""
     prune_drop_pp: float = 15.0
@@ -86,7 +91,7 @@ class HeuristicPolicy:
     def _options(self, view: View) -> Iterator[_Option]:
         for slot, report in enumerate(view.reports):
             if report is not None:
-                yield from self._manage(slot, report)
+                yield from self._manage(slot, report, view.signals.epoch)
             elif view.signals.epoch >= self.config.first_epoch:
                 yield self._plant(slot)
 
@@ -102,7 +107,7 @@ class HeuristicPolicy:
         )
         return _Option(1.0 + 0.01 * slot - 0.1 * failures, action, f"slot is empty: try {self._name_of(blueprint)}")
 
-    def _manage(self, slot: int, seed: SlotReport) -> Iterator[_Option]:
+    def _manage(self, slot: int, seed: SlotReport, epoch: int) -> Iterator[_Option]:
         if seed.stage in (Stage.GERMINATED, Stage.TRAINING):
             yield _Option(2.0, Action(LifecycleOp.ADVANCE, slot), "develop further")
             if seed.ticks_in_stage >= self.config.training_patience:
@@ -112,18 +117,19 @@ class HeuristicPolicy:
         elif seed.stage is Stage.BLENDING:
             yield from self._blend(slot, seed)
         elif seed.stage is Stage.HOLDING and seed.measured.contribution_pp is not None:
-            yield self._hold(slot, seed, seed.measured.contribution_pp)
+            yield self._hold(slot, seed, seed.measured.contribution_pp, epoch)
 
-    def _hold(self, slot: int, seed: SlotReport, contribution: float) -> _Option:
+    def _hold(self, slot: int, seed: SlotReport, contribution: float, epoch: int) -> _Option:
         """Fossilize a contributing seed; prune any other.
 
         A seed that the gate refuses for too long is also pruned.
         """
-        held = seed.ticks_in_stage
-        if contribution > self.config.min_contribution_pp and held < 2 * self.config.patience:
+        held, last = seed.ticks_in_stage, self.config.last_pruning
+        stays = last is not None and epoch > last
+        if contribution > self.config.min_contribution_pp and (stays or held < 2 * self.config.patience):
             action = Action(LifecycleOp.FOSSILIZE, slot)
             return _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
-        if held >= self.config.patience:
+        if held >= self.config.patience and not stays:
             reason = f"contributes {contribution:+.1f} points after {held} epochs"
             return _Option(3.0, Action(LifecycleOp.PRUNE, slot), reason)
         return _Option(0.0, WAIT, "contributes too little so far")

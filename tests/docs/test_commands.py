@@ -83,7 +83,6 @@ RUN_PROGRAMS = {
     "guides/own-model.md[1]": {},
     "guides/own-model.md[2]": {},
     "guides/own-model.md[3]": {},
-    "guides/own-model.md[4]": {},
     "guides/own-parts.md[0]": {},
     "guides/own-parts.md[1]": {},
     "guides/own-parts.md[2]": {},
@@ -93,6 +92,9 @@ RUN_PROGRAMS = {
     },
     "guides/python.md[1]": {'{"system.workers": "local"}': str(TINY), "rounds=20": "rounds=1"},
     "guides/python.md[2]": {"epochs=40": "epochs=2"},
+    "guides/scheduler.md[0]": {"epochs=20": "epochs=6", "T_max=17": "T_max=3"},
+    "guides/scheduler.md[1]": {},
+    "guides/scheduler.md[2]": {},
     "guides/several-gpus.md[0]": {**ONE_PROCESS, "epochs=20": "epochs=2", "256": "32"},
     "guides/several-gpus.md[1]": {**ONE_PROCESS, "range(4)": "range(3)", "64": "16"},
     "guides/several-gpus.md[2]": {},
@@ -116,7 +118,8 @@ PRECEDING = {
 """Program of the same page that must run before, and the code that replaces the reader's data."""
 
 PARSED_PROGRAMS = {
-    "guides/own-model.md[5]": "registers a class that stands for the reader's own",
+    "guides/own-model.md[4]": "registers a class that stands for the reader's own",
+    "results/own-models.md[0]": "trains for minutes; tests/examples runs a short form",
     "guides/rllib.md[0]": "starts Ray; tests/actors/rllib/test_training.py trains with the same configuration",
 }
 """Programs of which only syntax and imports are checked, with the reason."""
@@ -126,8 +129,10 @@ SLOW_IMPORTS = {
     "guides/own-model.md[0]",
     "guides/python.md[0]",
     "guides/rllib.md[0]",
+    "guides/scheduler.md[0]",
     "guides/trainers.md[0]",
     "guides/trainers.md[1]",
+    "results/own-models.md[0]",
 }
 """Programs whose imports take seconds."""
 

@@ -1,5 +1,7 @@
 """Set-up of a session: data, slots, policies, optimizer, and what is refused."""
 
+import threading
+
 import pytest
 import torch
 from growing_builders import Dropping, Script, Small, Tokens, examples, seeded, vectors, weights_of
@@ -9,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from esper_policies.baselines import SchedulePolicy, StaticPolicy
 from esper_policies.bundle import BundleError, pretrained_names
 from esper_policies.heuristic import HeuristicPolicy
-from esper_ray.growing import grow
+from esper_ray.growing import grow, setup
+from esper_ray.kasmina.network import discovery
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.config.run import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError
@@ -123,6 +126,15 @@ def test_the_default_policy_is_the_heuristic_with_forty_epochs():
     assert growing.epochs == 40
 
 
+@pytest.mark.parametrize(("epochs", "last"), [(12, -1), (20, 5), (40, 20)])
+def test_seeds_are_pruned_only_while_another_could_take_their_place(epochs, last):
+    """A cooldown of 7 epochs, training, a ramp of 3 and the patience of the policy fit into what is left."""
+    growing = quiet(Small(), examples(), epochs=epochs)
+    config, gates = growing._policy.config, growing.model.growth.rules.gates
+    assert config.last_pruning == last
+    assert epochs - last == 7 + gates.min_training_epochs + 3 + config.patience
+
+
 def test_the_default_number_of_epochs_of_a_bundle_is_that_of_its_training(bundle):
     growing = quiet(Small(), examples(), policy=bundle)
     assert growing.epochs == 20
@@ -203,6 +215,17 @@ class Listing(Small):
         return [super().forward(x)]
 
 
+class Texts(Small):
+    def forward(self, x):
+        return str(super().forward(x))
+
+
+class Locked(Small):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 class Nothing(nn.Module):
     def forward(self, x):
         return x
@@ -230,7 +253,7 @@ def one_head():
             {},
             "a pair .inputs, targets. or a mapping of named inputs, got a tuple of 3",
         ),
-        (Small, lambda x, y: (x, y), {"epochs": 0}, "epochs must be at least 1, got 0"),
+        (Small, lambda x, y: (x, y), {"epochs": 0}, "epochs must be at least 1, a whole number, got 0"),
         (Small, lambda x, y: (x, y), {"examples": 0}, "examples must be at least 1, got 0"),
         (Small, lambda x, y: (x, y), {"slots": {"r0c0": "third"}}, "unknown submodule 'third'"),
         (Small, lambda x, y: (x, y), {"policy": "heuristics"}, "unknown policy 'heuristics'"),
@@ -250,7 +273,25 @@ def one_head():
             {"score": lambda output, target: output[:, 0] + 9.0},
             r"scores must lie in \[0, 1\]",
         ),
-        (Listing, lambda x, y: (x, y), {}, "an output of type list.* pass loss="),
+        (Listing, lambda x, y: (x, y), {}, r"Listing on held-out inputs of shape \(2, 1, 8, 8\).* pass loss="),
+        (Texts, lambda x, y: (x, y), {}, r"Texts on held-out inputs of shape .* an output of type str.* pass loss="),
+        (Locked, lambda x, y: (x, y), {}, "plain.. copies Locked, which fails: .*lock.* give it a __deepcopy__ method"),
+        (lambda: torch.compile(Small(), backend="eager"), lambda x, y: (x, y), {}, "OptimizedModule is compiled by"),
+        (Small, lambda x, y: (x, y), {"epochs": 2.5}, "a whole number, got 2.5"),
+        (Small, lambda x, y: (x, y), {"clip": -1.0}, "clip must be above 0, or None for no limit, got -1"),
+        (
+            Small,
+            lambda x, y: (x, y),
+            {"optimizer": torch.optim.SGD([torch.zeros(1)])},
+            "optimizer must be a class such as torch.optim.AdamW, got a SGD; its options are named beside it",
+        ),
+        (
+            Small,
+            lambda x, y: (x, y),
+            {"growth": {"min_training_epochs": -3}},
+            r"^growth.min_training_epochs: Input should be greater than or equal to 0 \(got -3\)$",
+        ),
+        (Small, lambda x, y: (x, y), {"report": None}, "'NoneType' object is not callable"),
         (Nothing, lambda x, y: (x, y), {}, "Nothing has no parameters to train"),
         (one_head, lambda x, y: (x, y), {}, "no submodule of Sequential yields .* name the slots"),
     ],
@@ -263,8 +304,20 @@ def test_invalid_arguments_are_refused_and_the_model_is_untouched(model, data, o
     assert weights_of(model) == before
     assert [module.training for module in model.modules()] == mode
     assert not any(module._forward_hooks for module in model.modules())
-    if isinstance(model, Small) and not isinstance(model, Listing):
+    if type(model) is Small:
         quiet(model, examples(), policy="static")  # a second attempt succeeds
+
+
+def test_weights_without_finite_values_are_refused():
+    with pytest.raises(ValueError, match=r"parameter 'first.*' is on the meta device, without values; load or init"):
+        quiet(Small().to("meta"), examples())
+    model = Small()
+    nn.init.constant_(model.second.weight, float("nan"))
+    with pytest.raises(ValueError, match="the loss of Small on the held-out examples is nan before any training"):
+        quiet(model, examples())
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ValueError, match=r"model must be a torch.nn.Module, got the class Small"):
+        quiet(Small, examples())
 
 
 def test_features_outside_a_bundle_are_refused_and_the_model_is_untouched(bundle):
@@ -281,3 +334,22 @@ def test_a_growth_error_after_the_slots_leaves_no_slots():
     with pytest.raises(GrowthError):
         quiet(model, vectors(), growth=GrowthConfig(blueprints=("conv_light",)))
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_second_growth_of_a_model_is_refused_and_the_first_one_keeps_its_seeds():
+    model = seeded(Small)
+    growing = quiet(model, examples(), policy="static", slots={"r0c0": "first"})
+    hooks = [dict(module._forward_hooks) for module in model.modules()]
+    for slots in (None, {"r0c0": "first"}):
+        with pytest.raises(ValueError, match="the host has slots already; wrap a fresh copy of it"):
+            quiet(model, examples(), slots=slots)
+    assert [dict(module._forward_hooks) for module in model.modules()] == hooks
+    assert growing.model.germinate("r0c0", "norm")
+
+
+def test_found_slots_are_attached_once(monkeypatch):
+    calls, once = [], discovery.attach
+    monkeypatch.setattr(discovery, "attach", lambda *args, **options: calls.append(args) or once(*args, **options))
+    monkeypatch.setattr(setup, "attach", lambda *args, **options: pytest.fail("attached again"))
+    quiet(Small(), examples(), policy="static")
+    assert len(calls) == 1

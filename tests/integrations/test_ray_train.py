@@ -1,18 +1,14 @@
 """Growth in two workers of Ray Train: examples/grow_on_ray_train.py, uninterrupted and with a killed worker."""
 
 import importlib.util
-import io
 import os
 import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from cifar_files import write_cifar
 
 pytestmark = [
     pytest.mark.ray,
@@ -28,17 +24,8 @@ OPTIONS = {"images": 64, "held_out": 16, "epochs": 4, "batch_size": 8, "policy":
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Few random pictures in the layout of the Hugging Face data set."""
-    folder, generator = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
-    for split, rows in (("train", 80), ("test", 10)):
-        pictures = []
-        for pixels in generator.integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8):
-            stream = io.BytesIO()
-            Image.fromarray(pixels).save(stream, "PNG")
-            pictures.append({"bytes": stream.getvalue(), "path": None})
-        labels = (np.arange(rows) % 10).tolist()
-        pq.write_table(pa.table({"img": pictures, "label": labels}), folder / f"{split}.parquet")
-    return folder
+    """Few random pictures."""
+    return write_cifar(tmp_path_factory.mktemp("cifar"), 80, 10)
 
 
 @pytest.fixture(scope="module")

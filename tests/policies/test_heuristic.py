@@ -87,6 +87,15 @@ def test_a_useless_holding_seed_is_pruned_after_the_patience(ticks, op):
     assert decision_of(view_of(report(Stage.HOLDING, ticks_in_stage=ticks, contribution_pp=0.1)))[0] == op
 
 
+@pytest.mark.parametrize(
+    ("epoch", "contribution", "op"), [(9, -2.0, "PRUNE"), (10, -2.0, "WAIT"), (10, 0.6, "FOSSILIZE")]
+)
+def test_after_the_last_pruning_a_holding_seed_stays_until_it_contributes(epoch, contribution, op):
+    seed = report(Stage.HOLDING, contribution_pp=contribution, ticks_in_stage=12 if epoch == 10 else 6)
+    deciding = policy(2, HeuristicConfig(last_pruning=9))
+    assert decision_of(view_of(seed, FOSSIL, epoch=epoch), deciding)[0] == op
+
+
 def test_the_most_urgent_of_several_slots_comes_first():
     good = report(Stage.HOLDING, "r0c1", contribution_pp=4.0)
     better = report(Stage.HOLDING, "r0c2", contribution_pp=9.0)

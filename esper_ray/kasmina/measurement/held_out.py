@@ -180,7 +180,12 @@ class HeldOut:
                 ) from error
             self._joint = self._joint and _is_joint(part, output)
             self._check_classes(output, batch)
-            judged = self.objective.judge(output, part.targets, part.rows)
+            try:
+                judged = self.objective.judge(output, part.targets, part.rows)
+            except ValueError as error:
+                raise ValueError(
+                    f"{type(model).__name__} on held-out inputs of shape {part.shapes}: {error}"
+                ) from error
             self._own_loss = judged.from_loss and self.objective.loss is None
             if isinstance(output, Tensor):
                 self._outputs = max(self._outputs, output.numel() // part.rows)

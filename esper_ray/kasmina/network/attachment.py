@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from esper_ray.kasmina.network.places.building import SlotOutput, Way, found_way
 from esper_ray.kasmina.network.places.evidence import LayoutError, found_layouts
 from esper_ray.kasmina.network.places.inputs import batch_size, converted
 from esper_ray.kasmina.network.places.layouts import Layout
+from esper_ray.kasmina.network.places.memory import HeldTensors
 from esper_ray.kasmina.network.places.names import check_compilation, named_modules
 from esper_ray.kasmina.network.places.outputs import (
     Container,
@@ -55,6 +57,8 @@ class Attachment:
     """Name of the entry that holds them, in named tuples and mappings."""
     way: Way = "hook"
     """Way in which a committed seed is built into a plain copy of the host."""
+    host_cache: str | None = None
+    """Tensor of the host that keeps earlier tokens from one pass to the next (sequences)."""
 
 
 class SlotHook:
@@ -77,6 +81,16 @@ class SlotHook:
             return output
         after = self.layout.restored(after)
         return after if isinstance(output, Tensor) else with_features(output, after)
+
+
+def check_unwrapped(host: nn.Module) -> None:
+    """Check that ``host`` has no slots.
+
+    Raises:
+        ValueError: if it has.
+    """
+    if any(isinstance(hook, SlotHook) for module in host.modules() for hook in module._forward_hooks.values()):
+        raise ValueError("the host has slots already; wrap a fresh copy of it")
 
 
 def attach(
@@ -106,7 +120,9 @@ def attach(
         def run(inputs: Any) -> Any:
             return _call_with_copies(host, inputs)
 
+        held = HeldTensors(host)
         inputs, first = _first_pass(run, host, modules, example_input)
+        cache = held.kept_by(partial(run, inputs))
         _check_calls(slots, first)
         for slot, output in first.outputs:
             _check_output(slot, slots[slot], output)
@@ -114,7 +130,7 @@ def attach(
         ways = _ways(host, slots, inputs, first)
         passes = _passes(run, host, {slot: modules[slot] for slot, _ in first.outputs}, inputs, first, layouts)
     return [
-        _attachment(slot, slots[slot], output, layouts[slot], causal, passes[slot], ways[slot])
+        _attachment(slot, slots[slot], output, layouts[slot], causal, passes[slot], ways[slot], cache)
         for slot, output in first.outputs
     ]
 
@@ -255,7 +271,7 @@ def _device(host: nn.Module) -> torch.device:
 
 
 def _attachment(
-    slot: str, module: str, output: Any, layout: Layout, causal: bool, passes: Passes, way: Way
+    slot: str, module: str, output: Any, layout: Layout, causal: bool, passes: Passes, way: Way, cache: str | None
 ) -> Attachment:
     original = features_of(output)
     assert original is not None
@@ -264,5 +280,15 @@ def _attachment(
     container = container_of(output)
     assert container is not None
     return Attachment(
-        slot, module, shape, tuple(features.shape[1:]), features.dtype, passes, layout, container, key_of(output), way
+        slot,
+        module,
+        shape,
+        tuple(features.shape[1:]),
+        features.dtype,
+        passes,
+        layout,
+        container,
+        key_of(output),
+        way,
+        cache if layout.topology is Topology.SEQUENCES else None,
     )

@@ -108,6 +108,8 @@ class SeedCell(nn.Module):
         super().__init__()
         self.shape, self.example_shape = shape, example_shape
         self.incubation = incubation
+        self.host_cache: str | None = None
+        """Name of a tensor in which the host keeps earlier tokens from one pass to the next."""
         self.seed: nn.Module | None = None
         self.gate: nn.Module | None = None
         self.pinned: list[nn.Parameter] = []

@@ -6,8 +6,8 @@ The rule, for at most N slots:
    floating-point tensor with the batch first, and not the model's output, are candidates. Only candidates with the most
    frequent topology count, so that the same blueprints fit all slots.
 2. The outermost candidates, in the order in which they end, are divided into stages: neighbours with the same feature
-   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of at least N
-   equal blocks.
+   size. Where there are fewer stages than N, large parts are replaced by their own parts, down to a list of two equal
+   blocks or more: a block of a transformer is not divided into its projections.
 3. The slots sit at the ends of the last N stages. Fewer stages than N share what is left: evenly spaced blocks of the
    longest stage.
 """
@@ -22,11 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from esper_ray.kasmina.network.attachment import attach, call, evaluation_mode
+from esper_ray.kasmina.network.attachment import Attachment, attach, call, check_unwrapped, evaluation_mode
+from esper_ray.kasmina.network.places.building import CopyError
+from esper_ray.kasmina.network.places.names import check_host
 from esper_ray.kasmina.network.places.outputs import features_of
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.slots import format_slot_id
+from esper_ray.leyline.slots import format_slot_id, ordered_slot_ids
 
 PROBABLE_TOPOLOGY = {2: Topology.FEATURES, 3: Topology.SEQUENCES, 4: Topology.IMAGES}
 """Topology by number of dimensions, to choose candidates; ``attach`` finds the real one."""
@@ -57,15 +59,31 @@ def find_slots(model: nn.Module, example_input: Any, topologies: Collection[Topo
     """Slots at the ends of the stages of ``model``, by the rule of this module: slot id to submodule name.
 
     Raises:
-        ValueError: if there is no such place, with the reasons.
+        ValueError: as :func:`found_attachments`.
     """
+    attachments = found_attachments(model, example_input, topologies, most)
+    modules = {at.slot: at.module for at in attachments}
+    return {slot: modules[slot] for slot in ordered_slot_ids(modules)}
+
+
+def found_attachments(
+    model: nn.Module, example_input: Any, topologies: Collection[Topology], most: int, *, causal: bool = True
+) -> list[Attachment]:
+    """Slots that the rule of this module finds in ``model``, in forward order.
+
+    Raises:
+        ValueError: if there is no such place, with the reasons; if ``model`` is compiled, cannot be copied, or has
+            slots already.
+    """
+    check_unwrapped(model)
+    check_host(model)
     places = {place.name: place for place in _places(model, example_input) if place.topology in topologies}
     refusals: list[str] = []
     while places and len(refusals) < MOST_REFUSALS:
         chosen = _chosen(places, most)
-        refused = _refused(model, chosen, example_input, topologies)
+        attachments, refused = _tried(model, chosen, example_input, topologies, causal)
         if not refused:
-            return _numbered(chosen)
+            return attachments
         refusals += refused.values()
         for name in refused:
             del places[name]
@@ -93,19 +111,21 @@ def _numbered(names: Sequence[str]) -> dict[str, str]:
     return {format_slot_id(0, column): name for column, name in enumerate(names)}
 
 
-def _refused(
-    model: nn.Module, names: Sequence[str], example_input: Any, topologies: Collection[Topology]
-) -> dict[str, str]:
-    """Reasons why no slot fits on some of ``names``, by name."""
+def _tried(
+    model: nn.Module, names: Sequence[str], example_input: Any, topologies: Collection[Topology], causal: bool
+) -> tuple[list[Attachment], dict[str, str]]:
+    """Slots on ``names``, or the reasons why some cannot carry one, by name."""
     try:
-        attachments = attach(model, _numbered(names), example_input, causal=True)
+        attachments = attach(model, _numbered(names), example_input, causal=causal)
+    except CopyError:
+        raise
     except ValueError as error:
         if len(names) == 1:
-            return {names[0]: str(error)}
-        single = [_refused(model, [name], example_input, topologies) for name in names]
-        return {name: reason for refused in single for name, reason in refused.items()} or {names[-1]: str(error)}
+            return [], {names[0]: str(error)}
+        single = [_tried(model, [name], example_input, topologies, causal)[1] for name in names]
+        return [], {name: reason for refused in single for name, reason in refused.items()} or {names[-1]: str(error)}
     strange = [at for at in attachments if at.shape.topology not in topologies]
-    return {at.module: f"submodule {at.module!r} yields {at.shape.topology.value}" for at in strange}
+    return attachments, {at.module: f"submodule {at.module!r} yields {at.shape.topology.value}" for at in strange}
 
 
 def _places(model: nn.Module, example_input: Any) -> list[_Place]:
@@ -148,7 +168,7 @@ def _chosen(places: Mapping[str, _Place], most: int) -> list[str]:
     topology = max(counts, key=lambda candidate: counts[candidate])
     fitting = {name: place for name, place in places.items() if place.topology is topology}
     units, divided = _inside("", fitting), set[str]()
-    while len(_stages(units)) < most and max(map(len, _blocks(units))) < most:
+    while len(_stages(units)) < most and max(map(len, _blocks(units))) < min(2, most):
         parts = {unit.name: _inside(unit.name, fitting) for unit in units if unit.name not in divided}
         widest = max(parts, key=lambda name: len(parts[name]), default="")
         if not widest or len(parts[widest]) < 2:

@@ -1,7 +1,7 @@
 """Checks of a newborn seed before it enters a network."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,8 @@ def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
     """Check that ``seed`` is the identity on the features of ``slot``, not in place.
 
     Raises:
-        ValueError: if it fails, works in place, changes the shape or the values.
+        ValueError: if it fails, works in place, changes the shape or the values, or mixes tokens of which the host
+            keeps the earlier ones to itself.
     """
     copied = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
     for batch in (2, 1):
@@ -42,6 +43,25 @@ def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
         probe = torch.linspace(-1.0, 1.0, int(np.prod(size))).reshape(size).to(cell.alpha)
         _check(slot, copied, probe)
         copied.eval()  # one example alone is not a batch that statistics can be learned from
+    body = copied.body if isinstance(copied, Delta) else copied
+    if cell.host_cache is not None and mixes_tokens(body, cell.alpha, cell.shape.channels):
+        raise ValueError(
+            f"slot {slot}: the seed mixes tokens, but the host keeps earlier ones in {cell.host_cache!r} and it "
+            "would miss them; take a blueprint that treats each token alone: lora, mlp, mlp_small or norm"
+        )
+
+
+def mixes_tokens(body: Callable[[Tensor], Tensor], example: Tensor, width: int) -> bool:
+    """Whether the last token of ``body(h)`` depends on other tokens, by a probe.
+
+    Args:
+        example: gives type and device.
+        width: features of a token.
+    """
+    tokens = torch.linspace(-9.0, 9.0, 4 * width).sin().reshape(1, 4, width).to(example)
+    others = torch.cat([tokens[:, :-1].flip(-1) + 1.0, tokens[:, -1:]], dim=1)
+    with torch.no_grad():
+        return not torch.allclose(body(tokens)[:, -1], body(others)[:, -1], rtol=1e-4, atol=1e-6)
 
 
 def _check(slot: str, seed: nn.Module, probe: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.lifecycle.reducer import Rules, SeedState
 from esper_ray.kasmina.modules import count_parameters
-from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach
+from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach, check_unwrapped
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
@@ -45,6 +45,8 @@ class SlottedNetwork(nn.Module):
             slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
             for slot in ordered_slot_ids(self.attachments)
         }
+        for slot, cell in cells.items():
+            cell.host_cache = self.attachments[slot].host_cache
         self.cells = nn.ModuleDict(cells)
         self.copies = 1
         """How often a pass repeats its batch; more than once only while all coalitions are measured."""
@@ -102,8 +104,7 @@ class SlottedNetwork(nn.Module):
                 :meth:`~esper_ray.kasmina.model.MorphogeneticModel.plain` could not build a seed in behind it; or if
                 the host is wrapped already. The host is as it was then.
         """
-        if any(isinstance(h, SlotHook) for m in host.modules() for h in m._forward_hooks.values()):
-            raise ValueError("the host has slots already; wrap a fresh copy of it")
+        check_unwrapped(host)
         attachments = attach(host, slots, example_input, causal=causal, layout=layout)
         return cls(
             host,

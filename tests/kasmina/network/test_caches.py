@@ -3,9 +3,12 @@
 import pytest
 import torch
 from kasmina_builders import READY, WORTHY, wake
+from torch import nn
 
+from esper_ray.growing import grow
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.optimizer import GrowingOptimizer
+from esper_ray.tolaria.assembly import GrowthError
 
 pytest.importorskip("transformers")
 
@@ -160,3 +163,45 @@ def test_adapters_on_top_of_a_grown_model_leave_its_seeds_in_place():
         assert not torch.equal(changed, expected)
         assert torch.allclose(model.plain()(input_ids=ids).logits, changed, rtol=0, atol=1e-5)
     assert any(parameter.requires_grad for name, parameter in tuned.named_parameters() if "lora" in name)
+
+
+class OwnCache(nn.Module):
+    """A decoder that keeps its tokens itself, in one of three ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.embed, self.block, self.head = way, nn.Embedding(32, 8), nn.Linear(8, 8), nn.Linear(8, 32)
+        self.register_buffer("tokens", torch.zeros(16, 16, 8), persistent=False)
+        self.past = None
+        self.register_buffer("angles", None, persistent=False)
+
+    def forward(self, ids):
+        h = self.embed(ids)
+        if self.way == "buffer":
+            self.tokens[: len(h), : h.shape[1]] = h
+        elif self.way == "longer":
+            self.past = (h,) if self.past is None else (torch.cat([self.past[0], h], dim=1),)
+        else:
+            self.angles = torch.ones(1, h.shape[1], 8)  # computed anew, as rotary embeddings do
+        return self.head(self.block(h))
+
+
+@pytest.mark.parametrize(("way", "name"), [("buffer", "tokens"), ("longer", "past"), ("none", None)])
+def test_a_seed_that_mixes_tokens_is_refused_where_a_decoder_keeps_them_itself(way, name):
+    model = MorphogeneticModel.wrap(OwnCache(way), {"r0c0": "block"}, tokens(2, 5), rules=READY)
+    assert model.attachments["r0c0"].host_cache == name
+    if name is None:
+        assert model.germinate("r0c0", "attention")
+        return
+    message = f"r0c0: the seed mixes tokens, but the host keeps earlier ones in '{name}'"
+    for blueprint in ("attention", "flex_attention"):
+        with pytest.raises(ValueError, match=message):
+            model.germinate("r0c0", blueprint)
+    assert model.states["r0c0"] is None
+    assert model.germinate("r0c0", "mlp_small")
+
+
+def test_a_policy_is_not_offered_what_misses_the_cache_of_a_decoder():
+    model, ids = OwnCache("buffer"), tokens(16, 5)
+    with pytest.raises(GrowthError, match=r"attention.*the host keeps earlier ones in 'tokens'"):
+        grow(model, (ids, ids), slots={"r0c0": "block"}, growth={"blueprints": ["attention", "norm"]}, report=len)

@@ -54,6 +54,12 @@ def test_equal_blocks_of_one_stage_get_evenly_spaced_slots():
     assert list(found.values()) == ["blocks.1", "blocks.3", "blocks.5"]
 
 
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_the_blocks_of_a_short_transformer_are_not_divided(blocks):
+    found = find_slots(Encoder(blocks), torch.zeros(2, 5, dtype=torch.long), EVERY, 3)
+    assert list(found.values()) == [f"blocks.{number}" for number in range(blocks)]
+
+
 def test_a_block_that_ends_with_an_activation_is_preferred_to_its_last_layer():
     model = nn.Sequential(nn.Sequential(stage(1, 4), stage(4, 8, 2)), nn.Flatten(), nn.Linear(128, 3))
     found = find_slots(model, torch.zeros(2, 1, 8, 8), EVERY, 3)

@@ -30,6 +30,10 @@ class PlaceError(ValueError):
     """A submodule behind which nothing can be built in."""
 
 
+class CopyError(PlaceError):
+    """A host that cannot be copied."""
+
+
 @dataclass(frozen=True, slots=True)
 class SlotOutput:
     """A submodule of a host."""
@@ -108,7 +112,7 @@ def shared_copy(host: nn.Module) -> nn.Module:
     """A copy of ``host`` with the same parameters and buffers.
 
     Raises:
-        PlaceError: if it cannot be copied.
+        CopyError: if it cannot be copied.
     """
     memo: dict[int, Any] = {}
     for module in host.modules():
@@ -122,13 +126,16 @@ def copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Deep copy of ``module``; tensors that a pass has left in attributes become leaves.
 
     Raises:
-        PlaceError: if it cannot be copied.
+        CopyError: if it cannot be copied.
     """
     detach_in_copies(module, memo)
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:  # the copy methods of a user's classes can raise anything
-        raise PlaceError(f"plain() copies {type(module).__name__}, which fails: {error}") from error
+        raise CopyError(
+            f"plain() copies {type(module).__name__}, which fails: {error}; give it a __deepcopy__ method, or set what "
+            "cannot be copied later"
+        ) from error
 
 
 def detach_in_copies(module: nn.Module, memo: dict[int, Any]) -> None:

@@ -5,17 +5,16 @@ the earlier ones, which are not in the cache. Such a pass is refused with the re
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
-from esper_ray.kasmina.network.newborn import preserved_rng
+from esper_ray.kasmina.network.newborn import mixes_tokens, preserved_rng
 from esper_ray.leyline.blueprints import Topology
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
@@ -40,19 +39,6 @@ def holds_tokens(arguments: Mapping[str, Any]) -> bool:
         except ValueError:  # raised by caches of recurrent layers, which do not count tokens
             return True
     return False
-
-
-def mixes_tokens(body: Callable[[Tensor], Tensor], example: Tensor, width: int) -> bool:
-    """Whether the last token of ``body(h)`` depends on other tokens, by a probe.
-
-    Args:
-        example: gives type and device.
-        width: features of a token.
-    """
-    tokens = torch.linspace(-9.0, 9.0, 4 * width).sin().reshape(1, 4, width).to(example)
-    others = torch.cat([tokens[:, :-1].flip(-1) + 1.0, tokens[:, -1:]], dim=1)
-    with torch.no_grad():
-        return not torch.allclose(body(tokens)[:, -1], body(others)[:, -1], rtol=1e-4, atol=1e-6)
 
 
 def refusal(slots: str) -> str:

@@ -31,6 +31,19 @@ def named_modules(host: nn.Module, slots: Mapping[str, str]) -> dict[str, nn.Mod
     return {slot: named[slots[slot]] for slot in ids}
 
 
+def check_host(host: nn.Module) -> None:
+    """Check that ``host`` itself is not compiled.
+
+    Raises:
+        ValueError: with its class.
+    """
+    kind = _compilation(host)
+    if kind is not None:
+        raise ValueError(
+            f"{type(host).__name__} is {kind}, where a seed has no effect; grow it first, compile afterwards"
+        )
+
+
 def check_compilation(host: nn.Module, slots: Mapping[str, str]) -> None:
     """Check that the submodules of ``slots`` are not inside compiled code.
 
