@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import growing_builders
 import numpy as np
 import pytest
 import torch
@@ -151,7 +150,8 @@ def test_another_process_resumes_bit_for_bit(tmp_path):
     torch.manual_seed(1)
     trained(growing, 4)
     (tmp_path / "state").write_bytes(growing.save_state())
-    folders = [str(Path(__file__).parent), str(Path(growing_builders.__file__).parent)]
+    builders = Path(__file__).parents[1] / "builders"
+    folders = [str(folder) for folder in (Path(__file__).parent, builders, builders / "networks")]
     command = [sys.executable, "-c", RESUME, str(tmp_path / "state"), *folders]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
