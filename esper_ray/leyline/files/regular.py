@@ -27,7 +27,7 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """Content of a regular file of at most ``most`` bytes.
 
     Raises:
-        OSError: if it cannot be read, is no regular file, or is longer.
+        OSError: if it cannot be read, is longer, or is not a regular file.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)
