@@ -120,7 +120,7 @@ def test_a_fresh_process_resumes_bit_for_bit(tmp_path):
     torch.save(organism.optimizer.state_by_name(), tmp_path / "o")
     stdout = subprocess.run(
         [sys.executable, "-c", RESUME, tmp_path / "m", tmp_path / "o"],
-        cwd=Path(__file__).parents[2] / "builders",
+        cwd=Path(__file__).parents[2] / "builders" / "networks",
         env={"PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
