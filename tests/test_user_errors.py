@@ -17,6 +17,7 @@ INTERNAL = {
     "RewardError": "a measurement that is not finite; the environment's user sees it, no command raises it",
     "LifecycleError": "a misuse of the Python interface of a growing model",
     "LayoutError": "features of a slot that no seed can work on; a command reports it as a fault of the own host",
+    "CopyError": "a host that cannot be copied; the Python interface of a growing model reports it",
     "PlaceError": "a submodule that no seed can be built in behind; a command reports it as a fault of the own host",
     "LearnerStateError": "a state that does not fit the learner; what reads a checkpoint adds the file",
     "StateError": "a summary of another version, handled by folding the events",

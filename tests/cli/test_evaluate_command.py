@@ -292,8 +292,8 @@ def test_a_signal_from_another_process_ends_an_evaluation_in_the_same_way(out):
     assert os.listdir(out) == ["scores.csv"]
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster", "undrawn")
 @pytest.mark.timeout(240)
 def test_an_evaluation_on_ray_writes_the_same_files(evaluation, out):

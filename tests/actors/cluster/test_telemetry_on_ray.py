@@ -105,6 +105,7 @@ def on_ray(tiny_config, tmp_path_factory, ray_cluster):
     return watched_run(tiny_config, tmp_path_factory.mktemp("ray"), "debug", workers="ray")
 
 
+@pytest.mark.nightly
 def test_a_run_on_ray_is_equal_at_every_telemetry_level(on_ray, tiny_config, tmp_path):
     run, digest, _ = on_ray
     quiet, quiet_digest, _ = watched_run(tiny_config, tmp_path, "off")

@@ -158,7 +158,7 @@ def test_a_killed_query_is_reported(run, monkeypatch):
         (["DELETE FROM gate"], "an event log is only read: SELECT is expected, got DELETE"),
         (["EXPLAIN ANALYZE CREATE TABLE x AS SELECT 1"], "SELECT is expected, got CREATE"),
         (["SELECT nothing FROM gate"], "nothing"),
-        (["SELECT '\udcff'"], "esper: error: the query is not UTF-8"),
+        (["SELECT '\udcff'"], "esper: error: the argument \"SELECT '\\udcff'\" is not UTF-8"),
     ],
 )
 def test_invalid_requests_are_refused(run, words, message):

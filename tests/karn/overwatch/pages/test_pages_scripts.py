@@ -4,6 +4,8 @@ import math
 import random
 
 import pytest
+from overwatch_data import Site, sections
+from overwatch_site import TestServer
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.integration
@@ -13,16 +15,19 @@ CALL = """async ([file, name, values]) => {
 }"""
 
 
-@pytest.fixture
-def call(new_page, server):
-    """Calls an exported function of a script."""
-    page = new_page()
+@pytest.fixture(scope="module")
+def call(chromium):
+    """Calls an exported function of a script, in one page."""
+    server = TestServer(Site(sections=sections()))
+    page = chromium.new_page()
     page.goto(f"{server.url}/login")
 
     def called(file, name, *values):
         return page.evaluate(CALL, [f"{server.url}/static/{file}", name, list(values)])
 
-    return called
+    yield called
+    page.close()
+    server.stop()
 
 
 def extremes(xs, values, first, last, width):
