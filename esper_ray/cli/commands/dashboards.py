@@ -10,6 +10,7 @@ import typer
 from esper_ray.cli.errors import FAILED
 from esper_ray.leyline.errors import UsageError, shortened
 from esper_ray.leyline.files.durable import write_file
+from esper_ray.leyline.files.paths import may_be_replaced
 
 HELP = """Write, check and upload the Grafana dashboard and alert rules.
 
@@ -37,7 +38,7 @@ def render(
     if not out.is_dir():
         raise UsageError(f"--out {out}: it must be a folder that exists")
     for name, content in files().items():
-        if not _may_be_replaced(out / name, content):
+        if not may_be_replaced(out / name, content[:BEGIN].encode()):
             raise UsageError(f"--out {out}: {name} in it was not written by this command; choose another folder")
     for name, content in files().items():
         try:
@@ -45,18 +46,6 @@ def render(
         except OSError as error:
             raise UsageError(f"{out / name} cannot be written: {error.strerror or error}") from error
         typer.echo(str(out / name))
-
-
-def _may_be_replaced(path: Path, content: str) -> bool:
-    """Whether there is no such file, or one that begins like ``content``."""
-    if not path.is_file():
-        return not os.path.lexists(path)
-    begin = content[:BEGIN].encode()
-    try:
-        with path.open("rb") as file:
-            return file.read(len(begin)) in (b"", begin)
-    except OSError:
-        return False
 
 
 @app.command()

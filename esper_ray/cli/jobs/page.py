@@ -129,7 +129,7 @@ class PageServer:
         An interrupted run ends it at once.
         """
         if self._keep and code < 128 and self._process.poll() is None:
-            with StopRequest() as stop:  # before the line: whoever reads it may interrupt at once
+            with StopRequest() as stop:  # before the line: its reader may interrupt at once
                 self._say(f"the page stays at {self.address}/; Ctrl-C ends it")
                 while not stop() and self._process.poll() is None:
                     time.sleep(POLL_SECONDS)

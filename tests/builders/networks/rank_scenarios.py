@@ -49,7 +49,7 @@ def life_with_accumulated_gradients(rank: int) -> dict[str, Any]:
     return _life(rank, wrapped=True, parts=2)
 
 
-def _grown() -> MorphogeneticModel:
+def blended_and_incubating() -> MorphogeneticModel:
     """A model with a blended seed and an incubating one."""
     model = make_model()
     model.germinate("r0c0", "mlp_small", style="linear_add", tempo=1)
@@ -63,7 +63,7 @@ def _grown() -> MorphogeneticModel:
 
 def wrapped_after_births(rank: int) -> dict[str, Any]:
     """Seeds that exist when the model is wrapped, one of which is pruned later."""
-    model = _grown()
+    model = blended_and_incubating()
     optimizer, forward = make_optimizer(model), DistributedDataParallel(model)
     for step in range(4):
         if step == 2:
@@ -73,7 +73,7 @@ def wrapped_after_births(rank: int) -> dict[str, Any]:
 
 
 def wrapped_within_another_module(rank: int) -> dict[str, Any]:
-    model = _grown()
+    model = blended_and_incubating()
     outer, optimizer = Outer(model), make_optimizer(model)
     leave_out_seeds(outer)
     forward = DistributedDataParallel(outer)
@@ -83,7 +83,7 @@ def wrapped_within_another_module(rank: int) -> dict[str, Any]:
 
 
 def wrapped_within_another_module_unprepared(rank: int) -> str:
-    model = _grown()
+    model = blended_and_incubating()
     make_optimizer(model)
     forward = DistributedDataParallel(Outer(model))
     forward(torch.zeros(2, 6))

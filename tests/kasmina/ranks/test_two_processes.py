@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from rank_builders import WORTHY, in_two_processes, live, make_model, make_optimizer, train_step, values
-from rank_scenarios import SCENARIOS
+from rank_builders import in_two_processes, live, make_model, make_optimizer, train_step, values
+from rank_scenarios import SCENARIOS, blended_and_incubating
 from trainer_builders import examples, session
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]  # two processes import torch
@@ -48,17 +48,6 @@ def test_a_whole_life_in_two_processes_equals_one_process_on_whole_batches(answe
     assert first["digests"] == second["digests"]
     assert len(set(first["digests"])) == len(first["digests"]) == 11
     assert_close(first["values"], expected)
-
-
-def blended_and_incubating():
-    model = make_model()
-    model.germinate("r0c0", "mlp_small", style="linear_add", tempo=1)
-    for _ in range(2):
-        model.advance("r0c0", WORTHY)
-    model.germinate("r0c1", "lora")
-    model.advance("r0c1")
-    model.tick()
-    return model
 
 
 def test_seeds_that_exist_when_the_model_is_wrapped_are_averaged_once(answers):

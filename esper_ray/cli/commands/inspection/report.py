@@ -1,12 +1,12 @@
 """``esper report``: a run, a comparison, a sweep or an evaluation as one page of HTML."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from esper_ray.leyline.errors import UsageError
+from esper_ray.leyline.files.paths import may_be_replaced
 
 app = typer.Typer(add_completion=False)
 
@@ -35,7 +35,7 @@ def report(
     path = Path(f"{place.absolute().name}.html") if output is None else output
     if path.is_dir():
         raise UsageError(f"--output {path}: it is a folder; give the name of a file in it, such as {path / 'run.html'}")
-    if not _may_be_replaced(path):
+    if not may_be_replaced(path, BEGIN, any_case=True):
         raise UsageError(f"--output {path}: the file exists and is not a page of HTML; choose another name")
     text = place_report(place)
     try:
@@ -43,14 +43,3 @@ def report(
     except WriteError as error:
         raise UsageError(f"--output {error}") from error
     typer.echo(f"{path}, {len(text.encode()) / 1024:,.0f} KiB")
-
-
-def _may_be_replaced(path: Path) -> bool:
-    """Whether there is no such file, or one that begins like a page."""
-    if not path.is_file():
-        return not os.path.lexists(path)
-    try:
-        with path.open("rb") as file:
-            return file.read(len(BEGIN)).lower() in (b"", BEGIN)
-    except OSError:
-        return False
