@@ -8,8 +8,8 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
-# Three processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
-PARALLEL := -n 3 --dist loadscope --no-loadscope-reorder
+# Four processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
+PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
 FAST := -m "not ray and not slow and not integration and not packaging and not nightly"
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 

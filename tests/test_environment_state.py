@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from variants import rest_at_night
 
 from esper_ray.environment import MorphogenesisEnv, make_environment
 from esper_ray.kasmina.hosts import build_host
@@ -114,7 +115,7 @@ print(json.dumps(results))
 @pytest.mark.parametrize(
     "name", ["digits", "escrow", "patterns", pytest.param("everything on", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("at", [0, 3, 9])
+@pytest.mark.parametrize("at", rest_at_night([3, 0, 9]))
 def test_a_loaded_episode_resumes_bit_for_bit(name, at):
     env, second = environment(name), environment(name)
     env.reset(seed=5)
@@ -131,11 +132,9 @@ def test_a_loaded_episode_resumes_bit_for_bit(name, at):
     assert env.reset()[0]["features"].tolist() == second.reset()[0]["features"].tolist()  # later episodes too
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "names",
-    [("digits", "everything on"), pytest.param(("escrow", "patterns", "text", "cifar"), marks=pytest.mark.nightly)],
-)
+@pytest.mark.parametrize("names", [("digits", "everything on"), ("escrow", "patterns", "text", "cifar")])
 def test_another_process_resumes_bit_for_bit(names, tmp_path):
     """The rest of an episode in this process, and resumed in another one. Variants without their data are left out."""
     folder, expected = tmp_path / "episodes", {}

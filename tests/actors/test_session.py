@@ -300,6 +300,7 @@ SHORT = ["--rounds", "1", "--envs", "1", "--episode-length", "3", "--memory-size
 SHORT += ["--set", "training.steps_per_epoch=2", "--telemetry-dir", "runs"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_foreign_packages_of_our_folder_names_do_not_shadow_us(foreign, tmp_path):
     (tmp_path / "script.py").write_text(

@@ -81,6 +81,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, RUNNER, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.nightly
 def test_the_command_prints_the_counts(document):
     answer = run(EXAMPLES)
     assert (answer.returncode, answer.stderr) == (0, "")

@@ -364,6 +364,7 @@ def test_a_listed_program_succeeds(name, folder, run_id, monkeypatch, tmp_path):
         exec(program(name), namespace)
 
 
+@pytest.mark.nightly
 @pytest.mark.integration
 def test_the_example_of_training_from_python_ends_with_a_policy(monkeypatch, tmp_path, capsys):
     options = ["--rounds", "1", "--envs", "1", "--run", str(tmp_path / "run")]

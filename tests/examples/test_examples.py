@@ -52,6 +52,7 @@ def test_a_grown_model_is_compared_with_the_same_one_alone(run, policy):
     assert lines[-2].startswith("alone: 162 parameters, test ")
 
 
+@pytest.mark.nightly
 def test_random_legal_actions_play_an_episode(run):
     lines = run("random_policy.py")
     assert re.fullmatch(r"return [+-][\d.]+, [\d.]+ times the parameters of the host", lines[-1])

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -80,16 +78,6 @@ def test_the_player_of_a_bundle_has_its_weights_and_is_greedy(path):
     assert (player.epsilon, player.greedy) == (0.0, True)
     assert all(torch.equal(player.network.state_dict()[name], tensor) for name, tensor in weights().items())
     assert not load_bundle(path).player(greedy=False).greedy
-
-
-@pytest.mark.integration
-def test_a_bundle_is_loaded_without_ray(path):
-    code = (
-        "import sys; from esper_policies.bundle import load_bundle; from pathlib import Path; "
-        f"load_bundle(Path({str(path)!r})).player(); print('ray' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.9, 0.9999])

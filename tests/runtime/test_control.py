@@ -1,6 +1,7 @@
 """No-growth baseline of a host, and rewards against it."""
 
 import pytest
+from variants import rest_at_night
 
 from esper_policies.heuristic import HeuristicConfig, HeuristicPolicy
 from esper_ray.environment import make_environment
@@ -91,7 +92,7 @@ def grown(env, seed):
     return info
 
 
-@pytest.mark.parametrize("settings", [{}, {"measurement.every": 3}, FIVE | {"measurement.every": 4}])
+@pytest.mark.parametrize("settings", rest_at_night([FIVE | {"measurement.every": 4}, {}, {"measurement.every": 3}]))
 def test_an_episode_earns_committed_accuracy_minus_control_minus_price(settings):
     """For any measurement interval and number of seeds."""
     steady = {"reward.settlement.window_epochs": 1, "task.validation_size": 60}

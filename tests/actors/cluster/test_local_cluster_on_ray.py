@@ -108,11 +108,12 @@ def test_a_long_tmpdir_trains_in_a_short_folder(folder, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("place", "message"),
     [
         ("/tmp/" + "x" * 60, "RAY_TMPDIR=/tmp/x{60}: it has 65 bytes, but Ray's sockets leave room for"),
-        pytest.param("/proc/nowhere", "RAY_TMPDIR=/proc/nowhere: it cannot be written: ", marks=pytest.mark.nightly),
+        ("/proc/nowhere", "RAY_TMPDIR=/proc/nowhere: it cannot be written: "),
     ],
 )
 def test_a_ray_tmpdir_that_cannot_be_used_is_one_line_and_nothing_is_written(place, message, tmp_path):

@@ -114,6 +114,7 @@ def test_a_run_on_ray_is_equal_at_every_telemetry_level(on_ray, tiny_config, tmp
     assert event_records(run) == event_records(quiet)
 
 
+@pytest.mark.nightly
 def test_samples_of_environment_actors_arrive_during_the_episodes(on_ray):
     run, _, observer = on_ray
     profiles = samples(run, "profile")

@@ -77,6 +77,7 @@ def test_a_run_started_with_local_workers_is_resumed_on_ray(tiny_config, tmp_pat
     assert (resumed.path / "rounds.csv").read_bytes() == (uninterrupted.path / "rounds.csv").read_bytes()
 
 
+@pytest.mark.nightly
 def test_episodes_keep_the_order_of_their_assignments_until_a_stop_request(tiny_config):
     assignments = [Assignment(index, index % 3, seed=index) for index in (4, 2, 0, 3)]
     with make_workers(tiny_config) as workers:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from variants import rest_at_night
 
 from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
 from esper_actors.evaluation.evaluator import Evaluator, FinalNetwork, host_parameter_count, unique_labels, widened_host
@@ -125,7 +126,7 @@ def test_the_network_from_scratch_is_the_final_network_with_all_seeds_committed(
     assert evaluator.unsteered(SCRATCH, 3, grown.final) == evaluation
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", rest_at_night(range(4)))
 def test_networks_from_scratch_have_the_size_of_the_final_networks(seed):
     """With every style, changing operators and fading seeds."""
     settings = {"growth__styles": ["linear_add", "sigmoid_add", "gated_gate", "linear_multiply"], "episode_length": 25}

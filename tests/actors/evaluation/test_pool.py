@@ -120,6 +120,7 @@ def on_ray(config, ray_cluster):
 class TestRay:
     """Pool on one cluster of two CPUs."""
 
+    @pytest.mark.nightly
     def test_ray_and_the_local_pool_give_the_same_scores(self, on_ray, serial):
         assert on_ray.describe() == "Ray actors: 2 on cpu"
         received = []

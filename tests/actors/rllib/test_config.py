@@ -1,8 +1,5 @@
 """The environment and the presets of the RLlib adapter."""
 
-import subprocess
-import sys
-
 import pytest
 from learner_builders import small_config
 
@@ -61,14 +58,3 @@ def test_env_runners_and_learner_share_a_gpu():
     assert preset.env_config["device"] == "cuda"
     spread = ppo_config(small_config(system__envs=3, system__device="cpu", system__devices=("cuda:0", "cuda:1")))
     assert (spread.num_gpus_per_env_runner, spread.num_gpus_per_learner) == (0.5, 0)
-
-
-def test_importing_our_packages_imports_no_rllib():
-    program = (
-        "import sys, esper_policies.tamiyo, esper_policies.bundle, esper_actors.training.learner.ppo\n"
-        "import esper_actors.factory, esper_actors.rollout.runner, esper_ray.cli.main\n"
-        "assert not [name for name in sys.modules if name == 'ray' or name.startswith('ray.')]\n"
-        "import esper_actors.cluster.workers\n"
-        "assert not [name for name in sys.modules if name.startswith('ray.rllib')]\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

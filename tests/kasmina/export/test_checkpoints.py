@@ -113,6 +113,7 @@ def test_training_after_a_round_trip_equals_uninterrupted_training(tmp_path):
     assert futures[0] == futures[1]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_fresh_process_resumes_bit_for_bit(tmp_path):
     organism = grown_organism()

@@ -22,6 +22,7 @@ from cell_builders import (
 from kasmina_builders import READY, wake
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from variants import rest_at_night
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
 from esper_ray.kasmina.model import MorphogeneticModel
@@ -138,7 +139,7 @@ def test_checkpointing_of_either_kind_leaves_the_gradients_of_a_seed(reentrant, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "blueprint", "operator"), MATRIX, ids=case_id)
-@pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING], ids=case_id)
+@pytest.mark.parametrize("stage", rest_at_night([Stage.TRAINING, Stage.BLENDING]), ids=case_id)
 @pytest.mark.parametrize("incubation", [Incubation(), STRAIGHT], ids=["shadow", "straight"])
 def test_a_seed_full_of_nan_at_amplitude_zero_does_not_change_the_host(
     topology, blueprint, operator, stage, incubation

@@ -82,7 +82,7 @@ def test_accelerated_rules_differ_in_their_durations_only():
     ("name", "records", "update"),
     [
         pytest.param("NonFinite", (), {"policy_loss": math.nan}, id="NaN loss", marks=pytest.mark.nightly),
-        pytest.param("HeadCollapsed", (), {"entropy": 0.001}, id="entropy collapse"),
+        pytest.param("HeadCollapsed", (), {"entropy": 0.001}, id="entropy collapse", marks=pytest.mark.nightly),
         pytest.param(
             "RollbackStorm",
             ({"kind": "rollback", "reason": "loss"},),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from learner_builders import changed, small_config, synthetic
+from variants import rest_at_night
 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
@@ -15,16 +16,7 @@ from esper_actors.training.workers import QUIET, play_round
 pytestmark = pytest.mark.integration
 
 ROUNDS, ENVS = 4, 4
-BY_DAY = [(0.01, 20.0), (100.0, 0.0)]
-MOVES = [
-    *BY_DAY,
-    *(
-        pytest.param(factor, offset, marks=pytest.mark.nightly)
-        for factor in (0.01, 1.0, 100.0)
-        for offset in (0.0, 20.0)
-        if (factor, offset) not in BY_DAY
-    ),
-]
+MOVES = rest_at_night([(0.01, 20.0), (100.0, 0.0), (0.01, 0.0), (1.0, 0.0), (1.0, 20.0), (100.0, 20.0)], 2)
 
 
 def unit_config(critic, **changes):
@@ -32,7 +24,7 @@ def unit_config(critic, **changes):
     return small_config(policy__critic=critic, seed=3, **(settings | changes))
 
 
-@pytest.fixture(scope="module", params=["q_op", "v"])
+@pytest.fixture(scope="module", params=rest_at_night(["q_op", "v"]))
 def recorded(request):
     """Configuration and rounds of real episodes, the first of an untrained critic."""
     config = unit_config(request.param)

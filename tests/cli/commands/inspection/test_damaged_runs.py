@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from cli_builders import call
+from variants import at_night
 
 from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -12,11 +13,6 @@ from esper_ray.nissa.runs.run_directory import RunDirectory
 pytestmark = pytest.mark.integration
 
 COUNT = "SELECT count(*) AS n FROM outcome"
-
-
-def at_night(*contents):
-    """Variants of what others show by day."""
-    return [pytest.param(content, marks=pytest.mark.nightly) for content in contents]
 
 
 @pytest.fixture

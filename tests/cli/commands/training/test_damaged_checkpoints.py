@@ -7,6 +7,7 @@ import torch
 from checkpoint_builders import rewrite
 from cli_builders import call, train_below
 from damage_builders import flipped
+from variants import rest_at_night
 
 import esper_ray
 from esper_actors.training.checkpoint import CheckpointError, checkpoints_in
@@ -92,7 +93,7 @@ def assert_refused(answer, message, *more):
         assert part in text, text
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", rest_at_night(DAMAGES, 5))
 def test_a_damaged_checkpoint_is_not_resumed_and_the_run_stays(run, name):
     damage, message = DAMAGES[name]
     damage(run / "checkpoints" / "round-00003")
@@ -105,7 +106,7 @@ def test_a_damaged_checkpoint_is_not_resumed_and_the_run_stays(run, name):
     assert files(run) == before
 
 
-@pytest.mark.parametrize("name", ["flipped bit", "missing state", "missing optimizer state", "boolean"])
+@pytest.mark.parametrize("name", rest_at_night(["flipped bit", "missing state", "missing optimizer state", "boolean"]))
 def test_a_damaged_checkpoint_is_neither_evaluated_nor_exported(run, name, tmp_path):
     damage, message = DAMAGES[name]
     damage(run / "checkpoints" / "round-00003")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from cli_builders import SMALL, call, only_run
+from variants import rest_at_night
 
 from esper_actors.training.checkpoint import checkpoints_in, load_checkpoint
 from esper_actors.training.learner.ppo import PPOLearner
@@ -195,7 +196,7 @@ def test_the_heuristic_plays_episodes_and_prints_reasons(esper, runs):
     assert run.picture.exists()
 
 
-@pytest.mark.parametrize("mode", [*REWARD_MODES, "loss"])
+@pytest.mark.parametrize("mode", rest_at_night(["loss", *REWARD_MODES], 3))
 def test_every_reward_mode_trains(train, runs, mode):
     flags = ["--set", "reward.family=loss"] if mode == "loss" else []
     answer = train("--rounds", "2", "--reward-mode", "shaped" if mode == "loss" else mode, *flags)

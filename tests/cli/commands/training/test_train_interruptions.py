@@ -92,9 +92,8 @@ def test_handlers_are_restored_and_exit_codes_depend_on_the_signal():
     assert [signal.getsignal(number) for number in CODES] == before
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGHUP, *(pytest.param(number, marks=pytest.mark.nightly) for number in list(CODES)[:2])]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", CODES)
 def test_a_signal_from_another_process_ends_the_program_in_the_same_way(number, runs):
     """A real process that gets the signal after the first line of a round."""
     command = [sys.executable, "-m", "esper_ray.cli.main", "train", "ppo", "--serial", *SMALL, "--rounds", "500"]

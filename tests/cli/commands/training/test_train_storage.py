@@ -43,6 +43,7 @@ def outcome(folder):
     return run.read_manifest()["policy_sha256"], (folder / "rounds.csv").read_bytes()
 
 
+@pytest.mark.nightly
 def test_a_run_is_resumed_from_its_copy_in_a_storage(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
     with monkeypatch.context() as patch:
@@ -223,6 +224,7 @@ def test_a_uri_as_any_argument_is_quoted_without_its_credentials(working_folder,
     assert leaks(answer.out.encode(), answer.err.encode()) == []
 
 
+@pytest.mark.nightly
 def test_the_same_command_starts_or_resumes_a_run(working_folder, monkeypatch):
     assert train("--run-id", "straight").code == 0
     command = ("--run-id", "r", "--storage", f"file://{working_folder}/bucket")

@@ -7,7 +7,7 @@ from browser_pages import expect, open_page
 from overwatch_answers import RUN, episode, network, policy
 from overwatch_data import sections
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 EPISODE = "/runs/digits-s42/episodes/51"
 
 

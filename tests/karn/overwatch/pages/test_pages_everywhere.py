@@ -7,6 +7,7 @@ from browser_pages import expect, open_page, violations
 from overwatch_answers import filled
 from overwatch_data import Site, sections
 from overwatch_site import TestServer
+from variants import at_night
 
 pytestmark = pytest.mark.integration
 PAGES = {
@@ -30,8 +31,6 @@ PAGES = {
     "missing": "/runs",
 }
 WITHOUT_SCRIPT = ("login", "missing")
-OFTEN = ("run", "login")
-"""Pages that axe looks at in every run of the tests; the others at night."""
 
 
 def open_named(page, server, name):
@@ -44,9 +43,7 @@ def open_named(page, server, name):
     return page
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.nightly) for name in PAGES]
-)
+@pytest.mark.parametrize("name", ["run", *at_night(*(name for name in PAGES if name != "run"))])
 def test_a_page_is_accessible_in_both_schemes_and_fits_a_phone(new_page, server, name):
     page = open_named(new_page(), server, name)
     expect(page.locator("h1")).to_have_count(1)
@@ -102,6 +99,7 @@ def test_a_lost_connection_is_a_bar_and_data_stays_and_goes_on_without_a_reload(
     again.stop()
 
 
+@pytest.mark.nightly
 def test_a_server_of_another_version_asks_for_a_reload(new_page):
     site = filled(Site(sections=sections()))
     server = TestServer(site, version="0.1.0")
@@ -168,6 +166,7 @@ def test_every_address_stays_below_the_prefix(new_page):
     server.stop()
 
 
+@pytest.mark.nightly
 def test_ten_thousand_rounds_are_thinned_and_the_page_says_so(new_page, server, site):
     site.sections["rounds"] = sections(10_000)["rounds"]
     page = open_named(new_page(), server, "run")
@@ -198,6 +197,7 @@ def test_a_driver_that_is_gone_is_told_on_every_page_of_the_run(new_page, server
     expect(page.locator(".notice pre")).to_have_text("esper train ppo --resume runs/digits-s42")
 
 
+@pytest.mark.nightly
 def test_a_list_without_its_server_stays_and_goes_on(new_page):
     site = filled(Site(sections=sections()))
     server = TestServer(site)

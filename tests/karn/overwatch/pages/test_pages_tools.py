@@ -7,7 +7,7 @@ from browser_pages import expect, open_page
 from overwatch_answers import RUN
 from overwatch_comparisons import comparison, sweep
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 
 def test_the_log_is_filtered_by_kind_and_text_and_shows_raw_records(new_page, server):
