@@ -20,16 +20,15 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import Attachment, attach, check_unwrapped
 from esper_ray.kasmina.network.cell import Incubation
 from esper_ray.kasmina.network.discovery import found_attachments, slot_table
-from esper_ray.kasmina.network.growth import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer, OptionsOf
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import GrowthConfig
+from esper_ray.leyline.config.run import GrowthConfig, InitialisationConfig
 from esper_ray.leyline.files.validation import described
 from esper_ray.leyline.legality import Limits
-from esper_ray.tolaria.assembly import growth_limits, lifecycle_rules
+from esper_ray.tolaria.assembly import growth_limits, growth_options, lifecycle_rules
 
 EPOCHS, SLOTS, RATE = 40, 3, 1e-3
 """Default length of a growth, maximum number of slots that are found, and learning rate."""
@@ -156,12 +155,12 @@ def _attachments(
 
 
 def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfig, seed: int) -> MorphogeneticModel:
-    """``model`` with slots, under ``rules``; newborn weights are random for every style."""
+    """``model`` with slots, under ``rules``."""
     return MorphogeneticModel(
         model,
         attachments,
         rules=lifecycle_rules(rules),
-        options=GrowthOptions(rules.freeze_fossils, own_blueprints=rules.own_blueprints),
+        options=growth_options(rules),
         incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound, None),
         seed=seed,
     )
@@ -202,21 +201,45 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
         ValueError: if a key or value is not valid.
     """
     if isinstance(given, GrowthConfig):
-        return given
+        return _startable(given)
     base = default_growth(epochs) if bundle is None else bundle.manifest.growth
     unknown = [name for name in given or () if name not in GrowthConfig.model_fields]
     if unknown:
         raise ValueError(unknown_name_message("key of growth", unknown[0], list(GrowthConfig.model_fields)))
     try:
-        return GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
+        rules = GrowthConfig.model_validate(base.model_dump(mode="json") | dict(given or {}))
     except ValidationError as error:
         raise ValueError(f"growth.{described(error)}") from error
+    return _startable(rules)
+
+
+def _startable(rules: GrowthConfig) -> GrowthConfig:
+    """``rules``, whose seeds can be born between two epochs, without a loss.
+
+    Raises:
+        ValueError: if seeds of a style start with gradmax.
+    """
+    for style, start in rules.initialisation.model_dump().items():
+        if start == "gradmax":
+            raise ValueError(
+                f"growth.initialisation.{style}: gradmax needs a loss at birth, and a session has none "
+                "between epochs; take zero_scale or zero_output"
+            )
+    return rules
 
 
 def default_growth(epochs: int) -> GrowthConfig:
-    """Default rules for a growth of ``epochs`` epochs: a tenth of them in TRAINING, at most 4; automatic gates."""
+    """Default rules for a growth of ``epochs`` epochs: a tenth of them in TRAINING, at most 4; automatic gates.
+
+    Newborn seeds start with a zero last layer: a growth is often short, and a scale alone learns slowly.
+    """
     dwell = training_epochs(epochs)
-    return GrowthConfig(auto_forward=("g1", "g2", "g3"), min_training_epochs=dwell, min_blending_epochs=dwell)
+    return GrowthConfig(
+        auto_forward=("g1", "g2", "g3"),
+        min_training_epochs=dwell,
+        min_blending_epochs=dwell,
+        initialisation=InitialisationConfig(**dict.fromkeys(InitialisationConfig.model_fields, "zero_output")),
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from esper_policies.bundle import BundleError, pretrained_names
 from esper_policies.heuristic import HeuristicPolicy
 from esper_ray.growing import grow, setup
 from esper_ray.kasmina.network import discovery
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.config.run import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError
 
@@ -194,6 +194,16 @@ def test_growth_rules_change_by_a_mapping_or_a_section():
     assert section.limits.blueprints == {Blueprint.CONV_LIGHT}
 
 
+def test_seeds_of_a_session_start_as_its_growth_says():
+    default = quiet(Small(), examples()).model.growth.options.initialisation
+    assert set(default.values()) == {"zero_output"}
+    section = quiet(Small(), examples(), growth=GrowthConfig()).model.growth.options.initialisation
+    assert set(section.values()) == {"zero_scale"}
+    changed = quiet(Small(), examples(), growth={"initialisation": {"linear_add": "zero_output"}}).model.growth.options
+    assert changed.initialisation[GerminationStyle.LINEAR_ADD] == "zero_output"
+    assert changed.initialisation[GerminationStyle.SIGMOID_ADD] == "zero_scale"
+
+
 def test_slots_of_two_topologies_get_the_blueprints_of_both():
     class Mixed(Small):
         def __init__(self):
@@ -259,6 +269,12 @@ def one_head():
         (Small, lambda x, y: (x, y), {"policy": "heuristics"}, "unknown policy 'heuristics'"),
         (Small, lambda x, y: (x, y), {"policy": 3}, "begin_episode and decide, got a int"),
         (Small, lambda x, y: (x, y), {"growth": {"blueprint": ["norm"]}}, "unknown key of growth 'blueprint'"),
+        (
+            Small,
+            lambda x, y: (x, y),
+            {"growth": {"initialisation": {"sigmoid_add": "gradmax"}}},
+            r"growth\.initialisation\.sigmoid_add: gradmax needs a loss at birth.* take zero_scale or zero_output",
+        ),
         (Small, lambda x, y: (x, y), {"growth": {"blueprints": ["lora"]}}, "images, which have no blueprint 'lora'"),
         (Small, lambda x, y: (x, y), {"momentum": 0.9}, "momentum"),
         (

@@ -1,7 +1,8 @@
 """Registry of seed blueprints: a body with one zero-initialised output scale per channel.
 
 ``d = scale * body(h)``: the change is exactly zero at birth, the scale gets gradient in the first
-step and everything before it in the second. Nothing before a normalisation is ever zeroed.
+step and everything before it in the second. Or the scale is one and the body's last layer zero, see
+:meth:`~esper_ray.kasmina.blueprints.delta.Delta.start_at_output`. Nothing before a normalisation is ever zeroed.
 
 The thirteen built-in names are fixed, because they are action indices of policies. Own bodies join
 the registry under other names, by a call or from an installed package that offers them by an entry point of

@@ -24,6 +24,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
 
+    @property
+    def output_layer(self) -> nn.Linear:
+        """Layer whose output is that of the body."""
+        return self.project
+
     def forward(self, h: Tensor) -> Tensor:
         queries, keys, values = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = self._attend(queries, keys, values)

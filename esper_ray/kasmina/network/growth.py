@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import build_seed, is_built_in
+from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.reducer import (
     GateEvaluated,
@@ -361,9 +362,12 @@ class Growth:
         cell = self._cells[slot]
         if seed is None:
             return
+        initialisation = self.options.initialisation.get(state.style, "zero_scale")
+        if initialisation == "zero_output" and isinstance(seed, Delta):
+            seed.start_at_output()
         with preserved_rng(cell.alpha.device):
             check_newborn(slot, seed, cell)
-        if self.options.initialisation.get(state.style, "zero_scale") == "gradmax":
+        if initialisation == "gradmax":
             if closure is None:
                 raise ValueError(f"slot {slot}: style {state.style.id!r} starts with gradmax, which needs a loss")
             with preserved_rng(cell.alpha.device):

@@ -54,7 +54,7 @@ from esper_ray.leyline.slots import ordered_slot_ids
 
 StyleName = Annotated[str, Field(json_schema_extra={"enum": [style.id for style in GerminationStyle]})]
 IncubationMethod = Literal["shadow", "straight_through"]
-Initialisation = Literal["zero_scale", "gradmax"]
+Initialisation = Literal["zero_scale", "zero_output", "gradmax"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune", "captured"]
 SlotIds = Annotated[tuple[str, ...], Field(max_length=512)]
 Limit = Annotated[Integer, Field(ge=0, le=10**12)]
@@ -95,7 +95,9 @@ class InitialisationConfig(Section):
     """Inner weights of newborn seeds, by germination style. The output never changes at birth."""
 
     linear_add: Initialisation = Field(
-        "zero_scale", description="zero_scale: drawn at random; gradmax: for the largest gradient at birth"
+        "zero_scale",
+        description="zero_scale: random behind a scale of zero; zero_output: the last layer starts at zero instead, if "
+        "no norm follows it; gradmax: zero_scale with the largest gradient at birth",
     )
     linear_multiply: Initialisation = Field("zero_scale", description="as for linear_add")
     sigmoid_add: Initialisation = Field("zero_scale", description="as for linear_add")

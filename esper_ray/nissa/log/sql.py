@@ -136,18 +136,20 @@ class EventDatabase:
             raise QueryError(" ".join(text.split())) from error
 
     def _answer(self, statement: duckdb.Statement, limit: int | None) -> QueryResult:
-        """Result of a statement that only reads. Times, dates and intervals are DuckDB's own text for them."""
+        """Result of a statement that only reads. Times, dates and intervals are DuckDB's own text for them.
+
+        All rows of a result are fetched: an unfinished one would keep the connection from the next question.
+        """
         if statement.type == duckdb.StatementType.SELECT:
             relation = self._connection.sql(_without_end(statement.query))
+            columns = [name for name, *_ in relation.description]
             casts = [_exact_type(kind) for kind in relation.types]
-            if any(casts):
-                columns = [name for name, *_ in relation.description]
-                texts = [f"#{i}" if cast is None else f"CAST(#{i} AS {cast})" for i, cast in enumerate(casts, 1)]
-                read = relation.project(", ".join(texts))
-                return QueryResult(tuple(columns), (read if limit is None else read.limit(limit)).fetchall())
+            texts = [f"#{i}" if cast is None else f"CAST(#{i} AS {cast})" for i, cast in enumerate(casts, 1)]
+            read = relation.project(", ".join(texts)) if any(casts) else relation
+            return QueryResult(tuple(columns), (read if limit is None else read.limit(limit)).fetchall())
         result = self._connection.execute(statement)
         columns = [name for name, *_ in result.description or ()]
-        return QueryResult(tuple(columns), result.fetchall() if limit is None else result.fetchmany(limit))
+        return QueryResult(tuple(columns), result.fetchall()[:limit])
 
     def _one(self, sql: str) -> duckdb.Statement:
         """The only statement in ``sql``."""
