@@ -29,7 +29,7 @@ gc.disable()  # until the tests are collected: what lives then lives to the end
 atexit.register(gc.unfreeze)
 # The speed of the machine is not a property of the code, so no example has a deadline.
 settings.register_profile("default", deadline=None, max_examples=25)
-settings.register_profile("fast", deadline=None, max_examples=8)
+settings.register_profile("fast", deadline=None, max_examples=5)
 settings.register_profile("nightly", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -144,8 +144,9 @@ def ray_group(path: Path) -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are skipped where there is no GPU; files with Ray come first, then files with slow tests."""
+    drawn = {path for path in {item.path for item in items} if any(folder in path.parents for folder in VIEWERS)}
     for item in items:
-        if any(folder in item.path.parents for folder in VIEWERS):
+        if item.path in drawn:
             item.add_marker("integration")
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))

@@ -25,7 +25,7 @@ class Delta(nn.Module):
 
     @torch.no_grad()
     def start_at_output(self) -> bool:
-        """Make a newborn's last layer zero, with its bias, instead of its scale, which becomes one.
+        """Start with a last layer of zero and a scale of one.
 
         All weights of that layer then have a gradient in the first step, not one number per channel: a step of Adam
         moves the change further by about the root of the layer's inputs (Hu et al., 2022, start LoRA so).

@@ -46,32 +46,45 @@ def test_the_walk_finds_the_numbers_of_every_host_family_and_of_lists():
     assert len(found) > 130
 
 
-@pytest.mark.parametrize("key", INTEGERS)
+def not_refused(keys, value):
+    """Those of ``keys`` that accept ``value``, or refuse it without their name."""
+    wrong = []
+    for key in keys:
+        try:
+            build({}, {key: value})
+        except ConfigError as error:
+            if str(error).startswith(f"{key}: "):
+                continue
+        wrong.append(key)
+    return wrong
+
+
+def test_a_key_that_accepts_a_value_or_is_not_named_is_found():
+    assert not_refused(["system.envs", "ppo.lr"], 1) == ["system.envs", "ppo.lr"]
+    assert not_refused(["system.envs", "no.such"], None) == ["no.such"]
+
+
 @pytest.mark.parametrize("value", [True, "1", 1.0, None, [1], 10**40, -(10**40)], ids=str)
-def test_an_integer_is_neither_true_nor_text_nor_a_float_nor_enormous(key, value):
-    with pytest.raises(ConfigError, match=rf"^{key}: "):
-        build({}, {key: value})
+def test_an_integer_is_neither_true_nor_text_nor_a_float_nor_enormous(value):
+    assert len(INTEGERS) > 50
+    assert not_refused(INTEGERS, value) == []
 
 
-@pytest.mark.parametrize("key", FLOATS)
 @pytest.mark.parametrize("value", [True, "1.0", None, [1.0], 1e300, -1e300], ids=str)
-def test_a_float_is_neither_true_nor_text_nor_enormous(key, value):
-    with pytest.raises(ConfigError, match=rf"^{key}: "):
-        build({}, {key: value})
+def test_a_float_is_neither_true_nor_text_nor_enormous(value):
+    assert len(FLOATS) > 90
+    assert not_refused(FLOATS, value) == []
 
 
-@pytest.mark.parametrize("key", SWITCHES)
 @pytest.mark.parametrize("value", [1, 0, "yes", "true", "off", None], ids=str)
-def test_a_switch_is_true_or_false_only(key, value):
-    with pytest.raises(ConfigError, match=rf"^{key}: "):
-        build({}, {key: value})
+def test_a_switch_is_true_or_false_only(value):
+    assert len(SWITCHES) > 5
+    assert not_refused(SWITCHES, value) == []
 
 
-@pytest.mark.parametrize("key", ["host.kernel_size", "schema_version"])
 @pytest.mark.parametrize("value", [True, 1.0, "1"], ids=str)
-def test_an_enumerated_integer_is_an_integer(key, value):
-    with pytest.raises(ConfigError, match=rf"^{key}: "):
-        build({}, {key: value})
+def test_an_enumerated_integer_is_an_integer(value):
+    assert not_refused(["host.kernel_size", "schema_version"], value) == []
 
 
 def test_an_integer_is_a_valid_float():
