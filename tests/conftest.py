@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import signal
 import uuid
@@ -25,6 +26,8 @@ choose_ray_settings()  # before any test module imports Ray, which reads them on
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` and background jobs of a script leave these ignored,
 signal.signal(signal.SIGINT, signal.default_int_handler)  # and tests send them
 torch.set_num_threads(1)
+for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
+    logging.getLogger(name).propagate = True  # pytest attaches itself to every other logger, six times a test
 gc.disable()  # until the tests are collected: what lives then lives to the end
 atexit.register(gc.unfreeze)
 # The speed of the machine is not a property of the code, so no example has a deadline.

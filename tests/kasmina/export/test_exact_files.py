@@ -14,6 +14,8 @@ from esper_ray.kasmina import MorphogeneticModel
 from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, MODEL_FILE, TopologyError
 from esper_ray.leyline.stages import Stage
 
+pytestmark = pytest.mark.integration
+
 
 def hosted(**buffers):
     """A model whose host has buffers."""

@@ -10,6 +10,8 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.tolaria.assembly import GrowthError
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("transformers")
 
 SIZES = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}

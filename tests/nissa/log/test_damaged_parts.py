@@ -19,6 +19,8 @@ from esper_ray.nissa.log.parquet import EventLogError
 from esper_ray.nissa.log.reader import INTEGRITY
 from esper_ray.nissa.log.sql import EventDatabase
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def log(tmp_path):

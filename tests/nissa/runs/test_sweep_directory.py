@@ -12,6 +12,8 @@ from esper_ray.nissa.runs.run_files import RunDirectoryError
 from esper_ray.nissa.runs.run_lock import RunLockedError
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
+pytestmark = pytest.mark.integration
+
 BASE = build(read_preset("digits"), {"ppo.rounds": 4})
 TREE = {"name": "mine", "reward_modes": ["basic", "sparse"], "seeds": 2, "grid": {"ppo.lr": [1e-4, 1e-3]}, "window": 2}
 

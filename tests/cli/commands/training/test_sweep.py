@@ -16,6 +16,8 @@ from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.sweep_directory import SweepDirectory
 
+pytestmark = pytest.mark.integration
+
 FILE = "reward_modes: [basic]\nseeds: 1\n"
 
 REFUSED = {
