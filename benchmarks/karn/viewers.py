@@ -6,6 +6,7 @@ default. The share of telemetry as a whole is in the benchmark ``telemetry``.
 """
 
 import gc
+import math
 import os
 import statistics
 import subprocess
@@ -46,6 +47,7 @@ MEASURED_SECONDS = 10.0
 """Duration of each measurement of programs."""
 IDLE_CLIENTS = 20
 UPDATES = (1_000, 10_000)
+"""Numbers of updates between which the heap may not grow; the second is the least one."""
 LARGE = 1_000_000
 """Events from which the bars of ``LARGE_BARS`` hold: below, the lines behind the last part weigh more."""
 LARGE_BARS = {"open with summaries over records()": Bar(0.02), "memory of the reader over that of a tenth": Bar(1.3)}
@@ -160,26 +162,32 @@ def _first_screens(large: RunDirectory, small: RunDirectory) -> dict[str, float]
 
 
 def _updates(run: RunDirectory, steps: Sequence[Record]) -> dict[str, float]:
-    """Bytes of an update of one environment, and growth of the heap over many."""
+    """Bytes of an update of one environment, and growth of the heap over many.
+
+    The heap is measured twice at the same step of an episode: the steps in play are kept until their episode ends.
+    """
     gc.collect()
     before = sys.getallocatedblocks()
     followed = FollowedRun(IndexedPlace("run", run.path.name, run.path))
     followed.poll()
     whole, round_index = len(followed.shot.text()), len(followed.follower.state.rounds)
     first_episode = max(state.episode for state in followed.follower.state.episodes.values()) + 1
-    size, blocks = list[int](), dict[int, int]()
-    for number in range(UPDATES[1]):
+    size, blocks = list[int](), list[int]()
+    first, least = UPDATES
+    period = ENVS * len(steps)
+    last = first + math.ceil((least - first) / period) * period
+    for number in range(last):
         step, episode = number // ENVS % len(steps), first_episode + number // ENVS // len(steps) * ENVS
         env, version = number % ENVS, followed.shot.version
         add_live_step(run.path, {**steps[step], "env": env, "episode": episode + env, "round": round_index})
         followed.poll()
         size.append(len(followed.shot.text(version)))
-        if number + 1 in UPDATES:
+        if number + 1 in (first, last):
             gc.collect()
-            blocks[number + 1] = sys.getallocatedblocks() - before
+            blocks.append(sys.getallocatedblocks() - before)
     return {
         "bytes of an update over the state": statistics.median(size) / whole,
-        "Overwatch, heap after 10^4 updates over 10^3": blocks[UPDATES[1]] / blocks[UPDATES[0]],
+        "Overwatch, heap after 10^4 updates over 10^3": blocks[1] / blocks[0],
     }
 
 
