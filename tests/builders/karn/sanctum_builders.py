@@ -244,9 +244,9 @@ class PlayedCommand:
         self.present = replace(self.present, stops=self.present.stops + 1)
 
 
-def program(path, *, color=True, ascii_only=False, screen=1, command=None):
+def program(path, *, color=True, light=False, ascii_only=False, screen=1, command=None):
     """Sanctum over a place."""
     from esper_ray.karn.sanctum.app import Sanctum
 
     watch = watch_of(os.path.relpath(path), clock=lambda: 0.0)
-    return Sanctum(watch, palette(color=color), ascii_only=ascii_only, screen=screen, command=command)
+    return Sanctum(watch, palette(color=color, light=light), ascii_only=ascii_only, screen=screen, command=command)

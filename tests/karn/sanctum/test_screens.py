@@ -28,12 +28,15 @@ PICTURES = {
     "facts-100": ("i", (100, 30), {}),
     "overview-80-ascii": ("", (80, 24), {"ascii_only": True}),
     "overview-80-no-color": ("", (80, 24), {"color": False}),
+    "overview-100-light": ("", (100, 30), {"light": True}),
     "small-60": ("", (60, 20), {}),
     "palette-80": ("^seed", (80, 24), {}),
     "leave-80": ("q", (80, 24), {"command": PlayedCommand()}),
     "copied-80": ("4jhy", (80, 24), {}),
 }
 """Keys, size and settings of each picture."""
+PAPER = {"#292929": "#ffffff", "#c5c8c6": "#1c1c1c", "#868887": "#767676"}
+"""Background, text and dim text of the dark terminal that Textual draws, to those of a light one."""
 
 
 async def picture(path, keys, size, settings):
@@ -46,7 +49,11 @@ async def picture(path, keys, size, settings):
         app._poll()
         await app.workers.wait_for_complete()
         await pilot.pause()
-        return app.export_screenshot()
+        svg = app.export_screenshot()
+    if settings.get("light"):
+        for dark, light in PAPER.items():
+            svg = svg.replace(dark, light)
+    return svg
 
 
 def compared(name, svg):
