@@ -92,7 +92,7 @@ class IncubationCase:
 
 
 def incubation_ratio(data: ImageData, blueprint: str, method: str, lr: float) -> float:
-    """Mean over seeds of the validation loss with a seed fully on over that of the host alone.
+    """Validation loss with a seed fully on over that of the host, mean over seeds.
 
     The seed was trained behind the host for ten epochs. At the greater rate one such ratio varies by 0.07.
     """
