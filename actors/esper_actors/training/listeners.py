@@ -98,10 +98,12 @@ class ObserverGroup(RunObserver):
         except Exception as error:
             if os.environ.get(STRICT):
                 raise
-            logger.exception("an observer of the run failed and is dropped")
+            detail = f"{type(error).__name__}: {error}"
+            unwritable = isinstance(error, OSError)  # such as a full standard output: no fault of the observer's code
+            message = "an observer of the run failed and is dropped: %s: %s"
+            logger.error(message, type(observer).__name__, detail, exc_info=not unwritable)
             if observer in self._observers:
                 self._observers.remove(observer)
-                detail = f"{type(error).__name__}: {error}"
                 self._report_fault(Fault("observer_failed", type(observer).__name__, detail))
 
 

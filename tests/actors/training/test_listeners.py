@@ -59,6 +59,20 @@ def test_a_dropped_observer_receives_nothing_but_the_end(monkeypatch):
     assert faults == [Fault("observer_failed", "Noting", "ValueError: no room")]
 
 
+@pytest.mark.parametrize(
+    ("error", "traced"), [(OSError(28, "No space left on device"), False), (ValueError("x"), True)]
+)
+def test_an_observer_that_cannot_write_is_one_line_and_a_wrong_one_has_a_traceback(monkeypatch, caplog, error, traced):
+    monkeypatch.delenv("ESPER_STRICT_TELEMETRY")
+    group, _ = opened(Noting("update", error))
+    group.update_started()
+    (record,) = caplog.records
+    assert (
+        record.getMessage() == f"an observer of the run failed and is dropped: Noting: {type(error).__name__}: {error}"
+    )
+    assert bool(record.exc_info) is traced
+
+
 def test_an_observer_that_fails_again_at_the_end_is_one_fault(monkeypatch):
     monkeypatch.delenv("ESPER_STRICT_TELEMETRY")
 
