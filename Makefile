@@ -11,9 +11,9 @@ ARGS ?=
 # Four processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
 PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
 # Folders with hardly a fast test that take seconds to import, and tests that read all our files, are not even collected.
-FAST := -m "not ray and not slow and not integration and not packaging and not nightly" \
-	$(addprefix --ignore=tests/,actors/cluster actors/rllib actors/sweep benchmarks chaos docker docs examples growing \
-	integrations karn/overwatch karn/sanctum robustness zoo test_public_names.py test_user_errors.py)
+MARKED := -m "not ray and not slow and not integration and not packaging and not nightly"
+FAST := $(MARKED) $(addprefix --ignore=tests/,actors/cluster actors/rllib actors/sweep benchmarks chaos docker docs \
+	examples growing integrations karn/overwatch karn/sanctum robustness zoo test_public_names.py test_user_errors.py)
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
 .PHONY: train monitoring test collect lint fast nightly lowest chaos bench pages screens vendor docs presets setup help clean
@@ -48,7 +48,7 @@ lowest: | $(UV) ## the fast tests in a fresh environment with the lowest version
 	$(UV) venv --quiet build/lowest
 	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --group dev \
 		--editable ".[grafana,karn,lightning,mlflow,tensorboard,transformers,wandb]"
-	build/lowest/bin/pytest $(FAST) -n 2 --dist loadscope --no-loadscope-reorder
+	build/lowest/bin/pytest $(MARKED) -n 2 --dist loadscope --no-loadscope-reorder
 
 chaos: setup ## disturb real runs and kill their processes; tables of reactions, results and costs (about half an hour)
 	$(RUN)/python tests/chaos/scenarios.py $(ARGS)
