@@ -10,8 +10,8 @@ STAMP := .venv/.synced
 ARGS ?=
 # Four processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
 PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
-# Folders with hardly a fast test that take seconds to import, and tests that read all our files, are not even collected.
 MARKED := -m "not ray and not slow and not integration and not packaging and not nightly"
+# Folders with hardly a fast test that take seconds to import, and tests that read all our files, are not even collected.
 FAST := $(MARKED) $(addprefix --ignore=tests/,actors/cluster actors/rllib actors/sweep benchmarks chaos docker docs \
 	examples growing integrations karn/overwatch karn/sanctum robustness zoo test_public_names.py test_user_errors.py)
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
