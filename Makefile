@@ -48,7 +48,7 @@ lowest: | $(UV) ## the fast tests in a fresh environment with the lowest version
 	$(UV) venv --quiet build/lowest
 	$(UV) pip install --quiet --python build/lowest --resolution lowest-direct --group dev \
 		--editable ".[grafana,karn,lightning,mlflow,tensorboard,transformers,wandb]"
-	build/lowest/bin/pytest $(MARKED) -n 2 --dist loadscope --no-loadscope-reorder
+	build/lowest/bin/pytest $(MARKED) $(addprefix --ignore=tests/,benchmarks karn/overwatch) -n 2 --dist loadscope --no-loadscope-reorder
 
 chaos: setup ## disturb real runs and kill their processes; tables of reactions, results and costs (about half an hour)
 	$(RUN)/python tests/chaos/scenarios.py $(ARGS)

@@ -72,6 +72,7 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")  # SequentialLR itself, up to torch 2.8
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_newborn_seed_enters_at_the_rate_of_the_schedule(name):
     """The rates are those of an ordinary optimizer with both groups from the beginning."""
@@ -263,6 +264,7 @@ def test_a_closure_is_called_and_its_loss_returned():
     assert optimizer.step(closure) < first
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # LBFGS itself, up to torch 2.8
 def test_lbfgs_starts_its_history_again_at_a_birth():
     model, optimizer = layered(torch.optim.LBFGS, lr=0.5, max_iter=4)
     x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))

@@ -167,8 +167,9 @@ def test_transparent_pixels_are_refused_with_their_alpha():
     assert "mode P with alpha 0; needs opaque pixels (255)" in refusal(palette)
     key = encoded(Image.fromarray(GREY), transparency=int(GREY[0, 0]))
     assert "mode L with alpha 0" in refusal(key)
-    wide = Image.fromarray(GREY.astype(np.uint16) * 257)
-    assert "with transparent pixels; needs opaque ones" in refusal(encoded(wide, transparency=257 * int(GREY[0, 0])))
+    rows = [(row.astype(np.uint16) * 257).astype(">u2").tobytes() for row in GREY]
+    wide = raw_png(rows, SIZE, SIZE, 16, 0, chunk(b"tRNS", rows[0][:2]))
+    assert "with transparent pixels; needs opaque ones" in refusal(wide)
 
 
 def test_cmyk_is_refused_by_name():
