@@ -47,7 +47,9 @@ SPREAD = 0.15
 """Standard deviation of the logarithm of a step's time."""
 GROWTH = 0.5
 """Time of the last step over that of the first."""
-LONG_ROUNDS = 200
+WARM_ROUNDS = 60
+"""Rounds until what a driver keeps of the newest records is full."""
+LONG_ROUNDS = WARM_ROUNDS + 150
 LONG_STEP_S = 0.002
 PICTURE = RESULTS / "scale.png"
 
@@ -96,7 +98,7 @@ class Scale:
     object_store_kib: float
     """KiB of episodes and weights in a round."""
     memory_growth_mib: float
-    """Growth of the driver's memory in MiB after the first quarter of the rounds."""
+    """Growth of the driver's memory in MiB after :data:`WARM_ROUNDS`, or a quarter of few rounds."""
 
 
 class TimingObserver(RunObserver):
@@ -193,7 +195,7 @@ def measure_scale(environments: int, rounds: int, step_s: float) -> Scale:
     wall, cpu = observer.ends[-1] - observer.ends[0], observer.cpu[-1] - observer.cpu[0]
     update = sum(timing["update_seconds"] for timing in observer.timings[1:])
     episodes = environments * (len(cloudpickle.dumps(template)) + len(cloudpickle.dumps(replace(template, log=()))))
-    early = observer.memory_mib[len(observer.memory_mib) // 4]
+    early = observer.memory_mib[WARM_ROUNDS if rounds > 2 * WARM_ROUNDS else rounds // 4]
     return Scale(
         environments=environments,
         round_s=wall / rounds,
