@@ -127,7 +127,7 @@ class TimingObserver(RunObserver):
 
 
 def return_freed_memory() -> None:
-    """Return memory that is not in use to the system, where the C library is glibc: else it would look like growth."""
+    """Return unused memory to the system, where the C library is glibc: else it would look like growth."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
