@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from esper_ray import load_preset, train
-from esper_ray.karn.console.progress import PlainProgress
+from esper_ray.karn.console import PlainProgress
 
 
 def main() -> None:

@@ -178,7 +178,10 @@ REFUSED = {
     "policy": (["heuristik"], ["unknown policy 'heuristik'; did you mean 'heuristic'?"]),
     "label": (["static=random"], ["'static' means another policy"]),
     "control": (["random", "--control", "best"], ["--control best", "random, static, heuristic, wide-host"]),
-    "no controls": (["random", "--no-controls"], ["--control static: it is not evaluated; there are random"]),
+    "no controls": (
+        ["random", "--no-controls"],
+        ["--control static: only what is evaluated can be the control"],
+    ),
     "oracle": (
         ["oracle", "--task", "digits"],
         ["oracle cannot play under this configuration: no oracle for task 'digits'", "patterns"],

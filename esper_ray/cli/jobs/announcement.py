@@ -38,7 +38,7 @@ def announce(folder: Path) -> None:
     for output in _OUTPUTS:
         os.dup2(console, output)
     os.close(console)
-    with suppress(OSError):  # nobody waits any more: the run goes on
+    with suppress(OSError):  # nobody waits any more: the run continues
         write_all(channel, os.fsencode(folder.absolute()) + END_OF_PATH)
     os.close(channel)
 

@@ -132,7 +132,7 @@ def command_line(words: Sequence[str]) -> list[str]:
 def watch_command(words: Sequence[str], *, ascii_only: bool = False) -> int:
     """Start ``esper WORDS`` and show its run.
 
-    The result is the exit code of the command, or 0 if it goes on.
+    The result is the exit code of the command, or 0 if it continues.
     A refusal is printed as the command prints it, before the screen is entered.
 
     Raises:
@@ -182,7 +182,7 @@ def _shown(command: WatchedCommand, ascii_only: bool) -> int:
 
 
 def _goes_on(command: WatchedCommand) -> str:
-    return f"the training goes on: esper sanctum {shlex.quote(str(command.folder))}"
+    return f"the training continues: esper sanctum {shlex.quote(str(command.folder))}"
 
 
 def _is_announced(command: WatchedCommand) -> bool:

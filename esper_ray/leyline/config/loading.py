@@ -237,7 +237,7 @@ def build_complete(
     over = nested(overrides or {})
     whole = layer(tree, over)
     config, problems = _validated(whole, recorded=recorded or written is not None)
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    unknown = [problem for problem in problems if problem["type"] in ("extra_forbidden", "union_tag_invalid")]
     missing = [key for key in leaf_keys(whole) if not _holds(whole if key.startswith("host.") else tree, key)]
     if isinstance(written, Mapping):
         missing = [key for key in missing if _holds(written, key)]
@@ -322,6 +322,14 @@ def _placed(problem: Mapping[str, Any], file: ConfigFile | None, over: Tree) -> 
     return f"{file.place('.'.join(path))}: {_explain(problem)}"
 
 
+KINDS_OF_VALUES = {
+    "tuple_type": "it must be a list, such as [a, b]",
+    "model_type": "it must be a section, with keys of its own",
+    "model_attributes_type": "it must be a section, with keys of its own",
+}
+"""What a value must be that pydantic names by a type of Python, by the type of the problem."""
+
+
 def _explain(problem: Mapping[str, Any]) -> str:
     path, models = _walk(problem["loc"])
     key = ".".join(path) or "configuration"
@@ -331,7 +339,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
         family = problem["input"]["family"]
         choices = unknown_name_message("host family", str(family), list(HOST_FAMILIES))
         return with_value(f"{key}.family: {choices}", family)
-    message = literal_message(problem, path) or problem["msg"].removeprefix("Value error, ")
+    message = literal_message(problem, path) or KINDS_OF_VALUES.get(problem["type"])
+    message = message or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" and (not path or isinstance(problem["input"], Mapping)):
         return f"{key}: {message}" if path else str(message)  # about several keys, which the message names
     return with_value(f"{key}: {message}", problem["input"])

@@ -84,7 +84,7 @@ def test_a_run_that_is_let_run_is_found_again_and_finishes(tmp_path, terminal):
     terminal.press("C-c")
     terminal.wait_for("let it run")
     terminal.press("l")
-    terminal.wait_for("the training goes on: esper sanctum runs/r")
+    terminal.wait_for("the training continues: esper sanctum runs/r")
     assert terminal.exit_code() == 0
     assert psutil.Process(pulse(tmp_path / "runs" / "r")["pid"]).is_running()
     terminal.run(f"{ESPER} sanctum")

@@ -65,6 +65,26 @@ def test_a_file_without_a_preset_must_be_complete(written):
     assert "digits, digits_long" in message
 
 
+def test_an_unknown_host_family_is_refused_before_keys_of_its_hosts_are_missed():
+    with pytest.raises(ConfigError, match=r"^host\.family: unknown host family 'transformr'; did you mean 'transformer'"):
+        load_preset("digits", {"host.family": "transformr"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("growth.blueprints", "conv_light", "it must be a list, such as [a, b] (got 'conv_light')"),
+        ("growth.auto_forward", "g1", "it must be a list, such as [a, b] (got 'g1')"),
+        ("reward", 3, "it must be a section, with keys of its own (got 3)"),
+        ("host", 3, "it must be a section, with keys of its own (got 3)"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_words(key, value, expected):
+    with pytest.raises(ConfigError) as caught:
+        load_preset("digits", {key: value})
+    assert str(caught.value) == f"{key}: {expected}"
+
+
 def test_keys_over_an_incomplete_file_do_not_complete_it(written):
     tree = {key: value for key, value in DIGITS.items() if key != "seed"}
     path = written(yaml.safe_dump(tree))

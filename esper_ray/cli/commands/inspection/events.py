@@ -35,11 +35,12 @@ def events(
 
     Example: esper events runs/my-run --kind outcome --limit 10
     """
+    from esper_ray.leyline.config.base import unknown_name_message
     from esper_ray.nissa.catalogue.kinds import KINDS
     from esper_ray.nissa.runs.run_directory import RunDirectory
 
     if kind is not None and kind not in KINDS:
-        raise UsageError(f"--kind {kind}: it must be one of {', '.join(KINDS)}")
+        raise UsageError(f"--kind: {unknown_name_message('kind', kind, list(KINDS))}")
     if form not in FORMATS:
         raise UsageError(f"--format {form}: it must be table or json")
     filters = {"kind": kind, "env": env, "episode": episode, "round": round_index, "slot": slot}

@@ -81,7 +81,7 @@ def evaluate(
     unsteered = unsteered_controls(config.host) if controls else ()
     labels = [candidate.label for candidate in candidates] + list(unsteered)
     if control not in labels:
-        raise UsageError(f"--control {control}: it is not evaluated; there are {', '.join(labels)}")
+        raise UsageError(f"--control {control}: only what is evaluated can be the control: {', '.join(labels)}")
     check_candidates(config, candidates)
     folder = out or next(unused_paths(EVALUATIONS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"))
     job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)

@@ -17,7 +17,7 @@ SanctumFlag = Annotated[
     bool,
     typer.Option(
         "--sanctum",
-        help="show the run in this terminal; it goes on if the terminal is closed",
+        help="show the run in this terminal; it continues if the terminal is closed",
         rich_help_panel=WATCHING,
     ),
 ]
@@ -51,7 +51,7 @@ def show_in_sanctum() -> None:
     Raises:
         UsageError: without a terminal. Nothing is started then.
         MissingExtraError: without Textual. Nothing is started then.
-        SystemExit: with the exit code of the command, or 0 if it goes on.
+        SystemExit: with the exit code of the command, or 0 if it continues.
     """
     if not is_terminal():
         raise UsageError("--sanctum needs a terminal; leave it out, and `esper sanctum RUN` shows the run elsewhere")

@@ -86,7 +86,10 @@ def test_explain_prints_the_history_of_the_seeds_of_a_slot(finished, run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["events", "--kind", "seed_transitions"], "--kind seed_transitions: it must be one of run_started, "),
+        (
+            ["events", "--kind", "seed_transitions"],
+            "--kind: unknown kind 'seed_transitions'; did you mean 'seed_transition'?",
+        ),
         (["events", "--env", "7"], "--env 7: the run has the environments 0 to 1"),
         (["events", "--slot", "r9c9"], "--slot r9c9: it must be one of r0c0, r0c1, r0c2"),
         (["events", "--kind", "round", "--env", "0"], "--env 0: events of kind round have no env"),

@@ -20,7 +20,7 @@ LEVELS = {"ok": "\u2713 ok", "look": "! look", "wrong": "\u2717 wrong", "unknown
 ENDS: Mapping[str, Level] = {"finished": "ok", "interrupted": "look", "failed": "wrong"}
 """Level of the first answer, by status of a run that has ended."""
 FEW_CONTROLS = 5
-"""Controls below which the interval hardly holds their spread."""
+"""Number of controls below which their spread is hardly known."""
 
 
 def verdict(content: RunContent) -> list[Markup]:
@@ -62,9 +62,8 @@ def _gained(content: RunContent) -> str:
     if found.low_pp <= 0 <= found.high_pp:
         text += " It includes zero: a gain is not shown."
     if found.controls < FEW_CONTROLS:
-        text += (
-            f" With {counted(found.controls, 'control')} it hardly holds how much a control varies from seed to seed."
-        )
+        few = counted(found.controls, "control")
+        text += f" It rests on {few}: how much controls differ from seed to seed is hardly known."
     return text
 
 

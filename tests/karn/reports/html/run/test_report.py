@@ -90,7 +90,7 @@ def test_the_verdict_has_numbers_with_unit_n_and_interval(words):
     assert "The run finished: 3 rounds with 6 episodes and 21 steps." in words
     assert "Its 6 newest episodes ended at 38.0 % validation accuracy on average, 13.0 points more" in words
     assert "(25.0 %, n = 1); the 95 % bootstrap interval of the gain is +" in words
-    assert "With 1 control it hardly holds how much a control varies from seed to seed." in words
+    assert "It rests on 1 control: how much controls differ from seed to seed is hardly known." in words
     assert "from 28.0 % to 48.0 % (n = 2 and 2 episodes), the mean return from +0.50 to +0.50." in words
     assert "It had 1 rollback (16.7 % of 6 episodes), 1 anomaly and 1 fault of processes or places." in words
 
