@@ -68,8 +68,9 @@ _UPDATE = (
     Field(
         "explained_variance",
         "float",
-        "explained variance of the returns by the values predicted in the rollout",
+        "explained variance of the returns by the values predicted in the rollout; null where all returns are equal",
         "ratio",
+        undefined=True,
     ),
     Field("return_variance", "float", "variance of the discounted returns of centred rewards"),
     Field("low_variance", "float", "1 where returns hardly vary, so that explained variance has no meaning"),
@@ -79,13 +80,32 @@ _UPDATE = (
     Field("epsilon", "float", "probability of a random legal action in the rollout", "share"),
     Field("entropy_coefficient", "float", "weight of the entropy bonus"),
     *(
-        Field(f"entropy_{head}", "float", f"entropy of {head} at steps with more than one legal choice", "nats")
+        Field(
+            f"entropy_{head}",
+            "float",
+            f"entropy of {head} at steps with more than one legal choice; null without such a step",
+            "nats",
+            undefined=True,
+        )
         for head in HEADS
     ),
 )
 _UPDATE_DETAILS = (
-    Field("value_nrmse", "float", "error of the predicted values in standard deviations of the returns", added=True),
-    Field("value_return_correlation", "float", "correlation of predicted values and returns", "ratio", added=True),
+    Field(
+        "value_nrmse",
+        "float",
+        "error of the predicted values in standard deviations of the returns; null where all returns are equal",
+        undefined=True,
+        added=True,
+    ),
+    Field(
+        "value_return_correlation",
+        "float",
+        "correlation of predicted values and returns; null where one of them does not vary",
+        "ratio",
+        undefined=True,
+        added=True,
+    ),
     Field("ratio_max", "float", "largest probability ratio of an action, new over behaviour policy", added=True),
     Field("clip_share_up", "float", "share of ratios above the clip range", "share", added=True),
     Field("clip_share_down", "float", "share of ratios below the clip range", "share", added=True),
@@ -105,7 +125,8 @@ _UPDATE_DETAILS = (
     Field(
         "observation_drift_sigma",
         "float",
-        "root mean square shift of the normalizer's means, in deviations",
+        "root mean square shift of the normalizer's means, in deviations; null if no episode was learned from",
+        undefined=True,
         added=True,
     ),
 )

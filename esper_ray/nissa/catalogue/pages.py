@@ -64,7 +64,7 @@ def _kind_lines(kind: Kind) -> Iterator[str]:
 
 def _rows(fields: Sequence[Field], within: str) -> Iterator[str]:
     for field in fields:
-        kind = field.type + (" or null" if field.optional else "")
+        kind = field.type + (" or null" if field.optional or field.undefined else "")
         yield f"| `{within}{field.name}` | {kind} | {field.unit} | {field.about} |"
         yield from _rows(field.fields, f"{within}{field.name}.")
 

@@ -40,6 +40,8 @@ class Field:
     unit: Unit = ""
     optional: bool = False
     """Whether it may be null: not measured, or absent."""
+    undefined: bool = False
+    """Whether it has no meaning for some records. NaN says so: it is logged as null, and is no fault."""
     added: bool = False
     """Whether logs written before it existed lack it. It is then as good as null."""
     fields: tuple["Field", ...] = ()

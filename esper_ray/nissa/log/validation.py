@@ -56,7 +56,7 @@ def _type(field: Field, within: str) -> Any:
     else:
         record = _model(f"{within}.{field.name}", field.fields)
         kind = list[record] if field.type == "records" else dict[StrictStr, record]  # type: ignore[valid-type]
-    return kind | None if field.optional or field.added else kind
+    return kind | None if field.optional or field.undefined or field.added else kind
 
 
 def _in_unit(value: Any, unit: str) -> Any:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nissa_builders import quarantined, transition
+from nissa_builders import complete, quarantined, transition
 
 from esper_ray.leyline.files.durable import WriteError
 from esper_ray.nissa.log.events import EventLog, RecordError, integrity, json_record
@@ -304,3 +304,12 @@ def test_events_compacted_during_a_read_appear_once(log, monkeypatch):
     content = log.read(evidence=True)
     assert [(part.first, part.last) for part in content.parts] == [(0, 1)]
     assert content.events == []
+
+
+@pytest.mark.parametrize("kind", ["ppo_update", "round"])
+def test_nan_of_a_field_that_may_be_undefined_is_null_and_not_listed(kind):
+    record = complete({"kind": kind, "explained_variance": math.nan, "entropy_op": math.nan, "kl": 0.5})
+    logged = json_record(record)
+    assert (logged["explained_variance"], logged["entropy_op"], "nonfinite" in logged) == (None, None, False)
+    assert json_record(record | {"kl": math.nan})["nonfinite"] == ["kl"]
+    assert json_record(record | {"entropy_op": math.inf})["nonfinite"] == ["entropy_op"]  # a fault, not undefined

@@ -62,12 +62,15 @@ def value_summary(batch: PaddedBatch, returns: Tensor, advantages: Tensor, low_v
         returns: (B, T) in units of reward.
         advantages: (B, T) of the operation, in units of reward.
         low_variance: variance of returns up to which explained variance has no meaning.
+
+    Numbers that are not defined, where returns or values do not vary, are NaN.
     """
     explained, variance = ppo.explained_variance(batch.values, returns, batch.valid_mask)
+    error = ppo.weighted_mean((batch.values - returns) ** 2, batch.valid_mask).sqrt()
     numbers = {
         "explained_variance": explained,
         "return_variance": variance,
-        "value_nrmse": ppo.weighted_mean((batch.values - returns) ** 2, batch.valid_mask).sqrt() / variance.sqrt(),
+        "value_nrmse": torch.where(variance > 0, error / variance.sqrt(), torch.full_like(error, torch.nan)),
         "value_return_correlation": ppo.correlation(batch.values, returns, batch.valid_mask),
         "advantage_std": ppo.weighted_variance(advantages, batch.choice_mask).sqrt(),
         "log_prob_min": (batch.log_prob_op + batch.log_prob_arguments)[batch.valid_mask > 0].min(),
