@@ -41,7 +41,7 @@ class Field:
     optional: bool = False
     """Whether it may be null: not measured, or absent."""
     undefined: bool = False
-    """Whether it has no meaning for some records. NaN says so: it is logged as null, and is no fault."""
+    """Whether it has no meaning for some records. NaN says so. It is logged as null and not counted as a fault."""
     added: bool = False
     """Whether logs written before it existed lack it. It is then as good as null."""
     fields: tuple["Field", ...] = ()
