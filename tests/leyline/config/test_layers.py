@@ -66,9 +66,7 @@ def test_a_file_without_a_preset_must_be_complete(written):
 
 
 def test_an_unknown_host_family_is_refused_before_keys_of_its_hosts_are_missed():
-    with pytest.raises(
-        ConfigError, match=r"^host\.family: unknown .* did you mean 'transformer'"
-    ):
+    with pytest.raises(ConfigError, match=r"^host\.family: unknown .* did you mean 'transformer'"):
         load_preset("digits", {"host.family": "transformr"})
 
 
