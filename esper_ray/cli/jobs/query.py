@@ -28,6 +28,8 @@ from esper_ray.nissa.log.values import csv_cell, json_value
 BASE_BYTES = 2**30
 """Memory of the process beyond that of DuckDB: Python, Arrow, rows that are printed."""
 BLOCK = 2**16
+ERROR, ENDING_SECONDS = b"esper: error: ", 10.0
+"""Beginning of the message of an error, and the time that a process has to end after it."""
 EXPLAINED = ("explain_key", "explain_value")
 """Columns of a plan, which is a drawing of several lines."""
 MODULE = ("-P", "-m", "esper_ray.cli.jobs.query")
@@ -88,7 +90,10 @@ def _send(process: "subprocess.Popen[bytes]", request: QueryRequest) -> None:
 
 
 def _copy_output(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    """Copy what a process prints. Only the time in which it prints nothing counts: a pager may read slowly."""
+    """Copy what a process prints. Only the time in which it prints nothing counts: a pager may read slowly.
+
+    After an error the process has time to end.
+    """
     left = timeout_s
     decode = codecs.getincrementaldecoder("utf-8")
     with selectors.DefaultSelector() as selector:
@@ -103,6 +108,8 @@ def _copy_output(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
                 raise QueryLimitError(f"the query has not ended after {timeout_s:g} s; --timeout gives it more time")
             for key, _ in ready:
                 block = os.read(key.fd, BLOCK)
+                if block.startswith(ERROR):
+                    left = max(left, ENDING_SECONDS)  # it has answered; a second error would be wrong
                 decoder, target = key.data
                 target.write(decoder.decode(block, final=not block))
                 if not block:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_builders import call
 
+from esper_ray.cli.jobs import query
 from esper_ray.cli.jobs.query import QueryLimitError, QueryRequest, ask_in_process
 
 pytestmark = pytest.mark.integration
@@ -173,3 +174,13 @@ def test_an_explained_select_is_answered(run):
     assert answer.code == 0
     assert "Ungrouped Aggregate" in answer.out
     assert "\\n" not in answer.out
+
+
+def test_an_error_just_before_the_timeout_is_the_only_one(capfd):
+    """A process that ends slowly after its error has answered in time."""
+    program = "import sys, time; print('esper: error: no', file=sys.stderr, flush=True); time.sleep(2); sys.exit(2)"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdout=pipe, stderr=pipe) as process:
+        query._copy_output(process, 1.5)
+        assert process.wait() == 2
+    assert capfd.readouterr().err == "esper: error: no\n"
