@@ -5,7 +5,7 @@ from nissa_builders import any_records, complete
 
 from esper_ray.karn.record_lines import TEXT_CHARACTERS, record_line
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 
 @given(any_records)

@@ -10,7 +10,7 @@ from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.policy import Decision
 from esper_ray.leyline.records import Record
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 BOOKKEEPING = ("run", "group", "source", "source_seq", "seq", "round")
 """Keys that the event log and the controller add."""

@@ -5,7 +5,8 @@ valid float. A test walks the schema and fails for a number without both bounds.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -89,6 +90,14 @@ PartOptions = Annotated[dict[str, JsonValue], AfterValidator(_check_finite)]
 """PartOptions of a part of another package, which validates them itself."""
 
 
+_KINDS_OF_VALUES = {
+    "tuple_type": "it must be a list, such as [a, b]",
+    "model_type": "it must be a section, with keys of its own",
+    "model_attributes_type": "it must be a section, with keys of its own",
+}
+"""What a value must be that pydantic names by a type of Python, by the type of the problem."""
+
+
 class Section(BaseModel):
     """Base class of the sections: immutable, without unknown keys."""
 
@@ -119,3 +128,21 @@ def unknown_name_message(kind: str, name: str, choices: Sequence[str]) -> str:
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {shortened(name)}{hint} (known: {', '.join(choices)})"
+
+
+def with_value(message: str, value: Any) -> str:
+    """``message`` with the refused value, unless it quotes the value already."""
+    text = shortened(value)
+    return message if isinstance(value, str) and text in message else f"{message} (got {text})"
+
+
+def problem_message(problem: Mapping[str, Any], path: Sequence[str] = ()) -> str:
+    """What is wrong with the value of a key, in words, from what pydantic says.
+
+    Args:
+        path: names of the key and of the sections around it; texts that are not a choice are named by them.
+    """
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str) and path:
+        kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")
+        return unknown_name_message(kind, problem["input"], re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
+    return _KINDS_OF_VALUES.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")

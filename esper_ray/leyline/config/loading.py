@@ -4,7 +4,6 @@ Trees are layered key by key, see :mod:`esper_ray.leyline.config.layers`; valida
 """
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 import esper_ray
-from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.base import problem_message, unknown_name_message, with_value
 from esper_ray.leyline.config.blueprint_names import placed_blueprints
 from esper_ray.leyline.config.documents import MAX_BYTES, DocumentError, parse_document
 from esper_ray.leyline.config.host import HOST_FAMILIES
@@ -322,14 +321,6 @@ def _placed(problem: Mapping[str, Any], file: ConfigFile | None, over: Tree) -> 
     return f"{file.place('.'.join(path))}: {_explain(problem)}"
 
 
-KINDS_OF_VALUES = {
-    "tuple_type": "it must be a list, such as [a, b]",
-    "model_type": "it must be a section, with keys of its own",
-    "model_attributes_type": "it must be a section, with keys of its own",
-}
-"""What a value must be that pydantic names by a type of Python, by the type of the problem."""
-
-
 def _explain(problem: Mapping[str, Any]) -> str:
     path, models = _walk(problem["loc"])
     key = ".".join(path) or "configuration"
@@ -339,25 +330,10 @@ def _explain(problem: Mapping[str, Any]) -> str:
         family = problem["input"]["family"]
         choices = unknown_name_message("host family", str(family), list(HOST_FAMILIES))
         return with_value(f"{key}.family: {choices}", family)
-    message = literal_message(problem, path) or KINDS_OF_VALUES.get(problem["type"])
-    message = message or problem["msg"].removeprefix("Value error, ")
+    message = problem_message(problem, path)
     if problem["type"] == "value_error" and (not path or isinstance(problem["input"], Mapping)):
-        return f"{key}: {message}" if path else str(message)  # about several keys, which the message names
+        return f"{key}: {message}" if path else message  # about several keys, which the message names
     return with_value(f"{key}: {message}", problem["input"])
-
-
-def with_value(message: str, value: Any) -> str:
-    """``message`` with the refused value, unless it quotes the value already."""
-    text = shortened(value)
-    return message if isinstance(value, str) and text in message else f"{message} (got {text})"
-
-
-def literal_message(problem: Mapping[str, Any], path: Sequence[str]) -> str | None:
-    """Message for a text that is not a choice of the key ``path``. ``None`` for any other problem."""
-    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
-        return None
-    kind = " ".join(key for key in path if not key.isdecimal()).replace("_", " ")
-    return unknown_name_message(kind, problem["input"], re.findall(r"'([^']+)'", problem["ctx"]["expected"]))
 
 
 def _walk(location: Sequence[str | int]) -> tuple[list[str], list[Models]]:

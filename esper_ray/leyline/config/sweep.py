@@ -32,7 +32,9 @@ from esper_ray.leyline.config.base import (
     Seed,
     Version,
     check_names,
+    problem_message,
     unknown_name_message,
+    with_value,
 )
 from esper_ray.leyline.config.loading import (
     ConfigError,
@@ -40,10 +42,8 @@ from esper_ray.leyline.config.loading import (
     build_complete,
     data_folder,
     explained,
-    literal_message,
     preset_names,
     read_file,
-    with_value,
 )
 from esper_ray.leyline.config.reward import RECORDED, REWARD_MODES, RewardMode, checked_mode
 from esper_ray.leyline.config.run import RunConfig
@@ -337,7 +337,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
         section = SweepConfig.model_fields[parents[0]].annotation if parents else SweepConfig
         fields = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
         return unknown_name_message("key of a sweep", key, [".".join([*parents, name]) for name in fields])
-    message = literal_message(problem, [*parents, leaf]) or problem["msg"].removeprefix("Value error, ")
+    message = problem_message(problem, [*parents, leaf])
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else str(message)  # the message has the value
     return with_value(f"{key}: {message}", problem["input"])

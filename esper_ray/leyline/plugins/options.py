@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from esper_ray.leyline.config.loading import ConfigError, explained, with_value
+from esper_ray.leyline.config.base import problem_message, with_value
+from esper_ray.leyline.config.loading import ConfigError, explained
 from esper_ray.leyline.errors import shortened
 from esper_ray.leyline.plugins.entry_points import Plugin
 
@@ -56,4 +57,4 @@ def _problem(problem: Mapping[str, Any], key: str, model: type[BaseModel]) -> st
     name = ".".join([key, *map(str, problem["loc"])])
     if problem["type"] == "extra_forbidden":
         return f"unknown key {name!r} (known here: {', '.join(model.model_fields) or 'none'})"
-    return with_value(f"{name}: {problem['msg'].removeprefix('Value error, ')}", problem["input"])
+    return with_value(f"{name}: {problem_message(problem)}", problem["input"])

@@ -10,12 +10,9 @@ learner, the driver).
 
 import json
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +20,8 @@ from typing import Any
 
 from esper_ray.leyline.files.digests import FilePrefix
 from esper_ray.leyline.files.durable import GrowingFile, remove
-from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA, KINDS
+from esper_ray.nissa.catalogue.kinds import EVENT_SCHEMA
+from esper_ray.nissa.log.finite import finite_record
 from esper_ray.nissa.log.lines import Line
 from esper_ray.nissa.log.numbering import Counts, InheritedNames, LogNames, LogPosition
 from esper_ray.nissa.log.parquet import EventLogError, Part, all_parts_in, parts_in, write_part
@@ -332,45 +330,6 @@ class EventLog:
         self._file.replace(content)
         self._written, self._written_bytes = sha256(content), len(content)
         self._lines_from, self.change = first, None
-
-
-def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """``record`` with JSON types, as in the event log. Numbers that are not finite become null and are listed."""
-    clean: dict[str, Any] = json.loads(json.dumps(finite_record(record), allow_nan=False))
-    return clean
-
-
-def finite_record(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``record`` as the event log has it: null for numbers that are not finite, whose names ``nonfinite`` lists.
-
-    NaN of a field that is declared as undefined for some records is not listed.
-    """
-    with suppress(ValueError):  # of most records all numbers are finite, which the encoder finds fastest
-        json.dumps(record, allow_nan=False)
-        return record
-    nonfinite: list[str] = []
-    clean: dict[str, Any] = _strict(dict(record), "", nonfinite)
-    undefined = {name for name in _undefined(record.get("kind")) if name in record and record[name] != record[name]}
-    nonfinite = [name for name in nonfinite if name not in undefined]
-    return clean | ({"nonfinite": nonfinite} if nonfinite else {})
-
-
-@cache
-def _undefined(kind: object) -> frozenset[str]:
-    """Names of the fields whose NaN says that they have no meaning in this record."""
-    fields = KINDS[kind].fields if isinstance(kind, str) and kind in KINDS else ()
-    return frozenset(field.name for field in fields if field.undefined)
-
-
-def _strict(value: Any, path: str, nonfinite: list[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _strict(v, f"{path}.{k}" if path else str(k), nonfinite) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(v, f"{path}[{i}]", nonfinite) for i, v in enumerate(value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        nonfinite.append(path)
-        return None
-    return value
 
 
 def integrity(log: EventLog) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from esper_ray.leyline.actions import head_sizes
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.records import Record
 from esper_ray.nissa.catalogue.metrics import METRICS, STATES
-from esper_ray.nissa.log.events import finite_record
+from esper_ray.nissa.log.finite import finite_record
 from esper_ray.nissa.log.validation import source_of
 from esper_ray.nissa.metrics.exporter import Exporter
 from esper_ray.nissa.metrics.projection import Change, MetricsProjection

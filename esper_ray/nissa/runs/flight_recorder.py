@@ -20,7 +20,7 @@ from typing import Any
 
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.files.durable import changing, remove, write_file
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.log.lines import check_file, json_lines
 
 FLIGHT = "flight"

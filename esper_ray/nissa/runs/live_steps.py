@@ -9,7 +9,7 @@ from pathlib import Path
 
 from esper_ray.leyline.files.durable import GrowingFile, remove
 from esper_ray.leyline.records import Record
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 LIVE = "live.jsonl"
 LIVE_BYTES = 16 * 2**20

@@ -11,7 +11,7 @@ from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.loading import build
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 pytestmark = pytest.mark.integration
 

@@ -12,7 +12,7 @@ from esper_actors.training.learner.ppo import PPOLearner
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.policy import Episode
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 pytestmark = pytest.mark.integration
 

@@ -6,7 +6,7 @@ import math
 from hypothesis import strategies as st
 from nissa_builders import complete
 
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 
 
 def step(env=0, number=1, accuracy=50.0, slots=None, **more):

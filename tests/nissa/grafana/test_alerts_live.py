@@ -13,7 +13,7 @@ from prometheus_builders import needs_prometheus, running_prometheus
 
 from esper_ray.leyline.actions import HEADS
 from esper_ray.nissa.grafana.dashboard import files
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.metrics.exporter import PrometheusExporter
 from esper_ray.nissa.metrics.publisher import MetricsPublisher
 

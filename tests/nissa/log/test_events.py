@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from nissa_builders import complete, quarantined, transition
 
 from esper_ray.leyline.files.durable import WriteError
-from esper_ray.nissa.log.events import EventLog, RecordError, integrity, json_record
+from esper_ray.nissa.log.events import EventLog, RecordError, integrity
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.log.parquet import EventLogError, parts_in
 from esper_ray.nissa.log.reader import INTEGRITY
 

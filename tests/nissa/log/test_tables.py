@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nissa_builders import any_records, transition
 
 from esper_ray.nissa.catalogue.kinds import KINDS
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.log.tables import by_kind, records_of, schema_of, table_of
 
 PROVENANCE = {"run": "r", "group": "", "source": "driver", "source_seq": 0, "seq": 0}

@@ -10,7 +10,7 @@ from nissa_builders import any_records, complete, quarantined
 
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.metrics.projection import ENV_LABELS, MetricsProjection
 from esper_ray.nissa.state.run_state import RunState
 

@@ -10,7 +10,7 @@ from state_builders import lives, report, step
 
 from esper_ray.leyline.stages import Stage
 from esper_ray.nissa.catalogue.metrics import ENTROPY_FLOORS, METRICS
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.metrics.projection import MetricsProjection
 from esper_ray.nissa.state.answers import slot_stages
 from esper_ray.nissa.state.measures import gaming_pattern, normalized_entropy, occupied_stages, rolling_mean

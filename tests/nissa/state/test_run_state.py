@@ -14,7 +14,7 @@ from state_builders import close, finished_round, lives, moved, outcome, report,
 
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.stages import Stage
-from esper_ray.nissa.log.events import json_record
+from esper_ray.nissa.log.finite import json_record
 from esper_ray.nissa.runs.run_files import as_numbers
 from esper_ray.nissa.state.episode import EpisodeState, SlotState
 from esper_ray.nissa.state.run_state import RunState
