@@ -80,6 +80,7 @@ def test_a_sweep_is_read_from_a_file(tmp_path):
 
 REFUSED = {
     "mode": ({"reward_modes": ["basik"]}, ["unknown reward mode 'basik'", "did you mean 'basic'"]),
+    "modes a text": ({"reward_modes": "basic"}, ["reward_modes: it must be a list, such as [a, b] (got 'basic')"]),
     "mode twice": ({"reward_modes": ["basic", "basic"]}, ["reward mode 'basic' is listed twice"]),
     "no seeds": ({"seeds": []}, ["at least one seed"]),
     "zero seeds": ({"seeds": 0}, ["seeds", "greater than or equal to 1", "got 0"]),
