@@ -75,6 +75,7 @@ def fresh_process(program, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_gymnasium_makes_the_environment_by_name_in_a_fresh_process(tmp_path):
     """Gymnasium imports the package before the colon; torch is loaded with the environment only."""
     program = """

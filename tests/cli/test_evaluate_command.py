@@ -78,6 +78,7 @@ def evaluation(tmp_path_factory):
     return call("evaluate", "random", "--seeds", "2", *QUICK, "--out", folder), folder
 
 
+@pytest.mark.nightly
 def test_the_table_equals_the_files(evaluation):
     answer, folder = evaluation
     lines = answer.out.split("Gains are over static, paired by seed")[0].splitlines()

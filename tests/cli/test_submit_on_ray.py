@@ -26,6 +26,7 @@ def test_a_head_without_tokens_runs_a_job(tmp_path):
     assert (run / "rounds.csv").read_text().count("\n") == 2
 
 
+@pytest.mark.nightly
 def test_a_failed_job_gives_its_own_exit_code(head):
     failed = head.submit("--", "replay", "/nowhere/run", "--episode", "0")
 

@@ -145,6 +145,7 @@ print(json.dumps(finished(growing)))
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_another_process_resumes_bit_for_bit(tmp_path):
     growing = session()
     torch.manual_seed(1)

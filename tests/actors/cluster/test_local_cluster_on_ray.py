@@ -74,6 +74,7 @@ def esper(*words):
     return [sys.executable, "-m", "esper_ray.cli.main", *map(str, words)]
 
 
+@pytest.mark.nightly
 def test_every_socket_of_a_local_cluster_listens_on_the_loopback_interface(folder):
     done = subprocess.run(
         [sys.executable, "-c", LISTENERS],

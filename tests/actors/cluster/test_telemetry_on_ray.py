@@ -125,6 +125,7 @@ def test_samples_of_environment_actors_arrive_during_the_episodes(on_ray):
     assert counted == len(profiles) + len(samples(run, "decision")) + len(samples(run, "samples_lost"))
 
 
+@pytest.mark.nightly
 def test_an_episode_on_ray_appears_in_the_metrics_before_its_end(tiny_config, tmp_path):
     training = tiny_config.training.model_copy(update={"steps_per_epoch": 40})
     system = tiny_config.system.model_copy(update={"envs": 1, "envs_per_actor": 1})

@@ -127,6 +127,7 @@ class TestRay:
         assert scores_of(on_ray, on_score=received.append) == scores_of(serial)
         assert len(received) == 8
 
+    @pytest.mark.nightly
     def test_a_pool_works_again_after_a_stop_request(self, on_ray, serial):
         with pytest.raises(Interrupted):
             scores_of(on_ray, stop=lambda: True)

@@ -108,6 +108,7 @@ def test_a_trial_whose_checkpoints_are_all_damaged_is_refused_and_keeps_them(swe
     assert len(checkpoints_in(interrupted.checkpoints)) == 2
 
 
+@pytest.mark.nightly
 def test_a_trial_that_ended_before_its_first_checkpoint_restarts(sweep, uninterrupted):
     RunDirectory.create(sweep.trials_path, sweep.trials[FIRST].config, ["test"], FIRST)
     assert table(play(sweep, FIRST)) == table(uninterrupted[FIRST])
@@ -181,6 +182,7 @@ class TestBranching:
         branch = play(sweep, SECOND, config=config, origin=Origin(FIRST, 2))
         assert table(branch) == table(uninterrupted[FIRST])
 
+    @pytest.mark.nightly
     def test_an_interrupted_branch_resumes_and_is_not_branched_again(self, sweep, uninterrupted):
         play(sweep, FIRST, rounds=1)
         config = sweep.trials[FIRST].config

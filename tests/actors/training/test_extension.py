@@ -2,6 +2,7 @@
 
 import pytest
 from learner_builders import small_config
+from variants import rest_at_night
 
 import esper_ray
 from esper_actors.training.run_preparation import prepare_run
@@ -16,7 +17,7 @@ def files(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("changes", [{}, {"system__staleness": 1}])
+@pytest.mark.parametrize("changes", rest_at_night([{}, {"system__staleness": 1}]))
 def test_n_rounds_and_an_extension_by_m_equal_n_plus_m_rounds(tmp_path, changes):
     config = small_config(system__workers="local", ppo__epochs=1, ppo__rounds=2, **changes)
     longer = small_config(system__workers="local", ppo__epochs=1, ppo__rounds=3, ppo__schedule_rounds=2, **changes)
@@ -32,6 +33,7 @@ def test_n_rounds_and_an_extension_by_m_equal_n_plus_m_rounds(tmp_path, changes)
     assert events[0] == events[1]
 
 
+@pytest.mark.nightly
 def test_the_schedules_of_an_extended_run_keep_their_last_values(tmp_path):
     changes = {"ppo__epsilon_start": 0.5, "ppo__epsilon_fraction": 1.0}
     config = small_config(system__workers="local", ppo__epochs=1, ppo__rounds=2, **changes)

@@ -288,6 +288,7 @@ def test_a_built_in_host_is_exported_without_our_classes():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ONE_BY_DAY)
+@pytest.mark.nightly
 def test_a_saved_plain_module_runs_without_this_package(topology, tmp_path):
     model, x = grown(topology, "gated_gate")
     model.eval()

@@ -16,7 +16,7 @@ from esper_actors.training.workers import QUIET, play_round
 pytestmark = pytest.mark.integration
 
 ROUNDS, ENVS = 4, 4
-MOVES = rest_at_night([(0.01, 20.0), (100.0, 0.0), (0.01, 0.0), (1.0, 0.0), (1.0, 20.0), (100.0, 20.0)], 2)
+MOVES = rest_at_night([(0.01, 20.0), (100.0, 0.0), (0.01, 0.0), (1.0, 0.0), (1.0, 20.0), (100.0, 20.0)])
 
 
 def unit_config(critic, **changes):

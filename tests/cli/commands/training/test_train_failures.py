@@ -107,6 +107,7 @@ def test_a_full_disk_at_any_write_loses_nothing(runs, straight, monkeypatch):
         assert list(run.events(evidence=True)) == list(straight[0].events(evidence=True)), allowed
 
 
+@pytest.mark.nightly
 def test_a_read_only_folder_ends_a_run_that_says_so_about_its_status(train, runs, straight, monkeypatch):
     with monkeypatch.context() as patch:
         refuse_changes(patch, straight[1]["changing"] // 2)
@@ -170,6 +171,7 @@ def test_a_removed_directory_is_not_made_again(train, runs, monkeypatch):
     assert list(runs.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_the_copy_of_a_removed_directory_is_named(train, runs, tmp_path, straight, monkeypatch):
     with monkeypatch.context() as patch:
         at_episode(patch, 4, lambda: shutil.rmtree(runs / "run"))
@@ -194,6 +196,7 @@ def fail_in_episode(monkeypatch, index, error, times):
     monkeypatch.setattr(EnvironmentPool, "play", failing)
 
 
+@pytest.mark.nightly
 def test_an_episode_without_memory_is_played_again(train, runs, straight, monkeypatch):
     fail_in_episode(monkeypatch, 3, MemoryError(), times=1)
     answer = train("--rounds", ROUNDS, "--run-id", "run")

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from cli_builders import SMALL, call
+from variants import rest_at_night
 
 from esper_ray.nissa.runs.copies.storage import Storage, StorageError
 from esper_ray.nissa.runs.run_directory import RunDirectory
@@ -192,7 +193,9 @@ def test_a_misplaced_uri_is_quoted_without_its_credentials(working_folder):
     assert leaks(answer.out.encode(), answer.err.encode()) == []
 
 
-@pytest.mark.parametrize("place", ["s3://AKIATEST:sEcRet@bucket/r", "s3:/AKIATEST:sEcRet@b/r", "s3://b/r?auth=sEcRet"])
+@pytest.mark.parametrize(
+    "place", rest_at_night(["s3://AKIATEST:sEcRet@bucket/r", "s3:/AKIATEST:sEcRet@b/r", "s3://b/r?auth=sEcRet"])
+)
 @pytest.mark.parametrize(
     "words",
     [
@@ -267,6 +270,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_restarted(working_folde
     assert outcome(working_folder / "runs" / "r") == outcome(working_folder / "runs" / "whole")
 
 
+@pytest.mark.nightly
 def test_a_run_is_extended_by_a_greater_number_of_rounds(working_folder):
     assert train("--run-id", "straight", "--set", "ppo.schedule_rounds=1").code == 0
     assert call("train", "ppo", "--serial", *SMALL, "--rounds", 1, "--run-id", "r").code == 0

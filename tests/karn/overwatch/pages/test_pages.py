@@ -90,6 +90,7 @@ def test_an_update_of_the_stream_changes_the_page_without_a_reload(new_page, ser
     expect(page.locator(".matrix tbody tr")).to_have_count(8)
 
 
+@pytest.mark.nightly
 def test_zoom_scroll_focus_and_order_survive_fifty_updates(new_page, server, site):
     page = open_page(new_page(), server.url + "/runs/digits-s42?zoom=2-5&sort=accuracy&descending=1")
     before = page.locator(".matrix tbody th").all_text_contents()

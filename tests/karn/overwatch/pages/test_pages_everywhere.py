@@ -148,6 +148,7 @@ def test_six_tabs_follow_the_same_run(new_page, server, site):
         expect(page.locator(".head")).to_contain_text(f"phase {index}")
 
 
+@pytest.mark.nightly
 def test_every_address_stays_below_the_prefix(new_page):
     server = TestServer(filled(Site(sections=sections())), root="/deep/prefix")
     page = new_page()
@@ -173,6 +174,7 @@ def test_ten_thousand_rounds_are_thinned_and_the_page_says_so(new_page, server, 
     expect(page.locator("#chart-accuracy .thin")).to_contain_text("the least and the greatest value are drawn")
 
 
+@pytest.mark.nightly
 def test_the_heap_does_not_grow_with_updates(new_page, server, site):
     page = open_named(new_page(), server, "run")
     session = page.context.new_cdp_session(page)

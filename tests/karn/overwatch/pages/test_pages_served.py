@@ -115,6 +115,7 @@ def test_a_query_is_answered_and_a_change_is_refused(new_page, address):
     expect(page.get_by_role("alert")).to_contain_text("SELECT")
 
 
+@pytest.mark.nightly
 def test_a_killed_server_is_a_bar_and_a_new_one_goes_on_without_a_reload(new_page, tmp_path, start):
     run = live_run(tmp_path / "runs")
     process, port, address = start(run.path.parent)
