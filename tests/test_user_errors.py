@@ -18,6 +18,7 @@ INTERNAL = {
     "LifecycleError": "a misuse of the Python interface of a growing model",
     "LayoutError": "features of a slot that no seed can work on; a command reports it as a fault of the own host",
     "CopyError": "a host that cannot be copied; the Python interface of a growing model reports it",
+    "NoStepError": "a call between two layers that may mix channels; the search of spans reports it with the layers",
     "PlaceError": "a submodule that no seed can be built in behind; a command reports it as a fault of the own host",
     "LearnerStateError": "a state that does not fit the learner; what reads a checkpoint adds the file",
     "StateError": "a summary of another version, handled by folding the events",

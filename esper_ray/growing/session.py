@@ -372,7 +372,7 @@ class GrowthSession:
         model, limits = self.model, self.limits
         return {
             "model": type(model.host).__name__,
-            "slots": ", ".join(f"{slot} on {at.module}" for slot, at in model.attachments.items()),
+            "slots": ", ".join(f"{slot} on {at.place}" for slot, at in model.attachments.items()),
             "epochs": str(self.epochs),
             "seed": str(self.seed),
             "policy": type(self._policy).__name__,

@@ -14,7 +14,7 @@ from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending
 from esper_ray.kasmina.measurement.gradients import GradientWatch
 from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
-from esper_ray.kasmina.network.growth import GrowthRecord
+from esper_ray.kasmina.network.records import GrowthRecord
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
     from esper_ray.kasmina.modules import seeded_initialisation
     from esper_ray.kasmina.network.cell import Incubation
-    from esper_ray.kasmina.network.growth import GrowthOptions, Outcome, SlotEvent
+    from esper_ray.kasmina.network.records import GrowthOptions, Outcome, SlotEvent
+    from esper_ray.kasmina.network.spans.finding import Span
+    from esper_ray.kasmina.network.spans.regions import SpanError
+    from esper_ray.kasmina.network.spans.search import find_spans
     from esper_ray.kasmina.optimizer import GrowingOptimizer
     from esper_ray.kasmina.organism import Organism
     from esper_ray.kasmina.ranks.exchange import RanksDifferError
@@ -35,9 +38,12 @@ _HOMES = {
     "Incubation": "esper_ray.kasmina.network.cell",
     "TopologyError": "esper_ray.kasmina.export.checkpoints",
     "GateRules": "esper_ray.kasmina.lifecycle.gates",
-    "GrowthOptions": "esper_ray.kasmina.network.growth",
-    "Outcome": "esper_ray.kasmina.network.growth",
-    "SlotEvent": "esper_ray.kasmina.network.growth",
+    "GrowthOptions": "esper_ray.kasmina.network.records",
+    "Outcome": "esper_ray.kasmina.network.records",
+    "SlotEvent": "esper_ray.kasmina.network.records",
+    "Span": "esper_ray.kasmina.network.spans.finding",
+    "SpanError": "esper_ray.kasmina.network.spans.regions",
+    "find_spans": "esper_ray.kasmina.network.spans.search",
     "seeded_initialisation": "esper_ray.kasmina.modules",
     "Rules": "esper_ray.kasmina.lifecycle.reducer",
     "LifecycleError": "esper_ray.kasmina.model",
@@ -65,9 +71,12 @@ __all__ = [
     "SeedMeasurements",
     "SlotEvent",
     "SlotShape",
+    "Span",
+    "SpanError",
     "Topology",
     "TopologyError",
     "blueprint_names",
+    "find_spans",
     "leave_out_seeds",
     "register_blueprint",
     "seeded_initialisation",

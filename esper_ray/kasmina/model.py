@@ -36,13 +36,14 @@ from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES
 from esper_ray.kasmina.measurement.measurer import Measurer
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
 from esper_ray.kasmina.network.attachment import evaluation_mode
-from esper_ray.kasmina.network.growth import LossClosure, Outcome
 from esper_ray.kasmina.network.incubation import incubate, shadowed
+from esper_ray.kasmina.network.records import LossClosure, Outcome
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.switching import switched
 from esper_ray.kasmina.ranks.exchange import GradientExchange
 from esper_ray.kasmina.ranks.wrapping import SeedNames
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle
+from esper_ray.leyline.blueprints import WIDEN, widening_name
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements, SlotReport
 
 
@@ -75,13 +76,16 @@ class MorphogeneticModel(SlottedNetwork):
         style: GerminationStyle | str = GerminationStyle.SIGMOID_ADD,
         tempo: int = 5,
         target: float = 1.0,
+        channels: int | None = None,
         closure: LossClosure | None = None,
     ) -> Outcome:
         """Start a seed in an empty slot.
 
         Args:
+            blueprint: a built-in or registered one; on a span ``widen``, ``widen_eighth``, ``_quarter`` or ``_half``.
             tempo: ticks of the first ramp, once the seed blends in.
             target: amplitude that it leads to, in (0, 1].
+            channels: number of new channels; with ``widen`` only.
             closure: runs the model on a batch and returns the loss; for a gradient-informed start.
 
         Raises:
@@ -91,6 +95,10 @@ class MorphogeneticModel(SlottedNetwork):
         name = blueprint.id if isinstance(blueprint, Blueprint) else blueprint
         if not isinstance(name, str):
             raise ValueError(f"a blueprint is a Blueprint or a registered name, got {name!r}")
+        if channels is not None:
+            if name != WIDEN:
+                raise ValueError(f"channels are chosen with the blueprint {WIDEN!r}, got {channels!r} with {name!r}")
+            name = widening_name(channels)
         self.cell(slot)
         command = reducer.Germinate(
             self.growth.next_seed_id(slot),
@@ -151,6 +159,19 @@ class MorphogeneticModel(SlottedNetwork):
         """
         return self._obeyed(slot, self.execute(slot, reducer.Fossilize(), measured))
 
+    def fold(self, slot: str) -> Outcome:
+        """Make the committed seed of a span a part of its layers, which become truly wider. The slot is empty then.
+
+        The output of the model stays as it was. An optimizer keeps its state of all channels, old and new, and
+        the span can be widened again.
+
+        Raises:
+            LifecycleError: if the slot is empty or its seed is not committed.
+            ValueError: if the slot does not sit on a span, its seed is frozen, or ``DistributedDataParallel`` wraps the
+                model. Nothing has changed then.
+        """
+        return self._obeyed(slot, self.execute(slot, reducer.FoldIn()))
+
     def execute(
         self,
         slot: str,
@@ -164,9 +185,13 @@ class MorphogeneticModel(SlottedNetwork):
             ValueError: if there is no such slot, or the command carries a value that no state allows.
         """
         self.cell(slot)
-        return self.growth.execute(
+        if isinstance(command, reducer.FoldIn):
+            self.exchange.check_not_covered(self.host.parameters())
+        outcome = self.growth.execute(
             slot, command, measured, None if closure is None else self._in_evaluation_mode(closure)
         )
+        self.refresh_places()
+        return outcome
 
     def tick(self, measured: Mapping[str, SeedMeasurements] | None = None) -> dict[str, tuple[LifecycleEvent, ...]]:
         """Advance ramps, cooldowns and automatic gates by one step; events by slot.

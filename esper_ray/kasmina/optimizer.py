@@ -16,11 +16,11 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.network.records import HOST_GROUP
+from esper_ray.kasmina.network.spans.folding import Replacement
+from esper_ray.kasmina.optimizer_states import ParameterState, joined_states
 from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 
-ParameterState = dict[str, Any]
-"""Optimizer state of one parameter, such as momentum."""
 OptionsOf = Callable[[str, nn.Parameter], Mapping[str, Any]]
 """Options of a parameter that differ from the others', by its name; ``optimizer`` names another class."""
 
@@ -91,6 +91,15 @@ class GrowingOptimizer(Optimizer):
         for ended in self.state.keys() - names.keys():
             del self.state[ended]
         self._link()
+
+    def replace(self, parameters: Mapping[nn.Parameter, tuple[nn.Parameter, Replacement]]) -> None:
+        """Give parameters of widened layers the state of the old ones, and of the seed's for the new channels.
+
+        State of another form than the parameter's starts again.
+        """
+        options = {parameter: group for group in self.param_groups for parameter in group["params"]}
+        for parameter, state in joined_states(parameters, self.state, options).items():
+            self.state[parameter] = state
 
     @property
     def group_names(self) -> list[str]:

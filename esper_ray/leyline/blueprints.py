@@ -127,3 +127,50 @@ def seed_parameter_count(
         raise ValueError(f"a seed needs at least 1 channel, got {channels}")
     gate = gate_parameters(channels) if operator is BlendOperator.GATE else 0
     return counts[blueprint](channels) + gate
+
+
+WIDENING_SHARES = MappingProxyType({"widen_eighth": 8, "widen_quarter": 4, "widen_half": 2})
+"""Blueprints that widen a span, by the present channels for each new one."""
+WIDEN = "widen"
+"""Short name of the blueprint ``widen_quarter``, and the beginning of ``widen_8``: 8 channels."""
+
+
+def is_widening(blueprint: str) -> bool:
+    """Whether a blueprint widens a span."""
+    return blueprint == WIDEN or blueprint in WIDENING_SHARES or _is_counted(blueprint)
+
+
+def widening_name(channels: int) -> str:
+    """Name of the blueprint of ``channels`` new channels, for example ``widen_8``.
+
+    Raises:
+        ValueError: if there is not at least one.
+    """
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise ValueError(f"a span is widened by at least 1 channel, a whole number, got {channels!r}")
+    return f"{WIDEN}_{channels}"
+
+
+def widening_channels(blueprint: str, width: int, step: int = 1) -> int:
+    """Number of new channels of a widening blueprint.
+
+    Args:
+        width: present channels of the span.
+        step: number of which a share is rounded to a multiple, at least one of them.
+
+    Raises:
+        ValueError: if the blueprint does not widen.
+    """
+    if _is_counted(blueprint):
+        return int(blueprint.removeprefix(f"{WIDEN}_"))
+    if not is_widening(blueprint):
+        raise ValueError(f"blueprint {blueprint!r} does not widen; those that do are {', '.join(WIDENING_SHARES)}")
+    share = WIDENING_SHARES["widen_quarter" if blueprint == WIDEN else blueprint]
+    return max(1, round(width / share / step)) * step
+
+
+def _is_counted(blueprint: str) -> bool:
+    count = blueprint.removeprefix(f"{WIDEN}_")
+    return (
+        blueprint.startswith(f"{WIDEN}_") and count.isascii() and count.isdecimal() and count == str(int(count)) != "0"
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 from esper_ray.kasmina.lifecycle.alpha import AlphaController
 from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.kasmina.measurement.gradients import GradientStatistics
-from esper_ray.kasmina.network.growth import LossClosure
+from esper_ray.kasmina.network.records import LossClosure
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.base import unknown_name_message

@@ -16,8 +16,8 @@ from esper_ray.kasmina.lifecycle.reducer import Rules
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
-from esper_ray.kasmina.network.growth import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.network.newborn import check_newborn
+from esper_ray.kasmina.network.records import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import GerminationStyle

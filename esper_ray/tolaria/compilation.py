@@ -31,6 +31,7 @@ def compile_blocks(model: MorphogeneticModel, mode: str) -> None:
     warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     slotted = {attachment.module for attachment in model.attachments.values()}
+    slotted |= {at.region.producer.name for at in model.attachments.values() if at.region is not None}
     for block in blocks(model.host, slotted):
         _compile(block, mode)
     model.growth.subscribe(_SeedCompiler(model, mode))
@@ -58,6 +59,9 @@ class _SeedCompiler:
 
     def __init__(self, model: MorphogeneticModel, mode: str) -> None:
         self.model, self.mode = model, mode
+
+    def replace(self, parameters: Any) -> None:
+        """Nothing: compiled code follows the layers of its block."""
 
     def arrange(self, groups: Any) -> None:
         """Compile the seeds that are not compiled yet."""

@@ -19,7 +19,7 @@ from esper_ray.kasmina.measurement.gradients import (
     epoch_statistics,
     host_gradient_rms,
 )
-from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved

@@ -8,7 +8,7 @@ from torch import nn
 from esper_ray.kasmina.lifecycle.gates import GateRules
 from esper_ray.kasmina.lifecycle.reducer import Rules
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.growth import HOST_GROUP, GrowthOptions
+from esper_ray.kasmina.network.records import HOST_GROUP, GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 
 HOST = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.1}

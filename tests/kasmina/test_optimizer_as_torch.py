@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 
 HOST = {"lr": 0.5, "momentum": 0.5, "weight_decay": 0.1}

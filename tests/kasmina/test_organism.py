@@ -11,7 +11,7 @@ from torch import nn
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
 from esper_ray.kasmina.lifecycle.reducer import Advance, Fossilize, Prune, SetAlphaTarget, StageChanged
 from esper_ray.kasmina.modules import count_parameters
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.actions import AlphaMode, BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.records import UNMEASURED

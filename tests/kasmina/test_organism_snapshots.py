@@ -17,7 +17,7 @@ from kasmina_builders import (
 
 from esper_ray.kasmina.lifecycle.reducer import Fossilize, Prune, SetAlphaTarget
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.stages import Stage

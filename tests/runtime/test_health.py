@@ -7,7 +7,7 @@ import pytest
 import torch
 from transition_builders import plain
 
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.actions import WAIT, Action, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import GovernorConfig, MeasurementConfig

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.modules import seeded_initialisation
-from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.config.loading import build

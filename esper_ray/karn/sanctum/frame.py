@@ -17,8 +17,8 @@ from esper_ray.karn.sanctum.screens import (
 )
 from esper_ray.karn.sanctum.text import (
     ASCII,
+    Ink,
     Role,
-    Span,
     TextLine,
     between,
     duration,
@@ -95,15 +95,15 @@ def _head(view: RunView, controls: Controls, width: int) -> list[TextLine]:
     if view.name or view.reading:
         given = answers(view.state, view.sight)
         return [_status(view, given["alive"], controls, width), _answers(given, view, width), *alerts(view, given)]
-    title = line(Span("esper > ", "dim"), Span(printable(view.folder), "title"))
-    lost = [line(Span(f"! {printable(view.connection)}", "wrong"))] if view.connection else []
-    return [title, line(Span("enter opens a run", "dim")), *starting.command_lines(view), *lost]
+    title = line(Ink("esper > ", "dim"), Ink(printable(view.folder), "title"))
+    lost = [line(Ink(f"! {printable(view.connection)}", "wrong"))] if view.connection else []
+    return [title, line(Ink("enter opens a run", "dim")), *starting.command_lines(view), *lost]
 
 
 def _ascii(spans: TextLine) -> TextLine:
     texts = (span.text.translate(ASCII) for span in spans)
     return tuple(
-        Span("".join(letter if letter.isascii() else "?" for letter in text), span.role)
+        Ink("".join(letter if letter.isascii() else "?" for letter in text), span.role)
         for text, span in zip(texts, spans, strict=True)
     )
 
@@ -116,7 +116,7 @@ def _body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     if controls.screen == RUNS:
         return runs.body(view, controls, width, height)
     if view.failure:
-        return Body(tuple(line(Span(f" {text}", "wrong")) for text in wrapped(printable(view.failure), width - 2)))
+        return Body(tuple(line(Ink(f" {text}", "wrong")) for text in wrapped(printable(view.failure), width - 2)))
     if view.reading and not view.name:
         return Body(((), line(f" A run of {view.folder} is being read.")))
     if not view.name:
@@ -129,21 +129,21 @@ def _body(view: RunView, controls: Controls, width: int, height: int) -> Body:
 
 
 def _status(view: RunView, alive: Answer, controls: Controls, width: int) -> TextLine:
-    held = (Span(" HELD ", "cursor"), Span("  ")) if controls.held else ()
-    badge = (Span(" EVIDENCE NOT WHOLE ", "wrong"), Span("  ")) if view.problems else ()
-    state = Span((view.state.status or "starting").upper(), "title")
+    held = (Ink(" HELD ", "cursor"), Ink("  ")) if controls.held else ()
+    badge = (Ink(" EVIDENCE NOT WHOLE ", "wrong"), Ink("  ")) if view.problems else ()
+    state = Ink((view.state.status or "starting").upper(), "title")
     if alive.level == "wrong":  # GONE, STUCK or failed
-        state = Span(alive.text.partition(" ")[0].strip(",").upper(), "wrong")
+        state = Ink(alive.text.partition(" ")[0].strip(",").upper(), "wrong")
     pulse = view.sight.pulse
-    left = line(Span("esper > ", "dim"), Span(printable(view.name) or view.folder, "title"))
+    left = line(Ink("esper > ", "dim"), Ink(printable(view.name) or view.folder, "title"))
     if view.is_over:
-        right: TextLine = (state, Span("  "), Span(local_time(str(view.manifest.get("updated", ""))), "dim"))
+        right: TextLine = (state, Ink("  "), Ink(local_time(str(view.manifest.get("updated", ""))), "dim"))
     elif pulse is None:
         right = (state,)
     else:
         episodes = f" {pulse['episodes']}/{pulse['of']}" if pulse["phase"] == "playing" else ""
         phase = f"{pulse['phase']}{episodes}  round {min(pulse['round'] + 1, pulse['rounds'])}/{pulse['rounds']}"
-        right = (state, Span(f"  {phase}  {duration(view.sight.moved_age_s)}"))
+        right = (state, Ink(f"  {phase}  {duration(view.sight.moved_age_s)}"))
     return between(left, (*held, *badge, *right), width)
 
 
@@ -154,40 +154,38 @@ def level_role(level: str) -> Role:
 
 
 def _answers(given: Mapping[str, Answer], view: RunView, width: int) -> TextLine:
-    marks: list[tuple[Span, Span]] = []
+    marks: list[tuple[Ink, Ink]] = []
     for name, answer in given.items():
         mark = MARKS[answer.level]
         if name == "safe" and answer.level in ("look", "wrong"):
             mark += str(len(answer.because))
-        marks.append((Span(f"{name} "), Span(mark, level_role(answer.level))))
+        marks.append((Ink(f"{name} "), Ink(mark, level_role(answer.level))))
     timings = view.state.timings
     speed = timings[-1].get("env_steps_per_second") if timings else None
     right = "" if speed is None else f"{speed:.1f} steps/s"
     free = width - len(right) - 1 - sum(len(span.text) for pair in marks for span in pair)
-    gap = Span(" " * max(2, min(4, free // (len(marks) - 1))))
+    gap = Ink(" " * max(2, min(4, free // (len(marks) - 1))))
     pieces = [span for pair in marks for span in (*pair, gap)]
-    return between(tuple(pieces[:-1]), (Span(right, "dim"),), width)
+    return between(tuple(pieces[:-1]), (Ink(right, "dim"),), width)
 
 
 def alerts(view: RunView, given: Mapping[str, Answer]) -> list[TextLine]:
     """One line for each thing that must be seen: a driver that is gone or stuck, damage, a resumption."""
     lines = starting.command_lines(view)
     if view.connection:
-        lines.append(line(Span(f"! {printable(view.connection)}", "wrong")))
+        lines.append(line(Ink(f"! {printable(view.connection)}", "wrong")))
     alive = given["alive"]
     if alive.level == "wrong":
-        lines.append(line(Span(f"! {printable(alive.text)}", "wrong")))
+        lines.append(line(Ink(f"! {printable(alive.text)}", "wrong")))
         command = f"esper train ppo --resume {view.path}"
-        lines.append(line("  resume with: ", Span(command, "title")))
-        lines += [line(Span(f"  fault: {printable(text)}", "dim")) for text in alive.because[-1:]]
+        lines.append(line("  resume with: ", Ink(command, "title")))
+        lines += [line(Ink(f"  fault: {printable(text)}", "dim")) for text in alive.because[-1:]]
     if view.problems:
         more = f" ({len(view.problems)}, i lists them)" if len(view.problems) > 1 else ""
-        lines.append(line(Span(f"! evidence is not whole{more}:", "wrong"), " ", printable(view.problems[0])))
-    lines += [line(Span("! ", "look"), printable(note)) for note in view.notes[-1:]]
+        lines.append(line(Ink(f"! evidence is not whole{more}:", "wrong"), " ", printable(view.problems[0])))
+    lines += [line(Ink("! ", "look"), printable(note)) for note in view.notes[-1:]]
     if view.live_is_full:
-        lines.append(
-            line(Span("! ", "look"), "steps in play are not recorded any more in this round: the file is full")
-        )
+        lines.append(line(Ink("! ", "look"), "steps in play are not recorded any more in this round: the file is full"))
     return lines
 
 
@@ -195,7 +193,7 @@ def _footer(controls: Controls, view: RunView, width: int) -> list[TextLine]:
     """The keys, a prompt, or a message, which may need several lines."""
     if controls.message and not controls.prompt:
         texts = wrapped(printable(controls.message), width - 2)[:MESSAGE_LINES]
-        return [line(Span(f" {text}", "look")) for text in texts]
+        return [line(Ink(f" {text}", "look")) for text in texts]
     return [_keys(controls, view, width)]
 
 
@@ -205,17 +203,20 @@ def _keys(controls: Controls, view: RunView, width: int) -> TextLine:
         saved = "stop it" if view.is_over else "stop it, a checkpoint is saved"
         stop = "stop it at once, without saving" if stops else saved
         keys = (("l", "let it run"), ("s", stop), ("esc", "stay"))
-        return line(*(piece for key, text in keys for piece in (Span(f" {key} ", "cursor"), f" {text}  ")))
+        return line(*(piece for key, text in keys for piece in (Ink(f" {key} ", "cursor"), f" {text}  ")))
     if controls.prompt:
         title = "command" if controls.prompt == "palette" else controls.prompt
         return line(
-            Span(f" {title}: ", "title"), controls.typed, Span("_", "dim"), Span("   enter applies, esc cancels", "dim")
+            Ink(f" {title}: ", "title"),
+            controls.typed,
+            Ink("_", "dim"),
+            Ink("   enter applies, esc cancels", "dim"),
         )
-    pieces: list[Span] = []
+    pieces: list[Ink] = []
     for digit, name in SCREENS.items():
         chosen = digit == controls.screen and not controls.overlay
-        pieces += [Span(" "), Span(f"{digit} {name}", "cursor" if chosen else "")]
-    return between(tuple(pieces), line(Span("/ find  spc hold  ? help", "dim")), width)
+        pieces += [Ink(" "), Ink(f"{digit} {name}", "cursor" if chosen else "")]
+    return between(tuple(pieces), line(Ink("/ find  spc hold  ? help", "dim")), width)
 
 
 def rows(shown: Frame) -> list[str]:

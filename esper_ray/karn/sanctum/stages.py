@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from esper_ray.karn.sanctum.text import Role, Span, TextLine, number
+from esper_ray.karn.sanctum.text import Ink, Role, TextLine, number
 from esper_ray.leyline.stages import COOLDOWN, Stage
 from esper_ray.nissa.state.episode import SlotState
 
@@ -58,10 +58,10 @@ OPERATION_LETTERS: Mapping[str, str] = {
 """Letter of each operation."""
 
 
-def stage_span(stage: Stage | str) -> Span:
+def stage_span(stage: Stage | str) -> Ink:
     """The letter of a stage."""
     name = stage.name if isinstance(stage, Stage) else stage
-    return Span(LETTERS.get(name, "?"), ROLES.get(name, ""))
+    return Ink(LETTERS.get(name, "?"), ROLES.get(name, ""))
 
 
 def worth(slot: SlotState) -> float | None:
@@ -72,11 +72,11 @@ def worth(slot: SlotState) -> float | None:
 def slot_cell(slot: SlotState | None, width: int) -> TextLine:
     """Stage, blueprint and contribution of a slot: ``F conv +7.5``. An empty slot is a dash."""
     if slot is None:
-        return (Span("-".ljust(width), "dim"),)
+        return (Ink("-".ljust(width), "dim"),)
     blueprint = (slot.blueprint or "?")[: max(4, width - 9)]
     known = worth(slot)
     form = "+.0f" if known is not None and abs(known) >= 9.95 and width < 14 else "+.1f"
     value = "" if slot.stage in COOLDOWN else number(known, form, "")
     text = f" {blueprint.ljust(max(4, width - 9))} {value}"
     letter = stage_span(slot.stage)
-    return (letter, Span(text[: width - 1].ljust(width - 1)))
+    return (letter, Ink(text[: width - 1].ljust(width - 1)))

@@ -16,25 +16,25 @@ ASCII = str.maketrans(BARS + "·│├└─±…", "_.:-=+*#" + ".||`-~~")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Ink:
     """A piece of a line in one style."""
 
     text: str
     role: Role = ""
 
 
-TextLine = tuple[Span, ...]
+TextLine = tuple[Ink, ...]
 """A line of a screen."""
-Piece = Span | str
+Piece = Ink | str
 
 
 def line(*pieces: Piece | TextLine) -> TextLine:
     """A line of these pieces."""
-    spans: list[Span] = []
+    spans: list[Ink] = []
     for piece in pieces:
         if isinstance(piece, str):
-            spans.append(Span(piece))
-        elif isinstance(piece, Span):
+            spans.append(Ink(piece))
+        elif isinstance(piece, Ink):
             spans.append(piece)
         else:
             spans += piece
@@ -55,20 +55,20 @@ def fitted(spans: TextLine, width: int) -> TextLine:
     """The line in exactly ``width`` columns; what is cut ends in ``…``."""
     length = sum(len(span.text) for span in spans)
     if length <= width:
-        return spans if length == width else (*spans, Span(" " * (width - length)))
-    room, kept = width - 1, list[Span]()
+        return spans if length == width else (*spans, Ink(" " * (width - length)))
+    room, kept = width - 1, list[Ink]()
     for span in spans:
         if room <= 0:
             break
-        kept.append(Span(span.text[:room], span.role))
+        kept.append(Ink(span.text[:room], span.role))
         room -= len(kept[-1].text)
-    return (*kept, Span("…", "dim"))[: len(kept) + (width > 0)]
+    return (*kept, Ink("…", "dim"))[: len(kept) + (width > 0)]
 
 
 def between(left: TextLine, right: TextLine, width: int) -> TextLine:
     """``left`` at the left edge and ``right`` at the right one."""
     room = width - sum(len(span.text) for span in right)
-    return fitted((*fitted(left, max(room - 1, 0)), Span(" "), *right), width)
+    return fitted((*fitted(left, max(room - 1, 0)), Ink(" "), *right), width)
 
 
 def beside(left: Sequence[TextLine], right: Sequence[TextLine], width: int, total: int) -> list[TextLine]:
@@ -80,18 +80,18 @@ def beside(left: Sequence[TextLine], right: Sequence[TextLine], width: int, tota
         first = left[index] if index < len(left) else blank
         second = right[index] if index < len(right) else blank
         rest = fitted(second, total - width - 3)
-        result.append((*fitted(first, width), Span(" │ ", "dim"), *rest))
+        result.append((*fitted(first, width), Ink(" │ ", "dim"), *rest))
     return result
 
 
 def rule(title: str, width: int) -> TextLine:
     """A horizontal rule that ends in a title."""
-    return (Span("-" * max(0, width - len(title) - 1), "dim"), Span(f" {title}", "title"))
+    return (Ink("-" * max(0, width - len(title) - 1), "dim"), Ink(f" {title}", "title"))
 
 
 def restyled(spans: TextLine, role: Role) -> TextLine:
     """The line in one style."""
-    return tuple(Span(span.text, role) for span in spans)
+    return tuple(Ink(span.text, role) for span in spans)
 
 
 def sparkline(values: Iterable[float | None], width: int, bounds: tuple[float, float] | None = None) -> str:
@@ -117,7 +117,7 @@ def sparkline(values: Iterable[float | None], width: int, bounds: tuple[float, f
 def meter(share: float, width: int, role: Role = "bar") -> TextLine:
     """A share in [0, 1] as a bar of ``width`` columns."""
     full = round(max(0.0, min(1.0, share)) * width)
-    return (Span("█" * full, role), Span("·" * (width - full), "dim"))
+    return (Ink("█" * full, role), Ink("·" * (width - full), "dim"))
 
 
 def number(value: float | None, form: str = "", unmeasured: str = "-") -> str:

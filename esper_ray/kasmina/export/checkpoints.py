@@ -17,10 +17,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from esper_ray.kasmina.export.differences import (
+    EXTRA_STATE,
+    amplitude_differences,
+    difference_message,
+    slot_differences,
+    tensor_differences,
+)
 from esper_ray.kasmina.lifecycle.consistency import check_seeds
 from esper_ray.kasmina.lifecycle.reducer import SeedState
-from esper_ray.kasmina.modules import assign, fits_memory, overlaps, repeated_dimensions
-from esper_ray.kasmina.network.growth import GrowthRecord
+from esper_ray.kasmina.modules import assign, overlaps, repeated_dimensions
+from esper_ray.kasmina.network.records import GrowthRecord
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, BlendOperator, GerminationStyle
 from esper_ray.leyline.errors import UserError
@@ -28,8 +35,7 @@ from esper_ray.leyline.files.blob import BlobFormat, under
 from esper_ray.leyline.files.validation import SavedRecord, validated
 from esper_ray.leyline.stages import Stage
 
-MANIFEST_VERSION = 2
-EXTRA_STATE = "_extra_state"
+MANIFEST_VERSION = 3
 Manifest = dict[str, Any]
 
 
@@ -41,6 +47,8 @@ class SavedSlot(SavedRecord):
     """One slot in a manifest."""
 
     module: str
+    producer: str | None
+    """Layer at which the span of the slot begins."""
     topology: str
     channels: Annotated[int, Field(ge=1)]
     causal: bool
@@ -54,6 +62,8 @@ class SavedManifest(SavedRecord):
     slots: dict[str, SavedSlot]
     seeds: dict[str, dict[str, Any] | None]
     germinations: dict[str, Annotated[int, Field(ge=0)]]
+    added: dict[str, Annotated[int, Field(ge=0)]]
+    """Channels that were folded into the layers of each span."""
     epoch: Annotated[int, Field(ge=0)]
     seed: Annotated[int, Field(ge=0)]
 
@@ -80,6 +90,7 @@ def model_manifest(model: SlottedNetwork) -> Manifest:
     slots = {
         slot: {
             "module": at.module,
+            "producer": None if at.region is None else at.region.producer.name,
             "topology": at.shape.topology.value,
             "channels": at.shape.channels,
             "causal": at.shape.causal,
@@ -93,6 +104,7 @@ def model_manifest(model: SlottedNetwork) -> Manifest:
         "slots": slots,
         "seeds": seeds,
         "germinations": dict(record.germinations),
+        "added": dict(record.added),
         "epoch": record.epoch,
         "seed": record.seed,
     }
@@ -137,11 +149,12 @@ def load_state(model: SlottedNetwork, state: Mapping[str, Any], load: Callable[.
     Raises:
         TopologyError: naming every difference; ``model`` is as it was then.
     """
-    record, modules = _checked(model, state)
-    with repetitions_apart(model.host):
-        _try_out(model.host, _with_versions(model.host, under("host.", state)))
-        model.growth.adopt(record, modules)
-        return load(_with_versions(model, state), strict=True)
+    with _refitted(model, state):
+        record, modules = _checked(model, state)
+        with repetitions_apart(model.host):
+            _try_out(model.host, _with_versions(model.host, under("host.", state)))
+            model.growth.adopt(record, modules)
+            return load(_with_versions(model, state), strict=True)
 
 
 def tied_values(model: SlottedNetwork, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +180,25 @@ def rebuild_seeds(model: SlottedNetwork, state: Mapping[str, Any], prefix: str) 
         return  # torch reports the missing key
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     if _manifest(own).model_dump(mode="json") != json.loads(json.dumps(model_manifest(model))):
-        model.growth.adopt(*_checked(model, own))
+        with _refitted(model, own):
+            model.growth.adopt(*_checked(model, own))
+
+
+@contextmanager
+def _refitted(model: SlottedNetwork, state: Mapping[str, Any]) -> Iterator[None]:
+    """Context in which the spans of ``model`` are as wide as those of ``state``; as before after an error."""
+    added = _manifest(state).added
+    spans = {slot for slot, at in model.attachments.items() if at.region is not None}
+    if added.keys() - spans:
+        slot = min(added.keys() - spans)
+        raise TopologyError(f"the checkpoint belongs to another model: slot {slot} sits on no span in the model")
+    try:
+        with model.growth.refitted(added):
+            model.refresh_places()
+            yield
+    except (ValueError, RuntimeError, MemoryError):
+        model.refresh_places()
+        raise
 
 
 def _checked(
@@ -177,18 +208,18 @@ def _checked(
     manifest = _manifest(state)
     record = _record(manifest)
     present = model_manifest(model)["slots"]
-    differences = _slot_differences({slot: dict(entry) for slot, entry in manifest.slots.items()}, present)
+    differences = slot_differences({slot: dict(entry) for slot, entry in manifest.slots.items()}, present)
     if differences:
-        raise TopologyError(_difference_message(differences))
+        raise TopologyError(difference_message(differences))
     try:
         check_seeds(record.states, record.germinations, present)
         modules = model.growth.rebuild(record)
     except ValueError as error:
         raise TopologyError(f"the seeds of the checkpoint cannot be built: {error}") from error
     expected = expected_tensors(model, record, modules)
-    differences = _tensor_differences(state, expected) or _amplitude_differences(state, record, expected)
+    differences = tensor_differences(state, expected) or amplitude_differences(state, record, expected)
     if differences:
-        raise TopologyError(_difference_message(differences))
+        raise TopologyError(difference_message(differences))
     return record, modules
 
 
@@ -335,65 +366,4 @@ def _record(manifest: SavedManifest) -> GrowthRecord:
             raise TopologyError(f"the manifest is damaged: seed in {slot}: {error!r}") from error
     if not manifest.slots.keys() == states.keys() == manifest.germinations.keys():
         raise TopologyError("the manifest is damaged: slots, seeds and germinations name different slots")
-    return GrowthRecord(states, dict(manifest.germinations), manifest.epoch, manifest.seed)
-
-
-def _slot_differences(saved: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    lines = [f"slot {slot} is in the checkpoint only" for slot in saved if slot not in present]
-    lines += [f"slot {slot} is in the model only" for slot in present if slot not in saved]
-    for slot in present:
-        for key, value in present[slot].items():
-            stored = saved.get(slot, {}).get(key, value)
-            if stored != value:
-                lines.append(f"slot {slot}: {key} is {stored!r} in the checkpoint, {value!r} in the model")
-    return lines
-
-
-def _form(value: Any) -> tuple[tuple[int, ...], torch.dtype, torch.layout] | None:
-    """Shape, type and layout of a tensor; ``None`` for other values in a module's state."""
-    return (tuple(value.shape), value.dtype, value.layout) if isinstance(value, Tensor) else None
-
-
-def _tensor_differences(state: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    stored = {name: value for name, value in state.items() if name != EXTRA_STATE}
-    lines = [f"tensor {name} is in the checkpoint only" for name in stored if name not in expected]
-    lines += [f"tensor {name} is in the model only" for name in expected if name not in stored]
-    for name in expected.keys() & stored.keys():
-        forms = zip(
-            ("shape", "type", "layout"),
-            _form(stored[name]) or (None,) * 3,
-            _form(expected[name]) or (None,) * 3,
-            strict=True,
-        )
-        different = [(what, saved, present) for what, saved, present in forms if saved != present]
-        lines += [
-            f"tensor {name} has {what} {saved} in the checkpoint, {present} in the model"
-            for what, saved, present in different
-        ]
-        if (
-            not different
-            and isinstance(expected[name], Tensor)
-            and not fits_memory(expected[name], stored[name].to(expected[name].device))
-        ):
-            lines.append(
-                f"tensor {name} has different values in the checkpoint where the model has one place in memory"
-            )
-    return sorted(lines)
-
-
-def _amplitude_differences(state: Mapping[str, Any], record: GrowthRecord, expected: Mapping[str, Any]) -> list[str]:
-    """Lines about amplitudes that are not those of the manifest."""
-    lines = []
-    for slot, seed in record.states.items():
-        amplitudes = (0.0, 1.0) if seed is None else (seed.alpha.alpha, seed.operator_share)
-        for name, amplitude in zip(("alpha", "operator_share"), amplitudes, strict=True):
-            key = f"cells.{slot}.{name}"
-            stored = float(state[key])
-            if stored != float(torch.tensor(amplitude, dtype=expected[key].dtype)):
-                lines.append(f"tensor {key} is {stored:g} in the checkpoint, its manifest has {amplitude:g}")
-    return lines
-
-
-def _difference_message(differences: list[str], most: int = 12) -> str:
-    more = [f"and {len(differences) - most} more"] if len(differences) > most else []
-    return "\n  ".join(["the checkpoint belongs to another model:", *differences[:most], *more])
+    return GrowthRecord(states, dict(manifest.germinations), manifest.epoch, manifest.seed, dict(manifest.added))

@@ -5,7 +5,9 @@ small graph behind its submodule, in the way that was tried when the slot was at
 dissolve into the torch modules that they are made of.
 """
 
+import copy
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from esper_ray.kasmina.network.places.caches import (
     takes_cache,
 )
 from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.network.spans.cell import SpanCell, SpanHook
+from esper_ray.kasmina.network.spans.folding import Layers, Transaction, replacements
+from esper_ray.kasmina.network.spans.widening import Widening
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
 
@@ -110,11 +115,14 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
             if isinstance(hook, SlotHook):
                 places.append((module, key, cells[id(hook.cell)]))
         for key, guard in list(module._forward_pre_hooks.items()):
-            if isinstance(guard, CacheGuard):
-                del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
+            if isinstance(guard, CacheGuard | SpanHook):
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
     committed = model.committed_slots
+    _fold_spans(host, {slot: cell for slot, cell in _span_cells(model).items() if slot in committed})
     for base, key, slot in reversed(places):
-        _build_in(host, base, key, model.cell(slot) if slot in committed else None, model.attachments[slot])
+        built = model.cell(slot) if slot in committed and slot not in _span_cells(model) else None
+        _build_in(host, base, key, built, model.attachments[slot])
     mixing = ", ".join(slot for slot in model.slot_ids if slot in committed and cell_mixes_tokens(model.cell(slot)))
     if mixing and takes_cache(host):
         _switch_cache_off(host, mixing)
@@ -125,6 +133,20 @@ def plain_module(model: SlottedNetwork) -> nn.Module:
         if isinstance(module, fx.GraphModule) or type(module) is nn.Module:  # made by tracing
             module.training = training
     return plain
+
+
+def _span_cells(model: SlottedNetwork) -> dict[str, SpanCell]:
+    return {slot: cell for slot, cell in ((s, model.cell(s)) for s in model.slot_ids) if isinstance(cell, SpanCell)}
+
+
+def _fold_spans(host: nn.Module, cells: Mapping[str, SpanCell]) -> None:
+    """Make copies of the committed seeds of spans a part of the layers of ``host``."""
+    seeds = [(cell.region, copy.deepcopy(cell.seed)) for cell in cells.values() if isinstance(cell.seed, Widening)]
+    layers = Layers(host.get_submodule, seeds)
+    for region, seed in seeds:
+        transaction = Transaction()
+        transaction.replace(replacements(layers, region, seed, seed.channels))
+        transaction.resize(layers, region, seed.channels)
 
 
 def _build_in(host: nn.Module, base: nn.Module, key: int, cell: SeedCell | None, at: Attachment) -> None:

@@ -22,7 +22,7 @@ def draw(model: SlottedNetwork) -> str:
     rows = []
     for slot, at in model.attachments.items():
         shape = " x ".join(map(str, at.layout.example_shape(at.example_shape)))
-        rows.append((at.module, shape, at.layout.value, slot, _seed(model.states[slot], model.seed_parameters(slot))))
+        rows.append((at.place, shape, at.layout.value, slot, _seed(model.states[slot], model.seed_parameters(slot))))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]) for row in rows

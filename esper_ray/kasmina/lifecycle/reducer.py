@@ -110,7 +110,12 @@ class Fossilize:
     """Request the permanent commitment of a holding seed, subject to G5."""
 
 
-Command = Germinate | Advance | SetAlphaTarget | Prune | Fossilize
+@dataclass(frozen=True, slots=True)
+class FoldIn:
+    """Make a committed seed of a span a part of the layers of its host. Its slot is empty afterwards."""
+
+
+Command = Germinate | Advance | SetAlphaTarget | Prune | Fossilize | FoldIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,10 @@ def execute(
             if state.stage is not Stage.HOLDING:
                 return state, (Refused(f"only a HOLDING seed can be fossilized, this one is {state.stage.name}"),)
             return _through_gate(state, Stage.FOSSILIZED, rules, measured)
+        case FoldIn():
+            if state.stage is not Stage.FOSSILIZED:
+                return state, (Refused(f"only a committed seed can be folded, this one is {state.stage.name}"),)
+            return None, (StageChanged(state.stage, Stage.DORMANT, state.ticks_in_stage, "folded"),)
         case SetAlphaTarget():
             return _set_alpha_target(state, command)
         case Prune():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from esper_ray.kasmina.network.growth import HOST_GROUP
+from esper_ray.kasmina.network.records import HOST_GROUP
 
 VANISHING_NORM = 1e-7
 EXPLODING_NORM = 10.0

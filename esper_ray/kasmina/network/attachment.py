@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,9 @@ from esper_ray.kasmina.network.places.outputs import (
 )
 from esper_ray.kasmina.network.places.recording import HostPass, layers_of, recorded
 from esper_ray.kasmina.network.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
+from esper_ray.kasmina.network.spans.finding import Span
+from esper_ray.kasmina.network.spans.placing import divided_places, found_regions
+from esper_ray.kasmina.network.spans.regions import ARROW, Region, SpanError
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
@@ -59,6 +62,13 @@ class Attachment:
     """Way in which a committed seed is built into a plain copy of the host."""
     host_cache: str | None = None
     """Tensor of the host that keeps earlier tokens from one pass to the next (sequences)."""
+    region: Region | None = field(default=None, compare=False)
+    """The span that the slot sits on, if it does; ``module`` is its consumer."""
+
+    @property
+    def place(self) -> str:
+        """Name of the submodule, or of the two layers of the span."""
+        return self.module if self.region is None else f"{self.region.producer.name}{ARROW}{self.module}"
 
 
 class SlotHook:
@@ -95,7 +105,7 @@ def check_unwrapped(host: nn.Module) -> None:
 
 def attach(
     host: nn.Module,
-    slots: Mapping[str, str],
+    slots: Mapping[str, str | Span],
     example_input: Any,
     *,
     causal: bool,
@@ -104,6 +114,7 @@ def attach(
     """The slots in forward order. The host is not changed.
 
     Args:
+        slots: submodule of each slot, or the span between two: ``producer -> consumer``.
         layout: order of the dimensions, of all slots or by slot; default: found by runs of the host.
 
     Raises:
@@ -111,9 +122,12 @@ def attach(
         ValueError: if a submodule does not exist, carries two slots, is compiled, is never called, is called more
             than once, or returns something that no seed can work on; if the layout of a slot does not show; or if
             no seed can be built in behind a submodule.
+        SpanError: if there is no span between two layers, with the reason.
     """
-    modules = named_modules(host, slots)
-    check_compilation(host, slots)
+    places, spans = divided_places(slots)
+    modules = named_modules(host, places)
+    check_compilation(host, places)
+    check_compilation(host, {slot: producer for slot, (producer, _) in spans.items()})
     randomness = preserved_randomness(_device(host))
     with torch.no_grad(), evaluation_mode(host), randomness, differentiable_checkpoints():
 
@@ -123,16 +137,23 @@ def attach(
         held = HeldTensors(host)
         inputs, first = _first_pass(run, host, modules, example_input)
         cache = held.kept_by(partial(run, inputs))
-        _check_calls(slots, first)
+        _check_calls(places, first)
         for slot, output in first.outputs:
-            _check_output(slot, slots[slot], output)
+            _check_output(slot, places[slot], output)
+        regions = found_regions(host, places, spans, lambda trial: _call_with_copies(trial, inputs))
         layouts = _layouts(run, inputs, modules, first, layout)
-        ways = _ways(host, slots, inputs, first)
+        for slot in regions:
+            if layouts[slot].batch:
+                raise SpanError(
+                    f"slot {slot}: {places[slot]} yields {layouts[slot].value}; a span needs examples first"
+                )
+        ways = _ways(host, places, inputs, first)
         passes = _passes(run, host, {slot: modules[slot] for slot, _ in first.outputs}, inputs, first, layouts)
-    return [
-        _attachment(slot, slots[slot], output, layouts[slot], causal, passes[slot], ways[slot], cache)
+    attachments = [
+        _attachment(slot, places[slot], output, layouts[slot], causal, passes[slot], ways[slot], cache)
         for slot, output in first.outputs
     ]
+    return [replace(at, region=regions.get(at.slot)) for at in attachments]
 
 
 @contextmanager

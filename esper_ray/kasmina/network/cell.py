@@ -1,15 +1,16 @@
 """Module of a slot: one seed, its amplitude, and its blend with the host's features."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.blueprints import SlotShape
+from esper_ray.kasmina.blueprints import SlotShape, build_seed
 from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.operators import blend
-from esper_ray.leyline.actions import BlendOperator
+from esper_ray.leyline.actions import BlendOperator, GerminationStyle
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import IncubationMethod
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
@@ -154,7 +155,7 @@ class SeedCell(nn.Module):
         if self.shadowed:
             return self._shadow(h)
         if self.training and self.incubation.method == "straight_through":
-            change = self.seed(h.detach())
+            change = self.change(h.detach())
             passed: Tensor = StraightThrough.apply(h, change, self.incubation.weight, self.incubation.bound)
             return passed
         return h
@@ -166,6 +167,41 @@ class SeedCell(nn.Module):
             RuntimeError: if the slot holds no seed.
         """
         return self._mixed(h, self.alpha)
+
+    def check_style(self, style: GerminationStyle) -> None:
+        """Check that seeds here can be blended in as ``style`` says.
+
+        Raises:
+            ValueError: if not.
+        """
+
+    def newborn(self, blueprint: str) -> nn.Module:
+        """A seed for this slot, its weights drawn from torch's global generator.
+
+        Raises:
+            ValueError: if there is no such blueprint for the slot.
+        """
+        return build_seed(blueprint, self.shape)
+
+    def probe(self, rows: int) -> Tensor:
+        """(rows, ...) values in the form of what the seed reads."""
+        size = (rows, *self.example_shape)
+        return torch.linspace(-1.0, 1.0, prod(size)).reshape(size).to(self.alpha)
+
+    @property
+    def change_shape(self) -> tuple[int, ...]:
+        """Shape of the change of one example, as the seed yields it."""
+        return self.example_shape
+
+    def change(self, h: Tensor, rows: tuple[int, tuple[int, ...]] | None = None) -> Tensor:
+        """Change of the features ``h`` by the seed.
+
+        Args:
+            rows: number of blocks of rows of the pass, and those that ``h`` consists of; default: all.
+        """
+        assert self.seed is not None
+        change: Tensor = self.seed(h)
+        return change
 
     @property
     def contributes(self) -> bool:
@@ -191,20 +227,21 @@ class SeedCell(nn.Module):
     def _forked(self, h: Tensor, fork: Fork) -> Tensor:
         if fork.complete:
             return torch.cat([h, self.blended(h)])
-        off, on = _blocks(h, fork.blocks, fork.off), _blocks(h, fork.blocks, fork.on)
-        return torch.cat([off, self.blended(on)]) if fork.on else off
+        off, on = rows_of(h, fork.blocks, fork.off), rows_of(h, fork.blocks, fork.on)
+        return torch.cat([off, self._mixed(on, self.alpha, (fork.blocks, fork.on))]) if fork.on else off
 
     def _switched(self, h: Tensor, blocks: int, on: tuple[int, ...]) -> Tensor:
         if not on:
             return h
         passed = h.reshape(blocks, -1, *h.shape[1:]).clone()
-        passed[list(on)] = self.blended(_blocks(h, blocks, on)).reshape(len(on), *passed.shape[1:])
+        changed = self._mixed(rows_of(h, blocks, on), self.alpha, (blocks, on))
+        passed[list(on)] = changed.reshape(len(on), *passed.shape[1:])
         return passed.flatten(0, 1)
 
-    def _mixed(self, h: Tensor, alpha: Tensor | float) -> Tensor:
+    def _mixed(self, h: Tensor, alpha: Tensor | float, rows: tuple[int, tuple[int, ...]] | None = None) -> Tensor:
         if self.seed is None:
             raise RuntimeError("an empty slot has nothing to blend")
-        change = self.seed(h)
+        change = self.change(h, rows)
         mixed = blend(self.operator, h, change, alpha, self.gate)
         if self.outgoing is not None:
             before = blend(self.outgoing, h, change, alpha, self.gate)
@@ -212,6 +249,6 @@ class SeedCell(nn.Module):
         return mixed.to(h.dtype)
 
 
-def _blocks(h: Tensor, blocks: int, which: tuple[int, ...]) -> Tensor:
+def rows_of(h: Tensor, blocks: int, which: tuple[int, ...]) -> Tensor:
     """Rows of the selected ones among the equal ``blocks`` of ``h``."""
     return h.reshape(blocks, -1, *h.shape[1:])[list(which)].flatten(0, 1)

@@ -98,7 +98,7 @@ def found_attachments(
 def slot_table(model: SlottedNetwork) -> str:
     """Table of the slots that were found: slot, submodule, features."""
     rows = [
-        (slot, at.module, " x ".join(map(str, at.example_shape)), at.shape.topology.value)
+        (slot, at.place, " x ".join(map(str, at.example_shape)), at.shape.topology.value)
         for slot, at in model.attachments.items()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

@@ -6,126 +6,43 @@ initialised and probed before anything is touched.
 """
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from esper_ray.kasmina.blueprints import build_seed, is_built_in
+from esper_ray.kasmina.blueprints import is_built_in
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.reducer import (
-    GateEvaluated,
     LifecycleEvent,
-    Refused,
     Rules,
     SeedState,
-    StageChanged,
 )
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.kasmina.network.cell import ClippingRecord, SeedCell
 from esper_ray.kasmina.network.gradmax import maximise_birth_gradient
 from esper_ray.kasmina.network.newborn import check_newborn, preserved_rng
 from esper_ray.kasmina.network.operators import GateNetwork
-from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
+from esper_ray.kasmina.network.records import (
+    HOST_GROUP,
+    GrowthListener,
+    GrowthOptions,
+    GrowthRecord,
+    LossClosure,
+    Outcome,
+    SlotEvent,
+)
+from esper_ray.kasmina.network.spans.cell import SpanCell
+from esper_ray.kasmina.network.spans.widths import Widths
+from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import seed_parameter_count
-from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import Initialisation
 from esper_ray.leyline.records import UNMEASURED, SeedMeasurements
 from esper_ray.leyline.slots import parse_slot_id
 from esper_ray.leyline.stages import COMMITTED, WITH_MODULE, Stage
-
-HOST_GROUP = "host"
-
-LossClosure = Callable[[], Tensor]
-"""Function that runs the model on a batch and returns the scalar loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class GrowthOptions:
-    """Options of seeds besides the rules of their lifecycle."""
-
-    freeze_fossils: bool = False
-    """Stop training a seed when it is committed."""
-    initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
-    """Initialisation of the inner weights by style or its id; default ``zero_scale``."""
-    own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
-    """Own blueprints by the built-in ones whose action index they have."""
-
-    def __post_init__(self) -> None:
-        starts = {GerminationStyle.parse(style): start for style, start in self.initialisation.items()}
-        object.__setattr__(self, "initialisation", starts)
-        for style, start in starts.items():
-            if start not in get_args(Initialisation):
-                problem = unknown_name_message("initialisation", start, list(get_args(Initialisation)))
-                raise ValueError(f"style {style.id!r}: {problem}")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Outcome of a command; true if it took effect."""
-
-    events: tuple[LifecycleEvent, ...]
-
-    @property
-    def success(self) -> bool:
-        """Whether the command took effect: nothing refused it, no gate stayed shut."""
-        return not any(
-            isinstance(event, Refused) or (isinstance(event, GateEvaluated) and not event.result.passed)
-            for event in self.events
-        )
-
-    def __str__(self) -> str:
-        if self.success:
-            changes = ", ".join(str(event) for event in self.events if isinstance(event, StageChanged))
-            return f"done: {changes}" if changes else "done"
-        gates = [event.result for event in self.events if isinstance(event, GateEvaluated)]
-        unmeasured = any(check.value is None for gate in gates for check in gate.checks)
-        return f"no effect: {self.message}" + ("; model.measure(held_out) measures it" if unmeasured else "")
-
-    @property
-    def message(self) -> str:
-        """Reason why it had no effect; empty if it had one."""
-        reasons = [event.reason for event in self.events if isinstance(event, Refused)]
-        reasons += [event.result.message for event in self.events if isinstance(event, GateEvaluated)]
-        return "; ".join(filter(None, reasons))
-
-    def __bool__(self) -> bool:
-        return self.success
-
-
-@dataclass(frozen=True, slots=True)
-class SlotEvent:
-    """Event of a slot."""
-
-    epoch: int
-    """Number of epochs that the model was trained."""
-    slot: str
-    seed_id: str | None
-    event: LifecycleEvent
-
-    def __str__(self) -> str:
-        return f"epoch {self.epoch}  {self.seed_id or self.slot}  {self.event}"
-
-
-@dataclass(frozen=True, slots=True)
-class GrowthRecord:
-    """States of all seeds as plain data."""
-
-    states: Mapping[str, SeedState | None]
-    germinations: Mapping[str, int]
-    epoch: int
-    seed: int
-
-
-class GrowthListener(Protocol):
-    """Listener for changes of the trained parameters, such as an optimizer."""
-
-    def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        """Keep ``groups``: the host with committed seeds, and one per live seed. Frozen parameters rest."""
 
 
 class Growth:
@@ -214,12 +131,46 @@ class Growth:
         Args:
             closure: needed by styles whose seeds start gradient-informed.
         """
+        if isinstance(command, reducer.Germinate | reducer.SetAlphaTarget) and command.style is not None:
+            self._cells[slot].check_style(command.style)
         before = self.states[slot]
         state, events = reducer.execute(before, command, self.rules, measured)
-        self._apply(slot, state, closure)
+        if isinstance(command, reducer.FoldIn) and state is not before:
+            self._fold(slot)
+        else:
+            self._apply(slot, state, closure)
         self._note(slot, before, events)
         self._remember(slot, measured)
         return Outcome(events)
+
+    def _fold(self, slot: str) -> None:
+        """Make the committed seed of ``slot`` a part of its span, or change nothing."""
+        if self.options.freeze_fossils:
+            raise ValueError(f"slot {slot}: a frozen seed cannot become part of layers that train (freeze_fossils)")
+        widths = Widths(self._host, self._cells)
+        try:
+            widths.fold(slot)
+            for listener in self._listeners:
+                listener.replace(widths.replaced)
+            self._apply(slot, None, None)
+        except BaseException:
+            widths.undo()
+            self._notify([])
+            raise
+
+    @contextmanager
+    def refitted(self, added: Mapping[str, int]) -> Iterator[None]:
+        """Context in which spans have the channels of a record, with values still to be loaded.
+
+        They have those of before if it ends with an error.
+        """
+        widths = Widths(self._host, self._cells)
+        try:
+            widths.set(added)
+            yield
+        except BaseException:
+            widths.undo()
+            raise
 
     def tick(self, measured: Mapping[str, SeedMeasurements]) -> dict[str, tuple[LifecycleEvent, ...]]:
         """Advance ramps, cooldowns and automatic gates by one step; events by slot."""
@@ -241,7 +192,8 @@ class Growth:
 
     def record(self) -> GrowthRecord:
         """States of all seeds."""
-        return GrowthRecord(dict(self.states), dict(self._germinations), self.epoch, self.seed)
+        added = {slot: cell.added for slot, cell in self._cells.items() if isinstance(cell, SpanCell)}
+        return GrowthRecord(dict(self.states), dict(self._germinations), self.epoch, self.seed, added)
 
     def rebuild(self, record: GrowthRecord) -> dict[str, dict[str, nn.Module | None]]:
         """Modules for the seeds of ``record``, with fresh weights, by slot: ``seed`` and ``gate``. Changes nothing."""
@@ -353,7 +305,7 @@ class Growth:
         cell = self._cells[slot]
         key = [self.seed, *parse_slot_id(slot), number]
         with seeded_initialisation(int(np.random.SeedSequence(key).generate_state(1)[0])):
-            seed = build_seed(state.blueprint, cell.shape).to(cell.alpha).train(cell.training)
+            seed = cell.newborn(state.blueprint).to(cell.alpha).train(cell.training)
             gate = GateNetwork(cell.shape).to(cell.alpha).train(cell.training) if _gated(state) else None
         return {"seed": seed, "gate": gate}
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
 
 
@@ -39,16 +40,21 @@ def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
     """
     copied = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
     for batch in (2, 1):
-        size = (batch, *cell.example_shape)
-        probe = torch.linspace(-1.0, 1.0, int(np.prod(size))).reshape(size).to(cell.alpha)
-        _check(slot, copied, probe)
+        _check(slot, copied, cell.probe(batch), (batch, *cell.change_shape))
         copied.eval()  # one example alone is not a batch that statistics can be learned from
-    body = copied.body if isinstance(copied, Delta) else copied
-    if cell.host_cache is not None and mixes_tokens(body, cell.alpha, cell.shape.channels):
+    if cell.host_cache is not None and seed_mixes_tokens(copied, cell):
         raise ValueError(
             f"slot {slot}: the seed mixes tokens, but the host keeps earlier ones in {cell.host_cache!r} and it "
             "would miss them; take a blueprint that treats each token alone: lora, mlp, mlp_small or norm"
         )
+
+
+def seed_mixes_tokens(seed: nn.Module, cell: SeedCell) -> bool:
+    """Whether ``seed``, in evaluation mode, mixes tokens of the sequences in ``cell``."""
+    if isinstance(seed, Widening):
+        return any(isinstance(part, _ConvNd) for part in seed.modules())
+    body = seed.body if isinstance(seed, Delta) else seed
+    return mixes_tokens(body, cell.alpha, cell.shape.channels)
 
 
 def mixes_tokens(body: Callable[[Tensor], Tensor], example: Tensor, width: int) -> bool:
@@ -64,30 +70,30 @@ def mixes_tokens(body: Callable[[Tensor], Tensor], example: Tensor, width: int) 
         return not torch.allclose(body(tokens)[:, -1], body(others)[:, -1], rtol=1e-4, atol=1e-6)
 
 
-def _check(slot: str, seed: nn.Module, probe: Tensor) -> None:
+def _check(slot: str, seed: nn.Module, probe: Tensor, expected: tuple[int, ...]) -> None:
+    """
+    Args:
+        expected: shape of a change.
+    """
     untouched = probe.clone()
     with torch.no_grad():
         try:
-            output = seed.body(probe) if isinstance(seed, Delta) else probe
-            change = seed(probe) if _same_shape(output, probe) else output
+            output = seed.body(probe) if isinstance(seed, Delta) else None
+            change = seed(probe) if output is None or _has_shape(output, expected) else output
         except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"slot {slot}: the seed cannot work on features {tuple(probe.shape)}: {error}") from error
     if not torch.equal(probe, untouched):
         raise ValueError(f"slot {slot}: the seed works in place, on features that belong to the host")
-    _check_shape(slot, change, probe)
+    if not _has_shape(change, expected):
+        shape = tuple(change.shape) if isinstance(change, Tensor) else f"a {type(change).__name__}"
+        raise ValueError(
+            f"slot {slot}: the seed turns {tuple(probe.shape)} into {shape}; it must keep the shape of the features"
+        )
     if not change.abs().max() == 0:
         raise ValueError(
             f"slot {slot}: the seed is not the identity at birth, its change reaches {change.abs().max():.3g}"
         )
 
 
-def _check_shape(slot: str, output: Any, probe: Tensor) -> None:
-    if not _same_shape(output, probe):
-        shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(
-            f"slot {slot}: the seed turns {tuple(probe.shape)} into {shape}; it must keep the shape of the features"
-        )
-
-
-def _same_shape(output: Any, probe: Tensor) -> bool:
-    return isinstance(output, Tensor) and output.shape == probe.shape
+def _has_shape(output: Any, shape: tuple[int, ...]) -> bool:
+    return isinstance(output, Tensor) and tuple(output.shape) == shape

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -13,9 +13,12 @@ from esper_ray.kasmina.modules import count_parameters
 from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach, check_unwrapped
 from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
-from esper_ray.kasmina.network.growth import Growth, GrowthOptions, SlotEvent
+from esper_ray.kasmina.network.growth import Growth
 from esper_ray.kasmina.network.places.building import detach_in_copies
 from esper_ray.kasmina.network.places.caches import CacheGuard, takes_cache
+from esper_ray.kasmina.network.records import GrowthOptions, SlotEvent
+from esper_ray.kasmina.network.spans.cell import SpanCell, SpanHook, link_cells, new_cell
+from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.network.verification import verified_output
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.commitment import committed_among
@@ -41,13 +44,12 @@ class SlottedNetwork(nn.Module):
         self.host = host
         self.attachments = {attachment.slot: attachment for attachment in attachments}
         """Places of the slots, in forward order."""
-        cells = {
-            slot: SeedCell(self.attachments[slot].shape, self.attachments[slot].example_shape, incubation)
-            for slot in ordered_slot_ids(self.attachments)
-        }
+        cells = {slot: new_cell(self.attachments[slot], incubation) for slot in ordered_slot_ids(self.attachments)}
         for slot, cell in cells.items():
             cell.host_cache = self.attachments[slot].host_cache
+        link_cells(cells.values())
         self.cells = nn.ModuleDict(cells)
+        self._host_parameters: int | None = None
         self.copies = 1
         """How often a pass repeats its batch; more than once only while all coalitions are measured."""
         self.separate: tuple[Members, ...] = ()
@@ -62,6 +64,8 @@ class SlottedNetwork(nn.Module):
         for slot, cell in cells.items():
             at = self.attachments[slot]
             host.get_submodule(at.module).register_forward_hook(SlotHook(cell, at.layout))
+            if isinstance(cell, SpanCell):
+                host.get_submodule(cell.region.producer.name).register_forward_pre_hook(SpanHook(cell))
         if takes_cache(host) and any(cell.shape.topology is Topology.SEQUENCES for cell in cells.values()):
             host.register_forward_pre_hook(CacheGuard(cells), with_kwargs=True)
         first = next(host.parameters(), None)
@@ -72,7 +76,7 @@ class SlottedNetwork(nn.Module):
     def wrap(
         cls,
         host: nn.Module,
-        slots: Mapping[str, str],
+        slots: Mapping[str, str | Span],
         example_input: Any,
         *,
         rules: Rules | None = None,
@@ -87,7 +91,8 @@ class SlottedNetwork(nn.Module):
         Args:
             host: any module; its code is not changed.
             slots: slot id (``r0c0``) to the name of a submodule, as in ``host.named_modules()``. It yields features,
-                as a tensor or as the first entry of a tuple, a list or a ``ModelOutput``.
+                as a tensor or as the first entry of a tuple, a list or a ``ModelOutput``. Or to a span that seeds
+                widen: an entry of :func:`~esper_ray.kasmina.find_spans`, or its name ``producer -> consumer``.
             example_input: input that one evaluation pass can be run on, to discover shapes and order: a tensor,
                 a tuple of positional or a mapping of named arguments, batch first.
             rules: gates and clocks of the lifecycle.
@@ -99,6 +104,7 @@ class SlottedNetwork(nn.Module):
 
         Raises:
             SlotIdError: if a slot id is malformed or there is none.
+            SpanError: if there is no span between two layers, with the reason.
             ValueError: if a submodule does not exist, carries two slots, is compiled, is never called, is called
                 more than once, or returns something else; if the layout of its features does not show; if
                 :meth:`~esper_ray.kasmina.model.MorphogeneticModel.plain` could not build a seed in behind it; or if
@@ -155,6 +161,14 @@ class SlottedNetwork(nn.Module):
             raise ValueError(f"coalitions need a model with one tensor of rows as output, got {kind}")
         return output
 
+    def refresh_places(self) -> None:
+        """Follow layers that have become wider in counts and shapes."""
+        self._host_parameters = None
+        for slot, at in self.attachments.items():
+            cell = self.cell(slot)
+            if (at.shape, at.example_shape) != (cell.shape, cell.example_shape):
+                self.attachments[slot] = replace(at, shape=cell.shape, example_shape=cell.example_shape)
+
     @property
     def slot_ids(self) -> tuple[str, ...]:
         """The slots in row-major order."""
@@ -175,10 +189,12 @@ class SlottedNetwork(nn.Module):
         """Events so far, oldest first."""
         return self.growth.log
 
-    @cached_property
+    @property
     def host_parameters(self) -> int:
-        """Structural parameter count of the host, which is fixed."""
-        return count_parameters(self.host)
+        """Structural parameter count of the host, with what was folded into it."""
+        if self._host_parameters is None:
+            self._host_parameters = count_parameters(self.host)
+        return self._host_parameters
 
     def seed_parameters(self, slot: str) -> int:
         """Structural parameter count of the seed in ``slot``, 0 if it holds no module."""

@@ -1,6 +1,5 @@
 """Context of passes that compute many coalitions of seeds at once."""
 
-import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -79,8 +78,8 @@ def _mixes_rows(model: SlottedNetwork, slot: str) -> bool:
         return False
     if seed not in _INDEPENDENT:
         body = seed.body if isinstance(seed, Delta) else seed
-        size = (2, *cell.example_shape)
-        probe = torch.arange(math.prod(size)).sin().reshape(size).to(cell.alpha)
+        form = cell.probe(2)
+        probe = torch.arange(form.numel()).sin().reshape(form.shape).to(form)
         with evaluation_mode(seed), preserved_rng(cell.alpha.device):
             _INDEPENDENT[seed] = independent_rows(body, probe)
     return not _INDEPENDENT[seed]

@@ -20,6 +20,9 @@ from esper_ray.kasmina.network.attachment import SlotHook
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.newborn import preserved_rng
 from esper_ray.kasmina.network.rows import agreement
+from esper_ray.kasmina.network.spans.cell import SpanHook
+from esper_ray.kasmina.network.spans.steps import Between
+from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.leyline.records import Members
 
 
@@ -55,7 +58,8 @@ ROW_WISE = frozenset(
     {
         *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm),
         *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.Identity, nn.Dropout),
-        *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Sequential, nn.ModuleList, nn.ModuleDict),
+        *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Flatten),
+        *(Widening, Between),
     }
 )
 """Layers that treat rows alone, whatever their options and weights are."""
@@ -70,14 +74,22 @@ ROW_WISE = frozenset(
 def may_mix_rows(model: JointNetwork) -> bool:
     """Whether the network has modules that are not known to treat rows alone."""
     for slot, state in model.states.items():
-        if state is not None and model.cell(slot).contributes and not is_built_in(state.blueprint):
+        if state is not None and model.cell(slot).contributes and not _is_known(state, model.cell(slot)):
             return True
     return not all(map(_treats_rows_alone, model.host.modules()))
 
 
+def _is_known(state: SeedState, cell: SeedCell) -> bool:
+    """Whether a seed is built in, or widens a span by layers that treat rows alone."""
+    if is_built_in(state.blueprint):
+        return True
+    return isinstance(cell.seed, Widening) and all(map(_treats_rows_alone, cell.seed.modules()))
+
+
 def _treats_rows_alone(module: nn.Module) -> bool:
     kind = type(module)
-    if module._forward_pre_hooks or any(not isinstance(hook, SlotHook) for hook in module._forward_hooks.values()):
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if any(not isinstance(hook, SlotHook | SpanHook) for hook in hooks):
         return False
     if "forward" in module.__dict__:  # replaced for this object
         return False

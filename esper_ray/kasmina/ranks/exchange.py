@@ -11,7 +11,7 @@ any gradient is mixed.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import ref
 
@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from esper_ray.kasmina.collectives import average, broadcast, gathered, gathered_texts, processes
 from esper_ray.kasmina.export.checkpoints import model_manifest
 from esper_ray.kasmina.network.slotted import SlottedNetwork
+from esper_ray.kasmina.network.spans.folding import Replacement
 from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.stages import Stage
@@ -115,6 +116,20 @@ class GradientExchange:
     def arrange(self, groups: Mapping[str, Sequence[nn.Parameter]]) -> None:
         """Watch the parameters of a new structure."""
         self._watch()
+
+    def replace(self, parameters: Mapping[nn.Parameter, tuple[nn.Parameter, Replacement]]) -> None:
+        """Nothing: the watch of the new parameters begins with :meth:`arrange`."""
+
+    def check_not_covered(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Check that no ``DistributedDataParallel`` averages ``parameters``, which it could not when they are wider.
+
+        Raises:
+            ValueError: if it does; the message says what to do.
+        """
+        if self._wrapper is not None and self._wrapper() is not None and self._covered & set(map(id, parameters)):
+            raise ValueError(
+                "DistributedDataParallel knows the layers that would become wider; delete it, fold, and build it again"
+            )
 
     # When
 

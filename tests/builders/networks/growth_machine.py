@@ -22,7 +22,7 @@ from esper_ray.kasmina.lifecycle.reducer import (
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.kasmina.network.cell import Incubation
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import AlphaCurve, AlphaMode, GerminationStyle

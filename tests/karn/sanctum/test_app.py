@@ -7,7 +7,7 @@ import pytest
 from sanctum_builders import PULSE, beat, program, recorded_run, round_records
 
 from esper_ray.karn.sanctum.frame import rows
-from esper_ray.karn.sanctum.text import Span
+from esper_ray.karn.sanctum.text import Ink
 
 
 @asynccontextmanager
@@ -134,6 +134,6 @@ def test_the_drawn_lines_are_those_of_the_frame(run):
     async def scenario():
         async with shown(run.path) as (app, _):
             assert text(app).split("\n") == rows(app.frame())
-            assert all(isinstance(span, Span) for spans in app._canvas.rows for span in spans)
+            assert all(isinstance(span, Ink) for spans in app._canvas.rows for span in spans)
 
     asyncio.run(scenario())

@@ -3,7 +3,7 @@
 import pytest
 
 from esper_ray.karn.sanctum.text import (
-    Span,
+    Ink,
     between,
     duration,
     fitted,
@@ -26,10 +26,10 @@ def test_a_line_fills_its_width_exactly(text, width, shown):
 
 
 def test_what_is_cut_keeps_the_styles_before_it():
-    assert fitted(line(Span("ab", "ok"), Span("cdef", "look")), 4) == (
-        Span("ab", "ok"),
-        Span("c", "look"),
-        Span("…", "dim"),
+    assert fitted(line(Ink("ab", "ok"), Ink("cdef", "look")), 4) == (
+        Ink("ab", "ok"),
+        Ink("c", "look"),
+        Ink("…", "dim"),
     )
 
 

@@ -13,7 +13,7 @@ from esper_ray.kasmina.blueprints import SlotShape, build_seed
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.lifecycle.commands import lifecycle_command
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.actions import Action, BlendOperator, Blueprint, LifecycleOp
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.plugins.entry_points import PluginError

@@ -7,7 +7,7 @@ from torch import nn
 
 from esper_ray.kasmina.blueprints import SlotShape, build_seed, register_blueprint, unregister_blueprint
 from esper_ray.kasmina.blueprints.delta import Delta
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 
 OPTIONS = GrowthOptions(initialisation=dict.fromkeys(GerminationStyle, "zero_output"))

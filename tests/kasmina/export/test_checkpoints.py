@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
-from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, MODEL_FILE, TopologyError
+from esper_ray.kasmina.export.checkpoints import MODEL_FILE, TopologyError
+from esper_ray.kasmina.export.differences import EXTRA_STATE
 from esper_ray.kasmina.lifecycle.reducer import Fossilize, Prune, SetAlphaTarget
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import GerminationStyle
@@ -260,7 +261,7 @@ def test_a_state_without_manifest_or_with_a_damaged_one_is_refused():
     assert_refused(model, lambda: model.load_state_dict(with_manifest("[]")), match="has version None")
     old = json.dumps(manifest | {"version": 0})
     assert_refused(
-        model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 2"
+        model, lambda: model.load_state_dict(with_manifest(old)), match="version 0, this release reads version 3"
     )
     for damage in ({"seeds": []}, {"slots": None}, {"seeds": {}}, {"seeds": {"r0c0": {}}}, {"germinations": 3}):
         text = json.dumps(manifest | damage)

@@ -11,7 +11,8 @@ from kasmina_builders import fingerprint, grow, make_organism, train
 from torch import nn
 
 from esper_ray.kasmina import MorphogeneticModel
-from esper_ray.kasmina.export.checkpoints import EXTRA_STATE, MODEL_FILE, TopologyError
+from esper_ray.kasmina.export.checkpoints import MODEL_FILE, TopologyError
+from esper_ray.kasmina.export.differences import EXTRA_STATE
 from esper_ray.leyline.stages import Stage
 
 pytestmark = pytest.mark.integration

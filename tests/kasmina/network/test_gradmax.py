@@ -29,7 +29,7 @@ from esper_ray.kasmina.blueprints import SlotShape, register_blueprint, unregist
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.gradmax import birth_gradient, maximise_birth_gradient
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.stages import Stage
 

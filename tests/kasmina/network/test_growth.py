@@ -21,7 +21,7 @@ from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprin
 from esper_ray.kasmina.lifecycle.gates import GateRules
 from esper_ray.kasmina.lifecycle.reducer import Advance, Fossilize, Germinate, Prune, Rules, SetAlphaTarget
 from esper_ray.kasmina.model import LifecycleError, MorphogeneticModel
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.leyline.actions import AlphaCurve, GerminationStyle
 from esper_ray.leyline.blueprints import Topology

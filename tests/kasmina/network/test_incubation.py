@@ -27,7 +27,7 @@ from variants import rest_at_night
 from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprint
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.cell import Incubation
-from esper_ray.kasmina.network.growth import GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.leyline.stages import Stage
 
 STRAIGHT = Incubation("straight_through")

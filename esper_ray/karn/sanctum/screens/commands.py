@@ -1,6 +1,6 @@
 """The commands of the palette, which is opened by ctrl+p."""
 
-from esper_ray.karn.sanctum.text import Span, TextLine, line, rule
+from esper_ray.karn.sanctum.text import Ink, TextLine, line, rule
 from esper_ray.karn.sanctum.view import Body, Controls
 
 COMMANDS = (
@@ -37,9 +37,9 @@ def body(controls: Controls, width: int, height: int) -> Body:
     """The palette."""
     commands = matching(controls.typed)
     lines: list[TextLine] = [rule("commands: type a word, enter executes, esc closes", width)]
-    lines += [() if commands else line(Span(" no command has these words", "dim"))]
+    lines += [() if commands else line(Ink(" no command has these words", "dim"))]
     chosen = min(controls.choice, max(0, len(commands) - 1))
     for index, (key, about) in enumerate(commands):
-        mark = Span(f" {'>' if index == chosen else ' '} {'space' if key == ' ' else key:<6}", "title")
-        lines.append(line(mark, Span(about, "cursor" if index == chosen else "")))
+        mark = Ink(f" {'>' if index == chosen else ' '} {'space' if key == ' ' else key:<6}", "title")
+        lines.append(line(mark, Ink(about, "cursor" if index == chosen else "")))
     return Body(tuple(lines[:height]))

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from esper_ray.karn.sanctum.events import describe, role_of
 from esper_ray.karn.sanctum.stages import OPERATION_LETTERS, stage_span
-from esper_ray.karn.sanctum.text import Role, Span, TextLine, between, fitted, line, number, printable, rule, sparkline
+from esper_ray.karn.sanctum.text import (
+    Ink,
+    Role,
+    TextLine,
+    between,
+    fitted,
+    line,
+    number,
+    printable,
+    rule,
+    sparkline,
+)
 from esper_ray.karn.sanctum.view import Body, Controls, RunView
 from esper_ray.leyline.records import Record
 
@@ -58,14 +69,14 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     record = steps[index].record
     in_play = env in view.recent.live
     where = f", episode {record['episode']}, round {record['round'] + 1}, {len(steps)} steps"
-    left = line(Span(f"environment {env}", "title"), where, Span(", in play" if in_play else "", "early"))
-    lines = [between(left, line(Span("h l step  p peak  j k env", "dim")), width)]
+    left = line(Ink(f"environment {env}", "title"), where, Ink(", in play" if in_play else "", "early"))
+    lines = [between(left, line(Ink("h l step  p peak  j k env", "dim")), width)]
     lines += lanes(view, steps, index, width)
     lines += step_lines(steps[index], width, in_play)
     if len(lines) > height:
         lines = [
             *lines[: height - 1],
-            line(Span(f"{len(lines) - height + 1} more lines: a higher window shows them", "dim")),
+            line(Ink(f"{len(lines) - height + 1} more lines: a higher window shows them", "dim")),
         ]
     return Body(tuple(lines))
 
@@ -77,7 +88,7 @@ def lanes(view: RunView, steps: Sequence[EpisodeStep], index: int, width: int) -
     shown = steps[first : first + columns]
     cursor = index - first
     operations = [
-        Span(OPERATION_LETTERS.get(s.record["operation"], "?"), "" if s.record["success"] else "look") for s in shown
+        Ink(OPERATION_LETTERS.get(s.record["operation"], "?"), "" if s.record["success"] else "look") for s in shown
     ]
     lines = [_scale(shown)]
     lines.append(_lane("operation", [_refused(span) for span in operations], cursor, "  capital: no effect"))
@@ -95,8 +106,8 @@ def lanes(view: RunView, steps: Sequence[EpisodeStep], index: int, width: int) -
     return lines
 
 
-def _refused(span: Span) -> Span:
-    return Span(span.text.upper(), span.role) if span.role == "look" else span
+def _refused(span: Ink) -> Ink:
+    return Ink(span.text.upper(), span.role) if span.role == "look" else span
 
 
 def _scale(shown: Sequence[EpisodeStep]) -> TextLine:
@@ -105,17 +116,17 @@ def _scale(shown: Sequence[EpisodeStep]) -> TextLine:
         if place % 10 == 0:
             text = str(step.record["step"])
             marks[place : place + len(text)] = list(text)
-    return line(Span("step".ljust(LABEL) + "".join(marks[: len(shown)]), "dim"))
+    return line(Ink("step".ljust(LABEL) + "".join(marks[: len(shown)]), "dim"))
 
 
-def _stage(record: Record, slot: str) -> Span:
+def _stage(record: Record, slot: str) -> Ink:
     report = record["slots"].get(slot)
-    return Span("·", "dim") if report is None else stage_span(report["stage"])
+    return Ink("·", "dim") if report is None else stage_span(report["stage"])
 
 
-def _lane(name: str, cells: Sequence[Span], cursor: int, tail: str = "", role: Role = "cursor") -> TextLine:
-    marked = [Span(cell.text, role) if place == cursor else cell for place, cell in enumerate(cells)]
-    return line(f"{name:<{LABEL}}", *marked, Span(tail, "dim"))
+def _lane(name: str, cells: Sequence[Ink], cursor: int, tail: str = "", role: Role = "cursor") -> TextLine:
+    marked = [Ink(cell.text, role) if place == cursor else cell for place, cell in enumerate(cells)]
+    return line(f"{name:<{LABEL}}", *marked, Ink(tail, "dim"))
 
 
 def _curve(
@@ -124,7 +135,7 @@ def _curve(
     bars = sparkline(values, len(values), bounds) or " " * len(values)
     known = [value for value in values if value is not None]
     tail = f"  {min(known):.1f} .. {max(known):.1f}" if known else "  not measured"
-    return _lane(name, [Span(bar, role) for bar in bars], cursor, tail, "chosen")
+    return _lane(name, [Ink(bar, role) for bar in bars], cursor, tail, "chosen")
 
 
 def step_lines(step: EpisodeStep, width: int, in_play: bool) -> list[TextLine]:
@@ -135,18 +146,18 @@ def step_lines(step: EpisodeStep, width: int, in_play: bool) -> list[TextLine]:
     lines: list[TextLine] = [
         rule(f"step {record['step']}", width),
         line(
-            Span(f"{record['operation']}{where}{effect}", "title"),
+            Ink(f"{record['operation']}{where}{effect}", "title"),
             f"   reward {number(record['reward'], '+.4f')}   value before {number(record['value'], '+.3f')}"
             f"   accuracy {number(record['val_accuracy_pp'], '.1f')} %",
         ),
     ]  # fmt: skip
-    lines += [line("  ", Span(describe(event), role_of(event))) for event in step.events]
+    lines += [line("  ", Ink(describe(event), role_of(event))) for event in step.events]
     if "entries" not in record:
         reason = "the entries of its reward are in the log when the round has ended" if in_play else "no entries"
-        return [*lines, line(Span(f"  {reason}", "dim"))]
+        return [*lines, line(Ink(f"  {reason}", "dim"))]
     for entry in sorted(record["entries"], key=lambda entry: -abs(entry["amount"] or 0.0)):
         cause = "this step" if entry["cause_step"] == record["step"] - 1 else f"step {entry['cause_step'] + 1}"
         amount = number(entry["amount"], "+.4f", "not finite")
         text = f"  {amount:>9}  {printable(entry['source'])[:20]:<20} {entry['slot'] or '-':<6}{cause:<10}"
-        lines.append(fitted(line(text, Span(printable(entry["why"]), "dim")), width))
+        lines.append(fitted(line(text, Ink(printable(entry["why"]), "dim")), width))
     return lines

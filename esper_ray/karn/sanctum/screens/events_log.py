@@ -2,7 +2,7 @@
 
 from esper_ray.karn.sanctum.events import ALARMING, clock, describe, role_of
 from esper_ray.karn.sanctum.screens.overview import WIDE
-from esper_ray.karn.sanctum.text import Span, TextLine, fitted, line, printable, rule, window, wrapped
+from esper_ray.karn.sanctum.text import Ink, TextLine, fitted, line, printable, rule, window, wrapped
 from esper_ray.karn.sanctum.view import LOG, Body, Controls, RunView
 from esper_ray.leyline.records import Record
 
@@ -53,9 +53,9 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     what = f"filter: {controls.filter}" if controls.filter else "all but the steps; / finds them: kind=env_epoch"
     what += ", trouble only" if controls.anomalies_only else ""
     total = sum(view.state.totals.events.values())
-    lines: list[TextLine] = [line(Span(f"{len(events):,} shown of {total:,} events", "title"), f"   {printable(what)}")]
+    lines: list[TextLine] = [line(Ink(f"{len(events):,} shown of {total:,} events", "title"), f"   {printable(what)}")]
     kind = f"{'kind':<17} " if width >= WIDE else ""
-    lines.append(line(Span(f"{'seq':>8}  {'clock':<12} {kind}event", "dim")))
+    lines.append(line(Ink(f"{'seq':>8}  {'clock':<12} {kind}event", "dim")))
     if not events:
         reason = "no event matches; / changes the filter, a shows all kinds" if total else "no event is in the log yet"
         return Body((*lines, line(f" {reason}")))
@@ -70,10 +70,10 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
 
 def event_line(record: Record, chosen: bool, width: int) -> TextLine:
     """One event."""
-    mark = Span(f"{'>' if chosen else ' '}{record['seq']:>7}", "cursor" if chosen else "dim")
-    text = Span(describe(record), role_of(record))
+    mark = Ink(f"{'>' if chosen else ' '}{record['seq']:>7}", "cursor" if chosen else "dim")
+    text = Ink(describe(record), role_of(record))
     kind = f"{record['kind']:<17} " if width >= WIDE else ""
-    return fitted(line(mark, f"  {clock(record):<12} ", Span(kind, "dim"), text), width)
+    return fitted(line(mark, f"  {clock(record):<12} ", Ink(kind, "dim"), text), width)
 
 
 def detail_lines(record: Record, width: int) -> list[TextLine]:
@@ -81,4 +81,8 @@ def detail_lines(record: Record, width: int) -> list[TextLine]:
     texts = wrapped(describe(record), width - 2)[: DETAIL - 2]
     at = f"{record['kind']} of {record.get('source', '?')}"
     at += f", episode {record['episode']}" if "episode" in record else ""
-    return [rule(f"event {record['seq']}", width), line(Span(f"  {at}", "dim")), *(line(f"  {text}") for text in texts)]
+    return [
+        rule(f"event {record['seq']}", width),
+        line(Ink(f"  {at}", "dim")),
+        *(line(f"  {text}") for text in texts),
+    ]

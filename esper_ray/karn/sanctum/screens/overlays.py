@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from esper_ray.karn.sanctum.stages import LETTERS, MEANINGS, OPERATION_LETTERS, ROLES
-from esper_ray.karn.sanctum.text import Span, TextLine, line, local_time, printable, rule, wrapped
+from esper_ray.karn.sanctum.text import Ink, TextLine, line, local_time, printable, rule, wrapped
 from esper_ray.karn.sanctum.view import Body, Controls, RunView
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.nissa.catalogue.shapes import Field
@@ -54,17 +54,21 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
 
 def help_lines(width: int) -> list[TextLine]:
     """Keys, marks and letters, and the glossary of the catalogue."""
-    lines: list[TextLine] = [line(Span("keys", "title"))]
+    lines: list[TextLine] = [line(Ink("keys", "title"))]
     lines += _entries(KEYS, width, KEY_LABEL)
-    lines += [(), line(Span("marks of the answers", "title")), *_entries(MARKS, width)]
-    lines += [(), line(Span("letters of the slots", "title"))]
+    lines += [(), line(Ink("marks of the answers", "title")), *_entries(MARKS, width)]
+    lines += [(), line(Ink("letters of the slots", "title"))]
     for name, letter in LETTERS.items():
-        lines.append(line("  ", Span(letter, ROLES[name]), " " * (LABEL - 3), MEANINGS[name]))
+        lines.append(line("  ", Ink(letter, ROLES[name]), " " * (LABEL - 3), MEANINGS[name]))
     letters = [(letter, name) for name, letter in OPERATION_LETTERS.items()]
-    lines += [(), line(Span("letters of the operations; a capital had no effect", "title")), *_entries(letters, width)]
+    lines += [
+        (),
+        line(Ink("letters of the operations; a capital had no effect", "title")),
+        *_entries(letters, width),
+    ]
     for name in TERMS:
         kind = KINDS[name]
-        lines += [(), line(Span(f"{name.replace('_', ' ')}: ", "title"), kind.about)]
+        lines += [(), line(Ink(f"{name.replace('_', ' ')}: ", "title"), kind.about)]
         lines += _entries(glossary(kind.fields), width)
     return lines
 
@@ -80,7 +84,7 @@ def _entries(entries: Any, width: int, label: int = LABEL) -> list[TextLine]:
     lines: list[TextLine] = []
     for name, about in entries:
         for index, text in enumerate(wrapped(about, width - label)):
-            lines.append(line(Span(f"  {name if index == 0 else '':<{label - 2}}"), text))
+            lines.append(line(Ink(f"  {name if index == 0 else '':<{label - 2}}"), text))
     return lines
 
 
@@ -108,12 +112,12 @@ def fact_lines(view: RunView, width: int) -> list[TextLine]:
         "events": f"{sum(view.state.totals.events.values()):,}",
     }
     lines = _entries([(name, printable(str(value))) for name, value in facts.items()], width)
-    lines += [(), line(Span(f"problems: {len(view.problems) or 'none'}", "title"))]
+    lines += [(), line(Ink(f"problems: {len(view.problems) or 'none'}", "title"))]
     lines += [line(f"  {text}") for problem in view.problems for text in wrapped(printable(problem), width - 2)]
-    lines += [(), line(Span(f"notes: {len(view.notes) or 'none'}", "title"))]
+    lines += [(), line(Ink(f"notes: {len(view.notes) or 'none'}", "title"))]
     lines += [line(f"  {text}") for note in view.notes for text in wrapped(printable(note), width - 2)]
     faults = view.state.faults[-10:]
-    lines += [(), line(Span(f"faults: {sum(view.state.totals.faults.values()) or 'none'}", "title"))]
+    lines += [(), line(Ink(f"faults: {sum(view.state.totals.faults.values()) or 'none'}", "title"))]
     return lines + [line(f"  {text}") for fault in faults for text in wrapped(printable(fault.describe()), width - 2)]
 
 

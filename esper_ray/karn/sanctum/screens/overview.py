@@ -7,8 +7,8 @@ from esper_ray.karn.sanctum.events import clock, describe, role_of
 from esper_ray.karn.sanctum.screens.panels import blueprint_lines, operation_lines, reason_lines, reward_lines
 from esper_ray.karn.sanctum.stages import LETTERS, SHORT, slot_cell
 from esper_ray.karn.sanctum.text import (
+    Ink,
     Role,
-    Span,
     TextLine,
     beside,
     fitted,
@@ -68,7 +68,7 @@ def _main(view: RunView, controls: Controls, width: int, height: int) -> Body:
 def learning_lines(view: RunView, width: int) -> list[TextLine]:
     """Accuracy against the control with its gain, and the newest update."""
     state, update = view.state, view.state.update
-    label = Span("learning".ljust(LABEL), "title")
+    label = Ink("learning".ljust(LABEL), "title")
     if not state.rounds:
         live = [e.val_accuracy_pp for e in state.environments.values() if e.val_accuracy_pp is not None]
         now = f"accuracy in play {fmean(live):.1f} %" if live else "no step yet"
@@ -78,7 +78,7 @@ def learning_lines(view: RunView, width: int) -> list[TextLine]:
     if found is not None:
         text += f"  gain {found.mean_pp:+.1f} pp [{found.low_pp:+.1f}, {found.high_pp:+.1f}]"
     bars = sparkline([r["val_accuracy_ratio"] for r in state.rounds], max(0, width - LABEL - len(text) - 2))
-    first = line(label, text, "  ", Span(bars, "bar"))
+    first = line(label, text, "  ", Ink(bars, "bar"))
     outcomes = state.last_tally.outcomes if state.last_tally is not None else ()
     returns = [outcome.total_reward for outcome in outcomes if outcome.total_reward is not None]
     spread = f" ({min(returns):.2f} .. {max(returns):.2f})" if returns else ""
@@ -91,7 +91,7 @@ def learning_lines(view: RunView, width: int) -> list[TextLine]:
         line(
             " " * LABEL,
             f"{second}  kl {number(update['kl'], '.3f')}  ",
-            Span(f"explained {number(update['explained_variance'], '.2f')}", "dim" if low else ""),
+            Ink(f"explained {number(update['explained_variance'], '.2f')}", "dim" if low else ""),
             f"  entropy {number(update['entropy'], '.1f')}",
         ),
     ]
@@ -105,13 +105,13 @@ def _control(view: RunView) -> str:
 def safe_line(view: RunView, width: int) -> TextLine:
     """The first thing that is wrong, or that nothing is."""
     answer = safe(view.state)
-    label = Span("safe".ljust(LABEL - 2), "title")
+    label = Ink("safe".ljust(LABEL - 2), "title")
     if answer.level == "ok":
-        return line(label, Span("  "), answer.text)
+        return line(label, Ink("  "), answer.text)
     role: Role = "wrong" if answer.level == "wrong" else "look"
     more = f" (and {len(answer.because) - 1} more)" if len(answer.because) > 1 else ""
     text = fitted(line(f"{printable(answer.text)}{more}"), width - LABEL - 2)
-    return line(label, Span("X " if role == "wrong" else "! ", role), text, Span(" >", "dim"))
+    return line(label, Ink("X " if role == "wrong" else "! ", role), text, Ink(" >", "dim"))
 
 
 def growing_line(view: RunView, width: int) -> TextLine:
@@ -122,12 +122,12 @@ def growing_line(view: RunView, width: int) -> TextLine:
     lost = sum(record.pruned for record in state.blueprints.values())
     parts = [f"{stages[s.name]} {SHORT[s.name]}" for s in Stage if stages[s.name] and s.name in SHORT]
     parts.append(f"{total - sum(stages.values())} empty")
-    ends = line(Span(f"kept {kept}", "kept"), "  ", Span(f"lost {lost}", "lost"))
+    ends = line(Ink(f"kept {kept}", "kept"), "  ", Ink(f"lost {lost}", "lost"))
     room = width - LABEL - sum(len(span.text) for span in ends)
     letters = [f"{stages[name]} {letter}" for name, letter in LETTERS.items() if stages[name]]
     forms = ("  ".join(parts), " ".join(parts), " ".join([*letters, parts[-1]]))
     text = next((form for form in forms if len(form) + len(f"{total} slots:   ") <= room), forms[-1])
-    return line(Span("growing".ljust(LABEL), "title"), f"{total} slots: {text}  ", ends)
+    return line(Ink("growing".ljust(LABEL), "title"), f"{total} slots: {text}  ", ends)
 
 
 def _columns(view: RunView, width: int) -> tuple[bool, int, int]:
@@ -145,7 +145,7 @@ def header(view: RunView, width: int) -> TextLine:
     returns = "  return" if wide else ""
     hidden = len(view.slots) - shown
     last = f"last (+{hidden})" if hidden else "last"
-    return (Span(f"env   ep step   acc   best grow{returns}  {names}{last}", "dim"),)
+    return (Ink(f"env   ep step   acc   best grow{returns}  {names}{last}", "dim"),)
 
 
 def environment_line(view: RunView, episode: EpisodeState, chosen: bool, width: int) -> TextLine:
@@ -160,7 +160,7 @@ def environment_line(view: RunView, episode: EpisodeState, chosen: bool, width: 
         numbers += f"{number(episode.episode_return, '+.2f'):>8}"
     cells = [slot_cell(episode.slots.get(name), cell) for name in view.slots[:shown]]
     return line(
-        Span(mark, "cursor" if chosen else ""), Span(numbers, "title" if chosen else ""), "  ",
+        Ink(mark, "cursor" if chosen else ""), Ink(numbers, "title" if chosen else ""), "  ",
         *cells, last_operation(view, episode),
     )  # fmt: skip
 
@@ -170,36 +170,36 @@ def growth(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:.0f}x"
 
 
-def last_operation(view: RunView, episode: EpisodeState) -> Span:
+def last_operation(view: RunView, episode: EpisodeState) -> Ink:
     """The newest operation, with ``!`` without an effect, or the reason of the end."""
     if episode.env in view.state.quarantined:
-        return Span("QUARANTINED", "wrong")
+        return Ink("QUARANTINED", "wrong")
     if episode.rollback is not None:
-        return Span("ROLLED BACK", "wrong")
+        return Ink("ROLLED BACK", "wrong")
     if episode.operation is None:
-        return Span("started", "dim")
+        return Ink("started", "dim")
     name = {"SET_ALPHA_TARGET": "SET_ALPHA"}.get(episode.operation, episode.operation)
     if episode.success is False:
-        return Span(f"{name}!", "look")
-    return Span(name, "dim" if name == "WAIT" else "")
+        return Ink(f"{name}!", "look")
+    return Ink(name, "dim" if name == "WAIT" else "")
 
 
 def notable_lines(view: RunView, width: int, count: int) -> list[TextLine]:
     """The notable list."""
     lines = [notable_line(view, record) for record in newest_notable(view.recent, count)]
     if not lines and count > 0:
-        lines = [line(Span(" nothing yet: seeds that end, rollbacks and anomalies are listed here", "dim"))]
+        lines = [line(Ink(" nothing yet: seeds that end, rollbacks and anomalies are listed here", "dim"))]
     return [fitted(spans, width) for spans in lines]
 
 
 def notable_line(view: RunView, record: Record) -> TextLine:
     """When and what, with worth and life of a seed that ended."""
-    when = Span(f"{clock(record):<12}", "dim")
+    when = Ink(f"{clock(record):<12}", "dim")
     if record["kind"] != "seed_transition":
-        return line(when, Span(describe(record), role_of(record)))
+        return line(when, Ink(describe(record), role_of(record)))
     worth = worth_at(record, view.recent.by_kind.get("env_epoch", ()))
     lived = lived_steps(record, view.recent.by_kind.get("seed_transition", ()))
     text = f" {printable(record['blueprint'] or 'unknown')} by {record['initiator']}"
     text += "" if worth is None else f", worth {worth:+.1f} pp"
     text += "" if lived is None else f", lived {lived} {'step' if lived == 1 else 'steps'}"
-    return line(when, f"{record['slot']} ", Span(record["to"], role_of(record)), text)
+    return line(when, f"{record['slot']} ", Ink(record["to"], role_of(record)), text)

@@ -2,8 +2,8 @@
 
 from esper_ray.karn.sanctum.screens.overview import WIDE, WIDEST
 from esper_ray.karn.sanctum.text import (
+    Ink,
     Role,
-    Span,
     TextLine,
     beside,
     line,
@@ -64,23 +64,23 @@ def update_lines(view: RunView, update: Record) -> list[TextLine]:
     kl_role: Role = "look" if limit is not None and (update["kl"] or 0.0) > limit else ""
     return [
         line(
-            Span(f"update of round {update['round'] + 1}: ", "title"),
+            Ink(f"update of round {update['round'] + 1}: ", "title"),
             f"{update['optimizer_steps']} steps{stopped}   entropy {number(update['entropy'], '.2f')} nats",
-            Span(skipped, "look"),
+            Ink(skipped, "look"),
         ),
         line(
-            "approximate KL ", Span(number(update["kl"], ".4f"), kl_role),
+            "approximate KL ", Ink(number(update["kl"], ".4f"), kl_role),
             f" (limit {limit})" if limit is not None else "",
             f"   clipped {percent(update['clip_share'])} %{sides}",
         ),
         line(
-            Span(f"explained variance {number(update['explained_variance'], '.2f')}", "dim" if low else ""),
-            Span(" (returns hardly vary)" if low else "", "dim"),
+            Ink(f"explained variance {number(update['explained_variance'], '.2f')}", "dim" if low else ""),
+            Ink(" (returns hardly vary)" if low else "", "dim"),
             f"   error {_known(update, 'value_nrmse', '.2f')}"
             f"   correlation {_known(update, 'value_return_correlation', '.2f')}"
             f"   gradient {number(update['grad_norm'], '.2f')}",
         ),
-        line(Span("what is - here and below is not recorded by the version of this run", "dim"))
+        line(Ink("what is - here and below is not recorded by the version of this run", "dim"))
         if update.get("ratio_max") is None
         else line(
             f"largest ratio {_known(update, 'ratio_max', '.2f')}"
@@ -100,7 +100,7 @@ def head_lines(view: RunView, update: Record, width: int) -> list[TextLine]:
     titles = (
         f"{'head':<14}{'normalized entropy':<{bar + 7}}{'floor':>6}{'choices':>9}{'with choice':>13}{'gradient':>10}"
     )
-    lines: list[TextLine] = [line(Span(titles, "dim"))]
+    lines: list[TextLine] = [line(Ink(titles, "dim"))]
     for head in HEADS:
         share, floor = normalized_entropy(update, head, view.choices), ENTROPY_FLOORS[head]
         gradient, chosen = update.get(f"grad_norm_{head}"), update.get(f"choice_share_{head}")
@@ -109,11 +109,11 @@ def head_lines(view: RunView, update: Record, width: int) -> list[TextLine]:
         if share is None:
             nats = update[f"entropy_{head}"]
             text = "one choice only" if count == 1 else f"{number(nats, '.3f')} nats"
-            shown: TextLine = (Span(text.ljust(bar + 7), "dim"),)
+            shown: TextLine = (Ink(text.ljust(bar + 7), "dim"),)
         else:
             mark = "!" if collapsed else " "
             shown = (
-                Span(f"{share:.2f} ", "look" if collapsed else ""), Span(mark, "look"), Span(" "),
+                Ink(f"{share:.2f} ", "look" if collapsed else ""), Ink(mark, "look"), Ink(" "),
                 *meter(share, bar, "look" if collapsed else "bar"),
             )  # fmt: skip
         lines.append(
@@ -141,14 +141,14 @@ def operation_rows(view: RunView, controls: Controls, width: int, height: int) -
     }
     names = "".join(f"{titles.get(op.name, op.name.lower()):>6}" for op in LifecycleOp)
     more = f"{'growth':>8}{'kl':>7}{'expl.':>6}" if width >= WIDE else ""
-    lines: list[TextLine] = [line(Span(f"round{names}  refused  return  accuracy rollbacks{more}", "dim"))]
+    lines: list[TextLine] = [line(Ink(f"round{names}  refused  return  accuracy rollbacks{more}", "dim"))]
     for row in reversed(view.state.rounds[-max(1, height - 1) :]):
         counts = "".join(f"{row[f'op_{op.name.lower()}']:>6}" for op in LifecycleOp)
         text = (
             f"{row['round'] + 1:>5}{counts}{row['refused']:>9}{number(row['return_mean'], '+.2f'):>8}"
             f"{percent(row['val_accuracy_ratio']):>8} %"
         )
-        rollbacks = Span(f"{row['rollbacks']:>10}", "look" if row["rollbacks"] else "")
+        rollbacks = Ink(f"{row['rollbacks']:>10}", "look" if row["rollbacks"] else "")
         tail = ""
         if width >= WIDE:
             tail = f"{number(row['growth_ratio'], '.2f'):>7}x{number(row['kl'], '.3f'):>7}"
@@ -159,11 +159,11 @@ def operation_rows(view: RunView, controls: Controls, width: int, height: int) -
 
 def curve_lines(view: RunView, width: int) -> list[TextLine]:
     """Curves over the rounds."""
-    lines: list[TextLine] = [line(Span("over the rounds", "title"))]
+    lines: list[TextLine] = [line(Ink("over the rounds", "title"))]
     for title, name, form in POLICY_CURVES:
         values = [row[name] for row in view.state.rounds]
         bars = sparkline(values, width - 34)
-        lines.append(line(f"{title:<24}{number(values[-1], form):>8}  ", Span(bars, "bar")))
+        lines.append(line(f"{title:<24}{number(values[-1], form):>8}  ", Ink(bars, "bar")))
     return lines
 
 
@@ -171,11 +171,11 @@ def decision_lines(view: RunView, controls: Controls, width: int) -> list[TextLi
     """The newest sampled decision of the chosen environment, with its alternatives."""
     env = controls.shown_env(view)
     decision = None if env is None else view.state.decisions.get(env)
-    title = line(Span(f"newest sampled decision of environment {env}", "title"))
+    title = line(Ink(f"newest sampled decision of environment {env}", "title"))
     if decision is None:
         return [
             title,
-            *(line(Span(text, "dim")) for text in wrapped("no sample: telemetry is off, or none has come yet", width)),
+            *(line(Ink(text, "dim")) for text in wrapped("no sample: telemetry is off, or none has come yet", width)),
         ]
     where = f" {decision['slot']}" if decision["slot"] else ""
     lines = [title, line(f"episode {decision['episode']}, step {decision['step']}: {decision['operation']}{where}")]
@@ -185,7 +185,7 @@ def decision_lines(view: RunView, controls: Controls, width: int) -> list[TextLi
         share = meter(probability or 0.0, 10)
         lines.append(
             line(
-                Span(f"{'>' if taken else ' '} {name:<17}", "title" if taken else ""),
+                Ink(f"{'>' if taken else ' '} {name:<17}", "title" if taken else ""),
                 f"{number(probability, '.3f'):>6} ", *share, f"  Q {number(q, '+.2f')}",
             )
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from esper_ray.karn.places import RunLine
 from esper_ray.karn.sanctum.screens.overview import WIDE
-from esper_ray.karn.sanctum.text import Role, Span, TextLine, fitted, line, printable, rule, window, wrapped
+from esper_ray.karn.sanctum.text import Ink, Role, TextLine, fitted, line, printable, rule, window, wrapped
 from esper_ray.karn.sanctum.view import RUNS, Body, Controls, RunView
 
 STATUS_ROLES: dict[str, Role] = {"finished": "ok", "failed": "wrong", "interrupted": "look", "running": "early"}
@@ -46,7 +46,7 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     longest = max(len(run.name) for run in runs) + 2
     room = max(20, min(longest, width * 2 // 5) if width >= WIDE and differs else width - 62)
     heading = f"  {'name':<{room}} {'status':<12}{'preset':<16}{'seed':>6}  {'started':<17}"
-    lines.append(fitted(line(Span(heading + (" differs" if width >= WIDE and differs else ""), "dim")), width))
+    lines.append(fitted(line(Ink(heading + (" differs" if width >= WIDE and differs else ""), "dim")), width))
     rows = max(1, height - len(lines) - (1 + DETAIL_ROWS if differs else 0))
     cursor = cursor_of(runs, view, controls)
     offset = window(len(runs), rows, cursor, controls.offsets.get(RUNS, 0))
@@ -65,15 +65,15 @@ def _title(view: RunView, controls: Controls) -> TextLine:
     noun = noun if len(view.runs) != 1 else {"policies": "policy"}.get(noun, noun.removesuffix("s"))
     where = {"folder": "", "page": "", "storage": "the storage "}.get(view.folder_kind, f"the {view.folder_kind} ")
     what = f"   filter: {printable(controls.filter)}" if controls.filter else ""
-    return line(Span(f"{len(view.runs)} {noun} in {where}{printable(view.folder)}", "title"), what)
+    return line(Ink(f"{len(view.runs)} {noun} in {where}{printable(view.folder)}", "title"), what)
 
 
 def _run_line(run: RunLine, chosen: bool, room: int, width: int) -> TextLine:
     name = f"{run.name}/" if run.kind in ("comparison", "sweep", "evaluation") else run.name
-    mark = Span(f"{'>' if chosen else ' '} {printable(name)[:room]:<{room}}", "cursor" if chosen else "")
+    mark = Ink(f"{'>' if chosen else ' '} {printable(name)[:room]:<{room}}", "cursor" if chosen else "")
     text = run.status if run.kind in ("run", "policy") else run.kind
-    status = Span(f"{printable(text)[:11]:<12}", STATUS_ROLES.get(run.status, ""))
+    status = Ink(f"{printable(text)[:11]:<12}", STATUS_ROLES.get(run.status, ""))
     started = printable(run.started[:16].replace("T", " "))
     rest = f"{printable(run.preset)[:15]:<16}{printable(run.seed)[:6]:>6}  {started:<17}"
     differs = f" {printable(run.detail)}" if width >= WIDE else ""
-    return fitted(line(mark, " ", status, rest, Span(differs, "dim")), width)
+    return fitted(line(mark, " ", status, rest, Ink(differs, "dim")), width)

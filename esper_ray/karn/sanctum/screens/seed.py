@@ -3,7 +3,7 @@
 import math
 
 from esper_ray.karn.reports.seed_story import SeedStory, seed_stories
-from esper_ray.karn.sanctum.text import Role, Span, TextLine, between, line, number, printable, sparkline, wrapped
+from esper_ray.karn.sanctum.text import Ink, Role, TextLine, between, line, number, printable, sparkline, wrapped
 from esper_ray.karn.sanctum.view import Body, Controls, RunView
 from esper_ray.leyline.records import Record
 
@@ -31,12 +31,12 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     stories = stories_of(view, env, slot)
     first = records[0]
     left = line(
-        Span(f"seeds in {slot}", "title"),
+        Ink(f"seeds in {slot}", "title"),
         f", environment {env}, episode {first['episode']}, round {first['round'] + 1}",
     )
-    lines = [between(left, line(Span("h l slot  j k env", "dim")), width)]
+    lines = [between(left, line(Ink("h l slot  j k env", "dim")), width)]
     if env in view.recent.live:
-        lines.append(line(Span("a newer episode is in play; its gates are in the log when the round has ended", "dim")))
+        lines.append(line(Ink("a newer episode is in play; its gates are in the log when the round has ended", "dim")))
     if not stories:
         lines.append(line(f" no seed germinated in {slot} in this episode"))
     for story in stories:
@@ -45,7 +45,7 @@ def body(view: RunView, controls: Controls, width: int, height: int) -> Body:
     room = max(1, height - 2)
     if len(rest) > room:
         offset = max(0, min(controls.scroll, len(rest) - room))
-        tail = line(Span(f"lines {offset + 1} to {offset + room} of {len(rest)}; g G and page keys scroll", "dim"))
+        tail = line(Ink(f"lines {offset + 1} to {offset + room} of {len(rest)}; g G and page keys scroll", "dim"))
         return Body((*head, *rest[offset : offset + room], tail), offset)
     return Body(tuple(lines))
 
@@ -68,16 +68,16 @@ def story_rows(story: SeedStory, width: int) -> list[TextLine]:
     ended = printable(story.end.partition(":")[2].partition(",")[0].strip() or story.end)
     role: Role = "kept" if "FOSSILIZED" in ended else "lost" if "PRUNED" in ended else "early"
     lines: list[TextLine] = [
-        line(Span(story.seed, "title"), f"  {story.blueprint or 'unknown blueprint'}   ", Span(ended, role))
+        line(Ink(story.seed, "title"), f"  {story.blueprint or 'unknown blueprint'}   ", Ink(ended, role))
     ]
     previous = None
     for step, text in story.lines:
         for row, part in enumerate(wrapped(printable(text), width - INDENT)):
             label = f"  step {step:>3} " if row == 0 and step != previous else " " * INDENT
-            lines.append(line(Span(label, "dim"), Span(part, "look" if "refused" in text or "rolled" in text else "")))
+            lines.append(line(Ink(label, "dim"), Ink(part, "look" if "refused" in text or "rolled" in text else "")))
         previous = step
     if not story.contributions:
-        return [*lines, line(Span("  worth     ", "dim"), "not measured")]
+        return [*lines, line(Ink("  worth     ", "dim"), "not measured")]
     values = [value for _, value, _, _ in story.contributions]
     amplitudes = [alpha for _, _, _, alpha in story.contributions]
     _, last, error, _ = story.contributions[-1]
@@ -85,14 +85,14 @@ def story_rows(story: SeedStory, width: int) -> list[TextLine]:
     bars = width - INDENT - 36
     lines.append(
         line(
-            Span("  worth     ", "dim"), Span(sparkline(values, bars), "bar"),
+            Ink("  worth     ", "dim"), Ink(sparkline(values, bars), "bar"),
             f"  {min(values):+.1f} .. {max(values):+.1f} pp, last {number(last, '+.1f')}{spread}",
         )
     )  # fmt: skip
     lines.append(
         line(
-            Span("  amplitude ", "dim"),
-            Span(sparkline(amplitudes, bars, (0.0, 1.0)), "dim"),
+            Ink("  amplitude ", "dim"),
+            Ink(sparkline(amplitudes, bars, (0.0, 1.0)), "dim"),
             f"  last {amplitudes[-1]:.2f}",
         )
     )

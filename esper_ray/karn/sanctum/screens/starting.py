@@ -1,6 +1,6 @@
 """The screen of a starting run, and the lines about its command."""
 
-from esper_ray.karn.sanctum.text import Role, Span, TextLine, line, printable, rule
+from esper_ray.karn.sanctum.text import Ink, Role, TextLine, line, printable, rule
 from esper_ray.karn.sanctum.view import Body, RunView
 from esper_ray.leyline.names import CONSOLE_LOG
 
@@ -20,7 +20,7 @@ def body(view: RunView, width: int, height: int) -> Body:
     command = " ".join(map(str, view.manifest.get("command", ())))
     lines: list[TextLine] = [(), line(" The run starts: its workers and its data are prepared.")]
     if command:
-        lines.append(line(" command: ", Span(printable(command), "dim")))
+        lines.append(line(" command: ", Ink(printable(command), "dim")))
     if view.console:
         lines += [(), rule(CONSOLE_LOG, width)]
         room = max(0, height - len(lines))
@@ -35,10 +35,10 @@ def command_lines(view: RunView) -> list[TextLine]:
     if command is not None and command.exit_code is not None:
         role: Role = "look" if command.exit_code == 0 else "wrong"
         text = f"the command has ended with exit code {command.exit_code}; q leaves and passes it on"
-        lines.append(line(Span(f"! {text}", role)))
+        lines.append(line(Ink(f"! {text}", role)))
     elif command is not None and command.stops:
         text = "the command ends" if view.is_over else "the present step ends, then a checkpoint is saved"
-        lines.append(line(Span(f"! stopping: {text}", "look")))
+        lines.append(line(Ink(f"! stopping: {text}", "look")))
     if view.state.status == "failed" and view.console:
-        lines += [line(Span(f"  {printable(text)}", "dim")) for text in view.console[-FAILED_LINES:]]
+        lines += [line(Ink(f"  {printable(text)}", "dim")) for text in view.console[-FAILED_LINES:]]
     return lines

@@ -11,10 +11,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.cell import SeedCell
-from esper_ray.kasmina.network.newborn import mixes_tokens, preserved_rng
+from esper_ray.kasmina.network.newborn import preserved_rng, seed_mixes_tokens
 from esper_ray.leyline.blueprints import Topology
 
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
@@ -78,7 +77,6 @@ def cell_mixes_tokens(cell: SeedCell) -> bool:
     if cell.gate is not None and not shape.causal:
         return True
     if seed not in _MIXING:
-        body = seed.body if isinstance(seed, Delta) else seed
         with evaluation_mode(seed), preserved_rng(cell.alpha.device):
-            _MIXING[seed] = mixes_tokens(body, cell.alpha, shape.channels)
+            _MIXING[seed] = seed_mixes_tokens(seed, cell)
     return _MIXING[seed]

@@ -1,0 +1,95 @@
+"""Seed of a span: new channels of its producer, through copies of what is between, into its consumer.
+
+``d = consumer'(between'(producer'(x)))``, where x is what the producer reads and d is added to what the consumer
+yields. The layers have the kinds, kernels, strides and groups of the host's. The consumer's part starts at zero and has
+no bias, so that the seed is a part of a wider producer and consumer that was cut out.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from esper_ray.kasmina.network.spans.regions import Region, as_layer
+from esper_ray.kasmina.network.spans.steps import Between
+
+
+class Widening(nn.Module):
+    """New channels of a span. Input: what the producer reads; output: a change of what the consumer yields."""
+
+    def __init__(self, region: Region, channels: int) -> None:
+        """
+        Args:
+            channels: number of new channels.
+
+        Raises:
+            ValueError: if it is below 1, or no multiple of the blocks of the span.
+        """
+        super().__init__()
+        if channels < 1 or channels % region.blocks:
+            need = "at least 1" if region.blocks == 1 else f"a multiple of {region.blocks}, as the groups of its layers"
+            raise ValueError(f"a span is widened by {need} channels, got {channels}")
+        producer, consumer = as_layer(region.producer.module), as_layer(region.consumer.module)
+        assert producer is not None
+        assert consumer is not None
+        self.channels = channels
+        self.producer = _other_outputs(producer, channels)
+        self.between = Between(region.steps, region.hidden, channels)
+        self.consumer = _other_inputs(consumer, channels * region.axis.repeat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The change of the consumer's output."""
+        change: Tensor = self.consumer(self.between(self.producer(x)))
+        return change
+
+    @torch.no_grad()
+    def start_at_output(self) -> None:
+        """Set what the consumer reads of the new channels to zero."""
+        self.consumer.weight.zero_()
+
+
+def _other_outputs(layer: nn.Linear | _ConvNd, channels: int) -> nn.Linear | _ConvNd:
+    """A fresh layer like ``layer`` with ``channels`` outputs."""
+    return _fresh(layer, (channels, *layer.weight.shape[1:]), channels, None)
+
+
+def _other_inputs(layer: nn.Linear | _ConvNd, inputs: int) -> nn.Linear | _ConvNd:
+    """A fresh layer like ``layer`` with ``inputs`` inputs and without bias."""
+    per_group = inputs // (layer.groups if isinstance(layer, _ConvNd) else 1)
+    return _fresh(layer, (layer.weight.shape[0], per_group, *layer.weight.shape[2:]), None, inputs)
+
+
+def _fresh(
+    layer: nn.Linear | _ConvNd, shape: tuple[int, ...], outputs: int | None, inputs: int | None
+) -> nn.Linear | _ConvNd:
+    """A copy of ``layer`` without its hooks, with new initial weights of ``shape``; without bias if ``inputs``."""
+    fresh = copy.copy(layer)
+    fresh.__dict__ = {name: copy.copy(value) for name, value in layer.__dict__.items()}
+    for hooks in (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+    ):
+        getattr(fresh, hooks).clear()
+    memory = torch.channels_last if _is_channels_last(layer.weight) else torch.contiguous_format
+    weight = layer.weight.detach().new_empty(shape).contiguous(memory_format=memory)
+    fresh._parameters = {"weight": nn.Parameter(weight), "bias": None}
+    if inputs is None and layer.bias is not None:
+        fresh._parameters["bias"] = nn.Parameter(layer.bias.detach().new_empty(shape[0]))
+    set_sizes(fresh, outputs, inputs)
+    fresh.reset_parameters()
+    return fresh
+
+
+def set_sizes(layer: nn.Linear | _ConvNd, outputs: int | None = None, inputs: int | None = None) -> None:
+    """Set the numbers of channels that ``layer`` says it has; ``None`` for no change."""
+    kind = "features" if isinstance(layer, nn.Linear) else "channels"
+    for side, size in (("out", outputs), ("in", inputs)):
+        if size is not None:
+            setattr(layer, f"{side}_{kind}", size)
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()

@@ -1,0 +1,70 @@
+"""Optimizer state of layers that become wider."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from esper_ray.kasmina.network.spans.folding import Replacement
+
+ParameterState = dict[str, Any]
+"""Optimizer state of one parameter, such as momentum."""
+
+ADAM_MOMENTS = {"exp_avg": 0, "exp_avg_sq": 1, "max_exp_avg_sq": 1}
+"""Moments of Adam, by the index of the decay rate in ``betas``."""
+
+
+@torch.no_grad()
+def joined_states(
+    parameters: Mapping[nn.Parameter, tuple[nn.Parameter, Replacement]],
+    states: Mapping[Any, ParameterState],
+    options: Mapping[nn.Parameter, Mapping[str, Any]],
+) -> dict[nn.Parameter, ParameterState]:
+    """States of wider parameters.
+
+    Tensors of a parameter's form are joined as the parameters are; where one side has none, zeros stand for it. Of
+    everything else, such as the number of steps, the old parameter's counts. Moments of Adam are corrected for their
+    number of steps, which is the seed's before and the old parameter's after: they are scaled, so that what Adam
+    divides stays as it was.
+
+    Args:
+        parameters: by old parameter: the new one, and what has changed.
+        options: options of the group of each parameter.
+    """
+    joined = {}
+    for old, (new, change) in parameters.items():
+        state = states.get(old, {})
+        other = states.get(change.other, {}) if isinstance(change.other, nn.Parameter) else {}
+        if (state or other) and _has_form(state, old) and _has_form(other, change.other):
+            joined[new] = _joined(state, other, old, change, options.get(old, {}))
+    return joined
+
+
+def _joined(
+    state: ParameterState, other: ParameterState, old: nn.Parameter, change: Replacement, options: Mapping[str, Any]
+) -> ParameterState:
+    result: ParameterState = {}
+    for name in {**state, **other}:
+        mine, new = state.get(name), other.get(name)
+        example = mine if mine is not None else new
+        if isinstance(example, Tensor) and example.dim():
+            base = torch.zeros_like(old, dtype=example.dtype) if mine is None else mine
+            result[name] = change.joined(base, None if new is None else new * _scale(name, state, other, options))
+        else:
+            result[name] = example.clone() if isinstance(example, Tensor) else example
+    return result
+
+
+def _scale(name: str, state: ParameterState, other: ParameterState, options: Mapping[str, Any]) -> float:
+    """Factor of the seed's moments under the old parameter's number of steps."""
+    if name not in ADAM_MOMENTS or "betas" not in options or not state.get("step") or not other.get("step"):
+        return 1.0
+    decay = float(options["betas"][ADAM_MOMENTS[name]])
+    return float((1.0 - decay ** float(state["step"])) / (1.0 - decay ** float(other["step"])))
+
+
+def _has_form(state: ParameterState, parameter: Tensor | None) -> bool:
+    """Whether every tensor of ``state`` is a number or has the shape of ``parameter``."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
+    return all(parameter is not None and tensor.shape == parameter.shape for tensor in tensors)
