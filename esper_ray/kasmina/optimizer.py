@@ -16,9 +16,9 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.optimizer_states import ParameterState, joined_states
 from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.network.spans.folding import Replacement
-from esper_ray.kasmina.optimizer_states import ParameterState, joined_states
 from esper_ray.kasmina.ranks.wrapping import refuse_sharded
 
 OptionsOf = Callable[[str, nn.Parameter], Mapping[str, Any]]

@@ -11,9 +11,9 @@ from esper_ray.kasmina.export.differences import EXTRA_STATE
 from esper_ray.kasmina.lifecycle.consistency import check_seeds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import assign, fits_memory
+from esper_ray.kasmina.network.optimizer_states import ParameterState
 from esper_ray.kasmina.network.records import GrowthRecord
 from esper_ray.kasmina.optimizer import GrowingOptimizer
-from esper_ray.kasmina.optimizer_states import ParameterState
 from esper_ray.leyline.files.tensors import TensorSpec, dtype_name, listed, tensor_problems
 
 

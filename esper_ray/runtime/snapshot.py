@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 
 from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
+from esper_ray.kasmina.network.optimizer_states import ParameterState
 from esper_ray.kasmina.network.records import GrowthRecord
-from esper_ray.kasmina.optimizer_states import ParameterState
 from esper_ray.kasmina.organism import OrganismSnapshot
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.files.blob import BlobFormat, prefixed, under
