@@ -52,6 +52,11 @@ class Organism:
         Raises:
             ValueError: with the place and the difference.
         """
+        with self.model.growth.refitted(snapshot.growth.added, keep=False):
+            return self._checked(snapshot)
+
+    def _checked(self, snapshot: OrganismSnapshot) -> dict[str, dict[str, nn.Module | None]]:
+        """See :meth:`check`; spans are as wide as those of ``snapshot``."""
         growth, record = self.model.growth, snapshot.growth
         check_seeds(record.states, record.germinations, growth.states)
         modules = growth.rebuild(record)
@@ -75,7 +80,9 @@ class Organism:
         Raises:
             ValueError: if it belongs to another host or is not possible; nothing is changed then.
         """
-        self.model.growth.adopt(snapshot.growth, self.check(snapshot))
+        with self.model.growth.refitted(snapshot.growth.added):
+            self.model.growth.adopt(snapshot.growth, self._checked(snapshot))
+        self.model.refresh_places()
         tensors = self.model.state_dict()
         for name, tensor in snapshot.tensors.items():
             assign(tensors[name], tensor)

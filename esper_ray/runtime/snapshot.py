@@ -27,7 +27,7 @@ class EpisodeStateError(UserError, ValueError):
     remedy = "Load the state into an environment with the same configuration, data and host."
 
 
-SNAPSHOT = BlobFormat("episode snapshot", 5, EpisodeStateError, safetensors.torch)
+SNAPSHOT = BlobFormat("episode snapshot", 6, EpisodeStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)

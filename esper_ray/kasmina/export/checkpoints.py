@@ -7,7 +7,7 @@ tensors. Files are safetensors; nothing is unpickled.
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -187,18 +187,16 @@ def rebuild_seeds(model: SlottedNetwork, state: Mapping[str, Any], prefix: str) 
 @contextmanager
 def _refitted(model: SlottedNetwork, state: Mapping[str, Any]) -> Iterator[None]:
     """Context in which the spans of ``model`` are as wide as those of ``state``; as before after an error."""
-    added = _manifest(state).added
-    spans = {slot for slot, at in model.attachments.items() if at.region is not None}
-    if added.keys() - spans:
-        slot = min(added.keys() - spans)
-        raise TopologyError(f"the checkpoint belongs to another model: slot {slot} sits on no span in the model")
-    try:
-        with model.growth.refitted(added):
-            model.refresh_places()
-            yield
-    except (ValueError, RuntimeError, MemoryError):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(model.growth.refitted(_manifest(state).added))
+        except TopologyError:
+            raise
+        except ValueError as error:
+            raise TopologyError(f"the checkpoint belongs to another model: {error}") from error
+        stack.callback(model.refresh_places)
         model.refresh_places()
-        raise
+        yield
 
 
 def _checked(

@@ -127,7 +127,10 @@ def attach(
     places, spans = divided_places(slots)
     modules = named_modules(host, places)
     check_compilation(host, places)
-    check_compilation(host, {slot: producer for slot, (producer, _) in spans.items()})
+    producers = {slot: producer for slot, (producer, _) in spans.items()}
+    if producers:
+        named_modules(host, producers)
+        check_compilation(host, producers)
     randomness = preserved_randomness(_device(host))
     with torch.no_grad(), evaluation_mode(host), randomness, differentiable_checkpoints():
 

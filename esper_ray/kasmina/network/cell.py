@@ -11,6 +11,7 @@ from esper_ray.kasmina.blueprints import SlotShape, build_seed
 from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.operators import blend
 from esper_ray.leyline.actions import BlendOperator, GerminationStyle
+from esper_ray.leyline.blueprints import is_widening
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import IncubationMethod
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
@@ -181,6 +182,11 @@ class SeedCell(nn.Module):
         Raises:
             ValueError: if there is no such blueprint for the slot.
         """
+        if is_widening(blueprint):
+            raise ValueError(
+                f"blueprint {blueprint!r} widens a span, but this slot sits on the output of a submodule; give the "
+                "slot a span of find_spans(model, example_input) as its place"
+            )
         return build_seed(blueprint, self.shape)
 
     def probe(self, rows: int) -> Tensor:

@@ -159,18 +159,24 @@ class Growth:
             raise
 
     @contextmanager
-    def refitted(self, added: Mapping[str, int]) -> Iterator[None]:
+    def refitted(self, added: Mapping[str, int], *, keep: bool = True) -> Iterator[None]:
         """Context in which spans have the channels of a record, with values still to be loaded.
 
-        They have those of before if it ends with an error.
+        They have those of before again if it ends with an error, or without ``keep``.
+
+        Raises:
+            ValueError: if the spans cannot have these channels.
         """
         widths = Widths(self._host, self._cells)
         try:
             widths.set(added)
             yield
         except BaseException:
-            widths.undo()
+            keep = False
             raise
+        finally:
+            if not keep:
+                widths.undo()
 
     def tick(self, measured: Mapping[str, SeedMeasurements]) -> dict[str, tuple[LifecycleEvent, ...]]:
         """Advance ramps, cooldowns and automatic gates by one step; events by slot."""

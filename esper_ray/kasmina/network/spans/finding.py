@@ -20,8 +20,10 @@ from esper_ray.kasmina.network.rows import same_rows
 from esper_ray.kasmina.network.spans.folding import Layers, Transaction, replacements
 from esper_ray.kasmina.network.spans.regions import (
     ARROW,
+    NEITHER,
     Region,
     SpanError,
+    as_layer,
     described,
     flops_per_channel,
     parameters_per_channel,
@@ -117,8 +119,9 @@ def named_region(host: nn.Module, trace: Trace, producer: str, consumer: str) ->
             raise SpanError(unknown_name_message("submodule", name, names))
     calls = trace.calls_of(producer)
     if not calls:
-        kind = type(host.get_submodule(producer)).__name__
-        raise SpanError(f"{producer} ({kind}) is not a layer that a forward pass calls")
+        layer = host.get_submodule(producer)
+        problem = "is not called in a forward pass" if as_layer(layer) is not None else NEITHER
+        raise SpanError(f"{producer} ({type(layer).__name__}) {problem}")
     region = region_behind(calls[0], trace, host)
     if region.consumer.name != consumer:
         raise SpanError(f"the channels of {producer} are read by {region.consumer.name}, not by {consumer}")

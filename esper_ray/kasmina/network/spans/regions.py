@@ -13,6 +13,7 @@ from esper_ray.kasmina.network.spans.tracing import Call, Trace, Value
 from esper_ray.leyline.errors import UserError
 
 ARROW = " -> "
+NEITHER = "is neither a convolution nor a linear layer of torch"
 
 
 class SpanError(UserError, ValueError):
@@ -92,17 +93,17 @@ def region_behind(producer: Call, trace: Trace, host: nn.Module) -> Region:
     Raises:
         SpanError: if its channels do not end in one consumer, or something between may mix them.
     """
-    name = producer.name
+    kind = type(producer.module).__name__
+    name = producer.name or kind
     layer, hidden = as_layer(producer.module), producer.output
     if layer is None or hidden is None:
-        raise SpanError(
-            f"{name} ({type(producer.module).__name__}) is neither a convolution nor a linear layer of torch"
-        )
+        raise SpanError(f"{name} ({kind}) {NEITHER}")
     axes = {hidden.number: ChannelAxis(len(hidden.shape) - 1 if isinstance(layer, nn.Linear) else 1)}
     if axes[hidden.number].dim == 0 or len(hidden.shape) != _dimensions(layer, hidden):
         raise SpanError(f"{name} yields {hidden.shape}, where no dimension counts the examples")
     steps, consumers = list[SpanStep](), list[Call]()
-    for call in trace.calls[trace.calls.index(producer) + 1 :]:
+    later = next(index for index, call in enumerate(trace.calls, 1) if call is producer)
+    for call in trace.calls[later:]:
         read = [value.number for value in call.reads if value.number in axes]
         if not read or inspects(call):
             continue

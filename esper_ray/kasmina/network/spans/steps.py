@@ -144,6 +144,8 @@ def _layer(call: Call, axis: ChannelAxis, channels: int) -> tuple[ChannelAxis, b
         if (module.start_dim, module.end_dim) not in ((1, -1), (1, len(value.shape) - 1)):
             raise NoStepError(f"{name} flattens dimensions {module.start_dim} to {module.end_dim}, not 1 to the last")
         return _flattened(name, value, axis), True
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.LocalResponseNorm) or _joins_groups(module):
+        raise NoStepError(f"{name} normalises over several channels, the new ones would change the others")
     if axis.dim != 1:
         raise NoStepError(f"{name} reads another dimension than the last one as channels")
     if isinstance(module, SPATIAL_LAYERS):
@@ -152,6 +154,10 @@ def _layer(call: Call, axis: ChannelAxis, channels: int) -> tuple[ChannelAxis, b
         return _positions_only(name, value, axis), False
     _check_norm(name, module, axis, channels)
     return axis, False
+
+
+def _joins_groups(module: nn.Module) -> bool:
+    return isinstance(module, nn.GroupNorm) and module.num_groups != module.num_channels
 
 
 def _check_norm(name: str, module: nn.Module, axis: ChannelAxis, channels: int) -> None:
@@ -163,12 +169,10 @@ def _check_norm(name: str, module: nn.Module, axis: ChannelAxis, channels: int) 
         size = module.num_parameters
         if size == 1:
             raise NoStepError(f"{name} has one slope for all channels, which new ones would share with the host")
-    elif isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels and axis.repeat == 1:
-        size = module.num_channels
+    elif isinstance(module, nn.GroupNorm):
+        size = module.num_channels if axis.repeat == 1 else -1
     elif isinstance(module, _ConvNd) and module.groups == module.in_channels == module.out_channels:
         size = module.in_channels if axis.repeat == 1 else -1
-    elif isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.LocalResponseNorm):
-        raise NoStepError(f"{name} normalises over several channels, the new ones would change the others")
     else:
         raise NoStepError(f"{name} is not known to treat each channel on its own")
     if size != width:

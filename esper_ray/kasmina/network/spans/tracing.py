@@ -34,13 +34,10 @@ class Call:
     args: tuple[Any, ...]
     """Positional arguments, with a :class:`Value` in the place of each tensor."""
     kwargs: dict[str, Any]
+    reads: tuple[Value, ...]
+    """Values among the arguments."""
     output: Value | None
     """``None`` unless the output is one tensor."""
-
-    @property
-    def reads(self) -> list[Value]:
-        """Values among the arguments."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Value)]
 
 
 @dataclass(slots=True)
@@ -140,7 +137,8 @@ class _Recorder(TorchFunctionMode):
             for leaf in tree_leaves(output):
                 if isinstance(leaf, Tensor):
                     self._new(leaf)
-        self.trace.calls.append(Call(name, module, function, *read, value))
+        reads = tuple(leaf for leaf in tree_leaves(read) if isinstance(leaf, Value))
+        self.trace.calls.append(Call(name, module, function, *read, reads, value))
 
     @contextmanager
     def watching(self, host: nn.Module) -> Iterator[None]:

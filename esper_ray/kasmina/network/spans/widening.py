@@ -28,8 +28,10 @@ class Widening(nn.Module):
         """
         super().__init__()
         if channels < 1 or channels % region.blocks:
-            need = "at least 1" if region.blocks == 1 else f"a multiple of {region.blocks}, as the groups of its layers"
-            raise ValueError(f"a span is widened by {need} channels, got {channels}")
+            need = "at least 1 channel"
+            if region.blocks > 1:
+                need = f"a multiple of {region.blocks} channels, because of the groups of its layers"
+            raise ValueError(f"a span is widened by {need}, got {channels}")
         producer, consumer = as_layer(region.producer.module), as_layer(region.consumer.module)
         assert producer is not None
         assert consumer is not None

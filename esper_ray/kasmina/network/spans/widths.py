@@ -38,7 +38,17 @@ class Widths:
         self._widen(cell, cell.seed, cell.seed.channels)
 
     def set(self, added: Mapping[str, int]) -> None:
-        """Give each span the channels that it has with ``added`` ones, by slot; values are loaded later."""
+        """Give each span the channels that it has with ``added`` ones, by slot; values are loaded later.
+
+        Raises:
+            ValueError: if a slot sits on no span, or its span cannot have so many.
+        """
+        for slot, channels in added.items():
+            if slot not in self._spans:
+                raise ValueError(f"channels were folded into slot {slot}, which does not sit on a span here")
+            step = self._spans[slot].region.blocks
+            if channels < 0 or channels % step:
+                raise ValueError(f"folded channels of slot {slot} are a multiple of {step}, got {channels}")
         for slot, cell in self._spans.items():
             if added.get(slot, 0) != cell.added:
                 self._widen(cell, None, added.get(slot, 0) - cell.added)
