@@ -41,3 +41,5 @@ class Decided:
     signals: HostSignals
     reports: Reports
     action: tuple[int, ...]
+    growing: bool
+    """Whether a seed could have been born."""

@@ -3,13 +3,24 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 from torch import Tensor, nn
 
 from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending, settle
 from esper_ray.growing.options import SessionOptions
-from esper_ray.growing.state import SAVED_GROWTH, GrowthStateError, SessionState, check, pack, replayed, unpack
+from esper_ray.growing.room import Room, fold_committed
+from esper_ray.growing.state import (
+    SAVED_GROWTH,
+    GrowthStateError,
+    SessionState,
+    check,
+    common_settings,
+    pack,
+    replayed,
+    unpack,
+)
 from esper_ray.kasmina.collectives import of_first_rank, processes
 from esper_ray.kasmina.measurement.batches import as_batch
 from esper_ray.kasmina.measurement.gradients import GradientWatch
@@ -68,8 +79,9 @@ class GrowthSession:
         """Module that computes the training loss: the model, or ``DistributedDataParallel`` around it."""
         self._organism, self._held_out = organism, held_out
         organism.model.exchange.share()
-        self._policy = policy
-        self._policy.begin_episode(seed)
+        self.policy = policy
+        """The policy that acts."""
+        policy.begin_episode(seed)
         self._watch = GradientWatch()
         organism.optimizer.watches.append(self._watch)
         self.runtime = HostRuntime(
@@ -83,6 +95,7 @@ class GrowthSession:
             )
         )
         self._signals = SignalHistory.start(epochs, self.measured)
+        self._room = Room(self.options.target, limits, epochs)
         self._restored: str | None = None
         self._open: tuple[Action, bool] | None = None
         """Action of the epoch that is being trained, and whether it took effect."""
@@ -203,19 +216,18 @@ class GrowthSession:
         """
         if self._open is not None or self.epoch >= self.epochs:
             raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
-        view = self.view()
-        requested = self._agreed(self._policy.decide(view).action)
-        legal = view.masks.allows(requested)
-        success, _ = self.runtime.execute(requested if legal else WAIT)
+        view, growing = self.view(), self._room.is_open(self.model, self.epoch)
+        requested = self._agreed(self.policy.decide(view).action)
+        operation, blueprint = requested.operation, self._blueprint(requested)
+        legal = view.masks.allows(requested) and (operation is not LifecycleOp.GERMINATE or blueprint is not None)
+        success, _ = self.runtime.execute(requested if legal else WAIT, blueprint=blueprint)
         self.runtime.tick()
-        operation = requested.operation
+        self._fold()
         step = Step(
             epoch=self.epoch,
             operation=operation.name,
             slot=None if operation is LifecycleOp.WAIT else self.model.slot_ids[requested.slot],
-            blueprint=self.limits.blueprint_name(Blueprint(requested.blueprint))
-            if operation is LifecycleOp.GERMINATE
-            else None,
+            blueprint=blueprint,
             success=success and legal,
             val_loss=self.measured.loss,
             val_accuracy_pp=self.measured.accuracy_pp,
@@ -223,7 +235,7 @@ class GrowthSession:
             restored=self._restored,
         )
         self.history.append(step)
-        self._decided.append(Decided(view.signals, view.reports, tuple(requested.to_indices())))
+        self._decided.append(Decided(view.signals, view.reports, tuple(requested.to_indices()), growing))
         self._open = requested if legal else WAIT, success and legal
         self.model.train()
         return step
@@ -266,7 +278,19 @@ class GrowthSession:
 
     def view(self) -> View:
         """The state of the network as policies see it."""
-        return self._signals.view(self.epoch, self.runtime.reports(), self.limits)
+        limits = replace(self.limits, growing=self._room.is_open(self.model, self.epoch))
+        return self._signals.view(self.epoch, self.runtime.reports(), limits)
+
+    def _blueprint(self, action: Action) -> str | None:
+        """Blueprint of a birth within the room; ``None`` for other actions, or without room."""
+        if action.operation is not LifecycleOp.GERMINATE:
+            return None
+        name = self.limits.blueprint_name(Blueprint(action.blueprint))
+        return self._room.fitting(self.model, self.model.slot_ids[action.slot], name, self.epoch)
+
+    def _fold(self) -> None:
+        if self.options.fold and self.forward is self.model:
+            fold_committed(self.model)
 
     def finish(self) -> tuple[Ending, ...]:
         """Commit or remove the seeds that are still alive, and report it.
@@ -278,6 +302,7 @@ class GrowthSession:
         if self._open is not None and self._watch.steps:
             self.end_epoch()
         self.endings = settle(self.model, self.runtime.health.seeds)
+        self._fold()
         for ending in self.endings:
             self.report(str(ending))
         if self.endings:
@@ -303,7 +328,7 @@ class GrowthSession:
         Raises:
             GrowthStateError: if a tensor cannot be written exactly, such as a sparse one.
         """
-        return pack(self._state(), self._settings(), self._held_out.fingerprint)
+        return pack(self._state(), common_settings(self), self._held_out.fingerprint)
 
     def load_state(self, blob: bytes) -> None:
         """Resume from a state of :meth:`save_state`, bit for bit, in this or another process.
@@ -317,11 +342,11 @@ class GrowthSession:
                 another policy. The session is unchanged then.
         """
         device, monitor = self._organism.device, self.runtime.health
-        state = unpack(blob, self._settings(), self._held_out.fingerprint, self.limits, device)
+        state = unpack(blob, common_settings(self), self._held_out.fingerprint, self.limits, device)
         before, random = self._organism.snapshot(), random_streams(device)
         try:
             check(state, self._organism, self.epochs, monitor.governor.config.window, self.measured.examples)
-            policy = replayed(self._policy, self.seed, state.decided, self.limits)
+            policy = replayed(self.policy, self.seed, state.decided, self.limits)
             set_random_streams(state.random, device)
             self._organism.restore(state.organism)
             self.optimizer.load_group_options(state.groups)
@@ -331,7 +356,7 @@ class GrowthSession:
             if isinstance(error, UserError):
                 raise
             raise GrowthStateError(f"{SAVED_GROWTH} is damaged: {error}") from error
-        self._policy = policy
+        self.policy = policy
         self.runtime.epoch, monitor.rollbacks = state.life.epoch, state.rollbacks
         monitor.resume(state.life, state.trusted)
         self._held_out.first_loss = state.first_loss
@@ -366,22 +391,6 @@ class GrowthSession:
             watch=self._watch,
             random=random_streams(self._organism.device),
         )
-
-    def _settings(self) -> dict[str, str]:
-        """What a session must have in common with a saved one."""
-        model, limits = self.model, self.limits
-        return {
-            "model": type(model.host).__name__,
-            "slots": ", ".join(f"{slot} on {at.place}" for slot, at in model.attachments.items()),
-            "epochs": str(self.epochs),
-            "seed": str(self.seed),
-            "policy": type(self._policy).__name__,
-            "blueprints": ", ".join(blueprint.id for blueprint in sorted(limits.blueprints)),
-            "styles": ", ".join(style.id for style in sorted(limits.styles)),
-            "rules": str(model.growth.rules),
-            "optimizer": self.optimizer.description,
-            "training": str(self.options),
-        }
 
     def _warn_about_missing(self, gradients: Collection[str]) -> None:
         for slot, state in self.model.states.items():

@@ -1,7 +1,7 @@
 """Set-up of a session: held-out examples, slots, rules, optimizer and policy."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,15 +20,16 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.attachment import Attachment, attach, check_unwrapped
 from esper_ray.kasmina.network.cell import Incubation
 from esper_ray.kasmina.network.discovery import found_attachments, slot_table
+from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.optimizer import GrowingOptimizer, OptionsOf
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.run import GrowthConfig, InitialisationConfig
 from esper_ray.leyline.files.validation import described
-from esper_ray.leyline.legality import Limits
-from esper_ray.tolaria.assembly import growth_limits, growth_options, lifecycle_rules
+from esper_ray.leyline.slots import ordered_slot_ids
+from esper_ray.tolaria.assembly import GrowthError, growth_limits, growth_options, lifecycle_rules
 
 EPOCHS, SLOTS, RATE = 40, 3, 1e-3
 """Default length of a growth, maximum number of slots that are found, and learning rate."""
@@ -38,6 +39,8 @@ OFFERED = {
     Topology.FEATURES: (Blueprint.MLP_SMALL, Blueprint.LORA, Blueprint.NORM),
 }
 """Default blueprints by topology; slots of several topologies get those that all of them have."""
+WIDENING = ("conv_light=widen_quarter", "conv_small=widen_eighth", "conv_heavy=widen_half")
+"""Default blueprints of spans, in the places of built-in ones."""
 
 
 def grow(
@@ -46,7 +49,8 @@ def grow(
     *,
     epochs: int | None = None,
     policy: AnyPolicy = "heuristic",
-    slots: Mapping[str, str] | None = None,
+    slots: Mapping[str, str | Span] | None = None,
+    parameters: int | None = None,
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
     groups: OptionsOf | None = None,
     seeds: Mapping[str, Any] | None = None,
@@ -56,6 +60,7 @@ def grow(
     clip: float | None = 1.0,
     causal: bool = True,
     examples: int = HELD_OUT_EXAMPLES,
+    fold: bool = True,
     settle_at_end: bool = True,
     seed: int = 0,
     report: Callable[[str], object] = print,
@@ -68,7 +73,9 @@ def grow(
         epochs: length of the training; default: the episode length of a bundle's training, else 40.
         policy: ``heuristic``, ``tamiyo`` (a bundle that ships), ``static``, ``random``, ``schedule``,
             ``schedule:FILE``, the path of a bundle, a bundle, or an object with ``begin_episode`` and ``decide``.
-        slots: slot id (``r0c0``) to the name of a submodule; default: they are found and reported.
+        slots: slot id (``r0c0``) to the name of a submodule, or to a span of :func:`~esper_ray.kasmina.find_spans`;
+            default: submodules are found and reported.
+        parameters: number of parameters that growth leads to and does not exceed; default: no target.
         optimizer: class of the optimizer; ``options`` are its own, with ``lr=1e-3`` as default.
         groups: what is different for a parameter, by its name and itself; ``seeds``: for live seeds.
         loss: mean loss from output and targets; default: cross-entropy, or the loss in the output.
@@ -77,6 +84,7 @@ def grow(
         clip: maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit.
         causal: whether tokens see earlier tokens only (sequences); False for encoders.
         examples: maximum number of held-out examples, from the first.
+        fold: whether a committed seed of a span becomes part of its layers at once, so that they can grow again.
         settle_at_end: whether seeds that live after the last epoch are committed or removed.
         seed: seed of newborn weights and of sampled actions.
         report: function that shows a line of text.
@@ -90,11 +98,13 @@ def grow(
     data, rates = HeldOut(held_out, model, Objective(loss, score), examples), {"lr": RATE} | options
     rules = _growth(growth, bundle, length)
     with _unchanged_by_errors(model):
-        growing = _wrapped(model, _attachments(model, slots, data, bundle, causal), rules, seed)
-        limits = _limits(growing, bundle, rules, offer=growth is None)
+        attachments = _attachments(model, slots, data, bundle, causal)
+        rules = _fitting(rules, attachments, bundle, offer=growth is None)
+        growing = _wrapped(model, attachments, rules, seed)
+        limits = growth_limits(rules, growing)
         organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
         player = policy_of(policy, bundle, limits, length, str(organism.device))
-        settings = SessionOptions(clip, rules.incubation.share, settle_at_end)
+        settings = SessionOptions(clip, rules.incubation.share, fold, _target(parameters, growing), settle_at_end)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
         _check_start(session)
         if slots is None:
@@ -138,7 +148,7 @@ def _length(epochs: int | None, bundle: PolicyBundle | None) -> int:
 
 
 def _attachments(
-    model: nn.Module, slots: Mapping[str, str] | None, data: HeldOut, bundle: PolicyBundle | None, causal: bool
+    model: nn.Module, slots: Mapping[str, str | Span] | None, data: HeldOut, bundle: PolicyBundle | None, causal: bool
 ) -> list[Attachment]:
     """Slots that are named, or found.
 
@@ -166,25 +176,64 @@ def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfi
     )
 
 
-def _limits(model: MorphogeneticModel, bundle: PolicyBundle | None, rules: GrowthConfig, *, offer: bool) -> Limits:
-    """Limits of the policy on these slots.
+def _fitting(
+    rules: GrowthConfig, attachments: Sequence[Attachment], bundle: PolicyBundle | None, *, offer: bool
+) -> GrowthConfig:
+    """``rules`` for these slots.
 
     Args:
         offer: choose the default blueprints that fit all slots, unless a bundle has its own.
 
     Raises:
         BundleError: if the bundle was not trained on the features of the slots.
-        GrowthError: if a blueprint does not fit a slot.
+        GrowthError: if some slots sit on spans, others do not.
     """
-    topologies = {slot: at.shape.topology for slot, at in model.attachments.items()}
-    update: dict[str, Any] = {"slots": model.slot_ids}
+    update: dict[str, Any] = {"slots": ordered_slot_ids([at.slot for at in attachments])}
     if bundle is not None:
-        bundle.check_serves(topologies)
+        bundle.check_serves({at.slot: at.shape.topology for at in attachments})
     elif offer:
-        offers = [OFFERED[topology] for topology in topologies.values()]
-        common = [blueprint for blueprint in Blueprint if all(blueprint in offer for offer in offers)]
-        update["blueprints"] = tuple(blueprint.id for blueprint in common)
-    return growth_limits(rules.model_copy(update=update), model)
+        update["blueprints"] = _offered(attachments)
+        if all(at.region is not None for at in attachments):
+            update["styles"] = tuple(style for style in rules.styles if _adds(style))
+    return rules.model_copy(update=update)
+
+
+def _adds(style: str) -> bool:
+    return GerminationStyle.from_id(style).operator is BlendOperator.ADD
+
+
+def _offered(attachments: Sequence[Attachment]) -> tuple[str, ...]:
+    """Default blueprints that fit all slots.
+
+    Raises:
+        GrowthError: if some slots sit on spans, others do not.
+    """
+    on_span = {at.slot: at.region is not None for at in attachments}
+    if all(on_span.values()):
+        return WIDENING
+    if any(on_span.values()):
+        first = {on: next(slot for slot, value in on_span.items() if value is on) for on in (True, False)}
+        raise GrowthError(
+            f"slot {first[True]} sits on a span and slot {first[False]} does not: a policy chooses from one list of "
+            "blueprints, which must fit every slot; grow the spans in one session, other slots in another"
+        )
+    offers = [OFFERED[at.shape.topology] for at in attachments]
+    return tuple(b.id for b in Blueprint if all(b in offer for offer in offers))
+
+
+def _target(parameters: int | None, model: MorphogeneticModel) -> int | None:
+    """Target of the growth.
+
+    Raises:
+        ValueError: unless it is a whole number, at least the parameters of the host.
+    """
+    if parameters is None:
+        return None
+    if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < model.host_parameters:
+        raise ValueError(
+            f"parameters is a whole number, at least the {model.host_parameters:,} of the model, got {parameters!r}"
+        )
+    return parameters
 
 
 def example_input(batch: Batch) -> Any:
@@ -220,10 +269,10 @@ def _startable(rules: GrowthConfig) -> GrowthConfig:
         ValueError: if seeds of a style start with gradmax.
     """
     for style, start in rules.initialisation.model_dump().items():
-        if start == "gradmax":
+        if start in ("gradmax", "tiny"):
             raise ValueError(
-                f"growth.initialisation.{style}: gradmax needs a loss at birth, and a session has none "
-                "between epochs; take zero_scale or zero_output"
+                f"growth.initialisation.{style}: {start} needs a loss at birth, and a session has none "
+                f"between epochs; take {'random' if style == 'widen' else 'zero_scale or zero_output'}"
             )
     return rules
 
@@ -238,7 +287,7 @@ def default_growth(epochs: int) -> GrowthConfig:
         auto_forward=("g1", "g2", "g3"),
         min_training_epochs=dwell,
         min_blending_epochs=dwell,
-        initialisation=InitialisationConfig(**dict.fromkeys(InitialisationConfig.model_fields, "zero_output")),
+        initialisation=InitialisationConfig.model_validate({style.id: "zero_output" for style in GerminationStyle}),
     )
 
 

@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from esper_ray.growing.decisions import Decided, Step
 from esper_ray.growing.ending import Ending
+from esper_ray.growing.options import SessionOptions
 from esper_ray.kasmina.measurement.gradients import GradientWatch
 from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
+from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.records import GrowthRecord
+from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism, OrganismSnapshot
 from esper_ray.leyline.actions import Action
 from esper_ray.leyline.errors import UserError
@@ -39,7 +42,7 @@ class GrowthStateError(UserError, ValueError):
     remedy = "Load the state into a session that was made with the same model, data, policy and options."
 
 
-STATE = BlobFormat("growth session", 1, GrowthStateError, safetensors.torch)
+STATE = BlobFormat("growth session", 2, GrowthStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,39 @@ class _Text(SavedRecord):
     """Entries of optimizer states that are not tensors, by name."""
     optimizer: list[str]
     """Names of the tensors of optimizer states."""
+
+
+class Settled(Protocol):
+    """What two sessions must have in common."""
+
+    epochs: int
+    seed: int
+    limits: Limits
+    options: SessionOptions
+    policy: Policy
+
+    @property
+    def model(self) -> MorphogeneticModel: ...
+
+    @property
+    def optimizer(self) -> GrowingOptimizer: ...
+
+
+def common_settings(session: Settled) -> dict[str, str]:
+    """What a session must have in common with a saved one, by name."""
+    model, limits = session.model, session.limits
+    return {
+        "model": type(model.host).__name__,
+        "slots": ", ".join(f"{slot} on {at.place}" for slot, at in model.attachments.items()),
+        "epochs": str(session.epochs),
+        "seed": str(session.seed),
+        "policy": type(session.policy).__name__,
+        "blueprints": ", ".join(limits.blueprint_name(blueprint) for blueprint in sorted(limits.blueprints)),
+        "styles": ", ".join(style.id for style in sorted(limits.styles)),
+        "rules": str(model.growth.rules),
+        "optimizer": session.optimizer.description,
+        "training": str(session.options),
+    }
 
 
 def pack(state: SessionState, settings: Mapping[str, str], data: str) -> bytes:
@@ -210,11 +246,11 @@ def check(state: SessionState, organism: Organism, epochs: int, window: int, exa
         growth, present = snapshot.growth, organism.model.growth
         require(growth.seed == present.seed, f"{owner} growth.seed", growth.seed, f"{present.seed}")
         require(0 <= growth.epoch <= life.epoch, f"{owner} growth.epoch", growth.epoch, f"in [0, {life.epoch}]")
-        parameters = organism.parameters(organism.check(snapshot))
+        organism.check(snapshot)
         for name, entries in snapshot.optimizer.items():
             for key, value in entries.items():
                 if isinstance(value, Tensor):
-                    _check_entry(f"{owner} optimizer {name} {key}", value, parameters[name])
+                    _check_entry(f"{owner} optimizer {name} {key}", value, snapshot.tensors[name])
     _check_watch(state.watch)
 
 
@@ -244,7 +280,7 @@ def replayed(policy: Policy, seed: int, decided: list[Decided], limits: Limits) 
     fresh = copy.deepcopy(policy)
     fresh.begin_episode(seed)
     for number, past in enumerate(decided):
-        view = View.build(past.signals, past.reports, legality(past.reports, limits))
+        view = View.build(past.signals, past.reports, legality(past.reports, replace(limits, growing=past.growing)))
         action = tuple(fresh.decide(view).action.to_indices())
         if action != past.action:
             decisions = f"its decision {number} was {past.action}, this policy's is {action}"

@@ -160,10 +160,10 @@ class MorphogeneticModel(SlottedNetwork):
         return self._obeyed(slot, self.execute(slot, reducer.Fossilize(), measured))
 
     def fold(self, slot: str) -> Outcome:
-        """Make the committed seed of a span a part of its layers, which become truly wider. The slot is empty then.
+        """Fold the committed seed of a span into its layers, which become truly wider.
 
-        The output of the model stays as it was. An optimizer keeps its state of all channels, old and new, and
-        the span can be widened again.
+        The slot is empty then. The output of the model stays as it was. An optimizer keeps its state of all channels,
+        old and new, and the span can be widened again.
 
         Raises:
             LifecycleError: if the slot is empty or its seed is not committed.

@@ -93,9 +93,10 @@ class GrowingOptimizer(Optimizer):
         self._link()
 
     def replace(self, parameters: Mapping[nn.Parameter, tuple[nn.Parameter, Replacement]]) -> None:
-        """Give parameters of widened layers the state of the old ones, and of the seed's for the new channels.
+        """Give parameters of widened layers their state.
 
-        State of another form than the parameter's starts again.
+        It is that of the old parameters, and of the seed's for the new channels. State of another form than the
+        parameter's starts again.
         """
         options = {parameter: group for group in self.param_groups for parameter in group["params"]}
         for parameter, state in joined_states(parameters, self.state, options).items():

@@ -50,6 +50,8 @@ class Limits:
     """False if every stage advances automatically; ADVANCE is then illegal."""
     own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
     """Own blueprints by the built-in ones whose index they have."""
+    growing: bool = True
+    """Whether seeds may still be born."""
 
     def blueprint_name(self, blueprint: Blueprint) -> str:
         """Name of the blueprint that has the index of ``blueprint`` here."""
@@ -124,6 +126,8 @@ def legality(reports: Reports, limits: Limits) -> Masks:
 
 def _may_germinate(reports: Reports, limits: Limits) -> bool:
     occupied = [report for report in reports if report is not None]
+    if not limits.growing:
+        return False
     if any(report.stage in DEVELOPING or report.stage in COOLDOWN for report in occupied):
         return False
     seeds = sum(report.stage in WITH_MODULE for report in occupied)

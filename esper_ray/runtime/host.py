@@ -111,13 +111,16 @@ class HostRuntime:
         """The slots as policies see them."""
         return self.health.reports()
 
-    def execute(self, action: Action, closure: LossClosure | None = None) -> tuple[bool, list[Event]]:
+    def execute(
+        self, action: Action, closure: LossClosure | None = None, *, blueprint: str | None = None
+    ) -> tuple[bool, list[Event]]:
         """Success and events of a legal operation.
 
         Args:
             closure: loss for seeds with a gradient-informed start.
+            blueprint: blueprint of a birth in the place of the action's.
         """
-        return operations.execute(self.organism.model, action, self.health.seeds, self.epoch, closure)
+        return operations.execute(self.organism.model, action, self.health.seeds, self.epoch, closure, blueprint)
 
     def tick(self) -> list[Event]:
         """Events of one tick of the lifecycle."""
@@ -198,13 +201,15 @@ class EpisodeRuntime(HostRuntime):
         watch.lap("measure")
         return EpochOutcome(took_effect, tuple(events), training, verdict, watch.seconds)
 
-    def execute(self, action: Action, closure: LossClosure | None = None) -> tuple[bool, list[Event]]:
+    def execute(
+        self, action: Action, closure: LossClosure | None = None, *, blueprint: str | None = None
+    ) -> tuple[bool, list[Event]]:
         """Success and events of a legal operation, or the events of its veto."""
         if action.operation is LifecycleOp.GERMINATE:
             vetoes = self._vetoes(action)
             if vetoes:
                 return False, vetoes
-        return super().execute(action, closure or self._probe_loss)
+        return super().execute(action, closure or self._probe_loss, blueprint=blueprint)
 
     def train(self) -> EpochResult:
         """Result of one epoch of training of the host and its seeds."""

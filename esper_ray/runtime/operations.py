@@ -1,11 +1,12 @@
 """Lifecycle operations and ticks of a growing network, with their events for the log."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from torch import Tensor
 
 from esper_ray.kasmina.lifecycle.commands import lifecycle_command, logged
-from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, SeedState
+from esper_ray.kasmina.lifecycle.reducer import Germinate, LifecycleEvent, SeedState
 from esper_ray.kasmina.measurement.seed_measurements import MeasuredSeeds
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.leyline.actions import Action, LifecycleOp
@@ -18,6 +19,7 @@ def execute(
     seeds: MeasuredSeeds,
     epoch: int,
     probe_loss: Callable[[], Tensor] | None = None,
+    blueprint: str | None = None,
 ) -> tuple[bool, list[Event]]:
     """Success and events of a legal operation on ``model``.
 
@@ -25,12 +27,15 @@ def execute(
         seeds: measurements for the gates.
         epoch: epoch of the events.
         probe_loss: training loss, for seeds with a gradient-informed start.
+        blueprint: blueprint of a birth in the place of the action's.
     """
     if action.operation is LifecycleOp.WAIT:
         return True, []
     slot = model.slot_ids[action.slot]
     before = model.states[slot]
     command = lifecycle_command(action, model.growth.next_seed_id(slot), model.growth.options.own_blueprints)
+    if isinstance(command, Germinate) and blueprint is not None:
+        command = replace(command, blueprint=blueprint)
     probe = probe_loss if action.operation is LifecycleOp.GERMINATE else None
     outcome = model.execute(slot, command, seeds.of(slot), probe)
     return outcome.success, _logged(model, slot, before, outcome.events, epoch, "policy")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from esper_ray.kasmina.blueprints import build_seed
 from esper_ray.kasmina.export.host_layers import host_layers
 from esper_ray.kasmina.hosts import HostSpec, build_host
 from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
@@ -90,12 +89,12 @@ def build_organism(
     with seeded_initialisation(derived_seed(seed, 0)):
         spec = (host or ConfiguredHost.of(config))(data)
     for slot in config.growth.slots:
-        if slot not in spec.slot_modules:
-            raise GrowthError(f"growth.slots: {unknown_name_message('slot', slot, list(spec.slot_modules))}")
+        if slot not in spec.places:
+            raise GrowthError(f"growth.slots: {unknown_name_message('slot', slot, list(spec.places))}")
     growth, training = config.growth, config.training
     model = MorphogeneticModel.wrap(
         spec.module.to(device),
-        {slot: spec.slot_modules[slot] for slot in growth.slots},
+        {slot: spec.places[slot] for slot in growth.slots},
         data.prepared(data.train, 0, 2)[0],
         rules=lifecycle_rules(growth),
         options=growth_options(growth),
@@ -167,7 +166,7 @@ def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
     """Growth options of the configuration: start and end of seeds."""
     starts = {style: getattr(growth.initialisation, style.id) for style in GerminationStyle}
-    return GrowthOptions(growth.freeze_fossils, starts, growth.own_blueprints)
+    return GrowthOptions(growth.freeze_fossils, starts, growth.initialisation.widen, growth.own_blueprints)
 
 
 def lifecycle_rules(growth: GrowthConfig) -> Rules:
@@ -194,13 +193,16 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
     for slot in growth.slots:
         topology = model.cell(slot).shape.topology
         fitting = BLUEPRINTS_OF_TOPOLOGY[topology]
-        for blueprint in sorted(blueprints.difference(fitting, own)):
+        strange = blueprints.difference(fitting, own) if model.attachments[slot].region is None else frozenset()
+        for blueprint in sorted(strange):
             raise GrowthError(
                 f"slot {slot} carries {topology.value}, which have no blueprint {blueprint.id!r}; "
                 f"growth.blueprints may name {', '.join(candidate.id for candidate in fitting)}"
             )
         for blueprint in sorted(blueprints):
             _check_fits(slot, own.get(blueprint, blueprint.id), model.cell(slot))
+        for name in growth.styles:
+            _check_style(slot, GerminationStyle.from_id(name), model.cell(slot))
     return Limits(
         slots=growth.slots,
         blueprints=blueprints,
@@ -214,8 +216,15 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
 def _check_fits(slot: str, blueprint: str, cell: SeedCell) -> None:
     with seeded_initialisation(0):
         try:
-            check_newborn(slot, build_seed(blueprint, cell.shape).to(cell.alpha), cell)
+            check_newborn(slot, cell.newborn(blueprint).to(cell.alpha), cell)
         except UserError:
             raise
         except ValueError as error:
             raise GrowthError(f"growth.blueprints: {blueprint!r} does not fit: {error}") from error
+
+
+def _check_style(slot: str, style: GerminationStyle, cell: SeedCell) -> None:
+    try:
+        cell.check_style(style)
+    except ValueError as error:
+        raise GrowthError(f"growth.styles: slot {slot}: {error}") from error

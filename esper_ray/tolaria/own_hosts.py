@@ -46,7 +46,7 @@ def build_own_host(config: OwnHostConfig, data: Dataset[Any], most_slots: int) -
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         kinds = "a module with parameters, or a HostSpec with one"
         raise PluginError(f"{plugin.origin}: its builder must return {kinds}; got {shortened(built)}")
-    slots: Mapping[str, str] = config.slots or ({} if spec is None else spec.slot_modules)
+    slots: Mapping[str, str] = config.slots or ({} if spec is None else spec.places)
     if not slots:
         slots = _found(plugin, module, data, most_slots)
     return HostSpec(module, slots, causal=True if spec is None else spec.causal)

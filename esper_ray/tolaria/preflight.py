@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from esper_ray.kasmina.blueprints import build_seed, is_built_in
+from esper_ray.kasmina.blueprints import is_built_in
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
 from esper_ray.kasmina.network.attachment import evaluation_mode
@@ -83,15 +83,15 @@ def newborn_parameters(cell: SeedCell, blueprint: str, operator: BlendOperator) 
     if is_built_in(blueprint):
         return seed_parameter_count(shape.topology, Blueprint.from_id(blueprint), shape.channels, operator)
     with seeded_initialisation(0):
-        count = count_parameters(build_seed(blueprint, shape))
+        count = count_parameters(cell.newborn(blueprint))
     return count + (gate_parameters(shape.channels) if operator is BlendOperator.GATE else 0)
 
 
 def seed_activation_bytes(cell: SeedCell, blueprint: str) -> int:
     """Bytes that a seed saves for its backward pass, per example."""
     with seeded_initialisation(0):
-        seed = build_seed(blueprint, cell.shape).to(cell.alpha)
-    probe = torch.zeros(2, *cell.example_shape).to(cell.alpha)
+        seed = cell.newborn(blueprint).to(cell.alpha)
+    probe = torch.zeros_like(cell.probe(2))
     return _saved_bytes(lambda: seed(probe), seed, probe) // 2
 
 

@@ -55,6 +55,7 @@ def test_a_comparison_in_one_process(work):
     assert (again.code, again.out.count("is finished")) == (0, 2)
 
 
+@pytest.mark.nightly
 def test_a_comparison_evaluated_again_keeps_the_earlier_evaluation(work):
     folder = work / "runs" / "ab"
     command = ("--serial", "--dual-ab", "escrow-vs-basic", "--run-id", "ab")

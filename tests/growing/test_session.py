@@ -133,7 +133,7 @@ def test_an_epoch_without_a_step_of_the_optimizer_is_an_error(bundle):
 
 def test_a_seed_without_incubation_gradient_causes_a_warning():
     x, y = vectors()
-    growing = grow(seeded(Dropping), (x, y), policy=Script(), epochs=3, report=len)
+    growing = grow(seeded(Dropping), (x, y), policy=Script(), epochs=4, report=len)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in growing:
@@ -179,7 +179,7 @@ def ended(epochs, **options):
 
 
 def test_a_seed_that_never_blended_is_removed_at_the_end_and_reported():
-    growing, lines = ended(1)
+    growing, lines = ended(4, growth={"auto_forward": ["g1"], "blueprints": ["norm"]})
     assert growing.model.states["r0c0"].stage is Stage.PRUNED
     assert lines[-1] == f"r0c0 {growing.endings[0].blueprint}: removed, it was in TRAINING, not at full amplitude"
     assert [ending.committed for ending in growing.endings] == [False]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from variants import rest_at_night
 
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.loading import build, read_preset
@@ -125,7 +126,9 @@ class Recounting(FlopMeter):
 
 
 @pytest.mark.parametrize(
-    ("settings", "blueprint"), [(CNN, Blueprint.CONV_LIGHT), (MLP, Blueprint.MLP_SMALL)], ids=["cnn", "mlp"]
+    ("settings", "blueprint"),
+    rest_at_night([(CNN, Blueprint.CONV_LIGHT), (MLP, Blueprint.MLP_SMALL)]),
+    ids=["cnn", "mlp"],
 )
 def test_cached_counts_equal_repeated_counts(settings, blueprint):
     settings = settings | {"growth.styles": ["linear_add", "gated_gate"], "training.steps_per_epoch": 1}

@@ -186,7 +186,10 @@ def rebuild_seeds(model: SlottedNetwork, state: Mapping[str, Any], prefix: str) 
 
 @contextmanager
 def _refitted(model: SlottedNetwork, state: Mapping[str, Any]) -> Iterator[None]:
-    """Context in which the spans of ``model`` are as wide as those of ``state``; as before after an error."""
+    """Context in which the spans of ``model`` are as wide as those of ``state``.
+
+    After an error they are as before.
+    """
     with ExitStack() as stack:
         try:
             stack.enter_context(model.growth.refitted(_manifest(state).added))

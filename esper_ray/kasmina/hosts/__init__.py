@@ -1,7 +1,8 @@
 """Built-in hosts. Slots attach to them from outside, as to any module."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 
@@ -34,9 +35,16 @@ class HostSpec:
 
     module: nn.Module
     slot_modules: Mapping[str, str]
-    """Slot id to the name of the submodule that carries it."""
+    """Slot id to the name of the submodule that carries it, or to a span: ``producer -> consumer``."""
     causal: bool = True
     """Whether tokens of sequences may see earlier tokens only."""
+    spans: Mapping[str, str] = field(default_factory=dict)
+    """More slots, on spans that seeds can widen: slot id to ``producer -> consumer``."""
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Places of all slots."""
+        return {**self.slot_modules, **self.spans}
 
 
 def build_host(config: BuiltInHostConfig, input_shape: tuple[int, ...], classes: int) -> HostSpec:
@@ -60,7 +68,9 @@ def build_host(config: BuiltInHostConfig, input_shape: tuple[int, ...], classes:
                 raise ValueError(f"{config.pools} pools leave nothing of {input_shape[1]}x{input_shape[2]} images")
             places = {f"r0c{i}": f"blocks.{i}" for i in range(config.blocks)}
             places |= {f"r1c{i}": f"pools.{i}" for i in range(config.pools)}
-            return HostSpec(CNNHost(config, input_shape[0], classes), places)
+            layers = [*(f"blocks.{i}.0" for i in range(config.blocks)), "head"]
+            spans = {f"r2c{i}": f"{a} -> {b}" for i, (a, b) in enumerate(pairwise(layers))}
+            return HostSpec(CNNHost(config, input_shape[0], classes), places, spans=spans)
         case TransformerHostConfig():
             if len(input_shape) != 1:
                 raise ValueError(f"a transformer host needs token sequences (T,), got examples of shape {input_shape}")
@@ -68,7 +78,9 @@ def build_host(config: BuiltInHostConfig, input_shape: tuple[int, ...], classes:
                 raise ValueError(f"sequences of {input_shape[0]} tokens exceed the host's context of {config.context}")
             span = config.layers // config.segments
             places = {f"r0c{i}": f"blocks.{(i + 1) * span - 1}" for i in range(config.segments)}
-            return HostSpec(TransformerHost(config, classes), places)
+            spans = {f"r2c{i}": f"blocks.{i}.mlp.0 -> blocks.{i}.mlp.2" for i in range(config.layers)}
+            return HostSpec(TransformerHost(config, classes), places, spans=spans)
         case MLPHostConfig():
             places = {f"r0c{i}": f"blocks.{i}" for i in range(config.blocks)}
-            return HostSpec(MLPHost(config, prod(input_shape), classes), places)
+            spans = {f"r2c{i}": f"blocks.{i}.branch.1 -> blocks.{i}.branch.3" for i in range(config.blocks)}
+            return HostSpec(MLPHost(config, prod(input_shape), classes), places, spans=spans)

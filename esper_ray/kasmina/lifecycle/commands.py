@@ -7,6 +7,7 @@ from typing import Any
 from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, SeedState, StageChanged
 from esper_ray.leyline.actions import ALPHA_TARGETS, TEMPO_TICKS, Action, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.blueprints import is_widening
 from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
@@ -91,6 +92,8 @@ def seed_report(
     """
     alpha = state.alpha
     place = next((built_in for built_in, name in own.items() if name == state.blueprint), None)
+    if place is None and is_widening(state.blueprint):  # of a number of channels that is none of the shares
+        place = next((built_in for built_in, name in own.items() if is_widening(name)), None)
     return SlotReport(
         slot_id=slot,
         seed_id=state.seed_id,

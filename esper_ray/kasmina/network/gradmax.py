@@ -46,7 +46,7 @@ def maximise_birth_gradient(
     weights = [p for p in seed.body.parameters() if p.dim() > 1 and p.requires_grad and p.detach().norm() > 0]
     if weights:
         with evaluation_mode(seed):  # no dropout, no running statistics
-            _climb(weights, lambda: birth_gradient(seed.body, cell, features, gradient).norm())
+            climb(weights, lambda: birth_gradient(seed.body, cell, features, gradient).norm())
 
 
 def birth_gradient(body: nn.Module, cell: SeedCell, features: Tensor, gradient: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def features_and_gradient(cell: SeedCell, closure: Callable[[], Tensor]) -> tupl
     return features.detach(), gradient
 
 
-def _climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
+def climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:
     """Normalised gradient ascent on ``height`` at constant tensor norms; keeps the best point."""
     norms = [weight.detach().norm() for weight in weights]
     best, best_weights = -1.0, [weight.detach().clone() for weight in weights]

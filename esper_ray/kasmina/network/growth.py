@@ -37,6 +37,8 @@ from esper_ray.kasmina.network.records import (
     SlotEvent,
 )
 from esper_ray.kasmina.network.spans.cell import SpanCell
+from esper_ray.kasmina.network.spans.starting import start_channels
+from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.kasmina.network.spans.widths import Widths
 from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import seed_parameter_count
@@ -160,9 +162,10 @@ class Growth:
 
     @contextmanager
     def refitted(self, added: Mapping[str, int], *, keep: bool = True) -> Iterator[None]:
-        """Context in which spans have the channels of a record, with values still to be loaded.
+        """Context in which spans have the channels of a record.
 
-        They have those of before again if it ends with an error, or without ``keep``.
+        Values are still to be loaded. The spans have those of before again if it ends with an error, or without
+        ``keep``.
 
         Raises:
             ValueError: if the spans cannot have these channels.
@@ -321,6 +324,9 @@ class Growth:
         if seed is None:
             return
         initialisation = self.options.initialisation.get(state.style, "zero_scale")
+        if isinstance(seed, Widening):
+            self._start_channels(slot, seed, closure)
+            return
         if initialisation == "zero_output" and isinstance(seed, Delta):
             seed.start_at_output()
         with preserved_rng(cell.alpha.device):
@@ -331,6 +337,17 @@ class Growth:
             with preserved_rng(cell.alpha.device):
                 maximise_birth_gradient(seed, cell, state.operator, closure)
                 check_newborn(slot, seed, cell)
+
+    def _start_channels(self, slot: str, seed: Widening, closure: LossClosure | None) -> None:
+        """Initialise a newborn seed that widens a span."""
+        cell, start = self._cells[slot], self.options.widening
+        assert isinstance(cell, SpanCell)
+        with preserved_rng(cell.alpha.device):
+            if start != "random":
+                if closure is None:
+                    raise ValueError(f"slot {slot}: channels that start with {start} need a loss at birth")
+                start_channels(seed, cell, start, closure)
+            check_newborn(slot, seed, cell)
 
 
 def _gated(state: SeedState) -> bool:

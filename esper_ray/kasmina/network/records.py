@@ -10,7 +10,7 @@ from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, R
 from esper_ray.kasmina.network.spans.folding import Replacement
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import Initialisation
+from esper_ray.leyline.config.run import Initialisation, WideningStart
 
 HOST_GROUP = "host"
 
@@ -26,6 +26,8 @@ class GrowthOptions:
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
     """Initialisation of the inner weights by style or its id; default ``zero_scale``."""
+    widening: WideningStart = "random"
+    """Initialisation of the channels that widen a span."""
     own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
     """Own blueprints by the built-in ones whose action index they have."""
 
@@ -36,6 +38,8 @@ class GrowthOptions:
             if start not in get_args(Initialisation):
                 problem = unknown_name_message("initialisation", start, list(get_args(Initialisation)))
                 raise ValueError(f"style {style.id!r}: {problem}")
+        if self.widening not in get_args(WideningStart):
+            raise ValueError(unknown_name_message("start of a widening", self.widening, list(get_args(WideningStart))))
 
 
 @dataclass(frozen=True, slots=True)

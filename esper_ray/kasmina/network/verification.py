@@ -80,7 +80,7 @@ def may_mix_rows(model: JointNetwork) -> bool:
 
 
 def _is_known(state: SeedState, cell: SeedCell) -> bool:
-    """Whether a seed is built in, or widens a span by layers that treat rows alone."""
+    """Whether a seed consists of known layers that treat rows alone."""
     if is_built_in(state.blueprint):
         return True
     return isinstance(cell.seed, Widening) and all(map(_treats_rows_alone, cell.seed.modules()))

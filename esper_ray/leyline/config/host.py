@@ -34,6 +34,10 @@ class CNNHostConfig(Section):
         """Slots that this host offers: row 0 after each block, row 1 after each pool."""
         return tuple(f"r0c{i}" for i in range(self.blocks)) + tuple(f"r1c{i}" for i in range(self.pools))
 
+    def available_spans(self) -> tuple[str, ...]:
+        """Slots on spans: row 2, from each block to the next or to the head."""
+        return tuple(f"r2c{i}" for i in range(self.blocks))
+
 
 class TransformerHostConfig(Section):
     """Decoder for token sequences like GPT-2. The task defines the vocabulary."""
@@ -60,6 +64,10 @@ class TransformerHostConfig(Section):
         """Slots that this host offers: row 0 after each segment."""
         return tuple(f"r0c{i}" for i in range(self.segments))
 
+    def available_spans(self) -> tuple[str, ...]:
+        """Slots on spans: row 2, inside the MLP of each layer."""
+        return tuple(f"r2c{i}" for i in range(self.layers))
+
 
 class MLPHostConfig(Section):
     """Residual multi-layer perceptron for inputs of any shape, which it flattens."""
@@ -75,6 +83,10 @@ class MLPHostConfig(Section):
     def available_slots(self) -> tuple[str, ...]:
         """Slots that this host offers: row 0 after each residual block."""
         return tuple(f"r0c{i}" for i in range(self.blocks))
+
+    def available_spans(self) -> tuple[str, ...]:
+        """Slots on spans: row 2, inside each residual block."""
+        return tuple(f"r2c{i}" for i in range(self.blocks))
 
 
 PartName = Annotated[str, AfterValidator(checked_part), Field(json_schema_extra={"pattern": f"^({PART_PATTERN})$"})]
@@ -101,6 +113,10 @@ class OwnHostConfig(Section):
     def available_slots(self) -> tuple[str, ...] | None:
         """The slots that are named here; ``None``: only the builder knows them."""
         return tuple(self.slots) or None
+
+    def available_spans(self) -> tuple[str, ...]:
+        """None: slots on spans are named like the others."""
+        return ()
 
 
 AnyHostConfig = CNNHostConfig | TransformerHostConfig | MLPHostConfig | OwnHostConfig

@@ -55,6 +55,7 @@ from esper_ray.leyline.slots import ordered_slot_ids
 StyleName = Annotated[str, Field(json_schema_extra={"enum": [style.id for style in GerminationStyle]})]
 IncubationMethod = Literal["shadow", "straight_through"]
 Initialisation = Literal["zero_scale", "zero_output", "gradmax"]
+WideningStart = Literal["random", "gradmax", "tiny"]
 CompileMode = Literal["off", "default", "reduce-overhead", "max-autotune", "captured"]
 SlotIds = Annotated[tuple[str, ...], Field(max_length=512)]
 Limit = Annotated[Integer, Field(ge=0, le=10**12)]
@@ -102,6 +103,11 @@ class InitialisationConfig(Section):
     linear_multiply: Initialisation = Field("zero_scale", description="as for linear_add")
     sigmoid_add: Initialisation = Field("zero_scale", description="as for linear_add")
     gated_gate: Initialisation = Field("zero_scale", description="as for linear_add")
+    widen: WideningStart = Field(
+        "random",
+        description="new channels of a span, behind weights of zero; random: as the host's layers; gradmax: with the "
+        "largest gradient of these weights; tiny: with the largest whitened gain beyond what the host explains",
+    )
 
 
 class GrowthConfig(Section):
@@ -307,10 +313,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _slots_exist(self) -> Self:
         available = self.host.available_slots()
+        if available is None:
+            return self
         for slot in self.growth.slots:
-            if available is not None and slot not in available:
-                raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}")
+            if slot not in available + self.host.available_spans():
+                raise ValueError(f"host has no slot {slot!r}; it offers {', '.join(available)}{self._spans()}")
         return self
+
+    def _spans(self) -> str:
+        spans = self.host.available_spans()
+        return f", and to widen its layers {spans[0]} to {spans[-1]}" if spans else ""
 
     @model_validator(mode="after")
     def _memory_is_bounded(self) -> Self:

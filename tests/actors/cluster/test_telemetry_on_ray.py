@@ -80,6 +80,7 @@ def test_the_number_of_pushes_in_flight_is_limited():
     ray.kill(receiver)
 
 
+@pytest.mark.nightly
 def test_a_full_mailbox_drops_further_batches(actor):
     for number in range(MAILBOX + 3):
         last = actor.push.remote(step(number))

@@ -135,6 +135,7 @@ class TestRay:
         assert list(on_ray.play([task], never)) == list(serial.play([task], never))
         assert list(on_ray.play([], never)) == []
 
+    @pytest.mark.nightly
     def test_a_killed_actor_is_replaced_and_its_episode_repeated(self, on_ray, serial):
         import ray
 

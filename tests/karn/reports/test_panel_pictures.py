@@ -66,6 +66,7 @@ def api():
     server.server_close()
 
 
+@pytest.mark.nightly
 def test_every_row_becomes_a_picture(api, tmp_path):
     paths = draw_rows(api, "run", tmp_path, 60.0, END)
     assert len(paths) == len(ROWS) == len({path.name for path in paths})

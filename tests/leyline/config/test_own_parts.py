@@ -13,8 +13,8 @@ OWN_HOST = {"family": "own", "build": "my_package:build"}
 
 
 def test_runs_of_built_in_parts_keep_their_digests():
-    assert RunConfig().digest() == "972e7eba027c16e7e51c79b2bd8baa2e46925e1361a6c9798f25119dd2dd6f55"
-    assert RunConfig().environment_digest() == "87596a269ebf247c977d11a0fd775d082d2e08c9abd9cc182892577b0df41818"
+    assert RunConfig().digest() == "e6a3d9ddaec491c1882440e8cf6513f82dc3bbc9e23ffe1125bfa06171519f4d"
+    assert RunConfig().environment_digest() == "95e6156ea26f636836e2e01c4c07abfb1d0ad7d03d4f80c274da12b7e1661656"
 
 
 def test_options_change_the_digest():

@@ -106,11 +106,14 @@ def test_a_host_has_slots_in_row_0_after_blocks_and_row_1_after_pools():
     assert CNNHostConfig(blocks=2, pools=0).available_slots() == ("r0c0", "r0c1")
 
 
-@pytest.mark.parametrize("slot", ["r0c3", "r1c2", "r2c0"])
+@pytest.mark.parametrize("slot", ["r0c3", "r1c2", "r2c3", "r3c0"])
 def test_a_slot_that_the_host_lacks_is_refused_with_its_slots(slot):
     with pytest.raises(ConfigError) as caught:
         build({}, {"growth.slots": ["r0c0", slot]})
-    assert str(caught.value) == f"host has no slot {slot!r}; it offers r0c0, r0c1, r0c2, r1c0, r1c1"
+    assert (
+        str(caught.value)
+        == f"host has no slot {slot!r}; it offers r0c0, r0c1, r0c2, r1c0, r1c1, and to widen its layers r2c0 to r2c2"
+    )
 
 
 def test_slots_are_put_in_row_major_order():
@@ -189,6 +192,7 @@ def test_the_schema_lists_the_choices_of_every_closed_key():
         "growth.auto_forward": ("g1", "g2", "g3"),
         "growth.incubation.method": ("shadow", "straight_through"),
         **{f"growth.initialisation.{style.id}": starts for style in GerminationStyle},
+        "growth.initialisation.widen": ("random", "gradmax", "tiny"),
         "training.optimizer": ("sgd", "adamw"),
         "training.schedule": ("constant", "cosine"),
         "training.precision": ("float32", "bfloat16"),

@@ -117,6 +117,7 @@ class TestWandb:
         monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
         monkeypatch.delenv("WANDB_PROJECT", raising=False)
 
+    @pytest.mark.nightly
     def test_the_wandb_file_holds_history_configuration_and_exit_code(self, tmp_path, picture):
         written(WandbSink(), tmp_path / "r", picture)
         (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/run-r.wandb")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
-from esper_ray.kasmina.network.attachment import Attachment
+from esper_ray.kasmina.network.attachment import Attachment, evaluation_mode
 from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.cell import Incubation, SeedCell, rows_of
 from esper_ray.kasmina.network.places.layouts import Layout
-from esper_ray.kasmina.network.spans.regions import ARROW, Region
+from esper_ray.kasmina.network.spans.regions import ARROW, Region, as_layer
+from esper_ray.kasmina.network.spans.steps import Between
 from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.leyline.actions import BlendOperator, GerminationStyle
 from esper_ray.leyline.blueprints import is_widening, widening_channels
@@ -58,6 +59,15 @@ class SpanCell(SeedCell):
             return super().forward(h)
         finally:
             self.source = None
+
+    def present(self, source: Tensor) -> Tensor:
+        """What the consumer reads of the present channels, computed from what the producer reads."""
+        producer = as_layer(self.region.producer.module)
+        assert producer is not None
+        between = Between(self.region.steps, self.region.hidden, None)
+        with torch.no_grad(), evaluation_mode(producer, between):
+            read: Tensor = between(producer.forward(source))  # without the hooks of slots
+        return read
 
     def check_style(self, style: GerminationStyle) -> None:
         """Check that ``style`` adds.

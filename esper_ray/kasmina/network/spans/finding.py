@@ -84,7 +84,7 @@ class Span:
 
 
 def spans_in(host: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[list[Region], list[str]]:
-    """Regions of ``host`` that are proven, in forward order, and the reasons why other layers have none.
+    """Proven regions of ``host`` in forward order, and reasons why other layers have none.
 
     Args:
         run: runs a host on an example, in evaluation mode and without gradient.

@@ -174,7 +174,10 @@ class Transaction:
                 change.layer._buffers[change.name] = tensor
 
     def resize(self, layers: Layers, region: Region, channels: int) -> None:
-        """Count ``channels`` more channels of ``region``, or fewer, in the attributes of all layers that change."""
+        """Count ``channels`` more channels of ``region`` in the attributes of all layers that change.
+
+        A negative number is for fewer.
+        """
         inputs = channels * region.axis.repeat
         for layer, outputs, more in (
             (layers.layer(region.producer.name), channels, 0),

@@ -11,7 +11,7 @@ from esper_ray.kasmina.network.spans.tracing import Trace
 
 
 def divided_places(slots: Mapping[str, str | Span]) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
-    """The submodule on whose output each slot sits, and producer and consumer of those on spans.
+    """The submodule of each slot, and producer and consumer of those on spans.
 
     Raises:
         SpanError: if the name of a span does not consist of two layers.

@@ -46,7 +46,10 @@ class Region:
 
     @property
     def blocks(self) -> int:
-        """Number of equal blocks of channels that groups of producer and consumer do not divide further."""
+        """Number of equal blocks of channels.
+
+        Groups of producer and consumer do not divide them further.
+        """
         return lcm(*(groups_of(call.module) for call in (self.producer, self.consumer)))
 
     @property

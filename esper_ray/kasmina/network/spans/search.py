@@ -17,11 +17,12 @@ SHOWN_REASONS = 3
 
 
 def find_spans(model: nn.Module, example_input: Any) -> list[Span]:
-    """All spans of ``model`` that can be widened, in forward order, with shapes and the price of a channel.
+    """All spans of ``model`` that can be widened, in forward order.
 
-    A span leads from a convolution or linear layer, the producer, to the one that reads its channels. Only elementwise
-    activations, per-channel norms, depthwise convolutions, dropout, pools and flattening lie between. A trace of one
-    pass shows it, and a copy of the model that is truly wider must compute what the model with seeds computes.
+    Each has its shapes and the price of a channel. A span leads from a convolution or linear layer, the producer, to
+    the one that reads its channels. Only elementwise activations, per-channel norms, depthwise convolutions, dropout,
+    pools and flattening lie between. A trace of one pass shows it, and a copy of the model that is truly wider must
+    compute what the model with seeds computes.
 
     Args:
         example_input: input that one evaluation pass can be run on: a tensor, a tuple of positional or a mapping of

@@ -232,13 +232,13 @@ def _flattened(name: str, value: Value, axis: ChannelAxis) -> ChannelAxis:
 
 
 class Between(nn.Module):
-    """Copies of the steps of a span for other channels: hidden features to what the consumer reads."""
+    """The steps of a span, for its own or for other channels: hidden features to what the consumer reads."""
 
-    def __init__(self, steps: Sequence[SpanStep], start: Value, channels: int) -> None:
+    def __init__(self, steps: Sequence[SpanStep], start: Value, channels: int | None) -> None:
         """
         Args:
             start: output of the producer.
-            channels: channels of the copies.
+            channels: channels of copies; ``None`` for the layers of the host themselves.
         """
         super().__init__()
         self.layers = nn.ModuleDict()
@@ -249,7 +249,8 @@ class Between(nn.Module):
             call, key = step.call, ""
             if call.module is not None:
                 key = f"step{len(self.layers)}"
-                self.layers[key] = resized(call.module, channels * step.read_repeat)
+                repeat = step.read_repeat
+                self.layers[key] = call.module if channels is None else resized(call.module, channels * repeat)
             name = call.name if key else _callable_name(call.name)
             numbered = tree_map(_number, call.args), tree_map(_number, call.kwargs)
             self._program.append((key, name, step.flattens, *numbered, step.output.number))
@@ -296,7 +297,7 @@ def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def resized(module: nn.Module, width: int) -> nn.Module:
-    """A copy of a layer for ``width`` channels, freshly initialised if it has tensors for each channel."""
+    """A copy of a layer for ``width`` channels. Tensors with an entry for each channel are fresh."""
     layer = copy.deepcopy(module)
     for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
         if hasattr(layer, name):

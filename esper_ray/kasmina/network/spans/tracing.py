@@ -90,7 +90,10 @@ class _Recorder(TorchFunctionMode):
         """Arguments of the layers around the present function."""
 
     def value(self, tensor: Tensor) -> Value:
-        """The value that ``tensor`` holds now; a new one after a change in place that no call explains."""
+        """The value that ``tensor`` holds now.
+
+        It is a new one after a change in place that no call explains.
+        """
         entry = self._values.get(id(tensor))
         with torch._C.DisableTorchFunction():
             if entry is not None and entry[1] == tensor._version:

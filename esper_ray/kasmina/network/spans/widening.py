@@ -65,7 +65,10 @@ def _other_inputs(layer: nn.Linear | _ConvNd, inputs: int) -> nn.Linear | _ConvN
 def _fresh(
     layer: nn.Linear | _ConvNd, shape: tuple[int, ...], outputs: int | None, inputs: int | None
 ) -> nn.Linear | _ConvNd:
-    """A copy of ``layer`` without its hooks, with new initial weights of ``shape``; without bias if ``inputs``."""
+    """A copy of ``layer`` with new initial weights of ``shape``, without its hooks.
+
+    It has no bias if ``inputs`` is given.
+    """
     fresh = copy.copy(layer)
     fresh.__dict__ = {name: copy.copy(value) for name, value in layer.__dict__.items()}
     for hooks in (

@@ -1,4 +1,4 @@
-"""Channels of the spans of a host, changed in one transaction over layers, seeds and cells."""
+"""Channels of the spans of a host, changed in one transaction."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,7 +38,9 @@ class Widths:
         self._widen(cell, cell.seed, cell.seed.channels)
 
     def set(self, added: Mapping[str, int]) -> None:
-        """Give each span the channels that it has with ``added`` ones, by slot; values are loaded later.
+        """Set the number of channels that were added to each span, by slot.
+
+        Values are loaded later.
 
         Raises:
             ValueError: if a slot sits on no span, or its span cannot have so many.

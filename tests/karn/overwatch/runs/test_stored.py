@@ -104,6 +104,7 @@ def test_a_place_without_a_run_or_a_scheme_is_refused(tmp_path):
         StoredRuns("nothing://bucket/run")
 
 
+@pytest.mark.nightly
 def test_a_copy_is_served_with_its_place_and_follows_the_run(stored, tmp_path):
     run, copy, place = stored
     copies = Copies([StoredRuns(place)])
