@@ -12,7 +12,7 @@ parameter names stay as they are.
     model.advance("r0c0", measured["r0c0"])  # the gate opens, or the outcome says why not
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from esper_ray.kasmina.lifecycle.reducer import LifecycleEvent, Refused
 from esper_ray.kasmina.measurement.held_out import HELD_OUT_EXAMPLES
 from esper_ray.kasmina.measurement.measurer import Measurer
 from esper_ray.kasmina.measurement.objective import LossFunction, Objective, ScoreFunction
+from esper_ray.kasmina.measurement.places import PlaceScore, place_scores
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.incubation import incubate, shadowed
 from esper_ray.kasmina.network.records import LossClosure, Outcome
@@ -240,6 +241,23 @@ class MorphogeneticModel(SlottedNetwork):
             ValueError: if there are no examples, the model cannot work on them, or loss or score return something else.
         """
         return self.measurer.measure(self, held_out, Objective(loss, score), examples)
+
+    def place_scores(
+        self, batches: Iterable[Any], loss: Callable[[Any], Tensor], *, seed: int = 0
+    ) -> dict[str, PlaceScore]:
+        """First-order gain that new parameters promise at each slot, empty or not.
+
+        It is computed from a few batches, as :mod:`~esper_ray.kasmina.measurement.places` says. Nothing is changed.
+
+        Args:
+            batches: batches of training data, as ``loss`` takes them.
+            loss: runs this model on a batch and returns the scalar loss.
+            seed: seeds the random features that stand for a seed.
+
+        Raises:
+            ValueError: if there is no batch, or the loss does not depend on a slot.
+        """
+        return place_scores(self, batches, loss, seed=seed)
 
     # What training and measuring need
 

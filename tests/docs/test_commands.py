@@ -105,6 +105,9 @@ RUN_PROGRAMS = {
         "report_to=": "save_strategy='no', dataloader_pin_memory=False, report_to=",
     },
     "guides/trainers.md[2]": {},
+    "guides/wider.md[0]": {},
+    "guides/wider.md[1]": {},
+    "guides/wider.md[2]": {},
     "start/next-steps.md[0]": {'load_preset("digits")': f'load_preset("digits", {TINY})', "rounds=2": "rounds=1"},
     "start/next-steps.md[1]": {},
 }

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from span_life import widen
 from write_results import RESULTS, entry
 from zoo_architectures import architectures
 from zoo_life import live
@@ -82,3 +83,29 @@ def test_what_is_not_right_is_refused_for_the_reason_in_the_table():
         else:
             assert result["result"] == "refused"
             assert re.search(ALL[name].refused, result["reason"])
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "spans"),
+    [
+        ("timm mobilenetv3_small_050", 7),
+        ("torchvision squeezenet1_1", 1),
+        ("transformers bert", 2),
+        ("own cnn", 1),
+        ("own encoder", 1),
+    ],
+)
+def test_every_span_of_an_architecture_is_widened_and_folded(name, spans):
+    assert int(widen(ALL[name], export=False)["spans"]) >= spans
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name, each in ALL.items() if each.refused is None])
+def test_every_span_of_every_architecture_is_folded_and_exported(name):
+    result = widen(ALL[name], export=True)
+    assert result["spans"] != "0" or result["reason"]
+    assert {result.get("export", "ok"), result.get("onnx", "ok")} <= {"ok", "host"}

@@ -108,16 +108,16 @@ def _actions(
     architecture: Architecture, model: MorphogeneticModel, inputs: Any, bare: list[Tensor]
 ) -> Iterator[tuple[str, Callable[[], str | None]]]:
     optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=1e-3)
-    yield "wrap", lambda: _check_equal(run(model, inputs), bare)
+    yield "wrap", lambda: check_equal(run(model, inputs), bare)
     yield "birth", lambda: _give_birth(model, inputs, bare)
     yield "train", lambda: _train(model, optimizer, inputs)
     yield "blend", lambda: _blend(model, inputs)
     yield "hold", lambda: _hold(model)
-    yield "copy", lambda: _check_equal(run(copy.deepcopy(model), inputs), run(model, inputs))
+    yield "copy", lambda: check_equal(run(copy.deepcopy(model), inputs), run(model, inputs))
     yield "save", lambda: _save(architecture, model, inputs)
     yield "fossilise", lambda: _fossilise(model)
     yield "plain", lambda: _plain(model, inputs)
-    exports = _Exports(architecture, model, inputs)
+    exports = Exports(architecture, model, inputs)
     yield "export", exports.export
     yield "onnx", exports.onnx
 
@@ -125,9 +125,9 @@ def _actions(
 def _give_birth(model: MorphogeneticModel, inputs: Any, bare: list[Tensor]) -> None:
     for index, slot in enumerate(model.slot_ids):
         blueprint = BLUEPRINTS[model.cell(slot).shape.topology][index % 2]
-        _require(model.germinate(slot, blueprint, style=("linear_add", "gated_gate")[index % 2], tempo=1))
-        _require(model.advance(slot))
-    _check_equal(run(model, inputs), bare)
+        require(model.germinate(slot, blueprint, style=("linear_add", "gated_gate")[index % 2], tempo=1))
+        require(model.advance(slot))
+    check_equal(run(model, inputs), bare)
 
 
 def _train(model: MorphogeneticModel, optimizer: GrowingOptimizer, inputs: Any) -> None:
@@ -135,32 +135,32 @@ def _train(model: MorphogeneticModel, optimizer: GrowingOptimizer, inputs: Any) 
     for _ in range(3):
         model.train()
         optimizer.zero_grad()
-        _loss(model, inputs).backward()
-        model.incubate(lambda: _loss(model, inputs))
+        loss_of(model, inputs).backward()
+        model.incubate(lambda: loss_of(model, inputs))
         optimizer.step()
     for slot, scale in before.items():
-        _require(not torch.equal(scale, model.cell(slot).seed.scale), f"the seed in {slot} has not learned")
+        require(not torch.equal(scale, model.cell(slot).seed.scale), f"the seed in {slot} has not learned")
         with torch.no_grad():
             model.cell(slot).seed.scale.add_(0.01)
 
 
-def _loss(model: nn.Module, inputs: Any) -> Tensor:
+def loss_of(model: nn.Module, inputs: Any) -> Tensor:
     return torch.stack([(part.float() - 1.0).pow(2).mean() for part in _floats(call(model, inputs))]).mean()
 
 
 def _blend(model: MorphogeneticModel, inputs: Any) -> None:
     before = run(model, inputs)
     for slot in model.slot_ids:
-        _require(model.advance(slot, WORTHY))
+        require(model.advance(slot, WORTHY))
     model.tick()
     after = run(model, inputs)
-    _require(any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), "nothing changes")
+    require(any(not torch.equal(one, other) for one, other in zip(before, after, strict=True)), "nothing changes")
 
 
 def _hold(model: MorphogeneticModel) -> None:
     for slot in model.slot_ids:
-        _require(model.advance(slot, WORTHY))
-        _require(model.states[slot].stage is Stage.HOLDING, "the seed does not hold")
+        require(model.advance(slot, WORTHY))
+        require(model.states[slot].stage is Stage.HOLDING, "the seed does not hold")
 
 
 def _save(architecture: Architecture, model: MorphogeneticModel, inputs: Any) -> None:
@@ -169,28 +169,28 @@ def _save(architecture: Architecture, model: MorphogeneticModel, inputs: Any) ->
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         other.load(Path(folder) / "model")
-    _check_equal(run(other, inputs), run(model, inputs))
+    check_equal(run(other, inputs), run(model, inputs))
 
 
 def _fossilise(model: MorphogeneticModel) -> None:
     for slot in model.slot_ids:
-        _require(model.fossilize(slot, WORTHY))
+        require(model.fossilize(slot, WORTHY))
 
 
 def _plain(model: MorphogeneticModel, inputs: Any) -> None:
     plain = model.plain()
     ours = [type(part).__name__ for part in plain.modules() if type(part).__module__.startswith("esper_ray")]
-    _require(not ours, f"modules of this package are left: {ours}")
+    require(not ours, f"modules of this package are left: {ours}")
     expected = run(model, inputs)
-    _check_close(run(plain, inputs), expected)
-    _check_close(run(copy.deepcopy(plain), inputs), expected)
+    check_close(run(plain, inputs), expected)
+    check_close(run(copy.deepcopy(plain), inputs), expected)
     count = sum(parameter.numel() for parameter in plain.parameters())
-    _require(count == model.total_parameters, f"{count} parameters instead of {model.total_parameters}")
+    require(count == model.total_parameters, f"{count} parameters instead of {model.total_parameters}")
     plain.train()
-    _loss(plain, inputs).backward()
+    loss_of(plain, inputs).backward()
 
 
-class _Exports:
+class Exports:
     """Exports of the grown network; ``host`` where the host alone cannot be exported."""
 
     def __init__(self, architecture: Architecture, model: MorphogeneticModel, inputs: Any) -> None:
@@ -207,7 +207,7 @@ class _Exports:
                 raise
             return "host"
         self.program = program
-        _check_close(run(_Called(program.module()), self.inputs), run(plain, self.inputs), 1e-3)
+        check_close(run(_Called(program.module()), self.inputs), run(plain, self.inputs), 1e-3)
         return None
 
     def onnx(self) -> str | None:
@@ -220,7 +220,7 @@ class _Exports:
             if self._host_alone(lambda host: _onnx(_exported(host, self.inputs), self.inputs)):
                 raise
             return "host"
-        _check_close(outputs, run(self.model, self.inputs), 1e-3)
+        check_close(outputs, run(self.model, self.inputs), 1e-3)
         return None
 
     def _host_alone(self, export: Callable[[nn.Module], Any]) -> bool:
@@ -276,20 +276,20 @@ def _floats(output: Any) -> list[Tensor]:
     return [part for part in tensors_in(output) if part.is_floating_point()]
 
 
-def _check_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
-    _require(len(actual) == len(expected), "another number of outputs")
+def check_equal(actual: list[Tensor], expected: list[Tensor]) -> None:
+    require(len(actual) == len(expected), "another number of outputs")
     for one, other in zip(actual, expected, strict=True):
-        _require(torch.equal(one, other), f"outputs differ by {(one - other).abs().max():.2g}")
+        require(torch.equal(one, other), f"outputs differ by {(one - other).abs().max():.2g}")
 
 
-def _check_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-4) -> None:
-    _require(len(actual) == len(expected), "another number of outputs")
+def check_close(actual: list[Tensor], expected: list[Tensor], tolerance: float = 1e-4) -> None:
+    require(len(actual) == len(expected), "another number of outputs")
     for one, other in zip(actual, expected, strict=True):
         difference = (one - other).abs().max().item()
         limit = tolerance * max(1.0, other.abs().max().item())
-        _require(one.shape == other.shape and difference <= limit, f"outputs differ by {difference:.2g}")
+        require(one.shape == other.shape and difference <= limit, f"outputs differ by {difference:.2g}")
 
 
-def _require(condition: Any, message: str = "refused") -> None:
+def require(condition: Any, message: str = "refused") -> None:
     if not condition:
         raise AssertionError(message if message != "refused" else str(condition))

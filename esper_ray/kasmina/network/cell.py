@@ -142,7 +142,7 @@ class SeedCell(nn.Module):
         path keeps its full gradient.
         """
         if self.tap is not None:
-            root = h.detach().requires_grad_()
+            root = h if h.requires_grad else h.detach().requires_grad_()
             self.tap.append(root)
             h = root.clone()  # the user's next layer may work in place
         if self.seed is None or self.stage is Stage.GERMINATED:

@@ -9,7 +9,7 @@ directly; each weight tensor keeps its initial norm. The output stays as it was,
 since s stays zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -68,20 +68,40 @@ def features_and_gradient(cell: SeedCell, closure: Callable[[], Tensor]) -> tupl
     Raises:
         ValueError: if the loss does not depend on the slot, or its gradient there is not finite.
     """
-    cell.tap = []
+    return features_and_gradients({"": cell}, closure)[""]
+
+
+def features_and_gradients(
+    cells: Mapping[str, SeedCell], closure: Callable[[], Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Features at each slot, and the gradient of the loss there, from one pass.
+
+    Raises:
+        ValueError: if the loss does not depend on a slot, its gradient there is not finite, or the model was not run
+            exactly once.
+    """
+    features = []
     try:
+        for cell in cells.values():
+            cell.tap = []
         with torch.enable_grad(), differentiable_checkpoints():
             loss = closure()
-        if len(cell.tap) != 1:
-            raise ValueError(f"gradmax: the loss must run the model with the slot once, not {len(cell.tap)} times")
-        (features,) = cell.tap
-        gradient = torch.autograd.grad(loss, features, allow_unused=True)[0] if loss.requires_grad else None
+        for cell in cells.values():
+            if cell.tap is None or len(cell.tap) != 1:
+                times = 0 if cell.tap is None else len(cell.tap)
+                raise ValueError(f"gradmax: the loss must run the model with the slot once, not {times} times")
+            features += cell.tap
+        gradients = torch.autograd.grad(loss, features, allow_unused=True) if loss.requires_grad else ()
     finally:
-        cell.tap = None
-    if gradient is None or not bool(torch.isfinite(gradient).all()):
-        what = "does not depend on the slot" if gradient is None else "has no finite gradient at the slot"
-        raise ValueError(f"gradmax: the loss {what}")
-    return features.detach(), gradient
+        for cell in cells.values():
+            cell.tap = None
+    results = {}
+    for slot, part, gradient in zip(cells, features, gradients or [None] * len(features), strict=True):
+        if gradient is None or not bool(torch.isfinite(gradient).all()):
+            what = "does not depend on the slot" if gradient is None else "has no finite gradient at the slot"
+            raise ValueError(f"gradmax: the loss {what}{f' {slot}' if slot else ''}")
+        results[slot] = part.detach(), gradient
+    return results
 
 
 def climb(weights: list[nn.Parameter], height: Callable[[], Tensor]) -> None:

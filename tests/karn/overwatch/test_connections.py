@@ -45,7 +45,10 @@ def test_a_head_that_never_ends_is_given_up_though_bytes_arrive(talk):
             await asyncio.sleep(0.02)
             if writer.is_closing():
                 break
-        return await reader.read()
+        try:
+            return await reader.read()
+        except ConnectionResetError:  # a byte has met the closed socket
+            return b""
 
     assert talk(drip) == b""
 
