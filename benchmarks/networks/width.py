@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks.growth import CIFAR
@@ -38,7 +39,7 @@ WORTHY = SeedMeasurements(exploding=False, gradient_health=1.0, finite=True, con
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleSplits:
     """Inputs and targets of three splits."""
 
     train: tuple[Tensor, Tensor]
@@ -51,7 +52,7 @@ class Case:
     """A host, its data, and what it grows to."""
 
     build: Callable[[], nn.Module]
-    examples: Callable[[], Examples]
+    examples: Callable[[], ExampleSplits]
     epochs: int
     parameters: int
     """Parameters that growth leads to."""
@@ -59,7 +60,7 @@ class Case:
 
 
 @lru_cache
-def digits() -> Examples:
+def digits() -> ExampleSplits:
     """1,797 digits of scikit-learn: 1,000 to train, 300 held out, the rest to test."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8), torch.tensor(labels)
@@ -68,7 +69,7 @@ def digits() -> Examples:
 
 
 @lru_cache
-def cifar() -> Examples:
+def cifar() -> ExampleSplits:
     """5,000 images of CIFAR-10 to train, 1,000 held out, 2,000 to test."""
     train, test = read_cifar10(CIFAR, "train", 6000), read_cifar10(CIFAR, "test", 2000)
     images = torch.cat([torch.from_numpy(part.images) for part in (train, test)]).float() / 255.0
@@ -77,7 +78,7 @@ def cifar() -> Examples:
 
 
 @lru_cache
-def text() -> Examples:
+def text() -> ExampleSplits:
     """Characters of Shakespeare in rows of 32: 2,000 to train, 300 held out, 500 to test."""
     raw = TEXT.read_text()
     places = {character: index for index, character in enumerate(sorted(set(raw)))}
@@ -87,10 +88,10 @@ def text() -> Examples:
     return _split(chosen[:, :-1], chosen[:, 1:], 2000, 300)
 
 
-def _split(x: Tensor, y: Tensor, train: int, held_out: int) -> Examples:
+def _split(x: Tensor, y: Tensor, train: int, held_out: int) -> ExampleSplits:
     parts = [slice(0, train), slice(train, train + held_out), slice(train + held_out, None)]
     splits = [(x[part].contiguous(), y[part].contiguous()) for part in parts]
-    return Examples(*splits)
+    return ExampleSplits(*splits)
 
 
 def digits_cnn() -> nn.Module:
@@ -124,7 +125,7 @@ def text_transformer() -> nn.Module:
 CASES: Mapping[str, Case] = {
     "digits_cnn": Case(digits_cnn, digits, 40, 1000, 5e-3),
     "digits_mlp": Case(digits_mlp, digits, 30, 2400, 3e-3),
-    "cifar_cnn": Case(cifar_cnn, cifar, 24, 8000, 3e-3),
+    "cifar_cnn": Case(cifar_cnn, cifar, 12, 8000, 3e-3),
     "text": Case(text_transformer, text, 16, 40_000, 3e-3),
 }
 
@@ -166,6 +167,7 @@ def accuracy(model: nn.Module, examples: tuple[Tensor, Tensor]) -> float:
 def trained(model: nn.Module, case: Case, seed: int, epochs: int) -> float:
     """Test accuracy of ``model`` after plain training."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.lr)
+    schedule = CosineAnnealingLR(optimizer, epochs)
     for epoch in range(epochs):
         model.train()
         for batch in batches(case, seed, epoch):
@@ -173,6 +175,7 @@ def trained(model: nn.Module, case: Case, seed: int, epochs: int) -> float:
             loss_of(model, batch).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+        schedule.step()
     return accuracy(model, case.examples().test)
 
 
@@ -182,6 +185,7 @@ def grown(case: Case, seed: int, policy: str = "heuristic", **options: Any) -> t
     slots = {f"r0c{index}": span for index, span in enumerate(find_spans(host, case.examples().train[0][:2]))}
     settings: dict[str, Any] = {"epochs": case.epochs, "slots": slots, "parameters": case.parameters, "lr": case.lr}
     session = grow(host, case.examples().held_out, policy=policy, seed=seed, report=len, **(settings | options))
+    schedule = CosineAnnealingLR(session.optimizer, case.epochs)
     flops, known = 0.0, dict[Any, float]()
     for step in session:
         parts = batches(case, seed, step.epoch)
@@ -194,6 +198,7 @@ def grown(case: Case, seed: int, policy: str = "heuristic", **options: Any) -> t
         flops += known[key] * (len(batches(case, seed, step.epoch)))
         for batch in parts:
             session.train_step(batch)
+        schedule.step()
     return session, flops
 
 

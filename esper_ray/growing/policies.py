@@ -13,6 +13,8 @@ from esper_ray.leyline.policy import Policy
 GENERAL = tuple(name for name in BASELINES if name != "oracle")
 """Named policies that are not made for one task."""
 
+MAX_FAILURES = 2
+"""Pruned seeds after which the heuristic policy tries nothing more in a slot."""
 COOLDOWN, RAMP = 7, 3
 """Epochs of the cooldown after a pruned seed, and of the fastest ramp, by default."""
 
@@ -85,6 +87,7 @@ def heuristic_of(epochs: int) -> HeuristicConfig:
     patience = max(2, min(default.patience, epochs // 6))
     return HeuristicConfig(
         first_epoch=min(default.first_epoch, epochs // 10),
+        max_failures=MAX_FAILURES,
         patience=patience,
         last_pruning=epochs - COOLDOWN - training_epochs(epochs) - RAMP - patience,
         training_patience=max(3, min(default.training_patience, epochs // 2)),

@@ -3,30 +3,20 @@
 from dataclasses import dataclass
 from math import ceil
 
-from esper_ray.kasmina.lifecycle.gates import Gate
-from esper_ray.kasmina.lifecycle.reducer import FoldIn, Rules
+from esper_ray.kasmina.lifecycle.reducer import FoldIn
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.spans.cell import SpanCell
-from esper_ray.kasmina.network.spans.regions import layer_inputs, parameters_per_channel
+from esper_ray.kasmina.network.spans.regions import as_layer, groups_of, parameters_per_channel
 from esper_ray.kasmina.network.spans.widening import Widening
-from esper_ray.leyline.actions import TEMPO_TICKS, BlendOperator
+from esper_ray.leyline.actions import BlendOperator
 from esper_ray.leyline.blueprints import is_widening, widening_channels, widening_name
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.stages import COMMITTED
+from esper_ray.tolaria.assembly import shortest_life
 from esper_ray.tolaria.preflight import newborn_parameters
 
-GROWING_SHARE = 0.5
-"""Share of the epochs after which the target is to be reached, so that what was born last is trained as long again."""
-
-
-def shortest_life(rules: Rules) -> int:
-    """Least number of epochs until a newborn seed has full amplitude.
-
-    The end of a growth decides on such a seed.
-    """
-    gates = rules.gates
-    blending = max(min(TEMPO_TICKS), gates.min_blending_epochs if gates.strict else 0)
-    return gates.min_training_epochs + blending + (Gate.G1 not in rules.auto_forward)
+GROWING_SHARE = 0.25
+"""Share of the epochs after which the target is to be reached, so that what was born is trained for most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,7 @@ class Room:
         """
         if self.target is None:
             return blueprint
-        cell, free = model.cell(slot), self.target - model.total_parameters
+        cell, free = model.cell(slot), self.target - folded_parameters(model)
         if isinstance(cell, SpanCell) and is_widening(blueprint):
             region = cell.region
             price, step, width = price_of_channel(model, cell), region.blocks, region.channels
@@ -70,15 +60,35 @@ def price_of_channel(model: MorphogeneticModel, cell: SpanCell) -> int:
 
     Those that join it to living seeds on the spans before and behind it count too.
     """
-    region, extra = cell.region, 0
-    for other in map(model.cell, model.slot_ids):
-        if isinstance(other, SpanCell) and isinstance(other.seed, Widening):
-            if other.region.producer.name == region.consumer.name:
-                weight = other.seed.producer.weight
-                extra += weight.numel() // layer_inputs(other.seed.producer) * region.axis.repeat
-            if other.region.consumer.name == region.producer.name:
-                extra += other.seed.consumer.weight[0].numel()
-    return parameters_per_channel(region) + extra
+    joined = [_joining(cell, other) + _channels(other) * _joining(other, cell) for other in _living(model)]
+    return parameters_per_channel(cell.region) + sum(joined)
+
+
+def folded_parameters(model: MorphogeneticModel) -> int:
+    """Parameters of host and seeds once all living seeds of spans are folded."""
+    living = _living(model)
+    return model.total_parameters + sum(_joining(a, b) * _channels(a) for a in living for b in living)
+
+
+def _living(model: MorphogeneticModel) -> list[SpanCell]:
+    cells = map(model.cell, model.slot_ids)
+    return [cell for cell in cells if isinstance(cell, SpanCell) and isinstance(cell.seed, Widening)]
+
+
+def _channels(cell: SpanCell) -> int:
+    return cell.seed.channels if isinstance(cell.seed, Widening) else 1
+
+
+def _joining(first: SpanCell, second: SpanCell) -> int:
+    """Weights between one channel of ``first`` and the new channels of ``second``.
+
+    There are some if the second span begins where the first ends. A span without a seed counts as one channel.
+    """
+    layer = as_layer(second.region.producer.module)
+    if first.region.consumer.name != second.region.producer.name or layer is None:
+        return 0
+    kernel = layer.weight[0, 0].numel()
+    return _channels(second) * kernel * first.region.axis.repeat // groups_of(layer)
 
 
 def fold_committed(model: MorphogeneticModel) -> list[str]:

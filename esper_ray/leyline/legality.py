@@ -1,9 +1,9 @@
 """Legality of actions: one pure function for masks, executor, policies and tests.
 
 Rules: a seed may only be germinated into an empty slot while no other seed is developing or cooling
-down (one seed develops at a time), amplitudes may only be retargeted while they do not move, and pruning
-needs a minimum age. WAIT is always legal. Legality does not evaluate gates: a legal ADVANCE or FOSSILIZE may
-still be refused by its gate.
+down (one seed develops at a time), below the target of parameters, and with enough epochs left; amplitudes may only be
+retargeted while they do not move, and pruning needs a minimum age. WAIT is always legal. Legality does not evaluate
+gates: a legal ADVANCE or FOSSILIZE may still be refused by its gate.
 """
 
 from collections.abc import Mapping
@@ -52,6 +52,12 @@ class Limits:
     """Own blueprints by the built-in ones whose index they have."""
     growing: bool = True
     """Whether seeds may still be born."""
+    target_parameters: int = 0
+    """Parameters of host and seeds from which on no seed is born; 0: no target."""
+    host_parameters: int = 0
+    """Parameters of the host, which count towards the target."""
+    shortest_life: int = 0
+    """Least number of epochs that must be left for a birth."""
 
     def blueprint_name(self, blueprint: Blueprint) -> str:
         """Name of the blueprint that has the index of ``blueprint`` here."""
@@ -102,11 +108,12 @@ def mask_vector_size(slots: int) -> int:
     return sizes["op"] * slots + sum(sizes[head] for head in ARGUMENT_HEADS)
 
 
-def legality(reports: Reports, limits: Limits) -> Masks:
+def legality(reports: Reports, limits: Limits, epochs_left: int | None = None) -> Masks:
     """The legal actions in the state that ``reports`` describe.
 
     Args:
         reports: one entry per slot of ``limits.slots``, in the same order.
+        epochs_left: epochs that are still to be trained; ``None`` if they are not limited.
 
     Raises:
         ValueError: if the number of reports differs from the number of slots.
@@ -115,7 +122,7 @@ def legality(reports: Reports, limits: Limits) -> Masks:
         raise ValueError(f"{len(limits.slots)} slots are enabled, but {len(reports)} were reported")
     by_op = np.zeros((len(LifecycleOp), len(reports)), dtype=np.bool_)
     by_op[LifecycleOp.WAIT] = True
-    if _may_germinate(reports, limits):
+    if _may_germinate(reports, limits, epochs_left):
         by_op[LifecycleOp.GERMINATE] = [report is None for report in reports]
     for index, report in enumerate(reports):
         if report is not None:
@@ -124,9 +131,12 @@ def legality(reports: Reports, limits: Limits) -> Masks:
     return Masks(slot_by_op=by_op, arguments=_arguments(by_op, limits))
 
 
-def _may_germinate(reports: Reports, limits: Limits) -> bool:
+def _may_germinate(reports: Reports, limits: Limits, epochs_left: int | None) -> bool:
     occupied = [report for report in reports if report is not None]
-    if not limits.growing:
+    if not limits.growing or (epochs_left is not None and epochs_left < limits.shortest_life):
+        return False
+    parameters = limits.host_parameters + sum(report.parameters for report in occupied)
+    if 0 < limits.target_parameters <= parameters:
         return False
     if any(report.stage in DEVELOPING or report.stage in COOLDOWN for report in occupied):
         return False

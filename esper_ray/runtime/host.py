@@ -27,11 +27,12 @@ from esper_ray.runtime import operations
 from esper_ray.runtime.health import HealthMonitor
 from esper_ray.runtime.snapshot import EpisodeSnapshot, EpisodeStateError, LifeProgress, TrustedState
 from esper_ray.runtime.snapshot_checks import check_snapshot
-from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed, learning_rates
+from esper_ray.tolaria.assembly import AnyData, HostBuilder, build_organism, build_trainer, derived_seed
 from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import HealthVerdict
+from esper_ray.tolaria.learning_rates import learning_rates
 from esper_ray.tolaria.preflight import Preflight
 from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochResult

@@ -47,4 +47,4 @@ class SignalHistory:
             last_op=int(self.operation),
             last_success=self.success,
         )
-        return View.build(signals, reports, legality(reports, limits))
+        return View.build(signals, reports, legality(reports, limits, self.max_epochs - epoch))

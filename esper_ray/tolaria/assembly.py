@@ -16,23 +16,21 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.newborn import check_newborn
-from esper_ray.kasmina.network.records import HOST_GROUP, GrowthOptions
+from esper_ray.kasmina.network.records import GrowthOptions
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
-from esper_ray.leyline.actions import GerminationStyle
+from esper_ray.leyline.actions import TEMPO_TICKS, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
 from esper_ray.leyline.config.run import GrowthConfig, RunConfig, TrainingConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
-from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.own_hosts import build_own_host
-from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
 from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
-from esper_ray.tolaria.training import EpochSettings, Rates, Trainer
+from esper_ray.tolaria.training import EpochSettings, Trainer
 
 AnyData = Dataset[Any]
 HostBuilder = Callable[[AnyData], HostSpec]
@@ -143,24 +141,11 @@ def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Train
     return Trainer(organism, data, settings, runner)
 
 
-def learning_rates(config: RunConfig, organism: Organism, epoch: int) -> Rates:
-    """Learning rate of each optimizer group in each step of ``epoch``. Epochs are counted from 0."""
-    training, steps = config.training, config.training.steps_per_epoch
-    shared = schedule_factors(
-        epoch,
-        steps,
-        epochs=config.episode_length,
-        warmup_epochs=training.warmup_epochs,
-        cosine=training.schedule == "cosine",
-    )
-    rates: dict[str, list[float]] = {}
-    for name in organism.optimizer.group_names:
-        state = organism.model.states.get(name)
-        rising = state is not None and state.stage in (Stage.GERMINATED, Stage.TRAINING)
-        age = state.ticks_in_stage if state is not None and state.stage is Stage.TRAINING else 0
-        own = warmup_factors(age, steps, training.seed_warmup_epochs) if rising else [1.0] * steps
-        rates[name] = products(shared, own, training.lr if name == HOST_GROUP else training.seed_lr)
-    return rates
+def shortest_life(rules: Rules) -> int:
+    """Least number of epochs until a newborn seed has full amplitude."""
+    gates = rules.gates
+    blending = max(min(TEMPO_TICKS), gates.min_blending_epochs if gates.strict else 0)
+    return gates.min_training_epochs + blending + (Gate.G1 not in rules.auto_forward)
 
 
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
@@ -210,6 +195,9 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         max_seeds=growth.max_seeds,
         manual_advance=set(growth.auto_forward) != {"g1", "g2", "g3"},
         own_blueprints=own,
+        target_parameters=growth.target_parameters,
+        host_parameters=model.host_parameters,
+        shortest_life=shortest_life(model.growth.rules) if growth.unfinished_births == "refuse" else 0,
     )
 
 

@@ -30,6 +30,8 @@ class HeuristicConfig(Section):
 
     ``None`` for every epoch.
     """
+    max_failures: int | None = None
+    """Pruned seeds after which nothing more is tried in a slot; ``None`` for no limit."""
     training_patience: int = 25
     """Epochs in TRAINING after which a seed that no gate lets through is pruned."""
     prune_drop_pp: float = 15.0
@@ -92,8 +94,12 @@ class HeuristicPolicy:
         for slot, report in enumerate(view.reports):
             if report is not None:
                 yield from self._manage(slot, report, view.signals.epoch)
-            elif view.signals.epoch >= self.config.first_epoch:
+            elif view.signals.epoch >= self.config.first_epoch and not self._gave_up(slot):
                 yield self._plant(slot)
+
+    def _gave_up(self, slot: int) -> bool:
+        most = self.config.max_failures
+        return most is not None and self._failures.get(slot, 0) >= most
 
     def _plant(self, slot: int) -> _Option:
         """Option to germinate in a slot. Deeper slots come first, since their features are richest.

@@ -1,5 +1,6 @@
 """Legality masks of operations and arguments."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -212,3 +213,15 @@ def test_the_vector_is_the_matrix_row_by_row_and_then_the_arguments():
 def test_a_missing_report_is_an_error_not_an_empty_slot(reported):
     with pytest.raises(ValueError, match=f"2 slots are enabled, but {reported} were reported"):
         legality((None,) * reported, make_limits(2))
+
+
+def test_a_reached_target_and_too_few_epochs_allow_no_birth():
+    """The host has 100 parameters, the committed seed 30."""
+    held = (replace(make_report(Stage.FOSSILIZED), parameters=30), None)
+    for target, born in ((0, True), (131, True), (130, False), (90, False)):
+        limits = make_limits(2, target_parameters=target, host_parameters=100)
+        assert legality(held, limits).op[LifecycleOp.GERMINATE] == born
+    limits = make_limits(2, shortest_life=6)
+    for left, born in ((None, True), (7, True), (6, True), (5, False), (0, False)):
+        assert legality(held, limits, left).op[LifecycleOp.GERMINATE] == born
+    assert not legality(held, make_limits(2, growing=False)).op[LifecycleOp.GERMINATE]

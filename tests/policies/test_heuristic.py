@@ -130,3 +130,14 @@ def test_the_rotation_has_allowed_blueprints_only():
 def test_a_policy_without_an_allowed_known_blueprint_is_refused():
     with pytest.raises(ValueError, match="no blueprint of the rotation is allowed here; allowed are attention, mlp"):
         policy(1, blueprints=frozenset({Blueprint.MLP, Blueprint.ATTENTION}))
+
+
+def test_nothing_more_is_tried_in_a_slot_after_two_failures():
+    deciding = policy(1, HeuristicConfig(max_failures=2, patience=1))
+    useless = report(Stage.HOLDING, ticks_in_stage=9, contribution_pp=-1.0)
+    for _ in range(2):
+        assert decision_of(view_of(None), deciding) == ("GERMINATE", 0)
+        assert decision_of(view_of(useless), deciding) == ("PRUNE", 0)
+    assert decision_of(view_of(None), deciding) == ("WAIT", 0)
+    deciding.begin_episode(0)
+    assert decision_of(view_of(None), deciding) == ("GERMINATE", 0)

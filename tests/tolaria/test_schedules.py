@@ -1,11 +1,13 @@
 """Learning rate schedules against numbers by hand."""
 
 import math
+from math import cos, pi
 
 import pytest
+import torch
 
 from esper_ray.leyline.config.loading import build
-from esper_ray.tolaria.assembly import learning_rates
+from esper_ray.tolaria.learning_rates import learning_rates, size_share
 from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
 
 
@@ -59,3 +61,45 @@ def test_each_group_has_its_own_rate(config, grow):
     organism.model.growth.count_epoch()
     assert learning_rates(chosen, organism, 1)["r0c1"] == pytest.approx([0.04 * 0.75, 0.04])
     assert rates == {"host": pytest.approx([0.075, 0.1]), "r0c1": pytest.approx([0.04 * 0.75 * 0.5, 0.04])}
+
+
+def test_a_restarted_schedule_leads_from_the_birth_to_the_end(config, grow):
+    """Born after 6 of 10 epochs; in its first of 4 epochs the cosine begins anew, where that of the host is at 7."""
+    organism = grow()
+    for _ in range(6):
+        organism.model.growth.count_epoch()
+    organism.model.germinate("r0c1", "norm")
+    overrides = {
+        "training.lr": 0.1,
+        "training.seed_lr": 0.04,
+        "training.steps_per_epoch": 1,
+        "training.schedule": "cosine",
+        "training.newborn_schedule": "restart",
+        "training.warmup_epochs": 0,
+        "training.seed_warmup_epochs": 0,
+        "episode_length": 10,
+    }
+    chosen = build(config.model_dump(), overrides)
+    rates = learning_rates(chosen, organism, 6)
+    assert rates["host"] == pytest.approx([0.1 * 0.5 * (1 + cos(pi * 0.7))])
+    assert rates["r0c1"] == pytest.approx([0.04 * 0.5 * (1 + cos(pi * 0.25))])
+    organism.model.growth.count_epoch()
+    assert learning_rates(chosen, organism, 7)["r0c1"] == pytest.approx([0.04 * 0.5])
+
+
+def test_a_rescaled_rate_follows_the_size_of_the_weights(config, grow):
+    organism = grow()
+    organism.model.germinate("r0c1", "conv_light")
+    seed = organism.model.cell("r0c1").seed
+    with torch.no_grad():
+        for parameter in organism.model.host.parameters():
+            parameter.fill_(0.5)
+        for parameter in seed.parameters():
+            parameter.fill_(0.2)
+    chosen = build(config.model_dump(), {"training.seed_lr": 0.04, "training.newborn_schedule": "rescaled"})
+    steps = chosen.training.steps_per_epoch
+    assert learning_rates(chosen, organism, 3)["r0c1"] == pytest.approx([0.04 * 0.4] * steps)
+    with torch.no_grad():
+        for parameter in seed.parameters():
+            parameter.zero_()
+    assert size_share(organism, "r0c1") == 0.1

@@ -17,8 +17,9 @@ from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.stages import Stage
-from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed, learning_rates
+from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed
 from esper_ray.tolaria.data import EpochPlan, epoch_batches
+from esper_ray.tolaria.learning_rates import learning_rates
 from esper_ray.tolaria.rng import keyed_randomness
 from esper_ray.tolaria.training import EpochSettings, Trainer
 

@@ -140,6 +140,12 @@ class GrowthConfig(Section):
     min_contribution_pp: Points = Field(1.0, description="strict G5: least contribution")
     embargo_ticks: Duration = Field(5, description="steps between removal and resetting")
     freeze_fossils: Switch = Field(False, description="stop training a seed when it is committed")
+    target_parameters: Limit = Field(
+        0, description="parameters of host and seeds from which on no seed is born; 0: no target"
+    )
+    unfinished_births: Literal["allow", "refuse"] = Field(
+        "allow", description="births with fewer epochs left than a seed needs to reach full amplitude"
+    )
     incubation: IncubationConfig = IncubationConfig()
     initialisation: InitialisationConfig = InitialisationConfig()
 
@@ -193,6 +199,11 @@ class TrainingConfig(Section):
     )
     warmup_epochs: Duration = Field(0, description="epochs in which all learning rates rise from zero")
     seed_warmup_epochs: Duration = Field(0, description="epochs of TRAINING in which the learning rate of a seed rises")
+    newborn_schedule: Literal["host", "restart", "rescaled"] = Field(
+        "host",
+        description="schedule of live seeds; host: that of the host; restart: from the birth to the end of the "
+        "episode; rescaled: that of the host times the size of the seed's weights over that of the host's",
+    )
     momentum: Number = Field(0.9, ge=0, lt=1, description="momentum of sgd, first beta of adamw")
     weight_decay: Number = Field(
         5e-4, ge=0, le=100, description="weight decay of the host and of committed seeds; live seeds have none"

@@ -13,8 +13,8 @@ OWN_HOST = {"family": "own", "build": "my_package:build"}
 
 
 def test_runs_of_built_in_parts_keep_their_digests():
-    assert RunConfig().digest() == "e6a3d9ddaec491c1882440e8cf6513f82dc3bbc9e23ffe1125bfa06171519f4d"
-    assert RunConfig().environment_digest() == "95e6156ea26f636836e2e01c4c07abfb1d0ad7d03d4f80c274da12b7e1661656"
+    assert RunConfig().digest() == "2f84a0ecd2e8afbb80bcc5a871e6be929afa5c37d0cefe4b69514b4f611f20cb"
+    assert RunConfig().environment_digest() == "83c2bd8ae7fe876cfba6d1804f32d08a091fb85a2cdd18f31b0830ca1ba6d543"
 
 
 def test_options_change_the_digest():

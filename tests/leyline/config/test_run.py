@@ -193,6 +193,8 @@ def test_the_schema_lists_the_choices_of_every_closed_key():
         "growth.incubation.method": ("shadow", "straight_through"),
         **{f"growth.initialisation.{style.id}": starts for style in GerminationStyle},
         "growth.initialisation.widen": ("random", "gradmax", "tiny"),
+        "training.newborn_schedule": ("host", "restart", "rescaled"),
+        "growth.unfinished_births": ("allow", "refuse"),
         "training.optimizer": ("sgd", "adamw"),
         "training.schedule": ("constant", "cosine"),
         "training.precision": ("float32", "bfloat16"),
