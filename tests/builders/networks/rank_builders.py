@@ -58,6 +58,14 @@ def make_model(seed: int = 0) -> MorphogeneticModel:
     return MorphogeneticModel.wrap(host, {"r0c0": "first", "r0c1": "second"}, torch.zeros(2, 6), rules=READY)
 
 
+def make_span_model(seed: int = 0) -> MorphogeneticModel:
+    """The same host with a slot on each of its spans."""
+    with seeded_initialisation(seed):
+        host = Layers()
+    places = {"r0c0": "first -> second", "r0c1": "second -> head"}
+    return MorphogeneticModel.wrap(host, places, torch.zeros(2, 6), rules=READY)
+
+
 def make_optimizer(model: MorphogeneticModel) -> GrowingOptimizer:
     return GrowingOptimizer(model, torch.optim.SGD, lr=0.1, momentum=0.9)
 
@@ -121,6 +129,24 @@ def live(model: MorphogeneticModel, train: Callable[[int], None]) -> Iterator[No
             step += 1
         model.epoch_elapsed()
         yield
+
+
+def widen(model: MorphogeneticModel, train: Callable[[int], None], fold: Callable[[], None]) -> None:
+    """A seed on the first span is committed and folded; the span is widened again, beside a seed on the second."""
+    commands = (
+        lambda: model.germinate("r0c0", "widen", channels=4, style="linear_add", tempo=1),
+        lambda: model.advance("r0c0"),
+        lambda: model.advance("r0c0", WORTHY),
+        lambda: model.advance("r0c0", WORTHY),
+        lambda: (model.fossilize("r0c0", WORTHY), fold()),
+        lambda: (model.germinate("r0c0", "widen", channels=2), model.germinate("r0c1", "widen")),
+        lambda: (model.advance("r0c0"), model.advance("r0c1")),
+    )
+    for number, command in enumerate(commands):
+        command()
+        for index in range(2):
+            train(2 * number + index)
+        model.epoch_elapsed()
 
 
 def digest(module: nn.Module) -> str:

@@ -12,8 +12,10 @@ from rank_builders import (
     live,
     make_model,
     make_optimizer,
+    make_span_model,
     train_step,
     values,
+    widen,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -47,6 +49,34 @@ def life_by_hand(rank: int) -> dict[str, Any]:
 
 def life_with_accumulated_gradients(rank: int) -> dict[str, Any]:
     return _life(rank, wrapped=True, parts=2)
+
+
+def _widening(rank: int, wrapped: bool) -> dict[str, Any]:
+    model = make_span_model(seed=0 if wrapped else rank)
+    optimizer = make_optimizer(model)
+    forward = {"module": DistributedDataParallel(model) if wrapped else None}
+    refusals = []
+
+    def fold() -> None:
+        if wrapped:
+            try:
+                model.fold("r0c0")
+            except ValueError as error:
+                refusals.append(str(error))
+            forward.pop("module")
+        assert model.fold("r0c0")
+        forward["module"] = DistributedDataParallel(model) if wrapped else None
+
+    widen(model, lambda step: train_step(model, optimizer, step, rank, forward=forward["module"]), fold)
+    return {"digest": digest(model), "values": values(model), "refusals": refusals}
+
+
+def widened_under_ddp(rank: int) -> dict[str, Any]:
+    return _widening(rank, wrapped=True)
+
+
+def widened_by_hand(rank: int) -> dict[str, Any]:
+    return _widening(rank, wrapped=False)
 
 
 def blended_and_incubating() -> MorphogeneticModel:
@@ -180,6 +210,8 @@ SCENARIOS = {
         life_under_ddp,
         life_by_hand,
         life_with_accumulated_gradients,
+        widened_under_ddp,
+        widened_by_hand,
         wrapped_after_births,
         wrapped_within_another_module,
         wrapped_within_another_module_unprepared,

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from rank_builders import in_two_processes, live, make_model, make_optimizer, train_step, values
+from rank_builders import (
+    in_two_processes,
+    live,
+    make_model,
+    make_optimizer,
+    make_span_model,
+    train_step,
+    values,
+    widen,
+)
 from rank_scenarios import SCENARIOS, blended_and_incubating
 from trainer_builders import examples, session
 
@@ -48,6 +57,18 @@ def test_a_whole_life_in_two_processes_equals_one_process_on_whole_batches(answe
     assert first["digests"] == second["digests"]
     assert len(set(first["digests"])) == len(first["digests"]) == 11
     assert_close(first["values"], expected)
+
+
+@pytest.mark.parametrize("name", ["widened_under_ddp", "widened_by_hand"])
+def test_a_fold_in_two_processes_equals_one_process_on_whole_batches(answers, name):
+    first, second = answers[name]
+    model = make_span_model()
+    optimizer = make_optimizer(model)
+    widen(model, lambda step: train_step(model, optimizer, step, None), lambda: model.fold("r0c0"))
+    assert first["digest"] == second["digest"]
+    assert_close(first["values"], values(model))
+    assert len(first["refusals"]) == (name == "widened_under_ddp")
+    assert all("delete it, fold, and build it again" in refusal for refusal in first["refusals"])
 
 
 def test_seeds_that_exist_when_the_model_is_wrapped_are_averaged_once(answers):
