@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks.growth import CIFAR
+from benchmarks.networks.width_picture import draw
 from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_ray import grow
 from esper_ray.growing.session import GrowthSession
@@ -318,6 +319,7 @@ def measure(seeds: int = SEEDS) -> Measurements:
         bars["cifar_cnn_over_alone_lower_pp"] = Bar(0.0, at_least=True)
         bars["cifar_cnn_over_scratch_epochs_lower_pp"] = Bar(-1.0, at_least=True)
         bars["cifar_cnn_over_scratch_flops_lower_pp"] = Bar(0.0, at_least=True)
+    draw(figures)
     return Measurements("width", figures, bars)
 
 

@@ -40,7 +40,8 @@ class Room:
         """``blueprint`` or a widening by another number of channels; ``None`` if nothing fits the target.
 
         Of a span, so many channels are born that the births of the first :data:`GROWING_SHARE` of the epochs reach the
-        target together, at most as many as there are, and never more than the target leaves.
+        target together, at most as many as there are, and never more than the target leaves. Less than an eighth of
+        the present channels is not worth a birth.
         """
         if self.target is None:
             return blueprint
@@ -51,7 +52,7 @@ class Room:
             births = 1 + max(0, int(GROWING_SHARE * self.epochs) - epoch) // (shortest_life(model.growth.rules) + 1)
             paced = min(width, ceil(free / births / price / step) * step)
             channels = min(max(widening_channels(blueprint, width, step), paced), free // price // step * step)
-            return widening_name(channels) if channels > 0 else None
+            return widening_name(channels) if channels >= widening_channels("widen_eighth", width, step) else None
         return blueprint if newborn_parameters(cell, blueprint, BlendOperator.ADD) <= free else None
 
 

@@ -108,6 +108,7 @@ RUN_PROGRAMS = {
     "guides/wider.md[0]": {},
     "guides/wider.md[1]": {},
     "guides/wider.md[2]": {},
+    "guides/wider.md[3]": {},
     "start/next-steps.md[0]": {'load_preset("digits")': f'load_preset("digits", {TINY})', "rounds=2": "rounds=1"},
     "start/next-steps.md[1]": {},
 }

@@ -80,3 +80,19 @@ def test_a_model_of_a_library_grows_and_runs_under_onnx(run, pictures, tmp_path,
     assert any("GERMINATE" in line for line in lines)
     difference = float(re.search(r"logits differ by (\S+) at most", lines[-1]).group(1))
     assert difference < 1e-3
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.export warns of its own parts
+def test_a_narrow_resnet_is_widened_inside_its_blocks_and_exported_without_a_side_branch(run, pictures, tmp_path):
+    sizes = ["--images", 96, "--held-out", 24, "--test", 20, "--batch-size", 32, "--epochs", 8, "--width", 4]
+    path = tmp_path / "wide.onnx"
+    lines = run("widen_resnet18.py", "--data-dir", pictures, *sizes, "--parameters", 60_000, "--onnx", path)
+    assert [line.split()[0] for line in lines[:8]] == [
+        f"layer{stage}.{block}.conv1" for stage in range(1, 5) for block in range(2)
+    ]
+    assert any("GERMINATE" in line and "widen_" in line for line in lines)
+    parameters = int(re.search(r"^([\d,]+) parameters, test", lines[-2]).group(1).replace(",", ""))
+    assert parameters <= 60_000
+    assert float(re.search(r"logits differ by (\S+) at most", lines[-1]).group(1)) < 1e-3
