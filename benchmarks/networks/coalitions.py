@@ -15,7 +15,7 @@ from benchmarks.networks.host_epoch import CPU, host_config, random_images
 from benchmarks.report import Bar, Measurements, paired_seconds
 from esper_ray.kasmina.measurement.coalition_sampling import few_coalitions
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.branching import subsets
+from esper_ray.kasmina.network.passes.branching import subsets
 from esper_ray.leyline.records import SeedMeasurements
 from esper_ray.tolaria import validation as measurement
 from esper_ray.tolaria.assembly import build_organism

@@ -26,8 +26,9 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import GrowthConfig, InitialisationConfig
+from esper_ray.leyline.config.growth import GrowthConfig, InitialisationConfig
 from esper_ray.leyline.files.validation import described
+from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.slots import ordered_slot_ids
 from esper_ray.tolaria.assembly import GrowthError, growth_limits, growth_options, lifecycle_rules
 
@@ -69,22 +70,20 @@ def grow(
     """Session in which a policy steers the growth of ``model``, which you train.
 
     Args:
-        held_out: examples for measurements: a pair (inputs, targets), a mapping, a Dataset, or a DataLoader.
+        held_out: a pair (inputs, targets), a mapping, a Dataset or a DataLoader; its first ``examples`` are measured.
         epochs: length of the training; default: the episode length of a bundle's training, else 40.
         policy: ``heuristic``, ``tamiyo`` (a bundle that ships), ``static``, ``random``, ``schedule``,
-            ``schedule:FILE``, the path of a bundle, a bundle, or an object with ``begin_episode`` and ``decide``.
-        slots: slot id (``r0c0``) to the name of a submodule, or to a span of :func:`~esper_ray.kasmina.find_spans`;
-            default: submodules are found and reported.
+            ``schedule:FILE``, a bundle or its path, or an object with ``begin_episode`` and ``decide``.
+        slots: slot id (``r0c0``) to the name of a submodule, or to a span; default: submodules are found.
         parameters: number of parameters that growth leads to and does not exceed; default: no target.
         optimizer: class of the optimizer; ``options`` are its own, with ``lr=1e-3`` as default.
         groups: what is different for a parameter, by its name and itself; ``seeds``: for live seeds.
         loss: mean loss from output and targets; default: cross-entropy, or the loss in the output.
-        score: one number in [0, 1] per example from output and targets; default: right predictions, else from the loss.
+        score: number in [0, 1] for each example; default: right predictions, else from the loss.
         growth: blueprints, gates and clocks; a mapping changes single ones of the default, or of the bundle's.
-        clip: maximum gradient norm of the host, and of each live seed, in ``train_step``; ``None`` for no limit.
+        clip: maximum gradient norm of host and of each live seed in ``train_step``; ``None`` for no limit.
         causal: whether tokens see earlier tokens only (sequences); False for encoders.
-        examples: maximum number of held-out examples, from the first.
-        fold: whether a committed seed of a span becomes part of its layers at once, so that they can grow again.
+        fold: whether a committed seed of a span becomes part of its layers at once.
         settle_at_end: whether seeds that live after the last epoch are committed or removed.
         seed: seed of newborn weights and of sampled actions.
         report: function that shows a line of text.
@@ -93,22 +92,17 @@ def grow(
         ValueError: if an argument is not valid (BundleError, GrowthError, ScriptError). The model is unchanged then.
     """
     _check_arguments(model, optimizer, clip)
-    bundle = bundle_of(policy)
-    length = _length(epochs, bundle)
-    data, rates = HeldOut(held_out, model, Objective(loss, score), examples), {"lr": RATE} | options
-    rules = _growth(growth, bundle, length)
+    length = _length(epochs, bundle := bundle_of(policy))
+    data, rules = HeldOut(held_out, model, Objective(loss, score), examples), _growth(growth, bundle, length)
     with _unchanged_by_errors(model):
-        attachments = _attachments(model, slots, data, bundle, causal)
-        rules = _fitting(rules, attachments, bundle, offer=growth is None)
-        growing = _wrapped(model, attachments, rules, seed)
-        limits = growth_limits(rules, growing)
-        organism = Organism(growing, GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **rates))
+        places = _attachments(model, slots, data, bundle, causal)
+        growing, limits = _wrapped(model, places, _fitting(rules, places, bundle, offer=growth is None), seed)
+        options = {"lr": RATE, "seeds": seeds, "groups": groups} | options
+        organism = Organism(growing, GrowingOptimizer(growing, optimizer, **options))
         player = policy_of(policy, bundle, limits, length, str(organism.device))
         settings = SessionOptions(clip, rules.incubation.share, fold, _target(parameters, growing), settle_at_end)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
-        _check_start(session)
-        if slots is None:
-            report(slot_table(growing))
+        _check_start(session, found=slots is None)
     return session
 
 
@@ -131,13 +125,15 @@ def _check_arguments(model: Any, optimizer: Any, clip: float | None) -> None:
         raise ValueError(f"clip must be above 0, or None for no limit, got {clip}")
 
 
-def _check_start(session: GrowthSession) -> None:
-    """Check that the loss before any training is a number."""
+def _check_start(session: GrowthSession, *, found: bool) -> None:
+    """Check that the loss before any training is a number; report slots that were found."""
     if math.isnan(session.measured.loss):
         raise ValueError(
             f"the loss of {type(session.model.host).__name__} on the held-out examples is nan before any training, so "
             "that there is no healthy state to return to; are its weights finite?"
         )
+    if found:
+        session.report(slot_table(session.model))
 
 
 def _length(epochs: int | None, bundle: PolicyBundle | None) -> int:
@@ -164,9 +160,11 @@ def _attachments(
     return found_attachments(model, example, manifest.topologies, len(manifest.growth.slots), causal=causal)
 
 
-def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfig, seed: int) -> MorphogeneticModel:
-    """``model`` with slots, under ``rules``."""
-    return MorphogeneticModel(
+def _wrapped(
+    model: nn.Module, attachments: list[Attachment], rules: GrowthConfig, seed: int
+) -> tuple[MorphogeneticModel, Limits]:
+    """``model`` with slots, under ``rules``, and the limits of its growth."""
+    growing = MorphogeneticModel(
         model,
         attachments,
         rules=lifecycle_rules(rules),
@@ -174,6 +172,7 @@ def _wrapped(model: nn.Module, attachments: list[Attachment], rules: GrowthConfi
         incubation=Incubation(rules.incubation.method, rules.incubation.weight, rules.incubation.bound, None),
         seed=seed,
     )
+    return growing, growth_limits(rules, growing)
 
 
 def _fitting(

@@ -38,9 +38,9 @@ from esper_ray.kasmina.measurement.objective import LossFunction, Objective, Sco
 from esper_ray.kasmina.measurement.places import PlaceScore, place_scores
 from esper_ray.kasmina.network.attachment import evaluation_mode
 from esper_ray.kasmina.network.incubation import incubate, shadowed
+from esper_ray.kasmina.network.passes.switching import switched
 from esper_ray.kasmina.network.records import LossClosure, Outcome
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.kasmina.network.switching import switched
 from esper_ray.kasmina.ranks.exchange import GradientExchange
 from esper_ray.kasmina.ranks.wrapping import SeedNames
 from esper_ray.leyline.actions import AlphaCurve, Blueprint, GerminationStyle

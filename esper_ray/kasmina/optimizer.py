@@ -6,7 +6,6 @@ newborn seed enters a group that has been scheduled all along.
 """
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 from esper_ray.kasmina.measurement.gradients import GradientWatch, step_norms
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.optimizer_states import ParameterState, joined_states
+from esper_ray.kasmina.network.optimizer_states import ParameterState, is_option, joined_states, plain_options
 from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.network.spans.folding import Replacement
 from esper_ray.kasmina.ranks.wrapping import refuse_sharded
@@ -225,7 +224,7 @@ class GrowingOptimizer(Optimizer):
         The scheduled learning rate is one of them.
         """
         return [
-            {"name": group["name"], "key": str(_shown(group["key"])), "options": _plain_options(group)}
+            {"name": group["name"], "key": str(_shown(group["key"])), "options": plain_options(group)}
             for group in self.param_groups
         ]
 
@@ -242,7 +241,7 @@ class GrowingOptimizer(Optimizer):
             raise ValueError(f"the groups of the optimizer differ: {' '.join(strange)} is missing or not expected")
         for place, group in groups.items():
             for name, value in options[place].items():
-                if not _is_option(value, _plain_options(group).get(name, value)):
+                if not is_option(value, plain_options(group).get(name, value)):
                     raise ValueError(f"option {name} of group {' '.join(place)} cannot be {value!r:.60}")
         for place, group in groups.items():
             for name, value in options[place].items():
@@ -385,23 +384,6 @@ _Key = tuple[tuple[str, Any], ...]
 
 def _shown(key: _Key) -> dict[str, str]:
     return {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in key}
-
-
-def _plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that are numbers, switches or tuples of numbers; a tensor counts as its number."""
-    fixed = ("params", "name", "key", "part")
-    values = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    kinds = (bool, int, float, str, list, type(None))
-    return {name: value for name, value in plain.items() if name not in fixed and isinstance(value, kinds)}
-
-
-def _is_option(value: Any, present: Any) -> bool:
-    """Whether ``value`` can take the place of the option ``present``: of the same type, finite."""
-    if isinstance(value, list) and isinstance(present, list) and len(value) == len(present):
-        return all(map(_is_option, value, present))
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, present))
-    return math.isfinite(value) if numbers else type(value) is type(present) and not isinstance(value, list)
 
 
 def _copied(state: ParameterState) -> ParameterState:

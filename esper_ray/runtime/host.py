@@ -32,9 +32,9 @@ from esper_ray.tolaria.data import EpochPlan
 from esper_ray.tolaria.device_memory import DeviceMemoryError, is_out_of_memory, memory_for
 from esper_ray.tolaria.flops import FlopMeter
 from esper_ray.tolaria.governor import HealthVerdict
-from esper_ray.tolaria.learning_rates import learning_rates
 from esper_ray.tolaria.preflight import Preflight
 from esper_ray.tolaria.rng import keyed_randomness
+from esper_ray.tolaria.stepping.learning_rates import learning_rates
 from esper_ray.tolaria.training import EpochResult
 from esper_ray.tolaria.validation import SplitExamples, measure
 

@@ -22,14 +22,15 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import TEMPO_TICKS, GerminationStyle
 from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
-from esper_ray.leyline.config.run import GrowthConfig, RunConfig, TrainingConfig
+from esper_ray.leyline.config.run import RunConfig, TrainingConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.tolaria.compilation import compile_blocks
 from esper_ray.tolaria.data import Dataset
 from esper_ray.tolaria.own_hosts import build_own_host
-from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
+from esper_ray.tolaria.stepping.step_runners import CapturedRunner, EagerRunner, StepRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 AnyData = Dataset[Any]

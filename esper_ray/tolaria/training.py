@@ -23,7 +23,7 @@ from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.tolaria.data import Dataset, EpochPlan
 from esper_ray.tolaria.data.dataset import moved
-from esper_ray.tolaria.step_runners import CapturedRunner, EagerRunner, StepRunner
+from esper_ray.tolaria.stepping.step_runners import CapturedRunner, EagerRunner, StepRunner
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

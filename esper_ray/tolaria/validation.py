@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from esper_ray.kasmina.measurement.coalition_pass import CoalitionChoice, Evaluated, measure_coalitions
 from esper_ray.kasmina.measurement.coalition_sampling import chosen_coalitions
 from esper_ray.kasmina.model import MorphogeneticModel
+from esper_ray.kasmina.network.passes.switching import switched
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.kasmina.network.switching import switched
 from esper_ray.leyline.records import Measurement, Members
 
 CHUNK = 512

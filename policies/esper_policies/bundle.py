@@ -19,7 +19,8 @@ from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import action_names
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import Section
-from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
+from esper_ray.leyline.config.growth import GrowthConfig
+from esper_ray.leyline.config.run import PolicyConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.files.blob import BlobFormat
 from esper_ray.leyline.files.tensors import listed, tensor_problems

@@ -14,7 +14,7 @@ from esper_policies.heuristic import HeuristicPolicy
 from esper_ray.growing import grow, setup
 from esper_ray.kasmina.network import discovery
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
-from esper_ray.leyline.config.run import GrowthConfig
+from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError
 
 pytestmark = pytest.mark.integration

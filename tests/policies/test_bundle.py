@@ -21,7 +21,8 @@ from esper_policies.bundle import (
 from esper_policies.network import PolicyNetwork
 from esper_ray.leyline.actions import HEADS_OF_OP, action_names
 from esper_ray.leyline.blueprints import Topology
-from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig
+from esper_ray.leyline.config.growth import GrowthConfig
+from esper_ray.leyline.config.run import PolicyConfig
 
 POLICY = PolicyConfig(feature_size=16, memory_size=16)
 PROVENANCE = Provenance(

@@ -9,8 +9,8 @@ from esper_ray.kasmina.hosts import HostSpec
 from esper_ray.kasmina.lifecycle.gates import Gate
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.leyline.config.loading import build
-from esper_ray.leyline.config.run import GrowthConfig
 from esper_ray.tolaria.assembly import GrowthError, build_organism, derived_seed, growth_limits, lifecycle_rules
 
 CPU = torch.device("cpu")

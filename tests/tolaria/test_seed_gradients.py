@@ -10,7 +10,7 @@ from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprin
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.loading import build
 from esper_ray.tolaria.assembly import build_organism
-from esper_ray.tolaria.step_runners import CapturedRunner
+from esper_ray.tolaria.stepping.step_runners import CapturedRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 SETTINGS = EpochSettings(host_grad_clip=1.0, seed_grad_clip=1e-3, incubation_share=0.5)

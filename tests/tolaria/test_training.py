@@ -19,8 +19,8 @@ from esper_ray.leyline.config.loading import build
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, build_trainer, derived_seed
 from esper_ray.tolaria.data import EpochPlan, epoch_batches
-from esper_ray.tolaria.learning_rates import learning_rates
 from esper_ray.tolaria.rng import keyed_randomness
+from esper_ray.tolaria.stepping.learning_rates import learning_rates
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 pytestmark = pytest.mark.integration

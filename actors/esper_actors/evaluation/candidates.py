@@ -29,8 +29,9 @@ from esper_policies.scripts import BASELINES, SCRIPT_PREFIX, read_script
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.blueprints import TOPOLOGY_OF_FAMILY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
-from esper_ray.leyline.config.run import GrowthConfig, PolicyConfig, RunConfig
+from esper_ray.leyline.config.run import PolicyConfig, RunConfig
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy

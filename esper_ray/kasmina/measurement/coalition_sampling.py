@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esper_ray.kasmina.network.branching import subsets
+from esper_ray.kasmina.network.passes.branching import subsets
 from esper_ray.leyline.records import Members
 
 Order = tuple[str, ...]

@@ -22,8 +22,8 @@ from esper_ray.kasmina.measurement.objective import (
     score_from_loss,
 )
 from esper_ray.kasmina.network.attachment import evaluation_mode
+from esper_ray.kasmina.network.passes.switching import switched
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.kasmina.network.switching import switched
 from esper_ray.leyline.records import Members
 
 HELD_OUT_EXAMPLES = 2000

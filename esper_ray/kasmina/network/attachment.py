@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.modules import differentiable_checkpoints, preserved_randomness
-from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import SeedCell
+from esper_ray.kasmina.network.passes.branching import repeated
+from esper_ray.kasmina.network.passes.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
 from esper_ray.kasmina.network.places.building import SlotOutput, Way, found_ways
 from esper_ray.kasmina.network.places.evidence import LayoutError, found_layouts
 from esper_ray.kasmina.network.places.inputs import batch_size, converted
@@ -29,7 +30,6 @@ from esper_ray.kasmina.network.places.outputs import (
     with_features,
 )
 from esper_ray.kasmina.network.places.recording import HostPass, layers_of, recorded
-from esper_ray.kasmina.network.rows import Passes, coalition_passes, other_rows, uses_batch_statistics
 from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.network.spans.placing import divided_places, found_regions
 from esper_ray.kasmina.network.spans.regions import ARROW, Region, SpanError

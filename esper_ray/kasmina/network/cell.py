@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape, build_seed
-from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.operators import blend
+from esper_ray.kasmina.network.passes.branching import Fork
 from esper_ray.leyline.actions import BlendOperator, GerminationStyle
 from esper_ray.leyline.blueprints import is_widening
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import IncubationMethod
+from esper_ray.leyline.config.growth import IncubationMethod
 from esper_ray.leyline.stages import AMPLIFIED, IN_FORWARD, Stage
 
 

@@ -1,5 +1,6 @@
-"""Optimizer state of layers that become wider."""
+"""Plain options of an optimizer, and its state of layers that become wider."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,3 +69,20 @@ def _has_form(state: ParameterState, parameter: Tensor | None) -> bool:
     """Whether every tensor of ``state`` is a number or has the shape of ``parameter``."""
     tensors = [value for value in state.values() if isinstance(value, Tensor) and value.dim()]
     return all(parameter is not None and tensor.shape == parameter.shape for tensor in tensors)
+
+
+def plain_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are numbers, switches or tuples of numbers; a tensor counts as its number."""
+    fixed = ("params", "name", "key", "part")
+    values = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    kinds = (bool, int, float, str, list, type(None))
+    return {name: value for name, value in plain.items() if name not in fixed and isinstance(value, kinds)}
+
+
+def is_option(value: Any, present: Any) -> bool:
+    """Whether ``value`` can take the place of the option ``present``: of the same type, finite."""
+    if isinstance(value, list) and isinstance(present, list) and len(value) == len(present):
+        return all(map(is_option, value, present))
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, present))
+    return math.isfinite(value) if numbers else type(value) is type(present) and not isinstance(value, list)

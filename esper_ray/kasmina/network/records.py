@@ -10,7 +10,7 @@ from esper_ray.kasmina.lifecycle.reducer import GateEvaluated, LifecycleEvent, R
 from esper_ray.kasmina.network.spans.folding import Replacement
 from esper_ray.leyline.actions import Blueprint, GerminationStyle
 from esper_ray.leyline.config.base import unknown_name_message
-from esper_ray.leyline.config.run import Initialisation, WideningStart
+from esper_ray.leyline.config.growth import Initialisation, WideningStart
 
 HOST_GROUP = "host"
 

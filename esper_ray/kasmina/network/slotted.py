@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from esper_ray.kasmina.lifecycle.reducer import Rules, SeedState
 from esper_ray.kasmina.modules import count_parameters
 from esper_ray.kasmina.network.attachment import Attachment, SlotHook, attach, check_unwrapped
-from esper_ray.kasmina.network.branching import repeated
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.growth import Growth
+from esper_ray.kasmina.network.passes.branching import repeated
+from esper_ray.kasmina.network.passes.verification import verified_output
 from esper_ray.kasmina.network.places.building import detach_in_copies
 from esper_ray.kasmina.network.places.caches import CacheGuard, takes_cache
 from esper_ray.kasmina.network.records import GrowthOptions, SlotEvent
 from esper_ray.kasmina.network.spans.cell import SpanCell, SpanHook, link_cells, new_cell
 from esper_ray.kasmina.network.spans.finding import Span
-from esper_ray.kasmina.network.verification import verified_output
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.commitment import committed_among
 from esper_ray.leyline.config.base import unknown_name_message

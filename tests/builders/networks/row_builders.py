@@ -6,7 +6,7 @@ from torch import nn
 
 from esper_ray.kasmina.hosts import CNN_VARIANTS
 from esper_ray.kasmina.model import MorphogeneticModel
-from esper_ray.kasmina.network.branching import subsets
+from esper_ray.kasmina.network.passes.branching import subsets
 from esper_ray.leyline.config.host import MLPHostConfig, TransformerHostConfig
 
 HOSTS = {

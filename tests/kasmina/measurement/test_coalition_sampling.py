@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from esper_ray.kasmina.measurement.coalition_sampling import antithetic_orders, chosen_coalitions, few_coalitions
-from esper_ray.kasmina.network.branching import subsets
+from esper_ray.kasmina.network.passes.branching import subsets
 
 SLOTS = tuple(f"r0c{i}" for i in range(7))
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from esper_ray.kasmina.network.passes.rows import same_rows
 from esper_ray.kasmina.network.places.inputs import fewer_examples, has_square_images, other_sizes, tensors_of
 from esper_ray.kasmina.network.places.layouts import Layout
 from esper_ray.kasmina.network.places.recording import HostPass, recorded
-from esper_ray.kasmina.network.rows import same_rows
 
 ALL_LAYOUTS = ", ".join(f"{layout.value}" for layout in Layout)
 

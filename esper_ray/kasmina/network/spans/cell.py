@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.blueprints import SlotShape
 from esper_ray.kasmina.network.attachment import Attachment, evaluation_mode
-from esper_ray.kasmina.network.branching import Fork
 from esper_ray.kasmina.network.cell import Incubation, SeedCell, rows_of
+from esper_ray.kasmina.network.passes.branching import Fork
 from esper_ray.kasmina.network.places.layouts import Layout
 from esper_ray.kasmina.network.spans.regions import ARROW, Region, as_layer
 from esper_ray.kasmina.network.spans.steps import Between

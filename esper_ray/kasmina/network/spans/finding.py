@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from esper_ray.kasmina.modules import seeded_initialisation
+from esper_ray.kasmina.network.passes.rows import same_rows
 from esper_ray.kasmina.network.places.building import shared_copy
 from esper_ray.kasmina.network.places.outputs import tensors_in
-from esper_ray.kasmina.network.rows import same_rows
 from esper_ray.kasmina.network.spans.folding import Layers, Transaction, replacements
 from esper_ray.kasmina.network.spans.regions import (
     ARROW,

@@ -24,7 +24,7 @@ from esper_ray.kasmina.network.gradmax import climb, features_and_gradient
 from esper_ray.kasmina.network.spans.cell import SpanCell
 from esper_ray.kasmina.network.spans.regions import as_layer
 from esper_ray.kasmina.network.spans.widening import Widening
-from esper_ray.leyline.config.run import WideningStart
+from esper_ray.leyline.config.growth import WideningStart
 
 GAIN_ROWS = 4096
 """Greatest number of positions that the gain is computed from."""

@@ -7,7 +7,7 @@ import torch
 
 from esper_ray.leyline.stages import Stage
 from esper_ray.tolaria.assembly import build_organism, build_trainer
-from esper_ray.tolaria.step_runners import WARM_UP, CapturedRunner, EagerRunner
+from esper_ray.tolaria.stepping.step_runners import WARM_UP, CapturedRunner, EagerRunner
 from esper_ray.tolaria.training import EpochSettings, Trainer
 
 pytestmark = pytest.mark.integration

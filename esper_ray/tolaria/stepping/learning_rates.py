@@ -10,7 +10,7 @@ from esper_ray.kasmina.network.records import HOST_GROUP
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.stages import Stage
-from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
+from esper_ray.tolaria.stepping.schedules import products, schedule_factors, warmup_factors
 from esper_ray.tolaria.training import Rates
 
 LEAST_SHARE = 0.1

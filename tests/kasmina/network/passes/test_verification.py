@@ -13,9 +13,9 @@ from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprin
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
-from esper_ray.kasmina.network.branching import subsets
-from esper_ray.kasmina.network.rows import agreement
-from esper_ray.kasmina.network.verification import VERIFIED_ROWS, may_mix_rows
+from esper_ray.kasmina.network.passes.branching import subsets
+from esper_ray.kasmina.network.passes.rows import agreement
+from esper_ray.kasmina.network.passes.verification import VERIFIED_ROWS, may_mix_rows
 from esper_ray.leyline.blueprints import Topology
 
 EVERYONE = frozenset(PLACES)

@@ -10,7 +10,7 @@ from torch import nn
 
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
-from esper_ray.kasmina.network.branching import Fork, forks, subsets
+from esper_ray.kasmina.network.passes.branching import Fork, forks, subsets
 from esper_ray.leyline.stages import Stage
 
 SEEDS = {"r0c0": "conv_light", "r0c1": "bottleneck", "r1c0": "depthwise"}

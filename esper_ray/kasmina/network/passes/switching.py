@@ -10,11 +10,11 @@ from torch import nn
 from esper_ray.kasmina.blueprints import is_built_in
 from esper_ray.kasmina.blueprints.delta import Delta
 from esper_ray.kasmina.network.attachment import evaluation_mode
-from esper_ray.kasmina.network.branching import forks, subsets
 from esper_ray.kasmina.network.newborn import preserved_rng
-from esper_ray.kasmina.network.rows import Passes, independent_rows
+from esper_ray.kasmina.network.passes.branching import forks, subsets
+from esper_ray.kasmina.network.passes.rows import Passes, independent_rows
+from esper_ray.kasmina.network.passes.verification import may_mix_rows
 from esper_ray.kasmina.network.slotted import SlottedNetwork
-from esper_ray.kasmina.network.verification import may_mix_rows
 from esper_ray.leyline.records import Members
 
 

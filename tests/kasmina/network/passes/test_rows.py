@@ -10,7 +10,7 @@ from esper_ray.kasmina.blueprints import register_blueprint, unregister_blueprin
 from esper_ray.kasmina.hosts import build_host
 from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.modules import seeded_initialisation
-from esper_ray.kasmina.network.rows import independent_rows, other_rows
+from esper_ray.kasmina.network.passes.rows import independent_rows, other_rows
 from esper_ray.leyline.blueprints import Topology
 
 

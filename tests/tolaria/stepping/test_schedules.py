@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from esper_ray.leyline.config.loading import build
-from esper_ray.tolaria.learning_rates import learning_rates, size_share
-from esper_ray.tolaria.schedules import products, schedule_factors, warmup_factors
+from esper_ray.tolaria.stepping.learning_rates import learning_rates, size_share
+from esper_ray.tolaria.stepping.schedules import products, schedule_factors, warmup_factors
 
 
 def test_a_constant_schedule_is_one_throughout():

@@ -19,7 +19,7 @@ from esper_ray.kasmina.lifecycle.reducer import SeedState
 from esper_ray.kasmina.network.attachment import SlotHook
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.newborn import preserved_rng
-from esper_ray.kasmina.network.rows import agreement
+from esper_ray.kasmina.network.passes.rows import agreement
 from esper_ray.kasmina.network.spans.cell import SpanHook
 from esper_ray.kasmina.network.spans.steps import Between
 from esper_ray.kasmina.network.spans.widening import Widening

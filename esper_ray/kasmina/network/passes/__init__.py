@@ -1,0 +1,1 @@
+"""Passes that compute several coalitions of seeds at once, and their verification."""
