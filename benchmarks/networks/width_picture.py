@@ -8,8 +8,8 @@ from benchmarks.report import RESULTS
 PICTURE = RESULTS / "width.png"
 CONTROLS = {
     "alone": "the host alone",
-    "scratch_epochs": "its topology from scratch, equal epochs",
-    "scratch_flops": "its topology from scratch, equal operations",
+    "scratch_epochs": "from scratch, equal epochs",
+    "scratch_flops": "from scratch, equal operations",
 }
 
 
