@@ -20,17 +20,23 @@ class AveragedGrowth(AveragedModel):
             model: the averaged model, or a module around it such as ``DistributedDataParallel``.
 
         Raises:
-            ValueError: if the module has other growing networks than the averaged one.
+            ValueError: if the module has other growing networks than the averaged one, or has folded a seed that the
+                average has never seen.
         """
         averages, sources = _growing(self.module), _growing(model)
-        if [average.attachments for average in averages] != [source.attachments for source in sources]:
+        if list(map(_places, averages)) != list(map(_places, sources)):
             raise ValueError(
                 f"the average has {len(averages)} growing networks with slots {[a.slot_ids for a in averages]}, "
                 f"the model {len(sources)} with {[s.slot_ids for s in sources]}"
             )
         for average, source in zip(averages, sources, strict=True):
             average.growth.follow(source.growth)
+            average.refresh_places()
         super().update_parameters(model)
+
+
+def _places(model: MorphogeneticModel) -> list[tuple[object, ...]]:
+    return [(at.slot, at.place, at.layout, at.dtype) for at in model.attachments.values()]
 
 
 def _growing(module: nn.Module) -> list[MorphogeneticModel]:

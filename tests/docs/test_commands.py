@@ -352,8 +352,18 @@ def test_a_listed_command_succeeds(command, folder, run_id, monkeypatch, tmp_pat
     assert answer.err.count("Traceback") == 0
 
 
+NIGHTLY_PAGES = ("guides/trainers.md", "guides/several-gpus.md", "guides/scheduler.md", "guides/python.md")
+"""Pages whose programs take seconds each; the first of each runs by day."""
+
+
+def by_night(name):
+    return name.startswith(NIGHTLY_PAGES) and not name.endswith("[0]")
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("name", RUN_PROGRAMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if by_night(name) else []) for name in RUN_PROGRAMS]
+)
 def test_a_listed_program_succeeds(name, folder, run_id, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": name}

@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
-from kasmina_builders import germinate, grow, images, make_model, make_organism, order, train, wake
+from kasmina_builders import WORTHY, germinate, grow, images, make_model, make_organism, named, order, train, wake
+from span_builders import awaken, lead_to, on_spans, train_steps
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from esper_ray.kasmina import GrowingOptimizer
 from esper_ray.kasmina.averaging import AveragedGrowth
 from esper_ray.kasmina.lifecycle.reducer import Fossilize, Prune
 from esper_ray.leyline.stages import Stage
@@ -70,3 +72,43 @@ def test_a_module_with_other_networks_is_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"the average has 1 growing networks .* the model 2 with"):
         averaged(model).update_parameters(nn.ModuleList([model, copy.deepcopy(model)]))
+
+
+class TestFolds:
+    def widened(self, decay=0.5):
+        """A model with a committed seed on its first span, its optimizer, and its average, which has followed it."""
+        host = named(a=nn.Linear(5, 4), act=nn.Tanh(), b=nn.Linear(4, 4), deep=nn.Tanh(), c=nn.Linear(4, 2))
+        x = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+        model = on_spans(host, {"r0c0": "a -> b", "r0c1": "b -> c"}, x)
+        optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.05)
+        average = averaged(model, decay)
+        lead_to(model, "r0c0", Stage.FOSSILIZED, channels=3)
+        awaken(model, "r0c0")
+        lead_to(model, "r0c1", Stage.HOLDING, channels=2)
+        return model, optimizer, average, x
+
+    def test_an_average_folds_its_own_weights(self):
+        model, optimizer, average, x = self.widened()
+        for _ in range(3):
+            train_steps(model, optimizer, x)
+            average.update_parameters(model)
+        before = average.eval()(x)
+        model.fold("r0c0")
+        average.module.growth.follow(model.growth)
+        average.module.refresh_places()
+        torch.testing.assert_close(average(x), before)
+        assert average.module.host.a.out_features == 7
+        train_steps(model, optimizer, x)
+        average.update_parameters(model)
+        assert model.fossilize("r0c1", WORTHY)
+        average.update_parameters(model)
+        assert model.fold("r0c1")
+        average.update_parameters(model)
+        shapes = {name: value.shape for name, value in model.state_dict().items() if name.startswith("host")}
+        assert {name: average.module.state_dict()[name].shape for name in shapes} == shapes
+
+    def test_a_fold_of_a_seed_that_the_average_never_saw_is_refused(self):
+        model, _, average, _ = self.widened()
+        model.fold("r0c0")
+        with pytest.raises(ValueError, match="slot r0c0: 3 channels were folded there and 0 here"):
+            average.update_parameters(model)

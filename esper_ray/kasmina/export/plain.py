@@ -26,7 +26,7 @@ from esper_ray.kasmina.network.places.caches import (
 )
 from esper_ray.kasmina.network.slotted import SlottedNetwork
 from esper_ray.kasmina.network.spans.cell import SpanCell, SpanHook
-from esper_ray.kasmina.network.spans.folding import Layers, Transaction, replacements
+from esper_ray.kasmina.network.spans.folding import Layers, Transaction
 from esper_ray.kasmina.network.spans.widening import Widening
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
@@ -144,9 +144,7 @@ def _fold_spans(host: nn.Module, cells: Mapping[str, SpanCell]) -> None:
     seeds = [(cell.region, copy.deepcopy(cell.seed)) for cell in cells.values() if isinstance(cell.seed, Widening)]
     layers = Layers(host.get_submodule, seeds)
     for region, seed in seeds:
-        transaction = Transaction()
-        transaction.replace(replacements(layers, region, seed, seed.channels))
-        transaction.resize(layers, region, seed.channels)
+        Transaction().widen(layers, region, seed, seed.channels)
 
 
 def _build_in(host: nn.Module, base: nn.Module, key: int, cell: SeedCell | None, at: Attachment) -> None:

@@ -220,7 +220,15 @@ class Growth:
         self._notify([])
 
     def follow(self, other: "Growth") -> None:
-        """Adopt the seeds of a copy of the same host. A seed that both have keeps its weights, others are copied."""
+        """Adopt the seeds of a copy of the same host. A seed that both have keeps its weights, others are copied.
+
+        A seed that was folded in the copy is folded here, with its own weights.
+
+        Raises:
+            ValueError: if the copy has folded a seed that is not here.
+        """
+        for slot, cell in self._cells.items():
+            self._follow_fold(slot, cell, other._cells[slot])
         for slot, state in other.states.items():
             cell, source, before = self._cells[slot], other._cells[slot], self.states[slot]
             if before is None or state is None or before.seed_id != state.seed_id or cell.seed is None:
@@ -233,6 +241,17 @@ class Growth:
         self._germinations = dict(other._germinations)
         self.epoch, self.seed = other.epoch, other.seed
         self._notify([])
+
+    def _follow_fold(self, slot: str, cell: SeedCell, source: SeedCell) -> None:
+        if not isinstance(cell, SpanCell) or not isinstance(source, SpanCell) or cell.added == source.added:
+            return
+        if not isinstance(cell.seed, Widening) or cell.added + cell.seed.channels != source.added:
+            raise ValueError(
+                f"slot {slot}: {source.added} channels were folded there and {cell.added} here; follow every seed "
+                "between its birth and its fold"
+            )
+        Widths(self._host, self._cells).fold(slot)
+        self.states[slot], cell.seed = None, None
 
     def _apply(self, slot: str, state: SeedState | None, closure: LossClosure | None) -> None:
         """Apply ``state`` to modules and listeners; the only place where structure changes."""

@@ -54,6 +54,7 @@ def step(number):
     return SampleBatch("a", number, {"step": number}, ())
 
 
+@pytest.mark.nightly
 def test_pushed_batches_are_drained_once_and_in_order(actor):
     push, drained = SampleSender(actor), []
     for number in range(IN_FLIGHT):

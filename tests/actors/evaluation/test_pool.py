@@ -163,6 +163,7 @@ class TestRay:
         with pytest.raises(WorkerGroupError, match=message):
             list(on_ray.play([EvaluationTask("static", 5)], never))
 
+    @pytest.mark.nightly
     def test_an_error_of_an_evaluator_is_raised_with_its_message(self, on_ray):
         with pytest.raises(ValueError, match="unknown control 'tall-host'"):
             list(on_ray.play([EvaluationTask("tall-host", 0, after=object())], never))

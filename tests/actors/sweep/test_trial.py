@@ -93,6 +93,7 @@ def test_an_interrupted_trial_resumes_bit_for_bit(sweep, uninterrupted, rounds):
     assert finished.read_manifest()["policy_sha256"] == uninterrupted[FIRST].read_manifest()["policy_sha256"]
 
 
+@pytest.mark.nightly
 def test_a_trial_with_a_damaged_checkpoint_resumes_from_the_one_before(sweep, uninterrupted):
     interrupted = play(sweep, FIRST, rounds=2)
     (checkpoints_in(interrupted.checkpoints)[-1] / "learner.safetensors").write_bytes(b"torn")
@@ -141,6 +142,7 @@ def test_a_trial_under_another_configuration_is_refused(sweep):
         play(sweep, FIRST, config=config)
 
 
+@pytest.mark.nightly
 def test_a_trial_resumes_after_an_error(sweep, uninterrupted):
     config = sweep.trials[FIRST].config
 
@@ -197,6 +199,7 @@ class TestBranching:
         assert run.path.name == FIRST
         assert table(run) == table(uninterrupted[FIRST])
 
+    @pytest.mark.nightly
     def test_a_branch_uses_a_later_checkpoint_if_the_requested_one_is_missing(self, sweep):
         donor = play(sweep, FIRST, rounds=2)
         shutil.rmtree(checkpoints_in(donor.checkpoints)[1])

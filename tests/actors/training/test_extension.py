@@ -43,6 +43,7 @@ def test_the_schedules_of_an_extended_run_keep_their_last_values(tmp_path):
     assert len({row["entropy_coefficient"] for row in rows[1:]}) == 1
 
 
+@pytest.mark.nightly
 def test_an_extension_is_recorded_in_the_manifest(tmp_path):
     esper_ray.train(CONFIG, rounds=1, run=tmp_path / "run")
     for rounds in (2, 3):

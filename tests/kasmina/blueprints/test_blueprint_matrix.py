@@ -56,8 +56,12 @@ TOKENS = BLUEPRINTS_OF_TOPOLOGY[SEQUENCES]
 
 
 def others_at_night(cases):
-    """Cases whose operator is not ADD are run at night."""
-    return [case if case[2] is ADD else pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
+    """Cases whose operator is not ADD, and all but the first size, are run at night."""
+
+    def by_day(case):
+        return case[2] is ADD and case[3:] == EXTENTS[case[0]][0]
+
+    return [case if by_day(case) else pytest.param(*case, marks=pytest.mark.nightly) for case in cases]
 
 
 def silent_after(model, x, steps, before_step=lambda model, x: None):

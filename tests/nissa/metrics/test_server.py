@@ -93,6 +93,7 @@ def test_a_silent_or_dripping_client_is_disconnected_after_the_limit(exporter, s
     assert SHORT * 0.8 < duration < 6
 
 
+@pytest.mark.nightly
 def test_a_flood_of_idle_connections_ends_and_scrapes_succeed_again(exporter, short_limit):
     with ExitStack() as stack:
         for _ in range(server.MAX_CONNECTIONS + 8):

@@ -17,7 +17,7 @@ from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.kasmina.network.passes.rows import same_rows
 from esper_ray.kasmina.network.places.building import shared_copy
 from esper_ray.kasmina.network.places.outputs import tensors_in
-from esper_ray.kasmina.network.spans.folding import Layers, Transaction, replacements
+from esper_ray.kasmina.network.spans.folding import Layers, Transaction
 from esper_ray.kasmina.network.spans.regions import (
     ARROW,
     NEITHER,
@@ -155,9 +155,8 @@ def _is_proved(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Modul
     try:
         for region in found:
             layers = Layers(twin.get_submodule, [(other, grown[other.producer.name]) for other in found])
-            seed, change = grown[region.producer.name], Transaction()
-            change.replace(replacements(layers, region, seed, seed.channels))
-            change.resize(layers, region, seed.channels)
+            seed = grown[region.producer.name]
+            Transaction().widen(layers, region, seed, seed.channels)
         living, folded = _with_seeds(host, found, seeds, run), run(twin)
     except Exception:  # the code of a host can raise anything
         return False

@@ -156,6 +156,11 @@ class Transaction:
         self._tensors: list[tuple[Replacement, Tensor]] = []
         self._sizes: list[tuple[nn.Module, dict[str, Any]]] = []
 
+    def widen(self, layers: Layers, region: Region, seed: Widening | None, channels: int) -> None:
+        """Give a span ``channels`` more channels: those of ``seed``, or such whose values are loaded later."""
+        self.replace(replacements(layers, region, seed, channels), values=seed is not None)
+        self.resize(layers, region, channels)
+
     @torch.no_grad()
     def replace(self, changes: Iterable[Replacement], *, values: bool = True) -> None:
         """Put the tensors of ``changes`` into the layers.

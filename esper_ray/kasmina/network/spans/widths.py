@@ -7,7 +7,7 @@ from torch import nn
 
 from esper_ray.kasmina.network.cell import SeedCell
 from esper_ray.kasmina.network.spans.cell import SpanCell
-from esper_ray.kasmina.network.spans.folding import Layers, Replacement, Transaction, replacements
+from esper_ray.kasmina.network.spans.folding import Layers, Replacement, Transaction
 from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.leyline.blueprints import Topology
 
@@ -64,12 +64,10 @@ class Widths:
 
     def _widen(self, cell: SpanCell, seed: Widening | None, channels: int) -> None:
         living = [(other.region, other.seed) for other in self._spans.values() if isinstance(other.seed, Widening)]
-        layers, region = Layers(self._host.get_submodule, living), cell.region
-        self._transaction.replace(replacements(layers, region, seed, channels), values=seed is not None)
-        self._transaction.resize(layers, region, channels)
+        self._transaction.widen(Layers(self._host.get_submodule, living), cell.region, seed, channels)
         cell.added += channels
         for other in self._spans.values():
-            if other.region.consumer.name == region.producer.name:
+            if other.region.consumer.name == cell.region.producer.name:
                 _widen_features(other, channels)
 
 

@@ -121,6 +121,7 @@ def test_a_damaged_checkpoint_is_neither_evaluated_nor_exported(run, name, tmp_p
     assert call("export-policy", run, bundle, "--round", "2").code == 0
 
 
+@pytest.mark.nightly
 def test_an_older_checkpoint_is_resumed_to_the_same_end(run, whole):
     flip_a_bit(run / "checkpoints" / "round-00003")
     (run / "checkpoints" / "round-00002" / "state.json").unlink()

@@ -161,6 +161,7 @@ def test_a_truncated_file_is_noticed_before_the_next_line(name, train, runs, mon
     assert (run.path / name).stat().st_size == 100
 
 
+@pytest.mark.nightly
 def test_a_removed_directory_is_not_made_again(train, runs, monkeypatch):
     at_episode(monkeypatch, 4, lambda: shutil.rmtree(runs / "run"))
     answer = train("--rounds", ROUNDS, "--run-id", "run")

@@ -141,6 +141,7 @@ def test_items_that_are_gone_are_not_left_out_in_silence():
     assert items.between(6, 7) == [("event", {"seq": 0})]
 
 
+@pytest.mark.nightly
 def test_after_a_restart_of_the_server_the_whole_state_is_fetched(run, server):
     shown = ServedRun(server, NAME, RecentRecords())
     run.log(round_records(3))

@@ -110,6 +110,7 @@ def test_zoom_scroll_focus_and_order_survive_fifty_updates(new_page, server, sit
     expect(page.get_by_label("Rounds from")).to_have_value("2")
 
 
+@pytest.mark.nightly
 def test_a_drag_over_a_chart_zooms_all_charts_and_a_double_click_ends_it(new_page, server):
     page = open_page(new_page(), server.url + "/runs/digits-s42")
     box = page.locator("#chart-accuracy .u-over").bounding_box()
@@ -123,6 +124,7 @@ def test_a_drag_over_a_chart_zooms_all_charts_and_a_double_click_ends_it(new_pag
     expect(page).not_to_have_url(re.compile("zoom"))
 
 
+@pytest.mark.nightly
 def test_charts_out_of_sight_are_not_drawn(new_page, server):
     page = open_page(new_page(height=500), server.url + "/runs/digits-s42")
     expect(page.locator("#chart-accuracy canvas")).to_have_count(1)

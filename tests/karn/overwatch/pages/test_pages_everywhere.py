@@ -66,6 +66,7 @@ def test_the_scheme_follows_the_system_and_can_be_switched(new_page, server):
     assert page.evaluate(paper) == "rgb(255, 255, 255)"
 
 
+@pytest.mark.nightly
 def test_the_keyboard_reaches_content_and_reads_a_chart(new_page, server):
     page = open_named(new_page(), server, "run")
     page.keyboard.press("Tab")
@@ -191,6 +192,7 @@ def test_the_heap_does_not_grow_with_updates(new_page, server, site):
     assert heap_after(300) <= 1.2 * before
 
 
+@pytest.mark.nightly
 def test_a_driver_that_is_gone_is_told_on_every_page_of_the_run(new_page, server, site):
     gone = {"level": "wrong", "text": "GONE, no beat for 7 s, process 1 on box", "because": []}
     site.sections["answers"] = {**site.sections["answers"], "alive": gone}

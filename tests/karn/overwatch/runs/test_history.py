@@ -86,6 +86,7 @@ def test_a_run_goes_on_after_it_was_opened(run):
     assert numbers(found._history) == whole(run)
 
 
+@pytest.mark.nightly
 def test_events_that_were_compacted_while_nobody_watched_are_not_missed(run):
     found = followed(run)
     for index in range(ROUNDS, ROUNDS + 25):

@@ -108,6 +108,7 @@ def test_a_folded_and_a_plain_network_compute_what_the_living_one_does(chains):
 
 @pytest.mark.slow
 @both
+@pytest.mark.nightly
 def test_a_folded_network_trains_as_the_living_one(chains):
     def check(model, spans, x):
         optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.01, momentum=0.9)

@@ -77,8 +77,11 @@ def shows(path, content):
     def right(_folder, result, undamaged):
         if result[0] != undamaged[0]:
             return False
+        place = path
         try:
-            value, present = value_at(content, path), value_at(json.loads(result[1]), path)
+            if isinstance(path[-1], int) and path[-1] >= len(value_at(content, path[:-1])):
+                place = path[:-1]  # a list with an entry less is another list
+            value, present = value_at(content, place), value_at(json.loads(result[1]), place)
         except (KeyError, IndexError):
             return False
         return value == present and isinstance(value, bool) is isinstance(present, bool)
