@@ -32,7 +32,7 @@ from esper_ray.kasmina.network.places.outputs import (
 from esper_ray.kasmina.network.places.recording import HostPass, layers_of, recorded
 from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.network.spans.placing import divided_places, found_regions
-from esper_ray.kasmina.network.spans.regions import ARROW, Region, SpanError
+from esper_ray.kasmina.network.spans.regions import ARROW, Region
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.slots import ordered_slot_ids
@@ -145,11 +145,6 @@ def attach(
             _check_output(slot, places[slot], output)
         regions = found_regions(host, places, spans, lambda trial: _call_with_copies(trial, inputs))
         layouts = _layouts(run, inputs, modules, first, layout)
-        for slot in regions:
-            if layouts[slot].batch:
-                raise SpanError(
-                    f"slot {slot}: {places[slot]} yields {layouts[slot].value}; a span needs examples first"
-                )
         ways = _ways(host, places, inputs, first)
         passes = _passes(run, host, {slot: modules[slot] for slot, _ in first.outputs}, inputs, first, layouts)
     attachments = [

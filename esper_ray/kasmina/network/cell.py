@@ -194,10 +194,9 @@ class SeedCell(nn.Module):
         size = (rows, *self.example_shape)
         return torch.linspace(-1.0, 1.0, prod(size)).reshape(size).to(self.alpha)
 
-    @property
-    def change_shape(self) -> tuple[int, ...]:
-        """Shape of the change of one example, as the seed yields it."""
-        return self.example_shape
+    def change_size(self, rows: int) -> tuple[int, ...]:
+        """Shape of the change of ``rows`` examples, as the seed yields it."""
+        return (rows, *self.example_shape)
 
     def change(self, h: Tensor, rows: tuple[int, tuple[int, ...]] | None = None) -> Tensor:
         """Change of the features ``h`` by the seed.

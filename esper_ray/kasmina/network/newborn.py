@@ -40,7 +40,7 @@ def check_newborn(slot: str, seed: nn.Module, cell: SeedCell) -> None:
     """
     copied = copy.deepcopy(seed)  # buffers of the body (running statistics) must not see the probe
     for batch in (2, 1):
-        _check(slot, copied, cell.probe(batch), (batch, *cell.change_shape))
+        _check(slot, copied, cell.probe(batch), cell.change_size(batch))
         copied.eval()  # one example alone is not a batch that statistics can be learned from
     if cell.host_cache is not None and seed_mixes_tokens(copied, cell):
         raise ValueError(

@@ -34,16 +34,16 @@ class SpanCell(SeedCell):
         self.added = 0
         """Channels that were folded into the layers of the span so far."""
         self.source: Tensor | None = None
-        """What the producer read in the present pass."""
+        """What the producer read in the present pass, examples first."""
         self.tapped: Tensor | None = None
-        """The same of the last pass with a tap."""
+        """What it read in the last pass with a tap, as it read it."""
         self.crossed: list[SpanCell] = []
         """Cells whose producer is the consumer of this one: a fork here is a fork of what they have read."""
 
     def read(self, source: Tensor) -> None:
         """Keep what the producer reads until the consumer has yielded."""
         if self.seed is not None or self.tap is not None:
-            self.source = source
+            self.source = source.movedim(self.layout.batch, 0)
 
     def forward(self, h: Tensor) -> Tensor:
         """Features to features, as :class:`SeedCell`.
@@ -54,7 +54,7 @@ class SpanCell(SeedCell):
         if self.source is None:
             raise RuntimeError(f"{self.region.consumer.name} was called without {self.region.producer.name} before it")
         if self.tap is not None:
-            self.tapped = self.source.detach()
+            self.tapped = self.source.detach().movedim(0, self.layout.batch)
         try:
             return super().forward(h)
         finally:
@@ -94,20 +94,19 @@ class SpanCell(SeedCell):
 
     def probe(self, rows: int) -> Tensor:
         """(rows, ...) values in the form of what the seed reads."""
-        size = (rows, *self._source_shape())
+        size = self._with_rows(rows, self._source_shape())
         return torch.linspace(-1.0, 1.0, prod(size)).reshape(size).to(self.alpha)
 
-    @property
-    def change_shape(self) -> tuple[int, ...]:
-        """Shape of the change of one example, in the layout of the consumer."""
-        return self.layout.example_shape(self.example_shape)
+    def change_size(self, rows: int) -> tuple[int, ...]:
+        """Shape of a change, in the layout of the consumer."""
+        return self._with_rows(rows, self.layout.example_shape(self.example_shape))
 
     def change(self, h: Tensor, rows: tuple[int, tuple[int, ...]] | None = None) -> Tensor:
         """Change of the features, from what the producer reads."""
         assert self.seed is not None
         assert self.source is not None
         source = self.source if rows is None else rows_of(self.source, *rows)
-        return self.layout.canonical(self.seed(source))
+        return self.layout.canonical(self.seed(source.movedim(0, self.layout.batch)))
 
     def _forked(self, h: Tensor, fork: Fork) -> Tensor:
         for cell in self.crossed:
@@ -116,9 +115,15 @@ class SpanCell(SeedCell):
                 cell.source = torch.cat([off, on])
         return super()._forked(h, fork)
 
+    def _with_rows(self, rows: int, example: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of a batch, from that of an example."""
+        batch = self.layout.batch
+        return (*example[:batch], rows, *example[batch:])
+
     def _source_shape(self) -> tuple[int, ...]:
         """Shape of what the producer reads, for one example; channels as they are now."""
-        shape = list(self.region.producer.reads[0].shape[1:])
+        shape = list(self.region.producer.reads[0].shape)
+        del shape[self.layout.batch]
         producer: Any = self.region.producer.module
         if isinstance(producer, nn.Linear):
             shape[-1] = producer.in_features

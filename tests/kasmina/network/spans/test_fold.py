@@ -333,3 +333,39 @@ class TestBirth:
         with pytest.raises(ValueError, match="style 'linear_multiply' is not"):
             model.retarget("r0c0", 0.5, style="linear_multiply")
         assert model.states["r0c0"].stage is Stage.HOLDING
+
+
+class TimeFirst(nn.Module):
+    """Tokens (B, T, D) whose layers see (T, B, D)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x.transpose(0, 1)).relu()).tanh()).mean(0)
+
+
+def test_spans_whose_layers_see_time_first_live_and_fold():
+    x = torch.randn(6, 4, 5, generator=torch.Generator().manual_seed(2))
+    with seeded_initialisation(0):
+        host = TimeFirst()
+    model = on_spans(host, {"r0c0": "a -> b", "r0c1": "b -> c"}, x)
+    assert {at.layout.value for at in model.attachments.values()} == {"TBD"}
+    growing = GrowingOptimizer(model, torch.optim.SGD, lr=0.05)
+    for slot in PLACES:
+        lead_to(model, slot, Stage.FOSSILIZED, channels=3)
+        awaken(model, slot)
+    train_steps(model, growing, x)
+    model.eval()
+    slots = frozenset(PLACES)
+    with torch.no_grad(), model.branching(slots) as blocks:
+        joint = model(x).chunk(len(blocks))
+    for members, rows in zip(blocks, joint, strict=True):
+        with torch.no_grad(), model.branching(slots, [members]):
+            torch.testing.assert_close(rows, model(x))
+    expected = model(x)
+    torch.testing.assert_close(model.plain()(x), expected)
+    for slot in PLACES:
+        assert model.fold(slot)
+        torch.testing.assert_close(model(x), expected)
