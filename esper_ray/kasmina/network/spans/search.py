@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from esper_ray.kasmina.modules import differentiable_checkpoints, preserved_randomness
 from esper_ray.kasmina.network.attachment import call, check_unwrapped, evaluation_mode
-from esper_ray.kasmina.network.places.inputs import converted
+from esper_ray.kasmina.network.places.inputs import batch_size, converted
 from esper_ray.kasmina.network.places.names import check_host
 from esper_ray.kasmina.network.spans.finding import Span, spans_in
-from esper_ray.kasmina.network.spans.regions import SpanError
+from esper_ray.kasmina.network.spans.regions import Region, SpanError
 
 SHOWN_REASONS = 3
 """Number of reasons in the message of a model without spans."""
@@ -42,7 +42,17 @@ def find_spans(model: nn.Module, example_input: Any) -> list[Span]:
 
     with torch.no_grad(), evaluation_mode(model), preserved_randomness(device), differentiable_checkpoints():
         found, reasons = spans_in(model, run)
+    found = [region for region in found if _counts_examples(region, batch_size(example_input) or 1)]
     if not found:
         shown = "; ".join(reasons[:SHOWN_REASONS]) or "it calls neither a convolution nor a linear layer"
         raise SpanError(f"{type(model).__name__} has no span that can be widened: {shown}")
     return [Span.of(region) for region in found]
+
+
+def _counts_examples(region: Region, rows: int) -> bool:
+    """Whether the hidden features can be those of ``rows`` examples.
+
+    A table, such as one of relative positions, does not depend on them.
+    """
+    shape = region.hidden.shape
+    return shape[0] % rows == 0 or (len(shape) > 2 and shape[1] == rows)

@@ -182,3 +182,12 @@ class TestRefused:
         assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
         assert host.training
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in host.modules())
+
+
+def test_a_table_that_does_not_depend_on_the_examples_is_no_span():
+    def run(net, x):
+        table = net.b(net.a(torch.ones(49, 2)).relu())
+        return net.d(net.c(x).relu()) + table.mean()
+
+    parts = {"a": nn.Linear(2, 4), "b": nn.Linear(4, 1), "c": nn.Linear(5, 6), "d": nn.Linear(6, 2)}
+    assert places(Net(run, **parts), VECTORS) == ["c -> d"]
