@@ -223,9 +223,12 @@ def step_flops(model: nn.Module, case: Case) -> float:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval."""
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return mean(values), STUDENT.get(len(values), 2.3) * error
+    """Mean, and half of its 95 % interval.
+
+    Raises:
+        KeyError: with a number of values that :data:`STUDENT` does not have.
+    """
+    return mean(values), STUDENT[len(values)] * stdev(values) / len(values) ** 0.5
 
 
 def compared(name: str, seeds: int = SEEDS) -> dict[str, float]:

@@ -69,7 +69,7 @@ class GrowthSession:
             seed: seed of sampled actions and coalitions.
             report: function that shows a line of text.
         """
-        self.limits, self.epochs, self.seed = limits, epochs, seed
+        self.limits, self.epochs, self.seed, self.policy = limits, epochs, seed, policy
         self.options = options or SessionOptions()
         self.report = report
         self.history: list[Step] = []
@@ -79,8 +79,6 @@ class GrowthSession:
         """Module that computes the training loss: the model, or ``DistributedDataParallel`` around it."""
         self._organism, self._held_out = organism, held_out
         organism.model.exchange.share()
-        self.policy = policy
-        """The policy that acts."""
         policy.begin_episode(seed)
         self._watch = GradientWatch()
         organism.optimizer.watches.append(self._watch)
@@ -216,7 +214,7 @@ class GrowthSession:
         """
         if self._open is not None or self.epoch >= self.epochs:
             raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
-        view, growing = self.view(), self._room.is_open(self.model, self.epoch)
+        view = self._view(growing := self._room.is_open(self.model, self.epoch))
         requested = self._agreed(self.policy.decide(view).action)
         operation, blueprint = requested.operation, self._blueprint(requested)
         legal = view.masks.allows(requested) and (operation is not LifecycleOp.GERMINATE or blueprint is not None)
@@ -278,8 +276,10 @@ class GrowthSession:
 
     def view(self) -> View:
         """The state of the network as policies see it."""
-        limits = replace(self.limits, growing=self._room.is_open(self.model, self.epoch))
-        return self._signals.view(self.epoch, self.runtime.reports(), limits)
+        return self._view(self._room.is_open(self.model, self.epoch))
+
+    def _view(self, growing: bool) -> View:
+        return self._signals.view(self.epoch, self.runtime.reports(), replace(self.limits, growing=growing))
 
     def _blueprint(self, action: Action) -> str | None:
         """Blueprint of a birth within the room; ``None`` for other actions, or without room."""

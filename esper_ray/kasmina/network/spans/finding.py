@@ -163,8 +163,9 @@ def _is_proved(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Modul
         living, folded = _with_seeds(host, found, seeds, run), run(twin)
     except Exception:  # the code of a host can raise anything
         return False
-    pairs = list(zip(tensors_in(living), tensors_in(folded), strict=False))
-    return all(not one.is_floating_point() or _agree(one, other) for one, other in pairs)
+    ones, others = tensors_in(living), tensors_in(folded)
+    pairs = [(one, other) for one, other in zip(ones, others, strict=False) if one.is_floating_point()]
+    return len(ones) == len(others) and bool(pairs) and all(_agree(one, other) for one, other in pairs)
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:

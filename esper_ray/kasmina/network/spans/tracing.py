@@ -30,7 +30,6 @@ class Call:
     """Name of the layer in the host, or of the function as in ``torch.nn.functional.relu``."""
     module: nn.Module | None
     """The layer; ``None`` for a function."""
-    function: Callable[..., Any] | None
     args: tuple[Any, ...]
     """Positional arguments, with a :class:`Value` in the place of each tensor."""
     kwargs: dict[str, Any]
@@ -45,8 +44,6 @@ class Trace:
     """Calls of one pass in their order."""
 
     calls: list[Call] = field(default_factory=list)
-    inputs: list[Value] = field(default_factory=list)
-    """Tensors that the host was called with."""
     output: list[Value] = field(default_factory=list)
     """Tensors that the host returned."""
     outputs: dict[str, list[Value]] = field(default_factory=dict)
@@ -116,7 +113,7 @@ class _Recorder(TorchFunctionMode):
         read = self._read(args, kwargs)
         output = func(*args, **kwargs)
         if any(isinstance(leaf, Value) for leaf in tree_leaves(read)):
-            self._note(resolve_name(func) or repr(func), None, func, read, output)
+            self._note(resolve_name(func) or repr(func), None, read, output)
         return output
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -129,7 +126,6 @@ class _Recorder(TorchFunctionMode):
         self,
         name: str,
         module: nn.Module | None,
-        function: Callable[..., Any] | None,
         read: tuple[tuple[Any, ...], dict[str, Any]],
         output: Any,
     ) -> None:
@@ -141,7 +137,7 @@ class _Recorder(TorchFunctionMode):
                 if isinstance(leaf, Tensor):
                     self._new(leaf)
         reads = tuple(leaf for leaf in tree_leaves(read) if isinstance(leaf, Value))
-        self.trace.calls.append(Call(name, module, function, *read, reads, value))
+        self.trace.calls.append(Call(name, module, *read, reads, value))
 
     @contextmanager
     def watching(self, host: nn.Module) -> Iterator[None]:
@@ -153,16 +149,11 @@ class _Recorder(TorchFunctionMode):
                 handles.append(module.register_forward_hook(self._after(name), with_kwargs=True))
             elif name:
                 handles.append(module.register_forward_hook(self._returned(name)))
-        handles.append(host.register_forward_pre_hook(self._started, with_kwargs=True, prepend=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _started(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
-        leaves = tree_leaves((args, kwargs))
-        self.trace.inputs += [self.value(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
     def _before(self, _module: nn.Module, args: Any, kwargs: Any) -> None:
         self._pending.append(self._read(args, kwargs))
@@ -173,7 +164,7 @@ class _Recorder(TorchFunctionMode):
             self._inside -= 1
             read = self._pending.pop()
             if not self._inside:
-                self._note(name, module, None, read, output)
+                self._note(name, module, read, output)
                 self._record_output(name, output)
 
         return note
