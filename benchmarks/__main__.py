@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.karn import viewers
-from benchmarks.networks import coalitions, gpu, growth, host_epoch, own_model, slots, width
+from benchmarks.networks import coalitions, gpu, growth, host_epoch, newborns, own_model, place_scores, slots, width
 from benchmarks.report import RESULTS, Measurements
 from benchmarks.runs import command_line, env_step, ppo_update, scale, scaling, strategies, telemetry
 
@@ -25,6 +25,8 @@ BENCHMARKS = {
     "growth": growth,
     "own_model": own_model,
     "width": width,
+    "newborns": newborns,
+    "place_scores": place_scores,
     "scaling": scaling,
     "strategies": strategies,
     "ppo_update": ppo_update,

@@ -42,15 +42,24 @@ def played(env, seed=0):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("start", ["random", "gradmax", "tiny"])
+@pytest.mark.parametrize("start", ["paired", "random", "gradmax", "tiny"])
 def test_seeds_on_spans_live_through_an_episode(start):
-    env = make(**{"growth.initialisation.widen": start})
+    env = make(**{"growth.initialisation.widen": start, "growth.widening_births": "hidden"})
     rewards, reports = played(env)
     stages = {report.stage.name for step in reports for report in step if report is not None}
     assert {"TRAINING", "BLENDING", "HOLDING"} <= stages
     assert {report.own_blueprint for step in reports for report in step if report is not None} <= {
         name.partition("=")[2] for name in BLUEPRINTS
     }
+    assert played(env) == (rewards, reports)
+
+
+@pytest.mark.integration
+def test_seeds_on_spans_are_born_live():
+    rewards, reports = played(env := make())
+    seeds = [report for step in reports for report in step if report is not None]
+    assert {report.stage.name for report in seeds} <= {"HOLDING", "FOSSILIZED"}
+    assert {(report.alpha, report.tempo) for report in seeds} == {(1.0, 0)}
     assert played(env) == (rewards, reports)
 
 
@@ -101,7 +110,8 @@ def test_a_target_and_the_end_of_an_episode_stop_births():
     env = make(**{"growth.target_parameters": 1})
     env.reset(seed=0)
     assert not env.view.masks.op[1]
-    env = make(**{"growth.unfinished_births": "refuse", "growth.min_training_epochs": 4, "episode_length": 8})
+    hidden = {"growth.unfinished_births": "refuse", "growth.min_training_epochs": 4, "growth.widening_births": "hidden"}
+    env = make(**hidden, episode_length=8)
     env.reset(seed=0)
     legal = []
     for _ in range(4):

@@ -1,7 +1,10 @@
 """Decisions of a session: what the policy saw, and what came of its action."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from esper_ray.leyline.actions import Action, Blueprint
+from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals, Reports
 
 
@@ -41,5 +44,17 @@ class Decided:
     signals: HostSignals
     reports: Reports
     action: tuple[int, ...]
-    growing: bool
-    """Whether a seed could have been born."""
+    closed: tuple[str, ...]
+    """Slots in which no seed could be born."""
+    blueprints: tuple[Blueprint, ...]
+    """Blueprints that fitted somewhere."""
+
+    @classmethod
+    def by(cls, action: Action, view: View, limits: Limits) -> "Decided":
+        """``action``, chosen from ``view`` under ``limits``."""
+        indices = tuple(action.to_indices())
+        return cls(view.signals, view.reports, indices, tuple(sorted(limits.closed)), tuple(sorted(limits.blueprints)))
+
+    def limits(self, limits: Limits) -> Limits:
+        """The limits of then in a session with ``limits``."""
+        return replace(limits, closed=frozenset(self.closed), blueprints=frozenset(self.blueprints))

@@ -85,10 +85,12 @@ def heuristic_of(epochs: int) -> HeuristicConfig:
     """
     default = HeuristicConfig()
     patience = max(2, min(default.patience, epochs // 6))
+    whole = training_epochs(epochs) + RAMP + patience
     return HeuristicConfig(
         first_epoch=min(default.first_epoch, epochs // 10),
         max_failures=MAX_FAILURES,
         patience=patience,
-        last_pruning=epochs - COOLDOWN - training_epochs(epochs) - RAMP - patience,
+        live_patience=whole,
+        last_pruning=epochs - COOLDOWN - whole,
         training_patience=max(3, min(default.training_patience, epochs // 2)),
     )

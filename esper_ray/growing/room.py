@@ -1,6 +1,6 @@
 """Room for births: parameters up to a target, and epochs in which a seed can still be decided on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from esper_ray.kasmina.lifecycle.reducer import FoldIn
@@ -8,15 +8,17 @@ from esper_ray.kasmina.model import MorphogeneticModel
 from esper_ray.kasmina.network.spans.cell import SpanCell
 from esper_ray.kasmina.network.spans.regions import as_layer, groups_of, parameters_per_channel
 from esper_ray.kasmina.network.spans.widening import Widening
-from esper_ray.leyline.actions import BlendOperator
+from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.leyline.blueprints import is_widening, widening_channels, widening_name
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.stages import COMMITTED
 from esper_ray.tolaria.assembly import shortest_life
 from esper_ray.tolaria.preflight import newborn_parameters
 
-GROWING_SHARE = 0.25
+GROWING_SHARE = 0.1
 """Share of the epochs after which the target is to be reached, so that what was born is trained for most of them."""
+LAST_SHARE = 0.01
+"""Share of the target that a birth of few channels must bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +30,30 @@ class Room:
     limits: Limits
     epochs: int
 
-    def is_open(self, model: MorphogeneticModel, epoch: int) -> bool:
-        """Whether a seed may be born before ``epoch``: it can be finished, and some blueprint fits the target."""
-        if self.epochs - epoch < shortest_life(model.growth.rules):
-            return False
-        empty = [slot for slot in self.limits.slots if model.states[slot] is None]
-        names = [self.limits.blueprint_name(blueprint) for blueprint in sorted(self.limits.blueprints)]
-        return self.target is None or any(self.fitting(model, slot, name, epoch) for slot in empty for name in names)
+    def limits_before(self, model: MorphogeneticModel, epoch: int) -> Limits:
+        """The limits before ``epoch``: slots are closed in which no seed can be finished, or none fits the target.
+
+        Blueprints that fit nowhere are left out, unless there are no others.
+        """
+        limits = self.limits
+        if self.epochs - epoch < shortest_life(model):
+            return replace(limits, closed=frozenset(limits.slots))
+        if self.target is None:
+            return limits
+        fits = {
+            slot: {b for b in limits.blueprints if self.fitting(model, slot, limits.blueprint_name(b), epoch)}
+            for slot in limits.slots
+            if model.states[slot] is None
+        }
+        some = frozenset[Blueprint]().union(*fits.values()) or limits.blueprints
+        return replace(limits, blueprints=some, closed=frozenset(slot for slot in fits if not fits[slot]))
 
     def fitting(self, model: MorphogeneticModel, slot: str, blueprint: str, epoch: int) -> str | None:
         """``blueprint`` or a widening by another number of channels; ``None`` if nothing fits the target.
 
         Of a span, so many channels are born that the births of the first :data:`GROWING_SHARE` of the epochs reach the
         target together, at most as many as there are, and never more than the target leaves. Less than an eighth of
-        the present channels is not worth a birth.
+        the present channels is worth a birth only if it brings :data:`LAST_SHARE` of the target.
         """
         if self.target is None:
             return blueprint
@@ -49,10 +61,11 @@ class Room:
         if isinstance(cell, SpanCell) and is_widening(blueprint):
             region = cell.region
             price, step, width = price_of_channel(model, cell), region.blocks, region.channels
-            births = 1 + max(0, int(GROWING_SHARE * self.epochs) - epoch) // (shortest_life(model.growth.rules) + 1)
+            births = 1 + max(0, int(GROWING_SHARE * self.epochs) - epoch) // (shortest_life(model) + 1)
             paced = min(width, ceil(free / births / price / step) * step)
             channels = min(max(widening_channels(blueprint, width, step), paced), free // price // step * step)
-            return widening_name(channels) if channels >= widening_channels("widen_eighth", width, step) else None
+            few = channels < widening_channels("widen_eighth", width, step)
+            return widening_name(channels) if not few or channels * price >= LAST_SHARE * self.target else None
         return blueprint if newborn_parameters(cell, blueprint, BlendOperator.ADD) <= free else None
 
 

@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -214,7 +213,7 @@ class GrowthSession:
         """
         if self._open is not None or self.epoch >= self.epochs:
             raise RuntimeError(f"epoch {self.epoch} of {self.epochs} cannot begin; end the present one first")
-        view = self._view(growing := self._room.is_open(self.model, self.epoch))
+        view = self._view(limits := self._room.limits_before(self.model, self.epoch))
         requested = self._agreed(self.policy.decide(view).action)
         operation, blueprint = requested.operation, self._blueprint(requested)
         legal = view.masks.allows(requested) and (operation is not LifecycleOp.GERMINATE or blueprint is not None)
@@ -233,7 +232,7 @@ class GrowthSession:
             restored=self._restored,
         )
         self.history.append(step)
-        self._decided.append(Decided(view.signals, view.reports, tuple(requested.to_indices()), growing))
+        self._decided.append(Decided.by(requested, view, limits))
         self._open = requested if legal else WAIT, success and legal
         self.model.train()
         return step
@@ -276,10 +275,10 @@ class GrowthSession:
 
     def view(self) -> View:
         """The state of the network as policies see it."""
-        return self._view(self._room.is_open(self.model, self.epoch))
+        return self._view(self._room.limits_before(self.model, self.epoch))
 
-    def _view(self, growing: bool) -> View:
-        return self._signals.view(self.epoch, self.runtime.reports(), replace(self.limits, growing=growing))
+    def _view(self, limits: Limits) -> View:
+        return self._signals.view(self.epoch, self.runtime.reports(), limits)
 
     def _blueprint(self, action: Action) -> str | None:
         """Blueprint of a birth within the room; ``None`` for other actions, or without room."""

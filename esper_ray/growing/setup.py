@@ -40,8 +40,8 @@ OFFERED = {
     Topology.FEATURES: (Blueprint.MLP_SMALL, Blueprint.LORA, Blueprint.NORM),
 }
 """Default blueprints by topology; slots of several topologies get those that all of them have."""
-WIDENING = ("conv_light=widen_quarter", "conv_small=widen_eighth", "conv_heavy=widen_half")
-"""Default blueprints of spans, in the places of built-in ones."""
+WIDENING = ("conv_light=widen_eighth", "conv_small=widen_quarter", "conv_heavy=widen_half")
+"""Default blueprints of spans, in the places of built-in ones; policies of rules try the first one first."""
 
 
 def grow(
@@ -271,7 +271,7 @@ def _startable(rules: GrowthConfig) -> GrowthConfig:
         if start in ("gradmax", "tiny"):
             raise ValueError(
                 f"growth.initialisation.{style}: {start} needs a loss at birth, and a session has none "
-                f"between epochs; take {'random' if style == 'widen' else 'zero_scale or zero_output'}"
+                f"between epochs; take {'paired' if style == 'widen' else 'zero_scale or zero_output'}"
             )
     return rules
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import safetensors.torch
@@ -42,7 +42,7 @@ class GrowthStateError(UserError, ValueError):
     remedy = "Load the state into a session that was made with the same model, data, policy and options."
 
 
-STATE = BlobFormat("growth session", 2, GrowthStateError, safetensors.torch)
+STATE = BlobFormat("growth session", 3, GrowthStateError, safetensors.torch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ def replayed(policy: Policy, seed: int, decided: list[Decided], limits: Limits) 
     fresh = copy.deepcopy(policy)
     fresh.begin_episode(seed)
     for number, past in enumerate(decided):
-        view = View.build(past.signals, past.reports, legality(past.reports, replace(limits, growing=past.growing)))
+        view = View.build(past.signals, past.reports, legality(past.reports, past.limits(limits)))
         action = tuple(fresh.decide(view).action.to_indices())
         if action != past.action:
             decisions = f"its decision {number} was {past.action}, this policy's is {action}"

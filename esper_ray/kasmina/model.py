@@ -84,7 +84,7 @@ class MorphogeneticModel(SlottedNetwork):
 
         Args:
             blueprint: a built-in or registered one; on a span ``widen``, ``widen_eighth``, ``_quarter`` or ``_half``.
-            tempo: ticks of the first ramp, once the seed blends in.
+            tempo: ticks of the first ramp, once the seed blends in; 0: at its target from its first step.
             target: amplitude that it leads to, in (0, 1].
             channels: number of new channels; with ``widen`` only.
             closure: runs the model on a batch and returns the loss; for a gradient-informed start.

@@ -50,8 +50,8 @@ class Limits:
     """False if every stage advances automatically; ADVANCE is then illegal."""
     own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
     """Own blueprints by the built-in ones whose index they have."""
-    growing: bool = True
-    """Whether seeds may still be born."""
+    closed: frozenset[str] = frozenset()
+    """Slots in which no seed may be born now."""
     target_parameters: int = 0
     """Parameters of host and seeds from which on no seed is born; 0: no target."""
     host_parameters: int = 0
@@ -123,7 +123,9 @@ def legality(reports: Reports, limits: Limits, epochs_left: int | None = None) -
     by_op = np.zeros((len(LifecycleOp), len(reports)), dtype=np.bool_)
     by_op[LifecycleOp.WAIT] = True
     if _may_germinate(reports, limits, epochs_left):
-        by_op[LifecycleOp.GERMINATE] = [report is None for report in reports]
+        by_op[LifecycleOp.GERMINATE] = [
+            report is None and slot not in limits.closed for slot, report in zip(limits.slots, reports, strict=True)
+        ]
     for index, report in enumerate(reports):
         if report is not None:
             for op in _ops_on(report):
@@ -133,7 +135,7 @@ def legality(reports: Reports, limits: Limits, epochs_left: int | None = None) -
 
 def _may_germinate(reports: Reports, limits: Limits, epochs_left: int | None) -> bool:
     occupied = [report for report in reports if report is not None]
-    if not limits.growing or (epochs_left is not None and epochs_left < limits.shortest_life):
+    if epochs_left is not None and epochs_left < limits.shortest_life:
         return False
     parameters = limits.host_parameters + sum(report.parameters for report in occupied)
     if 0 < limits.target_parameters <= parameters:

@@ -33,7 +33,10 @@ def execute(
         return True, []
     slot = model.slot_ids[action.slot]
     before = model.states[slot]
-    command = lifecycle_command(action, model.growth.next_seed_id(slot), model.growth.options.own_blueprints)
+    growth = model.growth
+    command = lifecycle_command(
+        action, growth.next_seed_id(slot), growth.options.own_blueprints, live_widenings=growth.rules.live_widenings
+    )
     if isinstance(command, Germinate) and blueprint is not None:
         command = replace(command, blueprint=blueprint)
     probe = probe_loss if action.operation is LifecycleOp.GERMINATE else None

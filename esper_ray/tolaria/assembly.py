@@ -17,6 +17,7 @@ from esper_ray.kasmina.modules import seeded_initialisation
 from esper_ray.kasmina.network.cell import Incubation, SeedCell
 from esper_ray.kasmina.network.newborn import check_newborn
 from esper_ray.kasmina.network.records import GrowthOptions
+from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.kasmina.optimizer import GrowingOptimizer
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import TEMPO_TICKS, GerminationStyle
@@ -142,8 +143,14 @@ def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Train
     return Trainer(organism, data, settings, runner)
 
 
-def shortest_life(rules: Rules) -> int:
-    """Least number of epochs until a newborn seed has full amplitude."""
+def shortest_life(model: MorphogeneticModel) -> int:
+    """Least number of epochs until a newborn seed has full amplitude.
+
+    It is 1 for one that is born live.
+    """
+    rules = model.growth.rules
+    if rules.live_widenings and all(at.region is not None for at in model.attachments.values()):
+        return 1
     gates = rules.gates
     blending = max(min(TEMPO_TICKS), gates.min_blending_epochs if gates.strict else 0)
     return gates.min_training_epochs + blending + (Gate.G1 not in rules.auto_forward)
@@ -166,7 +173,8 @@ def lifecycle_rules(growth: GrowthConfig) -> Rules:
         min_gradient_health=growth.min_gradient_health,
         min_contribution_pp=growth.min_contribution_pp,
     )
-    return Rules(gates, frozenset(Gate[name.upper()] for name in growth.auto_forward), growth.embargo_ticks)
+    automatic = frozenset(Gate[name.upper()] for name in growth.auto_forward)
+    return Rules(gates, automatic, growth.embargo_ticks, growth.widening_births == "live")
 
 
 def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
@@ -198,14 +206,17 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         own_blueprints=own,
         target_parameters=growth.target_parameters,
         host_parameters=model.host_parameters,
-        shortest_life=shortest_life(model.growth.rules) if growth.unfinished_births == "refuse" else 0,
+        shortest_life=shortest_life(model) if growth.unfinished_births == "refuse" else 0,
     )
 
 
 def _check_fits(slot: str, blueprint: str, cell: SeedCell) -> None:
     with seeded_initialisation(0):
         try:
-            check_newborn(slot, cell.newborn(blueprint).to(cell.alpha), cell)
+            seed = cell.newborn(blueprint).to(cell.alpha)
+            if isinstance(seed, Widening):
+                seed.start_at_output()
+            check_newborn(slot, seed, cell)
         except UserError:
             raise
         except ValueError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from esper_ray.leyline.actions import WAIT, Action, AlphaMode, Blueprint, GerminationStyle, LifecycleOp
 from esper_ray.leyline.config.base import Section
-from esper_ray.leyline.legality import Limits
+from esper_ray.leyline.legality import Limits, Masks
 from esper_ray.leyline.policy import Decision, View
 from esper_ray.leyline.records import SlotReport
 from esper_ray.leyline.stages import Stage
@@ -25,6 +25,8 @@ class HeuristicConfig(Section):
     """Contribution above which a holding seed is committed."""
     patience: int = 6
     """Epochs in HOLDING after which a seed that contributes too little, or is not let through, is pruned."""
+    live_patience: int = 16
+    """As ``patience``, of a seed that was born live: it develops in HOLDING."""
     last_pruning: int | None = None
     """Last epoch in which a seed in HOLDING is pruned; later ones stay, since no other could take their place in time.
 
@@ -95,19 +97,20 @@ class HeuristicPolicy:
             if report is not None:
                 yield from self._manage(slot, report, view.signals.epoch)
             elif view.signals.epoch >= self.config.first_epoch and not self._gave_up(slot):
-                yield self._plant(slot)
+                yield self._plant(slot, view.masks)
 
     def _gave_up(self, slot: int) -> bool:
         most = self.config.max_failures
         return most is not None and self._failures.get(slot, 0) >= most
 
-    def _plant(self, slot: int) -> _Option:
+    def _plant(self, slot: int, masks: Masks) -> _Option:
         """Option to germinate in a slot. Deeper slots come first, since their features are richest.
 
         Each failure lowers the urgency of a slot.
         """
         failures = self._failures.get(slot, 0)
-        blueprint = self.rotation[failures % len(self.rotation)]
+        legal = [blueprint for blueprint in self.rotation if masks.arguments["blueprint"][blueprint]] or self.rotation
+        blueprint = legal[failures % len(legal)]
         action = Action(
             op=LifecycleOp.GERMINATE, slot=slot, blueprint=blueprint, style=self._style, tempo=FAST, alpha_target=FULL
         )
@@ -131,11 +134,12 @@ class HeuristicPolicy:
         A seed that the gate refuses for too long is also pruned.
         """
         held, last = seed.ticks_in_stage, self.config.last_pruning
+        patience = self.config.patience if seed.tempo else self.config.live_patience
         stays = last is not None and epoch > last
-        if contribution > self.config.min_contribution_pp and (stays or held < 2 * self.config.patience):
+        if contribution > self.config.min_contribution_pp and (stays or held < 2 * patience):
             action = Action(LifecycleOp.FOSSILIZE, slot)
             return _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
-        if held >= self.config.patience and not stays:
+        if held >= patience and not stays:
             reason = f"contributes {contribution:+.1f} points after {held} epochs"
             return _Option(3.0, Action(LifecycleOp.PRUNE, slot), reason)
         return _Option(0.0, WAIT, "contributes too little so far")

@@ -6,11 +6,13 @@ from torch import nn
 
 from esper_ray import grow
 from esper_ray.growing.room import Room, folded_parameters, price_of_channel
-from esper_ray.kasmina import Rules, find_spans
+from esper_ray.kasmina import MorphogeneticModel, Rules, find_spans
 from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
+from esper_ray.leyline.actions import Blueprint
 from esper_ray.tolaria.assembly import GrowthError, shortest_life
 
+FITTING = {"blueprints": ["conv_light=widen_quarter"], "styles": ["sigmoid_add"]}
 X = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long() + (X[:, 2] > 0).long()
 
@@ -86,12 +88,14 @@ def test_other_blueprints_and_styles_are_refused_for_spans():
         session(growth={"initialisation": {"widen": "tiny"}})
 
 
-def test_a_session_is_resumed_bit_for_bit_after_a_fold():
-    straight, interrupted = trained(session(parameters=150)), session(parameters=150)
+@pytest.mark.parametrize("births", ["live", "hidden"])
+def test_a_session_is_resumed_bit_for_bit_after_a_fold(births):
+    rules = {"growth": {"widening_births": births} | FITTING}
+    straight, interrupted = trained(session(parameters=150, **rules)), session(parameters=150, **rules)
     trained(interrupted, epochs=14)
     assert sum(interrupted.model.cell(slot).added for slot in interrupted.model.slot_ids)
     blob = interrupted.save_state()
-    resumed = session(parameters=150)
+    resumed = session(parameters=150, **rules)
     resumed.load_state(blob)
     trained(resumed)
     assert [str(step) for step in resumed.history] == [str(step) for step in straight.history]
@@ -121,17 +125,40 @@ def test_a_rollback_restores_the_widths_of_before():
 
 def test_the_shortest_life_follows_the_gates():
     gates = {"min_training_epochs": 4, "min_blending_epochs": 6}
-    assert shortest_life(Rules(GateRules(**gates))) == 4 + 3 + 1
-    assert shortest_life(Rules(GateRules(**gates), frozenset({Gate.G1}))) == 4 + 3
-    assert shortest_life(Rules(GateRules(**gates, strict=True), frozenset(Gate))) == 4 + 6
+    for place, live in (("0", True), ("0 -> 2", False)):
+        for rules, life in (
+            (Rules(GateRules(**gates), live_widenings=live), 4 + 3 + 1),
+            (Rules(GateRules(**gates), frozenset({Gate.G1}), live_widenings=live), 4 + 3),
+            (Rules(GateRules(**gates, strict=True), frozenset(Gate), live_widenings=live), 4 + 6),
+        ):
+            assert shortest_life(MorphogeneticModel.wrap(host(), {"r0c0": place}, X[:2], rules=rules)) == life
+    live = MorphogeneticModel.wrap(host(), {"r0c0": "0 -> 2"}, X[:2], rules=Rules(live_widenings=True))
+    assert shortest_life(live) == 1
 
 
 def test_no_seed_is_born_that_could_not_be_finished():
     growing = session()
     room = Room(None, growing.limits, 30)
-    life = shortest_life(growing.model.growth.rules)
-    assert room.is_open(growing.model, 30 - life)
-    assert not room.is_open(growing.model, 31 - life)
+    life = shortest_life(growing.model)
+    assert not room.limits_before(growing.model, 30 - life).closed
+    assert room.limits_before(growing.model, 31 - life).closed == {"r0c0", "r0c1"}
+
+
+def test_a_slot_in_which_nothing_fits_is_closed_and_others_are_not():
+    """A channel costs 10 parameters in r0c0 and 8 in r0c1."""
+    growing = session(parameters=59 + 9)
+    assert Room(59 + 9, growing.limits, 30).limits_before(growing.model, 5).closed == {"r0c0"}
+    assert Room(59 + 10, growing.limits, 30).limits_before(growing.model, 5).closed == frozenset()
+    assert trained(growing).model.total_parameters == 59 + 8
+
+
+def test_blueprints_that_fit_nowhere_are_not_offered():
+    """A norm has 12 parameters, the smallest MLP 80."""
+    growing = session(slots={"r0c0": "1"}, parameters=59 + 20, growth={"blueprints": ["mlp_small", "norm"]})
+    assert growing.view().masks.arguments["blueprint"].nonzero()[0].tolist() == [int(Blueprint.NORM)]
+    births = [step for step in trained(growing).history if step.operation == "GERMINATE"]
+    assert births
+    assert all(step.success and step.blueprint == "norm" for step in births)
 
 
 def test_the_price_of_a_channel_counts_what_joins_it_to_living_neighbours():

@@ -224,4 +224,4 @@ def test_a_reached_target_and_too_few_epochs_allow_no_birth():
     limits = make_limits(2, shortest_life=6)
     for left, born in ((None, True), (7, True), (6, True), (5, False), (0, False)):
         assert legality(held, limits, left).op[LifecycleOp.GERMINATE] == born
-    assert not legality(held, make_limits(2, growing=False)).op[LifecycleOp.GERMINATE]
+    assert not legality(held, make_limits(2, closed=frozenset({"r0c0", "r0c1"}))).op[LifecycleOp.GERMINATE]

@@ -43,6 +43,20 @@ def test_germination_uses_an_allowed_style():
     assert action.style == GerminationStyle.LINEAR_ADD
 
 
+def test_blueprints_that_are_not_legal_now_are_passed_over():
+    deciding = policy(1)
+    crowded = limits(1, blueprints=frozenset({Blueprint.BOTTLENECK}))
+    action = deciding.decide(view_of(None, allowed=crowded)).action
+    assert (action.operation, action.blueprint) == (LifecycleOp.GERMINATE, Blueprint.BOTTLENECK)
+
+
+def test_a_seed_that_was_born_live_has_time_to_develop():
+    config = HeuristicConfig(patience=2, live_patience=9)
+    for tempo, ticks, expected in ((0, 8, "WAIT"), (0, 9, "PRUNE"), (5, 2, "PRUNE")):
+        seed = report(Stage.HOLDING, alpha=1.0, tempo=tempo, ticks_in_stage=ticks, age=9, contribution_pp=0.0)
+        assert decision_of(view_of(seed, FOSSIL), policy(2, config))[0] == expected
+
+
 @pytest.mark.parametrize("stage", [Stage.GERMINATED, Stage.TRAINING])
 def test_a_developing_seed_is_advanced_if_gates_are_manual(stage):
     view = view_of(None, report(stage))

@@ -12,13 +12,14 @@ from esper_ray.leyline.records import Event, SeedMeasurements, SlotReport
 
 
 def lifecycle_command(
-    action: Action, seed_id: str, own: Mapping[Blueprint, str] = MappingProxyType({})
+    action: Action, seed_id: str, own: Mapping[Blueprint, str] = MappingProxyType({}), *, live_widenings: bool = False
 ) -> reducer.Command:
     """The lifecycle command of ``action``.
 
     Args:
         seed_id: identity of the seed if the action germinates one.
         own: own blueprints by the built-in ones whose index they have.
+        live_widenings: whether seeds that widen a span are born live; they have no first ramp then.
 
     Raises:
         ValueError: for WAIT, which is not a command.
@@ -26,13 +27,10 @@ def lifecycle_command(
     ticks, curve, steepness = action.ramp
     match action.operation:
         case LifecycleOp.GERMINATE:
-            return reducer.Germinate(
-                seed_id,
-                own.get(Blueprint(action.blueprint), Blueprint(action.blueprint).id),
-                GerminationStyle(action.style),
-                TEMPO_TICKS[action.tempo],
-                ALPHA_TARGETS[action.alpha_target],
-            )
+            name = own.get(Blueprint(action.blueprint), Blueprint(action.blueprint).id)
+            tempo = 0 if live_widenings and is_widening(name) else TEMPO_TICKS[action.tempo]
+            target = ALPHA_TARGETS[action.alpha_target]
+            return reducer.Germinate(seed_id, name, GerminationStyle(action.style), tempo, target)
         case LifecycleOp.SET_ALPHA_TARGET:
             target, style = ALPHA_TARGETS[action.alpha_target], GerminationStyle(action.style)
             return reducer.SetAlphaTarget(target, ticks, curve, steepness, style)

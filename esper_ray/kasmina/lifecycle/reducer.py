@@ -24,7 +24,7 @@ class SeedState:
     """Name in the registry of blueprints."""
     style: GerminationStyle
     tempo: int
-    """Ticks of the first ramp."""
+    """Ticks of the first ramp; 0 for a seed that was born live."""
     target: float
     """Amplitude that the first ramp leads to, in (0, 1]."""
     stage: Stage = Stage.GERMINATED
@@ -62,11 +62,17 @@ class Rules:
     gates: GateRules = field(default_factory=GateRules)
     auto_forward: frozenset[Gate] = frozenset()
     embargo_ticks: int = 5
+    live_widenings: bool = False
+    """Whether the seeds that policies plant on spans are born live."""
 
 
 @dataclass(frozen=True, slots=True)
 class Germinate:
-    """Start a seed in an empty slot."""
+    """Start a seed in an empty slot.
+
+    With a tempo of 0 it is born *live*: at its amplitude target from its first step, where it changes nothing yet. It
+    did not develop behind the host, so gates G1 to G3 have nothing to judge.
+    """
 
     seed_id: str
     blueprint: str
@@ -233,10 +239,21 @@ def _germinate(state: SeedState | None, command: Germinate) -> Reduction:
         return state, (Refused(f"slot is occupied by {state.seed_id} ({state.stage.name})"),)
     if not 0.0 < command.target <= 1.0:
         raise ValueError(f"amplitude target must lie in (0, 1], got {command.target}")
-    check_ticks("tempo", command.tempo, least=1)
+    check_ticks("tempo", command.tempo, least=0)
     seed = SeedState(command.seed_id, command.blueprint, command.style, command.tempo, command.target)
     result = evaluate_gate(Stage.GERMINATED, Stage.DORMANT, 0, seed.alpha, UNMEASURED, GateRules())
-    return seed, (GateEvaluated(result), StageChanged(Stage.DORMANT, Stage.GERMINATED, 0))
+    events = (GateEvaluated(result), StageChanged(Stage.DORMANT, Stage.GERMINATED, 0))
+    return (seed, events) if command.tempo else _live(seed, events)
+
+
+def _live(seed: SeedState, events: tuple[LifecycleEvent, ...]) -> Reduction:
+    """A newborn seed at its amplitude target."""
+    alpha = seed.alpha.retargeted(seed.target, 0, seed.style.curve, seed.alpha.steepness)
+    full = seed.target >= 1.0 - TOLERANCE
+    for stage in (Stage.TRAINING, Stage.BLENDING, *([Stage.HOLDING] if full else [])):
+        seed, moved = _moved(seed, stage, "born live")
+        events += moved
+    return replace(seed, alpha=alpha), (*events, AlphaMoved(alpha.alpha))
 
 
 def _advance(state: SeedState, rules: Rules, measured: SeedMeasurements) -> Reduction:

@@ -31,6 +31,8 @@ CANDIDATES = 8
 """Number of random channels or features that stand for a seed."""
 SCORED_ROWS = 2048
 """Greatest number of positions of a batch that a score is computed from."""
+LEAST_EXAMPLES = 16
+"""Least number of examples that they come from, if the batch has as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,13 @@ def _span_gain(cell: SpanCell, features: Tensor, gradient: Tensor) -> float:
     assert cell.tapped is not None
     step = cell.region.blocks
     seed = Widening(cell.region, -(-CANDIDATES // step) * step).to(cell.alpha).eval()
-    source = cell.tapped.to(cell.alpha)
+    examples = _examples(gradient, cell.shape.channels)
+    source = cell.tapped.to(cell.alpha).index_select(cell.layout.batch, examples)
     new = rows_read(seed.consumer, seed.between(seed.producer(source)))
     present = rows_read(consumer, cell.present(source))
-    target = rows_yielded(consumer, cell.layout.restored(gradient).to(cell.alpha))
-    return _gain(new, present, target, features) / (seed.channels * parameters_per_channel(cell.region))
+    target = rows_yielded(consumer, cell.layout.restored(gradient[examples]).to(cell.alpha))
+    gain = _gain(new, present, target, features) * len(gradient) / len(examples)
+    return gain / (seed.channels * parameters_per_channel(cell.region))
 
 
 def _slot_gain(topology: Topology, features: Tensor, gradient: Tensor) -> float:
@@ -108,14 +112,23 @@ def _slot_gain(topology: Topology, features: Tensor, gradient: Tensor) -> float:
         pointwise: nn.Conv2d | nn.Linear = nn.Conv2d(channels, 1, 1)
     else:
         layer, pointwise = nn.Linear(channels, CANDIDATES, bias=False), nn.Linear(channels, 1)
-    new = rows_yielded(layer.to(features), layer.to(features)(features).relu())
-    gain = _gain(new, rows_read(pointwise, features), rows_yielded(pointwise, gradient), features)
-    return gain / (CANDIDATES * (layer.weight[0].numel() + channels))
+    examples = _examples(gradient, channels)
+    part = features[examples]
+    new = rows_yielded(layer.to(features), layer.to(features)(part).relu())
+    gain = _gain(new, rows_read(pointwise, part), rows_yielded(pointwise, gradient[examples]), features)
+    return gain * len(gradient) / len(examples) / (CANDIDATES * (layer.weight[0].numel() + channels))
+
+
+def _examples(gradient: Tensor, channels: int) -> Tensor:
+    """Numbers of the examples whose positions are used: those that have twice as many as are needed."""
+    positions = gradient[0].numel() // channels
+    enough = max(LEAST_EXAMPLES, 2 * SCORED_ROWS // max(1, positions))
+    return torch.linspace(0, len(gradient) - 1, min(enough, len(gradient)), device=gradient.device).long()
 
 
 def _gain(new: Tensor, present: Tensor, target: Tensor, features: Tensor) -> float:
     """Squares of the gradient, for each position, that ``new`` explains and ``present`` does not."""
     chosen = torch.linspace(0, len(target) - 1, min(SCORED_ROWS, len(target))).long()
     residual = unexplained(present[chosen], target[chosen])
-    squares = explained_share(new[chosen], residual) * residual.double().square().sum()
+    squares = explained_share(new[chosen], residual) * residual.double().square().sum() * len(target) / len(chosen)
     return float(squares * features.double().square().mean())

@@ -361,8 +361,12 @@ class Growth:
         """Initialise a newborn seed that widens a span."""
         cell, start = self._cells[slot], self.options.widening
         assert isinstance(cell, SpanCell)
+        if start == "paired":
+            seed.pair()
+        else:
+            seed.start_at_output()
         with preserved_rng(cell.alpha.device):
-            if start != "random":
+            if start in ("gradmax", "tiny"):
                 if closure is None:
                     raise ValueError(f"slot {slot}: channels that start with {start} need a loss at birth")
                 start_channels(seed, cell, start, closure)

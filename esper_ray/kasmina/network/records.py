@@ -26,7 +26,7 @@ class GrowthOptions:
     """Stop training a seed when it is committed."""
     initialisation: Mapping[GerminationStyle, Initialisation] = field(default_factory=dict)
     """Initialisation of the inner weights by style or its id; default ``zero_scale``."""
-    widening: WideningStart = "random"
+    widening: WideningStart = "paired"
     """Initialisation of the channels that widen a span."""
     own_blueprints: Mapping[Blueprint, str] = field(default_factory=dict)
     """Own blueprints by the built-in ones whose action index they have."""

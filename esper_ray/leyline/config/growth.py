@@ -29,7 +29,7 @@ from esper_ray.leyline.slots import ordered_slot_ids
 StyleName = Annotated[str, Field(json_schema_extra={"enum": [style.id for style in GerminationStyle]})]
 IncubationMethod = Literal["shadow", "straight_through"]
 Initialisation = Literal["zero_scale", "zero_output", "gradmax"]
-WideningStart = Literal["random", "gradmax", "tiny"]
+WideningStart = Literal["paired", "random", "gradmax", "tiny"]
 SlotIds = Annotated[tuple[str, ...], Field(max_length=512)]
 Limit = Annotated[Integer, Field(ge=0, le=10**12)]
 
@@ -59,9 +59,10 @@ class InitialisationConfig(Section):
     sigmoid_add: Initialisation = Field("zero_scale", description="as for linear_add")
     gated_gate: Initialisation = Field("zero_scale", description="as for linear_add")
     widen: WideningStart = Field(
-        "random",
-        description="new channels of a span, behind weights of zero; random: as the host's layers; gradmax: with the "
-        "largest gradient of these weights; tiny: with the largest whitened gain beyond what the host explains",
+        "paired",
+        description="new channels of a span; paired: random ones in pairs that cancel; random: as the host's layers, "
+        "behind weights of zero; gradmax: with the largest gradient of these weights; tiny: with the largest whitened "
+        "gain beyond what the host explains",
     )
 
 
@@ -100,6 +101,11 @@ class GrowthConfig(Section):
     )
     unfinished_births: Literal["allow", "refuse"] = Field(
         "allow", description="births with fewer epochs left than a seed needs to reach full amplitude"
+    )
+    widening_births: Literal["live", "hidden"] = Field(
+        "live",
+        description="seeds of spans; live: at full amplitude from their first step, where they change nothing yet; "
+        "hidden: they train behind the host first and blend in, as others do",
     )
     incubation: IncubationConfig = IncubationConfig()
     initialisation: InitialisationConfig = InitialisationConfig()

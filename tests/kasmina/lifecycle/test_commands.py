@@ -7,7 +7,7 @@ from esper_ray.kasmina.lifecycle import reducer
 from esper_ray.kasmina.lifecycle.commands import lifecycle_command, logged
 from esper_ray.kasmina.lifecycle.gates import Check, Gate, GateResult
 from esper_ray.kasmina.lifecycle.reducer import AlphaMoved, GateEvaluated, Refused, StageChanged
-from esper_ray.leyline.actions import WAIT, Action, AlphaCurve, GerminationStyle
+from esper_ray.leyline.actions import TEMPO_TICKS, WAIT, Action, AlphaCurve, Blueprint, GerminationStyle
 from esper_ray.leyline.records import Event
 from esper_ray.leyline.stages import Stage
 
@@ -28,6 +28,13 @@ from esper_ray.leyline.stages import Stage
 )
 def test_action_indices_decode_to_commands(indices, expected):
     assert lifecycle_command(Action(*indices), "s-9") == expected
+
+
+def test_a_live_widening_has_no_first_ramp():
+    birth, own = Action(1, 2, 1, 2, 1, 2, 0, 0), {Blueprint(1): "widen_half"}
+    assert lifecycle_command(birth, "s-9", own).tempo == TEMPO_TICKS[1]
+    assert lifecycle_command(birth, "s-9", own, live_widenings=True).tempo == 0
+    assert lifecycle_command(birth, "s-9", live_widenings=True).tempo == TEMPO_TICKS[1]
 
 
 def test_wait_has_no_command():

@@ -1,5 +1,7 @@
 """Lifecycle reducer: commands, ticks, gates and removal of one seed."""
 
+from itertools import pairwise
+
 import pytest
 from lifecycle_builders import HEALTHY, WORTHY, Slot, changes, ramping, rules_with, seed_in, worked
 
@@ -77,12 +79,25 @@ def test_germination_starts_a_seed_at_zero():
     assert worked(events)
 
 
+@pytest.mark.parametrize(("target", "stage"), [(1.0, Stage.HOLDING), (0.7, Stage.BLENDING)])
+def test_a_tempo_of_zero_gives_a_live_birth(target, stage):
+    state, events = execute(None, Germinate("s-1", "norm", tempo=0, target=target), Rules())
+    assert (state.stage, state.tempo, state.age, state.ticks_in_stage) == (stage, 0, 0, 0)
+    assert (state.alpha.alpha, state.alpha.target, state.alpha.mode) == (target, target, AlphaMode.HOLD)
+    path = [Stage.DORMANT, Stage.GERMINATED, Stage.TRAINING, Stage.BLENDING, Stage.HOLDING]
+    path = path[: path.index(stage) + 1]
+    assert [(change.source, change.target) for change in changes(events)] == list(pairwise(path))
+    assert {change.reason for change in changes(events)[1:]} == {"born live"}
+    assert worked(events)
+    assert tick(state, Rules()) == (state, ()) if stage is Stage.HOLDING else tick(state, Rules())[0] == state
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (Germinate("s-1", "norm", target=0.0), r"\(0, 1\], got 0.0"),
         (Germinate("s-1", "norm", target=1.5), r"\(0, 1\], got 1.5"),
-        (Germinate("s-1", "norm", tempo=0), "at least 1 ticks, got 0"),
+        (Germinate("s-1", "norm", tempo=-1), "at least 0 ticks, got -1"),
     ],
 )
 def test_a_germination_with_invalid_target_or_tempo_is_an_error(command, message):

@@ -53,6 +53,15 @@ def test_slots_on_outputs_and_occupied_slots_have_scores_too():
     assert all(score.gain > 0 for score in scores(model).values())
 
 
+def test_shares_do_not_depend_on_the_number_of_positions(monkeypatch):
+    """The gradient of each example in a batch of equal ones is smaller, at every slot alike."""
+    monkeypatch.setattr("esper_ray.kasmina.measurement.places.SCORED_ROWS", 128)
+    model = MorphogeneticModel.wrap(chain(), {"r0c0": "a -> b", "r0c1": "b -> c"}, X[:2])
+    once, often = (scores(model, [(X[:8].repeat(n, 1, 1, 1), Y[:8].repeat(n))]) for n in (1, 16))
+    for slot, score in once.items():
+        assert often[slot].share == pytest.approx(score.share, rel=0.2)
+
+
 def test_no_batch_and_a_loss_without_the_slots_are_refused():
     model = MorphogeneticModel.wrap(chain(), {"r0c0": "a -> b"}, X[:2])
     with pytest.raises(ValueError, match="need at least one batch"):

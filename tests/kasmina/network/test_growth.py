@@ -189,9 +189,9 @@ def test_a_cross_fade_moves_the_output_from_one_operator_to_the_other():
         (lambda m: m.germinate("r0c1", "norm", target=0.0), ValueError, r"\(0, 1\], got 0.0"),
         (lambda m: m.germinate("r0c1", "norm", target=1.1), ValueError, r"\(0, 1\], got 1.1"),
         (
-            lambda m: m.germinate("r0c1", "norm", tempo=0),
+            lambda m: m.germinate("r0c1", "norm", tempo=-1),
             ValueError,
-            "tempo must be a whole number of at least 1 ticks, got 0",
+            "tempo must be a whole number of at least 0 ticks, got -1",
         ),
         (lambda m: m.germinate("r0c1", "norm", tempo=2.5), ValueError, "tempo must be a whole number .* got 2.5"),
         (lambda m: m.germinate("r0c1", "norm", tempo=float("nan")), ValueError, "whole number .* got nan"),

@@ -13,8 +13,8 @@ OWN_HOST = {"family": "own", "build": "my_package:build"}
 
 
 def test_runs_of_built_in_parts_keep_their_digests():
-    assert RunConfig().digest() == "2f84a0ecd2e8afbb80bcc5a871e6be929afa5c37d0cefe4b69514b4f611f20cb"
-    assert RunConfig().environment_digest() == "83c2bd8ae7fe876cfba6d1804f32d08a091fb85a2cdd18f31b0830ca1ba6d543"
+    assert RunConfig().digest() == "a1b1f515bd3b90fcb71446ddedf590ae79d1e1b031f5ba0399bf9d173f29abe1"
+    assert RunConfig().environment_digest() == "d630be63f4b344293954c6ba5a216f3eae752485b49186b4a8df1a4472277fe9"
 
 
 def test_options_change_the_digest():

@@ -80,7 +80,9 @@ class SpanCell(SeedCell):
             raise ValueError(f"seeds that widen a span are added, style {style.id!r} is not; take one of {adding}")
 
     def newborn(self, blueprint: str) -> nn.Module:
-        """A seed that widens the span, its weights drawn from torch's global generator.
+        """A seed that widens the span, not yet the identity.
+
+        Its weights are drawn from torch's global generator.
 
         Raises:
             ValueError: if ``blueprint`` does not widen, or its number of channels does not fit.
@@ -88,9 +90,7 @@ class SpanCell(SeedCell):
         if not is_widening(blueprint):
             place = f"{self.region.producer.name}{ARROW}{self.region.consumer.name}"
             raise ValueError(f"blueprint {blueprint!r} does not fit the span {place}; its blueprint is 'widen'")
-        seed = Widening(self.region, widening_channels(blueprint, self.region.channels, self.region.blocks))
-        seed.start_at_output()
-        return seed
+        return Widening(self.region, widening_channels(blueprint, self.region.channels, self.region.blocks))
 
     def probe(self, rows: int) -> Tensor:
         """(rows, ...) values in the form of what the seed reads."""

@@ -71,6 +71,12 @@ INSPECTIONS = frozenset(
 """Methods that read the form of a tensor alone, if they yield no tensor."""
 
 
+RANDOM = frozenset(
+    ["rrelu", *(f"{kind}dropout{dims}" for kind in ("", "alpha_", "feature_alpha_") for dims in ("", "1d", "2d", "3d"))]
+)
+"""Functions that draw random numbers."""
+
+
 class NoStepError(ValueError):
     """A call that does not treat every channel alike and on its own. The message is the reason."""
 
@@ -242,6 +248,8 @@ class Between(nn.Module):
         """
         super().__init__()
         self.layers = nn.ModuleDict()
+        self.is_random = False
+        """Whether a step draws random numbers in training."""
         self._start = start.number
         self._end = steps[-1].output.number if steps else start.number
         self._program: list[tuple[str, str, bool, Any, Any, int]] = []
@@ -252,6 +260,7 @@ class Between(nn.Module):
                 repeat = step.read_repeat
                 self.layers[key] = call.module if channels is None else resized(call.module, channels * repeat)
             name = call.name if key else _callable_name(call.name)
+            self.is_random |= _draws(call)
             numbered = tree_map(_number, call.args), tree_map(_number, call.kwargs)
             self._program.append((key, name, step.flattens, *numbered, step.output.number))
 
@@ -271,6 +280,13 @@ class Between(nn.Module):
             else:
                 values[output] = _called(name, given, named)
         return values[self._end]
+
+
+def _draws(call: Call) -> bool:
+    """Whether a step draws random numbers in training."""
+    if call.module is None:
+        return call.name.rpartition(".")[2].rstrip("_") in RANDOM
+    return isinstance(call.module, nn.RReLU) or (isinstance(call.module, _DropoutNd) and call.module.p > 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,19 @@
 """Seed of a span: new channels of its producer, through copies of what is between, into its consumer.
 
 ``d = consumer'(between'(producer'(x)))``, where x is what the producer reads and d is added to what the consumer
-yields. The layers have the kinds, kernels, strides and groups of the host's. The consumer's part starts at zero and has
-no bias, so that the seed is a part of a wider producer and consumer that was cut out.
+yields. The layers have the kinds, kernels, strides and groups of the host's. The consumer's part has no bias, so that
+the seed is a part of a wider producer and consumer that was cut out. A newborn seed does not change the output: its
+channels come in pairs that cancel, or what the consumer reads of them has weights of zero.
 """
 
 import copy
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from esper_ray.kasmina.network.spans.regions import Region, as_layer
+from esper_ray.kasmina.network.spans.regions import Region, as_layer, groups_of
 from esper_ray.kasmina.network.spans.steps import Between
 
 
@@ -35,7 +37,7 @@ class Widening(nn.Module):
         producer, consumer = as_layer(region.producer.module), as_layer(region.consumer.module)
         assert producer is not None
         assert consumer is not None
-        self.channels = channels
+        self.channels, self.blocks = channels, region.blocks
         self.producer = _other_outputs(producer, channels)
         self.between = Between(region.steps, region.hidden, channels)
         self.consumer = _other_inputs(consumer, channels * region.axis.repeat)
@@ -46,9 +48,35 @@ class Widening(nn.Module):
         return change
 
     @torch.no_grad()
+    def pair(self) -> None:
+        """Join the channels of each block in pairs that cancel: equal ones, read with opposite weights.
+
+        A single one is read with weights of zero. All are, if something between is random and would treat the channels
+        of a pair differently. The gradients of a pair are opposite, so training parts it at once.
+        """
+        if self.between.is_random:
+            self.start_at_output()
+            return
+        size = self.channels // self.blocks
+        half = size // 2
+        for tensor in [*self.producer.parameters(), *self.between.parameters()]:
+            channels = torch.unflatten(tensor, 0, (self.blocks, size, -1))
+            channels[:, half : 2 * half] = channels[:, :half]
+        read = torch.unflatten(self.consumer.weight, 1, (self.blocks // groups_of(self.consumer), size, -1))
+        read[:, :, half : 2 * half] = -read[:, :, :half]
+        read[:, :, 2 * half :] = 0.0
+
+    @torch.no_grad()
     def start_at_output(self) -> None:
         """Set what the consumer reads of the new channels to zero."""
         self.consumer.weight.zero_()
+
+    @torch.no_grad()
+    def rounding(self, x: Tensor) -> float:
+        """Greatest change that rounding leaves of pairs that cancel, for this input."""
+        read = self.between(self.producer(x)).abs()
+        size = functional_call(self.consumer, {"weight": self.consumer.weight.abs()}, (read,))
+        return self.consumer.weight[0].numel() * torch.finfo(size.dtype).eps * float(size.max())
 
 
 def _other_outputs(layer: nn.Linear | _ConvNd, channels: int) -> nn.Linear | _ConvNd:

@@ -115,5 +115,5 @@ def test_a_birth_without_a_loss_is_refused_and_changes_nothing(start):
 def test_an_unknown_start_is_refused():
     with pytest.raises(ValueError, match="unknown start of a widening 'tinny'"):
         GrowthOptions(widening="tinny")
-    assert RunConfig().growth.initialisation.widen == "random"
+    assert RunConfig().growth.initialisation.widen == "paired"
     assert build({}, {"growth.initialisation.widen": "tiny"}).growth.initialisation.widen == "tiny"
