@@ -85,7 +85,7 @@ def compared(name: str, seeds: int = WIDTH_PAIRS) -> dict[str, float]:
         arms["alone"].append(trained(fresh(case, seed), case, seed, case.epochs))
         wide = from_scratch(plain, seed, fresh(case, seed))
         epoch = step_flops(wide, case)
-        arms["scratch_flops"].append(trained(wide, case, seed, max(1, round(flops / epoch))))
+        arms["scratch_flops"].append(trained(wide, case, seed, flops / epoch))
         arms["scratch_epochs"].append(trained(from_scratch(plain, seed, fresh(case, seed)), case, seed, case.epochs))
         parameters.append(float(count_parameters(plain)))
         costs.append(flops / (epoch * case.epochs))

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from statistics import mean, stdev
 
 import numpy as np
@@ -152,13 +153,18 @@ def accuracy(model: nn.Module, examples: tuple[Tensor, Tensor]) -> float:
     return 100.0 * torch.cat(right).mean().item()
 
 
-def trained(model: nn.Module, case: Case, seed: int, epochs: int) -> float:
-    """Test accuracy of ``model`` after plain training."""
+def trained(model: nn.Module, case: Case, seed: int, epochs: float) -> float:
+    """Test accuracy of ``model`` after plain training.
+
+    Args:
+        epochs: the last one may be a part.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.lr)
-    schedule = CosineAnnealingLR(optimizer, epochs)
-    for epoch in range(epochs):
+    schedule = CosineAnnealingLR(optimizer, epochs)  # type: ignore[arg-type]  # a part of an epoch is allowed
+    for epoch in range(ceil(epochs)):
         model.train()
-        for batch in batches(case, seed, epoch):
+        parts = batches(case, seed, epoch)
+        for batch in parts[: ceil((epochs - epoch) * len(parts))]:
             optimizer.zero_grad()
             loss_of(model, batch).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

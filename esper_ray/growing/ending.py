@@ -39,6 +39,13 @@ def settle(model: MorphogeneticModel, seeds: MeasuredSeeds) -> tuple[Ending, ...
     return tuple(endings)
 
 
+def shortfall(model: MorphogeneticModel, target: int | None) -> str | None:
+    """Line on a target that growth is more than a tenth away from; ``None`` else."""
+    if target is None or model.total_parameters >= 0.9 * target:
+        return None
+    return f"{model.total_parameters:,} parameters, fewer than the {target:,} that growth should lead to"
+
+
 def _committed(model: MorphogeneticModel, slot: str, measured: SeedMeasurements) -> tuple[bool, str]:
     """Whether the seed in ``slot`` could be committed, and why."""
     state = model.states[slot]

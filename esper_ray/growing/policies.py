@@ -13,8 +13,10 @@ from esper_ray.leyline.policy import Policy
 GENERAL = tuple(name for name in BASELINES if name != "oracle")
 """Named policies that are not made for one task."""
 
-MAX_FAILURES = 2
-"""Pruned seeds after which the heuristic policy tries nothing more in a slot."""
+MAX_FAILURES, MAX_FAILURES_IN_A_ROW = 2, 3
+"""Pruned seeds after which the heuristic policy tries nothing more: in a slot, and at all."""
+CONFIDENCE, LEAST_ROOM_PP, FAST_FALL = 2.0, 3.0, 0.2
+"""What the heuristic policy asks of seeds and host where no size was asked for; see :class:`HeuristicConfig`."""
 COOLDOWN, RAMP = 7, 3
 """Epochs of the cooldown after a pruned seed, and of the fastest ramp, by default."""
 
@@ -48,12 +50,15 @@ def bundle_of(policy: AnyPolicy) -> PolicyBundle | None:
     return None
 
 
-def policy_of(policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, epochs: int, device: str) -> Policy:
+def policy_of(
+    policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, epochs: int, device: str, *, aimed: bool = False
+) -> Policy:
     """The policy under ``limits``.
 
     Args:
         bundle: bundle of :func:`bundle_of`.
         epochs: length of the growth; the patience of the heuristic policy follows from it.
+        aimed: whether growth leads to a target.
 
     Raises:
         ScriptError: if the script cannot be read.
@@ -68,7 +73,7 @@ def policy_of(policy: AnyPolicy, bundle: PolicyBundle | None, limits: Limits, ep
     if name.startswith(SCRIPT_PREFIX):
         return SchedulePolicy(limits, read_script(Path(name.removeprefix(SCRIPT_PREFIX))))
     if name == "heuristic":
-        return HeuristicPolicy(limits, heuristic_of(epochs))
+        return HeuristicPolicy(limits, heuristic_of(epochs, aimed=aimed))
     return BASELINES[name](limits, "")
 
 
@@ -77,20 +82,29 @@ def training_epochs(epochs: int) -> int:
     return max(1, min(4, epochs // 10))
 
 
-def heuristic_of(epochs: int) -> HeuristicConfig:
+def heuristic_of(epochs: int, *, aimed: bool = False) -> HeuristicConfig:
     """Thresholds of the heuristic policy for a growth of ``epochs`` epochs: those of 40 epochs, shorter if it is.
 
-    A seed in HOLDING is pruned only while another one could still come as far in its place. Later it stays and learns;
-    the end of the growth commits or removes it.
+    On the way to a target a seed in HOLDING is pruned only while another one could still come as far in its place.
+    Later it stays and learns; the end of the growth commits or removes it. Without a target the question is whether
+    growth pays at all: a seed must contribute more than its contribution is uncertain, little time is spent on those
+    that do not, and none is born while the host learns fast alone, or has hardly anything left to gain.
+
+    Args:
+        aimed: whether growth leads to a target.
     """
     default = HeuristicConfig()
     patience = max(2, min(default.patience, epochs // 6))
     whole = training_epochs(epochs) + RAMP + patience
     return HeuristicConfig(
         first_epoch=min(default.first_epoch, epochs // 10),
+        confidence=0.0 if aimed else CONFIDENCE,
+        least_room_pp=0.0 if aimed else LEAST_ROOM_PP,
+        fast_fall=None if aimed else FAST_FALL,
         max_failures=MAX_FAILURES,
+        max_failures_in_a_row=None if aimed else MAX_FAILURES_IN_A_ROW,
         patience=patience,
-        live_patience=whole,
-        last_pruning=epochs - COOLDOWN - whole,
+        live_patience=whole if aimed else patience,
+        last_pruning=epochs - COOLDOWN - whole if aimed else None,
         training_patience=max(3, min(default.training_patience, epochs // 2)),
     )

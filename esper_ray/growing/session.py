@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from torch import Tensor, nn
 
 from esper_ray.growing.decisions import Decided, Step
-from esper_ray.growing.ending import Ending, settle
+from esper_ray.growing.ending import Ending, settle, shortfall
 from esper_ray.growing.options import SessionOptions
 from esper_ray.growing.room import Room, fold_committed
 from esper_ray.growing.state import (
@@ -302,8 +302,8 @@ class GrowthSession:
             self.end_epoch()
         self.endings = settle(self.model, self.runtime.health.seeds)
         self._fold()
-        for ending in self.endings:
-            self.report(str(ending))
+        for line in filter(None, (*map(str, self.endings), shortfall(self.model, self.options.target))):
+            self.report(line)
         if self.endings:
             self.runtime.health.measure_again(self.epoch)
         return self.endings

@@ -1,7 +1,7 @@
 """Set-up of a session: held-out examples, slots, rules, optimizer and policy."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -96,11 +96,13 @@ def grow(
     data, rules = HeldOut(held_out, model, Objective(loss, score), examples), _growth(growth, bundle, length)
     with _unchanged_by_errors(model):
         places = _attachments(model, slots, data, bundle, causal)
-        growing, limits = _wrapped(model, places, _fitting(rules, places, bundle, offer=growth is None), seed)
+        _check_fold(rules, places, fold)
+        growing, limits = _wrapped(model, places, _fitting(rules, places, bundle, _chosen(growth)), seed)
         options = {"lr": RATE, "seeds": seeds, "groups": groups} | options
         organism = Organism(growing, GrowingOptimizer(growing, optimizer, **options))
-        player = policy_of(policy, bundle, limits, length, str(organism.device))
-        settings = SessionOptions(clip, rules.incubation.share, fold, _target(parameters, growing), settle_at_end)
+        target, device = _target(parameters, rules, growing), str(organism.device)
+        player = policy_of(policy, bundle, limits, length, device, aimed=target is not None)
+        settings = SessionOptions(clip, rules.incubation.share, fold, target, settle_at_end)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
         _check_start(session, found=slots is None)
     return session
@@ -151,6 +153,8 @@ def _attachments(
     Found ones are at most three, or as many as the bundle was trained with, on features that it knows.
     """
     example = example_input(data.example)
+    if slots is not None and not isinstance(slots, Mapping):
+        raise ValueError(f'slots maps slot ids to places, as {{"r0c0": "layer1"}}, got a {type(slots).__name__}')
     if slots is not None:
         check_unwrapped(model)
         return attach(model, slots, example, causal=causal)
@@ -175,13 +179,18 @@ def _wrapped(
     return growing, growth_limits(rules, growing)
 
 
+def _chosen(growth: GrowthConfig | Mapping[str, Any] | None) -> Container[str]:
+    """Keys of ``growth`` that the caller chose."""
+    return set(growth or ()) if not isinstance(growth, GrowthConfig) else set(GrowthConfig.model_fields)
+
+
 def _fitting(
-    rules: GrowthConfig, attachments: Sequence[Attachment], bundle: PolicyBundle | None, *, offer: bool
+    rules: GrowthConfig, attachments: Sequence[Attachment], bundle: PolicyBundle | None, chosen: Container[str]
 ) -> GrowthConfig:
     """``rules`` for these slots.
 
     Args:
-        offer: choose the default blueprints that fit all slots, unless a bundle has its own.
+        chosen: keys that stay; default blueprints and styles are those that fit all slots, unless a bundle has its own.
 
     Raises:
         BundleError: if the bundle was not trained on the features of the slots.
@@ -190,10 +199,11 @@ def _fitting(
     update: dict[str, Any] = {"slots": ordered_slot_ids([at.slot for at in attachments])}
     if bundle is not None:
         bundle.check_serves({at.slot: at.shape.topology for at in attachments})
-    elif offer:
+        return rules.model_copy(update=update)
+    if "blueprints" not in chosen:
         update["blueprints"] = _offered(attachments)
-        if all(at.region is not None for at in attachments):
-            update["styles"] = tuple(style for style in rules.styles if _adds(style))
+    if "styles" not in chosen and all(at.region is not None for at in attachments):
+        update["styles"] = tuple(style for style in rules.styles if _adds(style))
     return rules.model_copy(update=update)
 
 
@@ -220,12 +230,18 @@ def _offered(attachments: Sequence[Attachment]) -> tuple[str, ...]:
     return tuple(b.id for b in Blueprint if all(b in offer for offer in offers))
 
 
-def _target(parameters: int | None, model: MorphogeneticModel) -> int | None:
-    """Target of the growth.
+def _target(parameters: int | None, rules: GrowthConfig, model: MorphogeneticModel) -> int | None:
+    """Target of the growth: ``parameters``, or that of the rules.
 
     Raises:
-        ValueError: unless it is a whole number, at least the parameters of the host.
+        ValueError: unless it is a whole number, at least the parameters of the host; if both are given and differ.
     """
+    if parameters is None:
+        parameters = rules.target_parameters or None
+    elif rules.target_parameters not in (0, parameters):
+        raise ValueError(
+            f"parameters is {parameters!r} and growth.target_parameters {rules.target_parameters}; give one of the two"
+        )
     if parameters is None:
         return None
     if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < model.host_parameters:
@@ -259,6 +275,15 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
     except ValidationError as error:
         raise ValueError(f"growth.{described(error)}") from error
     return _startable(rules)
+
+
+def _check_fold(rules: GrowthConfig, places: Sequence[Attachment], fold: bool) -> None:
+    """Check that committed seeds can be folded as they are asked to."""
+    if fold and rules.freeze_fossils and any(at.region is not None for at in places):
+        raise GrowthError(
+            "growth.freeze_fossils: a frozen seed cannot become part of layers that train; give fold=False, or freeze "
+            "nothing"
+        )
 
 
 def _startable(rules: GrowthConfig) -> GrowthConfig:

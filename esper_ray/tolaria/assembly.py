@@ -40,6 +40,8 @@ HostBuilder = Callable[[AnyData], HostSpec]
 
 
 ADAM_BETA2 = 0.999
+LIVE_EPOCHS = 2
+"""Least number of epochs that must be left for the birth of a live seed."""
 
 
 class GrowthError(UserError, ValueError):
@@ -144,13 +146,13 @@ def build_trainer(config: RunConfig, organism: Organism, data: AnyData) -> Train
 
 
 def shortest_life(model: MorphogeneticModel) -> int:
-    """Least number of epochs until a newborn seed has full amplitude.
+    """Least number of epochs that a newborn seed needs for full amplitude.
 
-    It is 1 for one that is born live.
+    One that is born live has it at once; two epochs are enough to see what it contributes.
     """
     rules = model.growth.rules
     if rules.live_widenings and all(at.region is not None for at in model.attachments.values()):
-        return 1
+        return LIVE_EPOCHS
     gates = rules.gates
     blending = max(min(TEMPO_TICKS), gates.min_blending_epochs if gates.strict else 0)
     return gates.min_training_epochs + blending + (Gate.G1 not in rules.auto_forward)

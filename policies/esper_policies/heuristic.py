@@ -7,7 +7,7 @@ from esper_ray.leyline.actions import WAIT, Action, AlphaMode, Blueprint, Germin
 from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.legality import Limits, Masks
 from esper_ray.leyline.policy import Decision, View
-from esper_ray.leyline.records import SlotReport
+from esper_ray.leyline.records import HostSignals, SlotReport
 from esper_ray.leyline.stages import Stage
 
 FULL = 2
@@ -32,8 +32,22 @@ class HeuristicConfig(Section):
 
     ``None`` for every epoch.
     """
+    confidence: float = 0.0
+    """Standard errors by which the contribution of a seed must exceed zero to be committed."""
     max_failures: int | None = None
     """Pruned seeds after which nothing more is tried in a slot; ``None`` for no limit."""
+    max_failures_in_a_row: int | None = None
+    """Pruned seeds, with none committed between, after which nothing more is tried.
+
+    ``None`` for no limit.
+    """
+    least_room_pp: float = 0.0
+    """Held-out errors in points, down from which there is too little to gain for a birth."""
+    fast_fall: float | None = None
+    """Share of its errors that the host lost in two epochs, above which it needs no birth.
+
+    ``None`` for no such rule.
+    """
     training_patience: int = 25
     """Epochs in TRAINING after which a seed that no gate lets through is pruned."""
     prune_drop_pp: float = 15.0
@@ -81,6 +95,7 @@ class HeuristicPolicy:
     def begin_episode(self, seed: int) -> None:
         """Reset the failure counts; nothing is random, so ``seed`` has no effect."""
         self._failures: dict[int, int] = {}
+        self._in_a_row = 0
 
     def decide(self, view: View) -> Decision:
         """The most urgent legal option, WAIT if there is none."""
@@ -90,18 +105,29 @@ class HeuristicPolicy:
         best = max(options, key=lambda option: option.urgency)
         if best.action.operation is LifecycleOp.PRUNE:
             self._failures[best.action.slot] = self._failures.get(best.action.slot, 0) + 1
+            self._in_a_row += 1
+        elif best.action.operation is LifecycleOp.FOSSILIZE:
+            self._in_a_row = 0
         return Decision(best.action, reason=best.reason)
 
     def _options(self, view: View) -> Iterator[_Option]:
         for slot, report in enumerate(view.reports):
             if report is not None:
                 yield from self._manage(slot, report, view.signals.epoch)
-            elif view.signals.epoch >= self.config.first_epoch and not self._gave_up(slot):
+            elif self._has_use_for_seeds(view.signals) and not self._gave_up(slot):
                 yield self._plant(slot, view.masks)
 
+    def _has_use_for_seeds(self, signals: HostSignals) -> bool:
+        """Whether the host has something to gain that it does not gain alone."""
+        errors = [100.0 - accuracy for accuracy in signals.accuracy_history_pp[-3:]]
+        alone = self.config.fast_fall is not None and errors[-1] < (1.0 - self.config.fast_fall) * errors[0]
+        return signals.epoch >= self.config.first_epoch and errors[-1] > self.config.least_room_pp and not alone
+
     def _gave_up(self, slot: int) -> bool:
-        most = self.config.max_failures
-        return most is not None and self._failures.get(slot, 0) >= most
+        most, together = self.config.max_failures, self.config.max_failures_in_a_row
+        return (most is not None and self._failures.get(slot, 0) >= most) or (
+            together is not None and self._in_a_row >= together
+        )
 
     def _plant(self, slot: int, masks: Masks) -> _Option:
         """Option to germinate in a slot. Deeper slots come first, since their features are richest.
@@ -136,7 +162,8 @@ class HeuristicPolicy:
         held, last = seed.ticks_in_stage, self.config.last_pruning
         patience = self.config.patience if seed.tempo else self.config.live_patience
         stays = last is not None and epoch > last
-        if contribution > self.config.min_contribution_pp and (stays or held < 2 * patience):
+        doubt = self.config.confidence * (seed.measured.contribution_error_pp or 0.0)
+        if contribution > max(self.config.min_contribution_pp, doubt) and (stays or held < 2 * patience):
             action = Action(LifecycleOp.FOSSILIZE, slot)
             return _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
         if held >= patience and not stays:

@@ -9,10 +9,9 @@ from esper_ray.growing.room import Room, folded_parameters, price_of_channel
 from esper_ray.kasmina import MorphogeneticModel, Rules, find_spans
 from esper_ray.kasmina.lifecycle.gates import Gate, GateRules
 from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
-from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.actions import BlendOperator, Blueprint
 from esper_ray.tolaria.assembly import GrowthError, shortest_life
 
-FITTING = {"blueprints": ["conv_light=widen_quarter"], "styles": ["sigmoid_add"]}
 X = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] * X[:, 1] > 0).long() + (X[:, 2] > 0).long()
 
@@ -57,7 +56,7 @@ def test_committed_seeds_become_part_of_their_layers_and_the_span_grows_again():
 
 
 def test_without_folding_committed_seeds_stay_beside_their_layers():
-    growing = trained(session(fold=False))
+    growing = trained(session(parameters=150, fold=False))
     assert growing.model.committed_slots
     assert growing.model.host_parameters == 59
     assert count_parameters(growing.plain()) > 59
@@ -74,6 +73,22 @@ def test_a_target_below_the_host_is_refused(parameters):
         session(parameters=parameters)
 
 
+def test_the_target_may_be_a_key_of_growth():
+    growing = trained(session(growth={"target_parameters": 150}))
+    assert 100 <= growing.model.total_parameters <= 150
+    with pytest.raises(ValueError, match=r"parameters is 200 and growth\.target_parameters 150; give one of the two"):
+        session(parameters=200, growth={"target_parameters": 150})
+    with pytest.raises(ValueError, match="parameters is a whole number, at least the 59 of the model, got 58"):
+        session(growth={"target_parameters": 58})
+
+
+def test_frozen_seeds_are_not_folded():
+    with pytest.raises(GrowthError, match=r"growth\.freeze_fossils: a frozen seed cannot become part"):
+        session(growth={"freeze_fossils": True})
+    growing = trained(session(growth={"freeze_fossils": True}, fold=False, parameters=150))
+    assert growing.model.committed_slots
+
+
 def test_spans_and_other_slots_are_not_mixed():
     with pytest.raises(GrowthError, match="slot r0c0 sits on a span and slot r0c1 does not"):
         session(slots={"r0c0": "0 -> 2", "r0c1": "4"})
@@ -88,9 +103,19 @@ def test_other_blueprints_and_styles_are_refused_for_spans():
         session(growth={"initialisation": {"widen": "tiny"}})
 
 
+@pytest.mark.parametrize(
+    "rules", [{"widening_births": "hidden"}, {"min_training_epochs": 1}, {"blueprints": ["norm=widen_half"]}]
+)
+def test_single_keys_of_growth_leave_the_defaults_of_spans(rules):
+    growing = session(growth=rules)
+    names = {growing.limits.blueprint_name(blueprint) for blueprint in growing.limits.blueprints}
+    assert names == ({"widen_half"} if "blueprints" in rules else {"widen_eighth", "widen_quarter", "widen_half"})
+    assert {style.operator for style in growing.limits.styles} == {BlendOperator.ADD}
+
+
 @pytest.mark.parametrize("births", ["live", "hidden"])
 def test_a_session_is_resumed_bit_for_bit_after_a_fold(births):
-    rules = {"growth": {"widening_births": births} | FITTING}
+    rules = {"growth": {"widening_births": births}}
     straight, interrupted = trained(session(parameters=150, **rules)), session(parameters=150, **rules)
     trained(interrupted, epochs=14)
     assert sum(interrupted.model.cell(slot).added for slot in interrupted.model.slot_ids)
@@ -133,7 +158,7 @@ def test_the_shortest_life_follows_the_gates():
         ):
             assert shortest_life(MorphogeneticModel.wrap(host(), {"r0c0": place}, X[:2], rules=rules)) == life
     live = MorphogeneticModel.wrap(host(), {"r0c0": "0 -> 2"}, X[:2], rules=Rules(live_widenings=True))
-    assert shortest_life(live) == 1
+    assert shortest_life(live) == 2
 
 
 def test_no_seed_is_born_that_could_not_be_finished():
@@ -171,3 +196,16 @@ def test_the_price_of_a_channel_counts_what_joins_it_to_living_neighbours():
     model.germinate("r0c1", "widen", channels=2)
     assert model.total_parameters == 59 + 3 * 10 + 2 * 8
     assert folded_parameters(model) == 59 + 3 * 10 + 2 * 8 + 3 * 2
+
+
+def test_a_missed_target_is_told():
+    lines = []
+    trained(session(parameters=150, report=lines.append))
+    assert not any("should lead to" in line for line in lines)
+    trained(session(parameters=5000, epochs=4, report=lines.append))
+    assert lines[-1].endswith("parameters, fewer than the 5,000 that growth should lead to")
+
+
+def test_slots_are_a_mapping():
+    with pytest.raises(ValueError, match=r"slots maps slot ids to places, .* got a list"):
+        session(slots=["0 -> 2"])

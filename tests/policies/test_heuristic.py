@@ -155,3 +155,37 @@ def test_nothing_more_is_tried_in_a_slot_after_two_failures():
     assert decision_of(view_of(None), deciding) == ("WAIT", 0)
     deciding.begin_episode(0)
     assert decision_of(view_of(None), deciding) == ("GERMINATE", 0)
+
+
+def test_a_contribution_within_its_uncertainty_is_not_committed():
+    for error, expected in ((0.2, "FOSSILIZE"), (0.9, "WAIT"), (None, "FOSSILIZE")):
+        seed = report(Stage.HOLDING, alpha=1.0, contribution_pp=1.5, contribution_error_pp=error)
+        assert decision_of(view_of(seed, FOSSIL), policy(2, HeuristicConfig(confidence=2.0)))[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ((70.0, 70.0, 70.0), "GERMINATE"),
+        ((50.0, 60.0, 61.0), "WAIT"),
+        ((50.0, 55.0, 59.0), "GERMINATE"),
+        ((96.9, 96.9, 96.9), "GERMINATE"),
+        ((97.0, 97.0, 97.0), "WAIT"),
+        ((60.0,), "GERMINATE"),
+    ],
+)
+def test_nothing_is_born_while_the_host_learns_fast_alone_or_has_little_left_to_gain(accuracies, expected):
+    deciding = policy(1, HeuristicConfig(least_room_pp=3.0, fast_fall=0.2))
+    assert decision_of(view_of(None, accuracies_pp=accuracies), deciding)[0] == expected
+
+
+def test_nothing_more_is_tried_after_failures_in_a_row():
+    deciding = policy(2, HeuristicConfig(max_failures_in_a_row=2, patience=1))
+    failing = report(Stage.HOLDING, alpha=1.0, contribution_pp=-1.0, ticks_in_stage=9, age=9)
+    assert decision_of(view_of(failing, FOSSIL), deciding)[0] == "PRUNE"
+    assert decision_of(view_of(None, FOSSIL), deciding)[0] == "GERMINATE"
+    assert decision_of(view_of(FOSSIL, failing), deciding)[0] == "PRUNE"
+    assert decision_of(view_of(None, FOSSIL), deciding)[0] == "WAIT"
+    worthy = report(Stage.HOLDING, alpha=1.0, contribution_pp=5.0, ticks_in_stage=1)
+    assert decision_of(view_of(worthy, FOSSIL), deciding)[0] == "FOSSILIZE"
+    assert decision_of(view_of(None, FOSSIL), deciding)[0] == "GERMINATE"

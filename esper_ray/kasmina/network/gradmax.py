@@ -89,7 +89,7 @@ def features_and_gradients(
         for cell in cells.values():
             if cell.tap is None or len(cell.tap) != 1:
                 times = 0 if cell.tap is None else len(cell.tap)
-                raise ValueError(f"gradmax: the loss must run the model with the slot once, not {times} times")
+                raise ValueError(f"the loss must run the model with the slot once, not {times} times")
             features += cell.tap
         gradients = torch.autograd.grad(loss, features, allow_unused=True) if loss.requires_grad else ()
     finally:
@@ -99,7 +99,7 @@ def features_and_gradients(
     for slot, part, gradient in zip(cells, features, gradients or [None] * len(features), strict=True):
         if gradient is None or not bool(torch.isfinite(gradient).all()):
             what = "does not depend on the slot" if gradient is None else "has no finite gradient at the slot"
-            raise ValueError(f"gradmax: the loss {what}{f' {slot}' if slot else ''}")
+            raise ValueError(f"the loss {what}{f' {slot}' if slot else ''}")
         results[slot] = part.detach(), gradient
     return results
 

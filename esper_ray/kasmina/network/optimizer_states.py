@@ -14,6 +14,8 @@ ParameterState = dict[str, Any]
 
 ADAM_MOMENTS = {"exp_avg": 0, "exp_avg_sq": 1, "max_exp_avg_sq": 1}
 """Moments of Adam, by the index of the decay rate in ``betas``."""
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg"})
+"""Mean squares of gradients, of Adam and RMSprop, by whose root a step is divided."""
 
 
 @torch.no_grad()
@@ -24,7 +26,8 @@ def joined_states(
 ) -> dict[nn.Parameter, ParameterState]:
     """States of wider parameters.
 
-    Tensors of a parameter's form are joined as the parameters are; where one side has none, zeros stand for it. Of
+    Tensors of a parameter's form are joined as the parameters are; where one side has none, zeros stand for it, and for
+    mean squares of gradients the mean of the other side: with zeros the first steps would be several times too long. Of
     everything else, such as the number of steps, the old parameter's counts. Moments of Adam are corrected for their
     number of steps, which is the seed's before and the old parameter's after: they are scaled, so that what Adam
     divides stays as it was.
@@ -50,8 +53,10 @@ def _joined(
         mine, new = state.get(name), other.get(name)
         example = mine if mine is not None else new
         if isinstance(example, Tensor) and example.dim():
-            base = torch.zeros_like(old, dtype=example.dtype) if mine is None else mine
-            result[name] = change.joined(base, None if new is None else new * _scale(name, state, other, options))
+            usual = float(example.mean()) if name in SQUARES else 0.0
+            base = torch.full_like(old, usual, dtype=example.dtype) if mine is None else mine
+            added = change.filled(base, usual) if new is None else new * _scale(name, state, other, options)
+            result[name] = change.joined(base, added)
         else:
             result[name] = example.clone() if isinstance(example, Tensor) else example
     return result

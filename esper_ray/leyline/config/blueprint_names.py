@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from esper_ray.leyline.actions import Blueprint
+from esper_ray.leyline.blueprints import is_widening
 from esper_ray.leyline.config.base import check_names
 from esper_ray.leyline.plugins.entry_points import PART_PATTERN, checked_part
 
@@ -42,6 +43,9 @@ def checked_blueprints(names: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ValueError: if there are none, one is unknown or listed twice, or an own one has no possible name.
     """
+    for name in names:
+        if is_widening(name):
+            raise ValueError(f"{name!r} takes the place of a built-in blueprint, as conv_light={name}")
     check_names("blueprint", tuple(name.partition(PLACED)[0] for name in names), BUILT_IN_BLUEPRINTS)
     own_names = [own for _, placed, own in (name.partition(PLACED) for name in names) if placed]
     for name in names:

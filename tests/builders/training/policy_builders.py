@@ -172,15 +172,20 @@ def limits(slots: int, **changes: Any) -> Limits:
     return Limits(**(fields | changes))
 
 
-def view_of(*reports: SlotReport | None, epoch: int = 10, allowed: Limits | None = None) -> View:
+def view_of(
+    *reports: SlotReport | None,
+    epoch: int = 10,
+    allowed: Limits | None = None,
+    accuracies_pp: tuple[float, ...] = (55.0, 60.0),
+) -> View:
     """View of a policy on slots with ``reports``."""
     signals = HostSignals(
         epoch=epoch,
         max_epochs=40,
         val_loss=1.5,
-        val_accuracy_pp=60.0,
+        val_accuracy_pp=accuracies_pp[-1],
         loss_history=(1.6, 1.5),
-        accuracy_history_pp=(55.0, 60.0),
+        accuracy_history_pp=accuracies_pp,
         last_op=0,
         last_success=True,
     )

@@ -62,6 +62,13 @@ def test_impossible_places_are_refused(names, message):
         build({"growth": {"blueprints": names}})
 
 
+def test_a_widening_blueprint_needs_a_place():
+    with pytest.raises(
+        ConfigError, match="'widen_half' takes the place of a built-in blueprint, as conv_light=widen_half"
+    ):
+        build({}, {"growth.blueprints": ["widen_half"]})
+
+
 # Rewards
 
 

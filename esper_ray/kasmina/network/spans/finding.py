@@ -1,23 +1,15 @@
-"""Search of the spans of a host, and the proof that each can be widened.
+"""Search of the spans of a host: a trace of one pass shows what lies between two layers."""
 
-A trace of one pass shows what lies between two layers. Then every span that it shows is widened by random channels in
-two ways, by a seed beside the host and by truly wider layers of a copy, and both must compute the same.
-"""
-
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from esper_ray.kasmina.modules import seeded_initialisation
-from esper_ray.kasmina.network.passes.rows import same_rows
 from esper_ray.kasmina.network.places.building import shared_copy
-from esper_ray.kasmina.network.places.outputs import tensors_in
-from esper_ray.kasmina.network.spans.folding import Layers, Transaction
+from esper_ray.kasmina.network.spans.proving import disproved
 from esper_ray.kasmina.network.spans.regions import (
     ARROW,
     NEITHER,
@@ -31,11 +23,7 @@ from esper_ray.kasmina.network.spans.regions import (
     regions,
 )
 from esper_ray.kasmina.network.spans.tracing import Trace, traced
-from esper_ray.kasmina.network.spans.widening import Widening
 from esper_ray.leyline.config.base import unknown_name_message
-
-PROOF_TOLERANCE = 2e-3
-"""Greatest difference of a wider copy, as a share of the largest output. What mixes channels differs by far more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +87,7 @@ def spans_in(host: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[list[Reg
         elif region.hidden.number not in inside:  # else a depthwise convolution inside a longer span
             possible.append(region)
             inside |= region.values
-    failures = disproved(host, possible, run)
+    failures = different_in_training(host, possible, run) | disproved(host, possible, run)
     reasons += [failures[region.producer.name] for region in possible if region.producer.name in failures]
     return [region for region in possible if region.producer.name not in failures], reasons
 
@@ -131,67 +119,24 @@ def named_region(host: nn.Module, trace: Trace, producer: str, consumer: str) ->
     return region
 
 
-def disproved(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Module], Any]) -> dict[str, str]:
-    """Reasons why widening is wrong, by producer: a host that is truly wider computes something else."""
-    if not found or _is_proved(host, found, run):
-        return {}
-    failures = {
-        region.producer.name: (
-            f"{region.producer.name}{ARROW}{region.consumer.name}: a wider copy of the host computes something else "
-            "than the host with a seed"
-        )
-        for region in found
-        if not _is_proved(host, [region], run)
-    }
-    return failures or {region.producer.name: "all spans together compute something else" for region in found}
-
-
-def _is_proved(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Module], Any]) -> bool:
-    with seeded_initialisation(0):
-        seeds = {region.producer.name: Widening(region, region.blocks) for region in found}
-    for seed, region in zip(seeds.values(), found, strict=True):
-        assert region.producer.module is not None
-        weight = region.producer.module._parameters["weight"]
-        seed.to(weight).eval()
+def different_in_training(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Module], Any]) -> dict[str, str]:
+    """Reasons why regions are others in training, by producer: another reader of the channels, other steps."""
     twin = shared_copy(host)
-    grown = copy.deepcopy(seeds)
+    for module in twin.modules():
+        module._buffers = {name: None if value is None else value.clone() for name, value in module._buffers.items()}
     try:
-        for region in found:
-            layers = Layers(twin.get_submodule, [(other, grown[other.producer.name]) for other in found])
-            seed = grown[region.producer.name]
-            Transaction().widen(layers, region, seed, seed.channels)
-        living, folded = _with_seeds(host, found, seeds, run), run(twin)
-    except Exception:  # the code of a host can raise anything
-        return False
-    ones, others = tensors_in(living), tensors_in(folded)
-    pairs = [(one, other) for one, other in zip(ones, others, strict=False) if one.is_floating_point()]
-    return len(ones) == len(others) and bool(pairs) and all(_agree(one, other) for one, other in pairs)
-
-
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether two outputs differ by rounding, which deep networks with large random channels amplify."""
-    tolerance = PROOF_TOLERANCE * one.abs().max() + 1e-9
-    return same_rows(other, one) or (one.shape == other.shape and bool((one - other).abs().max() <= tolerance))
-
-
-def _with_seeds(
-    host: nn.Module, found: Iterable[Region], seeds: Mapping[str, Widening], run: Callable[[nn.Module], Any]
-) -> Any:
-    """Output of the host with seeds at full amplitude."""
-    handles, sources = [], dict[str, Tensor]()
-
-    def keep(name: str) -> Any:
-        return lambda _module, args: sources.__setitem__(name, args[0])
-
-    def add(name: str) -> Any:
-        return lambda _module, _args, output: output + seeds[name](sources.pop(name))
-
+        trace = trace_of(twin.train(), run)
+    except Exception as error:  # the code of a host can raise anything
+        return {region.producer.name: f"a pass in training mode on the example fails: {error}" for region in found}
+    reasons = {}
     for region in found:
         name = region.producer.name
-        handles.append(host.get_submodule(name).register_forward_pre_hook(keep(name)))
-        handles.append(host.get_submodule(region.consumer.name).register_forward_hook(add(name)))
-    try:
-        return run(host)
-    finally:
-        for handle in handles:
-            handle.remove()
+        try:
+            other = named_region(twin, trace, name, region.consumer.name)
+        except SpanError as error:
+            reasons[name] = f"in training mode, {error}"
+            continue
+        seen, trained = ([step.call.name for step in each.steps] for each in (region, other))
+        if seen != trained:
+            reasons[name] = f"in training mode other steps lie behind {name}: {', '.join(trained) or 'none'}"
+    return reasons

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from esper_ray.kasmina.network.spans.regions import Region, as_layer, groups_of, layer_inputs, width_of
-from esper_ray.kasmina.network.spans.widening import Widening, set_sizes
+from esper_ray.kasmina.network.spans.widening import Widening, memory_format_of, set_sizes
 
 STEP_SIZES = ("num_features", "num_parameters", "num_channels", "num_groups")
 """Attributes of layers that count channels."""
@@ -44,15 +44,21 @@ class Replacement:
     def joined(self, old: Tensor, new: Tensor | None) -> Tensor:
         """``old`` with ``new``, or zeros, at the end of each block."""
         if new is None:
-            new = old.new_zeros(self._shape(old, self.count))
+            new = self.filled(old, 0.0)
         return interleaved(old, new.to(old), self.dim, self.blocks)
+
+    def filled(self, old: Tensor, value: float) -> Tensor:
+        """New entries of ``old``, all with ``value``."""
+        new = old.new_full(self._shape(old, self.count), value)
+        return new.contiguous(memory_format=memory_format_of(old))
 
     def new_tensor(self, values: bool) -> Tensor:
         """The tensor afterwards; without ``values`` all zeros."""
         old = self.tensor
         if values:
             return self.joined(old, self.other)
-        return old.new_zeros(self._shape(old, old.shape[self.dim] + self.count))
+        new = old.new_zeros(self._shape(old, old.shape[self.dim] + self.count))
+        return new.contiguous(memory_format=memory_format_of(old))
 
     def _shape(self, tensor: Tensor, size: int) -> list[int]:
         shape = list(tensor.shape)

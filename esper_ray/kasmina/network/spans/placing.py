@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from esper_ray.kasmina.network.spans.finding import Span, disproved, named_region, trace_of
+from esper_ray.kasmina.network.spans.finding import Span, different_in_training, named_region, trace_of
+from esper_ray.kasmina.network.spans.proving import disproved
 from esper_ray.kasmina.network.spans.regions import ARROW, Region, SpanError
 from esper_ray.kasmina.network.spans.tracing import Trace
 
@@ -55,7 +56,8 @@ def found_regions(
         except SpanError as error:
             raise SpanError(f"slot {slot}: {error}") from error
     _check_inside(trace, modules, found)
-    failures = disproved(host, list(found.values()), run)
+    regions = list(found.values())
+    failures = different_in_training(host, regions, run) | disproved(host, regions, run)
     for slot, region in found.items():
         if region.producer.name in failures:
             raise SpanError(f"slot {slot}: {failures[region.producer.name]}")

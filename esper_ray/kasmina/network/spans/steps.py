@@ -273,6 +273,8 @@ class Between(nn.Module):
 
         for key, name, flattens, args, kwargs, output in self._program:
             given, named = tree_map(present, args), tree_map(present, kwargs)
+            if self.training and not key:
+                given, named = _in_training(name, given, named)
             if key:
                 values[output] = self.layers[key](*given, **named)
             elif flattens:
@@ -285,7 +287,9 @@ class Between(nn.Module):
 def _draws(call: Call) -> bool:
     """Whether a step draws random numbers in training."""
     if call.module is None:
-        return call.name.rpartition(".")[2].rstrip("_") in RANDOM
+        short = call.name.rpartition(".")[2].rstrip("_")
+        share = call.kwargs.get("p", call.args[1] if len(call.args) > 1 else None)
+        return short in RANDOM and (short == "rrelu" or share != 0.0)
     return isinstance(call.module, nn.RReLU) or (isinstance(call.module, _DropoutNd) and call.module.p > 0.0)
 
 
@@ -303,6 +307,20 @@ def _number(leaf: Any) -> Any:
 def _callable_name(name: str) -> str:
     """``name`` without its package: ``Tensor.relu``, ``functional.relu`` or ``relu``."""
     return ".".join(name.split(".")[-2:])
+
+
+def _in_training(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a function in training: those of functions that draw random numbers say so.
+
+    They were seen in a pass in evaluation mode.
+    """
+    short = name.rpartition(".")[2].rstrip("_")
+    if short not in RANDOM:
+        return args, kwargs
+    place = 3 if short == "rrelu" else 2
+    if len(args) > place:
+        return (*args[:place], True, *args[place + 1 :]), kwargs
+    return args, kwargs | {"train" if "train" in kwargs else "training": True}
 
 
 def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -106,8 +106,7 @@ def _fresh(
         "_forward_pre_hooks_with_kwargs",
     ):
         getattr(fresh, hooks).clear()
-    memory = torch.channels_last if _is_channels_last(layer.weight) else torch.contiguous_format
-    weight = layer.weight.detach().new_empty(shape).contiguous(memory_format=memory)
+    weight = layer.weight.detach().new_empty(shape).contiguous(memory_format=memory_format_of(layer.weight))
     fresh._parameters = {"weight": nn.Parameter(weight), "bias": None}
     if inputs is None and layer.bias is not None:
         fresh._parameters["bias"] = nn.Parameter(layer.bias.detach().new_empty(shape[0]))
@@ -124,5 +123,9 @@ def set_sizes(layer: nn.Linear | _ConvNd, outputs: int | None = None, inputs: in
             setattr(layer, f"{side}_{kind}", size)
 
 
-def _is_channels_last(weight: Tensor) -> bool:
-    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+def memory_format_of(tensor: Tensor) -> torch.memory_format:
+    """Order in memory of the dimensions of ``tensor``: channels last, or contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last

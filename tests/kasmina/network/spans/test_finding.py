@@ -4,7 +4,7 @@ import pytest
 import torch
 from kasmina_builders import named
 from torch import nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import dropout, max_pool2d, relu
 
 from esper_ray.kasmina import MorphogeneticModel, SpanError, find_spans
 
@@ -182,6 +182,51 @@ class TestRefused:
         assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
         assert host.training
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in host.modules())
+
+
+class TestTraining:
+    def test_a_reader_in_training_alone_is_seen(self):
+        def run(m, x):
+            hidden = relu(m.a(x))
+            return (m.b(hidden), m.c(hidden)) if m.training else m.b(hidden)
+
+        message = refusal(Net(run, a=nn.Linear(5, 6), b=nn.Linear(6, 2), c=nn.Linear(6, 2)), VECTORS)
+        assert "in training mode, the channels of a are read by b and by c too" in message
+
+    def test_a_step_in_training_alone_is_seen(self):
+        def run(m, x):
+            hidden = relu(m.a(x))
+            return m.b(dropout(hidden, 0.5) if m.training else hidden)
+
+        message = refusal(Net(run, a=nn.Linear(5, 6), b=nn.Linear(6, 2)), VECTORS)
+        assert "in training mode other steps lie behind a: torch.nn.functional.relu, torch.nn.functional.d" in message
+
+    def test_a_training_pass_that_fails_is_told(self):
+        def run(m, x):
+            if m.training:
+                raise ValueError("targets are needed")
+            return m.b(relu(m.a(x)))
+
+        message = refusal(Net(run, a=nn.Linear(5, 6), b=nn.Linear(6, 2)), VECTORS)
+        assert "a pass in training mode on the example fails: targets are needed" in message
+
+    def test_the_search_changes_nothing(self):
+        host = named(a=conv(), norm=nn.BatchNorm2d(4), act=nn.ReLU(), b=conv(4, 6))
+        before = {name: value.clone() for name, value in host.state_dict().items()}
+        random = torch.get_rng_state()
+        find_spans(host, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        assert all(torch.equal(value, before[name]) for name, value in host.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)
+        assert host.training
+
+    @pytest.mark.parametrize("width", [6, 256])
+    def test_a_scale_that_follows_from_the_width_is_no_span(self, width):
+        def run(m, x):
+            hidden = relu(m.a(x))
+            return x[:, :2] + m.b(hidden * hidden.shape[-1] ** -0.5)
+
+        host = Net(run, a=nn.Linear(5, width), b=nn.Linear(width, 2))
+        assert "a wider copy of the host computes something else" in refusal(host, torch.randn(2, 5))
 
 
 def test_a_table_that_does_not_depend_on_the_examples_is_no_span():

@@ -156,6 +156,35 @@ def test_a_fold_does_not_change_later_steps(optimizer):
     torch.testing.assert_close(folded(x), model(x), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("order", [("r0c0", "r0c1"), ("r0c1", "r0c0")], ids=["forward", "backward"])
+def test_weights_that_join_two_folded_spans_take_no_long_first_step(order):
+    """With mean squares of zero Adam's first step would be three times the learning rate, after many steps."""
+    model, growing = committed(optimizer="adamw")
+    train_steps(model, growing, X, 60)
+    for slot in order:
+        model.fold(slot)
+    weight = model.host.b.weight
+    joining = weight == 0.0
+    assert int(joining.sum()) == 2 * 2 * 2 * 9  # in each of two groups: two new outputs read two new inputs
+    assert bool((growing.parameter_state(weight)["exp_avg_sq"] > 0.0).all())
+    before = weight.detach().clone()
+    train_steps(model, growing, X, 1)
+    assert 0.0 < float((weight.detach() - before)[joining].abs().max()) < 1.5 * OPTIMIZERS["adamw"][1]["lr"]
+
+
+def test_layers_keep_channels_last():
+    model = on_spans(chain().to(memory_format=torch.channels_last), PLACES, X)
+    for slot in PLACES:
+        model.germinate(slot, "widen", channels=4, tempo=0)
+        assert model.cell(slot).seed.producer.weight.is_contiguous(memory_format=torch.channels_last)
+    for slot in PLACES:
+        model.fossilize(slot, WORTHY)
+        model.fold(slot)
+    for layer in (model.host.a, model.host.b, model.plain().b):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.weight.is_contiguous()
+
+
 def test_a_folded_span_is_widened_again():
     model, growing = committed(("r0c0",))
     model.fold("r0c0")

@@ -5,6 +5,7 @@ import torch
 from kasmina_builders import named
 from span_builders import on_spans
 from torch import nn
+from torch.nn import functional
 
 from esper_ray.kasmina import GrowingOptimizer, GrowthOptions, LifecycleError
 from esper_ray.kasmina.modules import seeded_initialisation
@@ -102,6 +103,43 @@ def test_what_is_random_between_starts_behind_zeros(between):
 
 def test_a_dropout_of_nothing_is_not_random():
     assert bool(born(4, between=nn.Dropout(0.0))[1].consumer.weight.any())
+
+    class Host(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            return self.b(functional.dropout(self.a(x), p=0.0, training=self.training))
+
+    model = on_spans(Host(), {"r0c0": "a -> b"}, X)
+    model.germinate("r0c0", "widen", channels=4, tempo=0)
+    assert bool(model.cell("r0c0").seed.consumer.weight.any())
+
+
+@pytest.mark.parametrize("positional", [True, False], ids=["positional", "named"])
+@pytest.mark.parametrize("kind", [functional.dropout, functional.dropout2d, functional.rrelu, functional.alpha_dropout])
+def test_functions_that_draw_random_numbers_do_so_in_training_alone(kind, positional):
+    """The pass that shows what lies between is in evaluation mode."""
+
+    class Host(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)
+
+        def forward(self, x):
+            numbers = (0.1, 0.5) if kind is functional.rrelu else (0.5,)
+            h = self.a(x)
+            return self.b(kind(h, *numbers, self.training) if positional else kind(h, training=self.training))
+
+    model = on_spans(Host(), {"r0c0": "a -> b"}, X, options=GrowthOptions(widening="paired"))
+    model.germinate("r0c0", "widen", channels=4, tempo=0)
+    seed = model.cell("r0c0").seed
+    assert not seed.consumer.weight.any()
+    hidden = seed.producer(X)
+    for training in (True, False):
+        seed.train(training)
+        assert torch.equal(seed.between(hidden), seed.between(hidden)) is not training
 
 
 @pytest.mark.parametrize("start", ["random", "gradmax", "tiny"])
