@@ -85,10 +85,10 @@ def training_epochs(epochs: int) -> int:
 def heuristic_of(epochs: int, *, aimed: bool = False) -> HeuristicConfig:
     """Thresholds of the heuristic policy for a growth of ``epochs`` epochs: those of 40 epochs, shorter if it is.
 
-    On the way to a target a seed in HOLDING is pruned only while another one could still come as far in its place.
-    Later it stays and learns; the end of the growth commits or removes it. Without a target the question is whether
-    growth pays at all: a seed must contribute more than its contribution is uncertain, little time is spent on those
-    that do not, and none is born while the host learns fast alone, or has hardly anything left to gain.
+    A seed in HOLDING is pruned only while another one could still come as far in its place. Later it stays and learns;
+    the end of the growth commits or removes it. Without a target the question is whether growth pays at all: a seed
+    must contribute more than its contribution is uncertain, none is born while the host learns fast alone, or has
+    hardly anything left to gain, and those that were born live are pruned early and late.
 
     Args:
         aimed: whether growth leads to a target.
@@ -105,6 +105,7 @@ def heuristic_of(epochs: int, *, aimed: bool = False) -> HeuristicConfig:
         max_failures_in_a_row=None if aimed else MAX_FAILURES_IN_A_ROW,
         patience=patience,
         live_patience=whole if aimed else patience,
-        last_pruning=epochs - COOLDOWN - whole if aimed else None,
+        last_pruning=epochs - COOLDOWN - whole,
+        live_last_pruning=epochs - COOLDOWN - whole if aimed else None,
         training_patience=max(3, min(default.training_patience, epochs // 2)),
     )

@@ -32,6 +32,8 @@ class HeuristicConfig(Section):
 
     ``None`` for every epoch.
     """
+    live_last_pruning: int | None = None
+    """As ``last_pruning``, of a seed that was born live."""
     confidence: float = 0.0
     """Standard errors by which the contribution of a seed must exceed zero to be committed."""
     max_failures: int | None = None
@@ -159,11 +161,14 @@ class HeuristicPolicy:
 
         A seed that the gate refuses for too long is also pruned.
         """
-        held, last = seed.ticks_in_stage, self.config.last_pruning
-        patience = self.config.patience if seed.tempo else self.config.live_patience
+        config, held = self.config, seed.ticks_in_stage
+        patience, last = (
+            (config.patience, config.last_pruning) if seed.tempo else (config.live_patience, config.live_last_pruning)
+        )
         stays = last is not None and epoch > last
-        doubt = self.config.confidence * (seed.measured.contribution_error_pp or 0.0)
-        if contribution > max(self.config.min_contribution_pp, doubt) and (stays or held < 2 * patience):
+        doubt = config.confidence * (seed.measured.contribution_error_pp or 0.0)
+        sure = contribution > config.min_contribution_pp and (not doubt or contribution > doubt)
+        if sure and (stays or held < 2 * patience):
             action = Action(LifecycleOp.FOSSILIZE, slot)
             return _Option(4.0 + contribution / 100.0, action, f"contributes {contribution:+.1f} points")
         if held >= patience and not stays:

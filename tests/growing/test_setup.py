@@ -129,7 +129,7 @@ def test_the_default_policy_is_the_heuristic_with_forty_epochs():
 @pytest.mark.parametrize(("epochs", "last"), [(12, -1), (20, 5), (40, 20)])
 def test_seeds_are_pruned_only_while_another_could_take_their_place(epochs, last):
     """A cooldown of 7 epochs, training, a ramp of 3 and the patience of the policy fit into what is left."""
-    growing = quiet(Small(), examples(), epochs=epochs, parameters=10_000)
+    growing = quiet(Small(), examples(), epochs=epochs)
     config, gates = growing.policy.config, growing.model.growth.rules.gates
     assert config.last_pruning == last
     assert epochs - last == 7 + gates.min_training_epochs + 3 + config.patience
