@@ -12,7 +12,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.karn import viewers
-from benchmarks.networks import coalitions, gpu, growth, host_epoch, newborns, own_model, place_scores, slots, width
+from benchmarks.networks import (
+    coalitions,
+    gpu,
+    growth,
+    host_epoch,
+    newborns,
+    own_model,
+    place_scores,
+    slots,
+    widening_cost,
+    width,
+)
 from benchmarks.report import RESULTS, Measurements
 from benchmarks.runs import command_line, env_step, ppo_update, scale, scaling, strategies, telemetry
 
@@ -25,6 +36,7 @@ BENCHMARKS = {
     "growth": growth,
     "own_model": own_model,
     "width": width,
+    "widening_cost": widening_cost,
     "newborns": newborns,
     "place_scores": place_scores,
     "scaling": scaling,

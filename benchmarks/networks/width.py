@@ -3,14 +3,10 @@
 The controls are the host alone, and the same topology from scratch. All arms of a pair have the same first weights of
 the host, the same batches and equal epochs. The network from scratch has them too, at the scale of its own layers: it
 is a draw of their usual initial weights that shares its random numbers with the host's. Figures are test accuracies in
-points, paired over eight seeds, with 95 % intervals. The speed of a folded network is compared with one that is built
-wide. Hosts whose data are absent are left out.
+points, paired over eight seeds, with 95 % intervals. Hosts whose data are absent are left out.
 """
 
-import copy
-from collections.abc import Callable
 from statistics import mean
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -19,8 +15,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks.width_cases import (
-    CONTRIBUTES,
-    WIDTH_BATCH,
     WIDTH_CASES,
     WIDTH_PAIRS,
     Case,
@@ -34,11 +28,11 @@ from benchmarks.networks.width_cases import (
     trained,
 )
 from benchmarks.networks.width_picture import draw
-from benchmarks.report import Bar, Measurements, paired_seconds
+from benchmarks.report import Bar, Measurements
 from esper_ray import grow
 from esper_ray.growing.session import GrowthSession
-from esper_ray.kasmina import GateRules, GrowingOptimizer, MorphogeneticModel, Rules, find_spans
-from esper_ray.kasmina.modules import count_parameters, seeded_initialisation
+from esper_ray.kasmina import find_spans
+from esper_ray.kasmina.modules import count_parameters
 
 
 def grown(case: Case, seed: int, policy: str = "heuristic", **options: Any) -> tuple[GrowthSession, float]:
@@ -98,65 +92,11 @@ def compared(name: str, seeds: int = WIDTH_PAIRS) -> dict[str, float]:
     return figures | {f"{name}_of_target": share, f"{name}_flops_of_wide": mean(costs)}
 
 
-def folded_speed() -> dict[str, float]:
-    """Step time of a folded network over one built wide; birth and fold.
-
-    The latter are ratios to a training step of the host.
-    """
-    with seeded_initialisation(0):
-        host = nn.Sequential(
-            *(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
-        )
-    x, y = torch.randn(WIDTH_BATCH, 3, 32, 32), torch.randint(10, (WIDTH_BATCH,))
-    alone = copy.deepcopy(host)
-    model = MorphogeneticModel.wrap(host, {"r0c0": "0 -> 3"}, x[:2], rules=Rules(GateRules(min_training_epochs=0)))
-    optimizer = GrowingOptimizer(model, torch.optim.SGD, lr=0.01, momentum=0.9)
-    plain_optimizer = torch.optim.SGD(alone.parameters(), lr=0.01, momentum=0.9)
-
-    def step(network: nn.Module, its: torch.optim.Optimizer) -> None:
-        its.zero_grad()
-        nn.functional.cross_entropy(network(x), y).backward()
-        its.step()
-
-    def timed(action: Callable[[], object]) -> float:
-        began = perf_counter()
-        action()
-        return perf_counter() - began
-
-    host_step = min(timed(lambda: step(alone, plain_optimizer)) for _ in range(15))
-    births, folds = [], []
-    for _ in range(3):
-        births.append(timed(lambda: model.germinate("r0c0", "widen", channels=8, tempo=1)))
-        for _ in range(2):
-            model.advance("r0c0", CONTRIBUTES)
-        model.tick()
-        model.advance("r0c0", CONTRIBUTES)
-        model.fossilize("r0c0", CONTRIBUTES)
-        step(model, optimizer)
-        folds.append(timed(lambda: model.fold("r0c0")))
-    wide = from_scratch(model.plain(), 0)
-    wide_optimizer = torch.optim.SGD(wide.parameters(), lr=0.01, momentum=0.9)
-    _, _, ratio = paired_seconds(lambda: step(model, optimizer), lambda: step(wide, wide_optimizer), 15)
-    memory = sum(p.numel() for p in model.parameters()) / sum(p.numel() for p in wide.parameters())
-    return {
-        "folded_step_over_wide": ratio,
-        "folded_parameters_over_wide": memory,
-        "birth_over_step": min(births) / host_step,
-        "fold_over_step": min(folds) / host_step,
-    }
-
-
 def measure(seeds: int = WIDTH_PAIRS) -> Measurements:
     """Run the benchmark."""
     torch.set_num_threads(1)
-    figures = folded_speed()
-    bars = {
-        "folded_step_over_wide": Bar(1.02),
-        "folded_parameters_over_wide": Bar(1.02),
-        "birth_over_step": Bar(5.0),
-        "fold_over_step": Bar(10.0),
-    }
+    figures: dict[str, float] = {}
+    bars: dict[str, Bar] = {}
     for name in WIDTH_CASES:
         if available(name):
             figures |= compared(name, seeds)
