@@ -132,15 +132,15 @@ def live(model: MorphogeneticModel, train: Callable[[int], None]) -> Iterator[No
 
 
 def widen(model: MorphogeneticModel, train: Callable[[int], None], fold: Callable[[], None]) -> None:
-    """A seed on the first span is committed and folded; the span is widened again, beside a seed on the second."""
+    """A seed on the first span is committed and folded; the span is widened again, beside a live one on the second."""
     commands = (
         lambda: model.germinate("r0c0", "widen", channels=4, style="linear_add", tempo=1),
         lambda: model.advance("r0c0"),
         lambda: model.advance("r0c0", WORTHY),
         lambda: model.advance("r0c0", WORTHY),
         lambda: (model.fossilize("r0c0", WORTHY), fold()),
-        lambda: (model.germinate("r0c0", "widen", channels=2), model.germinate("r0c1", "widen")),
-        lambda: (model.advance("r0c0"), model.advance("r0c1")),
+        lambda: (model.germinate("r0c0", "widen", channels=2), model.germinate("r0c1", "widen", tempo=0)),
+        lambda: model.advance("r0c0"),
     )
     for number, command in enumerate(commands):
         command()

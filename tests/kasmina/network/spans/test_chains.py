@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from kasmina_builders import WORTHY
 from span_builders import awaken, convolutional_chains, lead_to, linear_chains, on_spans, train_steps
 
 from esper_ray.kasmina import GrowingOptimizer, find_spans
@@ -72,6 +73,25 @@ def test_birth_changes_no_bit_and_counts_are_closed_forms(chains):
             assert torch.equal(model(x), before)
         grown = sum(2 * span.step * span.parameters_per_channel for span in spans)
         assert model.total_parameters == parameters + grown
+
+    for_each_chain(chains, check)
+
+
+@pytest.mark.slow
+@both
+@pytest.mark.nightly
+def test_live_births_change_nothing_but_rounding_and_fold_at_once(chains):
+    def check(model, spans, x):
+        model.eval()
+        before = model(x)
+        for slot, span in zip(model.slot_ids, spans, strict=True):
+            model.germinate(slot, "widen", channels=3 * span.step, tempo=0)
+        close(model(x), before)
+        close(model.plain()(x), before)
+        for slot in model.slot_ids:
+            model.fossilize(slot, WORTHY)
+            model.fold(slot)
+        close(model(x), before)
 
     for_each_chain(chains, check)
 
