@@ -88,7 +88,7 @@ def spans_in(host: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[list[Reg
             possible.append(region)
             inside |= region.values
     failures = different_in_training(host, possible, run) | disproved(host, possible, run)
-    reasons += [failures[region.producer.name] for region in possible if region.producer.name in failures]
+    reasons = [*dict.fromkeys(failures.values()), *reasons]  # what was nearly a span comes first
     return [region for region in possible if region.producer.name not in failures], reasons
 
 
