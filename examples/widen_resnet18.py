@@ -67,7 +67,7 @@ def exported(model: nn.Module, example: Tensor, path: Path) -> float:
     import onnxruntime
 
     program = torch.export.export(model, (example,))
-    torch.onnx.export(program, (example,), path, dynamo=True, verbose=False)
+    torch.onnx.export(program, (example,), path, dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
     with torch.no_grad():
