@@ -95,14 +95,12 @@ def grow(
     length = _length(epochs, bundle := bundle_of(policy))
     data, rules = HeldOut(held_out, model, Objective(loss, score), examples), _growth(growth, bundle, length)
     with _unchanged_by_errors(model):
-        places = _attachments(model, slots, data, bundle, causal)
-        _check_fold(rules, places, fold)
+        places = _foldable(_attachments(model, slots, data, bundle, causal), rules, fold)
         growing, limits = _wrapped(model, places, _fitting(rules, places, bundle, _chosen(growth)), seed)
-        options = {"lr": RATE, "seeds": seeds, "groups": groups} | options
-        organism = Organism(growing, GrowingOptimizer(growing, optimizer, **options))
-        target, device = _target(parameters, rules, growing), str(organism.device)
-        player = policy_of(policy, bundle, limits, length, device, aimed=target is not None)
+        its = GrowingOptimizer(growing, optimizer, seeds=seeds, groups=groups, **{"lr": RATE} | options)
+        organism, target = Organism(growing, its), _target(parameters, rules, growing)
         settings = SessionOptions(clip, rules.incubation.share, fold, target, settle_at_end)
+        player = policy_of(policy, bundle, limits, length, str(organism.device), aimed=target is not None)
         session = GrowthSession(organism, data, player, limits, length, seed=seed, options=settings, report=report)
         _check_start(session, found=slots is None)
     return session
@@ -277,13 +275,18 @@ def _growth(given: GrowthConfig | Mapping[str, Any] | None, bundle: PolicyBundle
     return _startable(rules)
 
 
-def _check_fold(rules: GrowthConfig, places: Sequence[Attachment], fold: bool) -> None:
-    """Check that committed seeds can be folded as they are asked to."""
+def _foldable(places: list[Attachment], rules: GrowthConfig, fold: bool) -> list[Attachment]:
+    """``places``, whose committed seeds can be folded if that is asked for.
+
+    Raises:
+        GrowthError: if they are frozen.
+    """
     if fold and rules.freeze_fossils and any(at.region is not None for at in places):
         raise GrowthError(
             "growth.freeze_fossils: a frozen seed cannot become part of layers that train; give fold=False, or freeze "
             "nothing"
         )
+    return places
 
 
 def _startable(rules: GrowthConfig) -> GrowthConfig:
