@@ -1,9 +1,10 @@
-"""How newborn seeds start: schedules of their learning rate, and first weights of new channels.
+"""How newborn seeds start: schedules of their learning rate, and first weights.
 
 Hosts and data are those of ``width``. After a quarter of the epochs the host gets seeds that are born live and stay to
 the end: on every span as many channels as it has, or behind one submodule a side branch. All arms have the same first
 weights of the host and the same batches; learning rates are those that a run has, with a cosine. Figures are test
-accuracies in points over the arm that is the default, means of eight pairs with the ends of a 95 % interval.
+accuracies in points over the reference, which has the schedule of the host and channels in pairs: means of eight pairs
+with the ends of a 95 % interval.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,7 +40,7 @@ BRANCHES: Mapping[str, tuple[str, str]] = {
     "text": ("blocks.0", "mlp_small"),
 }
 """Submodule behind which a side branch grows, and its blueprint."""
-DEFAULT_SCHEDULE, DEFAULT_START = "host", "paired"
+REFERENCE_SCHEDULE, REFERENCE_START = "host", "paired"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Start:
     """How the seeds of an arm start."""
 
     branch: bool = False
-    schedule: str = DEFAULT_SCHEDULE
-    widening: str = DEFAULT_START
+    schedule: str = REFERENCE_SCHEDULE
+    widening: str = REFERENCE_START
 
 
 def arms() -> Iterator[tuple[str, Start]]:
@@ -121,10 +122,10 @@ def compared(name: str, seeds: int) -> dict[str, float]:
     reached = {arm: [grown(name, seed, start) for seed in range(seeds)] for arm, start in arms()}
     figures = {f"{name}_{arm}_pp": mean(values) for arm, values in reached.items()}
     for arm, values in reached.items():
-        default = f"{arm.partition('_')[0]}_{DEFAULT_SCHEDULE}"
-        if arm != default:
-            center, half = interval([new - old for new, old in zip(values, reached[default], strict=True)])
-            figures |= {f"{name}_{arm}_over_default_pp": center}
+        reference = f"{arm.partition('_')[0]}_{REFERENCE_SCHEDULE}"
+        if arm != reference:
+            center, half = interval([new - old for new, old in zip(values, reached[reference], strict=True)])
+            figures |= {f"{name}_{arm}_over_reference_pp": center}
             figures |= {f"{name}_{arm}_lower_pp": center - half, f"{name}_{arm}_upper_pp": center + half}
     return figures
 

@@ -75,7 +75,7 @@ class TrainingConfig(Section):
     warmup_epochs: Duration = Field(0, description="epochs in which all learning rates rise from zero")
     seed_warmup_epochs: Duration = Field(0, description="epochs of TRAINING in which the learning rate of a seed rises")
     newborn_schedule: Literal["host", "restart", "rescaled"] = Field(
-        "host",
+        "restart",
         description="schedule of live seeds; host: that of the host; restart: from the birth to the end of the "
         "episode; rescaled: that of the host times the size of the seed's weights over that of the host's",
     )

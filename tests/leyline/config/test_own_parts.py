@@ -13,8 +13,8 @@ OWN_HOST = {"family": "own", "build": "my_package:build"}
 
 
 def test_runs_of_built_in_parts_keep_their_digests():
-    assert RunConfig().digest() == "a1b1f515bd3b90fcb71446ddedf590ae79d1e1b031f5ba0399bf9d173f29abe1"
-    assert RunConfig().environment_digest() == "d630be63f4b344293954c6ba5a216f3eae752485b49186b4a8df1a4472277fe9"
+    assert RunConfig().digest() == "e279cd7c8f68e530010a5f03370f6344955c38274229c21a08ce0ffc16d1df1d"
+    assert RunConfig().environment_digest() == "78b7f0456c1c7cf13b37a6d0d9d42764bdef260474c3a97ce8f65f546c6426d3"
 
 
 def test_options_change_the_digest():
