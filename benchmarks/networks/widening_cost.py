@@ -85,7 +85,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def folded() -> dict[str, float]:
-    """Ratios of a folded network to one built wide; of birth and fold to a training step."""
+    """Costs of a folded network over one built wide, and of birth and fold."""
     with seeded_initialisation(0):
         host = image_host()
     batch = torch.randn(WIDTH_BATCH, 3, 32, 32), torch.randint(10, (WIDTH_BATCH,))
