@@ -22,23 +22,29 @@ from esper_ray.kasmina.network.spans.folding import Layers, Transaction
 from esper_ray.kasmina.network.spans.regions import ARROW, Region
 from esper_ray.kasmina.network.spans.widening import Widening
 
-PROOF_TOLERANCE = 2e-3
-"""Greatest difference of a wider copy, as a share of the largest output. What mixes channels differs by far more."""
+PROOF_TOLERANCE, OUTPUT_TOLERANCE = 2e-3, 5e-2
+"""Greatest differences of a wider copy: at consumers and at the output of the host.
+
+They are shares of the largest value. Deep networks amplify rounding, random ones above all. What mixes channels differs by far more at the consumer, and what
+reads the channels elsewhere by more at the output.
+"""
 
 ProofPass = Callable[[nn.Module], Any]
 InputChange = Callable[[Tensor], Tensor]
 
 
 def disproved(host: nn.Module, found: Sequence[Region], run: ProofPass) -> dict[str, str]:
-    """Reasons why widening is wrong, by producer: a host that is truly wider computes something else."""
+    """Reasons why widening is wrong, by producer: a host that is truly wider computes something else.
+
+    Spans that do not touch are tried together. Where that fails each is tried alone: many wide spans of a deep network
+    may amplify rounding.
+    """
     if not found:
         return {}
     changes = [_same, *_allowed(host, run)]
-    apart = _apart(found)
-    together = [found] if len(apart) > 1 else []
-    if all(_is_proved(host, part, run, changes) for part in [*apart, *together]):
+    if all(_is_proved(host, part, run, changes) for part in _apart(found)):
         return {}
-    failures = {
+    return {
         region.producer.name: (
             f"{region.producer.name}{ARROW}{region.consumer.name}: a wider copy of the host computes something else "
             "than the host with a seed"
@@ -46,7 +52,6 @@ def disproved(host: nn.Module, found: Sequence[Region], run: ProofPass) -> dict[
         for region in found
         if not _is_proved(host, [region], run, changes)
     }
-    return failures or {region.producer.name: "all spans together compute something else" for region in found}
 
 
 def _apart(found: Sequence[Region]) -> list[list[Region]]:
@@ -164,18 +169,19 @@ def _agree_on(
         living = run(host)
     with _changed_input(twin, change), _listening(twin, found) as inside:
         folded = run(twin)
-    wider = {region.consumer.name for region in found} & {region.producer.name for region in found}
-    kept = [region.producer.name for region in found if region.consumer.name not in wider]
-    ones = tensors_in((living, [beside[name] for name in kept]))
-    others = tensors_in((folded, [inside[name] for name in kept]))
+    return _agree(living, folded, OUTPUT_TOLERANCE) and _agree(beside, inside, PROOF_TOLERANCE)
+
+
+def _agree(first: Any, second: Any, tolerance: float) -> bool:
+    """Whether real numbers in two outputs differ by less than a share of the largest."""
+    ones, others = tensors_in(first), tensors_in(second)
     pairs = [(one, other) for one, other in zip(ones, others, strict=False) if one.is_floating_point()]
-    return len(ones) == len(others) and bool(pairs) and all(_agree(one, other) for one, other in pairs)
+    return len(ones) == len(others) and bool(pairs) and all(_close(*pair, tolerance) for pair in pairs)
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether two outputs differ by rounding, which deep networks with large random channels amplify."""
-    tolerance = PROOF_TOLERANCE * one.abs().max() + 1e-9
-    return same_rows(other, one) or (one.shape == other.shape and bool((one - other).abs().max() <= tolerance))
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    limit = tolerance * one.abs().max() + 1e-9
+    return same_rows(other, one) or (one.shape == other.shape and bool((one - other).abs().max() <= limit))
 
 
 @contextmanager
