@@ -121,6 +121,8 @@ def named_region(host: nn.Module, trace: Trace, producer: str, consumer: str) ->
 
 def different_in_training(host: nn.Module, found: Sequence[Region], run: Callable[[nn.Module], Any]) -> dict[str, str]:
     """Reasons why regions are others in training, by producer: another reader of the channels, other steps."""
+    if not found:
+        return {}
     twin = shared_copy(host)
     for module in twin.modules():
         module._buffers = {name: None if value is None else value.clone() for name, value in module._buffers.items()}

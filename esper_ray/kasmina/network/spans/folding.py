@@ -49,21 +49,20 @@ class Replacement:
 
     def filled(self, old: Tensor, value: float) -> Tensor:
         """New entries of ``old``, all with ``value``."""
-        new = old.new_full(self._shape(old, self.count), value)
-        return new.contiguous(memory_format=memory_format_of(old))
+        return self._full(old, self.count, value)
 
     def new_tensor(self, values: bool) -> Tensor:
         """The tensor afterwards; without ``values`` all zeros."""
         old = self.tensor
         if values:
             return self.joined(old, self.other)
-        new = old.new_zeros(self._shape(old, old.shape[self.dim] + self.count))
-        return new.contiguous(memory_format=memory_format_of(old))
+        return self._full(old, old.shape[self.dim] + self.count, 0.0)
 
-    def _shape(self, tensor: Tensor, size: int) -> list[int]:
-        shape = list(tensor.shape)
+    def _full(self, old: Tensor, size: int, value: float) -> Tensor:
+        """A tensor like ``old`` with ``size`` entries along ``dim``, all with ``value``."""
+        shape = list(old.shape)
         shape[self.dim] = size
-        return shape
+        return old.new_full(shape, value).contiguous(memory_format=memory_format_of(old))
 
 
 def interleaved(old: Tensor, new: Tensor, dim: int, blocks: int) -> Tensor:

@@ -25,8 +25,8 @@ from esper_ray.kasmina.network.spans.widening import Widening
 PROOF_TOLERANCE, OUTPUT_TOLERANCE = 2e-3, 5e-2
 """Greatest differences of a wider copy: at consumers and at the output of the host.
 
-They are shares of the largest value. Deep networks amplify rounding, random ones above all. What mixes channels differs by far more at the consumer, and what
-reads the channels elsewhere by more at the output.
+They are shares of the largest value. Deep networks amplify rounding, random ones above all. What mixes channels differs
+by far more at the consumer, and what reads the channels elsewhere by more at the output.
 """
 
 ProofPass = Callable[[nn.Module], Any]
@@ -39,17 +39,14 @@ def disproved(host: nn.Module, found: Sequence[Region], run: ProofPass) -> dict[
     Spans that do not touch are tried together. Where that fails each is tried alone: many wide spans of a deep network
     may amplify rounding.
     """
-    if not found:
-        return {}
-    changes = [_same, *_allowed(host, run)]
-    if all(_is_proved(host, part, run, changes) for part in _apart(found)):
-        return {}
+    changes = [_same, *_allowed(host, run)] if found else []
+    doubtful = [region for part in _apart(found) if not _is_proved(host, part, run, changes) for region in part]
     return {
         region.producer.name: (
             f"{region.producer.name}{ARROW}{region.consumer.name}: a wider copy of the host computes something else "
             "than the host with a seed"
         )
-        for region in found
+        for region in doubtful
         if not _is_proved(host, [region], run, changes)
     }
 
