@@ -8,6 +8,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
 RUN := .venv/bin
 STAMP := .venv/.synced
 ARGS ?=
+ONLY ?=
 # Four processes for two cores: tests with Ray or Prometheus often wait. See tests/conftest.py for the groups.
 PARALLEL := -n 4 --dist loadscope --no-loadscope-reorder
 MARKED := -m "not ray and not slow and not integration and not packaging and not nightly"
@@ -16,7 +17,7 @@ FAST := $(MARKED) $(addprefix --ignore=tests/,actors/cluster actors/rllib actors
 	examples growing integrations karn/overwatch karn/sanctum robustness zoo test_public_names.py test_user_errors.py)
 export PYTHONDONTWRITEBYTECODE := # compiled tests are kept: without them every run spends ten seconds on that
 
-.PHONY: train monitoring test collect lint fast nightly lowest chaos bench pages screens vendor docs presets setup help clean
+.PHONY: train monitoring test collect lint fast nightly lowest chaos bench evidence pages screens vendor docs presets setup help clean
 
 train: setup ## train Tamiyo on growing networks over real digits (about three minutes)
 	$(RUN)/esper train ppo --preset digits $(ARGS)
@@ -55,6 +56,9 @@ chaos: setup ## disturb real runs and kill their processes; tables of reactions,
 
 bench: setup ## measure speed, write benchmarks/results/<date>.md
 	$(RUN)/python -m benchmarks $(ARGS)
+
+evidence: setup ## train and evaluate what the results are made of, hours; resumable; ONLY=digits names some
+	$(RUN)/python -m evidence $(ONLY) $(ARGS)
 
 pages: setup ## write the pages of the reference that are generated from the code
 	$(RUN)/python docs/generate.py

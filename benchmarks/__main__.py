@@ -25,7 +25,7 @@ from benchmarks.networks import (
     width,
 )
 from benchmarks.report import RESULTS, Measurements
-from benchmarks.runs import command_line, env_step, ppo_update, scale, scaling, strategies, telemetry
+from benchmarks.runs import command_line, critic_features, env_step, ppo_update, scale, scaling, strategies, telemetry
 
 BENCHMARKS = {
     "command_line": command_line,
@@ -41,6 +41,7 @@ BENCHMARKS = {
     "place_scores": place_scores,
     "scaling": scaling,
     "strategies": strategies,
+    "critic_features": critic_features,
     "ppo_update": ppo_update,
     "telemetry": telemetry,
     "karn": viewers,

@@ -19,6 +19,7 @@ from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import WAIT, Action, Blueprint, head_sizes
 from esper_ray.leyline.config.layers import load_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.context import CONTEXT_SIZE
 from esper_ray.leyline.errors import UsageError, UserError, shortened
 from esper_ray.leyline.legality import Masks, mask_vector_size
 from esper_ray.leyline.observation import BOUND, NO_BLUEPRINT, observation_size
@@ -49,7 +50,8 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
     """Gymnasium environment of a growing network.
 
     Observation: ``features`` (23 + 31 per slot, Obs V3), ``blueprints`` (index per slot, -1 where
-    empty) and ``masks`` (legal operations per slot and legal arguments). Action: eight indices, see
+    empty), ``context`` (numbers of each slot, empty or not) and ``masks`` (legal operations per slot
+    and legal arguments). Action: eight indices, see
     :mod:`esper_ray.leyline.actions`. Every action of the space is accepted; an illegal one is executed
     as WAIT and flagged in ``info["illegal"]``.
 
@@ -114,12 +116,13 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
             self.host: HostBuilder = ConfiguredHost.of(config) if self._own_host is None else self._own_host
             organism = build_organism(config, self.data, self.device, 0, self.host)
             check_training_batch(config, organism, self.data)
-        self.limits = growth_limits(config.growth, organism.model)
+        self.limits = growth_limits(config.growth, organism.model, config.episode_length)
         slots = len(self.limits.slots)
         self.observation_space = spaces.Dict(
             {
                 "features": spaces.Box(-BOUND, BOUND, (observation_size(slots),), np.float32),
                 "blueprints": spaces.Box(NO_BLUEPRINT, len(Blueprint) - 1, (slots,), np.int64),
+                "context": spaces.Box(-BOUND, BOUND, (slots, CONTEXT_SIZE), np.float32),
                 "masks": spaces.MultiBinary(mask_vector_size(slots)),
             }
         )
@@ -302,7 +305,13 @@ class MorphogenesisEnv(gymnasium.Env[Observation, NDArray[np.int64]]):
         return self._observation(), step_info(self.outcome)
 
     def _observation(self) -> Observation:
-        return {"features": self.view.features, "blueprints": self.view.blueprints, "masks": self.masks.vector()}
+        view = self.view
+        return {
+            "features": view.features,
+            "blueprints": view.blueprints,
+            "context": view.context,
+            "masks": view.masks.vector(),
+        }
 
 
 def make_environment(

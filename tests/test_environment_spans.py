@@ -117,4 +117,4 @@ def test_a_target_and_the_end_of_an_episode_stop_births():
     for _ in range(4):
         legal.append(bool(env.view.masks.op[1]))
         env.step([0] * 8)
-    assert legal == [True, True, False, False]
+    assert legal == [True, False, False, False]

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("esper_ray", "actors/esper_actors", "policies/esper_policies", "benchmarks")
+PACKAGES = ("esper_ray", "actors/esper_actors", "policies/esper_policies", "benchmarks", "evidence")
 
 
 @cache
@@ -52,7 +52,7 @@ def imported() -> set[str]:
         alias.name
         for tree in trees().values()
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("esper_", "benchmarks"))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("esper_", "benchmarks", "evidence"))
         for alias in node.names
     }
 

@@ -18,6 +18,7 @@ from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import ARGUMENT_HEADS, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.context import CONTEXT_SIZE, context_of
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, blueprint_indices, observation_size
 from esper_ray.leyline.policy import Episode, Trajectory, View
@@ -52,6 +53,7 @@ def _episode(learner: PPOLearner, index: int) -> Episode:
     trajectory = Trajectory(
         features=_features(rng, STEPS),
         blueprints=rng.integers(0, 13, (STEPS, SLOTS)),
+        context=rng.uniform(0.0, 1.0, (STEPS, SLOTS, CONTEXT_SIZE)).astype(np.float32),
         masks=np.repeat(_open_masks().vector()[None], STEPS, axis=0),
         actions=np.zeros((STEPS, 8), np.int64),
         log_prob_op=zeros,
@@ -79,13 +81,14 @@ def _sum_of_outputs(output: PolicyOutput) -> Tensor:
 def _bare_passes(learner: PPOLearner, episodes: list[Episode]) -> Callable[[], None]:
     """Forward and backward passes over the prepared minibatches of the learner's next update."""
     batch = padded_batch(episodes, learner.device)
-    minibatches = [(batch.features[rows], batch.blueprints[rows]) for rows in learner._minibatches(len(episodes))]
+    seen = (batch.features, batch.blueprints, batch.context)
+    minibatches = [[part[rows] for part in seen] for rows in learner._minibatches(len(episodes))]
     network = PolicyNetwork(learner.config.policy)
 
     def passes() -> None:
-        for features, blueprints in minibatches:
+        for parts in minibatches:
             network.zero_grad(set_to_none=True)
-            _sum_of_outputs(network(features, blueprints)).backward()  # type: ignore[no-untyped-call]
+            _sum_of_outputs(network(*parts)).backward()  # type: ignore[no-untyped-call]
 
     return passes
 
@@ -94,7 +97,7 @@ def _view() -> View:
     signals = HostSignals(1, STEPS, 1.0, 50.0, (), (), 0, True)
     reports = (None,) * SLOTS
     features = _features(np.random.default_rng(0), 1)[0]
-    return View(features, blueprint_indices(reports), _open_masks(), reports, signals)
+    return View(features, blueprint_indices(reports), context_of((), SLOTS), _open_masks(), reports, signals)
 
 
 def _decisions(policy: LearnedPolicy, view: View) -> Callable[[], None]:
@@ -107,13 +110,13 @@ def _decisions(policy: LearnedPolicy, view: View) -> Callable[[], None]:
 
 def _bare_forwards(network: PolicyNetwork, view: View) -> Callable[[], None]:
     """Forward passes of one step, each with the memory of the previous one."""
-    features, blueprints = (torch.from_numpy(x)[None, None] for x in (view.features, view.blueprints))
+    seen = [torch.from_numpy(part)[None, None] for part in (view.features, view.blueprints, view.context)]
     memory: list[Memory | None] = [None]
 
     @torch.inference_mode()
     def forward() -> None:
         for _ in range(DECISIONS):
-            output = network(features, blueprints, memory[0])
+            output = network(*seen, memory[0])
             memory[0], _ = output.memory, list(output.logits.arguments.values())
 
     return forward

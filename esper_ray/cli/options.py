@@ -7,7 +7,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -207,6 +207,12 @@ def echo_loading(config: RunConfig) -> None:
     """Print that data files are loaded. The first time takes up to a minute."""
     if config.task.data_dir is not None:
         typer.echo(without_credentials(f"loading the data of {config.task.name} from {config.task.data_dir}"))
+
+
+def echo_notes(notes: Sequence[str]) -> None:
+    """Print what a run cannot show."""
+    for note in notes:
+        typer.echo(f"note: {note}")
 
 
 def configured(*flags: str | Flag, no_ops: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

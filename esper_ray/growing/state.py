@@ -280,7 +280,7 @@ def replayed(policy: Policy, seed: int, decided: list[Decided], limits: Limits) 
     fresh = copy.deepcopy(policy)
     fresh.begin_episode(seed)
     for number, past in enumerate(decided):
-        view = View.build(past.signals, past.reports, legality(past.reports, past.limits(limits)))
+        view = View.build(past.signals, past.reports, legality(past.reports, past.limits(limits)), limits.places)
         action = tuple(fresh.decide(view).action.to_indices())
         if action != past.action:
             decisions = f"its decision {number} was {past.action}, this policy's is {action}"

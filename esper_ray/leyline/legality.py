@@ -27,6 +27,7 @@ from esper_ray.leyline.actions import (
     LifecycleOp,
     head_sizes,
 )
+from esper_ray.leyline.context import SlotPlace
 from esper_ray.leyline.records import Reports, SlotReport
 from esper_ray.leyline.stages import COOLDOWN, DEVELOPING, PRUNABLE, WITH_MODULE, Stage
 
@@ -58,6 +59,8 @@ class Limits:
     """Parameters of the host, which count towards the target."""
     shortest_life: int = 0
     """Least number of epochs that must be left for a birth."""
+    places: tuple[SlotPlace, ...] = ()
+    """Where each slot sits in the host; empty if it is not known."""
 
     def blueprint_name(self, blueprint: Blueprint) -> str:
         """Name of the blueprint that has the index of ``blueprint`` here."""

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper_ray.leyline.actions import LifecycleOp
+from esper_ray.leyline.context import SLOT_CONTEXT
 from esper_ray.leyline.records import HostSignals, Reports, SlotReport
 from esper_ray.leyline.stages import COOLDOWN, STAGES, Stage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HISTORY = 5
 """Epochs of loss and accuracy in the observation."""
 UNKNOWN = -1.0
@@ -81,8 +82,8 @@ def observation_names(slot_ids: Sequence[str]) -> tuple[str, ...]:
 
 
 def schema_hash() -> str:
-    """Digest of the layout of the observation. A policy can only be used with the layout of its training."""
-    text = f"obs-v3/{SCHEMA_VERSION}/" + ",".join(name for name, _ in (*_BASE, *_SLOT))
+    """Digest of the layout of observation and context. A policy can only be used with the layout of its training."""
+    text = f"obs-v3/{SCHEMA_VERSION}/" + ",".join((*(name for name, _ in (*_BASE, *_SLOT)), *SLOT_CONTEXT))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,6 @@
 """Interface of policies: view, decision, trajectory and episode."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esper_ray.leyline.actions import Action
+from esper_ray.leyline.context import SlotPlace, context_of
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.records import HostSignals, Reports
@@ -34,18 +35,24 @@ class View:
     """Obs V3, see :mod:`esper_ray.leyline.observation`."""
     blueprints: NDArray[np.int64]
     """(slots,) blueprint indices, -1 where empty."""
+    context: NDArray[np.float32]
+    """(slots, K) numbers of each slot, empty or not, see :mod:`esper_ray.leyline.context`."""
     masks: Masks
     reports: Reports
     signals: HostSignals
 
     @classmethod
-    def build(cls, signals: HostSignals, reports: Reports, masks: Masks) -> "View":
+    def build(cls, signals: HostSignals, reports: Reports, masks: Masks, places: Sequence[SlotPlace] = ()) -> "View":
         """The view of a host and its slots.
+
+        Args:
+            places: where each slot sits; empty if it is not known.
 
         Raises:
             ValueError: if a measurement is not finite; the message names it.
         """
-        return cls(observe(signals, reports), blueprint_indices(reports), masks, reports, signals)
+        context = context_of(places, len(reports))
+        return cls(observe(signals, reports), blueprint_indices(reports), context, masks, reports, signals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,14 @@ class ResumablePolicy(Policy, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """Learner's record of one episode: T steps, D features, S slots, L mask entries."""
+    """Learner's record of one episode: T steps, D features, S slots, K numbers of context, L mask entries."""
 
     features: NDArray[np.float32]
     """(T, D)"""
     blueprints: NDArray[np.int64]
     """(T, S)"""
+    context: NDArray[np.float32]
+    """(T, S, K)"""
     masks: NDArray[np.int8]
     """(T, L), see ``Masks.vector``."""
     actions: NDArray[np.int64]

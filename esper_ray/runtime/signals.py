@@ -47,4 +47,5 @@ class SignalHistory:
             last_op=int(self.operation),
             last_success=self.success,
         )
-        return View.build(signals, reports, legality(reports, limits, self.max_epochs - epoch))
+        masks = legality(reports, limits, self.max_epochs - epoch)
+        return View.build(signals, reports, masks, limits.places)

@@ -1,8 +1,10 @@
 """Paired comparison of policies over seeds: bootstrap intervals and Pareto frontier."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -77,11 +79,14 @@ def paired_comparisons(scores: Sequence[Score], policy: str) -> list[PairedCompa
     ]
 
 
-def summaries(scores: Sequence[Score], control: str) -> list[Summary]:
+def summaries(
+    scores: Sequence[Score], control: str, finding_flops: Mapping[str, float] = MappingProxyType({})
+) -> list[Summary]:
     """One summary for each policy, in the order in which they first appear.
 
     Args:
         control: the policy that the others are compared with, seed by seed.
+        finding_flops: operations that were spent once to find a policy, by name.
 
     Raises:
         ValueError: if there is no such policy, or policies were played on different seeds.
@@ -98,7 +103,11 @@ def summaries(scores: Sequence[Score], control: str) -> list[Summary]:
                 f"{name!r} was played on other seeds than {control!r}: {sorted(own_scores)}, {sorted(seeds)}"
             )
     frontier = _frontier(by_policy)
-    return [_summary(name, own_scores, by_policy[control], name in frontier) for name, own_scores in by_policy.items()]
+    found = [_summary(name, own_scores, by_policy[control], name in frontier) for name, own_scores in by_policy.items()]
+    return [
+        replace(each, finding_gflops=finding_flops[each.policy] / 1e9) if each.policy in finding_flops else each
+        for each in found
+    ]
 
 
 def _summary(name: str, own_scores: dict[int, Score], control: dict[int, Score], on_frontier: bool) -> Summary:

@@ -154,8 +154,31 @@ def shortest_life(model: MorphogeneticModel) -> int:
     if rules.live_widenings and all(at.region is not None for at in model.attachments.values()):
         return LIVE_EPOCHS
     gates = rules.gates
-    blending = max(min(TEMPO_TICKS), gates.min_blending_epochs if gates.strict else 0)
-    return gates.min_training_epochs + blending + (Gate.G1 not in rules.auto_forward)
+    to_training, to_holding = (gate not in rules.auto_forward for gate in (Gate.G1, Gate.G3))  # an action, an epoch
+    ramp = min(TEMPO_TICKS) + to_holding
+    blending = max(ramp, gates.min_blending_epochs + 1) if gates.strict else ramp
+    return gates.min_training_epochs + blending + to_training
+
+
+def shortest_decision(model: MorphogeneticModel) -> int:
+    """Least number of epochs for birth and commitment of a seed by actions.
+
+    The present epoch counts. A seed at full amplitude is committed before an epoch; one that is born live can be after
+    its first.
+    """
+    live = model.growth.rules.live_widenings and all(at.region is not None for at in model.attachments.values())
+    return LIVE_EPOCHS if live else shortest_life(model) + 1
+
+
+def least_epochs(growth: GrowthConfig, model: MorphogeneticModel, epochs: int | None) -> int:
+    """Least number of epochs that must be left for a birth.
+
+    It is 0 in episodes that are too short for any seed: a trial shows births, too.
+    """
+    needed = shortest_decision(model)
+    if growth.unfinished_births == "allow" or epochs is None or epochs < needed:
+        return 0
+    return needed
 
 
 def growth_options(growth: GrowthConfig) -> GrowthOptions:
@@ -179,8 +202,11 @@ def lifecycle_rules(growth: GrowthConfig) -> Rules:
     return Rules(gates, automatic, growth.embargo_ticks, growth.widening_births == "live")
 
 
-def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
+def growth_limits(growth: GrowthConfig, model: MorphogeneticModel, epochs: int | None = None) -> Limits:
     """Limits of the configuration for the legality of actions.
+
+    Args:
+        epochs: length of an episode; ``None``: births that cannot be finished are prevented elsewhere.
 
     Raises:
         GrowthError: if a configured blueprint does not fit some slot of ``model``. So no legal action fails later.
@@ -208,7 +234,8 @@ def growth_limits(growth: GrowthConfig, model: MorphogeneticModel) -> Limits:
         own_blueprints=own,
         target_parameters=growth.target_parameters,
         host_parameters=model.host_parameters,
-        shortest_life=shortest_life(model) if growth.unfinished_births == "refuse" else 0,
+        shortest_life=least_epochs(growth, model, epochs),
+        places=tuple(model.attachments[slot].position for slot in growth.slots),
     )
 
 

@@ -13,7 +13,7 @@ from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.system import DEVICE
 from esper_ray.leyline.errors import UsageError, UserError, shortened
 from esper_ray.leyline.plugins.rewards import own_reward
-from esper_ray.tolaria.assembly import AnyData, build_organism, growth_limits
+from esper_ray.tolaria.assembly import AnyData, build_organism, growth_limits, shortest_decision
 from esper_ray.tolaria.data import keyed_generator
 from esper_ray.tolaria.device_memory import is_out_of_memory
 from esper_ray.tolaria.own_hosts import check_own_host
@@ -97,8 +97,11 @@ def _check_memory(config: RunConfig, pixels: int = 1) -> None:
         )
 
 
-def check_run(config: RunConfig) -> None:
+def check_run(config: RunConfig) -> tuple[str, ...]:
     """Refuse data, growth options, hosts and rewards that cannot run, before anything starts.
+
+    Returns:
+        Notes on what the run cannot show.
 
     Raises:
         TaskError: if the task or its data is not available.
@@ -122,7 +125,11 @@ def check_run(config: RunConfig) -> None:
     except (ValueError, RuntimeError) as error:
         raise _impossible_host(data, error) from error
     check_training_batch(config, organism, data)
-    growth_limits(config.growth, organism.model)
+    growth_limits(config.growth, organism.model, config.episode_length)
+    needed = shortest_decision(organism.model)
+    if config.episode_length >= needed:
+        return ()
+    return (f"episodes of {config.episode_length} epochs are too short to commit a seed, which needs {needed}",)
 
 
 def check_training_batch(config: RunConfig, organism: Organism, data: AnyData) -> None:

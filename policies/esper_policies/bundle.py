@@ -21,6 +21,7 @@ from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import Section
 from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.leyline.config.run import PolicyConfig
+from esper_ray.leyline.context import SLOT_CONTEXT
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.files.blob import BlobFormat
 from esper_ray.leyline.files.tensors import listed, tensor_problems
@@ -38,7 +39,7 @@ class BundleError(UserError, ValueError):
     remedy = "Export the policy again with `esper export-policy`, or choose slots that it was trained for."
 
 
-BUNDLE = BlobFormat("policy bundle", 3, BundleError, safetensors.torch)
+BUNDLE = BlobFormat("policy bundle", 4, BundleError, safetensors.torch)
 
 
 class Provenance(Section):
@@ -47,6 +48,8 @@ class Provenance(Section):
     run: str
     round: Annotated[int, Field(ge=0)]
     """Number of training rounds."""
+    episodes: Annotated[int, Field(ge=0)]
+    """Number of training episodes."""
     config_sha256: str
     task: str
     reward: str
@@ -59,7 +62,7 @@ class BundleManifest(Section):
     """The manifest of a bundle."""
 
     observation: tuple[str, ...]
-    """Names of the observed features: of the host, then of one slot."""
+    """Names of the observed numbers: of the host, then of one slot and its context."""
     actions: tuple[str, ...]
     """Names of the action indices."""
     topologies: tuple[Topology, ...]
@@ -152,8 +155,8 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def policy_observation() -> tuple[str, ...]:
-    """Names of the features that Policy V2 reads: of the host, then of one slot."""
-    return observation_names(["slot"])
+    """Names of the numbers that Policy V2 reads: of the host, then of one slot and its context."""
+    return (*observation_names(["slot"]), *(f"slot.context.{name}" for name in SLOT_CONTEXT))
 
 
 def save_bundle(

@@ -165,6 +165,24 @@ class ActionDistribution:
             total = total + (joint[:, reading] * _entropy(self.arguments[head])).sum(dim=(1, 2))
         return total
 
+    def evenness(self) -> Tensor:
+        """(N,) sum over heads of the expected entropy over that of a uniform legal choice.
+
+        Every head with a choice counts 1 where it is even, however many choices it has. How often a head is read is a
+        weight without gradient: an operation gains nothing by reading many heads.
+        """
+        with torch.no_grad():
+            op = self.op.exp()
+            joint = op[:, :, None] * self.slot.exp()
+        legal_slots = self.masks.slot_by_op.sum(dim=-1)
+        total = _evenness(self.op, self.masks.op.sum(dim=-1))
+        total = total + (op[:, 1:] * _evenness(self.slot, legal_slots)[:, 1:]).sum(dim=-1)
+        for head in ARGUMENT_HEADS:
+            reading = list(OPS_OF_HEAD[head])
+            legal = self.masks.arguments[head].sum(dim=-1)[:, None, None]
+            total = total + (joint[:, reading] * _evenness(self.arguments[head], legal)).sum(dim=(1, 2))
+        return total
+
     def kl(self, other: "ActionDistribution") -> Tensor:
         """(N,) exact divergence KL(self || other) in nats, by the chain rule."""
         op = self.op.exp()
@@ -282,6 +300,11 @@ def _log_probs(scores: Tensor, legal: Tensor, epsilon: float) -> Tensor:
 
 def _entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs).sum(dim=-1)
+
+
+def _evenness(log_probs: Tensor, legal: Tensor) -> Tensor:
+    """Entropy over that of an even choice; 0 where there is no choice."""
+    return torch.where(legal > 1, _entropy(log_probs) / legal.clamp_min(2).log(), 0.0)
 
 
 def _kl(log_probs: Tensor, others: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from esper_policies.distribution import ActionLogits
 from esper_ray.leyline.actions import ARGUMENT_HEADS, OPS_OF_HEAD, Blueprint, LifecycleOp, head_sizes
 from esper_ray.leyline.config.run import PolicyConfig
+from esper_ray.leyline.context import CONTEXT_SIZE
 from esper_ray.leyline.files.tensors import TensorSpec, dtype_name
 from esper_ray.leyline.observation import BASE_CONTINUOUS, BASE_SIZE, SLOT_CONTINUOUS, SLOT_SIZE
 from esper_ray.leyline.process.locks import GLOBAL_GENERATOR
@@ -190,7 +191,7 @@ class PolicyNetwork(nn.Module):
         self.normaliser = FeatureNormaliser()
         self.blueprints = nn.Embedding(len(Blueprint) + 1, BLUEPRINT_EMBEDDING)
         self.slot_encoder = nn.Sequential(
-            nn.Linear(SLOT_SIZE + BLUEPRINT_EMBEDDING, SLOT_ENCODING),
+            nn.Linear(SLOT_SIZE + BLUEPRINT_EMBEDDING + CONTEXT_SIZE, SLOT_ENCODING),
             nn.ReLU(),
             nn.Linear(SLOT_ENCODING, SLOT_ENCODING),
         )
@@ -217,20 +218,23 @@ class PolicyNetwork(nn.Module):
         if initialise:
             self._initialise()
 
-    def forward(self, features: Tensor, blueprints: Tensor, memory: Memory | None = None) -> PolicyOutput:
+    def forward(
+        self, features: Tensor, blueprints: Tensor, context: Tensor, memory: Memory | None = None
+    ) -> PolicyOutput:
         """
         Args:
             features: (B, T, 23 + 31 S) Obs V3.
             blueprints: (B, T, S) blueprint index, -1 for an empty slot.
+            context: (B, T, S, K) numbers of each slot, empty or not.
             memory: state before the first step; zeros if ``None``.
 
         Raises:
             ValueError: if a feature is not finite.
         """
-        if not bool(torch.isfinite(features).all()):
+        if not bool(torch.isfinite(features).all() and torch.isfinite(context).all()):
             raise ValueError("observation features are not finite")
         base, slots = self.normaliser(features)
-        encoded = self.slot_encoder(torch.cat([slots, self.blueprints(blueprints + 1)], dim=-1))
+        encoded = self.slot_encoder(torch.cat([slots, self.blueprints(blueprints + 1), context], dim=-1))
         pooled = torch.cat([base, encoded.mean(dim=-2), encoded.amax(dim=-2)], dim=-1)
         x = self.into_memory(self.features(pooled))
         remembered, memory = self._remember(x, memory)

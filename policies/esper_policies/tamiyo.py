@@ -98,8 +98,9 @@ class LearnedPolicy:
     def _evaluate(self, view: View) -> tuple[PolicyOutput, ActionDistribution]:
         features = torch.from_numpy(view.features).to(self.device)[None, None]
         blueprints = torch.from_numpy(view.blueprints).to(self.device)[None, None]
+        context = torch.from_numpy(view.context).to(self.device)[None, None]
         masks = torch.from_numpy(view.masks.vector()).to(self.device)[None]
-        output = self.network(features, blueprints, self._memory)
+        output = self.network(features, blueprints, context, self._memory)
         return output, ActionDistribution(
             output.logits, MaskTensors.from_vectors(masks, blueprints.shape[-1]), self.epsilon
         )

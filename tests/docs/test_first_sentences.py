@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "pages").rglob("*.md"))
-SOURCES = ("esper_ray", "actors", "policies", "benchmarks", "examples", "docs")
+SOURCES = ("esper_ray", "actors", "policies", "benchmarks", "evidence", "examples", "docs")
 WORDS = 15
 NO_PROSE = ("#", "|", "!", "<", "-", ":::")
 """Beginnings of paragraphs that are headings, tables, pictures, HTML, lists or references."""

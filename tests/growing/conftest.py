@@ -40,7 +40,7 @@ def bundle(config):
         for layer, _ in network._final_layers():
             layer.weight.mul_(60.0)
     provenance = Provenance(
-        run="r", round=1, config_sha256="", task="digits", reward="basic", episode_length=20, package="0"
+        run="r", round=1, episodes=2, config_sha256="", task="digits", reward="basic", episode_length=20, package="0"
     )
     manifest = BundleManifest(
         observation=policy_observation(),

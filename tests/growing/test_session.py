@@ -179,7 +179,7 @@ def ended(epochs, **options):
 
 
 def test_a_seed_that_never_blended_is_removed_at_the_end_and_reported():
-    growing, lines = ended(4, growth={"auto_forward": ["g1"], "blueprints": ["norm"]})
+    growing, lines = ended(5, growth={"auto_forward": ["g1"], "blueprints": ["norm"]})
     assert growing.model.states["r0c0"].stage is Stage.PRUNED
     assert lines[-1] == f"r0c0 {growing.endings[0].blueprint}: removed, it was in TRAINING, not at full amplitude"
     assert [ending.committed for ending in growing.endings] == [False]

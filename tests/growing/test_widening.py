@@ -152,9 +152,9 @@ def test_the_shortest_life_follows_the_gates():
     gates = {"min_training_epochs": 4, "min_blending_epochs": 6}
     for place, live in (("0", True), ("0 -> 2", False)):
         for rules, life in (
-            (Rules(GateRules(**gates), live_widenings=live), 4 + 3 + 1),
-            (Rules(GateRules(**gates), frozenset({Gate.G1}), live_widenings=live), 4 + 3),
-            (Rules(GateRules(**gates, strict=True), frozenset(Gate), live_widenings=live), 4 + 6),
+            (Rules(GateRules(**gates), live_widenings=live), 4 + 3 + 2),
+            (Rules(GateRules(**gates), frozenset({Gate.G1, Gate.G3}), live_widenings=live), 4 + 3),
+            (Rules(GateRules(**gates, strict=True), frozenset(Gate), live_widenings=live), 4 + 7),
         ):
             assert shortest_life(MorphogeneticModel.wrap(host(), {"r0c0": place}, X[:2], rules=rules)) == life
     live = MorphogeneticModel.wrap(host(), {"r0c0": "0 -> 2"}, X[:2], rules=Rules(live_widenings=True))

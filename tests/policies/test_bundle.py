@@ -26,7 +26,14 @@ from esper_ray.leyline.config.run import PolicyConfig
 
 POLICY = PolicyConfig(feature_size=16, memory_size=16)
 PROVENANCE = Provenance(
-    run="r1", round=3, config_sha256="ab", task="digits", reward="settlement", episode_length=40, package="0.1.0"
+    run="r1",
+    round=3,
+    episodes=6,
+    config_sha256="ab",
+    task="digits",
+    reward="settlement",
+    episode_length=40,
+    package="0.1.0",
 )
 
 
@@ -123,7 +130,7 @@ def test_other_safetensors_files_are_refused(tmp_path):
 def test_a_bundle_of_version_1_is_refused_with_its_version(tmp_path):
     old = {"format": "esper-policy", "version": 1, "observation": []}
     safetensors.torch.save_file(weights(), tmp_path / "a.esper", metadata={"esper": json.dumps(old)})
-    with pytest.raises(BundleError, match=r"is of kind None version 1, expected kind 'policy bundle' version 3"):
+    with pytest.raises(BundleError, match=r"is of kind None version 1, expected kind 'policy bundle' version 4"):
         load_bundle(tmp_path / "a.esper")
 
 
@@ -229,8 +236,8 @@ def test_topologies_outside_the_training_are_refused_with_the_slots(path):
 
 
 def test_the_compared_names_cover_every_feature_and_every_choice():
-    assert len(policy_observation()) == 23 + 31
-    assert len(set(policy_observation())) == 54
+    assert len(policy_observation()) == 23 + 31 + 8
+    assert len(set(policy_observation())) == 62
     names = action_names()
     assert len(names) == len(set(names)) == 6 + 13 + 4 + 3 + 3 + 4 + 5 + len(HEADS_OF_OP)
     assert {"op 1: germinate", "blueprint 1: conv_light", "tempo 0: 3 ticks", "alpha_target 2: 1.0"} <= set(names)

@@ -63,6 +63,48 @@ def test_entropy_equals_that_of_the_enumerated_distribution(seed, epsilon):
     assert float(entropy[0]) == pytest.approx(expected, abs=1e-5)
 
 
+def evenness_by_hand(logits, masks, epsilon):
+    """Sum over heads of the entropy given what was chosen before, over the logarithm of the number of choices."""
+    joint = joint_by_hand(logits, masks, epsilon)
+    total = 0.0
+    for place, head in enumerate(HEADS):
+        conditions = {}
+        for action, mass in joint.items():
+            read = head == "op" or head in READS[LifecycleOp(action[0])]
+            if read:
+                given = action[: min(place, 2)]
+                row = conditions.setdefault(given, {})
+                row[action[place]] = row.get(action[place], 0.0) + mass
+        for row in conditions.values():
+            weight = sum(row.values())
+            if len(row) > 1:
+                entropy = -sum(mass / weight * math.log(mass / weight) for mass in row.values() if mass)
+                total += weight * entropy / math.log(len(row))
+    return total
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_evenness_equals_the_sum_over_heads_by_hand(seed, epsilon):
+    masks, logits = random_masks(seed, 2), random_logits(seed, 2)
+    evenness = distribution_of(logits, masks, 2, epsilon=epsilon).evenness()
+    assert float(evenness[0]) == pytest.approx(evenness_by_hand(logits, masks, epsilon), abs=1e-5)
+
+
+def test_the_operation_gains_no_evenness_by_reading_many_heads():
+    """At even operations the gradient is zero, while the joint entropy pulls towards GERMINATE."""
+    logits, masks = random_logits(0, 2), mask_tensors(all_legal(2), 2)
+    logits = ActionLogits(
+        torch.zeros(1, 6).requires_grad_(), logits.slot[:1], {h: t[:1] for h, t in logits.arguments.items()}
+    )
+    pulls = {}
+    for name in ("entropy", "evenness"):
+        (pulls[name],) = torch.autograd.grad(getattr(ActionDistribution(logits, masks), name)().sum(), logits.op)
+    assert float(pulls["evenness"].abs().max()) < 1e-6
+    assert int(pulls["entropy"].argmax()) in (LifecycleOp.GERMINATE, LifecycleOp.SET_ALPHA_TARGET)
+    assert float(pulls["entropy"].max()) > 0.1
+
+
 @pytest.mark.parametrize(("first", "second"), [(0.0, 0.0), (0.1, 0.0), (0.3, 0.1)])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_kl_divergence_equals_that_of_the_enumerated_distributions(seed, first, second):

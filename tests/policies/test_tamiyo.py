@@ -70,10 +70,11 @@ def test_a_decision_has_the_log_probabilities_and_values_of_the_learner(env, wei
     views, decisions = play(env, policy, 4)
     features = torch.from_numpy(np.stack([view.features for view in views]))[None]
     blueprints = torch.from_numpy(np.stack([view.blueprints for view in views]))[None]
+    context = torch.from_numpy(np.stack([view.context for view in views]))[None]
     masks = MaskTensors.from_vectors(torch.from_numpy(np.stack([view.masks.vector() for view in views])), 3)
     actions = torch.tensor([decision.action.to_indices() for decision in decisions])
     with torch.no_grad():
-        output = policy.network(features, blueprints)
+        output = policy.network(features, blueprints, context)
         distribution = ActionDistribution(output.logits, masks, epsilon)
         op, arguments = distribution.log_probs(actions)
         values = 2.5 * state_value(distribution.op, output.q) - 1.5

@@ -1,8 +1,9 @@
 """Candidates of an evaluation: policies by name or from disk, and controls without a policy."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from esper_actors.training.checkpoint import (
     STATE_FILE,
     CheckpointError,
     checkpoint_folders,
+    finished_rounds,
     is_checkpoint_name,
     load_or_name_intact,
 )
@@ -38,15 +40,20 @@ from esper_ray.leyline.policy import Policy
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.nissa.runs.run_files import RunDirectoryError
 
-WIDE, SCRATCH = "wide-host", "from-scratch"
-UNSTEERED = (WIDE, SCRATCH)
+WIDE, SCRATCH, SCRATCH_FLOPS = "wide-host", "from-scratch", "from-scratch-flops"
+UNSTEERED = (WIDE, SCRATCH, SCRATCH_FLOPS)
 """Controls without growth: a wider host with as many parameters as a policy's final network, and that final network
-trained from scratch. They are derived from the episodes of another candidate."""
+trained from scratch, for as many epochs or with as many operations. They are derived from the episodes of another
+candidate."""
+TRIES = re.compile(r"best-of-([1-9]\d?)")
+"""Names of the best of several growths by the heuristic."""
+FOUND_SCRIPT = "schedule-best"
+"""Label of the best script that a search has found; ``schedule:best`` asks for it."""
 
 
 def unsteered_controls(host: AnyHostConfig) -> tuple[str, ...]:
     """Controls without growth that exist for a host; an own one cannot be widened."""
-    return (SCRATCH,) if isinstance(host, OwnHostConfig) else UNSTEERED
+    return (SCRATCH, SCRATCH_FLOPS) if isinstance(host, OwnHostConfig) else UNSTEERED
 
 
 MOST_LABEL = 100
@@ -75,6 +82,10 @@ class Candidate:
     """Topologies and task that it was trained on; ``None`` for a policy without training."""
     growth: GrowthConfig | None = None
     """Blueprints and rules of its training; ``None`` for a policy without training."""
+    tries: int = 1
+    """Growths of which the best by the objective counts, each with first weights of its own."""
+    episodes: int | None = None
+    """Episodes of its training; ``None`` for a policy without training."""
     run: Path | None = None
     """Directory of the run that trained it; ``None`` if it comes from elsewhere."""
 
@@ -114,8 +125,8 @@ def load_candidate(name: str) -> tuple[Candidate, RunConfig | None]:
     """The candidate named ``name``, and the configuration of its training; ``None`` if unknown.
 
     Args:
-        name: a baseline, ``schedule:FILE``, a run directory, one of its checkpoints, or a policy bundle (``.esper``),
-            or the name of a bundle that ships, ``tamiyo``.
+        name: a baseline, ``best-of-4``, ``schedule:FILE``, a run directory, one of its checkpoints, a policy bundle
+            (``.esper``), or the name of a bundle that ships, ``tamiyo``.
             ``LABEL=...`` in front of any of them gives it another label.
 
     Raises:
@@ -141,6 +152,8 @@ def _candidate(label: str, what: str) -> tuple[Candidate, RunConfig | None]:
     """The candidate ``what``, with its own label if ``label`` is empty."""
     if what in BASELINES:
         return Candidate(label or what, baseline=what), None
+    if (several := TRIES.fullmatch(what)) is not None:
+        return Candidate(label or what, baseline="heuristic", tries=int(several[1])), None
     if what.startswith(SCRIPT_PREFIX):
         return Candidate(label or Path(what).stem, script=read_script(Path(what.removeprefix(SCRIPT_PREFIX)))), None
     path = pretrained_path(what) or Path(what)
@@ -148,8 +161,8 @@ def _candidate(label: str, what: str) -> tuple[Candidate, RunConfig | None]:
         bundle = load_bundle(path)
         manifest = bundle.manifest
         learned = (manifest.topologies, manifest.provenance.task)
-        name, growth = label or path.stem, manifest.growth
-        return Candidate(name, config=manifest.policy, weights=bundle.weights, learned=learned, growth=growth), None
+        trained = Candidate(label or path.stem, config=manifest.policy, weights=bundle.weights, learned=learned)
+        return replace(trained, growth=manifest.growth, episodes=manifest.provenance.episodes), None
     if not path.exists():
         names = [*BASELINES, *pretrained_names()]
         raise CandidateError(f"{unknown_name_message('policy', what, names)}, and there is no such file or directory")
@@ -185,6 +198,7 @@ def trained_candidate(path: Path, label: str = "", advice: Callable[[Path], str]
         weights=weights,
         learned=(run_topologies(config, run.read_manifest()), config.task.name),
         growth=config.growth,
+        episodes=finished_rounds(checkpoint) * config.system.envs,
         run=run.path,
     )
     return candidate, config

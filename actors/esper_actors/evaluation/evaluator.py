@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from esper_actors.evaluation.candidates import SCRATCH, UNSTEERED, WIDE, Candidate
+from esper_actors.evaluation.candidates import SCRATCH_FLOPS, UNSTEERED, WIDE, Candidate
+from esper_actors.evaluation.scratch import ScratchTraining, Search
 from esper_actors.rollout.runner import POLICY_STREAM, Interrupted
 from esper_policies.scripts import BASELINES
 from esper_ray.environment import MorphogenesisEnv
@@ -24,16 +25,20 @@ from esper_ray.simic.rewards.terminal import priced_value
 from esper_ray.tolaria.assembly import AnyData, ConfiguredHost, derived_seed
 from esper_ray.tolaria.flops import FlopMeter
 
+OTHER_TRY = 202
+"""Key of the seeds of further tries."""
 WIDEST = 4096
 """Largest width in the search for a host of a given size."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinalNetwork:
-    """Size and seeds of a final network, from which controls are built."""
+    """A final network, from which controls are built."""
 
     parameters: int
     seeds: tuple[PlantedSeed, ...]
+    train_flops: float = field(default=0.0, compare=False)
+    """Operations of its growth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +64,23 @@ class Evaluator:
         self.flops = FlopMeter()
         self.env = MorphogenesisEnv(self.config, device, flops=self.flops)
         self._host_parameters = host_parameter_count(self.config.host, self.env.data)
+        self._scratch = ScratchTraining(self.config, self.env, device, self.flops)
 
     def play(self, candidate: Candidate, seed: int, should_stop: Callable[[], bool] = lambda: False) -> EpisodeResult:
         """Run one episode of a policy.
+
+        Of several tries the best by the objective counts, with the operations of all.
 
         Raises:
             Interrupted: if a stop is requested between two steps.
             ValueError: if the policy cannot play here.
         """
+        results = [self._episode(candidate, try_seed, should_stop) for try_seed in _tries(candidate, seed)]
+        best = max(results, key=lambda result: result.score.objective_pp)
+        spent = sum(result.score.train_flops for result in results)
+        return EpisodeResult(replace(best.score, seed=seed, train_flops=spent), best.final)
+
+    def _episode(self, candidate: Candidate, seed: int, should_stop: Callable[[], bool]) -> EpisodeResult:
         env = self.env
         policy = candidate.policy(env.limits, self.config.task.name, self.device, greedy=self.greedy)
         self.flops.total = 0.0
@@ -89,24 +103,29 @@ class Evaluator:
         """Run one episode of a control, built from the final network of a policy.
 
         Args:
-            kind: ``wide-host`` or ``from-scratch``.
+            kind: ``wide-host``, ``from-scratch``, ``from-scratch-flops``, or the name of a search.
 
         Raises:
             Interrupted: if a stop is requested between two epochs.
             ValueError: if ``kind`` is another, or there is no such host.
         """
-        if kind not in (WIDE, SCRATCH):
-            raise ValueError(f"unknown control {kind!r}; there are {WIDE} and {SCRATCH}")
-        config, data = self.config, self.env.data
-        if kind == WIDE:
-            config = config.model_copy(update={"host": widened_host(config.host, data, after.parameters)})
+        search, scratch = Search.parse(kind), self._scratch
+        if search is None and kind not in UNSTEERED:
+            raise ValueError(f"unknown control {kind!r}; there are {', '.join(UNSTEERED)}, random-search-2x, asha-2x")
         self.flops.total = 0.0
-        runtime = EpisodeRuntime(config, data, torch.device(self.device), ConfiguredHost.of(config), seed, self.flops)
-        if kind == SCRATCH:
-            runtime.plant(after.seeds)
-        for _ in runtime.run_without_policy():
-            if should_stop():
-                raise Interrupted
+        if search is not None and search.halving:
+            spent = search.times * after.train_flops
+            runtime = scratch.successive_halving(seed, spent, self._objective_pp, should_stop)
+        elif search is not None:
+            runtime = scratch.random_search(seed, search.times, after.train_flops, self._objective_pp, should_stop)
+        elif kind == WIDE:
+            host = widened_host(self.config.host, self.env.data, after.parameters)
+            wide = self.config.model_copy(update={"host": host})
+            runtime = scratch.train(scratch.start(seed, wide=wide), should_stop)
+        else:
+            equal = kind == SCRATCH_FLOPS
+            epochs = scratch.epochs_within(seed, after.seeds, after.train_flops) if equal else None
+            runtime = scratch.train(scratch.start(seed, after.seeds, epochs=epochs), should_stop)
         return self._result(kind, seed, runtime, runtime.reports(), None)
 
     def _result(
@@ -120,7 +139,7 @@ class Evaluator:
             seed=seed,
             test_accuracy_pp=runtime.test_measurement().accuracy_pp,
             val_accuracy_pp=accuracy_pp,
-            objective_pp=100.0 * priced_value(accuracy_pp, self._price_basis(runtime), self.config.reward),
+            objective_pp=self._objective_pp(runtime),
             committed_accuracy_pp=committed_accuracy_pp(committed, runtime.measured),
             parameters=runtime.total_parameters,
             grown_parameters=grown,
@@ -136,11 +155,17 @@ class Evaluator:
             for report in present
             if (state := states[report.slot_id]) is not None
         )
-        return EpisodeResult(score, FinalNetwork(runtime.total_parameters, tuple(planted)))
+        return EpisodeResult(score, FinalNetwork(runtime.total_parameters, tuple(planted), self.flops.total))
 
-    def _price_basis(self, runtime: EpisodeRuntime) -> int:
-        """Number of parameters beyond those of the configured host."""
-        return runtime.total_parameters - self._host_parameters
+    def _objective_pp(self, runtime: EpisodeRuntime) -> float:
+        """Objective in percentage points: validation accuracy minus the price of grown parameters."""
+        grown = runtime.total_parameters - self._host_parameters
+        return 100.0 * priced_value(runtime.measured.accuracy_pp, grown, self.config.reward)
+
+
+def _tries(candidate: Candidate, seed: int) -> list[int]:
+    """Seeds of the tries of one episode, its own one first."""
+    return [seed, *(derived_seed(seed, OTHER_TRY, number) for number in range(1, candidate.tries))]
 
 
 def widened_host(host: AnyHostConfig, data: AnyData, parameters: int) -> AnyHostConfig:

@@ -44,6 +44,7 @@ def export_policy(run: Path, target: Path, *, round_index: int | None = None, re
         provenance=Provenance(
             run=directory.path.name,
             round=finished,
+            episodes=finished * config.system.envs,
             config_sha256=config.digest(),
             task=config.task.name,
             reward=config.reward.mode,

@@ -125,10 +125,11 @@ def ppo_config(config: RunConfig) -> PPOConfig:
     envs, length, ppo = config.system.envs, config.episode_length, config.ppo
     minibatch = ppo.minibatch_episodes * (length + 1) + 1
     algorithm = _common(PPOConfig(), config).env_runners(batch_mode="complete_episodes")
-    return algorithm.learners(learner_class=FactoredPPOLearner).training(
+    bonus = {"entropy_bonus": ppo.entropy_bonus}
+    return algorithm.learners(learner_class=FactoredPPOLearner, learner_config_dict=bonus).training(
         gamma=config.gamma,
         lambda_=ppo.gae_lambda,
-        lr=ppo.lr,
+        lr=_lr_schedule(config),
         num_epochs=ppo.epochs,
         train_batch_size_per_learner=envs * length,
         minibatch_size=minibatch if minibatch <= envs * length else None,
@@ -163,7 +164,7 @@ def appo_config(config: RunConfig) -> APPOConfig:
     )
     return algorithm.training(
         gamma=config.gamma,
-        lr=ppo.lr,
+        lr=_lr_schedule(config),
         train_batch_size_per_learner=ppo.minibatch_episodes * length,
         clip_param=ppo.clip,
         vf_loss_coeff=ppo.value_coefficient,
@@ -232,6 +233,14 @@ def _entropy_schedule(config: RunConfig) -> float | list[list[float]]:
     if ppo.schedule_length == 1:
         return ppo.entropy_start
     return [[0, ppo.entropy_start], [(ppo.schedule_length - 1) * steps, ppo.entropy_end]]
+
+
+def _lr_schedule(config: RunConfig) -> float | list[list[float]]:
+    """Learning rate by environment steps: the same in every round as our learner's."""
+    ppo, steps = config.ppo, config.system.envs * config.episode_length
+    if ppo.lr_end is None or ppo.schedule_length == 1:
+        return ppo.lr
+    return [[0, ppo.lr], [(ppo.schedule_length - 1) * steps, ppo.lr_end]]
 
 
 def _reduced_info(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from esper_ray.simic.running_moments import Moments
 
 OP_ADVANTAGES, ARGUMENT_ADVANTAGES, RETURNS = "op_advantages", "argument_advantages", "returns"
 """Columns that are added to a batch, (B, T) each; returns of centred rewards, in units of reward."""
+EVENNESS = "evenness"
+"""Term of a loss: mean of :meth:`FactoredDistribution.evenness`."""
 STATISTICS = "statistics"
 """Key of the running statistics in the state of a learner."""
 REWARD_OFFSET = "reward_offset"
@@ -129,7 +131,9 @@ class FactoredPPOLearner(PPOTorchLearner):
         self._broken = not all(map(math.isfinite, report.values()))
         self._stopped |= not self._broken and report["kl"] > KL_TOLERANCE * config.kl_target
         entropy_weight = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
-        policy: Tensor = terms[POLICY_LOSS_KEY] - entropy_weight * terms[ENTROPY_KEY]
+        per_head = config.learner_config_dict.get("entropy_bonus") == "per_head"
+        bonus = terms[EVENNESS if per_head else ENTROPY_KEY]
+        policy: Tensor = terms[POLICY_LOSS_KEY] - entropy_weight * bonus
         value: Tensor = config.vf_loss_coeff * terms[VF_LOSS_KEY]
         self._losses = fwd_out[NETWORK_OUTPUT], policy, value
         self.metrics.log_dict(report | {"stopped_by_kl": float(self._stopped)}, key=module_id, window=1)
@@ -271,6 +275,7 @@ def loss_terms(batch: dict[str, Any], output: dict[str, Any], clip: float, netwo
         + ppo.clipped_policy_loss(ratio_arguments, batch[ARGUMENT_ADVANTAGES], argument_mask, clip, count),
         VF_LOSS_KEY: ppo.value_loss(q_taken, network.normalised_values(batch[RETURNS]), valid_mask),
         ENTROPY_KEY: ppo.weighted_mean(now.entropy(), choice_mask),
+        EVENNESS: ppo.weighted_mean(now.evenness(), choice_mask),
         "kl": kl,
         "clip_share": share,
     }

@@ -124,6 +124,10 @@ class FactoredDistribution(Distribution):
         """(...) exact entropy in nats."""
         return self._shaped(self.factored.entropy())
 
+    def evenness(self) -> Tensor:
+        """(...) see :meth:`ActionDistribution.evenness`."""
+        return self._shaped(self.factored.evenness())
+
     def kl(self, other: "FactoredDistribution", **kwargs: Any) -> Tensor:
         """(...) exact KL(self || other) in nats."""
         return self._shaped(self.factored.kl(other.factored))
@@ -218,7 +222,7 @@ class PolicyV2Module(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI, Inferenc
         """Output and masks of ``network`` for every step of ``batch``."""
         seen, state = batch[Columns.OBS], batch[Columns.STATE_IN]
         memory: Memory = (state["hidden"][None].contiguous(), state["cell"][None].contiguous())
-        output: PolicyOutput = network(seen["features"], seen["blueprints"].long(), memory)
+        output: PolicyOutput = network(seen["features"], seen["blueprints"].long(), seen["context"], memory)
         return output, legal_masks(seen["masks"].flatten(0, 1), seen["blueprints"].shape[-1])
 
     def _columns(self, output: PolicyOutput, masks: MaskTensors, batch: dict[str, Any]) -> dict[str, Any]:

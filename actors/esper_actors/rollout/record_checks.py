@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from esper_ray.leyline.actions import Blueprint, LifecycleOp, head_sizes
+from esper_ray.leyline.context import CONTEXT_SIZE
 from esper_ray.leyline.files.tensors import TensorSpec, listed, tensor_problems
 from esper_ray.leyline.files.validation import SavedRecord, Whole
 from esper_ray.leyline.legality import mask_vector_size
@@ -18,6 +19,7 @@ from esper_ray.leyline.observation import observation_size
 TRAJECTORY_COLUMNS: Mapping[str, Any] = {
     "features": np.float32,
     "blueprints": np.int64,
+    "context": np.float32,
     "masks": np.int8,
     "actions": np.int64,
     "log_prob_op": np.float32,
@@ -98,8 +100,13 @@ def check_columns(columns: Mapping[str, NDArray[Any]], *, with_rewards: bool) ->
     steps, slots = blueprints.shape
     if not 1 <= slots <= observation_size(slots) or steps < 1:
         raise RecordingError(f"the record of an episode is damaged: it has {steps} steps and {slots} slots")
-    shapes = {"features": (observation_size(slots),), "blueprints": (slots,), "masks": (mask_vector_size(slots),)}
-    shapes["actions"] = (len(head_sizes(slots)),)
+    shapes: dict[str, tuple[int, ...]] = {
+        "features": (observation_size(slots),),
+        "blueprints": (slots,),
+        "context": (slots, CONTEXT_SIZE),
+        "masks": (mask_vector_size(slots),),
+        "actions": (len(head_sizes(slots)),),
+    }
     least = {"blueprints": -1.0, "masks": 0.0, "actions": 0.0}
     kinds = {**TRAJECTORY_COLUMNS, "rewards": np.float64} if with_rewards else TRAJECTORY_COLUMNS
     specs = {

@@ -28,7 +28,7 @@ from esper_ray.leyline.files.validation import validated
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View, attribute_of, stored_name
 from esper_ray.leyline.step_outcome import StepOutcome
 
-_RECORD = BlobFormat("episode record", 2, RecordingError, safetensors.numpy)
+_RECORD = BlobFormat("episode record", 3, RecordingError, safetensors.numpy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class EpisodeRecorder:
         values = (
             view.features,
             view.blueprints,
+            view.context,
             view.masks.vector(),
             decision.action.to_indices(),
             decision.log_prob_op,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from rich.console import Console
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from esper_actors.evaluation.candidates import SCRATCH, WIDE, Candidate
+from esper_actors.evaluation.candidates import FOUND_SCRIPT, SCRATCH, SCRATCH_FLOPS, WIDE, Candidate
 from esper_actors.evaluation.pool import EvaluatorPool, all_scores
+from esper_actors.evaluation.scratch import Search
+from esper_actors.evaluation.script_search import FIRST_SCRIPT_SEED, best_script, first_scripts, random_scripts
 from esper_actors.factory import make_evaluators
 from esper_actors.rollout.runner import Interrupted
 from esper_actors.training.stop_request import StopRequest
@@ -23,14 +26,17 @@ from esper_ray.karn.console.lines import ProgressLines
 from esper_ray.karn.reports import evaluation_report
 from esper_ray.karn.reports.html.evaluation_content import EVALUATION
 from esper_ray.karn.reports.learning_curve import draw_learning, objective_by_round
+from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.files.durable import write_file
 from esper_ray.leyline.files.paths import unused_paths
+from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import stored_name
 from esper_ray.leyline.results.evaluation import PairedComparison, Score, Summary
 from esper_ray.nissa.runs.run_directory import RunDirectory
 from esper_ray.simic.comparison import LEVEL, paired_comparisons, summaries
+from esper_ray.simic.live.engine import needs_control
 from esper_ray.tolaria.assembly import build_organism, growth_limits
 from esper_ray.tolaria.tasks import load_task
 
@@ -46,16 +52,22 @@ def check_candidates(config: RunConfig, candidates: Sequence[Candidate]) -> None
         UsageError: if one cannot.
         CandidateError: if one was trained on other features or with other blueprints.
     """
-    device = torch.device("cpu")
-    organism = build_organism(config, load_task(config.task, device), device, seed=0)
-    limits = growth_limits(config.growth, organism.model)
-    topologies = {slot: organism.model.cell(slot).shape.topology for slot in organism.model.slot_ids}
+    limits, topologies = configured_limits(config)
     for entry in candidates:
         entry.check_serves(topologies, config.growth)
         try:
             entry.policy(limits, config.task.name, "cpu", greedy=True)
         except ValueError as error:
             raise UsageError(f"{entry.label} cannot play under this configuration: {error}") from error
+
+
+def configured_limits(config: RunConfig) -> tuple[Limits, dict[str, Topology]]:
+    """Limits of a configuration, and the topology of each slot."""
+    device = torch.device("cpu")
+    model = build_organism(config, load_task(config.task, device), device, seed=0).model
+    return growth_limits(config.growth, model, config.episode_length), {
+        slot: model.cell(slot).shape.topology for slot in model.slot_ids
+    }
 
 
 class EvaluationJob:
@@ -72,13 +84,17 @@ class EvaluationJob:
         *,
         sample: bool,
         repeated: bool = False,
+        script_lives: int | None = None,
     ) -> None:
         """
         Args:
             folder: a new or an empty folder.
+            script_lives: episodes of a search for the best script, which is evaluated too; ``None``: no search.
             repeated: whether a finished evaluation in ``folder`` is renamed, and a partial one replaced.
         """
-        self.repeated = repeated
+        self.repeated, self.script_lives = repeated, script_lives
+        self.finding_flops: dict[str, float] = {}
+        """Operations that were spent once to find a policy, by label."""
         self.config, self.candidates, self.unsteered = config, list(candidates), tuple(unsteered)
         self.control, self.seeds, self.folder, self.sample = control, seeds, folder, sample
         self.console = Console()
@@ -94,25 +110,52 @@ class EvaluationJob:
         Raises:
             UsageError: if the folder is not empty, or cannot be written.
         """
-        by_label = {entry.label: entry for entry in self.candidates}
-        players = make_evaluators(self.config, by_label, greedy=not self.sample, workers=workers)
         self._make_folder()
         self.console.print(self._headline(), highlight=False, soft_wrap=True)
         try:
-            with StopRequest() as stop, players:
+            with StopRequest() as stop:
                 stop.listen()
-                self.console.print(players.describe(), highlight=False, soft_wrap=True)
-                scores = self._play(players, list(by_label), stop)
+                if self.script_lives is not None:
+                    self._find_script(self.script_lives, workers, stop)
+                by_label = {entry.label: entry for entry in self.candidates}
+                with make_evaluators(self.config, by_label, greedy=not self.sample, workers=workers) as players:
+                    self.console.print(players.describe(), highlight=False, soft_wrap=True)
+                    scores = self._play(players, list(by_label), stop)
         except Interrupted:
             self._write_partial_scores()
             return stop.exit_code
         except BaseException:
             self._write_partial_scores()
             raise
-        by_policy = summaries(scores, self.control)
+        by_policy = summaries(scores, self.control, self.finding_flops | self._training_flops(scores))
         self._write(scores, by_policy)
         self._show(by_policy, paired_comparisons(scores, self._reference))
         return 0
+
+    def _find_script(self, lives: int, workers: int | None, stop: StopRequest) -> None:
+        """Search for the best script, and make it a candidate."""
+        limits = configured_limits(self.config)[0]
+        scripts = random_scripts(limits, self.config.episode_length, first_scripts(lives), self.config.seed)
+        with make_evaluators(self.config, scripts, greedy=True, workers=workers) as players:
+            found = best_script(players, scripts, stop)
+        self.candidates.append(found.candidate())
+        self.finding_flops[FOUND_SCRIPT] = found.flops
+        lines = [line.model_dump(mode="json") for line in found.script]
+        write_file(self.folder / f"{FOUND_SCRIPT}.json", json.dumps(lines, indent=2) + "\n")
+        self.console.print(
+            f"{FOUND_SCRIPT}: the best of {len(scripts)} random scripts after {found.lives} episodes on seeds from "
+            f"{FIRST_SCRIPT_SEED} on; objective there {found.objective_pp:.1f}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _training_flops(self, scores: Sequence[Score]) -> dict[str, float]:
+        """Operations of the training of learned policies: as many episodes as they had, at the mean cost here."""
+        means = {
+            label: fmean(s.train_flops for s in scores if s.policy == label) for label in {s.policy for s in scores}
+        }
+        control = means.get("static", 0.0) if needs_control(self.config.reward) else 0.0
+        return {e.label: e.episodes * (means[e.label] + control) for e in self.candidates if e.episodes is not None}
 
     def _play(self, players: EvaluatorPool, labels: Sequence[str], stop: StopRequest) -> list[Score]:
         def status() -> str:
@@ -130,6 +173,7 @@ class EvaluationJob:
 
     @property
     def _total(self) -> int:
+        """Number of episodes of the evaluation."""
         return (len(self.candidates) + len(self.unsteered)) * len(self.seeds)
 
     def _make_folder(self) -> None:
@@ -209,13 +253,15 @@ class EvaluationJob:
             "spread, and better in one of them."
         ]
         if self.unsteered:
-            verb = "follow" if len(self.unsteered) > 1 else "follows"
-            networks = {WIDE: "the host alone with as many parameters from the start", SCRATCH: SCRATCH_NETWORK}
-            notes.append(
-                f"{' and '.join(self.unsteered)} {verb} the final networks of {self._reference}, seed by seed: "
-                f"{', and '.join(networks[name] for name in self.unsteered)}."
+            meanings = "; ".join(f"{name}: {_meaning(name)}" for name in self.unsteered)
+            notes.append(f"Controls follow the final networks of {self._reference}, seed by seed. {meanings}.")
+        tried = [f"{e.label} is the best of {e.tries} growths by the objective" for e in self.candidates if e.tries > 1]
+        if self.finding_flops or any(entry.episodes is not None for entry in self.candidates):
+            tried.append(
+                "GFLOP to find: spent once, for all seeds; that of a learned policy is its number of training episodes "
+                "times the mean cost of an episode here"
             )
-        return notes
+        return [*notes, *(f"{sentence[0].upper()}{sentence[1:]}." for sentence in tried)]
 
     @property
     def _reference(self) -> str:
@@ -238,6 +284,19 @@ class EvaluationJob:
         for note in self._notes():
             self.console.print(note, style="dim", highlight=False, markup=False)
         self.console.print(f"written to {self.folder}", highlight=False, soft_wrap=True)
+
+
+def _meaning(control: str) -> str:
+    """What a control without a policy is."""
+    search = Search.parse(control)
+    if search is None:
+        return {
+            WIDE: "the host alone with as many parameters from the start",
+            SCRATCH: SCRATCH_NETWORK,
+            SCRATCH_FLOPS: f"{SCRATCH_NETWORK}, with as many operations as the growth",
+        }[control]
+    how = "successive halving (ASHA)" if search.halving else f"the best of {search.times}"
+    return f"{how} over random topologies trained from scratch, with {search.times} times the operations of the growth"
 
 
 def _set_aside(folder: Path) -> None:

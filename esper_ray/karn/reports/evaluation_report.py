@@ -33,6 +33,7 @@ COLUMNS = (
     "objective gain",
     "parameters",
     "train GFLOP",
+    "GFLOP to find",
     "spread",
     "rollbacks",
     "fossils",
@@ -53,7 +54,8 @@ def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
             str(s.objective_pp),
             "control" if s.objective_gain_pp is None else s.objective_gain_pp.signed,
             f"{s.parameters:,.0f}",
-            f"{s.train_gflops:.3g}" if s.train_gflops < 100 else f"{s.train_gflops:,.0f}",
+            _gflops(s.train_gflops),
+            "" if s.finding_gflops is None else _gflops(s.finding_gflops),
             f"{s.spread_pp:.1f}",
             str(s.rollbacks),
             f"{s.fossilized:.1f}",
@@ -63,17 +65,22 @@ def table_rows(summaries: Sequence[Summary]) -> list[tuple[str, ...]]:
     ]
 
 
+def _gflops(number: float) -> str:
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
+
+
 def layouts(summaries: Sequence[Summary]) -> list[Table]:
     """Layouts of the table, widest first: single lines, intervals below their means, dense."""
     rows = table_rows(summaries)
-    stacked = [(_below(row[0], row[-1]), *(cell.replace(" [", "\n[") for cell in row[1:-1])) for row in rows]
-    dense = [(*row[:3], row[4], _below(row[5], row[6]), _below(row[7], row[8])) for row in stacked]
-    headings = ("policy", "test %", "test\ngain", "objective\ngain", "parameters\ntrain GFLOP", "spread\nrollbacks")
-    return [
-        (COLUMNS, rows),
-        (tuple(name.replace(" ", "\n") for name in COLUMNS[:-1]), stacked),
-        (headings, dense),
+    stacked = [
+        (_below(row[0], row[-1]), *(cell.replace(" [", "\n[") for cell in row[1:6]), _below(*row[6:8]), *row[8:-1])
+        for row in rows
     ]
+    dense = [(*row[:3], row[4], _below(row[5], row[6]), _below(row[7], row[8])) for row in stacked]
+    costs = "train GFLOP\nto find"
+    headings = tuple(name.replace(" ", "\n") for name in (*COLUMNS[:6], costs, *COLUMNS[8:-1]))
+    few = ("policy", "test %", "test\ngain", "objective\ngain", f"parameters\n{costs}", "spread\nrollbacks")
+    return [(COLUMNS, rows), (headings, stacked), (few, dense)]
 
 
 def write_scores(folder: Path, scores: Sequence[Score]) -> Path:
@@ -152,6 +159,7 @@ def draw_comparison(folder: Path, scores: Sequence[Score], summaries: Sequence[S
 
 def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary]) -> None:
     axes.set_xscale("log")
+    ringed = _best_for_size(summaries)
     costs = [summary.parameters for summary in summaries]
     for index, (colour, summary) in enumerate(zip(_colours(len(summaries)), summaries, strict=True)):
         own = [score for score in scores if score.policy == summary.policy]
@@ -172,7 +180,7 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
             linestyle="none",
             marker="o",
             markersize=8,
-            markeredgecolor=INK if summary.on_frontier else colour,
+            markeredgecolor=INK if summary.policy in ringed else colour,
             markeredgewidth=1.5,
             label=_legend(summary),
             transform=aside,
@@ -182,9 +190,19 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
     axes.xaxis.set_minor_formatter(FuncFormatter(_thousands) if max(costs) < 10 * min(costs) else NullFormatter())
     axes.set_xlabel("parameters of the final network")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title("quality and cost: episodes, means with 95 % intervals; frontier ringed", loc="left", fontsize=9)
+    axes.set_title("episodes, means with 95 % intervals; ringed: none is smaller and better", loc="left", fontsize=9)
     axes.grid(color=FAINT, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _best_for_size(summaries: Sequence[Summary]) -> set[str]:
+    """Policies of the frontier that is drawn: means of test accuracy and parameters."""
+    points = {s.policy: (s.test_accuracy_pp.mean, -s.parameters) for s in summaries}
+    return {
+        name
+        for name, point in points.items()
+        if not any(rival != point and rival[0] >= point[0] and rival[1] >= point[1] for rival in points.values())
+    }
 
 
 def _thousands(value: float, _position: float) -> str:

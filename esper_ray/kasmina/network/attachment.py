@@ -1,5 +1,6 @@
 """Attachment of slots: one evaluation pass records the outputs of submodules."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,12 +30,14 @@ from esper_ray.kasmina.network.places.outputs import (
     tensors_in,
     with_features,
 )
+from esper_ray.kasmina.network.places.progress import PassProgress, watched_progress
 from esper_ray.kasmina.network.places.recording import HostPass, layers_of, recorded
 from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.network.spans.placing import divided_places, found_regions
 from esper_ray.kasmina.network.spans.regions import ARROW, Region
 from esper_ray.leyline.blueprints import Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.context import SlotPlace
 from esper_ray.leyline.slots import ordered_slot_ids
 
 
@@ -64,11 +67,27 @@ class Attachment:
     """Tensor of the host that keeps earlier tokens from one pass to the next (sequences)."""
     region: Region | None = field(default=None, compare=False)
     """The span that the slot sits on, if it does; ``module`` is its consumer."""
+    progress: PassProgress = field(default=PassProgress(), compare=False)
+    """How far a forward pass has come here."""
 
     @property
     def place(self) -> str:
         """Name of the submodule, or of the two layers of the span."""
         return self.module if self.region is None else f"{self.region.producer.name}{ARROW}{self.module}"
+
+    @property
+    def position(self) -> SlotPlace:
+        """Where the slot sits, as policies see it."""
+        shape, sizes = self.shape, self.example_shape
+        of_channels = sizes[1:] if shape.topology is Topology.IMAGES else sizes[:-1]
+        return SlotPlace(
+            depth=self.progress.depth,
+            channels=shape.channels,
+            positions=max(1, math.prod(of_channels)),
+            upstream_share=self.progress.upstream_share,
+            topology=shape.topology,
+            on_span=self.region is not None,
+        )
 
 
 class SlotHook:
@@ -143,6 +162,7 @@ def attach(
         _check_calls(places, first)
         for slot, output in first.outputs:
             _check_output(slot, places[slot], output)
+        progress = _progress(run, inputs, host, modules)
         regions = found_regions(host, places, spans, lambda trial: _call_with_copies(trial, inputs))
         layouts = _layouts(run, inputs, modules, first, layout)
         ways = _ways(host, places, inputs, first)
@@ -151,7 +171,7 @@ def attach(
         _attachment(slot, places[slot], output, layouts[slot], causal, passes[slot], ways[slot], cache)
         for slot, output in first.outputs
     ]
-    return [replace(at, region=regions.get(at.slot)) for at in attachments]
+    return [replace(at, region=regions.get(at.slot), progress=progress[at.slot]) for at in attachments]
 
 
 @contextmanager
@@ -202,6 +222,15 @@ def _first_pass(
     if not tensors_in(recording.output):
         raise ValueError(f"{type(host).__name__} returns a {description(recording.output)}, which holds no tensor")
     return inputs, recording
+
+
+def _progress(
+    run: Callable[[Any], Any], inputs: Any, host: nn.Module, modules: Mapping[str, nn.Module]
+) -> dict[str, PassProgress]:
+    """Progress of a pass at each slot."""
+    with watched_progress(host, modules) as watch:
+        run(inputs)
+    return watch.progress(host)
 
 
 def _check_calls(slots: Mapping[str, str], first: HostPass) -> None:

@@ -100,7 +100,9 @@ class GrowthConfig(Section):
         0, description="parameters of host and seeds from which on no seed is born; 0: no target"
     )
     unfinished_births: Literal["allow", "refuse"] = Field(
-        "allow", description="births with fewer epochs left than a seed needs to reach full amplitude"
+        "refuse",
+        description="births with fewer epochs left than a seed needs until an action can commit it; episodes that are "
+        "too short for any seed allow them",
     )
     widening_births: Literal["live", "hidden"] = Field(
         "live",

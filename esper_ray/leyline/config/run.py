@@ -148,7 +148,8 @@ class PPOConfig(Section):
     )
     schedule_rounds: Annotated[Integer, Field(ge=1, le=1_000_000)] | None = Field(
         None,
-        description="rounds over which epsilon and entropy bonus change; unset: all rounds. Set when a run is extended",
+        description="rounds over which epsilon, entropy bonus and learning rate change; unset: all rounds. Set when a "
+        "run is extended",
     )
     epochs: Integer = Field(4, ge=1, le=1000, description="passes over each round's episodes")
     minibatch_episodes: Integer = Field(2, ge=1, le=10_000, description="whole episodes per optimizer step")
@@ -162,6 +163,13 @@ class PPOConfig(Section):
         1.0, description="largest L2 norm of the gradients of policy, critic and trunk, each"
     )
     value_coefficient: Weight = Field(0.5, description="weight of the value loss")
+    lr_end: LearningRate | None = Field(
+        None, description="learning rate in the last round of the schedule and later, linear from lr; unset: lr"
+    )
+    entropy_bonus: Literal["joint", "per_head"] = Field(
+        "joint",
+        description="joint: entropy of the whole action; per_head: each head's over that of an even legal choice",
+    )
     entropy_start: Weight = Field(0.02, description="entropy bonus in the first round")
     entropy_end: Weight = Field(0.005, description="entropy bonus in the last round of the schedule and later")
     epsilon_start: Fraction = Field(0.1, description="share of uniform legal choices in the first round")
@@ -172,7 +180,7 @@ class PPOConfig(Section):
 
     @property
     def schedule_length(self) -> int:
-        """Number of rounds over which epsilon and entropy bonus change."""
+        """Number of rounds over which epsilon, entropy bonus and learning rate change."""
         return self.rounds if self.schedule_rounds is None else self.schedule_rounds
 
 

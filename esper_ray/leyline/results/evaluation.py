@@ -22,7 +22,10 @@ class Score:
     grown_parameters: int
     """Parameters of the seeds alone."""
     train_flops: float
-    """Floating-point operations of training over the episode; a multiply-add counts as two."""
+    """Floating-point operations of training over the episode, a multiply-add counts as two.
+
+    Those of a search are the sum over all networks that it trained.
+    """
     rollbacks: int
     fossilized: int
     total_reward: float | None
@@ -93,3 +96,5 @@ class Summary:
     """Test accuracy minus that of the control, paired by seed."""
     on_frontier: bool
     """Whether no other policy is at least as good in quality, cost and stability, and better in one of them."""
+    finding_gflops: float | None = None
+    """Operations, in billions, that were spent once to find the policy; ``None``: nothing, or not known."""

@@ -29,6 +29,7 @@ SMALL = {
     "training.batch_size": 16,
     "task.validation_size": 50,
     "task.test_size": 50,
+    "growth.unfinished_births": "allow",
     "growth.min_training_epochs": 1,
     "growth.min_blending_epochs": 1,
     "growth.min_gradient_health": 0.0,
@@ -199,7 +200,9 @@ def test_a_host_that_cannot_be_wide_enough_is_refused(monkeypatch):
 
 
 def test_an_unknown_control_is_refused(evaluator, grown):
-    with pytest.raises(ValueError, match="unknown control 'tall-host'; there are wide-host and from-scratch"):
+    with pytest.raises(
+        ValueError, match="unknown control 'tall-host'; there are wide-host, from-scratch, from-scratch-flops"
+    ):
         evaluator.unsteered("tall-host", 0, grown.final)
 
 

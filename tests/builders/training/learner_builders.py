@@ -13,6 +13,7 @@ from esper_policies.network import state_value
 from esper_ray.leyline.actions import ARGUMENT_HEADS, HEADS_OF_OP, LifecycleOp, head_sizes
 from esper_ray.leyline.config.loading import build, read_preset
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.context import CONTEXT_SIZE
 from esper_ray.leyline.legality import Masks
 from esper_ray.leyline.observation import BASE_SIZE, SLOT_SIZE, observation_size
 from esper_ray.leyline.policy import Decision, Episode, Trajectory, View
@@ -77,6 +78,7 @@ def synthetic(
     trajectory = Trajectory(
         features=features,
         blueprints=rng.integers(0, 13, (steps, slots)),
+        context=np.repeat(np.random.default_rng([seed, 1]).random((1, slots, CONTEXT_SIZE), np.float32), steps, axis=0),
         masks=np.repeat((masks or open_masks(slots)).vector()[None], steps, axis=0),
         actions=np.zeros((steps, 8), np.int64),
         log_prob_op=zeros,

@@ -19,7 +19,6 @@ from esper_ray.leyline.actions import (
     head_sizes,
 )
 from esper_ray.leyline.legality import Limits, Masks, legality
-from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.policy import View
 from esper_ray.leyline.records import HostSignals, SeedMeasurements, SlotReport
 from esper_ray.leyline.stages import Stage
@@ -34,7 +33,12 @@ READS = {
 }
 """Heads that each operation reads in addition to ``op``, listed by hand."""
 
-TINY = {"episode_length": 5, "training.steps_per_epoch": 2, "training.batch_size": 16, "task.validation_size": 50}
+TINY = {
+    "episode_length": 5,
+    "training.steps_per_epoch": 2,
+    "training.batch_size": 16,
+    "task.validation_size": 50,
+}
 FAST_LIVES = TINY | {
     "episode_length": 24,
     "growth.auto_forward": [],
@@ -189,5 +193,5 @@ def view_of(
         last_op=0,
         last_success=True,
     )
-    masks = legality(reports, allowed or limits(len(reports)))
-    return View(observe(signals, reports), blueprint_indices(reports), masks, reports, signals)
+    allowed = allowed or limits(len(reports))
+    return View.build(signals, reports, legality(reports, allowed), allowed.places)

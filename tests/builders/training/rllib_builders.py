@@ -42,6 +42,7 @@ def observation_batch(views):
     columns = {
         "features": np.stack([view.features for view in views]),
         "blueprints": np.stack([view.blueprints for view in views]),
+        "context": np.stack([view.context for view in views]),
         "masks": np.stack([view.masks.vector() for view in views]),
     }
     return {name: torch.from_numpy(rows)[None] for name, rows in columns.items()}
@@ -65,9 +66,8 @@ def as_rllib_episode(module, episode, length):
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
     t = episode.trajectory
-    rows = [
-        {"features": t.features[i], "blueprints": t.blueprints[i], "masks": t.masks[i]} for i in range(len(t.rewards))
-    ]
+    columns = ("features", "blueprints", "context", "masks")
+    rows = [{name: getattr(t, name)[i] for name in columns} for i in range(len(t.rewards))]
     views = {name: torch.from_numpy(np.stack([row[name] for row in rows]))[None] for name in rows[0]}
     with torch.no_grad():
         logits = module.forward_exploration(at_start(module, views))["action_dist_inputs"]

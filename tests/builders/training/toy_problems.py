@@ -14,8 +14,9 @@ from esper_policies.distribution import ActionDistribution, MaskTensors
 from esper_policies.network import state_value
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.leyline.actions import Action, AlphaMode, BlendOperator, Blueprint, GerminationStyle, LifecycleOp
+from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.context import SlotPlace
 from esper_ray.leyline.legality import Limits, legality
-from esper_ray.leyline.observation import blueprint_indices, observe
 from esper_ray.leyline.policy import Episode, Trajectory, View
 from esper_ray.leyline.records import HostSignals, Reports, SeedMeasurements, SlotReport
 from esper_ray.leyline.stages import Stage
@@ -107,7 +108,7 @@ class Bandit:
     def view(self) -> View:
         reports = self._reports
         masks = open_masks(len(reports))
-        return View(observe(self._signals, reports), blueprint_indices(reports), masks, reports, self._signals)
+        return View.build(self._signals, reports, masks)
 
     def step(self, action: Action) -> float:
         if action.op != self.operation:
@@ -195,28 +196,32 @@ def optimum(rules: Rules) -> float:
 class Lifecycle:
     """The task `patterns` without networks: one blueprint in one slot, germinated in time, wins the prize.
 
-    Only the first commitment of an episode is rewarded. Stages, masks and observations are the real ones, except that
-    empty slots are dormant seeds with the host's gradient, which is large at the right slot. Observations of real empty
-    slots are equal and would not determine the right one.
+    Only the first commitment of an episode is rewarded. Stages, masks, observations and contexts are the real ones, and
+    empty slots are empty. The right slot is the deepest one; slots are in no order of depth.
     """
 
     def __init__(self, seed: int, rules: Rules) -> None:
         rng = np.random.default_rng([11, seed])
         self.rules, self.steps, self.epoch = rules, rules.steps, 0
-        self.slot = int(rng.integers(rules.slots))
-        gradients = rng.uniform(0.0, 1.0, rules.slots)
-        gradients[self.slot] = rng.uniform(20.0, 100.0)
-        self._dormant = [slot_report(Stage.DORMANT, i, gradient_norm=float(g)) for i, g in enumerate(gradients)]
-        self._reports = list(self._dormant)
+        depths = rng.permutation(np.arange(1, rules.slots + 1) / (rules.slots + 1))
+        self.slot = int(depths.argmax())
+        places = tuple(self._place(float(depth), rng) for depth in depths)
+        self._reports: list[SlotReport | None] = [None] * rules.slots
         self._shares = [0.0] * rules.slots
         self._won = False
-        self._limits = Limits(tuple(r.slot_id for r in self._reports), rules.blueprints, frozenset(GerminationStyle))
+        slots = tuple(f"r0c{index}" for index in range(rules.slots))
+        self._limits = Limits(slots, rules.blueprints, frozenset(GerminationStyle), places=places)
+
+    @staticmethod
+    def _place(depth: float, rng: np.random.Generator) -> SlotPlace:
+        """A place at ``depth``; all else is drawn and means nothing."""
+        channels, positions = (int(2**power) for power in rng.integers(2, 9, 2))
+        return SlotPlace(depth, channels, positions, float(rng.uniform(0.0, 1.0)), Topology.IMAGES)
 
     def view(self) -> View:
         reports = tuple(self._reports)
         signals = host_signals(self.epoch, self.steps)
-        masks = legality(tuple(None if r.stage is Stage.DORMANT else r for r in reports), self._limits)
-        return View(observe(signals, reports), blueprint_indices(reports), masks, reports, signals)
+        return View.build(signals, reports, legality(reports, self._limits), self._limits.places)
 
     def step(self, action: Action) -> float:
         reward = 0.0
@@ -224,7 +229,7 @@ class Lifecycle:
             op = action.operation if index == action.slot else LifecycleOp.WAIT
             if op is LifecycleOp.GERMINATE:
                 reward = self._germinate(index, Blueprint(action.blueprint))
-            elif report.stage is not Stage.DORMANT:
+            elif report is not None:
                 if op is LifecycleOp.FOSSILIZE and not self._won:
                     reward, self._won = self.rules.commitment(self._shares[index], self.epoch), True
                 self._age(index, op)
@@ -234,16 +239,15 @@ class Lifecycle:
     def _germinate(self, index: int, blueprint: Blueprint) -> float:
         share = self.rules.timing(self.epoch) * (1.0 if index == self.slot else self.rules.elsewhere)
         self._shares[index] = share if blueprint is self.rules.right else 0.0
-        self._reports[index] = replace(
-            self._dormant[index], stage=Stage.GERMINATED, blueprint=blueprint, ticks_in_stage=1, age=1
-        )
+        self._reports[index] = slot_report(Stage.GERMINATED, index, blueprint=blueprint, ticks_in_stage=1, age=1)
         return self.rules.birth
 
     def _age(self, index: int, op: LifecycleOp) -> None:
         report = self._reports[index]
+        assert report is not None
         stage, ticks = stage_after(report.stage, report.ticks_in_stage, op)
         if stage is Stage.DORMANT:
-            self._reports[index] = self._dormant[index]
+            self._reports[index] = None
         else:
             self._reports[index] = replace(report, stage=stage, ticks_in_stage=ticks, age=report.age + 1)
 
@@ -257,9 +261,11 @@ def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: i
         views = [toy.view() for toy in toys]
         features = np.stack([view.features for view in views])
         blueprints = np.stack([view.blueprints for view in views])
+        context = np.stack([view.context for view in views])
         masks = np.stack([view.masks.vector() for view in views])
         with torch.inference_mode():
-            output = network(torch.from_numpy(features)[:, None], torch.from_numpy(blueprints)[:, None], memory)
+            seen = [torch.from_numpy(part)[:, None] for part in (features, blueprints, context)]
+            output = network(*seen, memory)
             legal = MaskTensors.from_vectors(torch.from_numpy(masks), blueprints.shape[1])
             distribution = ActionDistribution(output.logits, legal, epsilon)
             choice = distribution.sample(generator)
@@ -271,7 +277,7 @@ def play_round(learner: PPOLearner, toys: Sequence[Toy], epsilon: float, seed: i
         chosen_actions = [Action.from_indices(row, blueprints.shape[1]) for row in actions.tolist()]
         assert all(view.masks.allows(action) for view, action in zip(views, chosen_actions, strict=True))
         rewards = np.asarray([toy.step(action) for toy, action in zip(toys, chosen_actions, strict=True)])
-        columns.append((features, blueprints, masks, *(column.numpy() for column in policy_columns), rewards))
+        columns.append((features, blueprints, context, masks, *(column.numpy() for column in policy_columns), rewards))
     stacked = [np.stack(parts, axis=1) for parts in zip(*columns, strict=True)]
     return [_episode(index, [part[index] for part in stacked]) for index in range(len(toys))]
 

@@ -55,6 +55,7 @@ def summary(policy, **changes):
     return replace(result, **changes)
 
 
+FOUND = summary("grown", finding_gflops=1450.6)
 CONTROL = summary("alone", objective_gain_pp=None, test_gain_pp=None, on_frontier=False, train_gflops=1234.5)
 SCORES = [
     score("grown", 0),
@@ -64,7 +65,7 @@ SCORES = [
 ]
 ROW = (
     *("grown", "61.0 [60.0, 62.2]", "-1.2 [-2.0, +10.0]", "58.0 [57.0, 59.0]", "+8.0 [-7.0, +9.0]"),
-    *("12,346", "1.23", "2.3", "3", "1.2", "frontier"),
+    *("12,346", "1.23", "1,451", "2.3", "3", "1.2", "frontier"),
 )
 
 
@@ -110,19 +111,20 @@ def test_the_summary_has_one_row_per_policy_and_three_columns_per_interval(tmp_p
 
 
 def test_a_row_of_the_table_by_hand():
-    first, second = evaluation_report.table_rows([summary("grown"), CONTROL])
+    first, second = evaluation_report.table_rows([FOUND, CONTROL])
     assert first == ROW
     assert len(evaluation_report.COLUMNS) == len(first)
-    assert (second[2], second[4], second[6], second[-1]) == ("control", "control", "1,234", "")
+    assert (second[2], second[4], *second[6:8], second[-1]) == ("control", "control", "1,234", "", "")
 
 
 def test_narrower_layouts_have_the_same_cells_in_more_lines():
-    (_, single), (headings, stacked), (few, dense) = evaluation_report.layouts([summary("grown"), CONTROL])
+    (_, single), (headings, stacked), (few, dense) = evaluation_report.layouts([FOUND, CONTROL])
     assert single[0] == ROW
     assert stacked[0][:3] == ("grown\nfrontier", "61.0\n[60.0, 62.2]", "-1.2\n[-2.0, +10.0]")
     assert stacked[1][0] == "alone"
     assert len(headings) == len(stacked[0]) == 10
-    assert dense[0] == (*stacked[0][:3], "+8.0\n[-7.0, +9.0]", "12,346\n1.23", "2.3\n3")
+    assert stacked[0][6] == "1.23\n1,451"
+    assert dense[0] == (*stacked[0][:3], "+8.0\n[-7.0, +9.0]", "12,346\n1.23\n1,451", "2.3\n3")
     assert len(few) == len(dense[0]) == 6
 
 
@@ -143,12 +145,12 @@ def test_layouts_fit_their_terminal_widths(layout, columns):
 
 def test_the_markdown_report_has_table_notes_and_picture(tmp_path):
     notes = ["First.", "Second."]
-    text = evaluation_report.write_markdown(tmp_path, [summary("grown"), CONTROL], [], "title", notes).read_text()
+    text = evaluation_report.write_markdown(tmp_path, [FOUND, CONTROL], [], "title", notes).read_text()
     lines = text.splitlines()
     assert lines[:6] == ["# title", "", "First.", "", "Second.", ""]
     table = [line for line in lines if line.startswith("|")]
     assert table[0] == "| " + " | ".join(evaluation_report.COLUMNS) + " |"
-    assert table[1] == "|---|" + "---:|" * 9 + "---|"
+    assert table[1] == "|---|" + "---:|" * 10 + "---|"
     assert table[2] == "| " + " | ".join(ROW) + " |"
     assert {line.count("|") for line in table} == {len(evaluation_report.COLUMNS) + 1}
     assert lines[-1] == "![comparison](comparison.png)"
@@ -224,3 +226,18 @@ def test_paired_comparisons_have_their_own_table(tmp_path):
         evaluation_report.comparison_line(comparison)
         == "gain of a over b|c: test +1.0 [-2.0, +3.5], objective +10.0 [+5.0, +15.0]"
     )
+
+
+def test_the_ringed_policies_are_the_frontier_of_what_is_drawn():
+    """Quality and size alone: `worse` would be on the frontier of four criteria, for its spread."""
+    points = {"small": (50.0, 100.0), "best": (70.0, 300.0), "worse": (60.0, 300.0), "equal": (70.0, 300.0)}
+    drawn = [
+        summary(
+            name,
+            test_accuracy_pp=Interval(mean, mean, mean),
+            parameters=size,
+            spread_pp=0.1 if name == "worse" else 5.0,
+        )
+        for name, (mean, size) in points.items()
+    ]
+    assert evaluation_report._best_for_size(drawn) == {"small", "best", "equal"}

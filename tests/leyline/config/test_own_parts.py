@@ -13,8 +13,8 @@ OWN_HOST = {"family": "own", "build": "my_package:build"}
 
 
 def test_runs_of_built_in_parts_keep_their_digests():
-    assert RunConfig().digest() == "e279cd7c8f68e530010a5f03370f6344955c38274229c21a08ce0ffc16d1df1d"
-    assert RunConfig().environment_digest() == "78b7f0456c1c7cf13b37a6d0d9d42764bdef260474c3a97ce8f65f546c6426d3"
+    assert RunConfig().digest() == "da75ec39ca87cfed6d33076e7f1fef9ee70859488a58a4f09f00808552814987"
+    assert RunConfig().environment_digest() == "ef30210f24e65debdd749db94a0fe341abf5f468e6f6a2dcabfda4cbed18441b"
 
 
 def test_options_change_the_digest():

@@ -196,6 +196,7 @@ def test_the_schema_lists_the_choices_of_every_closed_key():
         "growth.widening_births": ("live", "hidden"),
         "training.newborn_schedule": ("host", "restart", "rescaled"),
         "growth.unfinished_births": ("allow", "refuse"),
+        "ppo.entropy_bonus": ("joint", "per_head"),
         "training.optimizer": ("sgd", "adamw"),
         "training.schedule": ("constant", "cosine"),
         "training.precision": ("float32", "bfloat16"),

@@ -23,6 +23,7 @@ class PaddedBatch:
 
     features: Tensor
     blueprints: Tensor
+    context: Tensor
     masks: Tensor
     actions: Tensor
     """(B, T, 8)"""
@@ -62,6 +63,7 @@ def padded_batch(episodes: Sequence[Episode], device: torch.device) -> PaddedBat
     return PaddedBatch(
         features=pack("features", torch.float32),
         blueprints=pack("blueprints", torch.int64),
+        context=pack("context", torch.float32),
         masks=masks,
         actions=actions,
         log_prob_op=pack("log_prob_op", torch.float32),
@@ -79,12 +81,12 @@ def padded_batch(episodes: Sequence[Episode], device: torch.device) -> PaddedBat
 def is_usable(trajectory: Trajectory) -> bool:
     """Whether a trajectory has only finite numbers.
 
-    Features are at most ``BOUND`` in size, rewards and values at most :data:`LARGEST_AMOUNT`.
+    Features and context are at most ``BOUND`` in size, rewards and values at most :data:`LARGEST_AMOUNT`.
     """
     amounts = (trajectory.rewards, trajectory.values, trajectory.q_taken, np.asarray(trajectory.bootstrap))
     others = (trajectory.log_prob_op, trajectory.log_prob_arguments)
     bounded = all(bool((np.abs(numbers) <= LARGEST_AMOUNT).all()) for numbers in amounts)  # NaN is not
-    bounded &= bool((np.abs(trajectory.features) <= BOUND).all())
+    bounded &= all(bool((np.abs(seen) <= BOUND).all()) for seen in (trajectory.features, trajectory.context))
     return bounded and all(bool(np.isfinite(numbers).all()) for numbers in others)
 
 

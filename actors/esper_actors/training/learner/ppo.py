@@ -112,8 +112,17 @@ def exploration_share(settings: PPOConfig, round_index: int) -> float:
 
 def entropy_coefficient(settings: PPOConfig, round_index: int) -> float:
     """Weight of the entropy bonus in a round, linear from start to end, then constant."""
+    return _linear(settings.entropy_start, settings.entropy_end, settings, round_index)
+
+
+def learning_rate(settings: PPOConfig, round_index: int) -> float:
+    """Learning rate in a round, linear from start to end, then constant."""
+    return settings.lr if settings.lr_end is None else _linear(settings.lr, settings.lr_end, settings, round_index)
+
+
+def _linear(start: float, end: float, settings: PPOConfig, round_index: int) -> float:
     share = min(1.0, round_index / max(1, settings.schedule_length - 1))
-    return settings.entropy_start + (settings.entropy_end - settings.entropy_start) * share
+    return start + (end - start) * share
 
 
 class PPOLearner:
@@ -145,6 +154,9 @@ class PPOLearner:
         targets = None if batch is None else self._targets(batch)
         positions = torch.full((len(episodes),), -1, device=self.device)
         positions[usable] = torch.arange(len(usable), device=self.device)
+        rate = learning_rate(self.config.ppo, round_index)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         passes = OptimizerSteps()
         for rows in self._minibatches(len(episodes)):
             places = positions[rows]
@@ -156,7 +168,7 @@ class PPOLearner:
         summary = mean_report(passes.reports) | self._round_summary(batch, targets, epsilon)
         summary["observation_drift_sigma"] = math.nan if batch is None else self._learn_observations(batch)
         return summary | {
-            "learning_rate": self.config.ppo.lr,
+            "learning_rate": rate,
             "optimizer_steps": len(passes.reports),
             "skipped_minibatches": passes.skipped,
             "stopped_by_kl": float(passes.stopped),
@@ -256,7 +268,7 @@ class PPOLearner:
 
         The log-probabilities and Q are (B * T,) each, Q in normalised units.
         """
-        output: PolicyOutput = self.network(batch.features, batch.blueprints)
+        output: PolicyOutput = self.network(batch.features, batch.blueprints, batch.context)
         slots = batch.blueprints.shape[-1]
         masks = MaskTensors.from_vectors(batch.masks.flatten(0, 1), slots)
         distribution = ActionDistribution(output.logits, masks, epsilon)
@@ -289,8 +301,11 @@ class PPOLearner:
             terms["kl"] = ppo.approximate_kl(log_ratio, valid_mask)
             terms["clip_share"] = ppo.clip_share(log_ratio, choice_mask, settings.clip)
             terms |= ppo.ratio_extremes(log_ratio, choice_mask, settings.clip)
+        bonus = terms["entropy"]
+        if settings.entropy_bonus == "per_head":
+            bonus = ppo.weighted_mean(distribution.evenness(), choice_mask)
         report = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
-        policy = terms["policy_loss"] - entropy_weight * terms["entropy"]
+        policy = terms["policy_loss"] - entropy_weight * bonus
         return Losses(policy, settings.value_coefficient * terms["value_loss"], output, report)
 
     def _round_summary(self, batch: PaddedBatch | None, targets: Targets | None, epsilon: float) -> dict[str, float]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from esper_ray.leyline.config.run import RunConfig
 
 EVALUATIONS = Path("evaluations")
+BEST_SCRIPT = "schedule:best"
+"""Name of the best script of a search."""
 MAX_SEEDS = 100_000
 
 
@@ -32,15 +34,18 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="POLICY...",
-            help="name, schedule:FILE, run directory, checkpoint or bundle; LABEL=POLICY sets another label",
+            help="name, schedule:FILE, run directory, checkpoint, bundle or control; LABEL=POLICY sets another label",
         ),
     ],
     seeds: Annotated[str, typer.Option(help="number of seeds (0, 1, ...), or a range such as 100-119")] = "20",
     control: Annotated[str, typer.Option(help="policy with which the others are compared, seed by seed")] = "static",
     controls: Annotated[
         bool,
-        typer.Option(help="also evaluate static, random, heuristic, wide-host and from-scratch"),
+        typer.Option(help="also evaluate static, random, heuristic, wide-host, from-scratch and from-scratch-flops"),
     ] = True,
+    script_lives: Annotated[
+        int, typer.Option(min=32, max=1_000_000, help="episodes of the search for schedule:best")
+    ] = 64,
     sample: Annotated[bool, typer.Option("--sample", help="sample actions; default is greedy")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
@@ -54,9 +59,12 @@ def evaluate(
     The environment is that of --preset, --config or --task; otherwise that in which the first learned policy was
     trained. Policies do not explore. Test accuracy is measured here only: nothing is trained on it.
 
-    Policies by name: heuristic, random, static, schedule, oracle, and tamiyo, which ships. Two controls are networks as
-    large as the first policy's final ones: wide-host (the host alone, with as many parameters) and from-scratch (the
-    same topology).
+    Policies by name: heuristic, random, static, schedule, oracle, and tamiyo, which ships; best-of-4, the best of four
+    growths by the heuristic; schedule:best, the best script of a search on seeds from 1000 on.
+
+    Controls follow the first policy, seed by seed: wide-host (the host alone, with as many parameters), from-scratch
+    (its final topology, for as many epochs), from-scratch-flops (with as many operations), and searches over topologies
+    trained from scratch: random-search-2x and asha-2x spend twice the operations of its growth.
 
     Example: esper evaluate heuristic runs/my-run --preset digits --seeds 10 --serial
     """
@@ -64,28 +72,46 @@ def evaluate(
     named = request.has_source or "task.name" in request.flags
     config = request.configuration() if named else None
 
-    from esper_actors.evaluation.candidates import load_candidate, unsteered_controls
+    from esper_actors.evaluation.candidates import FOUND_SCRIPT, load_candidate, unsteered_controls
     from esper_actors.evaluation.evaluator import unique_labels
     from esper_ray.cli.jobs.evaluate import EvaluationJob, check_candidates
     from esper_ray.tolaria.run_checks import check_devices, check_run
 
-    more = [name for name in ("static", "random", "heuristic") if controls and name not in policies]
-    loaded = [load_candidate(name) for name in (*policies, *more)]
+    named_controls, played = split_controls(policies)
+    searches_script = BEST_SCRIPT in played
+    played = [name for name in played if name != BEST_SCRIPT]
+    more = [name for name in ("static", "random", "heuristic") if controls and name not in played]
+    loaded = [load_candidate(name) for name in (*played, *more)]
+    if not loaded:
+        raise UsageError(f"{', '.join(policies)}: controls need a policy that they follow; name one first")
     config = config or _configuration_of_training(request, loaded)
     if workers is not None and config.system.workers == "local":
         raise UsageError(f"--workers {workers}: with --serial there are no actors; leave one of them out")
     check_devices(config, on_cluster=False)
     opt.echo_loading(config)
-    check_run(config)
+    opt.echo_notes(check_run(config))
     candidates = unique_labels([candidate for candidate, _ in loaded])
-    unsteered = unsteered_controls(config.host) if controls else ()
-    labels = [candidate.label for candidate in candidates] + list(unsteered)
+    unsteered = tuple(dict.fromkeys((*(unsteered_controls(config.host) if controls else ()), *named_controls)))
+    labels = [*(candidate.label for candidate in candidates), *([FOUND_SCRIPT] if searches_script else []), *unsteered]
     if control not in labels:
         raise UsageError(f"--control {control}: only what is evaluated can be the control: {', '.join(labels)}")
     check_candidates(config, candidates)
     folder = out or next(unused_paths(EVALUATIONS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"))
-    job = EvaluationJob(config, candidates, unsteered, control, evaluation_seeds, folder, sample=sample)
+    job = EvaluationJob(
+        *(config, candidates, unsteered, control, evaluation_seeds, folder),
+        sample=sample,
+        script_lives=script_lives if searches_script else None,
+    )
     raise SystemExit(job.run(workers))
+
+
+def split_controls(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The controls among ``names``, and the rest."""
+    from esper_actors.evaluation.candidates import UNSTEERED
+    from esper_actors.evaluation.scratch import Search
+
+    controls = [name for name in names if name in UNSTEERED or Search.parse(name) is not None]
+    return controls, [name for name in names if name not in controls]
 
 
 def _configuration_of_training(

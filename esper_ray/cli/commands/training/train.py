@@ -198,7 +198,7 @@ def _check_places(config: "RunConfig") -> None:
 
     check_devices(config, on_cluster=config.system.workers == "ray" and "RAY_ADDRESS" in os.environ)
     opt.echo_loading(config)
-    check_run(config)
+    opt.echo_notes(check_run(config))
 
 
 def _check_run_names(resume: str | None, run_id: str | None, checkpoint: str | None) -> None:
@@ -296,7 +296,7 @@ def heuristic(
 
     check_devices(config, on_cluster=False)
     opt.echo_loading(config)
-    check_run(config)
+    opt.echo_notes(check_run(config))
 
     from esper_ray.cli.jobs.page import page_server, run_beside
     from esper_ray.cli.jobs.train import HeuristicJob

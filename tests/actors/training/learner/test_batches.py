@@ -11,7 +11,7 @@ from learner_builders import behaved, changed, drawn, open_masks, small_config, 
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import episode_seed
 from esper_actors.training.learner.batches import PaddedBatch, padded_batch
-from esper_actors.training.learner.ppo import PPOLearner, Targets, entropy_coefficient, exploration_share
+from esper_actors.training.learner.ppo import PPOLearner, Targets, entropy_coefficient, exploration_share, learning_rate
 from esper_actors.training.local import LocalWorkerGroup
 from esper_actors.training.workers import QUIET, play_round
 from esper_ray.leyline.config.run import PPOConfig
@@ -191,6 +191,12 @@ def test_exploration_over_no_rounds_is_zero():
 def test_the_entropy_coefficient_decays_from_start_to_end(index, expected):
     settings = PPOConfig(rounds=6, entropy_start=0.02, entropy_end=0.005)
     assert entropy_coefficient(settings, index) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("index", "expected"), [(0, 1e-3), (2, 7e-4), (5, 2.5e-4), (9, 2.5e-4)])
+def test_the_learning_rate_decays_from_start_to_end(index, expected):
+    assert learning_rate(PPOConfig(rounds=6, lr=1e-3, lr_end=2.5e-4), index) == pytest.approx(expected)
+    assert learning_rate(PPOConfig(rounds=6, lr=1e-3), index) == 1e-3
 
 
 def test_the_entropy_coefficient_of_a_single_round_is_the_start_value():

@@ -220,7 +220,10 @@ def test_a_step_without_any_legal_operation_is_refused():
         learner.update([episodes[0], changed(episodes[1], masks=masks)], 0)
 
 
-@pytest.mark.parametrize(("field", "match"), [("features", "not finite"), ("masks", "without any legal operation")])
+@pytest.mark.parametrize(
+    ("field", "match"),
+    [("features", "not finite"), ("context", "not finite"), ("masks", "without any legal operation")],
+)
 def test_a_policy_refuses_observations_with_nan_or_without_a_legal_operation(field, match):
     learner = single_step_learner()
     policy = LearnedPolicy(learner.config.policy)
@@ -228,10 +231,11 @@ def test_a_policy_refuses_observations_with_nan_or_without_a_legal_operation(fie
     policy.begin_episode(0)
     trajectory, masks = synthetic(1, [0.0]).trajectory, open_masks(2)
     signals = HostSignals(0, 3, 1.0, 50.0, (), (), 0, True)
-    view = View(trajectory.features[0], trajectory.blueprints[0], masks, (None, None), signals)
+    seen = (trajectory.features[0], trajectory.blueprints[0], trajectory.context[0])
+    view = View(*seen, masks, (None, None), signals)
     assert masks.allows(policy.decide(view).action)
-    if field == "features":
-        view.features[7] = math.nan
+    if field != "masks":
+        getattr(view, field).flat[7] = math.nan
     else:
         masks.slot_by_op[:] = False
     with pytest.raises(ValueError, match=match):

@@ -76,8 +76,9 @@ def step_by_step(network, trajectory):
     """Distribution and Q values of each step of an episode, with the memory of the previous step."""
     memory = None
     for t in range(len(trajectory)):
-        features = torch.from_numpy(trajectory.features[t])[None, None].double()
-        output = network(features, torch.from_numpy(trajectory.blueprints[t])[None, None], memory)
+        seen = (trajectory.features[t], trajectory.blueprints[t], trajectory.context[t])
+        features, blueprints, context = (torch.from_numpy(part)[None, None] for part in seen)
+        output = network(features.double(), blueprints, context.double(), memory)
         memory = output.memory
         masks = MaskTensors.from_vectors(torch.from_numpy(trajectory.masks[t])[None], SLOTS)
         yield t, ActionDistribution(output.logits, masks, EPSILON), output.q
@@ -143,7 +144,7 @@ def test_values_differ_if_the_memory_continues_into_the_next_episode(learner):
     first, second, *_ = episodes_of_an_earlier_policy(learner)
     joined = {
         name: np.concatenate([getattr(first.trajectory, name), getattr(second.trajectory, name)])
-        for name in ("features", "blueprints", "masks", "rewards")
+        for name in ("features", "blueprints", "context", "masks", "rewards")
     }
     with_zero_memory = [q[0, 0].item() for _, _, q in step_by_step(learner.network, second.trajectory)]
     joined_trajectory = replace(first.trajectory, **joined)
@@ -158,24 +159,25 @@ def test_an_episode_continues_from_the_memory_of_its_first_half(learner, at):
     """Both halves are sequences, one of a single step among them; the second starts with the memory of the first."""
     batch = padded_batch([synthetic(6, [0.0] * 6, slots=SLOTS)], learner.device)
     network = learner.network
-    whole = network(batch.features, batch.blueprints)
-    first = network(batch.features[:, :at], batch.blueprints[:, :at])
-    second = network(batch.features[:, at:], batch.blueprints[:, at:], first.memory)
+    seen = (batch.features, batch.blueprints, batch.context)
+    whole = network(*seen)
+    first = network(*(part[:, :at] for part in seen))
+    second = network(*(part[:, at:] for part in seen), first.memory)
     for name in ("op", "slot"):
         joined = torch.cat([getattr(half.logits, name) for half in (first, second)])
         torch.testing.assert_close(joined, getattr(whole.logits, name), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat([first.q, second.q]), whole.q, atol=1e-5, rtol=1e-5)
     for half, full in zip(second.memory, whole.memory, strict=True):
         torch.testing.assert_close(half, full, atol=1e-5, rtol=1e-5)
-    without_memory = network(batch.features[:, at:], batch.blueprints[:, at:])
+    without_memory = network(*(part[:, at:] for part in seen))
     assert (without_memory.q - second.q).abs().max() > 1e-3
 
 
 def episode_views(episode):
     signals = HostSignals(0, 6, 1.0, 50.0, (), (), 0, True)
     trajectory = episode.trajectory
-    for features, blueprints in zip(trajectory.features, trajectory.blueprints, strict=True):
-        yield View(features, blueprints, open_masks(SLOTS), (None,) * SLOTS, signals)
+    for seen in zip(trajectory.features, trajectory.blueprints, trajectory.context, strict=True):
+        yield View(*seen, open_masks(SLOTS), (None,) * SLOTS, signals)
 
 
 def test_a_policy_with_the_memory_of_another_makes_the_same_decisions(learner):
@@ -211,7 +213,9 @@ def test_a_truncated_episode_is_bootstrapped_with_the_value_of_its_memory(learne
     assert float(long[2] - last[2]) == pytest.approx(learner.config.gamma * value, abs=1e-6)
     with torch.no_grad():
         batch = padded_batch([whole], learner.device)
-        with_zero_memory = learner.network(batch.features[:, 3:4], batch.blueprints[:, 3:4])
+        with_zero_memory = learner.network(
+            *(part[:, 3:4] for part in (batch.features, batch.blueprints, batch.context))
+        )
     without_memory = float(
         learner.network.values(state_value(with_zero_memory.logits.op.log_softmax(-1), with_zero_memory.q))
     )

@@ -88,7 +88,7 @@ def test_the_output_contains_the_run_its_picture_and_a_summary(finished):
     out, run = finished.answer.out, finished.run
     assert f"run {run.path}" in out
     assert f"picture {run.picture}" in out
-    assert "2 rounds of 2 episodes of 3 steps, reward basic, seed 42; policy of 93,796 parameters" in out  # width 16
+    assert "2 rounds of 2 episodes of 3 steps, reward basic, seed 42; policy of 94,308 parameters" in out  # width 16
     assert "local: one process" in out
     for row in ("mean return", "validation accuracy", "growth ratio", "environment steps", "best episode"):
         assert row in out
@@ -172,7 +172,8 @@ def test_a_run_that_fails_later_has_status_failed_in_its_manifest(train, runs, m
 def test_flags_without_effect_are_accepted_with_a_note(train, monkeypatch):
     monkeypatch.setattr("esper_ray.cli.jobs.train.PPOJob.run", lambda job: 0)
     answer = train("--rounds", "1", "--gpu-preload", "--num-workers", "0", "--force-compile", "--compile-mode", "off")
-    assert (answer.code, answer.out) == (0, "")
+    too_short = "note: episodes of 3 epochs are too short to commit a seed, which needs 8\n"
+    assert (answer.code, answer.out) == (0, too_short)
     assert answer.err.splitlines() == [
         "esper: note: --num-workers has no effect: the data set lives on the device, so there are no loader workers",
         "esper: note: --gpu-preload has no effect: the data set always lives on the device",
