@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from math import prod
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from esper_ray.kasmina.network.attachment import Attachment, evaluation_mode
 from esper_ray.kasmina.network.cell import Incubation, SeedCell, rows_of
 from esper_ray.kasmina.network.passes.branching import Fork
 from esper_ray.kasmina.network.places.layouts import Layout
+from esper_ray.kasmina.network.spans.checkpointing import KeptSources, leaves_reentrant, present_frame
 from esper_ray.kasmina.network.spans.regions import ARROW, Region, as_layer
 from esper_ray.kasmina.network.spans.steps import Between
 from esper_ray.kasmina.network.spans.widening import Widening
@@ -35,6 +37,11 @@ class SpanCell(SeedCell):
         """Channels that were folded into the layers of the span so far."""
         self.source: Tensor | None = None
         """What the producer read in the present pass, examples first."""
+        self.kept = KeptSources()
+        """What it read in passes that checkpointed calls may compute again."""
+        self._read_in: ReferenceType[Any] | None = None
+        """Checkpointed call in which it read."""
+        self._read_with_gradient = True
         self.tapped: Tensor | None = None
         """What it read in the last pass with a tap, as it read it."""
         self.crossed: list[SpanCell] = []
@@ -42,23 +49,51 @@ class SpanCell(SeedCell):
 
     def read(self, source: Tensor) -> None:
         """Keep what the producer reads until the consumer has yielded."""
-        if self.seed is not None or self.tap is not None:
-            self.source = source.movedim(self.layout.batch, 0)
+        if self.seed is None and self.tap is None:
+            self.source = None
+            return
+        source = source.movedim(self.layout.batch, 0)
+        frame, again = present_frame()
+        if again:  # the consumer may not follow: it lies elsewhere, or torch stops before it
+            self.kept.keep(frame, source)
+        else:
+            self.source, self._read_in = source, None if frame is None else ref(frame)
+            self._read_with_gradient = torch.is_grad_enabled()
 
     def forward(self, h: Tensor) -> Tensor:
         """Features to features, as :class:`SeedCell`.
 
         Raises:
-            RuntimeError: if the consumer was called without the producer.
+            RuntimeError: if the consumer was called without the producer, or reentrant checkpointing between them
+                would lose gradients.
         """
-        if self.source is None:
-            raise RuntimeError(f"{self.region.consumer.name} was called without {self.region.producer.name} before it")
+        self.source = self._source_of_pass()
+        if h.requires_grad and not self._read_with_gradient and leaves_reentrant(h.grad_fn):
+            self.source = None
+            raise RuntimeError(self._place_named("a call with reentrant activation checkpointing ends"))
         if self.tap is not None:
             self.tapped = self.source.detach().movedim(0, self.layout.batch)
         try:
             return super().forward(h)
         finally:
             self.source = None
+
+    def _source_of_pass(self) -> Tensor:
+        """What the producer read in this pass, which a checkpointed call may compute again."""
+        frame, again = present_frame()
+        source = self.kept.source_of(frame) if again else self.source
+        if source is None:
+            raise RuntimeError(
+                f"{self.region.consumer.name} was called without {self.region.producer.name} before it. "
+                + self._place_named("activation checkpointing begins perhaps")
+            )
+        if frame is not None and not again and (self._read_in is None or self._read_in() is not frame):
+            self.kept.keep(frame, source)
+        return source
+
+    def _place_named(self, problem: str) -> str:
+        place = f"Between {self.region.producer.name} and {self.region.consumer.name}, {problem}"
+        return f"{place}; a seed there needs use_reentrant=False, and no nested calls"
 
     def present(self, source: Tensor) -> Tensor:
         """What the consumer reads of the present channels, computed from what the producer reads."""

@@ -8,6 +8,7 @@ from math import lcm, prod
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from esper_ray.kasmina.network.spans.checkpointing import crossing_problem
 from esper_ray.kasmina.network.spans.steps import ChannelAxis, NoStepError, SpanStep, inspects, is_per_channel, step_of
 from esper_ray.kasmina.network.spans.tracing import Call, Trace, Value
 from esper_ray.leyline.errors import UserError
@@ -125,6 +126,9 @@ def region_behind(producer: Call, trace: Trace, host: nn.Module) -> Region:
     region = Region(producer, consumers[0], tuple(steps), axes[consumers[0].reads[0].number])
     _check_consumer(region)
     _check_owned(region, trace, host)
+    problem = crossing_problem(producer.segments, region.consumer.segments)
+    if problem is not None:
+        raise SpanError(f"between {name} and {region.consumer.name}, {problem}")
     return region
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
+from esper_ray.kasmina.network.spans.checkpointing import Segment, SegmentWatch, watched_segments
+
 
 @dataclass(frozen=True, slots=True)
 class Value:
@@ -37,6 +39,8 @@ class Call:
     """Values among the arguments."""
     output: Value | None
     """``None`` unless the output is one tensor."""
+    segments: tuple[Segment, ...] = ()
+    """Checkpointed calls around it, the outermost first."""
 
 
 @dataclass(slots=True)
@@ -60,9 +64,10 @@ def traced(run: Callable[[], Any], host: nn.Module) -> Trace:
     Args:
         run: runs ``host`` once, in evaluation mode and without gradient, but not in inference mode.
     """
-    recorder = _Recorder()
-    with recorder.watching(host), recorder:
-        output = run()
+    with watched_segments() as segments:
+        recorder = _Recorder(segments)
+        with recorder.watching(host), recorder:
+            output = run()
     recorder.trace.output = [recorder.value(leaf) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     return recorder.trace
 
@@ -75,9 +80,10 @@ def is_layer(module: nn.Module) -> bool:
 class _Recorder(TorchFunctionMode):
     """Records functions outside layers, and calls of layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, segments: SegmentWatch) -> None:
         super().__init__()
         self.trace = Trace()
+        self._segments = segments
         self._inside = 0
         """Number of layers around the present function."""
         self._values: dict[int, tuple[Value, int, Tensor]] = {}
@@ -137,7 +143,7 @@ class _Recorder(TorchFunctionMode):
                 if isinstance(leaf, Tensor):
                     self._new(leaf)
         reads = tuple(leaf for leaf in tree_leaves(read) if isinstance(leaf, Value))
-        self.trace.calls.append(Call(name, module, *read, reads, value))
+        self.trace.calls.append(Call(name, module, *read, reads, value, self._segments.present))
 
     @contextmanager
     def watching(self, host: nn.Module) -> Iterator[None]:
