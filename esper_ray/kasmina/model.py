@@ -373,7 +373,8 @@ class MorphogeneticModel(SlottedNetwork):
 
         Submodules keep their class, attributes and tensor names; :meth:`wrap` has tried that it works. Seeds that
         are not committed are left out, with a warning. A decoder with a seed that mixes tokens generates without a
-        cache of keys and values, also with a warning.
+        cache of keys and values, also with a warning. A host of this package is traced: its layers keep their names,
+        but lie in the order of their calls.
 
         Raises:
             ValueError: if the host cannot be copied any more.

@@ -63,8 +63,7 @@ def _live(model: MorphogeneticModel, inputs: object, bare: list[torch.Tensor]) -
     check_close(run(plain, inputs), expected)
     ours = [type(part).__name__ for part in plain.modules() if type(part).__module__.startswith("esper_ray")]
     require(not ours, f"modules of this package are left: {ours}")
-    leaves = [[type(part) for part in net.modules() if not any(part.children())] for net in (plain, model.host)]
-    require(leaves[0] == leaves[1], "the plain network has other layers than the host")
+    _check_layers(plain, model.host)
     for slot in model.slot_ids:
         require(model.fold(slot))
     check_close(run(model, inputs), expected)
@@ -73,6 +72,21 @@ def _live(model: MorphogeneticModel, inputs: object, bare: list[torch.Tensor]) -
     optimizer.zero_grad()
     loss_of(model, inputs).backward()
     optimizer.step()
+
+
+def _check_layers(plain: nn.Module, host: nn.Module) -> None:
+    """Check that both have the same layers by name.
+
+    A traced host lists them in the order of its calls, and a layer whose tensors alone it reads has become their
+    container.
+    """
+    ours, theirs = (
+        {name: layer for name, layer in net.named_modules() if not any(layer.children())} for net in (plain, host)
+    )
+    require(ours.keys() == theirs.keys(), "the plain network has other layers than the host")
+    for name, layer in ours.items():
+        same = layer.state_dict().keys() == theirs[name].state_dict().keys()
+        require(same and type(layer) in (type(theirs[name]), nn.Module), f"{name} is {layer} in the plain network")
 
 
 def _check_sizes(plain: nn.Module) -> None:
