@@ -68,7 +68,8 @@ def _check_inside(trace: Trace, modules: Mapping[str, str], found: Mapping[str, 
     for slot, region in found.items():
         for other, module in modules.items():
             inside = {value.number for value in trace.outputs.get(module, [])} & region.values
-            if inside and other not in found:
+            layers = (step.call.name for step in region.steps if step.call.module is not None)
+            if (inside or any(module.startswith(f"{layer}.") for layer in layers)) and other not in found:
                 raise SpanError(
                     f"slot {other} on {module!r} sits inside the span of slot {slot}, whose channels become more; "
                     "take one of the two"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from esper_ray.kasmina.network.spans.checkpointing import crossing_problem
-from esper_ray.kasmina.network.spans.steps import ChannelAxis, NoStepError, SpanStep, inspects, is_per_channel, step_of
+from esper_ray.kasmina.network.spans.resizing import is_per_channel
+from esper_ray.kasmina.network.spans.steps import ChannelAxis, NoStepError, SpanStep, inspects, step_of
 from esper_ray.kasmina.network.spans.tracing import Call, Trace, Value
 from esper_ray.leyline.errors import UserError
 

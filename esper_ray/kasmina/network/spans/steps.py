@@ -4,7 +4,6 @@ A step is a layer, such as an activation or a batch normalisation, or a function
 to channels: what it does to one does not depend on the others, so that it also does it to new ones.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from torch.nn.modules.pooling import (
 )
 from torch.utils._pytree import tree_leaves, tree_map
 
+from esper_ray.kasmina.network.spans.resizing import has_own_forward, norm_problem, resized
 from esper_ray.kasmina.network.spans.tracing import Call, Value
 
 ELEMENTWISE_LAYERS = (
@@ -132,11 +132,6 @@ def inspects(call: Call) -> bool:
     return call.module is None and call.output is None and call.name.rpartition(".")[2] in INSPECTIONS
 
 
-def is_per_channel(module: nn.Module) -> bool:
-    """Whether ``module`` has tensors with an entry for each channel."""
-    return next(iter([*module.parameters(), *module.buffers()]), None) is not None
-
-
 def _layer(call: Call, axis: ChannelAxis, channels: int) -> tuple[ChannelAxis, bool]:
     module = call.module
     assert module is not None
@@ -159,6 +154,9 @@ def _layer(call: Call, axis: ChannelAxis, channels: int) -> tuple[ChannelAxis, b
             raise NoStepError(f"{name} yields indices too")
         return _positions_only(name, value, axis), False
     _check_norm(name, module, axis, channels)
+    problem = norm_problem(module, value.shape) if isinstance(module, _BatchNorm) and has_own_forward(module) else None
+    if problem is not None:
+        raise NoStepError(f"{name} {problem}")
     return axis, False
 
 
@@ -328,26 +326,3 @@ def _called(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if owner == "Tensor":
         return getattr(torch.Tensor, short)(*args, **kwargs)
     return getattr(nn.functional if owner == "functional" else torch, short)(*args, **kwargs)
-
-
-def resized(module: nn.Module, width: int) -> nn.Module:
-    """A copy of a layer for ``width`` channels. Tensors with an entry for each channel are fresh."""
-    layer = copy.deepcopy(module)
-    for name in ("num_features", "num_parameters", "num_channels", "num_groups"):
-        if hasattr(layer, name):
-            setattr(layer, name, width)
-    if not is_per_channel(layer):
-        return layer
-    if isinstance(layer, _ConvNd):
-        layer.in_channels = layer.out_channels = layer.groups = width
-    for name, parameter in layer._parameters.items():
-        if parameter is not None:
-            layer._parameters[name] = nn.Parameter(parameter.detach().new_zeros(width, *parameter.shape[1:]))
-    for name, buffer in layer._buffers.items():
-        if buffer is not None and buffer.dim():
-            layer._buffers[name] = buffer.new_zeros(width, *buffer.shape[1:])
-    if isinstance(layer, nn.PReLU):
-        nn.init.constant_(layer.weight, layer.init)
-    else:
-        layer.reset_parameters()  # type: ignore[operator]  # all the others of the list have it
-    return layer

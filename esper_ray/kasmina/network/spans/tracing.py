@@ -1,6 +1,7 @@
 """Trace of one pass of a host: calls of layers and functions, and the values that they read and yield.
 
-Submodules of :mod:`torch.nn` without children are single calls. Everything else shows the functions inside it.
+Submodules of :mod:`torch.nn` without children are single calls, and so are subclasses of batch normalisations.
+Everything else shows the functions inside it.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -74,6 +76,8 @@ def traced(run: Callable[[], Any], host: nn.Module) -> Trace:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether ``module`` is one call of a trace."""
+    if isinstance(module, _BatchNorm):  # a subclass may have an activation inside
+        return True
     return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
 
 
