@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 import weakref
 from functools import partial
 
@@ -97,12 +98,19 @@ def two_backwards(model, x):
     loss.backward()
 
 
+def in_a_thread(model, x):
+    """As on a GPU, whose backward pass has a thread of its own."""
+    thread = threading.Thread(target=model(x).square().mean().backward)
+    thread.start()
+    thread.join()
+
+
 def with_incubation(model, x):
     model(x).square().mean().backward()
     model.incubate(lambda: model(OTHER).square().mean())
 
 
-@pytest.mark.parametrize("backward", [one_pass, two_passes, two_backwards, with_incubation])
+@pytest.mark.parametrize("backward", [one_pass, two_passes, two_backwards, in_a_thread, with_incubation])
 @pytest.mark.parametrize("stage", [Stage.TRAINING, Stage.BLENDING, Stage.FOSSILIZED], ids=lambda stage: stage.name)
 @pytest.mark.parametrize("cut", CUTS)
 def test_gradients_are_those_without_checkpointing(cut, stage, backward):
