@@ -53,9 +53,9 @@ class SegmentWatch:
 
 @contextmanager
 def watched_segments() -> Iterator[SegmentWatch]:
-    """Context of a pass without gradient in which checkpointed calls of both kinds are recorded.
+    """Context in which a pass without gradient records its checkpointed calls.
 
-    Without gradient nothing is computed twice, so that each calls its function only.
+    They are of both kinds. Without gradient nothing is computed twice, so that each calls its function only.
     """
     watch, reentrant = SegmentWatch(), checkpoints.CheckpointFunction
     apply = reentrant.__dict__.get("apply")
@@ -83,9 +83,11 @@ def watched_segments() -> Iterator[SegmentWatch]:
 
 
 def crossing_problem(producer: tuple[Segment, ...], consumer: tuple[Segment, ...]) -> str | None:
-    """Reason why no span leads from a producer inside some checkpointed calls to a consumer inside others.
+    """Reason why checkpointing forbids a span; ``None`` if it does not.
 
-    ``None`` if one can.
+    Args:
+        producer: checkpointed calls around the producer.
+        consumer: those around the consumer.
     """
     shared = 0
     while shared < min(len(producer), len(consumer)) and producer[shared] == consumer[shared]:
@@ -137,7 +139,7 @@ class KeptSources:
 
 
 def present_frame() -> tuple[Any, bool]:
-    """The checkpointed call, of the kind that is not reentrant, around this place of a pass.
+    """The checkpointed call around this place of a pass; reentrant ones are not seen.
 
     Returns:
         torch's object of the call, or ``None``; and whether the call is computed once more in ``backward()``.

@@ -1,4 +1,7 @@
-"""Copies of a layer of a span for another number of channels, and a test of layers with a forward pass of their own."""
+"""Copies of a layer for another number of channels.
+
+A test with them shows whether a subclass of a batch normalisation treats each channel on its own.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -53,9 +56,9 @@ def has_own_forward(module: nn.Module) -> bool:
 
 
 def norm_problem(norm: _BatchNorm, shape: Sequence[int]) -> str | None:
-    """Reason why a batch normalisation with a forward pass of its own is no step; ``None`` if it is one.
+    """Reason why a subclass of a batch normalisation cannot be a step, or ``None``.
 
-    Examples are an activation behind the normalisation. Some of its channels alone must give what they give among all,
+    Its forward pass may end with an activation. Some of its channels alone must give what they give among all,
     in training and evaluation mode. What draws random numbers does not.
 
     Args:
