@@ -151,6 +151,14 @@ def test_nothing_is_kept_after_the_backward_pass(cut):
     assert [tensor() for tensor in read] == [None] * len(read)
 
 
+def test_only_a_consumer_without_its_producer_costs_memory():
+    for cut, kept in {"around": [0, 0], "before": [0, 0], "after": [1, 0], "each": [1, 0]}.items():
+        model = model_of(cut, SAFE)
+        output = model(X)
+        assert [len(model.cell(slot).kept) for slot in PLACES] == kept
+        assert output.requires_grad
+
+
 def test_a_copy_between_the_passes_keeps_nothing():
     model = model_of("after", SAFE)
     output = model(X)
