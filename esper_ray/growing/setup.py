@@ -24,8 +24,9 @@ from esper_ray.kasmina.network.spans.finding import Span
 from esper_ray.kasmina.optimizer import GrowingOptimizer, OptionsOf
 from esper_ray.kasmina.organism import Organism
 from esper_ray.leyline.actions import BlendOperator, Blueprint, GerminationStyle
-from esper_ray.leyline.blueprints import Topology
+from esper_ray.leyline.blueprints import BLUEPRINTS_OF_TOPOLOGY, Topology
 from esper_ray.leyline.config.base import unknown_name_message
+from esper_ray.leyline.config.blueprint_names import split_blueprint
 from esper_ray.leyline.config.growth import GrowthConfig, InitialisationConfig
 from esper_ray.leyline.files.validation import described
 from esper_ray.leyline.legality import Limits
@@ -197,12 +198,29 @@ def _fitting(
     update: dict[str, Any] = {"slots": ordered_slot_ids([at.slot for at in attachments])}
     if bundle is not None:
         bundle.check_serves({at.slot: at.shape.topology for at in attachments})
+        if "blueprints" not in chosen:
+            update["blueprints"] = _learned(rules, attachments)
         return rules.model_copy(update=update)
     if "blueprints" not in chosen:
         update["blueprints"] = _offered(attachments)
     if "styles" not in chosen and all(at.region is not None for at in attachments):
         update["styles"] = tuple(style for style in rules.styles if _adds(style))
     return rules.model_copy(update=update)
+
+
+def _learned(rules: GrowthConfig, attachments: Sequence[Attachment]) -> tuple[str, ...]:
+    """Blueprints of a policy without built-in ones that a slot cannot hold: a mix of tasks has those of all topologies.
+
+    All are returned if none would be left, so that the error names one.
+    """
+    topologies = {at.shape.topology for at in attachments}
+    fitting = tuple(
+        entry
+        for entry in rules.blueprints
+        if split_blueprint(entry)[1] is not None
+        or all(split_blueprint(entry)[0] in BLUEPRINTS_OF_TOPOLOGY[topology] for topology in topologies)
+    )
+    return fitting or rules.blueprints
 
 
 def _adds(style: str) -> bool:

@@ -11,6 +11,7 @@ from esper_ray.leyline.config.host import OwnHostConfig
 from esper_ray.leyline.config.memory import GIB
 from esper_ray.leyline.config.run import RunConfig
 from esper_ray.leyline.config.system import DEVICE
+from esper_ray.leyline.config.task_mix import members, mixed_growth
 from esper_ray.leyline.errors import UsageError, UserError, shortened
 from esper_ray.leyline.plugins.rewards import own_reward
 from esper_ray.tolaria.assembly import AnyData, build_organism, growth_limits, shortest_decision
@@ -100,6 +101,8 @@ def _check_memory(config: RunConfig, pixels: int = 1) -> None:
 def check_run(config: RunConfig) -> tuple[str, ...]:
     """Refuse data, growth options, hosts and rewards that cannot run, before anything starts.
 
+    Of a mix, every task is checked.
+
     Returns:
         Notes on what the run cannot show.
 
@@ -107,9 +110,12 @@ def check_run(config: RunConfig) -> tuple[str, ...]:
         TaskError: if the task or its data is not available.
         GrowthError: see ``growth_limits`` and ``build_organism``.
         PluginError: if a part of another package is missing or does not work.
-        ConfigError: if its options are not valid.
+        ConfigError: if its options are not valid, or tasks do not go together.
         UsageError: if a batch is larger than the data, or the host cannot work on its images.
     """
+    if config.task_mix:
+        mixed_growth(config)
+        return tuple(dict.fromkeys(note for member in members(config) for note in check_run(member.config)))
     data = load_task(config.task, torch.device("cpu"))
     elsewhere = config.system.workers == "ray" and "RAY_ADDRESS" in os.environ
     if len(data.example_shape) == 3 and set(config.system.devices) == {"cpu"} and not elsewhere:

@@ -227,7 +227,22 @@ def _manifest(path: Path, tree: Any) -> BundleManifest:
             raise BundleError(
                 f"policy bundle {path} was made for other {what}: {_difference(tree.get(what), expected)}"
             )
-    return validated(BundleManifest, tree, f"policy bundle {path}: its manifest", BundleError)
+    manifest = validated(BundleManifest, tree, f"policy bundle {path}: its manifest", BundleError)
+    missing = _missing_keys(manifest.model_dump(mode="json"), tree)
+    if missing:
+        raise BundleError(f"policy bundle {path} is not complete: its manifest lacks {', '.join(missing)}")
+    return manifest
+
+
+def _missing_keys(whole: Mapping[str, Any], tree: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of ``whole`` that ``tree`` lacks. A default would be another policy than the one that was trained."""
+    found = []
+    for key, value in whole.items():
+        if not isinstance(tree, Mapping) or key not in tree:
+            found.append(prefix + key)
+        elif isinstance(value, Mapping):
+            found += _missing_keys(value, tree[key], f"{prefix}{key}.")
+    return found
 
 
 def _difference(theirs: object, mine: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Set-up of a session: data, slots, policies, optimizer, and what is refused."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -371,3 +372,11 @@ def test_found_slots_are_attached_once(monkeypatch):
     monkeypatch.setattr(setup, "attach", lambda *args, **options: pytest.fail("attached again"))
     quiet(Small(), examples(), policy="static")
     assert len(calls) == 1
+
+
+def test_a_policy_of_a_mix_chooses_among_the_blueprints_that_fit_the_slots(bundle):
+    """It has learned blueprints of images and of sequences; `lora` exists for sequences alone."""
+    growth = bundle.manifest.growth.model_copy(update={"blueprints": ("norm", "lora", "conv_light")})
+    manifest = bundle.manifest.model_copy(update={"growth": growth})
+    growing = quiet(Small(), examples(), policy=replace(bundle, manifest=manifest), epochs=1)
+    assert growing.limits.blueprints == {Blueprint.NORM, Blueprint.CONV_LIGHT}

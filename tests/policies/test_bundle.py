@@ -301,3 +301,18 @@ def test_weights_of_any_memory_layout_are_written_exactly(tmp_path):
     saved(tmp_path / "a.esper", transposed)
     loaded = load_bundle(tmp_path / "a.esper").weights
     assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
+
+
+@pytest.mark.parametrize("key", ["growth.min_training_epochs", "growth.incubation.share", "policy.critic"])
+def test_a_bundle_without_a_key_is_refused_not_filled_with_a_default(tmp_path, key):
+    saved(tmp_path / "a.esper")
+    blob = BUNDLE.read(tmp_path / "a.esper", "it")
+    *parents, last = key.split(".")
+    section = blob.content
+    for parent in parents:
+        section = section[parent]
+    del section[last]
+    (tmp_path / "a.esper").unlink()
+    BUNDLE.write(tmp_path / "a.esper", blob.tensors, blob.content)
+    with pytest.raises(BundleError, match=rf"is not complete: its manifest lacks {key}$"):
+        load_bundle(tmp_path / "a.esper")

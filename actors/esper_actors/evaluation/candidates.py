@@ -34,6 +34,7 @@ from esper_ray.leyline.config.base import unknown_name_message
 from esper_ray.leyline.config.growth import GrowthConfig
 from esper_ray.leyline.config.host import AnyHostConfig, OwnHostConfig
 from esper_ray.leyline.config.run import PolicyConfig, RunConfig
+from esper_ray.leyline.config.task_mix import members, mixed_growth
 from esper_ray.leyline.errors import UserError
 from esper_ray.leyline.legality import Limits
 from esper_ray.leyline.policy import Policy
@@ -196,8 +197,8 @@ def trained_candidate(path: Path, label: str = "", advice: Callable[[Path], str]
         label or config.name,
         config=config.policy,
         weights=weights,
-        learned=(run_topologies(config, run.read_manifest()), config.task.name),
-        growth=config.growth,
+        learned=(run_topologies(config, run.read_manifest()), task_names_of(config)),
+        growth=mixed_growth(config),
         episodes=finished_rounds(checkpoint) * config.system.envs,
         run=run.path,
     )
@@ -210,8 +211,10 @@ def run_topologies(config: RunConfig, manifest: Mapping[str, Any]) -> tuple[Topo
     Raises:
         CandidateError: if the manifest lacks them.
     """
-    if not isinstance(config.host, OwnHostConfig):
-        return (TOPOLOGY_OF_FAMILY[config.host.family],)
+    hosts = [member.config.host for member in members(config)]
+    families = [host.family for host in hosts if not isinstance(host, OwnHostConfig)]
+    if len(families) == len(hosts):
+        return tuple(dict.fromkeys(TOPOLOGY_OF_FAMILY[family] for family in families))
     recorded = manifest.get(TOPOLOGIES_KEY)
     names = {topology.value: topology for topology in Topology}
     if not isinstance(recorded, list) or not recorded or any(name not in names for name in recorded):
@@ -219,6 +222,11 @@ def run_topologies(config: RunConfig, manifest: Mapping[str, Any]) -> tuple[Topo
             f"run {manifest['run_id']}: its manifest has the {TOPOLOGIES_KEY} {recorded!r:.80} of no host"
         )
     return tuple(names[name] for name in recorded)
+
+
+def task_names_of(config: RunConfig) -> str:
+    """Names of the tasks of a run."""
+    return ", ".join(dict.fromkeys(member.config.task.name for member in members(config)))
 
 
 def _run_of(checkpoint: Path) -> RunDirectory:

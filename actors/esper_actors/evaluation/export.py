@@ -4,9 +4,10 @@ import shlex
 from pathlib import Path
 
 import esper_ray
-from esper_actors.evaluation.candidates import run_topologies, trained_candidate
+from esper_actors.evaluation.candidates import run_topologies, task_names_of, trained_candidate
 from esper_actors.training.checkpoint import CheckpointError, checkpoint_folders, finished_rounds
 from esper_policies.bundle import BundleManifest, Provenance, save_bundle
+from esper_ray.leyline.config.task_mix import mixed_growth
 from esper_ray.nissa.runs.run_directory import RunDirectory
 
 
@@ -39,14 +40,14 @@ def export_policy(run: Path, target: Path, *, round_index: int | None = None, re
         target,
         trained.weights,
         policy=config.policy,
-        growth=config.growth,
+        growth=mixed_growth(config),
         topologies=run_topologies(config, directory.read_manifest()),
         provenance=Provenance(
             run=directory.path.name,
             round=finished,
             episodes=finished * config.system.envs,
             config_sha256=config.digest(),
-            task=config.task.name,
+            task=task_names_of(config),
             reward=config.reward.mode,
             episode_length=config.episode_length,
             package=esper_ray.__version__,

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 import torch
 
+from esper_actors.rollout.mixed_runner import MixedRunner
 from esper_actors.rollout.recorder import Assignment
 from esper_actors.rollout.runner import EpisodeRunner, never
 from esper_actors.rollout.sampling import Sampler, Send, StreamSummary
@@ -19,6 +20,7 @@ from esper_actors.rollout.snapshots import Behaviour, SnapshotPolicy
 from esper_policies.tamiyo import LearnedPolicy
 from esper_ray.environment import MorphogenesisEnv
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.task_mix import members
 from esper_ray.leyline.errors import Fault
 from esper_ray.leyline.policy import Episode
 
@@ -26,7 +28,7 @@ from esper_ray.leyline.policy import Episode
 @dataclass(frozen=True, slots=True)
 class _Environment:
     policy: LearnedPolicy
-    runner: EpisodeRunner
+    runner: MixedRunner
     stream: "torch.cuda.Stream | None"
 
     def current(self) -> "AbstractContextManager[object]":
@@ -100,7 +102,11 @@ class EnvironmentPool:
     def _build(config: RunConfig, device: str) -> _Environment:
         policy = LearnedPolicy(config.policy, device)
         controls = 0 if config.telemetry.level == "off" else min(config.telemetry.control_episodes, config.system.envs)
-        runner, stream = EpisodeRunner(MorphogenesisEnv(config, device), policy, controls), None
+        shares = [
+            (member.share, EpisodeRunner(MorphogenesisEnv(member.config, device), policy, controls))
+            for member in members(config)
+        ]
+        runner, stream = MixedRunner(shares), None
         if device.startswith("cuda"):
             stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream(device))  # it creates data and weights

@@ -26,6 +26,7 @@ from esper_ray.karn.console.lines import ProgressLines
 from esper_ray.karn.console.progress import RunHeader, describe_duration, describe_operations, progress_for
 from esper_ray.karn.reports.run_summary import PictureObserver, draw_run
 from esper_ray.leyline.config.run import RunConfig
+from esper_ray.leyline.config.task_mix import described
 from esper_ray.leyline.errors import UsageError
 from esper_ray.leyline.files.durable import copy_folder
 from esper_ray.leyline.policy import Episode
@@ -121,7 +122,7 @@ class PPOJob:
                 f", extended from {prepared.extended_from} rounds (epsilon and entropy bonus keep their last values)"
             )
         return (
-            f"{config.name}: task {config.task.name}, {config.ppo.rounds} rounds of {config.system.envs} episodes "
+            f"{config.name}: {described(config)}, {config.ppo.rounds} rounds of {config.system.envs} episodes "
             f"of {config.episode_length} steps, reward {config.reward.mode}, seed {config.seed}{resumed}; "
             f"policy of {parameter_count(config.policy):,} parameters"
         )

@@ -13,8 +13,8 @@ MEMORY_LIMIT = 2**36
 GIB = 2**30
 TRAINED = 16
 """Bytes of a trained parameter: weight, gradient and two moments in float32."""
-SLOT_BYTES, STEP_BYTES = 4 * 31 + 14, 4 * 23 + 200
-"""Bytes of a step for each slot and for the rest: the observation of 31 and 23 numbers, masks, action and rewards."""
+SLOT_BYTES, STEP_BYTES = 4 * (31 + 8) + 14, 4 * 23 + 200
+"""Bytes of a step for each slot and for the rest: observation and context, masks, action and rewards."""
 LSTM_VALUES = 12
 """Values that training keeps for each unit of the LSTM and step: gates, states, their gradients."""
 DECODER_VALUES = 16

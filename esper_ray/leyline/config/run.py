@@ -193,6 +193,15 @@ class RunConfig(Section):
     episode_length: Period = Field(150, description="environment steps per episode")
     gamma: Share = Field(0.995, description="discount of rewards and potentials alike")
     task: TaskConfig = TaskConfig()
+    task_mix: dict[str, PositiveWeight] = Field(
+        {},
+        max_length=64,
+        description="presets by weight, {digits_long: 1, text: 2}: each episode plays task, host and growth of one of "
+        "them; empty: those of this configuration",
+    )
+    task_mix_dirs: dict[str, Folder] = Field(
+        {}, max_length=64, description="folders with the data of presets of the mix, for tasks that read files"
+    )
     host: HostConfig = CNNHostConfig()
     growth: GrowthConfig = GrowthConfig()
     training: TrainingConfig = TrainingConfig()
@@ -203,6 +212,13 @@ class RunConfig(Section):
     ppo: PPOConfig = PPOConfig()
     system: SystemConfig = SystemConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _folders_belong_to_the_mix(self) -> Self:
+        for name in self.task_mix_dirs:
+            if name not in self.task_mix:
+                raise ValueError(f"task_mix_dirs names {name!r}, which is not in task_mix")
+        return self
 
     @model_validator(mode="after")
     def _slots_exist(self) -> Self:
@@ -263,7 +279,9 @@ class RunConfig(Section):
 
         Names, folders, policy and learner are not part of it.
         """
-        tree = self.model_dump(mode="json", exclude={"name", "seed", "policy", "ppo", "system", "telemetry"})
+        tree = self.model_dump(
+            mode="json", exclude={"name", "seed", "task_mix", "task_mix_dirs", "policy", "ppo", "system", "telemetry"}
+        )
         for folder in ("data_dir", "cache_dir"):
             del tree["task"][folder]
         _leave_out_no_options(tree)
@@ -286,6 +304,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _leave_out_no_options(tree: dict[str, Any]) -> None:
-    """Remove the options of rewards if there are none: runs without own parts keep their digest."""
+    """Remove the options of rewards, and a mix of tasks, if there are none: other runs keep their digest.
+
+    Folders of a mix are never decisive.
+    """
+    tree.pop("task_mix_dirs", None)
+    if not tree.get("task_mix", True):
+        del tree["task_mix"]
     if not tree["reward"]["options"]:
         del tree["reward"]["options"]

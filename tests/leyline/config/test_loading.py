@@ -31,8 +31,9 @@ def test_there_are_presets_and_digits_is_one_of_them():
 def test_every_preset_is_valid_and_spells_out_every_key(name):
     tree = read_preset(name)
     config = build_complete(tree)
-    assert tree["reward"]["options"] == {}  # a mapping without leaves
-    assert set(flatten(tree)) == set(config.flat()) == set(leaf_keys(tree)) - {"reward.options"}
+    empty = {"reward.options", "task_mix", "task_mix_dirs"}  # mappings without leaves
+    assert tree["reward"]["options"] == tree["task_mix"] == tree["task_mix_dirs"] == {}
+    assert set(flatten(tree)) == set(config.flat()) == set(leaf_keys(tree)) - empty
     assert config.name == name
 
 

@@ -127,6 +127,10 @@ def _configuration_of_training(
     trained = next(((candidate, base) for candidate, base in loaded if base is not None), None)
     if trained is None:
         return request.configuration(None)
+    if trained[1] is not None and trained[1].task_mix:
+        raise UsageError(
+            f"{trained[0].label} was trained on a mix of {', '.join(trained[1].task_mix)}; choose one with --preset"
+        )
     if trained[0].run is not None:
         check_origins(str(trained[0].run), RunDirectory.open(trained[0].run).read_manifest())
     return request.configuration(trained[1])
