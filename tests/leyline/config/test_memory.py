@@ -19,6 +19,7 @@ from esper_ray.leyline.config.memory import (
     policy_demand,
 )
 from esper_ray.leyline.config.run import PolicyConfig
+from esper_ray.leyline.context import CONTEXT_SIZE
 from esper_ray.leyline.observation import observation_size
 
 MLP = {"family": "mlp", "width": 16, "blocks": 3, "expansion": 2, "dropout": 0.0}
@@ -26,13 +27,13 @@ DECODER = {"family": "transformer", "heads": 1, "dropout": 0.0, "segments": 3}
 
 
 def test_a_step_counts_its_observation():
-    assert 4 * (observation_size(1) - observation_size(0)) + 14 == SLOT_BYTES
+    assert 4 * (observation_size(1) - observation_size(0) + CONTEXT_SIZE) + 14 == SLOT_BYTES
     assert 4 * observation_size(0) + 200 == STEP_BYTES
 
 
 def test_the_arithmetic_of_episodes_and_minibatches():
     demand = episodes_demand(1000, 100, 3)
-    assert demand.size == 1000 * 100 * (3 * 138 + 292)
+    assert demand.size == 1000 * 100 * (3 * 170 + 292)
     assert demand.describe() == (
         "the episodes of a round: system.envs 1,000 x episode_length 100 x 802 bytes of 3 slots = 0.1 GiB"
     )

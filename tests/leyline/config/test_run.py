@@ -264,7 +264,8 @@ def test_a_configuration_cannot_be_edited():
 def test_the_digest_is_the_hash_of_sorted_compact_json():
     config = RunConfig()
     tree = config.model_dump(mode="json", exclude={"telemetry"})
-    del tree["reward"]["options"]  # empty in runs of built-in parts, which keep their digest
+    del tree["reward"]["options"], tree["task_mix"]  # empty: runs without them keep their digest
+    del tree["task_mix_dirs"]
     decisive = {"envs": 2, "threads": 1, "learner_threads": 1, "staleness": 0, "device": "cpu", "devices": ["cpu"]}
     ppo = tree["ppo"] | {"rounds": None, "schedule_rounds": 100}
     text = json.dumps(tree | {"system": decisive, "ppo": ppo}, sort_keys=True, separators=(",", ":"))
