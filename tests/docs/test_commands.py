@@ -22,6 +22,7 @@ from esper_ray.leyline.config.reward import REWARD_MODES
 from esper_ray.leyline.config.sweep import SCHEDULERS, sweep_names
 from esper_ray.nissa.catalogue.kinds import KINDS
 from esper_ray.tolaria.tasks import task_names
+from evidence.__main__ import selected
 
 SHORT = ["--episode-length", "3", "--set", "training.steps_per_epoch=2"]
 RUN = {
@@ -259,8 +260,12 @@ def test_every_other_command_names_existing_targets_and_files(block, words):
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets
         for variable in words[2:]:
-            assert variable.startswith("ARGS=")
-            check(["train", "ppo", *variable.removeprefix("ARGS=").split()])
+            name, _, value = variable.partition("=")
+            assert name in {"ARGS", "ONLY"}
+            if name == "ONLY":
+                assert selected(value.split())
+            else:
+                check(["train", "ppo", *value.split()])
     elif program == "uv":
         assert words[1:] == ["build", "--wheel"]  # tests/docker/test_wheel.py builds it
     elif program == "pip":
@@ -275,7 +280,7 @@ def test_every_other_command_names_existing_targets_and_files(block, words):
     else:
         assert program in {"python", "pytest", "mkdocs", *OTHER_PROGRAMS}
     for word in words[1:]:
-        if re.fullmatch(r"(actors|benchmarks|configs|docker|docs|examples|policies|tests)/\S+", word):
+        if re.fullmatch(r"(actors|benchmarks|configs|docker|docs|evidence|examples|policies|tests)/\S+", word):
             assert (ROOT / word).exists() or (ROOT / word).name == ".env"
 
 
@@ -312,7 +317,7 @@ def test_every_listed_command_and_program_is_in_the_documentation():
 
 
 def test_every_path_in_back_ticks_and_in_links_of_top_level_pages_exists():
-    folders = "actors|benchmarks|configs|dashboards|docker|docs|esper_ray|examples|policies|tests"
+    folders = "actors|benchmarks|configs|dashboards|docker|docs|esper_ray|evidence|examples|policies|tests"
     texts = {**documents(), "dashboards/README.md": (ROOT / "dashboards" / "README.md").read_text()}
     paths = [(page, path) for page, text in texts.items() for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", text)]
     for page in ("README.md", "CONTRIBUTING.md"):
