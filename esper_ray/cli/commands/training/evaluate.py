@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from esper_ray.leyline.config.run import RunConfig
 
 EVALUATIONS = Path("evaluations")
+MOST_LIVES = 1_000_000
+"""Most episodes of a search for a script."""
 BEST_SCRIPT = "schedule:best"
 """Name of the best script of a search."""
 MAX_SEEDS = 100_000
@@ -43,9 +45,7 @@ def evaluate(
         bool,
         typer.Option(help="also evaluate static, random, heuristic, wide-host, from-scratch and from-scratch-flops"),
     ] = True,
-    script_lives: Annotated[
-        int, typer.Option(min=32, max=1_000_000, help="episodes of the search for schedule:best")
-    ] = 64,
+    script_lives: Annotated[int, typer.Option(help="episodes of the search for schedule:best, from 32 on")] = 64,
     sample: Annotated[bool, typer.Option("--sample", help="sample actions; default is greedy")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="actors; default: one per CPU", rich_help_panel=opt.MACHINE)
@@ -79,6 +79,8 @@ def evaluate(
 
     named_controls, played = split_controls(policies)
     searches_script = BEST_SCRIPT in played
+    if not 32 <= script_lives <= MOST_LIVES:
+        raise UsageError(f"--script-lives must lie in [32, {MOST_LIVES:,}], got {script_lives:,}")
     played = [name for name in played if name != BEST_SCRIPT]
     more = [name for name in ("static", "random", "heuristic") if controls and name not in played]
     loaded = [load_candidate(name) for name in (*played, *more)]
