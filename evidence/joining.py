@@ -41,6 +41,11 @@ def joined(comparison: Comparison, folders: Sequence[Path]) -> Path:
         for name in COPIED:
             if (folder / name).exists():
                 shutil.copyfile(folder / name, target / name)
+    shown = paths.SHOWN / comparison.name
+    shown.mkdir(parents=True, exist_ok=True)
+    for path in sorted(target.iterdir()):
+        if path.suffix == ".png" or path.name == "scores.csv":
+            shutil.copyfile(path, shown / path.name)
     return target
 
 
