@@ -113,11 +113,9 @@ class Evaluator:
         if search is None and kind not in UNSTEERED:
             raise ValueError(f"unknown control {kind!r}; there are {', '.join(UNSTEERED)}, random-search-2x, asha-2x")
         self.flops.total = 0.0
-        if search is not None and search.halving:
-            spent = search.times * after.train_flops
-            runtime = scratch.successive_halving(seed, spent, self._objective_pp, should_stop)
-        elif search is not None:
-            runtime = scratch.random_search(seed, search.times, after.train_flops, self._objective_pp, should_stop)
+        if search is not None:
+            look = scratch.successive_halving if search.halving else scratch.random_search
+            runtime = look(seed, search.times * after.train_flops, self._objective_pp, should_stop)
         elif kind == WIDE:
             host = widened_host(self.config.host, self.env.data, after.parameters)
             wide = self.config.model_copy(update={"host": host})

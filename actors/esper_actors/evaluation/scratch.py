@@ -29,6 +29,8 @@ REDUCTION = 3
 """Successive halving: one in so many networks is trained on."""
 DRAWS = 100
 """Draws for a topology that has not come before."""
+MOST_NETWORKS = 10_000
+"""Most networks of a random search, beyond the first."""
 RUNGS = 3
 """Lengths of training in successive halving, each ``REDUCTION`` times the one before."""
 _SEARCH = re.compile(r"(random-search|asha)-([1-9]\d?)x")
@@ -114,27 +116,41 @@ class ScratchTraining:
 
     def epochs_within(self, seed: int, seeds: Seeds, operations: float) -> int:
         """Whole epochs of a topology that cost about so many operations; at least one."""
-        if seeds not in self._costs:
-            before = self.flops.total
-            self.start(seed, seeds).runtime.train()
-            self._costs[seeds], self.flops.total = self.flops.total - before, before
-        return max(1, round(operations / self._costs[seeds]))
+        return max(1, round(operations / self._cost_of_epoch(seed, seeds)))
 
     def random_search(
-        self, seed: int, times: int, operations: float, objective: Callable[[EpisodeRuntime], float], stop: ShouldStop
+        self, seed: int, operations: float, objective: Callable[[EpisodeRuntime], float], stop: ShouldStop
     ) -> EpisodeRuntime:
-        """The best of ``times`` random topologies.
+        """The best of random topologies, as many as ``operations`` pay for.
 
-        Each is trained with ``operations`` and a schedule of its own.
+        Each is trained as long as an episode. The search ends before the first that would exceed the budget; if that is
+        the very first one, it is trained for fewer epochs.
 
         Raises:
             Interrupted: if a stop is requested between two epochs.
         """
-        tried = []
-        for seeds in islice(topologies(self.limits, seed), times):
-            trial = self.start(seed, seeds, epochs=self.epochs_within(seed, seeds, operations))
-            tried.append(self.train(trial, stop))
-        return max(tried, key=objective)
+        new, length = topologies(self.limits, seed), self.config.episode_length
+
+        def trained(seeds: Seeds, epochs: int) -> EpisodeRuntime:
+            return self.train(self.start(seed, seeds, epochs=epochs), stop)
+
+        first = next(new)
+        left = operations - self._cost_of_epoch(seed, first) * length
+        best = trained(first, length if left >= 0 else self.epochs_within(seed, first, operations))
+        for seeds in islice(new, MOST_NETWORKS):
+            left -= self._cost_of_epoch(seed, seeds) * length
+            if left < 0:
+                break
+            best = max(best, trained(seeds, length), key=objective)
+        return best
+
+    def _cost_of_epoch(self, seed: int, seeds: Seeds) -> float:
+        """Operations of one epoch of a topology."""
+        if seeds not in self._costs:
+            before = self.flops.total
+            self.start(seed, seeds).runtime.train()
+            self._costs[seeds], self.flops.total = self.flops.total - before, before
+        return self._costs[seeds]
 
     def successive_halving(
         self, seed: int, operations: float, objective: Callable[[EpisodeRuntime], float], stop: ShouldStop

@@ -295,8 +295,8 @@ def _meaning(control: str) -> str:
             SCRATCH: SCRATCH_NETWORK,
             SCRATCH_FLOPS: f"{SCRATCH_NETWORK}, with as many operations as the growth",
         }[control]
-    how = "successive halving (ASHA)" if search.halving else f"the best of {search.times}"
-    return f"{how} over random topologies trained from scratch, with {search.times} times the operations of the growth"
+    how = "successive halving (ASHA) over" if search.halving else "the best of"
+    return f"{how} random topologies trained from scratch, with {search.times} times the operations of the growth"
 
 
 def _set_aside(folder: Path) -> None:
