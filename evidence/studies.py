@@ -58,14 +58,7 @@ class Ablation:
 
 ALONE = ("static", "--no-controls")
 """Words of a part without the usual controls."""
-SEARCHES = (
-    ("random-search-1x", "random-search-2x", *ALONE),
-    ("random-search-4x", *ALONE),
-    ("random-search-8x", *ALONE),
-    ("asha-1x", "asha-2x", *ALONE),
-    ("asha-4x", *ALONE),
-    ("asha-8x", *ALONE),
-)
+SEARCHES = tuple((f"{kind}-{times}x", *ALONE) for times in (1, 2, 4, 8) for kind in ("random-search", "asha"))
 """Searches over topologies, with up to eight times the operations of one growth."""
 
 DIGITS = Training("digits_long-42", "digits_long", 42)
