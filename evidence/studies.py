@@ -73,6 +73,11 @@ COMPARISONS = (
             *SEARCHES,
         ),
     ),
+    Comparison(
+        "digits_long-43",
+        Training("digits_long-43", "digits_long", 43),
+        (("script-by-hand=schedule:evidence/scripts/digits_long.yaml", "heuristic", *ALONE),),
+    ),
 )
 
 ABLATIONS = (
@@ -89,6 +94,7 @@ ABLATIONS = (
             "width_64": {"policy.feature_size": 64, "policy.memory_size": 64},
             "width_512": {"policy.feature_size": 512, "policy.memory_size": 512},
             "minibatch_16": {"ppo.minibatch_episodes": 16},
+            "newborn_restart": {"training.newborn_schedule": "restart"},
         },
     ),
 )

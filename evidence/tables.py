@@ -9,10 +9,16 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from esper_ray.simic.comparison import paired_comparisons
 from evidence import paths
+from evidence.joining import read_scores
 
 _TABLE = re.compile(r"(<!-- table: ([\w /.-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-PAGES = (paths.ROOT / "README.md", *sorted((paths.ROOT / "docs" / "pages").rglob("*.md")))
+PAGES = (
+    paths.ROOT / "README.md",
+    *sorted((paths.ROOT / "docs" / "pages").rglob("*.md")),
+    *sorted((paths.ROOT / "policies").rglob("*.md")),
+)
 """Files that may have tables."""
 CONTROL_NAMES = {
     "static": "static: the host alone",
@@ -70,6 +76,16 @@ def comparison_table(name: str) -> list[str]:
     return lines
 
 
+def gains_table(name: str) -> list[str]:
+    """What the learned policy of a comparison gains over each other, paired by seed, in falling order."""
+    scores = read_scores(paths.PUBLISHED / name / "scores.csv")
+    gains = sorted(
+        paired_comparisons(scores, scores[0].policy), key=lambda gain: gain.objective_gain_pp.mean, reverse=True
+    )
+    rows = [f"| {gain.over} | {gain.test_gain_pp.signed} | {gain.objective_gain_pp.signed} |" for gain in gains]
+    return ["| over | test accuracy | objective |", "|---|---:|---:|", *rows]
+
+
 def ablation_table(name: str) -> list[str]:
     """The table of an ablation, one line per arm."""
     rows = read(paths.PUBLISHED / f"{name}.csv")
@@ -97,6 +113,7 @@ def tables() -> dict[str, Callable[[], list[str]]]:
     found: dict[str, Callable[[], list[str]]] = {}
     for path in sorted(paths.PUBLISHED.glob("*/summary.csv")):
         found[path.parent.name] = lambda name=path.parent.name: comparison_table(name)  # type: ignore[misc]
+        found[f"{path.parent.name} gains"] = lambda name=path.parent.name: gains_table(name)  # type: ignore[misc]
     for path in sorted(paths.PUBLISHED.glob("ablations*.csv")):
         found[path.stem] = lambda name=path.stem: ablation_table(name)  # type: ignore[misc]
     return found

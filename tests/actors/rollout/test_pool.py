@@ -32,7 +32,7 @@ def test_parallel_episodes_equal_sequential_ones(tiny_config):
 
 def test_environments_share_the_data(tiny_config):
     pool = EnvironmentPool(tiny_config, "cpu", 2)
-    first, second = (environment.runner.env.data for environment in pool._environments)
+    first, second = (environment.runner.runners[0].env.data for environment in pool._environments)
     assert first is second
 
 

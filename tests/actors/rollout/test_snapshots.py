@@ -59,7 +59,7 @@ def test_another_pool_resumes_an_interrupted_episode_bit_for_bit(tmp_path, weigh
     assert len(snapshot.recorder) == steps
     resumed = pool_with_snapshots(tmp_path)
     steps_played, step = [], MorphogenesisEnv.step
-    env = resumed._environments[0].runner.env
+    env = resumed._environments[0].runner.runners[0].env
     env.step = lambda action: (steps_played.append(1), step(env, action))[1]
     assert_same(resumed.play(ASSIGNMENT, BEHAVIOUR, weights).episode, uninterrupted)
     assert len(steps_played) == 9 - steps
@@ -76,7 +76,7 @@ def test_at_most_one_interval_of_steps_is_repeated(tmp_path, weights, uninterrup
 def test_a_finished_episode_is_not_played_again(tmp_path, weights, uninterrupted):
     assert_same(pool_with_snapshots(tmp_path, every=0).play(ASSIGNMENT, BEHAVIOUR, weights).episode, uninterrupted)
     second_pool = pool_with_snapshots(tmp_path)
-    second_pool._environments[0].runner.env.reset = None  # would fail
+    second_pool._environments[0].runner.runners[0].env.reset = None  # would fail
     assert_same(second_pool.play(ASSIGNMENT, BEHAVIOUR, weights).episode, uninterrupted)
 
 
