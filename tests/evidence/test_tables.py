@@ -63,5 +63,18 @@ def test_tables_are_written_between_their_marks(results):
 
 
 def test_a_table_without_results_is_refused(results):
-    with pytest.raises(ValueError, match="table 'two' has no results; there are one, ablations"):
+    with pytest.raises(ValueError, match="table 'two' has no results; there are one, one gains, ablations"):
         tables.with_tables("<!-- table: two -->\n<!-- end of table -->\n")
+
+
+def test_gains_are_paired_and_in_falling_order(results):
+    """Learned 80 and 82; worse is behind by 10 and 14, better ahead by 1 and 1."""
+    scores = {"learned": (80.0, 82.0), "better": (81.0, 83.0), "worse": (70.0, 68.0)}
+    header = "policy,seed,test_accuracy_pp,val_accuracy_pp,objective_pp,committed_accuracy_pp,parameters,"
+    header += "grown_parameters,train_flops,rollbacks,fossilised,total_reward,seeds_grown"
+    lines = [f"{name},{i},{v},50,{v},50,300,140,1e9,0,1,," for name, row in scores.items() for i, v in enumerate(row)]
+    (results / "one" / "scores.csv").write_text("\n".join([header, *lines]) + "\n")
+    assert tables.gains_table("one")[2:] == [
+        "| worse | +12.0 [+10.0, +14.0] | +12.0 [+10.0, +14.0] |",
+        "| better | -1.0 [-1.0, -1.0] | -1.0 [-1.0, -1.0] |",
+    ]
