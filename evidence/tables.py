@@ -77,7 +77,7 @@ def comparison_table(name: str) -> list[str]:
 
 
 def gains_table(name: str) -> list[str]:
-    """What the learned policy of a comparison gains over each other, paired by seed, in falling order."""
+    """What the learned policy of a comparison gains, paired by seed, in falling order."""
     scores = read_scores(paths.PUBLISHED / name / "scores.csv")
     gains = sorted(
         paired_comparisons(scores, scores[0].policy), key=lambda gain: gain.objective_gain_pp.mean, reverse=True
