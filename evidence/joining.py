@@ -15,7 +15,7 @@ from evidence import paths
 from evidence.studies import Comparison
 
 COPIED = ("learning.png", "schedule-best.json")
-"""Files of the parts that are kept as they are."""
+"""Files of the parts that are kept as they are, from the first part that has them."""
 CONTROL = "static"
 
 
@@ -37,10 +37,12 @@ def joined(comparison: Comparison, folders: Sequence[Path]) -> Path:
     evaluation_report.write_summary(target, by_policy)
     evaluation_report.write_markdown(target, by_policy, paired_comparisons(scores, reference), title, ())
     evaluation_report.draw_comparison(target, scores, by_policy, title)
+    copied = set[str]()
     for folder in folders:
         for name in COPIED:
-            if (folder / name).exists():
+            if (folder / name).exists() and name not in copied:
                 shutil.copyfile(folder / name, target / name)
+                copied.add(name)
     shown = paths.SHOWN / comparison.name
     shown.mkdir(parents=True, exist_ok=True)
     for path in sorted(target.iterdir()):

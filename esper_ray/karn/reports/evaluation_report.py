@@ -25,6 +25,8 @@ COLOURS = (
     *("#3bb273", "#4d9de0", "#8e6bbf", "#f2c14e", "#d1495b", "#7d8597"),
     *("#b5651d", "#1d3557", "#e58fb1", "#9bbb1f", "#5b3a29", "#00b4d8"),
 )
+MARKERS = "osD"
+"""Marker of the first policies, and of those that have the same colours again."""
 COLUMNS = (
     "policy",
     "test %",
@@ -178,7 +180,7 @@ def _frontier(axes: Axes, scores: Sequence[Score], summaries: Sequence[Summary])
             [mean.mean],
             color=colour,
             linestyle="none",
-            marker="o",
+            marker=MARKERS[index // len(COLOURS) % len(MARKERS)],
             markersize=8,
             markeredgecolor=INK if summary.policy in ringed else colour,
             markeredgewidth=1.5,
