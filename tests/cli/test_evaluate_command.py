@@ -85,8 +85,8 @@ def test_the_table_equals_the_files(evaluation):
     lines = answer.out.split("Gains are over static, paired by seed")[0].splitlines()
     assert lines[0] == "note: episodes of 3 epochs are too short to commit a seed, which needs 8"
     assert lines[1].startswith("digits: task digits, 2 seeds from 0, episodes of 3 epochs; random, static, heuristic")
-    assert lines[1] == "one process on cpu"
-    assert lines[2].split()[:3] == ["policy", "test", "%"]
+    assert lines[2] == "one process on cpu"
+    assert lines[3].split()[:3] == ["policy", "test", "%"]
     markdown = [line.strip("|").split("|") for line in (folder / "comparison.md").read_text().splitlines()]
     cells = {row[0].strip(): [cell.strip() for cell in row] for row in markdown if len(row) > 5}
     for row in rows_of(folder / "summary.csv"):
@@ -294,7 +294,7 @@ def test_a_signal_from_another_process_ends_an_evaluation_in_the_same_way(out):
         rest, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "of 25000 episodes, without a comparison" in rest
+    assert "of 30000 episodes, without a comparison" in rest
     assert os.listdir(out) == ["scores.csv"]
 
 
@@ -307,7 +307,7 @@ def test_an_evaluation_on_ray_writes_the_same_files(evaluation, out):
     on_ray = [flag for flag in QUICK if flag != "--serial"]
     answer = call("evaluate", "random", "--seeds", "2", *on_ray, "--out", out)
     assert answer.code == 0
-    assert answer.out.splitlines()[1] == "Ray actors: 2 on cpu"
+    assert answer.out.splitlines()[2] == "Ray actors: 2 on cpu"
     assert (out / "scores.csv").read_bytes() == (folder / "scores.csv").read_bytes()
 
 
