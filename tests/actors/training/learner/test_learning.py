@@ -136,8 +136,8 @@ def sparse_training(seed):
 def test_a_rarely_read_head_learns_behind_an_initially_bad_operation():
     """Lesson L9: the operation collapses to WAIT before the blueprint has learned, and then it never does.
 
-    Measured on seeds 1 to 8: seven learn it, 7 collapses. Four of nine did when advantages had an absolute floor and all
-    gradients one clip.
+    Measured on seeds 1 to 8: seven learn it, 7 collapses. Four of nine did when advantages had an absolute floor and
+    all gradients one clip.
     """
     assert (1.0 + 11 * SPARSE.wrong) / 12 < 0  # mean reward of a commitment with a random blueprint
     learned, shares = zip(*(sparse_training(seed) for seed in (2, 3)), strict=True)
