@@ -1,4 +1,4 @@
-"""The context of slots: what a policy is told beside Obs V3, empty slots included.
+"""The context of slots: numbers that policies see in addition to Obs V3, for empty slots as well.
 
 Its numbers mean the same in every host, so that a policy can be used on hosts that it was not trained on.
 """

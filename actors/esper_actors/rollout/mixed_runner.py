@@ -1,14 +1,11 @@
-"""Runner of episodes of several tasks: each assignment belongs to one of them."""
+"""Runners of several tasks: each assignment belongs to one of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from esper_actors.rollout.recorder import Assignment
-from esper_actors.rollout.runner import EpisodeRunner, never
-from esper_actors.rollout.sampling import Sampler
-from esper_actors.rollout.snapshots import EpisodeSnapshots, OnFault, ignore
-from esper_ray.leyline.policy import Episode
+from esper_actors.rollout.runner import EpisodeRunner
 from esper_ray.tolaria.assembly import derived_seed
 
 TASK_STREAM = 4
@@ -32,18 +29,3 @@ class MixedRunner:
             return self.runners[0]
         drawn = np.random.default_rng(derived_seed(assignment.seed, TASK_STREAM)).random() * self._bounds[-1]
         return self.runners[int(np.searchsorted(self._bounds, drawn, side="right"))]
-
-    def play(
-        self,
-        assignment: Assignment,
-        should_stop: Callable[[], bool] = never,
-        snapshots: EpisodeSnapshots | None = None,
-        sampler: Sampler | None = None,
-        on_fault: OnFault = ignore,
-    ) -> Episode:
-        """Play one episode with the runner of its task, see :meth:`EpisodeRunner.play`.
-
-        Raises:
-            Interrupted: if ``should_stop`` is true between two steps.
-        """
-        return self.runner_of(assignment).play(assignment, should_stop, snapshots, sampler, on_fault)

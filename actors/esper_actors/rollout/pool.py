@@ -92,7 +92,8 @@ class EnvironmentPool:
         try:
             with environment.current():
                 environment.policy.load(dict(weights), behaviour.epsilon)
-                episode = environment.runner.play(assignment, should_stop, snapshots, sampler, faults.append)
+                runner = environment.runner.runner_of(assignment)
+                episode = runner.play(assignment, should_stop, snapshots, sampler, faults.append)
         finally:
             self._free.put(environment)
         summary = None if sampler is None else sampler.summary()

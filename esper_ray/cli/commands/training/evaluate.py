@@ -69,51 +69,64 @@ def evaluate(
     Example: esper evaluate heuristic runs/my-run --preset digits --seeds 10 --serial
     """
     evaluation_seeds = seed_list(seeds)
-    named = request.has_source or "task.name" in request.flags
-    config = request.configuration() if named else None
+    config = request.configuration() if request.has_source or "task.name" in request.flags else None
 
     from esper_actors.evaluation.candidates import FOUND_SCRIPT, load_candidate, unsteered_controls
     from esper_actors.evaluation.evaluator import unique_labels
     from esper_ray.cli.jobs.evaluate import EvaluationJob, check_candidates
-    from esper_ray.tolaria.run_checks import check_devices, check_run
 
+    _check_lives(script_lives)
     named_controls, played = split_controls(policies)
-    searches_script = BEST_SCRIPT in played
-    if not 32 <= script_lives <= MOST_LIVES:
-        raise UsageError(f"--script-lives must lie in [32, {MOST_LIVES:,}], got {script_lives:,}")
-    played = [name for name in played if name != BEST_SCRIPT]
+    lives = script_lives if BEST_SCRIPT in policies else None
     more = [name for name in ("static", "random", "heuristic") if controls and name not in played]
     loaded = [load_candidate(name) for name in (*played, *more)]
-    if not loaded:
-        raise UsageError(f"{', '.join(policies)}: controls need a policy that they follow; name one first")
     config = config or _configuration_of_training(request, loaded)
+    _check_run(config, workers)
+    candidates = unique_labels([candidate for candidate, _ in loaded])
+    unsteered = tuple(dict.fromkeys((*(unsteered_controls(config.host) if controls else ()), *named_controls)))
+    labels = [*(candidate.label for candidate in candidates), *([FOUND_SCRIPT] if lives else []), *unsteered]
+    _check_control(control, labels)
+    check_candidates(config, candidates)
+    folder = out or next(unused_paths(EVALUATIONS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"))
+    parts = (config, candidates, unsteered, control, evaluation_seeds, folder)
+    raise SystemExit(EvaluationJob(*parts, sample=sample, script_lives=lives).run(workers))
+
+
+def _check_lives(lives: int) -> None:
+    if not 32 <= lives <= MOST_LIVES:
+        raise UsageError(f"--script-lives must lie in [32, {MOST_LIVES:,}], got {lives:,}")
+
+
+def _check_run(config: "RunConfig", workers: int | None) -> None:
+    """Check devices and data before anything is written."""
+    from esper_ray.tolaria.run_checks import check_devices, check_run
+
     if workers is not None and config.system.workers == "local":
         raise UsageError(f"--workers {workers}: with --serial there are no actors; leave one of them out")
     check_devices(config, on_cluster=False)
     opt.echo_loading(config)
     opt.echo_notes(check_run(config))
-    candidates = unique_labels([candidate for candidate, _ in loaded])
-    unsteered = tuple(dict.fromkeys((*(unsteered_controls(config.host) if controls else ()), *named_controls)))
-    labels = [*(candidate.label for candidate in candidates), *([FOUND_SCRIPT] if searches_script else []), *unsteered]
+
+
+def _check_control(control: str, labels: Sequence[str]) -> None:
     if control not in labels:
         raise UsageError(f"--control {control}: only what is evaluated can be the control: {', '.join(labels)}")
-    check_candidates(config, candidates)
-    folder = out or next(unused_paths(EVALUATIONS, f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{config.name}"))
-    job = EvaluationJob(
-        *(config, candidates, unsteered, control, evaluation_seeds, folder),
-        sample=sample,
-        script_lives=script_lives if searches_script else None,
-    )
-    raise SystemExit(job.run(workers))
 
 
 def split_controls(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The controls among ``names``, and the rest."""
+    """The controls among ``names``, and the policies that are played as they are.
+
+    Raises:
+        UsageError: if there are no such policies.
+    """
     from esper_actors.evaluation.candidates import UNSTEERED
     from esper_actors.evaluation.scratch import Search
 
     controls = [name for name in names if name in UNSTEERED or Search.parse(name) is not None]
-    return controls, [name for name in names if name not in controls]
+    played = [name for name in names if name not in controls and name != BEST_SCRIPT]
+    if not played:
+        raise UsageError(f"{', '.join(names)}: controls need a policy that they follow; name one first")
+    return controls, played
 
 
 def _configuration_of_training(
